@@ -1,0 +1,71 @@
+// The activation functions. The only file that may call `tanh`, `exp` or `log`.
+// CPU twin: `reference::activate`; the codes mirror `Activation::code` and a test compares them.
+
+const IDENTITY: u32 = 0u;
+const TANH: u32 = 1u;
+const SIGMOID: u32 = 2u;
+const RELU: u32 = 3u;
+const LEAKY_RELU: u32 = 4u;
+const THRESHOLDED_RELU: u32 = 5u;
+const SCALED_TANH: u32 = 6u;
+const HARD_SIGMOID: u32 = 7u;
+const ELU: u32 = 8u;
+const SOFTSIGN: u32 = 9u;
+const SOFTPLUS: u32 = 10u;
+const AFFINE: u32 = 11u;
+
+// Drivers compute tanh as (e^2x - 1) / (e^2x + 1): NaN once e^2x overflows, and few correct digits near zero.
+// In f32 tanh is 1 from 9.02 on, so the clamp changes nothing but the overflow; near zero the odd Taylor polynomial is exact to
+// the last digits.
+fn tanh_exact(x: f32) -> f32 {
+    let x2 = x * x;
+    let near_zero = x * (1.0 + x2 * (-0.33333333 + x2 * (0.13333333 + x2 * (-0.053968254 + x2 * 0.021869488))));
+    let e = exp(2.0 * clamp(x, -15.0, 15.0));
+    return select((e - 1.0) / (e + 1.0), near_zero, abs(x) < 0.25);
+}
+
+// exp(-x) overflows from 88 on; at the clamp the result already rounds to 0 or 1.
+fn sigmoid(x: f32) -> f32 {
+    return 1.0 / (1.0 + exp(-clamp(x, -87.0, 87.0)));
+}
+
+// e^x - 1 for x <= 0 without cancellation near zero.
+fn expm1_negative(x: f32) -> f32 {
+    let near_zero = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (0.041666667 + x * 0.0083333333))));
+    return select(exp(max(x, -87.0)) - 1.0, near_zero, x > -0.1);
+}
+
+// ln(1 + x) for 0 <= x <= 1 without cancellation near zero.
+fn log1p_unit(x: f32) -> f32 {
+    return select(log(1.0 + x), x * (1.0 - x * (0.5 - x * (0.33333333 - x * 0.25))), x < 0.02);
+}
+
+// `x != x` and `max` do not see a NaN on every driver; its bits do.
+fn is_nan(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// A NaN stays a NaN, so that a broken input shows in the output.
+fn clip(x: f32, limit: f32) -> f32 {
+    return select(clamp(x, -limit, limit), x, is_nan(x));
+}
+
+fn activate(code: u32, alpha: f32, beta: f32, x: f32) -> f32 {
+    if is_nan(x) {
+        return x;
+    }
+    switch code {
+        case TANH: { return tanh_exact(x); }
+        case SIGMOID: { return sigmoid(x); }
+        case RELU: { return max(x, 0.0); }
+        case LEAKY_RELU: { return select(alpha * x, x, x >= 0.0); }
+        case THRESHOLDED_RELU: { return select(0.0, x, x >= alpha); }
+        case SCALED_TANH: { return alpha * tanh_exact(beta * x); }
+        case HARD_SIGMOID: { return clamp(alpha * x + beta, 0.0, 1.0); }
+        case ELU: { return select(alpha * expm1_negative(min(x, 0.0)), x, x >= 0.0); }
+        case SOFTSIGN: { return x / (1.0 + abs(x)); }
+        case SOFTPLUS: { return max(x, 0.0) + log1p_unit(exp(max(-abs(x), -87.0))); }
+        case AFFINE: { return alpha * x + beta; }
+        default: { return x; }
+    }
+}

@@ -1,0 +1,31 @@
+// y = a b + bias for few rows, where `matmul`'s tiles would stay mostly empty; one invocation an output element, neighbours
+// on neighbouring columns of b.
+// CPU twin: `reference::matmul`.
+
+override WORKGROUP_SIZE: u32 = 64u;
+
+struct MatmulDims { rows: u32, depth: u32, columns: u32, a_row: u32, y_offset: u32, has_bias: u32 }
+
+@group(0) @binding(0) var<uniform> dims: MatmulDims;
+@group(0) @binding(1) var<storage, read> a: array<f32>;         // [a_row + rows, depth], read from row a_row on
+@group(0) @binding(2) var<storage, read> b: array<f32>;         // [depth, columns]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;      // [columns]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;   // [rows, columns], from y_offset on
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn matmul_rows(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let at = flat_index(id, groups, WORKGROUP_SIZE);
+    if at >= dims.rows * dims.columns {
+        return;
+    }
+    let column = at % dims.columns;
+    let a_row = (dims.a_row + at / dims.columns) * dims.depth;
+    var sum = 0.0;
+    for (var k = 0u; k < dims.depth; k++) {
+        sum += a[a_row + k] * b[k * dims.columns + column];
+    }
+    if dims.has_bias != 0u {
+        sum += bias[column];
+    }
+    y[dims.y_offset + at] = sum;
+}

@@ -1,0 +1,42 @@
+//! The `--device` option.
+
+use clap::ValueEnum;
+use gatewise::{Device, Result};
+
+/// Where a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceChoice {
+    /// A hardware GPU if there is one, else the CPU.
+    Auto,
+    /// The CPU path.
+    Cpu,
+    /// A GPU, a software adapter if there is no hardware.
+    Gpu,
+    /// The specification's plain loops.
+    Reference,
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    pub(crate) fn open(self) -> Result<Device> {
+        match self {
+            Self::Auto => Ok(Device::auto()),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Gpu => open_gpu(),
+            Self::Reference => Ok(Device::Reference),
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn open_gpu() -> Result<Device> {
+    Device::gpu(&gatewise::gpu::GpuOptions { software: true, ..Default::default() })
+}
+
+#[cfg(not(feature = "gpu"))]
+fn open_gpu() -> Result<Device> {
+    Err(gatewise::Error::NoAdapter {
+        wanted: "any adapter".to_owned(),
+        reason: "this program was built without the feature `gpu`".to_owned(),
+    })
+}

@@ -1,0 +1,104 @@
+//! What a call may say about its time steps: lengths, masks, resets.
+
+use ndarray::Array2;
+
+use crate::error::{Error, Result, check_shape};
+
+/// What the output holds at a step that a row skips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pad {
+    /// Zero, as PyTorch's packed sequences and ONNX's `sequence_lens`.
+    #[default]
+    Zero,
+    /// The output of the row's last valid step, zero before the first, as Keras.
+    Hold,
+}
+
+/// Per-row, per-step instructions of one call. The default is the plain case: every step of every row counts.
+///
+/// A skipped step leaves the row's state untouched, in either direction of time: a reverse layer starts at the row's
+/// last valid step, as PyTorch's and ONNX's do.
+///
+/// ```
+/// use gatewise::cell::{Pad, Sequence};
+/// let padded = Sequence::new().lengths([5, 3, 0]).pad(Pad::Zero);
+/// # let _ = padded;
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sequence {
+    lengths: Option<Vec<usize>>,
+    mask: Option<Array2<bool>>,
+    reset: Option<Array2<bool>>,
+    pad: Pad,
+}
+
+/// Bit of a flag word: the row takes part in the step.
+pub(crate) const VALID: u32 = 1;
+/// Bit of a flag word: the row's state returns to its initial value before the step.
+pub(crate) const RESET: u32 = 2;
+
+impl Sequence {
+    /// Every step of every row counts.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Row `b` ends after `lengths[b]` steps; 0 is legal and leaves the row's state as it was.
+    pub fn lengths(mut self, lengths: impl IntoIterator<Item = usize>) -> Self {
+        self.lengths = Some(lengths.into_iter().collect());
+        self
+    }
+
+    /// `mask[[t, b]]` false skips step `t` of row `b` (Keras' masks). Shape `[T, B]`.
+    pub fn mask(mut self, mask: Array2<bool>) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    /// `reset[[t, b]]` true returns row `b` to the state's initial value before step `t`, as episodes of reinforcement
+    /// learning need (haiku's `ResetCore`). Shape `[T, B]`.
+    pub fn reset(mut self, reset: Array2<bool>) -> Self {
+        self.reset = Some(reset);
+        self
+    }
+
+    /// What the output holds at skipped steps.
+    pub fn pad(mut self, pad: Pad) -> Self {
+        self.pad = pad;
+        self
+    }
+
+    /// What the output holds at skipped steps.
+    pub fn padding(&self) -> Pad {
+        self.pad
+    }
+
+    /// Whether some step may reset a row.
+    pub(crate) fn resets(&self) -> bool {
+        self.reset.is_some()
+    }
+
+    /// One word a step and row, `[T, B]`, or `None` in the plain case.
+    pub(crate) fn flags(&self, time: usize, batch: usize) -> Result<Option<Array2<u32>>> {
+        const OP: &str = "sequence";
+        if let Some(lengths) = &self.lengths {
+            check_shape(OP, "lengths", &[batch], &[lengths.len()])?;
+            if let Some(&found) = lengths.iter().find(|&&length| length > time) {
+                return Err(Error::Value { op: OP, what: "lengths", expected: "at most T", found: found.to_string() });
+            }
+        }
+        for (what, array) in [("mask", &self.mask), ("reset", &self.reset)] {
+            if let Some(array) = array {
+                check_shape(OP, what, &[time, batch], array.shape())?;
+            }
+        }
+        if self.lengths.is_none() && self.mask.is_none() && self.reset.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Array2::from_shape_fn((time, batch), |(t, b)| {
+            let valid = self.lengths.as_ref().is_none_or(|l| t < l[b]) && self.mask.as_ref().is_none_or(|m| m[[t, b]]);
+            let reset = self.reset.as_ref().is_some_and(|r| r[[t, b]]);
+            u32::from(valid) * VALID + u32::from(reset) * RESET
+        })))
+    }
+}

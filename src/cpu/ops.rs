@@ -1,0 +1,44 @@
+//! Tensor operations as matrix products. Element-wise operations are the reference's own, in `f32`.
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
+
+use crate::reference::Conv1dGeometry;
+
+/// `y = a b + bias`; `a [M, K]`, `b [K, N]`, `bias [N]`.
+pub(crate) fn matmul(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, bias: Option<ArrayView1<'_, f32>>) -> Array2<f32> {
+    let mut y = Array2::zeros((a.nrows(), b.ncols()));
+    if let Some(bias) = bias {
+        y += &bias;
+    }
+    general_mat_mul(1.0, &a, &b, 1.0, &mut y);
+    y
+}
+
+/// One-dimensional cross-correlation: the windows laid out as columns, then one matrix product for each signal.
+pub(crate) fn conv1d(
+    x: ArrayView3<'_, f32>,
+    weight: ArrayView3<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+    geometry: Conv1dGeometry,
+) -> Array3<f32> {
+    let (count, channels, length) = x.dim();
+    let (out, _, kernel) = weight.dim();
+    let out_length = geometry.output_length(length, kernel);
+    let taps = channels * kernel;
+    let filters = Array2::from_shape_fn((out, taps), |(o, tap)| weight[[o, tap / kernel.max(1), tap % kernel.max(1)]]);
+    let mut windows = Array2::zeros((taps, out_length));
+    let mut y = Array3::zeros((count, out, out_length));
+    for (x, mut y) in x.outer_iter().zip(y.outer_iter_mut()) {
+        for ((tap, l), window) in windows.indexed_iter_mut() {
+            let at = l * geometry.stride + tap % kernel;
+            let inside = at >= geometry.padding && at - geometry.padding < length;
+            *window = if inside { x[[tap / kernel, at - geometry.padding]] } else { 0.0 };
+        }
+        if let Some(bias) = bias {
+            y += &bias.insert_axis(ndarray::Axis(1));
+        }
+        general_mat_mul(1.0, &filters, &windows, 1.0, &mut y);
+    }
+    y
+}

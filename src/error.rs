@@ -1,0 +1,164 @@
+//! The one public error.
+
+use std::path::PathBuf;
+
+/// What every fallible call of the crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong, each case with the facts needed to mend it.
+///
+/// After an error nothing that was already computed is lost: a layer keeps its weights and a state keeps the value it
+/// had before the call that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An array does not fit the operation.
+    #[error("{op}: {what} must be {expected}, got {found:?}")]
+    Shape {
+        /// The operation that refused the array.
+        op: &'static str,
+        /// The array's name in the operation's documentation.
+        what: &'static str,
+        /// The shape it should have, axes named where they are free.
+        expected: String,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// A configuration value is outside its range.
+    #[error("{op}: {what} must be {expected}, got {found}")]
+    Value {
+        /// The operation that refused the value.
+        op: &'static str,
+        /// The value's name.
+        what: &'static str,
+        /// The range or set it must come from.
+        expected: &'static str,
+        /// The value as given.
+        found: String,
+    },
+    /// A legal option that this path does not carry out. It is refused rather than ignored.
+    #[error("{op}: {option} is not supported {by}")]
+    Unsupported {
+        /// The operation.
+        op: &'static str,
+        /// The option and its value.
+        option: String,
+        /// Who does not support it.
+        by: &'static str,
+    },
+    /// Two values that must live on one device do not.
+    #[error("{op}: {what} lives on {found}, expected {expected}")]
+    DeviceMismatch {
+        /// The operation.
+        op: &'static str,
+        /// The argument that is elsewhere.
+        what: &'static str,
+        /// The operation's device.
+        expected: String,
+        /// The argument's device.
+        found: String,
+    },
+    /// No adapter fits the request.
+    #[error("no GPU adapter for {wanted}: {reason}")]
+    NoAdapter {
+        /// What was asked for.
+        wanted: String,
+        /// What was found instead, or the driver's message.
+        reason: String,
+    },
+    /// The request exceeds one of the adapter's limits.
+    #[error("{op}: {what} needs {needed}, the limit of {adapter} is {limit}")]
+    Limit {
+        /// The operation.
+        op: &'static str,
+        /// The limited quantity, unit included.
+        what: &'static str,
+        /// What the operation needs.
+        needed: u64,
+        /// What the adapter allows.
+        limit: u64,
+        /// The adapter's name.
+        adapter: String,
+    },
+    /// The GPU device was lost; what lived on it is gone. Values read back before stay valid.
+    #[error("{op}: the GPU device was lost ({reason})")]
+    DeviceLost {
+        /// The operation that met the loss.
+        op: &'static str,
+        /// The driver's reason.
+        reason: String,
+    },
+    /// The GPU has no memory left for the operation.
+    #[error("{op}: out of GPU memory ({message})")]
+    OutOfMemory {
+        /// The operation.
+        op: &'static str,
+        /// The driver's message.
+        message: String,
+    },
+    /// The driver rejected a kernel or a command.
+    #[error("{op}: the GPU refused the command: {message}")]
+    Gpu {
+        /// The kernel or operation.
+        op: &'static str,
+        /// The driver's message.
+        message: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file's contents are not what its format or the model asks for.
+    #[error("{file}: {field}: expected {expected}, found {found}")]
+    Format {
+        /// The file, or what the bytes were said to be.
+        file: String,
+        /// The tensor, field or position in the file.
+        field: String,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An input holds a NaN or an infinity.
+    #[error("{op}: {what} must be finite, found {found} at {index}")]
+    NotFinite {
+        /// The operation.
+        op: &'static str,
+        /// The input.
+        what: &'static str,
+        /// Flat index of the first such element.
+        index: usize,
+        /// The element.
+        found: f32,
+    },
+}
+
+impl Error {
+    /// Wraps an operating-system error with the file it concerns.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+}
+
+/// Refuses an array whose shape is not exactly `expected`.
+pub(crate) fn check_shape(op: &'static str, what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Shape { op, what, expected: format!("{expected:?}"), found: found.to_vec() })
+}
+
+/// Checks the rank and hands the axes out by name; `axes` is how the documentation writes the shape.
+pub(crate) fn axes<const N: usize>(
+    op: &'static str,
+    what: &'static str,
+    axes: &'static str,
+    found: &[usize],
+) -> Result<[usize; N]> {
+    found.try_into().map_err(|_| Error::Shape { op, what, expected: axes.to_owned(), found: found.to_vec() })
+}

@@ -1,0 +1,19 @@
+//! The GPU path: the only room that names `wgpu`.
+//!
+//! [`GpuDevice`] owns (or borrows) a `wgpu::Device` and `Queue`; [`Kernel`]s are WGSL files in one table; a recorder collects
+//! dispatches and copies and hands them over in one submission.
+
+mod buffer;
+mod context;
+mod kernel;
+mod ops;
+mod recorder;
+mod recurrent;
+
+pub use context::{AdapterSummary, Counters, GpuDevice, GpuOptions, adapters};
+pub use kernel::{KERNELS, Kernel, KernelRun};
+
+pub(crate) use buffer::Buffer;
+pub(crate) use ops::{MatmulSize, Operand, binary, conv1d, matmul, pad1d, reduce_rows, unary};
+pub(crate) use recorder::Recorder;
+pub(crate) use recurrent::{LayerStack, Run, RunState, forward};

@@ -1,0 +1,216 @@
+//! The table of kernels, and their pipelines.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use super::buffer::Buffer;
+use super::context::{Context, GpuDevice, lock};
+use super::recorder::Recorder;
+use crate::error::{Error, Result};
+
+/// A compute kernel: a WGSL file, its entry point, its label, all under one name.
+#[derive(Debug)]
+pub struct Kernel {
+    /// File stem, entry point and label.
+    pub name: &'static str,
+    /// The files it is made of, below `shaders/`: shared fragments first, its own file last.
+    pub files: &'static [&'static str],
+    /// Their text, one after another: what the driver compiles.
+    pub source: &'static str,
+}
+
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $static:ident = $name:literal: [$($file:literal),+];)+) => {
+        $(
+            $(#[$doc])*
+            pub(crate) static $static: Kernel = Kernel {
+                name: $name,
+                files: &[$($file),+],
+                source: concat!($(include_str!(concat!("../../shaders/", $file)), "\n"),+),
+            };
+        )+
+        /// Every kernel of the crate.
+        pub static KERNELS: &[&Kernel] = &[$(&$static),+];
+    };
+}
+
+kernels! {
+    /// `y = a b + bias` for many rows.
+    MATMUL = "matmul": ["matmul/matmul.wgsl"];
+    /// `y = a b + bias` for few rows.
+    MATMUL_ROWS = "matmul_rows": ["common/index.wgsl", "matmul/matmul_rows.wgsl"];
+    /// One-dimensional convolution.
+    CONV1D = "conv1d": ["common/index.wgsl", "conv/conv1d.wgsl"];
+    /// Padding of the last axis.
+    PAD1D = "pad1d": ["common/index.wgsl", "conv/pad1d.wgsl"];
+    /// An activation of every element.
+    UNARY = "unary": ["common/index.wgsl", "common/activation.wgsl", "elementwise/unary.wgsl"];
+    /// An operation on two operands.
+    BINARY = "binary": ["common/index.wgsl", "elementwise/binary.wgsl"];
+    /// A reduction of every row.
+    REDUCE_ROWS = "reduce_rows": ["reduce/reduce_rows.wgsl"];
+    /// One time step of a recurrent layer.
+    RECURRENT_STEP = "recurrent_step": ["common/activation.wgsl", "common/cell.wgsl", "cell/recurrent_step.wgsl"];
+}
+
+/// Values of a kernel's `override`s.
+pub(super) type Constants = Vec<(&'static str, u32)>;
+
+/// What tells two pipelines apart.
+pub(super) type PipelineKey = (&'static str, Constants);
+
+/// A compiled kernel with the layout that its WGSL declares.
+pub(super) struct Pipeline {
+    pub(super) name: &'static str,
+    pub(super) raw: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+    /// Bindings after the uniform at 0.
+    pub(super) buffers: usize,
+    /// Size of the uniform at binding 0.
+    pub(super) dims_bytes: u64,
+}
+
+impl Context {
+    /// The pipeline of a kernel, compiled at its first use.
+    pub(super) fn pipeline(self: &Arc<Self>, kernel: &'static Kernel, constants: &Constants) -> Result<Arc<Pipeline>> {
+        let key = (kernel.name, constants.clone());
+        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = Arc::new(self.compile(kernel, constants)?);
+        lock(&self.pipelines).insert(key, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn compile(&self, kernel: &'static Kernel, constants: &Constants) -> Result<Pipeline> {
+        let op = kernel.name;
+        let reflection = Reflection::of(kernel, constants)?;
+        // wgpu does not check this limit itself (gfx-rs/wgpu#8946).
+        self.limit(
+            op,
+            "workgroup memory in bytes",
+            reflection.workgroup_bytes,
+            u64::from(self.limits.max_compute_workgroup_storage_size),
+        )?;
+        let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+        self.counters.pipelines.fetch_add(1, Ordering::Relaxed);
+        self.guarded(op, || {
+            let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(op),
+                entries: &reflection.entries,
+            });
+            let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(op),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(op),
+                source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
+            });
+            let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(op),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(op),
+                compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
+                cache: None,
+            });
+            Pipeline { name: op, raw, layout, buffers: reflection.entries.len() - 1, dims_bytes: reflection.dims_bytes }
+        })
+    }
+}
+
+/// One run of a kernel on host data: for tests of a kernel by itself, and for tools.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelRun<'a> {
+    /// Values of the kernel's `override`s.
+    pub constants: &'a [(&'static str, u32)],
+    /// The uniform at binding 0, in 32-bit words.
+    pub dims: &'a [u32],
+    /// The buffers from binding 1 on, in 32-bit words.
+    pub buffers: &'a [Vec<u32>],
+    /// Workgroups along each axis.
+    pub grid: [u32; 3],
+}
+
+impl GpuDevice {
+    /// Compiles a kernel anew and runs it once; returns every buffer as the kernel left it.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where the WGSL, the bindings or the grid are refused; [`Error::Limit`].
+    pub fn run_kernel(&self, kernel: &'static Kernel, run: &KernelRun<'_>) -> Result<Vec<Vec<u32>>> {
+        let pipeline = Arc::new(self.context().compile(kernel, &run.constants.to_vec())?);
+        let upload = |words: &Vec<u32>| Buffer::from_slice(self, kernel.name, words);
+        let buffers = run.buffers.iter().map(upload).collect::<Result<Vec<_>>>()?;
+        let mut recorder = Recorder::new(self);
+        let bound = recorder.bind_pipeline(pipeline, buffers.clone())?;
+        recorder.dispatch_bytes(bound, bytemuck::cast_slice(run.dims), run.grid)?;
+        recorder.submit()?;
+        buffers.iter().zip(run.buffers).map(|(buffer, words)| buffer.read(words.len())).collect()
+    }
+}
+
+/// What a kernel's WGSL declares.
+struct Reflection {
+    entries: Vec<wgpu::BindGroupLayoutEntry>,
+    dims_bytes: u64,
+    workgroup_bytes: u64,
+}
+
+impl Reflection {
+    fn of(kernel: &'static Kernel, constants: &Constants) -> Result<Self> {
+        let refused = |message: String| Error::Gpu { op: kernel.name, message };
+        let module =
+            naga::front::wgsl::parse_str(kernel.source).map_err(|e| refused(e.emit_to_string(kernel.source)))?;
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+            .validate(&module)
+            .map_err(|e| refused(e.emit_to_string(kernel.source)))?;
+        let mut values = naga::back::PipelineConstants::default();
+        values.extend(constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))));
+        let (module, _) = naga::back::pipeline_constants::process_overrides(
+            &module,
+            &info,
+            Some((naga::ShaderStage::Compute, kernel.name)),
+            &values,
+        )
+        .map_err(|e| refused(e.to_string()))?;
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
+
+        let mut reflection = Self { entries: Vec::new(), dims_bytes: 0, workgroup_bytes: 0 };
+        for (_, variable) in module.global_variables.iter() {
+            let bytes = u64::from(layouter[variable.ty].size);
+            let ty = match variable.space {
+                naga::AddressSpace::WorkGroup => {
+                    reflection.workgroup_bytes += bytes;
+                    continue;
+                }
+                naga::AddressSpace::Uniform => {
+                    reflection.dims_bytes = bytes;
+                    wgpu::BufferBindingType::Uniform
+                }
+                naga::AddressSpace::Storage { access } => {
+                    wgpu::BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+                }
+                _ => continue,
+            };
+            let Some(binding) = &variable.binding else {
+                continue;
+            };
+            reflection.entries.push(wgpu::BindGroupLayoutEntry {
+                binding: binding.binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty,
+                    has_dynamic_offset: ty == wgpu::BufferBindingType::Uniform,
+                    min_binding_size: None,
+                },
+                count: None,
+            });
+        }
+        Ok(reflection)
+    }
+}

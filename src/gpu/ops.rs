@@ -1,0 +1,252 @@
+//! The host side of the kernels around the cells: dims, grid, output. Shapes are checked by [`ops`](crate::ops).
+
+use bytemuck::{NoUninit, Pod, Zeroable};
+
+use super::buffer::Buffer;
+use super::context::GpuDevice;
+use super::kernel::{BINARY, CONV1D, Constants, Kernel, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY};
+use super::recorder::Recorder;
+use crate::cell::Activation;
+use crate::error::{Error, Result};
+use crate::reference::{Binary, Conv1dGeometry, PadMode, Reduction};
+
+/// Invocations of a workgroup, as the kernels' `WORKGROUP_SIZE` declares it.
+pub(super) const WORKGROUP_SIZE: usize = 64;
+/// Below this number of rows `matmul_rows` wastes less than `matmul`'s tiles do.
+const TILED_FROM_ROWS: usize = 16;
+/// Rows and columns of the tile that a workgroup of `matmul` computes.
+const TILE: usize = 64;
+
+macro_rules! dims {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident),+ })+) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Pod, Zeroable)]
+        struct $name { $($field: u32),+ }
+    )+};
+}
+
+dims! {
+    MatmulDims { rows, depth, columns, a_row, y_offset, has_bias }
+    Conv1dDims { count, channels, length, out_channels, out_length, kernel, stride, padding }
+    Pad1dDims { count, length, left, out_length }
+    BinaryDims { rows, columns, a_stride, a_offset, b_stride, b_offset }
+    ReduceRowsDims { rows, columns }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct UnaryDims {
+    count: u32,
+    alpha: f32,
+    beta: f32,
+}
+
+/// A size as the kernels count: 32 bits.
+pub(super) fn word(device: &GpuDevice, op: &'static str, size: usize) -> Result<u32> {
+    u32::try_from(size).map_err(|_| Error::Limit {
+        op,
+        what: "elements",
+        needed: size as u64,
+        limit: u64::from(u32::MAX),
+        adapter: device.adapter().name.clone(),
+    })
+}
+
+/// Refuses loops that the driver would cut short.
+fn check_loops(device: &GpuDevice, op: &'static str, iterations: usize) -> Result<()> {
+    let cap = device.plan_limits().loop_cap.unwrap_or(u64::MAX);
+    device.context().limit(op, "loop iterations of one invocation", iterations as u64, cap)
+}
+
+/// Workgroups for `count` of them, folded into two axes where one is too short.
+fn fold(device: &GpuDevice, op: &'static str, count: usize) -> Result<[u32; 3]> {
+    let widest = device.context().limits.max_compute_workgroups_per_dimension;
+    let count = word(device, op, count)?;
+    if count <= widest { Ok([count, 1, 1]) } else { Ok([widest, count.div_ceil(widest), 1]) }
+}
+
+/// Records a kernel that computes `len` elements, one an invocation, into a new buffer.
+fn each<D: NoUninit>(
+    recorder: &mut Recorder,
+    kernel: &'static Kernel,
+    constants: &Constants,
+    inputs: &[&Buffer],
+    dims: &D,
+    len: usize,
+) -> Result<Buffer> {
+    let grid = fold(recorder.device(), kernel.name, len.div_ceil(WORKGROUP_SIZE))?;
+    word(recorder.device(), kernel.name, len)?;
+    produce(recorder, kernel, constants, inputs, dims, len, grid)
+}
+
+fn produce<D: NoUninit>(
+    recorder: &mut Recorder,
+    kernel: &'static Kernel,
+    constants: &Constants,
+    inputs: &[&Buffer],
+    dims: &D,
+    len: usize,
+    grid: [u32; 3],
+) -> Result<Buffer> {
+    let y = Buffer::new(recorder.device(), kernel.name, len)?;
+    let buffers: Vec<Buffer> = inputs.iter().copied().chain([&y]).cloned().collect();
+    let bound = recorder.bind(kernel, constants, buffers)?;
+    recorder.dispatch(bound, dims, grid)?;
+    Ok(y)
+}
+
+/// Sizes of a matrix product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatmulSize {
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    pub(crate) columns: usize,
+}
+
+/// `y = a b + bias` into a new buffer. `a [rows, depth]`, `b [depth, columns]`, `bias [columns]`.
+pub(crate) fn matmul(
+    recorder: &mut Recorder,
+    a: &Buffer,
+    b: &Buffer,
+    bias: Option<&Buffer>,
+    size: MatmulSize,
+) -> Result<Buffer> {
+    let y = Buffer::new(recorder.device(), MATMUL.name, size.rows * size.columns)?;
+    matmul_into(recorder, (a, 0), b, bias, size, (&y, 0))?;
+    Ok(y)
+}
+
+/// `y = a[a_row ..] b + bias`, written to `y` from word `y_offset` on.
+pub(super) fn matmul_into(
+    recorder: &mut Recorder,
+    (a, a_row): (&Buffer, usize),
+    b: &Buffer,
+    bias: Option<&Buffer>,
+    size: MatmulSize,
+    (y, y_offset): (&Buffer, usize),
+) -> Result<()> {
+    let op = MATMUL.name;
+    let MatmulSize { rows, depth, columns } = size;
+    let device = recorder.device().clone();
+    check_loops(&device, op, 2 * depth)?;
+    word(&device, op, y_offset + rows * columns)?;
+    word(&device, op, (a_row + rows) * depth)?;
+    let dims = MatmulDims {
+        rows: word(&device, op, rows)?,
+        depth: word(&device, op, depth)?,
+        columns: word(&device, op, columns)?,
+        a_row: word(&device, op, a_row)?,
+        y_offset: word(&device, op, y_offset)?,
+        has_bias: u32::from(bias.is_some()),
+    };
+    let (kernel, grid) = if rows < TILED_FROM_ROWS {
+        (&MATMUL_ROWS, fold(&device, op, (rows * columns).div_ceil(WORKGROUP_SIZE))?)
+    } else {
+        (&MATMUL, [word(&device, op, columns.div_ceil(TILE))?, word(&device, op, rows.div_ceil(TILE))?, 1])
+    };
+    // The binding must hold something; `has_bias` says that it is not read.
+    let bound = recorder.bind(kernel, &Constants::new(), [a, b, bias.unwrap_or(b), y].map(Buffer::clone))?;
+    recorder.dispatch(bound, &dims, grid)
+}
+
+/// `x [count, channels, length]`, `weight [out_channels, channels, kernel]`, `bias [out_channels]`.
+pub(crate) fn conv1d(
+    recorder: &mut Recorder,
+    x: (&Buffer, [usize; 3]),
+    weight: (&Buffer, [usize; 3]),
+    bias: &Buffer,
+    geometry: Conv1dGeometry,
+) -> Result<Buffer> {
+    let op = CONV1D.name;
+    let device = recorder.device().clone();
+    let (x, [count, channels, length]) = x;
+    let (weight, [out_channels, _, kernel]) = weight;
+    let out_length = geometry.output_length(length, kernel);
+    check_loops(&device, op, channels * (kernel + 1))?;
+    let dims = Conv1dDims {
+        count: word(&device, op, count)?,
+        channels: word(&device, op, channels)?,
+        length: word(&device, op, length)?,
+        out_channels: word(&device, op, out_channels)?,
+        out_length: word(&device, op, out_length)?,
+        kernel: word(&device, op, kernel)?,
+        stride: word(&device, op, geometry.stride)?,
+        padding: word(&device, op, geometry.padding)?,
+    };
+    each(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, count * out_channels * out_length)
+}
+
+/// `x [count, length]`.
+pub(crate) fn pad1d(
+    recorder: &mut Recorder,
+    x: (&Buffer, [usize; 2]),
+    (left, right): (usize, usize),
+    mode: PadMode,
+) -> Result<Buffer> {
+    let op = PAD1D.name;
+    let device = recorder.device().clone();
+    let (x, [count, length]) = x;
+    let out_length = left + length + right;
+    let dims = Pad1dDims {
+        count: word(&device, op, count)?,
+        length: word(&device, op, length)?,
+        left: word(&device, op, left)?,
+        out_length: word(&device, op, out_length)?,
+    };
+    let constants = vec![("REFLECT", u32::from(mode == PadMode::Reflect))];
+    each(recorder, &PAD1D, &constants, &[x], &dims, count * out_length)
+}
+
+/// An activation of `len` elements.
+pub(crate) fn unary(recorder: &mut Recorder, activation: Activation, x: &Buffer, len: usize) -> Result<Buffer> {
+    let (code, alpha, beta) = activation.code();
+    let dims = UnaryDims { count: word(recorder.device(), UNARY.name, len)?, alpha, beta };
+    each(recorder, &UNARY, &vec![("ACTIVATION", code)], &[x], &dims, len)
+}
+
+/// An operand of `binary`: `columns` elements of every row, from `offset` on, rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub(crate) buffer: &'a Buffer,
+    pub(crate) stride: usize,
+    pub(crate) offset: usize,
+}
+
+/// An operation on two operands of `rows` by `columns`.
+pub(crate) fn binary(
+    recorder: &mut Recorder,
+    op: Binary,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    [rows, columns]: [usize; 2],
+) -> Result<Buffer> {
+    let name = BINARY.name;
+    let device = recorder.device().clone();
+    let dims = BinaryDims {
+        rows: word(&device, name, rows)?,
+        columns: word(&device, name, columns)?,
+        a_stride: word(&device, name, a.stride)?,
+        a_offset: word(&device, name, a.offset)?,
+        b_stride: word(&device, name, b.stride)?,
+        b_offset: word(&device, name, b.offset)?,
+    };
+    word(&device, name, rows * a.stride.max(b.stride))?;
+    each(recorder, &BINARY, &vec![("OPERATION", op as u32)], &[a.buffer, b.buffer], &dims, rows * columns)
+}
+
+/// A reduction of every row of `x [rows, columns]`.
+pub(crate) fn reduce_rows(
+    recorder: &mut Recorder,
+    op: Reduction,
+    x: &Buffer,
+    [rows, columns]: [usize; 2],
+) -> Result<Buffer> {
+    let name = REDUCE_ROWS.name;
+    let device = recorder.device().clone();
+    check_loops(&device, name, columns.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
+    let dims = ReduceRowsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
+    word(&device, name, rows * columns)?;
+    let grid = fold(&device, name, rows)?;
+    produce(recorder, &REDUCE_ROWS, &vec![("REDUCTION", op as u32)], &[x], &dims, rows, grid)
+}

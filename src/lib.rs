@@ -1,0 +1,20 @@
+//! Recurrent networks on any GPU.
+
+pub mod cell;
+mod error;
+pub mod reference;
+
+pub mod plan;
+
+mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+
+pub mod ops;
+mod tensor;
+
+pub mod nn;
+
+pub use error::{Error, Result};
+pub use ops::Recorder;
+pub use tensor::{Device, Tensor, batch_first};

@@ -1,0 +1,72 @@
+//! One-dimensional convolution.
+
+use ndarray::{Array1, Array3};
+
+use crate::error::Result;
+use crate::ops::{self, Conv1dGeometry, Recorder};
+use crate::tensor::{Device, Tensor};
+
+/// `torch.nn.Conv1d` without groups or dilation.
+#[derive(Clone, Debug)]
+pub struct Conv1d {
+    weight: Tensor,
+    bias: Tensor,
+    geometry: Conv1dGeometry,
+}
+
+impl Conv1d {
+    /// Uploads the weights.
+    ///
+    /// # Shapes
+    /// `weight [O, C, K]`, `bias [O]`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit) where they do not fit the device.
+    pub fn new(
+        device: &Device,
+        weight: &Array3<f32>,
+        bias: Option<&Array1<f32>>,
+        geometry: Conv1dGeometry,
+    ) -> Result<Self> {
+        let zeros = Array1::zeros(weight.dim().0);
+        Ok(Self {
+            weight: Tensor::from_array(device, weight)?,
+            bias: Tensor::from_array(device, bias.unwrap_or(&zeros))?,
+            geometry,
+        })
+    }
+
+    /// Applies the convolution; the result stays on the device.
+    ///
+    /// # Shapes
+    /// `x [N, C, L]`; returns `[N, O, (L + 2 padding - K) / stride + 1]`.
+    ///
+    /// # Errors
+    /// As [`ops::conv1d`].
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, Tensor, nn::Conv1d, ops::Conv1dGeometry};
+    /// use ndarray::{Array3, array};
+    /// let difference = array![[[1.0, -1.0]]];
+    /// let conv = Conv1d::new(&Device::Cpu, &difference, None, Conv1dGeometry { stride: 1, padding: 0 })?;
+    /// let x = Tensor::from_array(&Device::Cpu, &array![[[5.0, 3.0, 4.0]]])?;
+    /// let y: Array3<f32> = conv.forward(&x)?.to_array()?;
+    /// assert_eq!(y, array![[[2.0, -1.0]]]);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut recorder = self.weight.device().recorder();
+        let y = self.record(&mut recorder, x)?;
+        recorder.submit()?;
+        Ok(y)
+    }
+
+    /// Records [`Conv1d::forward`].
+    ///
+    /// # Errors
+    /// As [`ops::conv1d`].
+    pub fn record(&self, recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
+        ops::conv1d(recorder, x, &self.weight, &self.bias, self.geometry)
+    }
+}

@@ -1,0 +1,524 @@
+//! Recurrent stacks: layers and directions around one cell.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, Array3, ArrayD, ArrayView3, Axis, Dim, concatenate};
+
+use super::state::{Initial, State};
+use crate::cell::{Cell, GruCell, LstmCell, ParameterSpec, Parameters, RnnCell, Sequence};
+use crate::error::{Error, Result, axes, check_shape};
+#[cfg(feature = "gpu")]
+use crate::gpu;
+#[cfg(feature = "gpu")]
+use crate::ops::resident;
+use crate::ops::{Binary, Recorder, host};
+use crate::plan::{Plan, Problem};
+use crate::reference::{Direction, LayerState};
+use crate::tensor::{Device, Tensor, view};
+use crate::{cpu, reference};
+
+/// A stack of Elman layers (`torch.nn.RNN`).
+pub type Rnn = Recurrent<RnnCell>;
+/// A stack of LSTM layers (`torch.nn.LSTM`).
+pub type Lstm = Recurrent<LstmCell>;
+/// A stack of GRU layers (`torch.nn.GRU`).
+pub type Gru = Recurrent<GruCell>;
+
+/// How the outputs of two directions become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Merge {
+    /// Side by side, forward first (PyTorch; Keras `concat`).
+    #[default]
+    Concat,
+    /// Their sum (Keras `sum`).
+    Sum,
+    /// Their product (Keras `mul`).
+    Mul,
+    /// Their mean (Keras `ave`).
+    Ave,
+}
+
+impl Merge {
+    fn op(self) -> Option<Binary> {
+        match self {
+            Self::Concat => None,
+            Self::Sum => Some(Binary::Add),
+            Self::Mul => Some(Binary::Mul),
+            Self::Ave => Some(Binary::Mean),
+        }
+    }
+}
+
+/// What a stack is made of. `C` is the cell: [`RnnCell`], [`LstmCell`], [`GruCell`], or [`Cell`] where the kind is known
+/// only at run time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config<C = Cell> {
+    cell: C,
+    reverse_cell: Option<C>,
+    input: usize,
+    hidden: usize,
+    layers: usize,
+    directions: Vec<Direction>,
+    merge: Merge,
+}
+
+impl<C: Clone + Into<Cell>> Config<C> {
+    /// One forward layer of `hidden` units over `input` features.
+    pub fn new(cell: C, input: usize, hidden: usize) -> Self {
+        let directions = vec![Direction::Forward];
+        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat }
+    }
+
+    /// The number of layers, each reading the one below.
+    pub fn layers(mut self, layers: usize) -> Self {
+        self.layers = layers;
+        self
+    }
+
+    /// Runs every layer in both directions of time.
+    pub fn bidirectional(mut self, merge: Merge) -> Self {
+        self.directions = vec![Direction::Forward, Direction::Reverse];
+        self.merge = merge;
+        self
+    }
+
+    /// Runs every layer from the last step to the first (ONNX `reverse`). Outputs stay at their step's place.
+    pub fn reverse(mut self) -> Self {
+        self.directions = vec![Direction::Reverse];
+        self
+    }
+
+    /// Gives the reverse direction a cell of its own (ONNX lists activations per direction). It must have the same gates.
+    pub fn reverse_cell(mut self, cell: C) -> Self {
+        self.reverse_cell = Some(cell);
+        self
+    }
+
+    /// Collects the parameters of all layers and directions, one by one: `fetch(layer, direction, spec)`.
+    ///
+    /// # Errors
+    /// What `fetch` returns, and [`Error::Shape`] where it returns another shape than it was asked for.
+    pub fn collect(
+        &self,
+        mut fetch: impl FnMut(usize, Direction, &ParameterSpec) -> Result<ArrayD<f32>>,
+    ) -> Result<Vec<Vec<Parameters>>> {
+        let problem = self.problem(0, 0);
+        let cells = self.cells();
+        let mut one = |layer: usize, at: usize| {
+            let direction = self.directions[at];
+            Parameters::collect(&cells[at], problem.layer_input(layer), self.hidden, |spec| {
+                fetch(layer, direction, spec)
+            })
+        };
+        (0..self.layers).map(|layer| (0..cells.len()).map(|at| one(layer, at)).collect()).collect()
+    }
+
+    /// The stack with PyTorch's initial weights, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden)]`; the same for the same seed.
+    ///
+    /// # Errors
+    /// As [`Config::build`].
+    pub fn random(&self, device: &Device, seed: u64) -> Result<Recurrent<C>> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let bound = 1.0 / (self.hidden.max(1) as f32).sqrt();
+        let parameters = self.collect(|_, _, spec| {
+            Ok(ArrayD::from_shape_simple_fn(spec.shape.as_slice(), || (2.0 * rng.f32() - 1.0) * bound))
+        })?;
+        self.build(device, parameters)
+    }
+
+    /// Puts the stack on a device.
+    ///
+    /// # Shapes
+    /// `parameters[layer][direction]` as [`Cell::parameters`] says; a layer above the first reads the output of the one below.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration,
+    /// [`Error::Limit`] where the weights do not fit the device.
+    pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
+        const OP: &str = "Recurrent";
+        let cells = self.cells();
+        self.check()?;
+        check_shape(OP, "parameters", &[self.layers], &[parameters.len()])?;
+        let problem = self.problem(0, 0);
+        for (layer, directions) in parameters.iter().enumerate() {
+            check_shape(OP, "parameters of a layer", &[cells.len()], &[directions.len()])?;
+            for (cell, p) in cells.iter().zip(directions) {
+                p.check(cell, problem.layer_input(layer), self.hidden)?;
+            }
+        }
+        let weights = match device {
+            Device::Reference => {
+                let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.map(f64::from)).collect();
+                Weights::Reference(parameters.iter().map(wide).collect())
+            }
+            Device::Cpu => {
+                let pack = |layer: &Vec<Parameters>| {
+                    cells.iter().zip(layer).map(|(cell, p)| cpu::LayerWeights::new(cell, self.hidden, p)).collect()
+                };
+                Weights::Cpu(parameters.iter().map(pack).collect())
+            }
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => {
+                let sizes = (self.input, self.hidden);
+                let merge = self.merge.op();
+                Weights::Gpu(gpu::LayerStack::new(gpu, &cells, &self.directions, merge, sizes, &parameters)?)
+            }
+        };
+        Ok(Recurrent { config: self.clone(), device: device.clone(), weights: Arc::new(weights) })
+    }
+
+    fn check(&self) -> Result<()> {
+        const OP: &str = "Recurrent";
+        for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {
+            if size == 0 {
+                return Err(Error::Value { op: OP, what, expected: "at least 1", found: "0".to_owned() });
+            }
+        }
+        let cells = self.cells();
+        cells.iter().try_for_each(|cell| cell.check(self.hidden))?;
+        let described = |cell: &Cell| (cell.gates(), cell.stages(), cell.parameters(self.input, self.hidden));
+        if cells.iter().any(|cell| cell.name() != cells[0].name() || described(cell) != described(&cells[0])) {
+            return Err(Error::Value {
+                op: OP,
+                what: "reverse_cell",
+                expected: "a cell with the same gates and parameters",
+                found: format!("{cells:?}"),
+            });
+        }
+        Ok(())
+    }
+
+    fn cell(&self) -> Cell {
+        self.cell.clone().into()
+    }
+
+    /// One cell a direction.
+    fn cells(&self) -> Vec<Cell> {
+        let of = |direction: &Direction| match (direction, &self.reverse_cell) {
+            (Direction::Reverse, Some(cell)) => cell.clone().into(),
+            _ => self.cell(),
+        };
+        self.directions.iter().map(of).collect()
+    }
+
+    fn problem(&self, time: usize, batch: usize) -> Problem {
+        Problem {
+            cells: self.cells(),
+            input: self.input,
+            hidden: self.hidden,
+            layers: self.layers,
+            merged: self.merge != Merge::Concat,
+            time,
+            batch,
+        }
+    }
+
+    /// Width of one direction's output.
+    fn out(&self) -> usize {
+        self.cell().output_size(self.hidden)
+    }
+
+    /// Width of the stack's output.
+    pub fn output_size(&self) -> usize {
+        if self.merge == Merge::Concat { self.out() * self.directions.len() } else { self.out() }
+    }
+}
+
+impl<C: Default + Clone + Into<Cell>> Recurrent<C> {
+    /// The configuration of PyTorch's layer of this kind: `input` features, `hidden` units, one forward layer.
+    pub fn config(input: usize, hidden: usize) -> Config<C> {
+        Config::new(C::default(), input, hidden)
+    }
+}
+
+/// A recurrent stack on a device: weights, layers, directions. Cheap to clone.
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, Tensor, nn::Lstm};
+/// use ndarray::Array3;
+///
+/// let device = Device::auto();
+/// let lstm = Lstm::config(3, 4).layers(2).random(&device, 7)?;
+/// let mut state = lstm.zero_state(2)?;
+/// let x = Tensor::from_array(&device, &Array3::<f32>::ones((5, 2, 3)))?; // [T, B, I]
+/// let y: Array3<f32> = lstm.forward(&x, &mut state)?.to_array()?;
+/// assert_eq!(y.shape(), &[5, 2, 4]);
+/// assert_eq!(state.h()?.shape(), &[2, 2, 4]); // [layers, B, H]
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Recurrent<C = Cell> {
+    config: Config<C>,
+    device: Device,
+    weights: Arc<Weights>,
+}
+
+enum Weights {
+    Reference(Vec<Vec<Parameters<f64>>>),
+    Cpu(Vec<Vec<cpu::LayerWeights>>),
+    #[cfg(feature = "gpu")]
+    Gpu(gpu::LayerStack),
+}
+
+impl<C: std::fmt::Debug> std::fmt::Debug for Recurrent<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recurrent").field("config", &self.config).field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+impl<C: Clone + Into<Cell>> Recurrent<C> {
+    /// The device the stack lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Width of the output.
+    pub fn output_size(&self) -> usize {
+        self.config.output_size()
+    }
+
+    /// The schedule of a call on this stack's device.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the call does not fit the device.
+    pub fn plan(&self, time: usize, batch: usize) -> Result<Plan> {
+        let limits = match &self.device {
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.plan_limits(),
+            device => crate::plan::Limits { adapter: device.to_string(), binding_bytes: u64::MAX, loop_cap: None },
+        };
+        Plan::new(self.config.problem(time, batch), &limits)
+    }
+
+    fn state_shapes(&self, batch: usize) -> ([usize; 3], Option<[usize; 3]>) {
+        let Config { hidden, layers, directions, .. } = &self.config;
+        let rows = layers * directions.len();
+        let s = self.config.cell().has_cell_state().then_some([rows, batch, *hidden]);
+        ([rows, batch, self.config.out()], s)
+    }
+
+    /// A state of zeros for `batch` rows.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where it does not fit the device.
+    pub fn zero_state(&self, batch: usize) -> Result<State> {
+        let (h, s) = self.state_shapes(batch);
+        Ok(State {
+            h: Tensor::zeros(&self.device, &h)?,
+            s: s.map(|s| Tensor::zeros(&self.device, &s)).transpose()?,
+            initial: Initial::Zero,
+        })
+    }
+
+    /// A state of the given value, PyTorch's `h_0` and `c_0`; also what restores one that was read back.
+    ///
+    /// # Shapes
+    /// `h [layers directions, B, O]`, `s [layers directions, B, hidden]`, present exactly for an LSTM.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where they do not fit; [`Error::Limit`].
+    pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
+        const OP: &str = "state";
+        let (h_shape, s_shape) = self.state_shapes(h.len_of(Axis(1)));
+        check_shape(OP, "h", &h_shape, h.shape())?;
+        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.as_ref().map_or(&[], |s| s.shape()))?;
+        let upload = || -> Result<(Tensor, Option<Tensor>)> {
+            let s = s.as_ref().map(|s| Tensor::from_array(&self.device, s)).transpose()?;
+            Ok((Tensor::from_array(&self.device, &h)?, s))
+        };
+        let (initial_h, initial_s) = upload()?;
+        let (h, s) = upload()?;
+        Ok(State { h, s, initial: Initial::Given { h: initial_h, s: initial_s } })
+    }
+
+    /// Runs the whole sequence through all layers and directions in one submission, and advances the state.
+    ///
+    /// # Shapes
+    /// `x [T, B, input]`; returns `[T, B, output_size]` on the same device. `T` may be 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `x` or the state does not fit, [`Error::DeviceMismatch`], [`Error::Limit`],
+    /// [`Error::DeviceLost`]; the state then keeps its value.
+    pub fn forward(&self, x: &Tensor, state: &mut State) -> Result<Tensor> {
+        self.forward_sequence(x, state, &Sequence::new())
+    }
+
+    /// [`Recurrent::forward`] with lengths, masks or resets.
+    ///
+    /// # Errors
+    /// As [`Recurrent::forward`], and [`Error::Shape`] or [`Error::Value`] where the instructions do not fit.
+    pub fn forward_sequence(&self, x: &Tensor, state: &mut State, sequence: &Sequence) -> Result<Tensor> {
+        let mut recorder = self.device.recorder();
+        let y = self.record(&mut recorder, x, state, sequence)?;
+        recorder.submit()?;
+        Ok(y)
+    }
+
+    /// Records [`Recurrent::forward_sequence`] beside other operations. On a GPU the state advances when the recorder is
+    /// submitted, on the host at once.
+    ///
+    /// # Errors
+    /// As [`Recurrent::forward_sequence`].
+    pub fn record(
+        &self,
+        recorder: &mut Recorder,
+        x: &Tensor,
+        state: &mut State,
+        sequence: &Sequence,
+    ) -> Result<Tensor> {
+        const OP: &str = "Recurrent";
+        let device = recorder.device().clone();
+        x.check_device(OP, "x", &self.device)?;
+        state.h.check_device(OP, "state", &self.device)?;
+        x.check_device(OP, "recorder", &device)?;
+        let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
+        check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
+        let (h_shape, s_shape) = self.state_shapes(batch);
+        check_shape(OP, "the state's h", &h_shape, state.h.shape())?;
+        let s = state.s.as_ref().map_or(&[][..], Tensor::shape);
+        check_shape(OP, "the state's s", s_shape.as_ref().map_or(&[], |s| &s[..]), s)?;
+        let call = Call { time, batch, x, sequence };
+        match &*self.weights {
+            Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {
+                let (cell, p) = (&self.config.cells()[at.1], &layers[at.0][at.1]);
+                let wide = |x: &Array2<f32>| x.mapv(f64::from);
+                let mut state64 = LayerState {
+                    h: wide(&state.h),
+                    s: wide(&state.s),
+                    initial_h: wide(&state.initial_h),
+                    initial_s: wide(&state.initial_s),
+                };
+                let x = x.mapv(f64::from);
+                let direction = self.config.directions[at.1];
+                let y = reference::layer(cell, p, direction, sequence, x.view(), &mut state64)?;
+                state.h = state64.h.mapv(narrow);
+                state.s = state64.s.mapv(narrow);
+                Ok(y.mapv(narrow))
+            }),
+            Weights::Cpu(layers) => self.on_host(&call, state, |at, x, state| {
+                cpu::layer(&layers[at.0][at.1], self.config.directions[at.1], sequence, x, state)
+            }),
+            #[cfg(feature = "gpu")]
+            Weights::Gpu(stack) => self.on_gpu(recorder, stack, &call, state),
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn on_gpu(
+        &self,
+        recorder: &mut Recorder,
+        stack: &gpu::LayerStack,
+        call: &Call<'_>,
+        state: &mut State,
+    ) -> Result<Tensor> {
+        const OP: &str = "Recurrent";
+        let Call { time, batch, x, sequence } = *call;
+        let Some(recorder) = recorder.gpu() else {
+            return Err(Error::DeviceMismatch {
+                op: OP,
+                what: "recorder",
+                expected: self.device.to_string(),
+                found: "the host".to_owned(),
+            });
+        };
+        let gpu = recorder.device().clone();
+        let flags = match sequence.flags(time, batch)? {
+            Some(flags) => Some(gpu::Buffer::from_slice(&gpu, "flags", &flags.into_raw_vec_and_offset().0)?),
+            None => None,
+        };
+        let (initial_h, initial_s) = match &state.initial {
+            Initial::Zero => (None, None),
+            Initial::Given { h, s } => (Some(resident(OP, "state", h)?), s.as_ref()),
+        };
+        let initial_s = initial_s.map(|s| resident(OP, "state", s)).transpose()?;
+        let s = state.s.as_ref().map(|s| resident(OP, "state", s)).transpose()?;
+        let x = resident(OP, "x", x)?;
+        let run = gpu::Run { x, time, batch, flags, resets: sequence.resets(), pad: sequence.padding() };
+        let run_state =
+            gpu::RunState { h: resident(OP, "state", &state.h)?, s, initial: initial_h.map(|h| (h, initial_s)) };
+        let y = gpu::forward(recorder, stack, &run, &run_state)?;
+        Ok(Tensor::from_buffer(&gpu, &[time, batch, self.output_size()], y))
+    }
+
+    /// Drives the layers of a host device; `one` runs the layer and direction `at`.
+    fn on_host(
+        &self,
+        call: &Call<'_>,
+        state: &mut State,
+        one: impl Fn((usize, usize), ArrayView3<'_, f32>, &mut LayerState<f32>) -> Result<Array3<f32>>,
+    ) -> Result<Tensor> {
+        const OP: &str = "Recurrent";
+        let Call { time, batch, x, .. } = *call;
+        let directions = self.config.directions.len();
+        let (h_shape, s_shape) = self.state_shapes(batch);
+        let s_shape = s_shape.unwrap_or([h_shape[0], batch, 0]);
+        let read = |tensor: Option<&Tensor>, shape: [usize; 3]| match tensor {
+            Some(tensor) => tensor.to_array(),
+            None => Ok(Array3::zeros(shape)),
+        };
+        let (initial_h, initial_s) = match &state.initial {
+            Initial::Zero => (None, None),
+            Initial::Given { h, s } => (Some(h), s.as_ref()),
+        };
+        let (initial_h, initial_s) = (read(initial_h, h_shape)?, read(initial_s, s_shape)?);
+        let mut h: Array3<f32> = state.h.to_array()?;
+        let mut s = read(state.s.as_ref(), s_shape)?;
+        let mut below = view(OP, host(OP, "x", x)?, Dim([time, batch, self.config.input]))?.to_owned();
+        for layer in 0..self.config.layers {
+            let mut outputs = Vec::new();
+            for direction in 0..directions {
+                let row = layer * directions + direction;
+                let of = |array: &Array3<f32>| array.index_axis(Axis(0), row).to_owned();
+                let mut layer_state =
+                    LayerState { h: of(&h), s: of(&s), initial_h: of(&initial_h), initial_s: of(&initial_s) };
+                outputs.push(one((layer, direction), below.view(), &mut layer_state)?);
+                h.index_axis_mut(Axis(0), row).assign(&layer_state.h);
+                s.index_axis_mut(Axis(0), row).assign(&layer_state.s);
+            }
+            below = self.merged(outputs)?;
+        }
+        let y = Tensor::from_array(&self.device, &below)?;
+        let s = state.s.as_ref().map(|_| Tensor::from_array(&self.device, &s)).transpose()?;
+        state.h = Tensor::from_array(&self.device, &h)?;
+        state.s = s;
+        Ok(y)
+    }
+
+    fn merged(&self, outputs: Vec<Array3<f32>>) -> Result<Array3<f32>> {
+        let views: Vec<_> = outputs.iter().map(|y| y.view()).collect();
+        match (self.config.merge.op(), views.as_slice()) {
+            (Some(op), [forward, reverse]) => {
+                let (time, batch, out) = forward.dim();
+                let flat = |y: &Array3<f32>| y.to_shape((time * batch, out)).map(|y| y.into_owned());
+                let wrong = |e: ndarray::ShapeError| Error::Shape {
+                    op: "Recurrent",
+                    what: "the directions' outputs",
+                    expected: e.to_string(),
+                    found: reverse.shape().to_vec(),
+                };
+                let (a, b) = (flat(&outputs[0]).map_err(wrong)?, flat(&outputs[1]).map_err(wrong)?);
+                reference::binary(op, a.view(), b.view()).into_shape_with_order((time, batch, out)).map_err(wrong)
+            }
+            _ => concatenate(Axis(2), &views).map_err(|e| Error::Shape {
+                op: "Recurrent",
+                what: "the directions' outputs",
+                expected: e.to_string(),
+                found: views.first().map_or_else(Vec::new, |y| y.shape().to_vec()),
+            }),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+/// One call's input.
+struct Call<'a> {
+    time: usize,
+    batch: usize,
+    x: &'a Tensor,
+    sequence: &'a Sequence,
+}

@@ -1,0 +1,298 @@
+//! The operations around the cells, on any device.
+//!
+//! Every operation is recorded into a [`Recorder`]: on a GPU all that one recorder holds becomes a single submission; on the
+//! CPU and the reference it runs at once.
+
+use ndarray::{ArrayView1, Axis, Dim};
+
+use crate::cell::Activation;
+use crate::error::{Error, Result, axes, check_shape};
+#[cfg(feature = "gpu")]
+use crate::gpu;
+pub use crate::reference::{Binary, Conv1dGeometry, PadMode, Reduction};
+use crate::tensor::{Device, Storage, Tensor, view};
+use crate::{cpu, reference};
+
+/// Collects operations for one device.
+#[must_use = "commands run when the recorder is submitted"]
+pub struct Recorder {
+    device: Device,
+    #[cfg(feature = "gpu")]
+    gpu: Option<gpu::Recorder>,
+}
+
+impl Device {
+    /// An empty recorder for this device.
+    pub fn recorder(&self) -> Recorder {
+        Recorder {
+            device: self.clone(),
+            #[cfg(feature = "gpu")]
+            gpu: match self {
+                Self::Gpu(gpu) => Some(gpu::Recorder::new(gpu)),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl Recorder {
+    /// The device it records for.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Hands everything recorded to the device in one submission. Results can be read once it returns: reading waits.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`], [`Error::OutOfMemory`] or [`Error::DeviceLost`]; then nothing of it has run.
+    pub fn submit(self) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = self.gpu {
+            return gpu.submit();
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {
+        self.gpu.as_mut()
+    }
+}
+
+/// One operand of a host operation: its elements.
+pub(crate) fn host<'a>(op: &'static str, what: &'static str, tensor: &'a Tensor) -> Result<&'a [f32]> {
+    match tensor.storage() {
+        Storage::Host(data) => Ok(data),
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(_) => {
+            Err(Error::DeviceMismatch { op, what, expected: "the host".to_owned(), found: tensor.device().to_string() })
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+pub(crate) fn resident<'a>(op: &'static str, what: &'static str, tensor: &'a Tensor) -> Result<&'a gpu::Buffer> {
+    match tensor.storage() {
+        Storage::Gpu(buffer) => Ok(buffer),
+        Storage::Host(_) => {
+            Err(Error::DeviceMismatch { op, what, expected: "the GPU".to_owned(), found: tensor.device().to_string() })
+        }
+    }
+}
+
+/// Operands of the reference's sums, which run in `f64`.
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+fn narrow(x: impl IntoIterator<Item = f64>) -> Vec<f32> {
+    x.into_iter().map(|x| x as f32).collect()
+}
+
+/// An activation of every element.
+///
+/// # Errors
+/// [`Error::DeviceMismatch`] where `x` lives elsewhere than the recorder.
+pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "activation";
+    x.check_device(OP, "x", &recorder.device)?;
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::unary(gpu, activation, resident(OP, "x", x)?, x.len())?;
+        return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
+    }
+    let y = reference::unary(activation, host(OP, "x", x)?.into());
+    Tensor::from_vec(&recorder.device, x.shape(), y.to_vec())
+}
+
+/// An operation on two tensors of one shape, element by element.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes differ; [`Error::DeviceMismatch`].
+pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    const OP: &str = "binary";
+    a.check_device(OP, "a", &recorder.device)?;
+    b.check_device(OP, "b", &recorder.device)?;
+    check_shape(OP, "b", a.shape(), b.shape())?;
+    let size = [1, a.len()];
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let operand = |buffer| gpu::Operand { buffer, stride: a.len(), offset: 0 };
+        let (a_buffer, b_buffer) = (resident(OP, "a", a)?, resident(OP, "b", b)?);
+        let y = gpu::binary(gpu, op, operand(a_buffer), operand(b_buffer), size)?;
+        return Ok(Tensor::from_buffer(gpu.device(), a.shape(), y));
+    }
+    let y = reference::binary(op, view(OP, host(OP, "a", a)?, Dim(size))?, view(OP, host(OP, "b", b)?, Dim(size))?);
+    Tensor::from_vec(&recorder.device, a.shape(), y.into_raw_vec_and_offset().0)
+}
+
+/// An operation on the two halves of every row: `y[r, c] = op(x[r, c], x[r, N + c])`. With [`Binary::Hypot`] the magnitudes
+/// of complex rows stored as real parts, then imaginary parts.
+///
+/// # Shapes
+/// `x [M, 2 N]`; returns `[M, N]`.
+///
+/// # Errors
+/// [`Error::Shape`] where `x` is no matrix with an even number of columns; [`Error::DeviceMismatch`].
+pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "binary_halves";
+    x.check_device(OP, "x", &recorder.device)?;
+    let [rows, width] = axes(OP, "x", "[M, 2 N]", x.shape())?;
+    if width % 2 != 0 {
+        return Err(Error::Shape { op: OP, what: "x", expected: "[M, 2 N]".to_owned(), found: x.shape().to_vec() });
+    }
+    let columns = width / 2;
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let buffer = resident(OP, "x", x)?;
+        let half = |offset| gpu::Operand { buffer, stride: width, offset };
+        let y = gpu::binary(gpu, op, half(0), half(columns), [rows, columns])?;
+        return Ok(Tensor::from_buffer(gpu.device(), &[rows, columns], y));
+    }
+    let x = view(OP, host(OP, "x", x)?, Dim([rows, width]))?;
+    let (a, b) = x.split_at(Axis(1), columns);
+    Tensor::from_vec(&recorder.device, &[rows, columns], reference::binary(op, a, b).into_raw_vec_and_offset().0)
+}
+
+/// `y = a b + bias`, the bias added to every row.
+///
+/// # Shapes
+/// `a [M, K]`, `b [K, N]`, `bias [N]`; returns `[M, N]`.
+///
+/// # Errors
+/// [`Error::Shape`] where they do not fit; [`Error::DeviceMismatch`]; [`Error::Limit`].
+pub fn matmul(recorder: &mut Recorder, a: &Tensor, b: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    const OP: &str = "matmul";
+    a.check_device(OP, "a", &recorder.device)?;
+    b.check_device(OP, "b", &recorder.device)?;
+    let [rows, depth] = axes(OP, "a", "[M, K]", a.shape())?;
+    let [_, columns] = axes(OP, "b", "[K, N]", b.shape())?;
+    check_shape(OP, "b", &[depth, columns], b.shape())?;
+    if let Some(bias) = bias {
+        bias.check_device(OP, "bias", &recorder.device)?;
+        check_shape(OP, "bias", &[columns], bias.shape())?;
+    }
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let bias = bias.map(|bias| resident(OP, "bias", bias)).transpose()?;
+        let size = gpu::MatmulSize { rows, depth, columns };
+        let y = gpu::matmul(gpu, resident(OP, "a", a)?, resident(OP, "b", b)?, bias, size)?;
+        return Ok(Tensor::from_buffer(gpu.device(), &[rows, columns], y));
+    }
+    let (a, b) = (host(OP, "a", a)?, host(OP, "b", b)?);
+    let bias = bias.map(|bias| host(OP, "bias", bias)).transpose()?;
+    let (a_dim, b_dim) = (Dim([rows, depth]), Dim([depth, columns]));
+    let y = if matches!(recorder.device, Device::Reference) {
+        let (a, b, bias) = (wide(a), wide(b), bias.map(wide));
+        let bias = bias.as_deref().map(ArrayView1::from);
+        narrow(reference::matmul(view(OP, &a, a_dim)?, view(OP, &b, b_dim)?, bias))
+    } else {
+        let bias = bias.map(ArrayView1::from);
+        cpu::matmul(view(OP, a, a_dim)?, view(OP, b, b_dim)?, bias).into_raw_vec_and_offset().0
+    };
+    Tensor::from_vec(&recorder.device, &[rows, columns], y)
+}
+
+/// One-dimensional cross-correlation (`torch.nn.functional.conv1d` without groups or dilation).
+///
+/// # Shapes
+/// `x [N, C, L]`, `weight [O, C, K]`, `bias [O]`; returns `[N, O, (L + 2 padding - K) / stride + 1]`.
+///
+/// # Errors
+/// [`Error::Shape`] where they do not fit or the signal is shorter than the kernel; [`Error::Value`] for a stride of 0;
+/// [`Error::DeviceMismatch`]; [`Error::Limit`].
+pub fn conv1d(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    geometry: Conv1dGeometry,
+) -> Result<Tensor> {
+    const OP: &str = "conv1d";
+    for (what, tensor) in [("x", x), ("weight", weight), ("bias", bias)] {
+        tensor.check_device(OP, what, &recorder.device)?;
+    }
+    let [count, channels, length] = axes(OP, "x", "[N, C, L]", x.shape())?;
+    let [out, _, kernel] = axes(OP, "weight", "[O, C, K]", weight.shape())?;
+    check_shape(OP, "weight", &[out, channels, kernel], weight.shape())?;
+    check_shape(OP, "bias", &[out], bias.shape())?;
+    if geometry.stride == 0 {
+        return Err(Error::Value { op: OP, what: "stride", expected: "at least 1", found: "0".to_owned() });
+    }
+    if kernel == 0 || length + 2 * geometry.padding < kernel {
+        let expected = format!("[N, C, L] with L at least {}", kernel.max(1).saturating_sub(2 * geometry.padding));
+        return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
+    }
+    let shape = [count, out, geometry.output_length(length, kernel)];
+    let (x_shape, weight_shape) = ([count, channels, length], [out, channels, kernel]);
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let (x, weight) = ((resident(OP, "x", x)?, x_shape), (resident(OP, "weight", weight)?, weight_shape));
+        let y = gpu::conv1d(gpu, x, weight, resident(OP, "bias", bias)?, geometry)?;
+        return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
+    }
+    let (x, weight, bias) = (host(OP, "x", x)?, host(OP, "weight", weight)?, host(OP, "bias", bias)?);
+    let (x_dim, weight_dim) = (Dim(x_shape), Dim(weight_shape));
+    let y = if matches!(recorder.device, Device::Reference) {
+        let (x, weight, bias) = (wide(x), wide(weight), wide(bias));
+        let bias = Some(ArrayView1::from(bias.as_slice()));
+        narrow(reference::conv1d(view(OP, &x, x_dim)?, view(OP, &weight, weight_dim)?, bias, geometry))
+    } else {
+        let bias = Some(ArrayView1::from(bias));
+        cpu::conv1d(view(OP, x, x_dim)?, view(OP, weight, weight_dim)?, bias, geometry).into_raw_vec_and_offset().0
+    };
+    Tensor::from_vec(&recorder.device, &shape, y)
+}
+
+/// Pads the last axis by `left` and `right` elements.
+///
+/// # Shapes
+/// `x [.., L]`; returns `[.., left + L + right]`.
+///
+/// # Errors
+/// [`Error::Shape`] for a reflection that reaches beyond the signal, or a tensor without axes; [`Error::DeviceMismatch`].
+pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<Tensor> {
+    const OP: &str = "pad1d";
+    x.check_device(OP, "x", &recorder.device)?;
+    let refused = |expected: String| Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() };
+    let Some((&length, outer)) = x.shape().split_last() else {
+        return Err(refused("[.., L]".to_owned()));
+    };
+    if mode == PadMode::Reflect && left.max(right) >= length {
+        return Err(refused(format!("[.., L] with L above {}", left.max(right))));
+    }
+    let count = outer.iter().product();
+    let shape: Vec<usize> = outer.iter().copied().chain([left + length + right]).collect();
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::pad1d(gpu, (resident(OP, "x", x)?, [count, length]), (left, right), mode)?;
+        return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
+    }
+    let y = reference::pad1d(view(OP, host(OP, "x", x)?, Dim([count, length]))?, left, right, mode);
+    Tensor::from_vec(&recorder.device, &shape, y.into_raw_vec_and_offset().0)
+}
+
+/// Reduces every row to one number.
+///
+/// # Shapes
+/// `x [M, N]`; returns `[M]`.
+///
+/// # Errors
+/// [`Error::Shape`] where `x` is no matrix, or has empty rows that have no mean or maximum; [`Error::DeviceMismatch`].
+pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "reduce_rows";
+    x.check_device(OP, "x", &recorder.device)?;
+    let [rows, columns] = axes(OP, "x", "[M, N]", x.shape())?;
+    if columns == 0 && op != Reduction::Sum {
+        let expected = "[M, N] with N at least 1".to_owned();
+        return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
+    }
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::reduce_rows(gpu, op, resident(OP, "x", x)?, [rows, columns])?;
+        return Ok(Tensor::from_buffer(gpu.device(), &[rows], y));
+    }
+    let y = reference::reduce_rows(op, view(OP, host(OP, "x", x)?, Dim([rows, columns]))?);
+    Tensor::from_vec(&recorder.device, &[rows], y.to_vec())
+}

@@ -1,0 +1,50 @@
+//! The specification: what is right, as plain loops over `ndarray`, one function an equation, generic over `f32` and
+//! `f64`. Nothing here is fast; everything else in the crate is compared with it.
+
+#![expect(clippy::needless_range_loop, reason = "index loops read like the equations")]
+
+mod activation;
+mod gru;
+mod lstm;
+mod ops;
+mod rnn;
+mod sequence;
+
+pub use activation::activate;
+pub use gru::{gru_gate, gru_step, gru_update};
+pub use lstm::{lstm_step, lstm_update};
+pub use ops::{Binary, Conv1dGeometry, PadMode, Reduction, binary, conv1d, matmul, pad1d, reduce_rows, unary};
+pub use rnn::{rnn_step, rnn_update};
+pub use sequence::{Direction, LayerState, RowState, layer, step};
+
+use ndarray::ArrayView1;
+use num_traits::Float;
+
+/// The number types the reference computes in.
+pub trait Real: Float + std::iter::Sum + Send + Sync + std::fmt::Debug + 'static {
+    /// The nearest value to a 32-bit float.
+    fn of(x: f32) -> Self;
+}
+
+impl Real for f32 {
+    fn of(x: f32) -> Self {
+        x
+    }
+}
+
+impl Real for f64 {
+    fn of(x: f32) -> Self {
+        f64::from(x)
+    }
+}
+
+fn dot<F: Real>(a: ArrayView1<'_, F>, b: &[F]) -> F {
+    a.iter().zip(b).map(|(&a, &b)| a * b).sum()
+}
+
+fn clip<F: Real>(x: F, limit: Option<f32>) -> F {
+    match limit {
+        Some(limit) if !x.is_nan() => x.max(F::of(-limit)).min(F::of(limit)),
+        _ => x,
+    }
+}

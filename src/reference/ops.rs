@@ -1,0 +1,165 @@
+//! The tensor operations around the cells. Shapes are the caller's duty here: [`ops`](crate::ops) checks them.
+
+use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
+
+use super::{Real, activate};
+use crate::cell::Activation;
+
+/// An element-wise operation on two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Binary {
+    /// `a + b`
+    Add = 0,
+    /// `a - b`
+    Sub = 1,
+    /// `a * b`
+    Mul = 2,
+    /// `max(a, b)`
+    Max = 3,
+    /// `(a + b) / 2`
+    Mean = 4,
+    /// `sqrt(a^2 + b^2)`: the magnitude of a complex number
+    Hypot = 5,
+}
+
+impl Binary {
+    /// Every operation.
+    pub const ALL: [Self; 6] = [Self::Add, Self::Sub, Self::Mul, Self::Max, Self::Mean, Self::Hypot];
+}
+
+/// What surrounds a padded signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PadMode {
+    /// Zeros.
+    Zero = 0,
+    /// The signal mirrored at its first and last element, which are not repeated (`torch.nn.ReflectionPad1d`).
+    Reflect = 1,
+}
+
+/// A reduction of a row to one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Reduction {
+    /// The sum; 0 for an empty row.
+    Sum = 0,
+    /// The mean.
+    Mean = 1,
+    /// The largest element.
+    Max = 2,
+}
+
+impl Reduction {
+    /// Every reduction.
+    pub const ALL: [Self; 3] = [Self::Sum, Self::Mean, Self::Max];
+}
+
+/// Geometry of a one-dimensional convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv1dGeometry {
+    /// Step between two windows, at least 1.
+    pub stride: usize,
+    /// Zeros on either side.
+    pub padding: usize,
+}
+
+impl Conv1dGeometry {
+    /// Length of the output for a signal of `length` and a kernel of `kernel`, 0 where the kernel does not fit.
+    pub fn output_length(&self, length: usize, kernel: usize) -> usize {
+        match (length + 2 * self.padding).checked_sub(kernel) {
+            Some(room) => room / self.stride + 1,
+            None => 0,
+        }
+    }
+}
+
+/// An activation of every element.
+pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Array1<F> {
+    x.mapv(|x| activate(activation, x))
+}
+
+/// An operation on two arrays, element by element.
+pub fn binary<F: Real>(op: Binary, a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F> {
+    let two = F::one() + F::one();
+    Array2::from_shape_fn(a.dim(), |at| {
+        let (a, b) = (a[at], b[at]);
+        match op {
+            Binary::Add => a + b,
+            Binary::Sub => a - b,
+            Binary::Mul => a * b,
+            Binary::Max => a.max(b),
+            Binary::Mean => (a + b) / two,
+            Binary::Hypot => (a * a + b * b).sqrt(),
+        }
+    })
+}
+
+/// `y = a b + bias`, the bias added to every row.
+///
+/// # Shapes
+/// `a [M, K]`, `b [K, N]`, `bias [N]`; returns `[M, N]`.
+pub fn matmul<F: Real>(a: ArrayView2<'_, F>, b: ArrayView2<'_, F>, bias: Option<ArrayView1<'_, F>>) -> Array2<F> {
+    Array2::from_shape_fn((a.nrows(), b.ncols()), |(m, n)| {
+        let sum: F = (0..a.ncols()).map(|k| a[[m, k]] * b[[k, n]]).sum();
+        sum + bias.map_or(F::zero(), |bias| bias[n])
+    })
+}
+
+/// One-dimensional cross-correlation (`torch.nn.Conv1d` without groups or dilation).
+///
+/// # Shapes
+/// `x [N, C, L]`, `weight [O, C, K]`, `bias [O]`; returns `[N, O, (L + 2 padding - K) / stride + 1]`.
+pub fn conv1d<F: Real>(
+    x: ArrayView3<'_, F>,
+    weight: ArrayView3<'_, F>,
+    bias: Option<ArrayView1<'_, F>>,
+    geometry: Conv1dGeometry,
+) -> Array3<F> {
+    let (count, channels, length) = x.dim();
+    let (out, _, kernel) = weight.dim();
+    let out_length = geometry.output_length(length, kernel);
+    Array3::from_shape_fn((count, out, out_length), |(n, o, l)| {
+        let mut sum = bias.map_or(F::zero(), |bias| bias[o]);
+        for c in 0..channels {
+            for k in 0..kernel {
+                let at = l * geometry.stride + k;
+                if at >= geometry.padding && at - geometry.padding < length {
+                    sum = sum + weight[[o, c, k]] * x[[n, c, at - geometry.padding]];
+                }
+            }
+        }
+        sum
+    })
+}
+
+/// Pads the last axis.
+///
+/// # Shapes
+/// `x [N, L]`, for reflection with `left < L` and `right < L`; returns `[N, left + L + right]`.
+pub fn pad1d<F: Real>(x: ArrayView2<'_, F>, left: usize, right: usize, mode: PadMode) -> Array2<F> {
+    let (count, length) = x.dim();
+    Array2::from_shape_fn((count, left + length + right), |(n, at)| match mode {
+        PadMode::Zero if at < left || at >= left + length => F::zero(),
+        PadMode::Zero => x[[n, at - left]],
+        PadMode::Reflect if at < left => x[[n, left - at]],
+        PadMode::Reflect if at >= left + length => x[[n, 2 * (length - 1) - (at - left)]],
+        PadMode::Reflect => x[[n, at - left]],
+    })
+}
+
+/// Reduces every row to one number.
+///
+/// # Shapes
+/// `x [M, N]`; returns `[M]`.
+pub fn reduce_rows<F: Real>(op: Reduction, x: ArrayView2<'_, F>) -> Array1<F> {
+    let columns = (0..x.ncols()).fold(F::zero(), |n, _| n + F::one());
+    x.rows()
+        .into_iter()
+        .map(|row| match op {
+            Reduction::Sum => row.iter().copied().sum(),
+            Reduction::Mean => row.iter().copied().sum::<F>() / columns,
+            Reduction::Max => row.iter().copied().fold(F::neg_infinity(), F::max),
+        })
+        .collect()
+}

@@ -1,0 +1,256 @@
+//! Devices, and the arrays that live on them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView3, Axis, Data, Dimension, Ix3, IxDyn};
+
+use crate::error::{Error, Result, check_shape};
+#[cfg(feature = "gpu")]
+use crate::gpu::{self, GpuDevice, GpuOptions};
+
+/// Where layers and tensors live.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Device {
+    /// The specification's plain loops, computed in `f64`: slow, and what every other device is compared with.
+    Reference,
+    /// The CPU path.
+    Cpu,
+    /// A GPU.
+    #[cfg(feature = "gpu")]
+    Gpu(GpuDevice),
+}
+
+impl Device {
+    /// A hardware GPU if the machine has one that opens, else the CPU. A software adapter is never taken: the CPU path is
+    /// faster.
+    pub fn auto() -> Self {
+        #[cfg(feature = "gpu")]
+        if let Ok(gpu) = GpuDevice::new(&GpuOptions::default()) {
+            return Self::Gpu(gpu);
+        }
+        Self::Cpu
+    }
+
+    /// A GPU, software adapters included where the options allow them.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where none fits.
+    ///
+    /// ```
+    /// use gatewise::{Device, gpu::GpuOptions};
+    /// let device = Device::gpu(&GpuOptions { software: true, ..Default::default() })?;
+    /// println!("{device}");
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    #[cfg(feature = "gpu")]
+    pub fn gpu(options: &GpuOptions) -> Result<Self> {
+        Ok(Self::Gpu(GpuDevice::new(options)?))
+    }
+
+    /// Whether two values name the same device.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reference, Self::Reference) | (Self::Cpu, Self::Cpu) => true,
+            #[cfg(feature = "gpu")]
+            (Self::Gpu(a), Self::Gpu(b)) => a.is_same(b),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference => f.write_str("reference"),
+            Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => write!(f, "gpu ({}, {})", gpu.adapter().name, gpu.adapter().backend),
+        }
+    }
+}
+
+/// An array of `f32` on a device, contiguous, last axis fastest. Cheap to clone: clones share their memory, which no
+/// operation changes.
+#[derive(Clone)]
+pub struct Tensor {
+    device: Device,
+    shape: Vec<usize>,
+    storage: Storage,
+}
+
+#[derive(Clone)]
+pub(crate) enum Storage {
+    Host(Arc<Vec<f32>>),
+    #[cfg(feature = "gpu")]
+    Gpu(gpu::Buffer),
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor {:?} on {}", self.shape, self.device)
+    }
+}
+
+impl Tensor {
+    /// Copies a host array of any layout to a device.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] or [`Error::OutOfMemory`] where it does not fit the device.
+    pub fn from_array<S, D>(device: &Device, array: &ArrayBase<S, D>) -> Result<Self>
+    where
+        S: Data<Elem = f32>,
+        D: Dimension,
+    {
+        Self::from_vec(device, array.shape(), array.iter().copied().collect())
+    }
+
+    /// Moves a host vector of `shape` to a device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the vector's length is not the shape's; as [`Tensor::from_array`] otherwise.
+    pub fn from_vec(device: &Device, shape: &[usize], data: Vec<f32>) -> Result<Self> {
+        let len: usize = shape.iter().product();
+        check_shape("Tensor::from_vec", "data", &[len], &[data.len()])?;
+        let storage = match device {
+            Device::Reference | Device::Cpu => Storage::Host(Arc::new(data)),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => Storage::Gpu(gpu::Buffer::from_slice(gpu, "tensor", &data)?),
+        };
+        Ok(Self { device: device.clone(), shape: shape.to_vec(), storage })
+    }
+
+    /// Zeros of `shape` on a device.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_array`].
+    pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
+        Self::from_vec(device, shape, vec![0.0; shape.iter().product()])
+    }
+
+    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`.
+    ///
+    /// # Errors
+    /// [`Error::Value`] unless the buffer has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and room for `shape`.
+    #[cfg(feature = "gpu")]
+    pub fn from_wgpu_buffer(device: &GpuDevice, buffer: wgpu::Buffer, shape: &[usize]) -> Result<Self> {
+        let buffer = gpu::Buffer::from_wgpu(device, buffer, shape.iter().product())?;
+        Ok(Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) })
+    }
+
+    /// The buffer behind a tensor on the GPU, for a caller's own kernels: the tensor's elements from offset 0 on. It is the
+    /// tensor's memory only as long as the tensor lives.
+    #[cfg(feature = "gpu")]
+    pub fn wgpu_buffer(&self) -> Option<&wgpu::Buffer> {
+        match &self.storage {
+            Storage::Gpu(buffer) => Some(buffer.raw()),
+            Storage::Host(_) => None,
+        }
+    }
+
+    /// The device it lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same elements under another shape; no copy.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the number of elements differs.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        if shape.iter().product::<usize>() != self.len() {
+            let expected = format!("{} elements for {shape:?}", shape.iter().product::<usize>());
+            return Err(Error::Shape { op: "reshape", what: "tensor", expected, found: self.shape.clone() });
+        }
+        Ok(Self { shape: shape.to_vec(), ..self.clone() })
+    }
+
+    /// Copies the tensor to the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the rank is not `D`'s; [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails.
+    pub fn to_array<D: Dimension>(&self) -> Result<Array<f32, D>> {
+        let wrong_rank = || Error::Shape {
+            op: "to_array",
+            what: "tensor",
+            expected: D::NDIM.map_or_else(String::new, |rank| format!("of rank {rank}")),
+            found: self.shape.clone(),
+        };
+        let array = ArrayD::from_shape_vec(IxDyn(&self.shape), self.to_vec()?).map_err(|_| wrong_rank())?;
+        array.into_dimensionality().map_err(|_| wrong_rank())
+    }
+
+    /// Copies the elements to the host.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        match &self.storage {
+            Storage::Host(data) => Ok(data.to_vec()),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(buffer) => buffer.read(self.len()),
+        }
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn from_buffer(device: &GpuDevice, shape: &[usize], buffer: gpu::Buffer) -> Self {
+        Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) }
+    }
+
+    /// Memory of the tensor's shape and device, contents unspecified.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn uninitialized_like(&self) -> Result<Self> {
+        match &self.device {
+            Device::Gpu(gpu) => Ok(Self::from_buffer(gpu, &self.shape, gpu::Buffer::new(gpu, "tensor", self.len())?)),
+            device => Self::zeros(device, &self.shape),
+        }
+    }
+
+    /// Refuses a tensor that lives elsewhere than the operation.
+    pub(crate) fn check_device(&self, op: &'static str, what: &'static str, device: &Device) -> Result<()> {
+        if self.device.is_same(device) {
+            return Ok(());
+        }
+        Err(Error::DeviceMismatch { op, what, expected: device.to_string(), found: self.device.to_string() })
+    }
+}
+
+/// A host vector under a shape that it is known to fit.
+pub(crate) fn view<'a, F, D: Dimension>(op: &'static str, data: &'a [F], shape: D) -> Result<ArrayView<'a, F, D>> {
+    let found = vec![data.len()];
+    let expected = format!("{:?}", shape.slice());
+    ArrayView::from_shape(shape, data).map_err(|_| Error::Shape { op, what: "data", expected, found })
+}
+
+/// `[B, T, I]` seen as `[T, B, I]`, or the other way round: PyTorch's `batch_first` without a copy.
+///
+/// ```
+/// let keras = ndarray::Array3::<f32>::zeros((2, 7, 3)); // [B, T, I]
+/// assert_eq!(gatewise::batch_first(&keras).shape(), &[7, 2, 3]);
+/// ```
+pub fn batch_first<S: Data<Elem = f32>>(array: &ArrayBase<S, Ix3>) -> ArrayView3<'_, f32> {
+    let mut view = array.view();
+    view.swap_axes(0, 1);
+    debug_assert_eq!(view.len_of(Axis(0)), array.len_of(Axis(1)));
+    view
+}
