@@ -243,7 +243,7 @@ impl Cell {
     pub fn check(&self, hidden: usize) -> Result<()> {
         const OP: &str = "cell";
         let positive = |what: &'static str, clip: Option<f32>| match clip {
-            Some(clip) if !(clip > 0.0) => {
+            Some(clip) if clip.is_nan() || clip <= 0.0 => {
                 Err(Error::Value { op: OP, what, expected: "a positive number", found: clip.to_string() })
             }
             _ => Ok(()),

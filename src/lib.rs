@@ -15,6 +15,10 @@ mod tensor;
 
 pub mod nn;
 
+pub mod weights;
+
+pub mod models;
+
 pub use error::{Error, Result};
 pub use ops::Recorder;
 pub use tensor::{Device, Tensor, batch_first};

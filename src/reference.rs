@@ -1,8 +1,6 @@
 //! The specification: what is right, as plain loops over `ndarray`, one function an equation, generic over `f32` and
 //! `f64`. Nothing here is fast; everything else in the crate is compared with it.
 
-#![expect(clippy::needless_range_loop, reason = "index loops read like the equations")]
-
 mod activation;
 mod gru;
 mod lstm;

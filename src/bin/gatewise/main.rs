@@ -1,7 +1,10 @@
 //! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input.
 
+mod audio;
 mod choice;
 mod devices;
+mod plot;
+mod vad;
 
 use std::process::ExitCode;
 
@@ -19,16 +22,30 @@ struct Arguments {
 enum Command {
     /// Lists the machine's adapters and its CPU, and which of them `auto` takes.
     Devices(devices::Arguments),
+    /// Finds speech in a recording with Silero's voice activity detector.
+    Vad(vad::Arguments),
 }
 
 fn main() -> ExitCode {
+    quiet_drivers();
     // clap prints usage errors itself and exits with 2.
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Vad(arguments) => vad::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("gatewise: {error}");
         ExitCode::from(2)
     })
+}
+
+/// Mesa's Vulkan layer prints two lines on standard error where no runtime directory is set, as in a container.
+fn quiet_drivers() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        #[expect(unsafe_code, reason = "the environment is changed before any other thread exists")]
+        unsafe {
+            std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir());
+        }
+    }
 }

@@ -1,0 +1,281 @@
+use std::f64::consts::TAU;
+
+use hound::{WavSpec, WavWriter};
+
+use super::*;
+
+fn wav<S: hound::Sample>(spec: WavSpec, samples: impl IntoIterator<Item = S>) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    let mut writer = WavWriter::new(&mut bytes, spec).unwrap();
+    samples.into_iter().for_each(|sample| writer.write_sample(sample).unwrap());
+    writer.finalize().unwrap();
+    bytes.into_inner()
+}
+
+fn ints(sample_rate: u32, channels: u16, bits_per_sample: u16) -> WavSpec {
+    WavSpec { channels, sample_rate, bits_per_sample, sample_format: SampleFormat::Int }
+}
+
+fn floats(sample_rate: u32, channels: u16) -> WavSpec {
+    WavSpec { channels, sample_rate, bits_per_sample: 32, sample_format: SampleFormat::Float }
+}
+
+/// A file of any format and any claimed data length, followed by `data`.
+fn raw(codec: u16, channels: u16, rate: u32, bits: u16, claimed: u32, data: &[u8]) -> Vec<u8> {
+    let frame = channels * (bits / 8);
+    let mut bytes = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0".to_vec();
+    bytes.extend(codec.to_le_bytes());
+    bytes.extend(channels.to_le_bytes());
+    bytes.extend(rate.to_le_bytes());
+    bytes.extend((rate.wrapping_mul(u32::from(frame))).to_le_bytes());
+    bytes.extend(frame.to_le_bytes());
+    bytes.extend(bits.to_le_bytes());
+    bytes.extend(b"data");
+    bytes.extend(claimed.to_le_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+fn samples(bytes: &[u8]) -> Vec<f32> {
+    read_wav_bytes("test.wav", bytes).unwrap().samples
+}
+
+#[track_caller]
+fn refused(bytes: &[u8], field: &str) -> String {
+    let error = read_wav_bytes("test.wav", bytes).unwrap_err();
+    assert!(matches!(&error, Error::Format { field: found, .. } if found == field), "{error}");
+    error.to_string()
+}
+
+fn sine(rate: u32, hertz: f64, amplitude: f64, seconds: f64) -> Vec<f32> {
+    let length = (f64::from(rate) * seconds) as usize;
+    (0..length).map(|i| (amplitude * (TAU * hertz * i as f64 / f64::from(rate)).sin()) as f32).collect()
+}
+
+/// Amplitude of the tone at `hertz` and root mean square of everything else, away from the ends.
+fn tone(samples: &[f32], hertz: f64) -> (f64, f64) {
+    let middle = &samples[samples.len() / 4..samples.len() / 4 * 3];
+    let phases = || (0..middle.len()).map(|i| TAU * hertz * i as f64 / f64::from(SAMPLE_RATE));
+    let part = |wave: fn(f64) -> f64| {
+        2.0 * middle.iter().zip(phases()).map(|(&s, p)| f64::from(s) * wave(p)).sum::<f64>() / middle.len() as f64
+    };
+    let (sin, cos) = (part(f64::sin), part(f64::cos));
+    let rest = middle.iter().zip(phases()).map(|(&s, p)| f64::from(s) - sin * p.sin() - cos * p.cos());
+    (sin.hypot(cos), (rest.map(|r| r * r).sum::<f64>() / middle.len() as f64).sqrt())
+}
+
+#[test]
+fn sixteen_bit_integers_are_divided_by_32768() {
+    let recording = read_wav_bytes("test.wav", &wav(ints(16_000, 1, 16), [-32768_i16, -1, 0, 1, 32767])).unwrap();
+    assert_eq!(recording.samples, [-1.0, -1.0 / 32768.0, 0.0, 1.0 / 32768.0, 32767.0 / 32768.0]);
+    assert_eq!((recording.source_rate, recording.channels), (16_000, 1));
+    assert_eq!(recording.seconds(), 5.0 / 16_000.0);
+}
+
+#[test]
+fn every_integer_depth_has_the_same_full_scale() {
+    for bits in [8, 16, 24, 32] {
+        let half = 1_i32 << (bits - 2);
+        assert_eq!(samples(&wav(ints(16_000, 1, bits), [-half, 0, half])), [-0.5, 0.0, 0.5], "{bits} bits");
+    }
+    assert_eq!(samples(&wav(ints(16_000, 1, 24), [-(1_i32 << 23), 1])), [-1.0, 1.0 / 8_388_608.0]);
+}
+
+#[test]
+fn floats_at_16_khz_pass_through_bit_for_bit() {
+    let written = [0.1_f32, -0.0, f32::MIN_POSITIVE / 2.0, 1.5, 1e11, -f32::EPSILON, 1.0 / 3.0];
+    let read = samples(&wav(floats(16_000, 1), written));
+    assert_eq!(read.map_bits(), written.to_vec().map_bits());
+}
+
+trait Bits {
+    fn map_bits(&self) -> Vec<u32>;
+}
+
+impl Bits for Vec<f32> {
+    fn map_bits(&self) -> Vec<u32> {
+        self.iter().map(|x| x.to_bits()).collect()
+    }
+}
+
+#[test]
+fn channels_are_averaged() {
+    let stereo = samples(&wav(ints(16_000, 2, 16), [16384_i16, 0, -16384, -16384, 32767, -32767]));
+    assert_eq!(stereo, [0.25, -0.5, 0.0]);
+    let surround = wav(floats(16_000, 6), [1.0_f32, 0.5, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    let recording = read_wav_bytes("test.wav", &surround).unwrap();
+    assert_eq!(recording.samples, [0.25, 0.5]);
+    assert_eq!(recording.channels, 6);
+}
+
+#[test]
+fn a_tone_keeps_its_frequency_and_amplitude() {
+    for rate in [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000, 44_101] {
+        for hertz in [220.0, 1_000.0, 3_400.0] {
+            let read = samples(&wav(floats(rate, 1), sine(rate, hertz, 0.5, 1.0)));
+            assert_eq!(read.len(), 16_000, "{rate} Hz");
+            let (amplitude, rest) = tone(&read, hertz);
+            assert!((amplitude - 0.5).abs() < 1e-4, "{hertz} Hz at {rate} Hz: amplitude {amplitude}");
+            assert!(rest < 1e-4, "{hertz} Hz at {rate} Hz: {rest} besides the tone");
+        }
+    }
+}
+
+#[test]
+fn a_tone_above_half_the_rate_is_removed_not_folded() {
+    for (rate, hertz) in [(44_100, 12_000.0), (48_000, 8_400.0), (96_000, 30_000.0)] {
+        let read = samples(&wav(floats(rate, 1), sine(rate, hertz, 0.9, 1.0)));
+        let middle = &read[4_000..12_000];
+        let loudest = middle.iter().fold(0.0_f32, |peak, s| peak.max(s.abs()));
+        assert!(loudest < 1e-4, "{hertz} Hz at {rate} Hz leaves {loudest}");
+    }
+}
+
+#[test]
+fn a_click_stays_where_it_was() {
+    for rate in [1_000, 8_000, 11_025, 16_000, 22_050, 44_100, 44_101, 48_000, 96_000, 192_000, 767_999] {
+        let mut click = vec![0.0_f32; rate as usize];
+        let position = rate as usize / 2;
+        click[position] = 0.9;
+        let read = samples(&wav(floats(rate, 1), click));
+        assert_eq!(read.len(), 16_000, "{rate} Hz");
+        let (peak, _) = read.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+        let expected = position as f64 / f64::from(rate) * 16_000.0;
+        assert!((peak as f64 - expected).abs() <= 1.0, "{rate} Hz: at {peak}, not {expected}");
+    }
+}
+
+#[test]
+fn the_length_is_rounded_to_the_nearest_sample() {
+    for (rate, length, expected) in
+        [(44_100, 44_099, 16_000), (48_000, 4, 1), (48_000, 5, 2), (8_000, 8, 16), (22_050, 1_000, 726)]
+    {
+        let read = samples(&wav(ints(rate, 1, 16), vec![100_i16; length]));
+        assert_eq!(read.len(), expected, "{length} at {rate} Hz");
+    }
+    let error = refused(&wav(ints(48_000, 1, 16), [1_i16]), "data");
+    assert_eq!(error, "test.wav: data: expected at least one sample at 16000 Hz, found 1 at 48000 Hz");
+}
+
+#[test]
+fn chunks_of_odd_length_are_skipped_with_their_padding() {
+    let plain = wav(ints(16_000, 1, 16), [7_i16, -7]);
+    let mut noted = plain[..12].to_vec();
+    noted.extend(b"LIST\x05\0\0\0notes\0");
+    noted.extend(&plain[12..]);
+    assert_eq!(samples(&noted), samples(&plain));
+}
+
+#[test]
+fn a_file_on_disk_reads_like_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tone.wav");
+    let bytes = wav(floats(44_100, 2), sine(44_100, 440.0, 0.3, 0.5));
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(read_wav(&path).unwrap().samples, samples(&bytes));
+}
+
+#[test]
+fn a_missing_file_or_a_folder_is_an_io_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in [folder.path().join("missing.wav"), folder.path().to_owned()] {
+        let error = read_wav(&path).unwrap_err();
+        assert!(matches!(&error, Error::Io { path: found, .. } if *found == path), "{error}");
+    }
+}
+
+#[test]
+fn other_files_are_refused_by_their_header() {
+    assert_eq!(refused(b"", "header"), "test.wav: header: expected a WAV file, found an empty file");
+    refused(b"RI", "header");
+    assert_eq!(
+        refused(b"# Notes\n\nnot a sound at all\n", "header"),
+        "test.wav: header: expected a WAV file, found no RIFF/WAVE signature"
+    );
+    refused(b"RIFF\x04\0\0\0AVI LIST\0\0\0\0", "header");
+    refused(b"RIFF\x04\0\0\0WAVEdata\x02\0\0\0\0\0", "header");
+    refused(b"RIFF\x04\0\0\0WAVEfmt \xff\xff\xff\xff\x01\0\x01\0", "header");
+    refused(b"RIFF\x04\0\0\0WAVEjunk\xff\xff\xff\xff\x01\0\x01\0", "header");
+}
+
+#[test]
+fn truncated_data_is_refused_at_every_length() {
+    let whole = wav(ints(16_000, 2, 16), (0..20).map(|i| i as i16));
+    samples(&whole);
+    for length in 0..whole.len() {
+        refused(&whole[..length], if length < whole.len() - 40 { "header" } else { "data" });
+    }
+    assert_eq!(
+        refused(&whole[..whole.len() - 1], "data"),
+        "test.wav: data: expected 20 samples, found the end of the file after 19"
+    );
+}
+
+#[test]
+fn a_claim_of_four_gigabytes_is_refused_when_the_file_ends() {
+    refused(&raw(1, 1, 16_000, 16, u32::MAX - 1, &[0; 16]), "data");
+    refused(&raw(1, 1, 16_000, 16, u32::MAX, &[0; 16]), "header");
+}
+
+#[test]
+fn no_samples_are_refused() {
+    let error = refused(&wav::<i16>(ints(44_100, 1, 16), []), "data");
+    assert_eq!(error, "test.wav: data: expected at least one sample, found none");
+}
+
+#[test]
+fn eight_samples_are_enough_to_read() {
+    assert_eq!(samples(&wav(ints(16_000, 1, 16), [1_i16; 8])), [1.0 / 32768.0; 8]);
+}
+
+#[test]
+fn a_float_that_is_not_finite_is_named_by_its_index() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = read_wav_bytes("test.wav", &wav(floats(44_100, 2), [0.0, 0.1, 0.2, bad])).unwrap_err();
+        let Error::NotFinite { op: "read_wav", what: "samples", index: 3, found } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(found.to_bits(), bad.to_bits());
+    }
+}
+
+#[test]
+fn floats_too_large_to_transform_are_refused() {
+    for rate in [8_000, 16_000] {
+        samples(&wav(floats(rate, 1), vec![1e12_f32; 4_000]));
+        let error = refused(&wav(floats(rate, 1), [0.0, f32::MAX]), "data");
+        assert!(error.ends_with("expected samples within ±1e12, found 3.4028234663852886e38 at 1"), "{error}");
+    }
+}
+
+#[test]
+fn other_codecs_are_refused_by_name() {
+    for codec in [2, 6, 7, 0x11, 0x55] {
+        let error = refused(&raw(codec, 1, 16_000, 16, 16, &[0; 16]), "codec");
+        assert!(error.contains(&format!("{codec:#06x}")), "{error}");
+    }
+    refused(&raw(3, 1, 16_000, 64, 16, &[0; 16]), "codec");
+    refused(&raw(1, 1, 16_000, 40, 10, &[0; 10]), "codec");
+}
+
+#[test]
+fn absurd_sample_rates_are_refused() {
+    for rate in [0, 1, 999, 768_001, 2_000_000_000] {
+        let error = refused(&raw(1, 1, rate, 8, 16, &[0; 16]), "sample rate");
+        assert!(error.ends_with(&format!("expected 1000 to 768000 Hz, found {rate} Hz")), "{error}");
+    }
+}
+
+#[test]
+fn no_damaged_header_panics() {
+    let whole = wav(floats(44_100, 2), sine(44_100, 440.0, 0.3, 0.02));
+    for byte in 0..whole.len().min(80) {
+        for bit in 0..8 {
+            let mut damaged = whole.clone();
+            damaged[byte] ^= 1 << bit;
+            if let Ok(recording) = read_wav_bytes("test.wav", &damaged) {
+                assert!(!recording.samples.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Whole models with a job, built from the layers.
+
+mod silero;
+mod speech;
+
+pub use silero::{SileroVad, VadStream};
+pub use speech::{Segment, SegmentOptions, speech_segments};

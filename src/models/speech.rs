@@ -1,0 +1,101 @@
+//! From speech probabilities to segments.
+
+use std::time::Duration;
+
+use crate::models::SileroVad;
+
+/// A stretch of speech.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Segment {
+    /// Where it begins, in seconds.
+    pub start: f64,
+    /// Where it ends, in seconds.
+    pub end: f64,
+}
+
+/// When speech begins and ends. The default is what Silero publishes for its model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SegmentOptions {
+    /// Speech begins with a frame of at least this probability.
+    pub threshold: f32,
+    /// It ends with a frame below this one,
+    pub end_threshold: f32,
+    /// if none reaches `threshold` for this long.
+    pub min_silence: Duration,
+    /// Anything shorter is dropped.
+    pub min_speech: Duration,
+    /// What is added on both sides, halved where two segments would meet.
+    pub pad: Duration,
+}
+
+impl Default for SegmentOptions {
+    fn default() -> Self {
+        Self {
+            threshold: 0.5,
+            end_threshold: 0.35,
+            min_silence: Duration::from_millis(100),
+            min_speech: Duration::from_millis(250),
+            pad: Duration::from_millis(30),
+        }
+    }
+}
+
+/// Speech segments of a recording of `samples` samples from its probabilities, one a frame of [`SileroVad::FRAME`] samples
+/// (`get_speech_timestamps` of silero-vad).
+///
+/// ```
+/// use gatewise::models::{SegmentOptions, speech_segments};
+/// let mut probabilities = vec![0.0; 50];
+/// probabilities[10..30].fill(0.9);
+/// let segments = speech_segments(&probabilities, 50 * 512, &SegmentOptions::default());
+/// assert_eq!(segments.len(), 1);
+/// assert!((segments[0].start - (0.32 - 0.03)).abs() < 1e-9);
+/// assert!((segments[0].end - (0.96 + 0.03)).abs() < 1e-9);
+/// ```
+pub fn speech_segments(probabilities: &[f32], samples: usize, options: &SegmentOptions) -> Vec<Segment> {
+    let count = |duration: Duration| (duration.as_secs_f64() * f64::from(SileroVad::SAMPLE_RATE)).round() as usize;
+    let (min_silence, min_speech, pad) = (count(options.min_silence), count(options.min_speech), count(options.pad));
+
+    let mut spans: Vec<(usize, usize)> = Vec::new();
+    let mut keep = |start: usize, end: usize| {
+        if end.saturating_sub(start) > min_speech {
+            spans.push((start, end));
+        }
+    };
+    let mut start = None;
+    let mut silence = None;
+    for (frame, &probability) in probabilities.iter().enumerate() {
+        let at = frame * SileroVad::FRAME;
+        match start {
+            None if probability >= options.threshold => start = Some(at),
+            None => {}
+            Some(_) if probability >= options.threshold => silence = None,
+            Some(begin) if probability < options.end_threshold => {
+                let end = *silence.get_or_insert(at);
+                if at - end >= min_silence {
+                    keep(begin, end);
+                    (start, silence) = (None, None);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(begin) = start {
+        keep(begin, samples);
+    }
+    padded(&spans, samples, pad)
+}
+
+/// Widens every span by `pad`, or up to half the silence that parts it from its neighbour.
+fn padded(spans: &[(usize, usize)], samples: usize, pad: usize) -> Vec<Segment> {
+    let seconds = |at: usize| at as f64 / f64::from(SileroVad::SAMPLE_RATE);
+    let share = |gap: usize| if gap < 2 * pad { gap / 2 } else { pad };
+    (0..spans.len())
+        .map(|i| {
+            let (start, end) = spans[i];
+            let before = if i == 0 { start.min(pad) } else { share(start - spans[i - 1].1) };
+            let after = spans.get(i + 1).map_or(samples.saturating_sub(end).min(pad), |next| share(next.0 - end));
+            Segment { start: seconds(start - before), end: seconds(end + after) }
+        })
+        .collect()
+}

@@ -1,0 +1,5 @@
+//! Weights from other frameworks: right or refused.
+
+mod safetensors;
+
+pub use safetensors::Weights;

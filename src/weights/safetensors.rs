@@ -1,0 +1,202 @@
+//! PyTorch-named weights in safetensors files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ::safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use half::{bf16, f16};
+use ndarray::{Array, ArrayD, Dimension, IxDyn};
+
+use crate::cell::Cell;
+use crate::error::{Error, Result};
+use crate::nn::{Config, Conv1d, Linear, Recurrent};
+use crate::ops::Conv1dGeometry;
+use crate::reference::Direction;
+use crate::tensor::Device;
+
+/// Named arrays, read from a safetensors file. F16, BF16 and F64 are read as `f32`.
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, nn::Lstm, weights::Weights};
+/// let weights = Weights::from_file("models/silero_vad_16k.safetensors")?;
+/// let lstm = weights.recurrent("lstm_cell.", &Lstm::config(128, 128), &Device::Cpu)?;
+/// assert_eq!(lstm.output_size(), 128);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Weights {
+    file: String,
+    tensors: BTreeMap<String, ArrayD<f32>>,
+}
+
+impl Weights {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read; otherwise as [`Weights::from_bytes`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        Self::from_bytes(&path.display().to_string(), &bytes)
+    }
+
+    /// Reads a file's contents; `file` names them in messages.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where the contents are no safetensors file, are cut short, or hold a dtype that is no float.
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
+        let parsed = SafeTensors::deserialize(bytes).map_err(|error| Error::Format {
+            file: file.to_owned(),
+            field: "header".to_owned(),
+            expected: "a whole safetensors file".to_owned(),
+            found: format!("{error} ({} bytes)", bytes.len()),
+        })?;
+        let tensors = parsed
+            .iter()
+            .map(|(name, view)| Ok((name.to_owned(), floats(file, name, &view)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { file: file.to_owned(), tensors })
+    }
+
+    /// The tensors' names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor by its name.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where there is none, or its rank is not `D`'s.
+    pub fn get<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>> {
+        let array = self.find(name)?;
+        array.clone().into_dimensionality().map_err(|_| {
+            let rank = D::NDIM.map_or_else(String::new, |rank| format!("rank {rank}"));
+            self.refuse(name, &rank, &format!("shape {:?}", array.shape()))
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
+        self.tensors.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.names().collect();
+            self.refuse(name, "a tensor of this name", &format!("only {}", names.join(", ")))
+        })
+    }
+
+    /// A tensor of exactly this shape.
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<ArrayD<f32>> {
+        let array = self.find(name)?;
+        if array.shape() != shape {
+            return Err(self.refuse(name, &format!("shape {shape:?}"), &format!("shape {:?}", array.shape())));
+        }
+        Ok(array.clone())
+    }
+
+    fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
+        Error::Format {
+            file: self.file.clone(),
+            field: field.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        }
+    }
+
+    /// A recurrent stack from PyTorch's names under a prefix: `weight_ih_l0`, `weight_hh_l0_reverse`, `bias_ih_l1` and so on,
+    /// or `weight_ih` without suffix for a cell (`torch.nn.LSTMCell`).
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a tensor that is missing or has another shape than the configuration asks for, and for one that
+    /// the configuration leaves over: a bias, a layer, a direction or a projection must not be dropped silently.
+    pub fn recurrent<C>(&self, prefix: &str, config: &Config<C>, device: &Device) -> Result<Recurrent<C>>
+    where
+        C: Clone + Into<Cell>,
+    {
+        let bare = self.tensors.contains_key(&format!("{prefix}weight_ih"));
+        let mut used = Vec::new();
+        let parameters = config.collect(|layer, direction, spec| {
+            let reverse = if direction == Direction::Reverse { "_reverse" } else { "" };
+            let suffix = if bare && layer == 0 { reverse.to_owned() } else { format!("_l{layer}{reverse}") };
+            let name = format!("{prefix}{}{suffix}", spec.name);
+            let array = self.shaped(&name, &spec.shape)?;
+            used.push(name);
+            Ok(array)
+        })?;
+        const STEMS: [&str; 6] = ["weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "peephole"];
+        let left_over = self.names().find(|name| {
+            let stem = name.strip_prefix(prefix);
+            stem.is_some_and(|stem| STEMS.iter().any(|s| stem.starts_with(s))) && !used.iter().any(|used| used == name)
+        });
+        match left_over {
+            Some(name) => Err(self.refuse(name, "no such tensor for this configuration", "one")),
+            None => config.build(device, parameters),
+        }
+    }
+
+    /// A linear layer from `{prefix}weight` and, if there is one, `{prefix}bias`. A convolution's weight of kernel size 1 will
+    /// do.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a tensor that is missing or does not fit.
+    pub fn linear(&self, prefix: &str, [inputs, outputs]: [usize; 2], device: &Device) -> Result<Linear> {
+        let name = format!("{prefix}weight");
+        let weight = self.find(&name)?;
+        let shape = [outputs, inputs];
+        if weight.shape().strip_suffix(&[1]).unwrap_or(weight.shape()) != shape && weight.shape() != shape {
+            return Err(self.refuse(&name, &format!("shape {shape:?}"), &format!("shape {:?}", weight.shape())));
+        }
+        let weight = weight
+            .to_shape(shape)
+            .map_err(|error| self.refuse(&name, &format!("shape {shape:?}"), &error.to_string()))?;
+        Linear::new(device, &weight.into_owned(), self.bias(prefix, outputs)?.as_ref())
+    }
+
+    /// A convolution from `{prefix}weight` and, if there is one, `{prefix}bias`.
+    ///
+    /// # Shapes
+    /// `shape` is `[O, C, K]`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a tensor that is missing or does not fit.
+    pub fn conv1d(&self, prefix: &str, shape: [usize; 3], geometry: Conv1dGeometry, device: &Device) -> Result<Conv1d> {
+        let name = format!("{prefix}weight");
+        self.shaped(&name, &shape)?;
+        Conv1d::new(device, &self.get(&name)?, self.bias(prefix, shape[0])?.as_ref(), geometry)
+    }
+
+    fn bias(&self, prefix: &str, outputs: usize) -> Result<Option<ndarray::Array1<f32>>> {
+        let name = format!("{prefix}bias");
+        if !self.tensors.contains_key(&name) {
+            return Ok(None);
+        }
+        self.shaped(&name, &[outputs])?;
+        self.get(&name).map(Some)
+    }
+}
+
+/// Reads one tensor as `f32`.
+fn floats(file: &str, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> {
+    let refuse = |expected: &str, found: String| Error::Format {
+        file: file.to_owned(),
+        field: name.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "f64 weights are narrowed to the precision that layers compute in"
+    )]
+    let values: Vec<f32> = match view.dtype() {
+        Dtype::F32 => words(view.data(), f32::from_le_bytes).collect(),
+        Dtype::F64 => words(view.data(), f64::from_le_bytes).map(|x| x as f32).collect(),
+        Dtype::F16 => words(view.data(), f16::from_le_bytes).map(f16::to_f32).collect(),
+        Dtype::BF16 => words(view.data(), bf16::from_le_bytes).map(bf16::to_f32).collect(),
+        other => return Err(refuse("dtype F32, F16, BF16 or F64", format!("dtype {other:?}"))),
+    };
+    let found = values.len();
+    ArrayD::from_shape_vec(IxDyn(view.shape()), values)
+        .map_err(|_| refuse(&format!("shape {:?}", view.shape()), format!("{found} elements")))
+}
+
+fn words<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) -> impl Iterator<Item = T> + 'a {
+    bytes.as_chunks::<N>().0.iter().map(move |word| read(*word))
+}
