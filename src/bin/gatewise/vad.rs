@@ -86,6 +86,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(path) => (path.display().to_string(), audio::read_wav(path)?),
         None => (SAMPLE_NAME.to_owned(), audio::read_wav_bytes(SAMPLE_NAME, SAMPLE)?),
     };
+    if recording.samples.len() < SileroVad::FRAME {
+        return Err(Error::Format {
+            file: name,
+            field: "data".to_owned(),
+            expected: format!("at least {} samples at 16 kHz, one frame", SileroVad::FRAME),
+            found: format!("{} samples", recording.samples.len()),
+        });
+    }
     let weights = match &arguments.weights {
         Some(path) => Weights::from_file(path)?,
         None => Weights::from_bytes(WEIGHTS_NAME, WEIGHTS)?,
@@ -195,7 +203,7 @@ impl Report<'_> {
         for Span { start, end } in &self.segments {
             println!("speech {start:8.2} s .. {end:8.2} s");
         }
-        let speech: f64 = self.segments.iter().map(|s| s.end - s.start).sum();
+        let speech = self.segments.iter().fold(0.0, |sum, s| sum + s.end - s.start);
         println!(
             "{} segment(s), {speech:.2} s of speech; {} frames in {:.1} ms, {:.0} times real time",
             self.segments.len(),
