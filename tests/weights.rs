@@ -1,0 +1,151 @@
+//! Weights files: right or refused, with the file, the tensor and what was expected.
+
+use std::collections::HashMap;
+
+use gatewise::cell::LstmCell;
+use gatewise::nn::{Config, Gru, Lstm, Merge};
+use gatewise::weights::Weights;
+use gatewise::{Device, Error, Tensor};
+use half::{bf16, f16};
+use ndarray::{Array3, ArrayD, IxDyn};
+use safetensors::tensor::{Dtype, TensorView};
+
+/// A file's bytes from named arrays.
+fn file(tensors: &[(&str, &[usize])]) -> Vec<u8> {
+    let arrays: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .enumerate()
+        .map(|(seed, (name, shape))| {
+            let mut rng = fastrand::Rng::with_seed(seed as u64);
+            let bytes = (0..shape.iter().product()).flat_map(|_| (rng.f32() - 0.5).to_le_bytes()).collect();
+            ((*name).to_owned(), shape.to_vec(), bytes)
+        })
+        .collect();
+    let views = arrays.iter().map(|(name, shape, bytes)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a sound tensor"))
+    });
+    safetensors::serialize(views, None).expect("a sound file")
+}
+
+const LSTM: [(&str, &[usize]); 4] = [
+    ("net.weight_ih_l0", &[20, 3]),
+    ("net.weight_hh_l0", &[20, 5]),
+    ("net.bias_ih_l0", &[20]),
+    ("net.bias_hh_l0", &[20]),
+];
+
+fn load<C: Clone + Into<gatewise::cell::Cell>>(tensors: &[(&str, &[usize])], config: &Config<C>) -> Result<(), Error> {
+    Weights::from_bytes("test.safetensors", &file(tensors))?.recurrent("net.", config, &Device::Cpu).map(|_| ())
+}
+
+#[test]
+fn an_lstm_loads_under_a_prefix() {
+    load(&LSTM, &Lstm::config(3, 5)).expect("fits");
+}
+
+#[test]
+fn layers_and_directions_load_by_their_suffixes_and_in_their_place() {
+    let names: Vec<(String, Vec<usize>)> = [("l0", 3), ("l0_reverse", 3), ("l1", 8), ("l1_reverse", 8)]
+        .into_iter()
+        .flat_map(|(suffix, input)| {
+            [("weight_ih", vec![12, input]), ("weight_hh", vec![12, 4]), ("bias_ih", vec![12]), ("bias_hh", vec![12])]
+                .map(|(stem, shape)| (format!("gru.{stem}_{suffix}"), shape))
+        })
+        .collect();
+    let borrowed: Vec<(&str, &[usize])> = names.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+    let weights = Weights::from_bytes("test.safetensors", &file(&borrowed)).expect("sound");
+    let config = Gru::config(3, 4).layers(2).bidirectional(Merge::Concat);
+    let loaded = weights.recurrent("gru.", &config, &Device::Cpu).expect("fits");
+
+    // The same stack, every parameter fetched by hand.
+    let by_hand = config
+        .collect(|layer, direction, spec| {
+            let reverse = if direction == gatewise::reference::Direction::Reverse { "_reverse" } else { "" };
+            weights.get(&format!("gru.{}_l{layer}{reverse}", spec.name))
+        })
+        .and_then(|parameters| config.build(&Device::Cpu, parameters))
+        .expect("fits");
+    let x = Array3::from_shape_fn((5, 2, 3), |(t, b, i)| ((t * 7 + b * 3 + i) as f32).sin());
+    let x = Tensor::from_array(&Device::Cpu, &x).expect("input");
+    let run = |stack: &Gru| {
+        let mut state = stack.zero_state(2).expect("state");
+        stack.forward(&x, &mut state).and_then(|y| y.to_vec()).expect("forward")
+    };
+    assert_eq!(run(&loaded), run(&by_hand));
+}
+
+#[test]
+fn a_cells_names_need_no_layer() {
+    let cell = LSTM.map(|(name, shape)| (name.strip_suffix("_l0").expect("suffix"), shape));
+    load(&cell, &Lstm::config(3, 5)).expect("fits");
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let error = load(&LSTM[..3], &Lstm::config(3, 5)).expect_err("bias_hh is missing");
+    assert_eq!(
+        error.to_string(),
+        "test.safetensors: net.bias_hh_l0: expected a tensor of this name, \
+         found only net.bias_ih_l0, net.weight_hh_l0, net.weight_ih_l0"
+    );
+}
+
+#[test]
+fn a_wrong_shape_is_named() {
+    let error = load(&LSTM, &Lstm::config(4, 5)).expect_err("input differs");
+    assert_eq!(error.to_string(), "test.safetensors: net.weight_ih_l0: expected shape [20, 4], found shape [20, 3]");
+}
+
+#[test]
+fn what_the_configuration_would_leave_over_is_refused() {
+    for (config, name) in [
+        (Config::new(LstmCell { bias: false, ..Default::default() }, 3, 5), "net.bias_hh_l0"),
+        (Lstm::config(3, 5), "net.weight_hr_l0"),
+        (Lstm::config(3, 5), "net.weight_ih_l1"),
+        (Lstm::config(3, 5), "net.weight_ih_l0_reverse"),
+    ] {
+        let mut tensors = LSTM.to_vec();
+        if !LSTM.iter().any(|(known, _)| *known == name) {
+            tensors.push((name, &[3, 5]));
+        }
+        let error = load(&tensors, &config).expect_err(name);
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+#[test]
+fn narrow_and_wide_floats_are_read_and_integers_refused() {
+    let value = 0.15625_f32; // exact in every float format
+    let read = |dtype: Dtype, bytes: Vec<u8>| {
+        let view = TensorView::new(dtype, vec![2], &bytes).expect("sound");
+        let file = safetensors::serialize(HashMap::from([("x".to_owned(), view)]), None).expect("sound");
+        Weights::from_bytes("test.safetensors", &file)
+    };
+    let twice = |one: &[u8]| [one, one].concat();
+    for (dtype, bytes) in [
+        (Dtype::F16, twice(&f16::from_f32(value).to_le_bytes())),
+        (Dtype::BF16, twice(&bf16::from_f32(value).to_le_bytes())),
+        (Dtype::F32, twice(&value.to_le_bytes())),
+        (Dtype::F64, twice(&f64::from(value).to_le_bytes())),
+    ] {
+        let x: ArrayD<f32> = read(dtype, bytes).and_then(|weights| weights.get("x")).expect("a float");
+        assert_eq!(x, ArrayD::from_elem(IxDyn(&[2]), value), "{dtype:?}");
+    }
+    let error = read(Dtype::I32, twice(&7_i32.to_le_bytes())).expect_err("an integer");
+    assert_eq!(error.to_string(), "test.safetensors: x: expected dtype F32, F16, BF16 or F64, found dtype I32");
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let whole = file(&LSTM);
+    for length in 0..whole.len() {
+        let error = Weights::from_bytes("test.safetensors", &whole[..length]).expect_err("cut short");
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Weights::from_file("no/such/file.safetensors").expect_err("missing");
+    assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("file.safetensors")), "{error}");
+}
