@@ -6,6 +6,7 @@
 mod buffer;
 mod context;
 mod kernel;
+mod layout;
 mod ops;
 mod recorder;
 mod recurrent;
@@ -14,6 +15,7 @@ pub use context::{AdapterSummary, Counters, GpuDevice, GpuOptions, adapters};
 pub use kernel::{KERNELS, Kernel, KernelRun};
 
 pub(crate) use buffer::Buffer;
+pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use ops::{MatmulSize, Operand, binary, conv1d, matmul, pad1d, reduce_rows, unary};
 pub(crate) use recorder::Recorder;
 pub(crate) use recurrent::{LayerStack, Run, RunState, forward};

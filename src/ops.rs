@@ -3,6 +3,10 @@
 //! Every operation is recorded into a [`Recorder`]: on a GPU all that one recorder holds becomes a single submission; on the
 //! CPU and the reference it runs at once.
 
+mod layout;
+
+pub use layout::{Slice, concat, expand, gather_rows, permute, slice};
+
 use ndarray::{ArrayView1, Axis, Dim};
 
 use crate::cell::Activation;

@@ -3,6 +3,7 @@
 
 mod activation;
 mod gru;
+mod layout;
 mod lstm;
 mod ops;
 mod rnn;
@@ -10,6 +11,7 @@ mod sequence;
 
 pub use activation::activate;
 pub use gru::{gru_gate, gru_step, gru_update};
+pub use layout::{Place, gather_rows, strided_copy};
 pub use lstm::{lstm_step, lstm_update};
 pub use ops::{Binary, Conv1dGeometry, PadMode, Reduction, binary, conv1d, matmul, pad1d, reduce_rows, unary};
 pub use rnn::{rnn_step, rnn_update};

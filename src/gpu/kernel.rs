@@ -51,6 +51,10 @@ kernels! {
     BINARY = "binary": ["common/index.wgsl", "elementwise/binary.wgsl"];
     /// A reduction of every row.
     REDUCE_ROWS = "reduce_rows": ["reduce/reduce_rows.wgsl"];
+    /// A copy between strided places.
+    STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
+    /// Rows of a table.
+    GATHER_ROWS = "gather_rows": ["common/index.wgsl", "layout/gather_rows.wgsl"];
     /// One time step of a recurrent layer.
     RECURRENT_STEP = "recurrent_step": ["common/activation.wgsl", "common/cell.wgsl", "cell/recurrent_step.wgsl"];
 }

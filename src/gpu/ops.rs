@@ -60,14 +60,14 @@ fn check_loops(device: &GpuDevice, op: &'static str, iterations: usize) -> Resul
 }
 
 /// Workgroups for `count` of them, folded into two axes where one is too short.
-fn fold(device: &GpuDevice, op: &'static str, count: usize) -> Result<[u32; 3]> {
+pub(super) fn fold(device: &GpuDevice, op: &'static str, count: usize) -> Result<[u32; 3]> {
     let widest = device.context().limits.max_compute_workgroups_per_dimension;
     let count = word(device, op, count)?;
     if count <= widest { Ok([count, 1, 1]) } else { Ok([widest, count.div_ceil(widest), 1]) }
 }
 
 /// Records a kernel that computes `len` elements, one an invocation, into a new buffer.
-fn each<D: NoUninit>(
+pub(super) fn each<D: NoUninit>(
     recorder: &mut Recorder,
     kernel: &'static Kernel,
     constants: &Constants,

@@ -1,0 +1,95 @@
+//! The host side of the kernels that move elements.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::buffer::Buffer;
+use super::kernel::{Constants, GATHER_ROWS, STRIDED_COPY};
+use super::ops::{WORKGROUP_SIZE, each, fold, word};
+use super::recorder::Recorder;
+use crate::error::{Error, Result};
+use crate::reference::Place;
+
+/// Axes that the kernel walks.
+pub(crate) const AXES: usize = 8;
+
+/// Mirrors the struct in `shaders/layout/strided_copy.wgsl`; a test compares the layouts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct StridedCopyDims {
+    extents: [u32; AXES],
+    from_strides: [i32; AXES],
+    to_strides: [i32; AXES],
+    count: u32,
+    from_offset: u32,
+    to_offset: u32,
+    /// The struct is aligned to 16 bytes.
+    padding: u32,
+}
+
+/// Mirrors the struct in `shaders/layout/gather_rows.wgsl`; a test compares the layouts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct GatherRowsDims {
+    count: u32,
+    columns: u32,
+}
+
+/// Copies an array of `shape` between places of two buffers.
+pub(crate) fn strided_copy(
+    recorder: &mut Recorder,
+    shape: &[usize],
+    (x, from): (&Buffer, &Place),
+    (y, to): (&Buffer, &Place),
+) -> Result<()> {
+    let op = STRIDED_COPY.name;
+    let device = recorder.device().clone();
+    let n = |size: usize| word(&device, op, size);
+    let limit = |needed: usize| Error::Limit {
+        op,
+        what: "axes",
+        needed: needed as u64,
+        limit: AXES as u64,
+        adapter: device.adapter().name.clone(),
+    };
+    let unused = AXES.checked_sub(shape.len()).ok_or_else(|| limit(shape.len()))?;
+    let mut dims = StridedCopyDims {
+        extents: [1; AXES],
+        from_strides: [0; AXES],
+        to_strides: [0; AXES],
+        count: n(shape.iter().product())?,
+        from_offset: n(from.offset)?,
+        to_offset: n(to.offset)?,
+        padding: 0,
+    };
+    for (axis, &extent) in shape.iter().enumerate() {
+        let signed = |stride: isize| {
+            i32::try_from(stride).map_err(|_| Error::Limit {
+                op,
+                what: "a stride in elements",
+                needed: stride.unsigned_abs() as u64,
+                limit: i32::MAX as u64,
+                adapter: device.adapter().name.clone(),
+            })
+        };
+        dims.extents[unused + axis] = n(extent)?;
+        dims.from_strides[unused + axis] = signed(from.strides[axis])?;
+        dims.to_strides[unused + axis] = signed(to.strides[axis])?;
+    }
+    let count: usize = shape.iter().product();
+    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
+    let bound = recorder.bind(&STRIDED_COPY, &Constants::new(), vec![x.clone(), y.clone()])?;
+    recorder.dispatch(bound, &dims, grid)
+}
+
+/// Picks rows of `table [.., columns]`; `rows` holds `count` indices that exist.
+pub(crate) fn gather_rows(
+    recorder: &mut Recorder,
+    table: &Buffer,
+    rows: &Buffer,
+    [count, columns]: [usize; 2],
+) -> Result<Buffer> {
+    let op = GATHER_ROWS.name;
+    let device = recorder.device().clone();
+    let dims = GatherRowsDims { count: word(&device, op, count)?, columns: word(&device, op, columns)? };
+    each(recorder, &GATHER_ROWS, &Constants::new(), &[table, rows], &dims, count * columns)
+}

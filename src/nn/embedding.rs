@@ -1,0 +1,58 @@
+//! The lookup table.
+
+use ndarray::Array2;
+
+use crate::error::Result;
+use crate::ops::{self, Recorder};
+use crate::tensor::{Device, Tensor};
+
+/// A vector for every symbol (`torch.nn.Embedding`).
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    table: Tensor,
+}
+
+impl Embedding {
+    /// Uploads the table.
+    ///
+    /// # Shapes
+    /// `table [symbols, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit) where it does not fit the device.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, nn::Embedding};
+    /// use ndarray::{Array2, array};
+    /// let embedding = Embedding::new(&Device::Cpu, &array![[0.0, 1.0], [2.0, 3.0]])?;
+    /// let x: Array2<f32> = embedding.forward(&[1, 1, 0])?.to_array()?;
+    /// assert_eq!(x, array![[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn new(device: &Device, table: &Array2<f32>) -> Result<Self> {
+        Ok(Self { table: Tensor::from_array(device, table)? })
+    }
+
+    /// The symbols' vectors, on the device.
+    ///
+    /// # Shapes
+    /// Returns `[symbols.len(), width]`.
+    ///
+    /// # Errors
+    /// [`Error::Value`](crate::Error::Value) for a symbol that the table does not have.
+    pub fn forward(&self, symbols: &[usize]) -> Result<Tensor> {
+        let mut recorder = self.table.device().recorder();
+        let y = self.record(&mut recorder, symbols)?;
+        recorder.submit()?;
+        Ok(y)
+    }
+
+    /// Records [`Embedding::forward`].
+    ///
+    /// # Errors
+    /// As [`Embedding::forward`].
+    pub fn record(&self, recorder: &mut Recorder, symbols: &[usize]) -> Result<Tensor> {
+        ops::gather_rows(recorder, &self.table, symbols)
+    }
+}

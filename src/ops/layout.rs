@@ -1,0 +1,187 @@
+//! Operations that move elements without computing on them.
+
+use ndarray::Dim;
+
+#[cfg(feature = "gpu")]
+use super::resident;
+use super::{Recorder, host};
+use crate::error::{Error, Result, axes};
+#[cfg(feature = "gpu")]
+use crate::gpu;
+use crate::reference::{self, Place};
+use crate::tensor::{Tensor, view};
+
+/// Several copies into one new tensor of `shape`, which they cover.
+fn assemble(
+    recorder: &mut Recorder,
+    op: &'static str,
+    shape: &[usize],
+    parts: &[(&Tensor, Vec<usize>, Place, Place)],
+) -> Result<Tensor> {
+    for (x, ..) in parts {
+        x.check_device(op, "x", recorder.device())?;
+    }
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::Buffer::new(gpu.device(), op, shape.iter().product())?;
+        for (x, extents, from, to) in parts {
+            gpu::strided_copy(gpu, extents, (resident(op, "x", x)?, from), (&y, to))?;
+        }
+        return Ok(Tensor::from_buffer(gpu.device(), shape, y));
+    }
+    let mut y = vec![0.0; shape.iter().product()];
+    for (x, extents, from, to) in parts {
+        reference::strided_copy(extents, host(op, "x", x)?, from, &mut y, to);
+    }
+    Tensor::from_vec(recorder.device(), shape, y)
+}
+
+/// Reorders the axes: axis `a` of the result is axis `order[a]` of `x` (`torch.permute`).
+///
+/// # Errors
+/// [`Error::Value`] where `order` is no permutation of the axes; [`Error::DeviceMismatch`].
+pub fn permute(recorder: &mut Recorder, x: &Tensor, order: &[usize]) -> Result<Tensor> {
+    const OP: &str = "permute";
+    let mut sorted = order.to_vec();
+    sorted.sort_unstable();
+    if !sorted.into_iter().eq(0..x.shape().len()) {
+        let expected = "a permutation of the axes";
+        return Err(Error::Value { op: OP, what: "order", expected, found: format!("{order:?} for {:?}", x.shape()) });
+    }
+    let strides = Place::contiguous(x.shape()).strides;
+    let shape: Vec<usize> = order.iter().map(|&axis| x.shape()[axis]).collect();
+    let from = Place { offset: 0, strides: order.iter().map(|&axis| strides[axis]).collect() };
+    let to = Place::contiguous(&shape);
+    assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
+}
+
+/// Elements of one axis: `count` of them, `step` apart, the first at `start`. A negative step runs backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The axis.
+    pub axis: usize,
+    /// Index of the first element.
+    pub start: usize,
+    /// Distance between two elements, not 0.
+    pub step: isize,
+    /// How many elements.
+    pub count: usize,
+}
+
+/// Cuts an axis.
+///
+/// # Errors
+/// [`Error::Value`] where the slice reaches outside the tensor or its step is 0; [`Error::DeviceMismatch`].
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, Tensor, ops::{self, Slice}};
+/// let device = Device::Cpu;
+/// let x = Tensor::from_vec(&device, &[5], vec![0.0, 1.0, 2.0, 3.0, 4.0])?;
+/// let mut recorder = device.recorder();
+/// let y = ops::slice(&mut recorder, &x, Slice { axis: 0, start: 4, step: -2, count: 3 })?;
+/// recorder.submit()?;
+/// assert_eq!(y.to_vec()?, [4.0, 2.0, 0.0]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor> {
+    const OP: &str = "slice";
+    let Slice { axis, start, step, count } = slice;
+    let reach = isize::try_from(count.saturating_sub(1)).ok().and_then(|steps| step.checked_mul(steps));
+    let last = reach.and_then(|reach| start.checked_add_signed(reach));
+    let fits = |&extent: &usize| count == 0 || (start < extent && last.is_some_and(|last| last < extent));
+    if step == 0 || !x.shape().get(axis).is_some_and(fits) {
+        let found = format!("{slice:?} of {:?}", x.shape());
+        return Err(Error::Value { op: OP, what: "slice", expected: "a part of the tensor", found });
+    }
+    let mut shape = x.shape().to_vec();
+    shape[axis] = count;
+    let mut from = Place::contiguous(x.shape());
+    from.offset = start * from.strides[axis].unsigned_abs();
+    from.strides[axis] *= step;
+    let to = Place::contiguous(&shape);
+    assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
+}
+
+/// Joins tensors along an axis; all other axes agree (`torch.cat`).
+///
+/// # Errors
+/// [`Error::Shape`] where the other axes differ, [`Error::Value`] where there is no tensor or no such axis;
+/// [`Error::DeviceMismatch`].
+pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
+    const OP: &str = "concat";
+    let Some(first) = tensors.first().filter(|first| axis < first.shape().len()) else {
+        let found = format!("axis {axis} of {} tensors", tensors.len());
+        return Err(Error::Value { op: OP, what: "axis", expected: "an axis of at least one tensor", found });
+    };
+    let mut shape = first.shape().to_vec();
+    shape[axis] = 0;
+    for x in tensors {
+        let mut expected = x.shape().to_vec();
+        if let Some(extent) = expected.get_mut(axis) {
+            shape[axis] += *extent;
+            *extent = shape[axis];
+        }
+        crate::error::check_shape(OP, "tensors apart from the axis", &shape, &expected)?;
+    }
+    let whole = Place::contiguous(&shape);
+    let mut at = 0;
+    let parts: Vec<_> = tensors
+        .iter()
+        .map(|x| {
+            let to = Place { offset: at * whole.strides[axis].unsigned_abs(), strides: whole.strides.clone() };
+            at += x.shape()[axis];
+            (*x, x.shape().to_vec(), Place::contiguous(x.shape()), to)
+        })
+        .collect();
+    assemble(recorder, OP, &shape, &parts)
+}
+
+/// Repeats axes of extent 1 to fill `shape`, new axes in front (`torch.expand`, the rule of NumPy's broadcasting).
+///
+/// # Errors
+/// [`Error::Shape`] where `x` does not broadcast to `shape`; [`Error::DeviceMismatch`].
+pub fn expand(recorder: &mut Recorder, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    const OP: &str = "expand";
+    let added = shape.len().checked_sub(x.shape().len());
+    let fits = |added: usize| x.shape().iter().zip(&shape[added..]).all(|(&have, &want)| have == want || have == 1);
+    let Some(added) = added.filter(|&added| fits(added)) else {
+        let expected = format!("a shape that broadcasts to {shape:?}");
+        return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
+    };
+    let contiguous = Place::contiguous(x.shape()).strides;
+    let kept = contiguous.iter().zip(x.shape()).map(|(&stride, &extent)| if extent == 1 { 0 } else { stride });
+    let from = Place { offset: 0, strides: std::iter::repeat_n(0, added).chain(kept).collect() };
+    assemble(recorder, OP, shape, &[(x, shape.to_vec(), from, Place::contiguous(shape))])
+}
+
+/// Picks rows of a table (`torch.nn.functional.embedding`).
+///
+/// # Shapes
+/// `table [N, W]`; returns `[rows, W]`.
+///
+/// # Errors
+/// [`Error::Value`] for a row that the table does not have; [`Error::Shape`], [`Error::DeviceMismatch`].
+pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    const OP: &str = "gather_rows";
+    table.check_device(OP, "table", recorder.device())?;
+    let [count, columns] = axes(OP, "table", "[N, W]", table.shape())?;
+    if let Some(at) = rows.iter().position(|&row| row >= count) {
+        let found = format!("{} at {at} of a table of {count} rows", rows[at]);
+        return Err(Error::Value { op: OP, what: "rows", expected: "below the table's rows", found });
+    }
+    let shape = [rows.len(), columns];
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a row exists, and a table's elements are counted in 32 bits"
+        )]
+        let words: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let words = gpu::Buffer::from_slice(gpu.device(), "rows", &words)?;
+        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, &words, shape)?;
+        return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
+    }
+    let y = reference::gather_rows(view(OP, host(OP, "table", table)?, Dim([count, columns]))?, rows);
+    Tensor::from_vec(recorder.device(), &shape, y.into_raw_vec_and_offset().0)
+}
