@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input.
 
 mod audio;
+mod bench;
 mod choice;
 mod devices;
 mod plot;
@@ -22,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Lists the machine's adapters and its CPU, and which of them `auto` takes.
     Devices(devices::Arguments),
+    /// Times forward passes.
+    Bench(bench::Arguments),
     /// Finds speech in a recording with Silero's voice activity detector.
     Vad(vad::Arguments),
 }
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -1,0 +1,135 @@
+//! `gatewise bench --serve`: the protocol of an interleaved harness. Commands arrive on standard input, one a line, and each
+//! is answered with one JSON line:
+//!
+//! ```text
+//! bench NAME BUDGET_MS MIN_RUNS     loads and warms the shape on first mention
+//! drop NAME
+//! quit
+//! ```
+//!
+//! Weights, input and a float64 reference come from `$PEERS_ROOT/data/NAME`.
+
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use gatewise::{Device, Error, Result};
+use serde_json::{Value, json};
+
+use super::measure::{Loaded, milliseconds, series, warm_up};
+use super::shapes::Shape;
+
+pub(super) fn serve(device: &Device, shapes: &[Shape], threads: usize) -> Result<()> {
+    let root = std::env::var_os("PEERS_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let mut server = Server { device, shapes, threads, data: root.join("data"), subjects: HashMap::new() };
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| Error::io("standard input", error))?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match words[..] {
+            ["quit"] => return Ok(()),
+            ["drop", name] => {
+                server.subjects.remove(name);
+                json!({ "dropped": name })
+            }
+            ["bench", name, budget, min_runs] => server.answer(name, budget, min_runs),
+            _ => json!({ "error": format!("unknown command {line:?}") }),
+        };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{answer}").and_then(|()| out.flush()).map_err(|error| Error::io("standard output", error))?;
+    }
+    Ok(())
+}
+
+struct Server<'a> {
+    device: &'a Device,
+    shapes: &'a [Shape],
+    threads: usize,
+    data: PathBuf,
+    subjects: HashMap<String, Subject>,
+}
+
+/// A loaded and warmed shape.
+struct Subject {
+    loaded: Loaded,
+    facts: Value,
+}
+
+impl Server<'_> {
+    fn answer(&mut self, name: &str, budget: &str, min_runs: &str) -> Value {
+        let result = match (budget.parse(), min_runs.parse()) {
+            (Ok(budget), Ok(min_runs)) => self.bench(name, budget, min_runs).map_err(|error| error.to_string()),
+            _ => Err("bench NAME BUDGET_MS MIN_RUNS".to_owned()),
+        };
+        let mut answer = json!({ "peer": "gatewise", "shape": name, "dtype": "f32", "threads": self.threads });
+        let facts = result.unwrap_or_else(|error| json!({ "error": error }));
+        if let (Some(answer), Value::Object(facts)) = (answer.as_object_mut(), facts) {
+            answer.extend(facts);
+        }
+        answer
+    }
+
+    fn bench(&mut self, name: &str, budget_ms: f64, min_runs: usize) -> Result<Value> {
+        let shape = self.shapes.iter().find(|shape| shape.name == name).ok_or_else(|| Error::Value {
+            op: "bench",
+            what: "shape",
+            expected: "a name of the suite",
+            found: name.to_owned(),
+        })?;
+        if !self.subjects.contains_key(name) {
+            self.subjects.insert(name.to_owned(), Subject::load(self.device, shape, &self.data.join(name))?);
+        }
+        let subject = &self.subjects[name];
+        let times = series(budget_ms, min_runs, || subject.loaded.run().map(drop))?;
+        let mut answer = subject.facts.clone();
+        answer["median_ms"] = json!(times.median_ms);
+        answer["min_ms"] = json!(times.min_ms);
+        answer["max_ms"] = json!(times.max_ms);
+        answer["runs"] = json!(times.runs);
+        answer["gflops"] = json!(shape.flops() / times.median_ms / 1e6);
+        Ok(answer)
+    }
+}
+
+impl Subject {
+    fn load(device: &Device, shape: &Shape, data: &Path) -> Result<Self> {
+        let floats = |name: &str| read(&data.join(format!("{name}.f32")), f32::from_le_bytes);
+        let expected: Vec<f64> = read(&data.join("y_ref.f64"), f64::from_le_bytes)?;
+        let begin = Instant::now();
+        let loaded = Loaded::new(device, shape, floats("x")?, floats)?;
+        let load_ms = milliseconds(begin.elapsed());
+        let begin = Instant::now();
+        let y = loaded.run()?;
+        let first_ms = milliseconds(begin.elapsed());
+        let begin = Instant::now();
+        let warm_runs = warm_up(|| loaded.run().map(drop))?;
+        let (max, relative) = errors(&y, &expected);
+        let facts = json!({
+            "load_ms": load_ms,
+            "first_ms": first_ms,
+            "warm_ms": milliseconds(begin.elapsed()),
+            "warm_runs": warm_runs,
+            "max_abs_err": max,
+            "rel_rms_err": relative,
+        });
+        Ok(Self { loaded, facts })
+    }
+}
+
+/// Largest difference, and root of the mean square relative to the expected.
+fn errors(got: &[f32], expected: &[f64]) -> (f64, f64) {
+    let (mut max, mut squares, mut scale) = (0.0_f64, 0.0, 0.0);
+    for (&got, &expected) in got.iter().zip(expected) {
+        let error = (f64::from(got) - expected).abs();
+        max = if error.is_nan() { f64::NAN } else { max.max(error) };
+        squares += error * error;
+        scale += expected * expected;
+    }
+    let whole = got.len() == expected.len();
+    if whole { (max, (squares / scale).sqrt()) } else { (f64::NAN, f64::NAN) }
+}
+
+fn read<const N: usize, T>(path: &Path, number: fn([u8; N]) -> T) -> Result<Vec<T>> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    Ok(bytes.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect())
+}

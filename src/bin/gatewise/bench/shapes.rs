@@ -1,0 +1,143 @@
+//! What is timed: suites of shapes.
+
+use std::path::Path;
+
+use gatewise::cell::{Activation, Cell, GruCell, LstmCell, RnnCell};
+use gatewise::nn::{Config, Merge};
+use gatewise::{Error, Result};
+use serde::Deserialize;
+
+/// One problem, in the format of the suite files.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Shape {
+    pub(super) name: String,
+    pub(super) cell: String,
+    #[serde(rename = "I")]
+    pub(super) input: usize,
+    #[serde(rename = "H")]
+    pub(super) hidden: usize,
+    pub(super) layers: usize,
+    #[serde(rename = "bidir", default)]
+    pub(super) bidirectional: bool,
+    #[serde(rename = "T")]
+    pub(super) time: usize,
+    #[serde(rename = "B")]
+    pub(super) batch: usize,
+}
+
+impl Shape {
+    pub(super) fn directions(&self) -> usize {
+        1 + usize::from(self.bidirectional)
+    }
+
+    /// The stack that the shape describes.
+    pub(super) fn config(&self) -> Result<Config> {
+        let cell: Cell = match self.cell.as_str() {
+            "rnn" | "rnn_tanh" => RnnCell::default().into(),
+            "rnn_relu" => RnnCell { activation: Activation::Relu, ..RnnCell::default() }.into(),
+            "lstm" => LstmCell::default().into(),
+            "gru" => GruCell::default().into(),
+            other => {
+                return Err(Error::Value {
+                    op: "bench",
+                    what: "cell",
+                    expected: "rnn, rnn_relu, lstm or gru",
+                    found: format!("{other:?} in shape {}", self.name),
+                });
+            }
+        };
+        let config = Config::new(cell, self.input, self.hidden).layers(self.layers);
+        Ok(if self.bidirectional { config.bidirectional(Merge::Concat) } else { config })
+    }
+
+    /// Floating-point operations of the matrix products of one pass; a multiply-add counts as two.
+    pub(super) fn flops(&self) -> f64 {
+        let gates = if self.cell == "lstm" {
+            4.0
+        } else if self.cell == "gru" {
+            3.0
+        } else {
+            1.0
+        };
+        let [input, hidden, directions, steps] =
+            [self.input, self.hidden, self.directions(), self.time * self.batch].map(|n| n as f64);
+        let layer = |width: f64| 2.0 * directions * gates * hidden * (width + hidden) * steps;
+        layer(input) + (self.layers.saturating_sub(1)) as f64 * layer(hidden * directions)
+    }
+
+    fn new(name: String, cell: &str, input: usize, hidden: usize, time: usize, batch: usize) -> Self {
+        Self { name, cell: cell.to_owned(), input, hidden, layers: 1, bidirectional: false, time, batch }
+    }
+}
+
+/// A suite by its name, or from a file.
+pub(super) fn suite(name: &str) -> Result<Vec<Shape>> {
+    match name {
+        "smoke" => Ok(smoke()),
+        "deepbench" => Ok(deepbench()),
+        "streams" => Ok(streams()),
+        path => from_file(Path::new(path)),
+    }
+}
+
+/// Reads a suite file: a JSON list of shapes.
+pub(super) fn from_file(path: &Path) -> Result<Vec<Shape>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    let shapes: Vec<Shape> = serde_json::from_str(&text).map_err(|error| Error::Format {
+        file: path.display().to_string(),
+        field: format!("line {}", error.line()),
+        expected: "a list of shapes {name, cell, I, H, layers, bidir, T, B}".to_owned(),
+        found: error.to_string(),
+    })?;
+    Ok(shapes)
+}
+
+/// Seconds on any machine: one of each kind.
+fn smoke() -> Vec<Shape> {
+    let bidirectional = Shape { bidirectional: true, ..Shape::new("bilstm".to_owned(), "lstm", 32, 48, 20, 4) };
+    let stacked = Shape { layers: 3, ..Shape::new("stacked".to_owned(), "gru", 32, 64, 20, 2) };
+    vec![
+        Shape::new("step".to_owned(), "lstm", 128, 128, 1, 1),
+        Shape::new("small".to_owned(), "lstm", 64, 128, 50, 1),
+        Shape::new("rnn".to_owned(), "rnn", 64, 96, 50, 2),
+        bidirectional,
+        stacked,
+    ]
+}
+
+/// Baidu's DeepBench, inference on a server and on a device (`code/kernels/rnn_problems.h`).
+fn deepbench() -> Vec<Shape> {
+    let named = |cell: &str, hidden: usize, batch: usize, time: usize| {
+        Shape::new(format!("{cell}-{hidden}-b{batch}-t{time}"), cell, hidden, hidden, time, batch)
+    };
+    let mut shapes = Vec::new();
+    for batch in [1, 2, 4] {
+        for (hidden, time) in [(512, 25), (1024, 25), (2048, 25), (1536, 50), (256, 150)] {
+            shapes.push(named("lstm", hidden, batch, time));
+        }
+        for hidden in [2816, 2048, 1536, 2560] {
+            for time in [1500, 750, 375, 187] {
+                shapes.push(named("gru", hidden, batch, time));
+            }
+        }
+        shapes.push(named("gru", 512, batch, 1));
+        shapes.push(named("gru", 1024, batch, 1500));
+    }
+    shapes.push(named("rnn_relu", 32, 1, 672));
+    shapes.push(named("rnn_relu", 64, 1, 96));
+    shapes.push(named("lstm", 256, 1, 150));
+    shapes
+}
+
+/// One to many streams: where the GPU overtakes the CPU.
+fn streams() -> Vec<Shape> {
+    let mut shapes = Vec::new();
+    for hidden in [64, 128, 256] {
+        for time in [1, 32] {
+            for batch in [1, 4, 16, 64, 256, 1024, 4096, 16_384] {
+                shapes.push(Shape::new(format!("h{hidden}-t{time}-b{batch}"), "lstm", hidden, hidden, time, batch));
+            }
+        }
+    }
+    shapes
+}
