@@ -1,4 +1,5 @@
 //! Operations that move elements, on every device, against `ndarray`'s own.
+#![cfg(feature = "gpu")]
 
 use gatewise::gpu::GpuOptions;
 use gatewise::ops::{self, Slice};

@@ -1,4 +1,5 @@
 //! Speech detection: streams equal whole recordings, bad audio is refused, and the command keeps its contract.
+#![cfg(all(feature = "gpu", feature = "cli"))]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

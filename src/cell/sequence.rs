@@ -74,6 +74,7 @@ impl Sequence {
     }
 
     /// Whether some step may reset a row.
+    #[cfg(feature = "gpu")]
     pub(crate) fn resets(&self) -> bool {
         self.reset.is_some()
     }

@@ -378,7 +378,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         check_shape(OP, "the state's h", &h_shape, state.h.shape())?;
         let s = state.s.as_ref().map_or(&[][..], Tensor::shape);
         check_shape(OP, "the state's s", s_shape.as_ref().map_or(&[], |s| &s[..]), s)?;
-        let call = Call { time, batch, x, sequence };
+        let call = Call { time, batch, x };
         match &*self.weights {
             Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {
                 let (cell, p) = (&self.config.cells()[at.1], &layers[at.0][at.1]);
@@ -400,7 +400,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                 cpu::layer(&layers[at.0][at.1], self.config.directions[at.1], sequence, x, state)
             }),
             #[cfg(feature = "gpu")]
-            Weights::Gpu(stack) => self.on_gpu(recorder, stack, &call, state),
+            Weights::Gpu(stack) => self.on_gpu(recorder, stack, &call, sequence, state),
         }
     }
 
@@ -410,10 +410,11 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         recorder: &mut Recorder,
         stack: &gpu::LayerStack,
         call: &Call<'_>,
+        sequence: &Sequence,
         state: &mut State,
     ) -> Result<Tensor> {
         const OP: &str = "Recurrent";
-        let Call { time, batch, x, sequence } = *call;
+        let Call { time, batch, x } = *call;
         let Some(recorder) = recorder.gpu() else {
             return Err(Error::DeviceMismatch {
                 op: OP,
@@ -449,7 +450,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         one: impl Fn((usize, usize), ArrayView3<'_, f32>, &mut LayerState<f32>) -> Result<Array3<f32>>,
     ) -> Result<Tensor> {
         const OP: &str = "Recurrent";
-        let Call { time, batch, x, .. } = *call;
+        let Call { time, batch, x } = *call;
         let directions = self.config.directions.len();
         let (h_shape, s_shape) = self.state_shapes(batch);
         let s_shape = s_shape.unwrap_or([h_shape[0], batch, 0]);
@@ -520,5 +521,4 @@ struct Call<'a> {
     time: usize,
     batch: usize,
     x: &'a Tensor,
-    sequence: &'a Sequence,
 }
