@@ -3,5 +3,5 @@
 mod silero;
 mod speech;
 
-pub use silero::{SileroVad, VadStream};
+pub use silero::{SileroVad, VadStream, VadTrace};
 pub use speech::{Segment, SegmentOptions, speech_segments};

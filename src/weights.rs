@@ -3,3 +3,11 @@
 mod safetensors;
 
 pub use safetensors::Weights;
+
+use crate::reference::Direction;
+
+/// PyTorch's name of a parameter of a stack: `weight_ih_l0`, `bias_hh_l1_reverse`.
+pub fn torch_name(parameter: &str, layer: usize, direction: Direction) -> String {
+    let reverse = if direction == Direction::Reverse { "_reverse" } else { "" };
+    format!("{parameter}_l{layer}{reverse}")
+}

@@ -12,7 +12,7 @@
 //!
 //! Only the LSTM ties frames together: the front runs over all frames of a block at once, then the LSTM over the sequence.
 
-use ndarray::Array1;
+use ndarray::{Array1, Array2, Axis, concatenate};
 
 use crate::cell::{Activation, Sequence};
 use crate::error::{Error, Result};
@@ -112,6 +112,25 @@ impl SileroVad {
         Ok(probabilities)
     }
 
+    /// [`SileroVad::probabilities`] with what lies behind them, for whoever looks into the net or compares it.
+    ///
+    /// # Errors
+    /// As [`SileroVad::probabilities`].
+    pub fn trace(&self, samples: &[f32]) -> Result<VadTrace> {
+        let mut stream = self.stream()?;
+        let mut passes = stream.passes(samples)?;
+        passes.extend(stream.last_pass()?);
+        let rows = |of: fn(&Pass) -> &Tensor| -> Result<Array2<f32>> {
+            let blocks = passes.iter().map(|pass| of(pass).to_array()).collect::<Result<Vec<Array2<f32>>>>()?;
+            let views: Vec<_> = blocks.iter().map(|block| block.view()).collect();
+            Ok(concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, WIDTH))))
+        };
+        let (features, hidden) = (rows(|pass| &pass.features)?, rows(|pass| &pass.hidden)?);
+        let probabilities = passes.into_iter().flat_map(|pass| pass.probabilities).collect();
+        let (h, s) = stream.state()?;
+        Ok(VadTrace { probabilities, features, hidden, h, s })
+    }
+
     /// Begins a stream: audio arrives in pieces of any size, the LSTM's state stays on the device.
     ///
     /// # Errors
@@ -134,18 +153,41 @@ impl SileroVad {
         x.reshape(&[count, WIDTH])
     }
 
-    /// Everything, in one submission: frames `[N, CONTEXT + FRAME]` to probabilities `[N]`, the state advanced by N steps.
-    fn run(&self, frames: &Tensor, state: &mut State) -> Result<Vec<f32>> {
+    /// Everything, in one submission: frames `[N, CONTEXT + FRAME]`, the state advanced by N steps.
+    fn run(&self, frames: &Tensor, state: &mut State) -> Result<Pass> {
         let count = frames.shape()[0];
         let mut recorder = self.device().recorder();
-        let x = self.front(&mut recorder, frames)?.reshape(&[count, 1, WIDTH])?;
-        let h = self.lstm.record(&mut recorder, &x, state, &Sequence::new())?;
-        let h = ops::activation(&mut recorder, Activation::Relu, &h.reshape(&[count, WIDTH])?)?;
+        let features = self.front(&mut recorder, frames)?;
+        let x = features.reshape(&[count, 1, WIDTH])?;
+        let hidden = self.lstm.record(&mut recorder, &x, state, &Sequence::new())?.reshape(&[count, WIDTH])?;
+        let h = ops::activation(&mut recorder, Activation::Relu, &hidden)?;
         let logit = self.head.record(&mut recorder, &h)?;
         let probability = ops::activation(&mut recorder, Activation::Sigmoid, &logit)?;
         recorder.submit()?;
-        probability.to_vec()
+        Ok(Pass { features, hidden, probabilities: probability.to_vec()? })
     }
+}
+
+/// One block's way through the net: the LSTM's input and output stay on the device, both `[N, WIDTH]`.
+struct Pass {
+    features: Tensor,
+    hidden: Tensor,
+    probabilities: Vec<f32>,
+}
+
+/// What the net computed for the frames of a recording, N of them.
+#[derive(Clone, Debug)]
+pub struct VadTrace {
+    /// Speech probabilities, `[N]`.
+    pub probabilities: Vec<f32>,
+    /// The LSTM's input, `[N, 128]`.
+    pub features: Array2<f32>,
+    /// The LSTM's output, `[N, 128]`.
+    pub hidden: Array2<f32>,
+    /// `h` after the last frame, `[128]`.
+    pub h: Array1<f32>,
+    /// `s` after the last frame, `[128]`.
+    pub s: Array1<f32>,
 }
 
 /// A running detection: feed samples as they come, get the probability of every frame that is complete.
@@ -174,6 +216,11 @@ impl VadStream {
     /// # Errors
     /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::DeviceLost`]; then the stream is as it was before the call.
     pub fn push(&mut self, samples: &[f32]) -> Result<Vec<f32>> {
+        Ok(self.passes(samples)?.into_iter().flat_map(|pass| pass.probabilities).collect())
+    }
+
+    /// The passes over the frames that the samples complete.
+    fn passes(&mut self, samples: &[f32]) -> Result<Vec<Pass>> {
         if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
             let found = samples[index];
             return Err(Error::NotFinite { op: "SileroVad", what: "samples", index, found });
@@ -184,13 +231,13 @@ impl VadStream {
         // A single block advances the state all or nothing; several need the way back.
         let before = if count > BLOCK { Some(self.state.try_clone()?) } else { None };
         let blocks = (0..count).step_by(BLOCK).map(|first| first..(first + BLOCK).min(count));
-        let probabilities = blocks.map(|block| self.frames(&signal, block)).collect::<Result<Vec<_>>>();
-        if let (Err(_), Some(before)) = (&probabilities, before) {
+        let passes = blocks.map(|block| self.frames(&signal, block)).collect::<Result<Vec<_>>>();
+        if let (Err(_), Some(before)) = (&passes, before) {
             self.state = before;
         }
-        let probabilities = probabilities?.concat();
+        let passes = passes?;
         self.tail = signal.split_off(count * SileroVad::FRAME);
-        Ok(probabilities)
+        Ok(passes)
     }
 
     /// Fills the last, incomplete frame with zeros and ends the stream; returns its probability, or nothing where no sample
@@ -199,9 +246,13 @@ impl VadStream {
     /// # Errors
     /// As [`VadStream::push`].
     pub fn finish(mut self) -> Result<Vec<f32>> {
+        Ok(self.last_pass()?.into_iter().flat_map(|pass| pass.probabilities).collect())
+    }
+
+    fn last_pass(&mut self) -> Result<Vec<Pass>> {
         match (self.tail.len() - CONTEXT) % SileroVad::FRAME {
             0 => Ok(Vec::new()),
-            left => self.push(&vec![0.0; SileroVad::FRAME - left]),
+            left => self.passes(&vec![0.0; SileroVad::FRAME - left]),
         }
     }
 
@@ -214,7 +265,7 @@ impl VadStream {
         Ok((self.state.h()?.into_iter().collect(), s))
     }
 
-    fn frames(&mut self, signal: &[f32], range: std::ops::Range<usize>) -> Result<Vec<f32>> {
+    fn frames(&mut self, signal: &[f32], range: std::ops::Range<usize>) -> Result<Pass> {
         let count = range.len();
         let frames = range.flat_map(|frame| &signal[frame * SileroVad::FRAME..][..CONTEXT + SileroVad::FRAME]);
         let frames =

@@ -13,6 +13,7 @@ use crate::nn::{Config, Conv1d, Linear, Recurrent};
 use crate::ops::Conv1dGeometry;
 use crate::reference::Direction;
 use crate::tensor::Device;
+use crate::weights::torch_name;
 
 /// Named arrays, read from a safetensors file. F16, BF16 and F64 are read as `f32`.
 ///
@@ -114,9 +115,10 @@ impl Weights {
         let bare = self.tensors.contains_key(&format!("{prefix}weight_ih"));
         let mut used = Vec::new();
         let parameters = config.collect(|layer, direction, spec| {
-            let reverse = if direction == Direction::Reverse { "_reverse" } else { "" };
-            let suffix = if bare && layer == 0 { reverse.to_owned() } else { format!("_l{layer}{reverse}") };
-            let name = format!("{prefix}{}{suffix}", spec.name);
+            let name = match (bare, layer, direction) {
+                (true, 0, Direction::Forward) => format!("{prefix}{}", spec.name),
+                _ => format!("{prefix}{}", torch_name(spec.name, layer, direction)),
+            };
             let array = self.shaped(&name, &spec.shape)?;
             used.push(name);
             Ok(array)

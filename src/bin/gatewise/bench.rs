@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use self::measure::{Loaded, Times, series, warm_up};
 use self::shapes::Shape;
-use crate::choice::DeviceChoice;
+use crate::choice::{DeviceChoice, adapter};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -58,7 +58,7 @@ struct Measurement<'a> {
     batch: usize,
     dtype: &'static str,
     device: &'static str,
-    adapter: String,
+    adapter: Option<String>,
     threads: usize,
     plan: &'static str,
     dispatches: usize,
@@ -119,11 +119,7 @@ fn measure<'a>(device: &Device, shape: &'a Shape, arguments: &Arguments) -> Resu
     warm_up(|| loaded.run().map(drop))?;
     let times = series(arguments.budget_ms, arguments.min_runs, || loaded.run().map(drop))?;
     let (dispatches, submits) = loaded.counts()?;
-    let (kind, adapter) = match device {
-        Device::Reference => ("reference", String::new()),
-        Device::Cpu => ("cpu", String::new()),
-        other => ("gpu", other.to_string()),
-    };
+    let (kind, adapter) = adapter(device);
     Ok(Measurement {
         shape: &shape.name,
         cell: &shape.cell,

@@ -40,3 +40,14 @@ fn open_gpu() -> Result<Device> {
         reason: "this program was built without the feature `gpu`".to_owned(),
     })
 }
+
+/// How machine-readable output names a device, and the adapter of a GPU.
+pub(crate) fn adapter(device: &Device) -> (&'static str, Option<String>) {
+    match device {
+        Device::Reference => ("reference", None),
+        Device::Cpu => ("cpu", None),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => ("gpu", Some(gpu.adapter().name.clone())),
+        other => ("other", Some(other.to_string())),
+    }
+}

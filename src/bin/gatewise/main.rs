@@ -6,6 +6,7 @@ mod choice;
 mod devices;
 mod plot;
 mod vad;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Finds speech in a recording with Silero's voice activity detector.
     Vad(vad::Arguments),
+    /// Runs golden cases on this machine's devices and compares them with their oracles.
+    Verify(verify::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("gatewise: {error}");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gatewise::nn::{Recurrent, State};
+use gatewise::weights::torch_name;
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array3, ArrayD, IxDyn};
 use serde::Serialize;
@@ -34,9 +35,7 @@ impl Loaded {
     ) -> Result<Self> {
         let config = shape.config()?;
         let parameters = config.collect(|layer, direction, spec| {
-            let reverse = if direction == gatewise::reference::Direction::Reverse { "_reverse" } else { "" };
-            let name = format!("{}_l{layer}{reverse}", spec.name);
-            let values = array(&name)?;
+            let values = array(&torch_name(spec.name, layer, direction))?;
             let found = vec![values.len()];
             ArrayD::from_shape_vec(IxDyn(&spec.shape), values).map_err(|_| Error::Shape {
                 op: "bench",

@@ -1,0 +1,184 @@
+//! `gatewise verify`: whether this machine's devices compute what the oracles computed.
+
+mod case;
+mod compare;
+mod layer;
+mod lecture;
+mod silero;
+mod torch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use gatewise::{Device, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use self::case::Case;
+use self::compare::Comparison;
+use crate::choice::{DeviceChoice, adapter};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A folder with `manifest.json` and the case files it names.
+    path: PathBuf,
+    /// Only cases whose name contains this.
+    #[arg(long, value_name = "SUBSTRING")]
+    case: Option<String>,
+    /// Where to run.
+    #[arg(long, value_enum, default_value = "all")]
+    device: Devices,
+    /// Compares gradients, too.
+    #[arg(long)]
+    grads: bool,
+    /// Unsupported cases do not fail the run.
+    #[arg(long)]
+    allow_unsupported: bool,
+    /// Prints one JSON line a case and device, then a summary.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Devices {
+    Reference,
+    Cpu,
+    Gpu,
+    /// Reference, CPU and GPU.
+    All,
+}
+
+impl Devices {
+    fn open(self) -> Result<Vec<Device>> {
+        let choices = match self {
+            Self::Reference => vec![DeviceChoice::Reference],
+            Self::Cpu => vec![DeviceChoice::Cpu],
+            Self::Gpu => vec![DeviceChoice::Gpu],
+            Self::All => vec![DeviceChoice::Reference, DeviceChoice::Cpu, DeviceChoice::Gpu],
+        };
+        choices.into_iter().map(DeviceChoice::open).collect()
+    }
+}
+
+/// What came out of a case on a device.
+struct Verdict {
+    comparison: Comparison,
+    plan: String,
+    unsupported: Option<String>,
+}
+
+impl Verdict {
+    /// A verdict without comparisons yet.
+    fn of_plan(plan: String) -> Self {
+        Self { comparison: Comparison::default(), plan, unsupported: None }
+    }
+}
+
+fn unsupported(reason: String) -> Verdict {
+    Verdict { unsupported: Some(reason), ..Verdict::of_plan(String::new()) }
+}
+
+/// One case on one device; its fields are a contract.
+#[derive(Serialize)]
+struct Line<'a> {
+    case: &'a str,
+    kind: &'a str,
+    device: &'static str,
+    adapter: Option<String>,
+    plan: &'a str,
+    /// The largest error, measured in its own tolerance; absent where the case did not run.
+    max_abs_err: Option<f64>,
+    max_grad_err: Option<f64>,
+    /// What that error may be.
+    tol: Option<f64>,
+    pass: bool,
+    unsupported: Option<&'a str>,
+}
+
+#[derive(Default, Serialize)]
+struct Summary {
+    passed: usize,
+    failed: usize,
+    unsupported: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let cases = case::cases(&arguments.path, arguments.case.as_deref())?;
+    let devices = arguments.device.open()?;
+    let bar =
+        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((cases.len() * devices.len()) as u64) };
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}") {
+        bar.set_style(style);
+    }
+    let mut summary = Summary::default();
+    for case in &cases {
+        for device in &devices {
+            bar.set_message(format!("{} on {device}", case.name));
+            let verdict = judge(case, device, arguments.grads)?;
+            let passed = verdict.unsupported.is_none() && verdict.comparison.passed();
+            match (&verdict.unsupported, passed) {
+                (Some(_), _) => summary.unsupported += 1,
+                (None, true) => summary.passed += 1,
+                (None, false) => summary.failed += 1,
+            }
+            let line = line(case, device, &verdict, passed);
+            if arguments.json {
+                println!("{}", serde_json::json!(line));
+            } else {
+                bar.suspend(|| println!("{}", text(&line)));
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    if arguments.json {
+        println!("{}", serde_json::json!({ "summary": summary }));
+    } else {
+        println!("{} passed, {} failed, {} unsupported", summary.passed, summary.failed, summary.unsupported);
+    }
+    let good = summary.failed == 0 && (summary.unsupported == 0 || arguments.allow_unsupported);
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn judge(case: &Case, device: &Device, grads: bool) -> Result<Verdict> {
+    if grads {
+        return Ok(unsupported("gradients".to_owned()));
+    }
+    match case.kind.as_str() {
+        "torch" => torch::run(case, device),
+        "lecture" => lecture::run(case, device),
+        "silero" => silero::run(case, device),
+        "train" => Ok(unsupported("training".to_owned())),
+        other => Ok(unsupported(format!("kind {other}"))),
+    }
+}
+
+fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -> Line<'a> {
+    let ran = verdict.comparison.compared > 0;
+    let (kind, adapter) = adapter(device);
+    Line {
+        case: &case.name,
+        kind: &case.kind,
+        device: kind,
+        adapter,
+        plan: &verdict.plan,
+        max_abs_err: ran.then_some(verdict.comparison.error),
+        max_grad_err: None,
+        tol: ran.then_some(verdict.comparison.tolerance),
+        pass,
+        unsupported: verdict.unsupported.as_deref(),
+    }
+}
+
+fn text(line: &Line<'_>) -> String {
+    let Line { case, kind, device, max_abs_err, tol, pass, unsupported, .. } = line;
+    let head = format!("{kind:<8} {case:<32} {device:<10}");
+    match (unsupported, max_abs_err, tol) {
+        (Some(reason), ..) => format!("{head} unsupported: {reason}"),
+        (None, Some(error), Some(tol)) => {
+            format!("{head} {} {error:.1e} of {tol:.1e}", if *pass { "pass" } else { "FAIL" })
+        }
+        _ => format!("{head} FAIL: nothing was compared"),
+    }
+}

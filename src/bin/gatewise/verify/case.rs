@@ -1,0 +1,140 @@
+//! A folder of golden cases: its manifest, and the tensors of a case.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gatewise::{Error, Result};
+use ndarray::{Array, ArrayD, Dimension, IxDyn};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The folder's list of cases.
+#[derive(Deserialize)]
+struct Manifest {
+    cases: Vec<Value>,
+}
+
+/// What every case has.
+#[derive(Deserialize)]
+struct Header {
+    name: String,
+    kind: String,
+    file: String,
+}
+
+/// One case with its tensors, in its own kind's layout.
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) kind: String,
+    /// The folder the case came from.
+    pub(super) folder: PathBuf,
+    path: PathBuf,
+    entry: Value,
+    bytes: Vec<u8>,
+}
+
+/// Reads the cases whose name contains `wanted`.
+pub(super) fn cases(folder: &Path, wanted: Option<&str>) -> Result<Vec<Case>> {
+    let path = folder.join("manifest.json");
+    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, error))?;
+    let refuse = |field: &str, expected: &str, found: String| Error::Format {
+        file: path.display().to_string(),
+        field: field.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    };
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|error| refuse("manifest", "an object with `cases`", error.to_string()))?;
+    let mut cases = Vec::new();
+    for (index, entry) in manifest.cases.into_iter().enumerate() {
+        let header = Header::deserialize(&entry)
+            .map_err(|error| refuse(&format!("cases[{index}]"), "name, kind and file", error.to_string()))?;
+        if wanted.is_some_and(|wanted| !header.name.contains(wanted)) {
+            continue;
+        }
+        let path = folder.join(&header.file);
+        let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+        cases.push(Case { name: header.name, kind: header.kind, folder: folder.to_owned(), path, entry, bytes });
+    }
+    match (cases.is_empty(), wanted) {
+        (true, Some(wanted)) => Err(refuse("cases", &format!("a name that contains {wanted:?}"), "none".to_owned())),
+        (true, None) => Err(refuse("cases", "at least one", "none".to_owned())),
+        _ => Ok(cases),
+    }
+}
+
+impl Case {
+    /// The manifest's fields of the case, as the kind declares them.
+    pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.entry).map_err(|error| Error::Format {
+            file: "manifest.json".to_owned(),
+            field: self.name.clone(),
+            expected: format!("the fields of the kind `{}`", self.kind),
+            found: error.to_string(),
+        })
+    }
+
+    /// A tolerance of the case.
+    pub(super) fn tolerance(&self, name: &str) -> Result<f64> {
+        self.entry["tol"][name].as_f64().ok_or_else(|| self.refuse(&format!("tol.{name}"), "a number", "none"))
+    }
+
+    fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
+        Error::Format {
+            file: self.path.display().to_string(),
+            field: field.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        }
+    }
+
+    fn tensor<T>(&self, name: &str, dtype: Dtype, read: fn([u8; 4]) -> T) -> Result<ArrayD<T>> {
+        let file = SafeTensors::deserialize(&self.bytes)
+            .map_err(|error| self.refuse("header", "a whole safetensors file", &error.to_string()))?;
+        let view = file.tensor(name).map_err(|_| self.refuse(name, "a tensor of this name", "none"))?;
+        if view.dtype() != dtype {
+            return Err(self.refuse(name, &format!("dtype {dtype:?}"), &format!("{:?}", view.dtype())));
+        }
+        let values = view.data().as_chunks::<4>().0.iter().map(|word| read(*word)).collect();
+        ArrayD::from_shape_vec(IxDyn(view.shape()), values)
+            .map_err(|error| self.refuse(name, "its elements", &error.to_string()))
+    }
+
+    fn ranked<T, D: Dimension>(&self, name: &str, array: ArrayD<T>) -> Result<Array<T, D>> {
+        let found = format!("shape {:?}", array.shape());
+        let rank = D::NDIM.unwrap_or_default();
+        array.into_dimensionality().map_err(|_| self.refuse(name, &format!("rank {rank}"), &found))
+    }
+
+    /// A tensor of floats.
+    pub(super) fn floats<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>> {
+        self.ranked(name, self.tensor(name, Dtype::F32, f32::from_le_bytes)?)
+    }
+
+    /// A tensor of integers.
+    pub(super) fn integers<D: Dimension>(&self, name: &str) -> Result<Array<i32, D>> {
+        self.ranked(name, self.tensor(name, Dtype::I32, i32::from_le_bytes)?)
+    }
+
+    /// Whether the case has this tensor.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entry["tensors"].get(name).is_some()
+    }
+
+    /// A tensor of floats, if the case has it.
+    pub(super) fn optional<D: Dimension>(&self, name: &str) -> Result<Option<Array<f32, D>>> {
+        self.has(name).then(|| self.floats(name)).transpose()
+    }
+
+    /// A tensor of row lengths, if the case has it.
+    pub(super) fn lengths(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let lengths: Array<i32, ndarray::Ix1> = self.integers(name)?;
+        let length = |&n: &i32| usize::try_from(n).map_err(|_| self.refuse(name, "lengths", &n.to_string()));
+        lengths.iter().map(length).collect::<Result<_>>().map(Some)
+    }
+}

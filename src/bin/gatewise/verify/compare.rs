@@ -1,0 +1,113 @@
+//! Comparing outputs with what an oracle stored.
+
+use ndarray::{ArrayBase, ArrayD, Data, Dimension};
+
+/// The comparisons of one case on one device. It keeps the worst one, measured in its own tolerance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) error: f64,
+    pub(super) tolerance: f64,
+    pub(super) compared: usize,
+    failed: bool,
+}
+
+/// How far a value may be from the oracle's: `absolute + relative |expected| + to_max max |expected|`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tolerance {
+    pub(super) absolute: f64,
+    pub(super) relative: f64,
+    pub(super) to_max: f64,
+}
+
+impl Tolerance {
+    pub(super) fn absolute(absolute: f64) -> Self {
+        Self { absolute, ..Self::default() }
+    }
+}
+
+impl Comparison {
+    pub(super) fn passed(&self) -> bool {
+        !self.failed && self.compared > 0
+    }
+
+    /// Compares element by element; another shape fails with an infinite error.
+    pub(super) fn close<S, D, E>(&mut self, got: &ArrayBase<S, D>, expected: &ArrayD<E>, tolerance: Tolerance)
+    where
+        S: Data<Elem = f32>,
+        D: Dimension,
+        E: Copy + Into<f64>,
+    {
+        if got.shape() != expected.shape() {
+            return self.record(f64::INFINITY, tolerance.absolute);
+        }
+        let largest = expected.iter().map(|&x| x.into().abs()).fold(0.0, f64::max);
+        for (&got, &expected) in got.iter().zip(expected) {
+            let expected: f64 = expected.into();
+            let limit = tolerance.absolute + tolerance.relative * expected.abs() + tolerance.to_max * largest;
+            self.record((f64::from(got) - expected).abs(), limit);
+        }
+        self.compared += 1;
+    }
+
+    /// Compares things that are equal or not; the error is the number of differences.
+    pub(super) fn equal<T: PartialEq>(&mut self, got: &[T], expected: &[T]) {
+        let differences = got.iter().zip(expected).filter(|(got, expected)| got != expected).count();
+        self.record((differences + got.len().abs_diff(expected.len())) as f64, 0.0);
+        self.compared += 1;
+    }
+
+    fn record(&mut self, error: f64, tolerance: f64) {
+        // A NaN is no error that is small enough.
+        let within = error <= tolerance;
+        let worse = if self.failed || !within {
+            !within && (!self.failed || error.is_nan() || error - tolerance > self.error - self.tolerance)
+        } else {
+            self.compared == 0 && self.tolerance == 0.0 || error * self.tolerance > self.error * tolerance
+        };
+        self.failed |= !within;
+        if worse {
+            (self.error, self.tolerance) = (error, tolerance);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{arr1, array};
+
+    use super::*;
+
+    #[test]
+    fn a_difference_over_the_tolerance_fails_whatever_follows() {
+        let mut comparison = Comparison::default();
+        let tolerance = Tolerance { absolute: 0.1, relative: 0.5, to_max: 0.0 };
+        comparison.close(&arr1(&[1.0, 2.0]), &arr1(&[1.05_f32, 3.0]).into_dyn(), tolerance);
+        assert!(comparison.passed());
+        comparison.close(&arr1(&[1.0, 2.0]), &arr1(&[1.7_f32, 2.0]).into_dyn(), Tolerance::absolute(0.1));
+        comparison.close(&arr1(&[1.0]), &arr1(&[1.0_f32]).into_dyn(), Tolerance::absolute(0.1));
+        assert!(!comparison.passed());
+        assert!((comparison.error - 0.7).abs() < 1e-6 && comparison.tolerance == 0.1, "{comparison:?}");
+    }
+
+    #[test]
+    fn nan_and_other_shapes_and_nothing_at_all_fail() {
+        assert!(!Comparison::default().passed());
+        let mut nan = Comparison::default();
+        nan.close(&arr1(&[f32::NAN]), &arr1(&[0.0_f32]).into_dyn(), Tolerance::absolute(1.0));
+        assert!(!nan.passed() && nan.error.is_nan());
+        let mut shape = Comparison::default();
+        shape.close(&arr1(&[0.0, 0.0]), &array![[0.0_f32, 0.0]].into_dyn(), Tolerance::absolute(1.0));
+        assert!(!shape.passed());
+        let mut words = Comparison::default();
+        words.equal(&["a", "b"], &["a", "c", "d"]);
+        assert!(!words.passed() && words.error == 2.0);
+    }
+
+    #[test]
+    fn the_worst_is_measured_in_its_own_tolerance() {
+        let mut comparison = Comparison::default();
+        comparison.close(&arr1(&[0.4]), &arr1(&[0.0_f32]).into_dyn(), Tolerance::absolute(10.0));
+        comparison.close(&arr1(&[0.1]), &arr1(&[0.0_f32]).into_dyn(), Tolerance::absolute(0.2));
+        assert!(comparison.passed() && comparison.tolerance == 0.2, "{comparison:?}");
+    }
+}

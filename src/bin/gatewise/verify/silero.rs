@@ -1,0 +1,64 @@
+//! Cases of the kind `silero`: Silero VAD over real recordings.
+
+use std::path::PathBuf;
+
+use gatewise::models::SileroVad;
+use gatewise::weights::Weights;
+use gatewise::{Device, Error, Result};
+use ndarray::{Array1, ArrayD, Axis, Slice};
+
+use super::Verdict;
+use super::case::Case;
+use super::compare::Tolerance;
+use crate::audio;
+
+const WEIGHTS: &str = "silero_vad_16k.safetensors";
+const SENTENCE: &str = "sense_and_sensibility_01_austen_64kb-";
+
+pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
+    let weights = Weights::from_file(beside(case, &["", "../../models", "../models"], WEIGHTS)?)?;
+    let vad = SileroVad::new(device, &weights)?;
+    let got = vad.trace(&samples(case)?)?;
+
+    let mut verdict = Verdict::of_plan("step".to_owned());
+    let comparison = &mut verdict.comparison;
+    let probability = Tolerance::absolute(case.tolerance("probs_abs")?);
+    let hidden = Tolerance::absolute(case.tolerance("lstm_h_abs")?);
+    let features = Tolerance { to_max: case.tolerance("lstm_in_rel_to_max")?, ..Tolerance::default() };
+    comparison.close(&Array1::from(got.probabilities), &case.floats("probs")?, probability);
+    let row = |state: &Array1<f32>| state.clone().insert_axis(Axis(0));
+    comparison.close(&row(&got.h), &case.floats("h_last")?, hidden);
+    comparison.close(&row(&got.s), &case.floats("c_last")?, hidden);
+    for (got, name, tolerance) in [(got.features, "lstm_in", features), (got.hidden, "lstm_h", hidden)] {
+        let expected: ArrayD<f32> = case.floats(name)?;
+        let first = Slice::from(..expected.shape()[0].min(got.shape()[0]));
+        comparison.close(&got.slice_axis(Axis(0), first), &expected, tolerance);
+    }
+    Ok(verdict)
+}
+
+/// The case's audio at 16 kHz.
+fn samples(case: &Case) -> Result<Vec<f32>> {
+    let read = |sentence: &str| -> Result<Vec<f32>> {
+        let name = format!("{SENTENCE}{sentence}.wav");
+        Ok(audio::read_wav(&beside(case, &["", "../../audio", "../audio", "../../assets"], &name)?)?.samples)
+    };
+    match case.name.as_str() {
+        "librivox_strip" => {
+            let silence = |samples: usize| vec![0.0; samples];
+            Ok([silence(16_000), read("0880")?, silence(24_000), read("0930")?, silence(16_000)].concat())
+        }
+        name => read(name.trim_start_matches("librivox_")),
+    }
+}
+
+/// A file that the cases share, looked for near them.
+fn beside(case: &Case, folders: &[&str], name: &str) -> Result<PathBuf> {
+    let candidates = folders.iter().map(|folder| case.folder.join(folder).join(name));
+    candidates.clone().find(|path| path.is_file()).ok_or_else(|| Error::Format {
+        file: case.folder.display().to_string(),
+        field: case.name.clone(),
+        expected: format!("{name} in {}", folders.join(" or ")),
+        found: "no such file".to_owned(),
+    })
+}
