@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, ArrayD, ArrayView3, Axis, Dim, concatenate};
+use ndarray::{Array2, Array3, ArrayView3, Axis, Dim, concatenate};
 
+use super::config::Config;
 use super::state::{Initial, State};
-use crate::cell::{Cell, GruCell, LstmCell, ParameterSpec, Parameters, RnnCell, Sequence};
+use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 #[cfg(feature = "gpu")]
 use crate::ops::resident;
-use crate::ops::{Binary, Recorder, host};
-use crate::plan::{Plan, Problem};
-use crate::reference::{Direction, LayerState};
+use crate::ops::{Recorder, host};
+use crate::plan::Plan;
+use crate::reference::LayerState;
 use crate::tensor::{Device, Tensor, view};
 use crate::{cpu, reference};
 
@@ -23,206 +24,6 @@ pub type Rnn = Recurrent<RnnCell>;
 pub type Lstm = Recurrent<LstmCell>;
 /// A stack of GRU layers (`torch.nn.GRU`).
 pub type Gru = Recurrent<GruCell>;
-
-/// How the outputs of two directions become one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Merge {
-    /// Side by side, forward first (PyTorch; Keras `concat`).
-    #[default]
-    Concat,
-    /// Their sum (Keras `sum`).
-    Sum,
-    /// Their product (Keras `mul`).
-    Mul,
-    /// Their mean (Keras `ave`).
-    Ave,
-}
-
-impl Merge {
-    fn op(self) -> Option<Binary> {
-        match self {
-            Self::Concat => None,
-            Self::Sum => Some(Binary::Add),
-            Self::Mul => Some(Binary::Mul),
-            Self::Ave => Some(Binary::Mean),
-        }
-    }
-}
-
-/// What a stack is made of. `C` is the cell: [`RnnCell`], [`LstmCell`], [`GruCell`], or [`Cell`] where the kind is known
-/// only at run time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config<C = Cell> {
-    cell: C,
-    reverse_cell: Option<C>,
-    input: usize,
-    hidden: usize,
-    layers: usize,
-    directions: Vec<Direction>,
-    merge: Merge,
-}
-
-impl<C: Clone + Into<Cell>> Config<C> {
-    /// One forward layer of `hidden` units over `input` features.
-    pub fn new(cell: C, input: usize, hidden: usize) -> Self {
-        let directions = vec![Direction::Forward];
-        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat }
-    }
-
-    /// The number of layers, each reading the one below.
-    pub fn layers(mut self, layers: usize) -> Self {
-        self.layers = layers;
-        self
-    }
-
-    /// Runs every layer in both directions of time.
-    pub fn bidirectional(mut self, merge: Merge) -> Self {
-        self.directions = vec![Direction::Forward, Direction::Reverse];
-        self.merge = merge;
-        self
-    }
-
-    /// Runs every layer from the last step to the first (ONNX `reverse`). Outputs stay at their step's place.
-    pub fn reverse(mut self) -> Self {
-        self.directions = vec![Direction::Reverse];
-        self
-    }
-
-    /// Gives the reverse direction a cell of its own (ONNX lists activations per direction). It must have the same gates.
-    pub fn reverse_cell(mut self, cell: C) -> Self {
-        self.reverse_cell = Some(cell);
-        self
-    }
-
-    /// Collects the parameters of all layers and directions, one by one: `fetch(layer, direction, spec)`.
-    ///
-    /// # Errors
-    /// What `fetch` returns, and [`Error::Shape`] where it returns another shape than it was asked for.
-    pub fn collect(
-        &self,
-        mut fetch: impl FnMut(usize, Direction, &ParameterSpec) -> Result<ArrayD<f32>>,
-    ) -> Result<Vec<Vec<Parameters>>> {
-        let problem = self.problem(0, 0);
-        let cells = self.cells();
-        let mut one = |layer: usize, at: usize| {
-            let direction = self.directions[at];
-            Parameters::collect(&cells[at], problem.layer_input(layer), self.hidden, |spec| {
-                fetch(layer, direction, spec)
-            })
-        };
-        (0..self.layers).map(|layer| (0..cells.len()).map(|at| one(layer, at)).collect()).collect()
-    }
-
-    /// The stack with PyTorch's initial weights, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden)]`; the same for the same seed.
-    ///
-    /// # Errors
-    /// As [`Config::build`].
-    pub fn random(&self, device: &Device, seed: u64) -> Result<Recurrent<C>> {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let bound = 1.0 / (self.hidden.max(1) as f32).sqrt();
-        let parameters = self.collect(|_, _, spec| {
-            Ok(ArrayD::from_shape_simple_fn(spec.shape.as_slice(), || (2.0 * rng.f32() - 1.0) * bound))
-        })?;
-        self.build(device, parameters)
-    }
-
-    /// Puts the stack on a device.
-    ///
-    /// # Shapes
-    /// `parameters[layer][direction]` as [`Cell::parameters`] says; a layer above the first reads the output of the one below.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration,
-    /// [`Error::Limit`] where the weights do not fit the device.
-    pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
-        const OP: &str = "Recurrent";
-        let cells = self.cells();
-        self.check()?;
-        check_shape(OP, "parameters", &[self.layers], &[parameters.len()])?;
-        let problem = self.problem(0, 0);
-        for (layer, directions) in parameters.iter().enumerate() {
-            check_shape(OP, "parameters of a layer", &[cells.len()], &[directions.len()])?;
-            for (cell, p) in cells.iter().zip(directions) {
-                p.check(cell, problem.layer_input(layer), self.hidden)?;
-            }
-        }
-        let weights = match device {
-            Device::Reference => {
-                let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.map(f64::from)).collect();
-                Weights::Reference(parameters.iter().map(wide).collect())
-            }
-            Device::Cpu => {
-                let pack = |layer: &Vec<Parameters>| {
-                    cells.iter().zip(layer).map(|(cell, p)| cpu::LayerWeights::new(cell, self.hidden, p)).collect()
-                };
-                Weights::Cpu(parameters.iter().map(pack).collect())
-            }
-            #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => {
-                let sizes = (self.input, self.hidden);
-                let merge = self.merge.op();
-                Weights::Gpu(gpu::LayerStack::new(gpu, &cells, &self.directions, merge, sizes, &parameters)?)
-            }
-        };
-        Ok(Recurrent { config: self.clone(), device: device.clone(), weights: Arc::new(weights) })
-    }
-
-    fn check(&self) -> Result<()> {
-        const OP: &str = "Recurrent";
-        for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {
-            if size == 0 {
-                return Err(Error::Value { op: OP, what, expected: "at least 1", found: "0".to_owned() });
-            }
-        }
-        let cells = self.cells();
-        cells.iter().try_for_each(|cell| cell.check(self.hidden))?;
-        let described = |cell: &Cell| (cell.gates(), cell.stages(), cell.parameters(self.input, self.hidden));
-        if cells.iter().any(|cell| cell.name() != cells[0].name() || described(cell) != described(&cells[0])) {
-            return Err(Error::Value {
-                op: OP,
-                what: "reverse_cell",
-                expected: "a cell with the same gates and parameters",
-                found: format!("{cells:?}"),
-            });
-        }
-        Ok(())
-    }
-
-    fn cell(&self) -> Cell {
-        self.cell.clone().into()
-    }
-
-    /// One cell a direction.
-    fn cells(&self) -> Vec<Cell> {
-        let of = |direction: &Direction| match (direction, &self.reverse_cell) {
-            (Direction::Reverse, Some(cell)) => cell.clone().into(),
-            _ => self.cell(),
-        };
-        self.directions.iter().map(of).collect()
-    }
-
-    fn problem(&self, time: usize, batch: usize) -> Problem {
-        Problem {
-            cells: self.cells(),
-            input: self.input,
-            hidden: self.hidden,
-            layers: self.layers,
-            merged: self.merge != Merge::Concat,
-            time,
-            batch,
-        }
-    }
-
-    /// Width of one direction's output.
-    fn out(&self) -> usize {
-        self.cell().output_size(self.hidden)
-    }
-
-    /// Width of the stack's output.
-    pub fn output_size(&self) -> usize {
-        if self.merge == Merge::Concat { self.out() * self.directions.len() } else { self.out() }
-    }
-}
 
 impl<C: Default + Clone + Into<Cell>> Recurrent<C> {
     /// The configuration of PyTorch's layer of this kind: `input` features, `hidden` units, one forward layer.
@@ -268,6 +69,30 @@ impl<C: std::fmt::Debug> std::fmt::Debug for Recurrent<C> {
 }
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
+    /// Packs parameters that [`Config::build`] has checked for the path of their device.
+    pub(super) fn upload(config: Config<C>, device: &Device, parameters: &[Vec<Parameters>]) -> Result<Self> {
+        let cells = config.cells();
+        let weights = match device {
+            Device::Reference => {
+                let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.map(f64::from)).collect();
+                Weights::Reference(parameters.iter().map(wide).collect())
+            }
+            Device::Cpu => {
+                let pack = |layer: &Vec<Parameters>| {
+                    cells.iter().zip(layer).map(|(cell, p)| cpu::LayerWeights::new(cell, config.hidden, p)).collect()
+                };
+                Weights::Cpu(parameters.iter().map(pack).collect())
+            }
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => {
+                let sizes = (config.input, config.hidden);
+                let merge = config.merge.op();
+                Weights::Gpu(gpu::LayerStack::new(gpu, &cells, &config.directions, merge, sizes, parameters)?)
+            }
+        };
+        Ok(Self { config, device: device.clone(), weights: Arc::new(weights) })
+    }
+
     /// The device the stack lives on.
     pub fn device(&self) -> &Device {
         &self.device

@@ -1,0 +1,193 @@
+//! What a recurrent stack is made of, and the checks before it goes to a device.
+
+use ndarray::ArrayD;
+
+use super::recurrent::Recurrent;
+use crate::cell::{Cell, ParameterSpec, Parameters};
+use crate::error::{Error, Result, check_shape};
+use crate::ops::Binary;
+use crate::plan::Problem;
+use crate::reference::Direction;
+use crate::tensor::Device;
+
+/// How the outputs of two directions become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Merge {
+    /// Side by side, forward first (PyTorch; Keras `concat`).
+    #[default]
+    Concat,
+    /// Their sum (Keras `sum`).
+    Sum,
+    /// Their product (Keras `mul`).
+    Mul,
+    /// Their mean (Keras `ave`).
+    Ave,
+}
+
+impl Merge {
+    pub(super) fn op(self) -> Option<Binary> {
+        match self {
+            Self::Concat => None,
+            Self::Sum => Some(Binary::Add),
+            Self::Mul => Some(Binary::Mul),
+            Self::Ave => Some(Binary::Mean),
+        }
+    }
+}
+
+/// What a stack is made of. `C` is the cell: [`RnnCell`](crate::cell::RnnCell), [`LstmCell`](crate::cell::LstmCell),
+/// [`GruCell`](crate::cell::GruCell), or [`Cell`] where the kind is known only at run time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config<C = Cell> {
+    pub(super) cell: C,
+    reverse_cell: Option<C>,
+    pub(super) input: usize,
+    pub(super) hidden: usize,
+    pub(super) layers: usize,
+    pub(super) directions: Vec<Direction>,
+    pub(super) merge: Merge,
+}
+
+impl<C: Clone + Into<Cell>> Config<C> {
+    /// One forward layer of `hidden` units over `input` features.
+    pub fn new(cell: C, input: usize, hidden: usize) -> Self {
+        let directions = vec![Direction::Forward];
+        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat }
+    }
+
+    /// The number of layers, each reading the one below.
+    pub fn layers(mut self, layers: usize) -> Self {
+        self.layers = layers;
+        self
+    }
+
+    /// Runs every layer in both directions of time.
+    pub fn bidirectional(mut self, merge: Merge) -> Self {
+        self.directions = vec![Direction::Forward, Direction::Reverse];
+        self.merge = merge;
+        self
+    }
+
+    /// Runs every layer from the last step to the first (ONNX `reverse`). Outputs stay at their step's place.
+    pub fn reverse(mut self) -> Self {
+        self.directions = vec![Direction::Reverse];
+        self
+    }
+
+    /// Gives the reverse direction a cell of its own (ONNX lists activations per direction). It must have the same gates.
+    pub fn reverse_cell(mut self, cell: C) -> Self {
+        self.reverse_cell = Some(cell);
+        self
+    }
+
+    /// Collects the parameters of all layers and directions, one by one: `fetch(layer, direction, spec)`.
+    ///
+    /// # Errors
+    /// What `fetch` returns, and [`Error::Shape`] where it returns another shape than it was asked for.
+    pub fn collect(
+        &self,
+        mut fetch: impl FnMut(usize, Direction, &ParameterSpec) -> Result<ArrayD<f32>>,
+    ) -> Result<Vec<Vec<Parameters>>> {
+        let problem = self.problem(0, 0);
+        let cells = self.cells();
+        let mut one = |layer: usize, at: usize| {
+            let direction = self.directions[at];
+            Parameters::collect(&cells[at], problem.layer_input(layer), self.hidden, |spec| {
+                fetch(layer, direction, spec)
+            })
+        };
+        (0..self.layers).map(|layer| (0..cells.len()).map(|at| one(layer, at)).collect()).collect()
+    }
+
+    /// The stack with PyTorch's initial weights, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden)]`; the same for the same seed.
+    ///
+    /// # Errors
+    /// As [`Config::build`].
+    pub fn random(&self, device: &Device, seed: u64) -> Result<Recurrent<C>> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let bound = 1.0 / (self.hidden.max(1) as f32).sqrt();
+        let parameters = self.collect(|_, _, spec| {
+            Ok(ArrayD::from_shape_simple_fn(spec.shape.as_slice(), || (2.0 * rng.f32() - 1.0) * bound))
+        })?;
+        self.build(device, parameters)
+    }
+
+    /// Puts the stack on a device.
+    ///
+    /// # Shapes
+    /// `parameters[layer][direction]` as [`Cell::parameters`] says; a layer above the first reads the output of the one below.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration,
+    /// [`Error::Limit`] where the weights do not fit the device.
+    pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
+        const OP: &str = "Recurrent";
+        let cells = self.cells();
+        self.check()?;
+        check_shape(OP, "parameters", &[self.layers], &[parameters.len()])?;
+        let problem = self.problem(0, 0);
+        for (layer, directions) in parameters.iter().enumerate() {
+            check_shape(OP, "parameters of a layer", &[cells.len()], &[directions.len()])?;
+            for (cell, p) in cells.iter().zip(directions) {
+                p.check(cell, problem.layer_input(layer), self.hidden)?;
+            }
+        }
+        Recurrent::upload(self.clone(), device, &parameters)
+    }
+
+    fn check(&self) -> Result<()> {
+        const OP: &str = "Recurrent";
+        for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {
+            if size == 0 {
+                return Err(Error::Value { op: OP, what, expected: "at least 1", found: "0".to_owned() });
+            }
+        }
+        let cells = self.cells();
+        cells.iter().try_for_each(|cell| cell.check(self.hidden))?;
+        let described = |cell: &Cell| (cell.gates(), cell.stages(), cell.parameters(self.input, self.hidden));
+        if cells.iter().any(|cell| cell.name() != cells[0].name() || described(cell) != described(&cells[0])) {
+            return Err(Error::Value {
+                op: OP,
+                what: "reverse_cell",
+                expected: "a cell with the same gates and parameters",
+                found: format!("{cells:?}"),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn cell(&self) -> Cell {
+        self.cell.clone().into()
+    }
+
+    /// One cell a direction.
+    pub(super) fn cells(&self) -> Vec<Cell> {
+        let of = |direction: &Direction| match (direction, &self.reverse_cell) {
+            (Direction::Reverse, Some(cell)) => cell.clone().into(),
+            _ => self.cell(),
+        };
+        self.directions.iter().map(of).collect()
+    }
+
+    pub(super) fn problem(&self, time: usize, batch: usize) -> Problem {
+        Problem {
+            cells: self.cells(),
+            input: self.input,
+            hidden: self.hidden,
+            layers: self.layers,
+            merged: self.merge != Merge::Concat,
+            time,
+            batch,
+        }
+    }
+
+    /// Width of one direction's output.
+    pub(super) fn out(&self) -> usize {
+        self.cell().output_size(self.hidden)
+    }
+
+    /// Width of the stack's output.
+    pub fn output_size(&self) -> usize {
+        if self.merge == Merge::Concat { self.out() * self.directions.len() } else { self.out() }
+    }
+}
