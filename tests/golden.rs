@@ -32,7 +32,8 @@ fn every_case_passes_on_every_device_or_is_named_as_unsupported() {
         *passed.entry((kind, device)).or_default() += 1;
     }
     for device in ["reference", "cpu", "gpu"] {
-        for (kind, count) in [("torch", 58), ("keras", 35), ("lecture", 24), ("onnxrt", 44), ("silero", 2), ("real", 4)] {
+        for (kind, count) in [("torch", 58), ("keras", 35), ("lecture", 24), ("onnxrt", 44), ("silero", 2), ("real", 4)]
+        {
             assert_eq!(passed.get(&(kind, device)), Some(&count), "{kind} on {device}");
         }
     }

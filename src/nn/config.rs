@@ -3,7 +3,7 @@
 use ndarray::ArrayD;
 
 use super::recurrent::Recurrent;
-use crate::cell::{Cell, ParameterSpec, Parameters};
+use crate::cell::{Cell, ParameterSpec, Parameters, WeightType};
 use crate::error::{Error, Result, check_shape};
 use crate::ops::Binary;
 use crate::plan::Problem;
@@ -46,13 +46,15 @@ pub struct Config<C = Cell> {
     pub(super) layers: usize,
     pub(super) directions: Vec<Direction>,
     pub(super) merge: Merge,
+    pub(super) weight_type: WeightType,
 }
 
 impl<C: Clone + Into<Cell>> Config<C> {
     /// One forward layer of `hidden` units over `input` features.
     pub fn new(cell: C, input: usize, hidden: usize) -> Self {
         let directions = vec![Direction::Forward];
-        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat }
+        let weight_type = WeightType::F32;
+        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat, weight_type }
     }
 
     /// The number of layers, each reading the one below.
@@ -77,6 +79,12 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// Gives the reverse direction a cell of its own (ONNX lists activations per direction). It must have the same gates.
     pub fn reverse_cell(mut self, cell: C) -> Self {
         self.reverse_cell = Some(cell);
+        self
+    }
+
+    /// Stores the weights in a narrower type: less memory to walk through at every step.
+    pub fn weight_type(mut self, weight_type: WeightType) -> Self {
+        self.weight_type = weight_type;
         self
     }
 
@@ -132,6 +140,11 @@ impl<C: Clone + Into<Cell>> Config<C> {
                 p.check(cell, problem.layer_input(layer), self.hidden)?;
             }
         }
+        let round = |p| self.weight_type.round_parameters(p);
+        let parameters: Vec<Vec<Parameters>> = match self.weight_type {
+            WeightType::F32 => parameters,
+            _ => parameters.into_iter().map(|layer| layer.into_iter().map(round).collect()).collect(),
+        };
         Recurrent::upload(self.clone(), device, &parameters)
     }
 

@@ -50,8 +50,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     if fields.bidirectional {
         config = config.bidirectional(Merge::Concat);
     }
-    let parameters =
-        config.collect(|layer, direction, spec| case.floats(&torch_name(spec.name, layer, direction)))?;
+    let parameters = config.collect(|layer, direction, spec| case.floats(&torch_name(spec.name, layer, direction)))?;
     let (h0, c0): (Option<Array3<f32>>, Option<Array3<f32>>) = (case.optional("h0")?, case.optional("c0")?);
     let x = case.floats::<Ix3>("x")?;
     let mut stack = Stack::new(device, &config, parameters, batch, (h0.as_ref(), c0.as_ref()))?;
