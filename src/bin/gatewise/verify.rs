@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod keras;
 mod layer;
 mod lecture;
 mod silero;
@@ -147,6 +148,7 @@ fn judge(case: &Case, device: &Device, grads: bool) -> Result<Verdict> {
     }
     match case.kind.as_str() {
         "torch" => torch::run(case, device),
+        "keras" => keras::run(case, device),
         "lecture" => lecture::run(case, device),
         "silero" => silero::run(case, device),
         "train" => Ok(unsupported("training".to_owned())),
