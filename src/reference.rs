@@ -2,6 +2,7 @@
 //! `f64`. Nothing here is fast; everything else in the crate is compared with it.
 
 mod activation;
+mod backward;
 mod gru;
 mod layout;
 mod lstm;
@@ -10,6 +11,10 @@ mod rnn;
 mod sequence;
 
 pub use activation::activate;
+pub use backward::{
+    LayerGradient, LstmUnitGradient, StepGradient, activate_derivative, gru_step_backward, gru_update_backward,
+    layer_backward, lstm_step_backward, lstm_update_backward, rnn_step_backward, step_backward,
+};
 pub use gru::{gru_gate, gru_step, gru_update};
 pub use layout::{Place, gather_rows, strided_copy};
 pub use lstm::{lstm_step, lstm_update};
