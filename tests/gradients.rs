@@ -121,9 +121,12 @@ fn cells() -> Vec<Cell> {
     for activation in Activation::ALL.into_iter().chain([Activation::HARD_SIGMOID_KERAS3]).chain(more) {
         cells.push(RnnCell { activation, ..Default::default() }.into());
         cells.push(LstmCell { candidate: activation, output: activation, ..Default::default() }.into());
-        // Linear gates multiply the state by itself: differences are then too coarse.
-        let linear = matches!(activation, Activation::Identity | Activation::Affine { .. });
-        let gate = if linear { Activation::Sigmoid } else { activation };
+        // Gates without a bound multiply the state by itself: differences of what comes out are too coarse.
+        let bounded = match activation {
+            Activation::Tanh | Activation::Sigmoid | Activation::Softsign => true,
+            other => matches!(other, Activation::ScaledTanh { .. } | Activation::HardSigmoid { .. }),
+        };
+        let gate = if bounded { activation } else { Activation::Sigmoid };
         cells.push(GruCell { gate, candidate: activation, reset: Reset::Before, ..Default::default() }.into());
     }
     cells
