@@ -37,7 +37,7 @@ fn derivative<F: Real>(activation: Activation, limit: Option<f32>, x: F) -> F {
     }
 }
 
-/// One step of an Elman layer: `da = dh' act'(a)`, then [`gate_row`] for every unit.
+/// One step of an Elman layer: `da = dh' act'(a)`, then a gate row for every unit.
 ///
 /// # Shapes
 /// As [`rnn_step`](super::rnn_step); `dh_next [hidden]`. The parameters' gradients are added to `dp`.

@@ -75,7 +75,7 @@ pub fn lstm_update_backward<F: Real>(
 }
 
 /// [`lstm_step`](super::super::lstm_step) backwards: with a projection `dm = W_hr^T dh'` and `dW_hr += dh' m^T`, then
-/// [`lstm_update_backward`] and [`gate_row`] for every unit.
+/// [`lstm_update_backward`] and a gate row for every unit.
 ///
 /// # Shapes
 /// `dh_next [O]`, `ds_next [hidden]`. The parameters' gradients are added to `dp`.
