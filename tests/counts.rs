@@ -1,0 +1,248 @@
+//! What a call costs on the GPU: one submission, the dispatches that its plan names, and once warm neither memory nor
+//! compilation.
+#![cfg(feature = "gpu")]
+
+mod common;
+
+use common::{bits, gpu};
+use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Pad, Reset, RnnCell, Sequence};
+use gatewise::gpu::{Counters, GpuDevice};
+use gatewise::models::SileroVad;
+use gatewise::nn::{Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent};
+use gatewise::ops::Conv1dGeometry;
+use gatewise::weights::Weights;
+use gatewise::{Device, Tensor};
+use ndarray::{Array1, Array2, Array3};
+
+/// What the device did while `work` ran.
+fn cost<T>(gpu: &GpuDevice, work: impl FnOnce() -> T) -> (Counters, T) {
+    let before = gpu.counters();
+    let result = work();
+    let after = gpu.counters();
+    let spent = Counters {
+        dispatches: after.dispatches - before.dispatches,
+        passes: after.passes - before.passes,
+        submits: after.submits - before.submits,
+        buffers: after.buffers - before.buffers,
+        pipelines: after.pipelines - before.pipelines,
+    };
+    (spent, result)
+}
+
+/// A cell of every schedule, with the dispatches that one of its steps takes at most.
+fn cells() -> [(Cell, usize); 6] {
+    [
+        (RnnCell::default().into(), 1),
+        (LstmCell::default().into(), 1),
+        (LstmCell { peephole: true, ..LstmCell::LECTURE }.into(), 1),
+        (LstmCell { projection: Some(3), ..Default::default() }.into(), 2),
+        (GruCell::default().into(), 1),
+        (GruCell { reset: Reset::Before, ..Default::default() }.into(), 2),
+    ]
+}
+
+fn input(device: &Device, [time, batch, width]: [usize; 3]) -> Tensor {
+    let wave = |(t, b, i): (usize, usize, usize)| ((5 * t + 3 * b + i) as f32 * 0.7).sin();
+    Tensor::from_array(device, &Array3::from_shape_fn((time, batch, width), wave)).expect("input")
+}
+
+const BATCH: usize = 3;
+
+/// Every stack is one of these: directions, merge, layers, with the dispatches of a layer beside its steps.
+fn stacks(cell: Cell) -> Vec<(Config, usize, usize)> {
+    let one = Config::new(cell, 5, 7);
+    vec![
+        (one.clone(), 1, 1),
+        (one.clone().reverse().layers(2), 2, 1),
+        (one.clone().bidirectional(Merge::Concat).layers(3), 3, 2),
+        // Two directions' outputs take one dispatch to merge.
+        (one.clone().bidirectional(Merge::Sum).layers(2), 2, 3),
+        (one.clone().bidirectional(Merge::Ave), 1, 3),
+    ]
+}
+
+#[test]
+fn a_call_is_one_submission_of_the_dispatches_that_its_plan_names() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    for (cell, a_step) in cells() {
+        for (config, layers, beside) in stacks(cell) {
+            let stack = config.random(&device, 3).expect("a stack");
+            for time in [0, 1, 7, 40] {
+                for sequence in [Sequence::new(), Sequence::new().lengths([time, time / 2, 0]).pad(Pad::Hold)] {
+                    let x = input(&device, [time, BATCH, 5]);
+                    let mut state = stack.zero_state(BATCH).expect("state");
+                    let plan = stack.plan(time, BATCH).expect("fits");
+                    let (spent, _y) = cost(&gpu, || stack.forward_sequence(&x, &mut state, &sequence).expect("runs"));
+                    let what = format!("{config:?}, T = {time}: {plan}");
+                    assert_eq!(spent.submits, 1, "{what}");
+                    assert_eq!(plan.submits(), 1, "{what}");
+                    assert_eq!(spent.dispatches, plan.dispatches() as u64, "{what}");
+                    assert_eq!(spent.passes, u64::from(time > 0), "{what}");
+                    let most = layers * (a_step * time + if time > 0 { beside } else { 0 });
+                    assert!(plan.dispatches() <= most, "at most {most}: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn directions_with_cells_of_their_own_take_a_dispatch_each_at_most() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let relu = RnnCell { activation: Activation::Relu, ..Default::default() };
+    let config = Config::new(RnnCell::default(), 5, 7).bidirectional(Merge::Concat).reverse_cell(relu);
+    let stack = config.random(&device, 3).expect("a stack");
+    let x = input(&device, [9, BATCH, 5]);
+    let mut state = stack.zero_state(BATCH).expect("state");
+    let plan = stack.plan(9, BATCH).expect("fits");
+    let (spent, _y) = cost(&gpu, || stack.forward(&x, &mut state).expect("runs"));
+    assert_eq!((spent.submits, spent.dispatches), (1, plan.dispatches() as u64), "{plan}");
+    assert!(plan.dispatches() <= 2 * 9 + 2, "{plan}");
+}
+
+#[test]
+fn a_warm_call_takes_no_memory_and_compiles_nothing() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    for (cell, _) in cells() {
+        for (config, ..) in stacks(cell) {
+            let stack = config.random(&device, 3).expect("a stack");
+            let x = input(&device, [6, BATCH, 5]);
+            let mut state = stack.zero_state(BATCH).expect("state");
+            let sequence = Sequence::new().lengths([6, 2, 0]);
+            let mut call = |read: bool| {
+                let y = stack.forward_sequence(&x, &mut state, &sequence).expect("runs");
+                if read {
+                    y.to_vec().and(state.h()).and(state.s()).expect("read");
+                }
+            };
+            call(true);
+            let (spent, ()) = cost(&gpu, || (0..5).for_each(|_| call(false)));
+            assert_eq!((spent.buffers, spent.pipelines, spent.submits), (0, 0, 5), "{config:?}");
+            let (spent, ()) = cost(&gpu, || (0..5).for_each(|_| call(true)));
+            assert_eq!((spent.buffers, spent.pipelines), (0, 0), "read back: {config:?}");
+        }
+    }
+}
+
+#[test]
+fn stacks_of_one_description_share_their_pipelines() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let run = |seed: u64| {
+        let stack = Lstm::config(5, 7).layers(2).random(&device, seed).expect("a stack");
+        let mut state = stack.zero_state(BATCH).expect("state");
+        stack.forward(&input(&device, [6, BATCH, 5]), &mut state).expect("runs")
+    };
+    let (spent, _) = cost(&gpu, || run(1));
+    assert!(spent.pipelines > 0);
+    let (spent, _) = cost(&gpu, || run(2));
+    assert_eq!(spent.pipelines, 0);
+}
+
+#[test]
+fn a_chain_in_one_recorder_is_one_submission_and_computes_what_its_parts_do() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let kernel = Array3::from_shape_fn((6, 1, 3), |(o, _, k)| ((o + 7 * k) as f32 * 0.3).cos());
+    let conv = Conv1d::new(&device, &kernel, None, Conv1dGeometry { stride: 1, padding: 1 }).expect("conv");
+    let gru = Gru::config(6, 9).bidirectional(Merge::Concat).random(&device, 1).expect("gru");
+    let lstm = Lstm::config(18, 8).layers(2).random(&device, 2).expect("lstm");
+    let weight = Array2::from_shape_fn((3, 8), |(o, i)| ((o + i) as f32).sin());
+    let head = Linear::new(&device, &weight, Some(&Array1::from_vec(vec![0.1, 0.2, 0.3]))).expect("head");
+    let signal = input(&device, [20, 1, 1]);
+    let states = || (gru.zero_state(1).expect("state"), lstm.zero_state(1).expect("state"));
+
+    let (mut gru_state, mut lstm_state) = states();
+    let features = conv.forward(&signal).and_then(|y| y.reshape(&[20, 1, 6])).expect("conv");
+    let h = gru.forward(&features, &mut gru_state).expect("gru");
+    let h = lstm.forward(&h, &mut lstm_state).expect("lstm");
+    let apart: Array3<f32> = head.forward(&h).and_then(|y| y.to_array()).expect("head");
+    let apart_h = lstm_state.h().expect("h");
+
+    let (mut gru_state, mut lstm_state) = states();
+    let (spent, y) = cost(&gpu, || {
+        let mut recorder = device.recorder();
+        let features = conv.record(&mut recorder, &signal).and_then(|y| y.reshape(&[20, 1, 6])).expect("conv");
+        let h = gru.record(&mut recorder, &features, &mut gru_state, &Sequence::new()).expect("gru");
+        let h = lstm.record(&mut recorder, &h, &mut lstm_state, &Sequence::new()).expect("lstm");
+        let y = head.record(&mut recorder, &h).expect("head");
+        recorder.submit().expect("runs");
+        y
+    });
+    let plans = [gru.plan(20, 1).expect("fits"), lstm.plan(20, 1).expect("fits")];
+    // One more for the convolution and for the head.
+    assert_eq!(spent.dispatches as usize, 2 + plans.iter().map(|plan| plan.dispatches()).sum::<usize>());
+    assert_eq!(spent.submits, 1);
+    let together: Array3<f32> = y.to_array().expect("y");
+    assert_eq!(bits(&together), bits(&apart));
+    assert_eq!(bits(&lstm_state.h().expect("h")), bits(&apart_h));
+}
+
+/// `calls` of a stack from zero, in one recorder or in one each; returns the outputs and the final `h`.
+fn calls(stack: &Recurrent, x: &[Tensor], together: bool) -> (Vec<Vec<f32>>, Vec<u32>) {
+    let mut state = stack.zero_state(BATCH).expect("state");
+    let mut outputs = Vec::new();
+    let mut recorder = stack.device().recorder();
+    for x in x {
+        outputs.push(stack.record(&mut recorder, x, &mut state, &Sequence::new()).expect("records"));
+        if !together {
+            let full = std::mem::replace(&mut recorder, stack.device().recorder());
+            full.submit().expect("runs");
+        }
+    }
+    recorder.submit().expect("runs");
+    let outputs = outputs.iter().map(|y| y.to_vec().expect("y")).collect();
+    (outputs, bits(&state.h().expect("h")))
+}
+
+#[test]
+fn calls_that_share_a_state_may_share_a_submission() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    for (cell, _) in cells() {
+        let stack = Config::new(cell, 5, 7).layers(2).random(&device, 3).expect("a stack");
+        let x: Vec<Tensor> = [3, 1, 5].map(|time| input(&device, [time, BATCH, 5])).to_vec();
+        let apart = calls(&stack, &x, false);
+        let (spent, together) = cost(&gpu, || calls(&stack, &x, true));
+        assert!(together == apart, "{cell:?}");
+        // One for the calls, one for each of the four results read back.
+        assert_eq!(spent.submits, 5, "{cell:?}");
+    }
+}
+
+#[test]
+fn a_recorder_that_is_dropped_leaves_no_trace() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let stack = Lstm::config(5, 7).random(&device, 3).expect("a stack");
+    let x = input(&device, [6, BATCH, 5]);
+    let mut state = stack.zero_state(BATCH).expect("state");
+    stack.forward(&x, &mut state).expect("runs");
+    let before = (bits(&state.h().expect("h")), bits(&state.s().expect("s").expect("an LSTM's")));
+    let (spent, ()) = cost(&gpu, || {
+        let mut recorder = device.recorder();
+        stack.record(&mut recorder, &x, &mut state, &Sequence::new()).expect("records");
+        drop(recorder);
+    });
+    assert_eq!((spent.submits, spent.dispatches), (0, 0));
+    assert_eq!((bits(&state.h().expect("h")), bits(&state.s().expect("s").expect("an LSTM's"))), before);
+}
+
+#[test]
+fn a_block_of_speech_is_one_submission_and_one_read_back() {
+    let gpu = gpu();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/silero_vad_16k.safetensors");
+    let weights = Weights::from_file(path).expect("weights");
+    let vad = SileroVad::new(&Device::Gpu(gpu.clone()), &weights).expect("detector");
+    let mut stream = vad.stream().expect("stream");
+    let samples: Vec<f32> = (0..4 * SileroVad::FRAME).map(|at| (at as f32 * 0.05).sin()).collect();
+    stream.push(&samples).expect("runs");
+    for _ in 0..3 {
+        let (spent, probabilities) = cost(&gpu, || stream.push(&samples).expect("runs"));
+        assert_eq!(probabilities.len(), 4);
+        assert_eq!((spent.submits, spent.buffers, spent.pipelines), (2, 0, 0));
+    }
+}

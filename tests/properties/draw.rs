@@ -1,0 +1,112 @@
+//! Random calls.
+
+use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell};
+use gatewise::nn::Merge;
+use proptest::option;
+use proptest::prelude::*;
+
+use crate::common::case::{Case, Directions, Instructions};
+
+fn any_activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        Just(Activation::Identity),
+        Just(Activation::Tanh),
+        Just(Activation::Sigmoid),
+        Just(Activation::Relu),
+        (0.01..0.5_f32).prop_map(|alpha| Activation::LeakyRelu { alpha }),
+        (0.05..0.5_f32).prop_map(|alpha| Activation::ThresholdedRelu { alpha }),
+        (0.5..1.5_f32, 0.5..1.5_f32).prop_map(|(alpha, beta)| Activation::ScaledTanh { alpha, beta }),
+        Just(Activation::HARD_SIGMOID_KERAS3),
+        Just(Activation::HARD_SIGMOID_ONNX),
+        (0.1..1.0_f32, 0.0..0.9_f32).prop_map(|(alpha, beta)| Activation::HardSigmoid { alpha, beta }),
+        (0.2..1.5_f32).prop_map(|alpha| Activation::Elu { alpha }),
+        Just(Activation::Softsign),
+        Just(Activation::Softplus),
+        (0.2..1.0_f32, -0.5..0.5_f32).prop_map(|(alpha, beta)| Activation::Affine { alpha, beta }),
+    ]
+}
+
+/// Mostly between 0 and 1: a stack of unbounded gates soon leaves every number's range.
+fn gate_activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        3 => Just(Activation::Sigmoid),
+        1 => Just(Activation::HARD_SIGMOID_KERAS3),
+        1 => Just(Activation::HARD_SIGMOID_ONNX),
+        2 => any_activation(),
+    ]
+}
+
+fn clip() -> impl Strategy<Value = Option<f32>> {
+    option::weighted(0.3, 0.2..1.5_f32)
+}
+
+fn rnn() -> impl Strategy<Value = Cell> {
+    (any_activation(), clip(), any::<bool>())
+        .prop_map(|(activation, gate_clip, bias)| RnnCell { activation, gate_clip, bias }.into())
+}
+
+fn lstm(hidden: usize) -> impl Strategy<Value = Cell> {
+    let forget = prop_oneof![2 => Just(Forget::Gate), 1 => Just(Forget::Never), 1 => Just(Forget::Coupled)];
+    let projection = if hidden > 1 { option::weighted(0.4, 1..hidden).boxed() } else { Just(None).boxed() };
+    let activations = (gate_activation(), any_activation(), any_activation());
+    (activations, forget, any::<bool>(), projection, clip(), clip(), any::<bool>()).prop_map(
+        |((gate, candidate, output), forget, peephole, projection, gate_clip, cell_clip, bias)| {
+            LstmCell { gate, candidate, output, forget, peephole, projection, gate_clip, cell_clip, bias }.into()
+        },
+    )
+}
+
+fn gru() -> impl Strategy<Value = Cell> {
+    let reset = prop_oneof![Just(Reset::Before), Just(Reset::After)];
+    let mix = prop_oneof![Just(Mix::KeepsOld), Just(Mix::TakesNew)];
+    (gate_activation(), any_activation(), reset, mix, clip(), any::<bool>()).prop_map(
+        |(gate, candidate, reset, mix, gate_clip, bias)| {
+            GruCell { gate, candidate, reset, mix, gate_clip, bias }.into()
+        },
+    )
+}
+
+/// The same gates and parameters under other activations and clips.
+fn relative(cell: Cell) -> impl Strategy<Value = Cell> {
+    (gate_activation(), any_activation(), any_activation(), clip()).prop_map(
+        move |(gate, candidate, output, gate_clip)| match cell {
+            Cell::Rnn(c) => RnnCell { activation: candidate, gate_clip, ..c }.into(),
+            Cell::Lstm(c) => LstmCell { gate, candidate, output, gate_clip, ..c }.into(),
+            Cell::Gru(c) => GruCell { gate, candidate, gate_clip, ..c }.into(),
+        },
+    )
+}
+
+fn directions() -> impl Strategy<Value = Directions> {
+    let merge = prop_oneof![Just(Merge::Concat), Just(Merge::Sum), Just(Merge::Mul), Just(Merge::Ave)];
+    prop_oneof![2 => Just(Directions::Forward), 1 => Just(Directions::Reverse), 3 => merge.prop_map(Directions::Both)]
+}
+
+fn instructions(time: usize, batch: usize) -> impl Strategy<Value = Instructions> {
+    let lengths = option::weighted(0.4, prop::collection::vec(0..=time, batch));
+    let pad = prop_oneof![Just(Pad::Zero), Just(Pad::Hold)];
+    (lengths, option::weighted(0.3, 0..=100_u8), option::weighted(0.3, 0..=100_u8), pad)
+        .prop_map(|(lengths, masked, reset, pad)| Instructions { lengths, masked, reset, pad })
+}
+
+/// Any legal call.
+pub(crate) fn case() -> impl Strategy<Value = Case> {
+    // 1, below and above a word of four, and past a workgroup of 64.
+    let hidden = prop_oneof![1 => Just(1), 6 => 2..=13_usize, 1 => 63..=70_usize];
+    let sizes = (1..=9_usize, hidden, 1..=3_usize, 0..=9_usize, prop_oneof![1 => Just(1), 3 => 2..=5_usize]);
+    (sizes, directions())
+        .prop_flat_map(|((input, hidden, layers, time, batch), directions)| {
+            let cell = prop_oneof![1 => rnn(), 3 => lstm(hidden), 2 => gru()];
+            let rest = (instructions(time, batch), any::<bool>(), any::<u64>());
+            (Just((input, hidden, layers, time, batch)), Just(directions), cell, rest)
+        })
+        .prop_flat_map(|(sizes, directions, cell, rest)| {
+            let other = matches!(directions, Directions::Both(_));
+            let reverse_cell = if other { option::weighted(0.3, relative(cell)).boxed() } else { Just(None).boxed() };
+            (Just(sizes), Just(directions), Just(cell), reverse_cell, Just(rest))
+        })
+        .prop_map(|((input, hidden, layers, time, batch), directions, cell, reverse_cell, rest)| {
+            let (instructions, given_state, seed) = rest;
+            Case { cell, reverse_cell, input, hidden, layers, directions, time, batch, instructions, given_state, seed }
+        })
+}
