@@ -7,11 +7,13 @@
 mod activation;
 mod parameters;
 mod sequence;
+mod weight_type;
 
 pub use activation::Activation;
 pub use parameters::{ParameterSpec, Parameters};
 pub use sequence::{Pad, Sequence};
 pub(crate) use sequence::{RESET, VALID};
+pub use weight_type::{WeightType, quantize_row};
 
 use crate::error::{Error, Result};
 

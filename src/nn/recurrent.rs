@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayD, ArrayView3, Axis, Dim, concatenate};
 
 use super::state::{Initial, State};
-use crate::cell::{Cell, GruCell, LstmCell, ParameterSpec, Parameters, RnnCell, Sequence};
+use crate::cell::{Cell, GruCell, LstmCell, ParameterSpec, Parameters, RnnCell, Sequence, WeightType};
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
@@ -60,13 +60,23 @@ pub struct Config<C = Cell> {
     layers: usize,
     directions: Vec<Direction>,
     merge: Merge,
+    weight_type: WeightType,
 }
 
 impl<C: Clone + Into<Cell>> Config<C> {
     /// One forward layer of `hidden` units over `input` features.
     pub fn new(cell: C, input: usize, hidden: usize) -> Self {
         let directions = vec![Direction::Forward];
-        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat }
+        Self {
+            cell,
+            reverse_cell: None,
+            input,
+            hidden,
+            layers: 1,
+            directions,
+            merge: Merge::Concat,
+            weight_type: WeightType::F32,
+        }
     }
 
     /// The number of layers, each reading the one below.
@@ -91,6 +101,12 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// Gives the reverse direction a cell of its own (ONNX lists activations per direction). It must have the same gates.
     pub fn reverse_cell(mut self, cell: C) -> Self {
         self.reverse_cell = Some(cell);
+        self
+    }
+
+    /// Stores the weights in a narrower type: less memory to walk through at every step.
+    pub fn weight_type(mut self, weight_type: WeightType) -> Self {
+        self.weight_type = weight_type;
         self
     }
 
@@ -146,6 +162,11 @@ impl<C: Clone + Into<Cell>> Config<C> {
                 p.check(cell, problem.layer_input(layer), self.hidden)?;
             }
         }
+        let round = |p| self.weight_type.round_parameters(p);
+        let parameters: Vec<Vec<Parameters>> = match self.weight_type {
+            WeightType::F32 => parameters,
+            _ => parameters.into_iter().map(|layer| layer.into_iter().map(round).collect()).collect(),
+        };
         let weights = match device {
             Device::Reference => {
                 let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.map(f64::from)).collect();

@@ -1,0 +1,137 @@
+//! How weights are stored.
+
+use std::fmt;
+use std::str::FromStr;
+
+use half::f16;
+use ndarray::{Array2, ArrayView1, ArrayView2};
+
+use super::Parameters;
+use crate::error::{Error, Result};
+
+/// How the weight matrices of a layer (`weight_ih`, `weight_hh`, `weight_hr`) are stored on their device. Biases and
+/// peepholes, the state, the input and every sum stay `f32`.
+///
+/// A narrow type changes the weights once, when the layer is built, and nothing else: the layer computes exactly what an
+/// `f32` layer with the weights of [`WeightType::round`] computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightType {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats, rounded to nearest; magnitudes above 65,504 become the largest one.
+    F16,
+    /// 8-bit integers with one `f32` scale a row (a gate of a unit): see [`quantize_row`].
+    Int8,
+}
+
+/// A row as 8-bit integers: `w ~ scale q`, `scale = max |w| / 127`, `q` rounded to nearest and never -128. The scale of a
+/// row of zeros is 0.
+pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
+    let scale = row.fold(0.0_f32, |most, w| most.max(w.abs())) / 127.0;
+    #[expect(clippy::cast_possible_truncation, reason = "clamped to the type's range")]
+    let narrow = |w: &f32| if scale > 0.0 { (w / scale).round().clamp(-127.0, 127.0) as i8 } else { 0 };
+    (scale, row.iter().map(narrow).collect())
+}
+
+impl WeightType {
+    /// Every type.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+
+    /// `"f32"`, `"f16"` or `"int8"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// The weights as this type can hold them, in `f32`.
+    pub fn round(self, weight: ArrayView2<'_, f32>) -> Array2<f32> {
+        match self {
+            Self::F32 => weight.to_owned(),
+            Self::F16 => weight.mapv(|w| f16::from_f32(clamp_to_f16(w)).to_f32()),
+            Self::Int8 => {
+                let mut rounded = weight.to_owned();
+                for mut row in rounded.rows_mut() {
+                    let (scale, narrow) = quantize_row(row.view());
+                    row.iter_mut().zip(narrow).for_each(|(w, q)| *w = scale * f32::from(q));
+                }
+                rounded
+            }
+        }
+    }
+
+    /// [`WeightType::round`] of every matrix of a layer and direction.
+    pub fn round_parameters(self, p: Parameters) -> Parameters {
+        Parameters {
+            weight_ih: self.round(p.weight_ih.view()),
+            weight_hh: self.round(p.weight_hh.view()),
+            weight_hr: p.weight_hr.map(|weight| self.round(weight.view())),
+            ..p
+        }
+    }
+}
+
+/// Rounding to nearest would turn what lies above the largest 16-bit float into an infinity.
+pub(crate) fn clamp_to_f16(w: f32) -> f32 {
+    let most = f16::MAX.to_f32();
+    if w.is_nan() { w } else { w.clamp(-most, most) }
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for WeightType {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| Error::Value {
+            op: "weights",
+            what: "dtype",
+            expected: "f32, f16 or int8",
+            found: name.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn int8_keeps_a_rows_largest_weight_and_errs_by_half_a_scale_at_most() {
+        let weight = array![[0.5, -2.0, 0.013], [0.0, 0.0, 0.0], [1e-3, 7e-4, -1e-3]];
+        let rounded = WeightType::Int8.round(weight.view());
+        for (row, rounded) in weight.rows().into_iter().zip(rounded.rows()) {
+            let scale = quantize_row(row).0;
+            for (w, r) in row.iter().zip(rounded) {
+                assert!((w - r).abs() <= 0.5001 * scale, "{w} became {r}, scale {scale}");
+            }
+        }
+        assert!((rounded[[0, 1]] + 2.0).abs() < 1e-6);
+        assert_eq!(rounded.row(1), array![0.0, 0.0, 0.0]);
+        assert_eq!(quantize_row(array![1.0, -1.0, 0.25].view()).1, [127, -127, 32]);
+    }
+
+    #[test]
+    fn f16_rounds_to_nearest_and_saturates() {
+        let rounded = WeightType::F16.round(array![[0.1, 1.0, 1e6, -1e6]].view());
+        assert_eq!(rounded, array![[0.099_975_586, 1.0, 65_504.0, -65_504.0]]);
+        assert!(WeightType::F16.round(array![[f32::NAN]].view())[[0, 0]].is_nan());
+    }
+
+    #[test]
+    fn names_parse_back() {
+        for kind in WeightType::ALL {
+            assert_eq!(kind.name().parse::<WeightType>().ok(), Some(kind));
+        }
+        assert!("bf16".parse::<WeightType>().is_err());
+    }
+}
