@@ -64,6 +64,7 @@ impl Recorder {
 }
 
 /// One operand of a host operation: its elements.
+#[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]
 pub(crate) fn host<'a>(op: &'static str, what: &'static str, tensor: &'a Tensor) -> Result<&'a [f32]> {
     match tensor.storage() {
         Storage::Host(data) => Ok(data),
