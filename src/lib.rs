@@ -6,7 +6,7 @@ pub mod reference;
 
 pub mod plan;
 
-mod cpu;
+pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 

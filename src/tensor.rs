@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView3, Axis, Data, Dimension, Ix3, IxDyn};
 
+use crate::cpu::{CpuDevice, CpuOptions};
 use crate::error::{Error, Result, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, GpuDevice, GpuOptions};
@@ -15,8 +16,11 @@ use crate::gpu::{self, GpuDevice, GpuOptions};
 pub enum Device {
     /// The specification's plain loops, computed in `f64`: slow, and what every other device is compared with.
     Reference,
-    /// The CPU path.
+    /// The CPU path: a thread a physical core, the fastest instructions.
     Cpu,
+    /// The CPU path with options of its own. Tensors and states are the same as on [`Device::Cpu`]; only a layer built here
+    /// works differently.
+    CpuWith(CpuDevice),
     /// A GPU.
     #[cfg(feature = "gpu")]
     Gpu(GpuDevice),
@@ -31,6 +35,31 @@ impl Device {
             return Self::Gpu(gpu);
         }
         Self::Cpu
+    }
+
+    /// The CPU path with a number of threads or instructions of the caller's choice.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for 0 threads; [`Error::Unsupported`] for instructions that the processor lacks.
+    ///
+    /// ```
+    /// use gatewise::{Device, cpu::CpuOptions, nn::Lstm};
+    /// let device = Device::cpu_with(&CpuOptions { threads: Some(2), ..Default::default() })?;
+    /// let lstm = Lstm::config(3, 4).random(&device, 7)?;
+    /// # let _ = lstm;
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn cpu_with(options: &CpuOptions) -> Result<Self> {
+        Ok(Self::CpuWith(CpuDevice::new(options)?))
+    }
+
+    /// The CPU behind this device, if it is one.
+    pub fn cpu(&self) -> Option<CpuDevice> {
+        match self {
+            Self::Cpu => Some(CpuDevice::shared()),
+            Self::CpuWith(cpu) => Some(cpu.clone()),
+            _ => None,
+        }
     }
 
     /// A GPU, software adapters included where the options allow them.
@@ -52,7 +81,8 @@ impl Device {
     /// Whether two values name the same device.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Reference, Self::Reference) | (Self::Cpu, Self::Cpu) => true,
+            (Self::Reference, Self::Reference) => true,
+            (Self::Cpu | Self::CpuWith(_), Self::Cpu | Self::CpuWith(_)) => true,
             #[cfg(feature = "gpu")]
             (Self::Gpu(a), Self::Gpu(b)) => a.is_same(b),
             _ => false,
@@ -64,7 +94,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reference => f.write_str("reference"),
-            Self::Cpu => f.write_str("cpu"),
+            Self::Cpu | Self::CpuWith(_) => f.write_str("cpu"),
             #[cfg(feature = "gpu")]
             Self::Gpu(gpu) => write!(f, "gpu ({}, {})", gpu.adapter().name, gpu.adapter().backend),
         }
@@ -114,7 +144,7 @@ impl Tensor {
         let len: usize = shape.iter().product();
         check_shape("Tensor::from_vec", "data", &[len], &[data.len()])?;
         let storage = match device {
-            Device::Reference | Device::Cpu => Storage::Host(Arc::new(data)),
+            Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(data)),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Storage::Gpu(gpu::Buffer::from_slice(gpu, "tensor", &data)?),
         };
@@ -210,6 +240,18 @@ impl Tensor {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    /// The elements of a host tensor for writing; a copy of its own where clones share its memory.
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]
+    pub(crate) fn host_mut(&mut self, op: &'static str, what: &'static str) -> Result<&mut [f32]> {
+        match &mut self.storage {
+            Storage::Host(data) => Ok(Arc::make_mut(data).as_mut_slice()),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(_) => {
+                Err(Error::DeviceMismatch { op, what, expected: "the host".to_owned(), found: self.device.to_string() })
+            }
+        }
     }
 
     #[cfg(feature = "gpu")]

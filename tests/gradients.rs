@@ -72,7 +72,7 @@ impl Problem {
         let flat = |array: &Array2<f64>| -> Vec<f64> { array.iter().copied().collect() };
         let x: Vec<f64> = gradient.x.iter().copied().collect();
         self.compare("x", &x, |p, at| p.x.iter_mut().nth(at).expect("an element"));
-        let states: [(&str, &Array2<f64>, fn(&mut Self) -> &mut Array2<f64>); 4] = [
+        let states: [(&str, &Array2<f64>, StateOf); 4] = [
             ("h", &gradient.state.h, |p| &mut p.state.h),
             ("s", &gradient.state.s, |p| &mut p.state.s),
             ("initial h", &gradient.state.initial_h, |p| &mut p.state.initial_h),
@@ -87,6 +87,9 @@ impl Problem {
         }
     }
 }
+
+/// Picks one array of a problem's state.
+type StateOf = fn(&mut Problem) -> &mut Array2<f64>;
 
 fn parameter<'a>(p: &'a mut Parameters<f64>, name: &str, at: usize) -> &'a mut f64 {
     let matrix = |array: Option<&'a mut Array2<f64>>| array.and_then(|array| array.iter_mut().nth(at));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use half::f16;
+use half::{bf16, f16};
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::Parameters;
@@ -21,6 +21,8 @@ pub enum WeightType {
     F32,
     /// 16-bit floats, rounded to nearest; magnitudes above 65,504 become the largest one.
     F16,
+    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range.
+    Bf16,
     /// 8-bit integers with one `f32` scale a row (a gate of a unit): see [`quantize_row`].
     Int8,
 }
@@ -36,13 +38,14 @@ pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
 
 impl WeightType {
     /// Every type.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
 
-    /// `"f32"`, `"f16"` or `"int8"`.
+    /// `"f32"`, `"f16"`, `"bf16"` or `"int8"`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         }
     }
@@ -52,6 +55,7 @@ impl WeightType {
         match self {
             Self::F32 => weight.to_owned(),
             Self::F16 => weight.mapv(|w| f16::from_f32(clamp_to_f16(w)).to_f32()),
+            Self::Bf16 => weight.mapv(|w| bf16::from_f32(w).to_f32()),
             Self::Int8 => {
                 let mut rounded = weight.to_owned();
                 for mut row in rounded.rows_mut() {
@@ -93,7 +97,7 @@ impl FromStr for WeightType {
         Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| Error::Value {
             op: "weights",
             what: "dtype",
-            expected: "f32, f16 or int8",
+            expected: "f32, f16, bf16 or int8",
             found: name.to_owned(),
         })
     }
@@ -132,6 +136,6 @@ mod tests {
         for kind in WeightType::ALL {
             assert_eq!(kind.name().parse::<WeightType>().ok(), Some(kind));
         }
-        assert!("bf16".parse::<WeightType>().is_err());
+        assert!("f64".parse::<WeightType>().is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, ArrayView3, Axis, Dim, concatenate};
+use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3, concatenate};
 
 use super::config::Config;
 use super::state::{Initial, State};
@@ -57,7 +57,7 @@ pub struct Recurrent<C = Cell> {
 
 enum Weights {
     Reference(Vec<Vec<Parameters<f64>>>),
-    Cpu(Vec<Vec<cpu::LayerWeights>>),
+    Cpu(cpu::Stack),
     #[cfg(feature = "gpu")]
     Gpu(gpu::LayerStack),
 }
@@ -77,11 +77,11 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                 let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.map(f64::from)).collect();
                 Weights::Reference(parameters.iter().map(wide).collect())
             }
-            Device::Cpu => {
-                let pack = |layer: &Vec<Parameters>| {
-                    cells.iter().zip(layer).map(|(cell, p)| cpu::LayerWeights::new(cell, config.hidden, p)).collect()
-                };
-                Weights::Cpu(parameters.iter().map(pack).collect())
+            Device::Cpu | Device::CpuWith(_) => {
+                let cpu = device.cpu().unwrap_or_else(cpu::CpuDevice::shared);
+                let (sizes, merge) = ((config.input, config.hidden), config.merge.op());
+                let (directions, weight_type) = (&config.directions, config.weight_type);
+                Weights::Cpu(cpu::Stack::new(&cpu, &cells, directions, merge, sizes, parameters, weight_type))
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
@@ -133,6 +133,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             h: Tensor::zeros(&self.device, &h)?,
             s: s.map(|s| Tensor::zeros(&self.device, &s)).transpose()?,
             initial: Initial::Zero,
+            workspace: cpu::Workspace::default(),
         })
     }
 
@@ -154,7 +155,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         };
         let (initial_h, initial_s) = upload()?;
         let (h, s) = upload()?;
-        Ok(State { h, s, initial: Initial::Given { h: initial_h, s: initial_s } })
+        let initial = Initial::Given { h: initial_h, s: initial_s };
+        Ok(State { h, s, initial, workspace: cpu::Workspace::default() })
     }
 
     /// Runs the whole sequence through all layers and directions in one submission, and advances the state.
@@ -180,6 +182,52 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         Ok(y)
     }
 
+    /// [`Recurrent::forward`] from a host array into a host array. On the CPU a call allocates nothing once a call of the
+    /// same `T` and `B` has been made with the same state, if both arrays are contiguous.
+    ///
+    /// # Shapes
+    /// `x [T, B, input]`, `y [T, B, output_size]`.
+    ///
+    /// # Errors
+    /// As [`Recurrent::forward`], and [`Error::Shape`] where `y` does not fit.
+    ///
+    /// ```
+    /// use gatewise::{Device, nn::Lstm};
+    /// use ndarray::Array3;
+    ///
+    /// let lstm = Lstm::config(3, 4).random(&Device::Cpu, 7)?;
+    /// let mut state = lstm.zero_state(1)?;
+    /// let mut y = Array3::zeros((1, 1, 4));
+    /// for step in 0..10 {
+    ///     let x = Array3::from_elem((1, 1, 3), step as f32);
+    ///     lstm.forward_into(x.view(), &mut state, y.view_mut())?;
+    /// }
+    /// assert!(y.iter().all(|y| y.abs() < 1.0));
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn forward_into(&self, x: ArrayView3<'_, f32>, state: &mut State, mut y: ArrayViewMut3<'_, f32>) -> Result<()> {
+        const OP: &str = "Recurrent";
+        let (time, batch, input) = x.dim();
+        check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
+        check_shape(OP, "y", &[time, batch, self.output_size()], y.shape())?;
+        if let (Weights::Cpu(stack), Some(x), Some(y)) = (&*self.weights, x.as_slice(), y.as_slice_mut()) {
+            self.check_state(batch, state)?;
+            return on_cpu(stack, [time, batch], x, y, state, &Sequence::new());
+        }
+        let output = self.forward(&Tensor::from_array(&self.device, &x)?, state)?;
+        y.assign(&output.to_array::<Ix3>()?);
+        Ok(())
+    }
+
+    fn check_state(&self, batch: usize, state: &State) -> Result<()> {
+        const OP: &str = "Recurrent";
+        state.h.check_device(OP, "state", &self.device)?;
+        let (h_shape, s_shape) = self.state_shapes(batch);
+        check_shape(OP, "the state's h", &h_shape, state.h.shape())?;
+        let s = state.s.as_ref().map_or(&[][..], Tensor::shape);
+        check_shape(OP, "the state's s", s_shape.as_ref().map_or(&[], |s| &s[..]), s)
+    }
+
     /// Records [`Recurrent::forward_sequence`] beside other operations. On a GPU the state advances when the recorder is
     /// submitted, on the host at once.
     ///
@@ -195,14 +243,10 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         const OP: &str = "Recurrent";
         let device = recorder.device().clone();
         x.check_device(OP, "x", &self.device)?;
-        state.h.check_device(OP, "state", &self.device)?;
         x.check_device(OP, "recorder", &device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
-        let (h_shape, s_shape) = self.state_shapes(batch);
-        check_shape(OP, "the state's h", &h_shape, state.h.shape())?;
-        let s = state.s.as_ref().map_or(&[][..], Tensor::shape);
-        check_shape(OP, "the state's s", s_shape.as_ref().map_or(&[], |s| &s[..]), s)?;
+        self.check_state(batch, state)?;
         let call = Call { time, batch, x };
         match &*self.weights {
             Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {
@@ -221,9 +265,11 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                 state.s = state64.s.mapv(narrow);
                 Ok(y.mapv(narrow))
             }),
-            Weights::Cpu(layers) => self.on_host(&call, state, |at, x, state| {
-                cpu::layer(&layers[at.0][at.1], self.config.directions[at.1], sequence, x, state)
-            }),
+            Weights::Cpu(stack) => {
+                let mut y = vec![0.0; time * batch * self.output_size()];
+                on_cpu(stack, [time, batch], host(OP, "x", x)?, &mut y, state, sequence)?;
+                Tensor::from_vec(&self.device, &[time, batch, self.output_size()], y)
+            }
             #[cfg(feature = "gpu")]
             Weights::Gpu(stack) => self.on_gpu(recorder, stack, &call, sequence, state),
         }
@@ -334,6 +380,35 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             }),
         }
     }
+}
+
+/// A call on the CPU path, its shapes checked.
+fn on_cpu(
+    stack: &cpu::Stack,
+    [time, batch]: [usize; 2],
+    x: &[f32],
+    y: &mut [f32],
+    state: &mut State,
+    sequence: &Sequence,
+) -> Result<()> {
+    const OP: &str = "Recurrent";
+    let flags = sequence.flags(time, batch)?;
+    let State { h, s, initial, workspace } = state;
+    let (initial_h, initial_s) = match initial {
+        Initial::Zero => (None, None),
+        Initial::Given { h, s } => (Some(&*h), s.as_ref()),
+    };
+    let initial_h = initial_h.map(|h| host(OP, "state", h)).transpose()?;
+    let initial_s = initial_s.map(|s| host(OP, "state", s)).transpose()?;
+    let h = h.host_mut(OP, "state")?;
+    let s = match s {
+        Some(s) => s.host_mut(OP, "state")?,
+        None => &mut [],
+    };
+    let flags = flags.as_ref().and_then(|flags| flags.as_slice());
+    let pad = sequence.padding();
+    stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace);
+    Ok(())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]

@@ -2,11 +2,14 @@
 
 use ndarray::Array3;
 
+use crate::cpu;
 use crate::error::Result;
-use crate::ops::Recorder;
 #[cfg(feature = "gpu")]
 use crate::ops::resident;
+use crate::ops::{Recorder, host};
 use crate::tensor::{Device, Storage, Tensor};
+
+const OP: &str = "State";
 
 /// What a stack remembers between calls: `h`, and `s` for an LSTM. It lives where the layer lives and is read back only
 /// when asked; a call advances it in place, and a call that fails leaves it as it was.
@@ -20,6 +23,8 @@ pub struct State {
     /// `[layers directions, B, hidden]`
     pub(super) s: Option<Tensor>,
     pub(super) initial: Initial,
+    /// Buffers of the CPU path, kept from call to call.
+    pub(super) workspace: cpu::Workspace,
 }
 
 /// What a reset returns to. Shared between clones: nothing changes it.
@@ -74,16 +79,42 @@ impl State {
         let h = copy(&mut recorder, &self.h)?;
         let s = self.s.as_ref().map(|s| copy(&mut recorder, s)).transpose()?;
         recorder.submit()?;
-        Ok(Self { h, s, initial: self.initial.clone() })
+        Ok(Self { h, s, initial: self.initial.clone(), workspace: cpu::Workspace::default() })
+    }
+
+    /// Returns to the value that the state was created with, to begin another sequence. On the host nothing is allocated.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_array`].
+    pub fn reset(&mut self) -> Result<()> {
+        let (initial_h, initial_s) = match &self.initial {
+            Initial::Zero => (None, None),
+            Initial::Given { h, s } => (Some(h), s.as_ref()),
+        };
+        let device = self.h.device().clone();
+        for (now, initial) in [(Some(&mut self.h), initial_h), (self.s.as_mut(), initial_s)] {
+            let Some(now) = now else { continue };
+            let on_host = matches!(now.storage(), Storage::Host(_));
+            match initial {
+                Some(initial) if on_host => now.host_mut(OP, "state")?.copy_from_slice(host(OP, "state", initial)?),
+                None if on_host => now.host_mut(OP, "state")?.fill(0.0),
+                Some(initial) => {
+                    let mut recorder = device.recorder();
+                    *now = copy(&mut recorder, initial)?;
+                    recorder.submit()?;
+                }
+                None => *now = Tensor::zeros(&device, now.shape())?,
+            }
+        }
+        Ok(())
     }
 }
 
 /// A tensor of its own memory with the same elements.
 fn copy(recorder: &mut Recorder, tensor: &Tensor) -> Result<Tensor> {
-    const OP: &str = "State";
     tensor.check_device(OP, "state", recorder.device())?;
     match tensor.storage() {
-        // A host tensor is never written to: a call puts a new one in its place.
+        // Shared until one of the two is written to.
         Storage::Host(_) => Ok(tensor.clone()),
         #[cfg(feature = "gpu")]
         Storage::Gpu(_) => {

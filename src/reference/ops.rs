@@ -26,6 +26,18 @@ pub enum Binary {
 impl Binary {
     /// Every operation.
     pub const ALL: [Self; 6] = [Self::Add, Self::Sub, Self::Mul, Self::Max, Self::Mean, Self::Hypot];
+
+    /// The operation on two numbers.
+    pub fn apply<F: Real>(self, a: F, b: F) -> F {
+        match self {
+            Self::Add => a + b,
+            Self::Sub => a - b,
+            Self::Mul => a * b,
+            Self::Max => a.max(b),
+            Self::Mean => (a + b) / (F::one() + F::one()),
+            Self::Hypot => (a * a + b * b).sqrt(),
+        }
+    }
 }
 
 /// What surrounds a padded signal.
@@ -81,18 +93,7 @@ pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Array1<F>
 
 /// An operation on two arrays, element by element.
 pub fn binary<F: Real>(op: Binary, a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F> {
-    let two = F::one() + F::one();
-    Array2::from_shape_fn(a.dim(), |at| {
-        let (a, b) = (a[at], b[at]);
-        match op {
-            Binary::Add => a + b,
-            Binary::Sub => a - b,
-            Binary::Mul => a * b,
-            Binary::Max => a.max(b),
-            Binary::Mean => (a + b) / two,
-            Binary::Hypot => (a * a + b * b).sqrt(),
-        }
-    })
+    Array2::from_shape_fn(a.dim(), |at| op.apply(a[at], b[at]))
 }
 
 /// `y = a b + bias`, the bias added to every row.

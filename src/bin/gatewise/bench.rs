@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use gatewise::cell::WeightType;
 use gatewise::{Device, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -24,6 +25,12 @@ pub(crate) struct Arguments {
     /// Where to run; several are separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["cpu", "gpu"])]
     device: Vec<DeviceChoice>,
+    /// Threads of the CPU path; one a physical core where absent (`--serve` first asks the variable PEER_THREADS).
+    #[arg(long)]
+    threads: Option<usize>,
+    /// How the weights are stored: f32, f16, bf16 or int8.
+    #[arg(long, default_value_t = WeightType::F32)]
+    dtype: WeightType,
     /// Milliseconds that a shape is timed for on a device.
     #[arg(long, default_value_t = 300.0)]
     budget_ms: f64,
@@ -70,12 +77,16 @@ struct Measurement<'a> {
     roofline_ms: Option<f64>,
 }
 
-/// The CPU path runs on one thread.
-const THREADS: usize = 1;
+/// Threads of a device's calls.
+fn threads(device: &Device) -> usize {
+    device.cpu().map_or(1, |cpu| cpu.threads())
+}
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let (true, Some(path), [device]) = (arguments.serve, &arguments.shapes, &arguments.device[..]) {
-        serve::serve(&device.open()?, &shapes::from_file(path)?, THREADS)?;
+        let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
+        let device = device.open_with(arguments.threads.or_else(harness))?;
+        serve::serve(&device, &shapes::from_file(path)?, arguments.dtype)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.serve {
@@ -87,7 +98,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         });
     }
     let shapes = shapes::suite(&arguments.suite)?;
-    let devices: Vec<Device> = arguments.device.iter().map(|choice| choice.open()).collect::<Result<_>>()?;
+    let devices: Vec<Device> =
+        arguments.device.iter().map(|choice| choice.open_with(arguments.threads)).collect::<Result<_>>()?;
     let bar =
         if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * devices.len()) as u64) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
@@ -115,9 +127,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn measure<'a>(device: &Device, shape: &'a Shape, arguments: &Arguments) -> Result<Measurement<'a>> {
-    let loaded = Loaded::random(device, shape)?;
-    warm_up(|| loaded.run().map(drop))?;
-    let times = series(arguments.budget_ms, arguments.min_runs, || loaded.run().map(drop))?;
+    let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
+    warm_up(|| loaded.run())?;
+    let times = series(arguments.budget_ms, arguments.min_runs, || loaded.run())?;
     let (dispatches, submits) = loaded.counts()?;
     let (kind, adapter) = adapter(device);
     Ok(Measurement {
@@ -129,10 +141,10 @@ fn measure<'a>(device: &Device, shape: &'a Shape, arguments: &Arguments) -> Resu
         directions: shape.directions(),
         time: shape.time,
         batch: shape.batch,
-        dtype: "f32",
+        dtype: arguments.dtype.name(),
         device: kind,
         adapter,
-        threads: THREADS,
+        threads: threads(device),
         plan: "auto",
         dispatches,
         submits,

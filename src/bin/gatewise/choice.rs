@@ -1,6 +1,7 @@
 //! The `--device` option.
 
 use clap::ValueEnum;
+use gatewise::cpu::CpuOptions;
 use gatewise::{Device, Result};
 
 /// Where a command runs.
@@ -17,6 +18,14 @@ pub(crate) enum DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// Opens the device, the CPU path with a number of threads.
+    pub(crate) fn open_with(self, threads: Option<usize>) -> Result<Device> {
+        match (self.open()?, threads) {
+            (Device::Cpu, Some(_)) => Device::cpu_with(&CpuOptions { threads, ..Default::default() }),
+            (device, _) => Ok(device),
+        }
+    }
+
     /// Opens the device.
     pub(crate) fn open(self) -> Result<Device> {
         match self {
@@ -45,7 +54,7 @@ fn open_gpu() -> Result<Device> {
 pub(crate) fn adapter(device: &Device) -> (&'static str, Option<String>) {
     match device {
         Device::Reference => ("reference", None),
-        Device::Cpu => ("cpu", None),
+        Device::Cpu | Device::CpuWith(_) => ("cpu", None),
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => ("gpu", Some(gpu.adapter().name.clone())),
         other => ("other", Some(other.to_string())),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use gatewise::cell::WeightType;
 use gatewise::nn::{Recurrent, State};
 use gatewise::weights::torch_name;
 use gatewise::{Device, Error, Result, Tensor};
@@ -10,30 +11,47 @@ use serde::Serialize;
 
 use super::shapes::Shape;
 
-/// A stack with its input, ready to run: weights and input on the device.
+/// A stack with its input, ready to run: the weights on the device, the input where the device computes.
 pub(super) struct Loaded {
     stack: Recurrent,
-    x: Tensor,
-    batch: usize,
+    x: Input,
+    state: State,
+    y: Array3<f32>,
+}
+
+/// The CPU reads the caller's array; a GPU's input is resident.
+enum Input {
+    Host(Array3<f32>),
+    Resident(Tensor),
 }
 
 impl Loaded {
     /// Seeded weights and input.
-    pub(super) fn random(device: &Device, shape: &Shape) -> Result<Self> {
-        let stack = shape.config()?.random(device, 2024)?;
+    pub(super) fn random(device: &Device, shape: &Shape, dtype: WeightType) -> Result<Self> {
+        let stack = shape.config()?.weight_type(dtype).random(device, 2024)?;
         let wave = |(t, b, i): (usize, usize, usize)| ((7 * t + 3 * b + i) as f32 * 0.37).sin();
-        let x = Tensor::from_array(device, &Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave))?;
-        Ok(Self { stack, x, batch: shape.batch })
+        Self::of(stack, Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave))
+    }
+
+    fn of(stack: Recurrent, x: Array3<f32>) -> Result<Self> {
+        let (time, batch, _) = x.dim();
+        let (state, y) = (stack.zero_state(batch)?, Array3::zeros((time, batch, stack.output_size())));
+        let x = match stack.device().cpu() {
+            Some(_) => Input::Host(x),
+            None => Input::Resident(Tensor::from_array(stack.device(), &x)?),
+        };
+        Ok(Self { stack, x, state, y })
     }
 
     /// Given weights, one array for each name and layer, and input.
     pub(super) fn new(
         device: &Device,
         shape: &Shape,
+        dtype: WeightType,
         x: Vec<f32>,
         mut array: impl FnMut(&str) -> Result<Vec<f32>>,
     ) -> Result<Self> {
-        let config = shape.config()?;
+        let config = shape.config()?.weight_type(dtype);
         let parameters = config.collect(|layer, direction, spec| {
             let values = array(&torch_name(spec.name, layer, direction))?;
             let found = vec![values.len()];
@@ -45,23 +63,41 @@ impl Loaded {
             })
         })?;
         let stack = config.build(device, parameters)?;
-        let x = Tensor::from_vec(device, &[shape.time, shape.batch, shape.input], x)?;
-        Ok(Self { stack, x, batch: shape.batch })
+        let found = vec![x.len()];
+        let x = Array3::from_shape_vec((shape.time, shape.batch, shape.input), x).map_err(|_| Error::Shape {
+            op: "bench",
+            what: "x",
+            expected: format!("{:?}", [shape.time, shape.batch, shape.input]),
+            found,
+        })?;
+        Self::of(stack, x)
     }
 
     /// One pass from a zero state to the output on the host.
-    pub(super) fn run(&self) -> Result<Vec<f32>> {
-        let mut state: State = self.stack.zero_state(self.batch)?;
-        self.stack.forward(&self.x, &mut state)?.to_vec()
+    pub(super) fn run(&mut self) -> Result<()> {
+        self.state.reset()?;
+        match &self.x {
+            Input::Host(x) => self.stack.forward_into(x.view(), &mut self.state, self.y.view_mut()),
+            Input::Resident(x) => {
+                self.y = self.stack.forward(x, &mut self.state)?.to_array()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The last pass's output, `[T, B, D O]`.
+    pub(super) fn output(&self) -> &Array3<f32> {
+        &self.y
     }
 
     /// Dispatches and submissions of a pass, 0 where there is no GPU.
     pub(super) fn counts(&self) -> Result<(usize, usize)> {
-        let on_gpu = !matches!(self.stack.device(), Device::Cpu | Device::Reference);
-        if !on_gpu {
+        let on_host = matches!(self.stack.device(), Device::Cpu | Device::CpuWith(_) | Device::Reference);
+        if on_host {
             return Ok((0, 0));
         }
-        let plan = self.stack.plan(self.x.shape()[0], self.batch)?;
+        let (time, batch, _) = self.y.dim();
+        let plan = self.stack.plan(time, batch)?;
         Ok((plan.dispatches(), plan.submits()))
     }
 }

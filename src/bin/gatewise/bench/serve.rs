@@ -14,15 +14,16 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use gatewise::cell::WeightType;
 use gatewise::{Device, Error, Result};
 use serde_json::{Value, json};
 
 use super::measure::{Loaded, milliseconds, series, warm_up};
 use super::shapes::Shape;
 
-pub(super) fn serve(device: &Device, shapes: &[Shape], threads: usize) -> Result<()> {
+pub(super) fn serve(device: &Device, shapes: &[Shape], dtype: WeightType) -> Result<()> {
     let root = std::env::var_os("PEERS_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let mut server = Server { device, shapes, threads, data: root.join("data"), subjects: HashMap::new() };
+    let mut server = Server { device, shapes, dtype, data: root.join("data"), subjects: HashMap::new() };
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| Error::io("standard input", error))?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -44,7 +45,7 @@ pub(super) fn serve(device: &Device, shapes: &[Shape], threads: usize) -> Result
 struct Server<'a> {
     device: &'a Device,
     shapes: &'a [Shape],
-    threads: usize,
+    dtype: WeightType,
     data: PathBuf,
     subjects: HashMap<String, Subject>,
 }
@@ -61,7 +62,8 @@ impl Server<'_> {
             (Ok(budget), Ok(min_runs)) => self.bench(name, budget, min_runs).map_err(|error| error.to_string()),
             _ => Err("bench NAME BUDGET_MS MIN_RUNS".to_owned()),
         };
-        let mut answer = json!({ "peer": "gatewise", "shape": name, "dtype": "f32", "threads": self.threads });
+        let threads = super::threads(self.device);
+        let mut answer = json!({ "peer": "gatewise", "shape": name, "dtype": self.dtype.name(), "threads": threads });
         let facts = result.unwrap_or_else(|error| json!({ "error": error }));
         if let (Some(answer), Value::Object(facts)) = (answer.as_object_mut(), facts) {
             answer.extend(facts);
@@ -77,10 +79,11 @@ impl Server<'_> {
             found: name.to_owned(),
         })?;
         if !self.subjects.contains_key(name) {
-            self.subjects.insert(name.to_owned(), Subject::load(self.device, shape, &self.data.join(name))?);
+            let subject = Subject::load(self.device, shape, self.dtype, &self.data.join(name))?;
+            self.subjects.insert(name.to_owned(), subject);
         }
-        let subject = &self.subjects[name];
-        let times = series(budget_ms, min_runs, || subject.loaded.run().map(drop))?;
+        let Some(subject) = self.subjects.get_mut(name) else { return Ok(Value::Null) };
+        let times = series(budget_ms, min_runs, || subject.loaded.run())?;
         let mut answer = subject.facts.clone();
         answer["median_ms"] = json!(times.median_ms);
         answer["min_ms"] = json!(times.min_ms);
@@ -92,18 +95,18 @@ impl Server<'_> {
 }
 
 impl Subject {
-    fn load(device: &Device, shape: &Shape, data: &Path) -> Result<Self> {
+    fn load(device: &Device, shape: &Shape, dtype: WeightType, data: &Path) -> Result<Self> {
         let floats = |name: &str| read(&data.join(format!("{name}.f32")), f32::from_le_bytes);
         let expected: Vec<f64> = read(&data.join("y_ref.f64"), f64::from_le_bytes)?;
         let begin = Instant::now();
-        let loaded = Loaded::new(device, shape, floats("x")?, floats)?;
+        let mut loaded = Loaded::new(device, shape, dtype, floats("x")?, floats)?;
         let load_ms = milliseconds(begin.elapsed());
         let begin = Instant::now();
-        let y = loaded.run()?;
+        loaded.run()?;
         let first_ms = milliseconds(begin.elapsed());
+        let (max, relative) = errors(loaded.output().iter().copied(), &expected);
         let begin = Instant::now();
-        let warm_runs = warm_up(|| loaded.run().map(drop))?;
-        let (max, relative) = errors(&y, &expected);
+        let warm_runs = warm_up(|| loaded.run())?;
         let facts = json!({
             "load_ms": load_ms,
             "first_ms": first_ms,
@@ -117,15 +120,15 @@ impl Subject {
 }
 
 /// Largest difference, and root of the mean square relative to the expected.
-fn errors(got: &[f32], expected: &[f64]) -> (f64, f64) {
+fn errors(got: impl ExactSizeIterator<Item = f32>, expected: &[f64]) -> (f64, f64) {
+    let whole = got.len() == expected.len();
     let (mut max, mut squares, mut scale) = (0.0_f64, 0.0, 0.0);
-    for (&got, &expected) in got.iter().zip(expected) {
+    for (got, &expected) in got.zip(expected) {
         let error = (f64::from(got) - expected).abs();
         max = if error.is_nan() { f64::NAN } else { max.max(error) };
         squares += error * error;
         scale += expected * expected;
     }
-    let whole = got.len() == expected.len();
     if whole { (max, (squares / scale).sqrt()) } else { (f64::NAN, f64::NAN) }
 }
 

@@ -1,0 +1,88 @@
+//! The CPU as a device: how many threads, which instructions.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use super::pool::Pool;
+use super::simd::Instructions;
+use crate::error::{Error, Result};
+
+/// How the CPU path works.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads of a call, the caller's among them; absent for one a physical core. A call with little work takes fewer:
+    /// one for a single step of a single row, and never more than one for each 16,384 multiply-adds of a step. Results
+    /// are the same bits for any number.
+    pub threads: Option<usize>,
+    /// The instruction set; absent for the fastest that the processor has.
+    pub instructions: Option<Instructions>,
+}
+
+/// A CPU with its threads. Clones share them. The threads start with the first call that wants them, and while one call
+/// has them another works on its caller's thread alone.
+#[derive(Clone)]
+pub struct CpuDevice {
+    pool: Arc<Pool>,
+    instructions: Instructions,
+}
+
+impl CpuDevice {
+    /// A CPU device with threads of its own.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for 0 threads; [`Error::Unsupported`] for instructions that the processor lacks.
+    pub fn new(options: &CpuOptions) -> Result<Self> {
+        if options.threads == Some(0) {
+            return Err(Error::Value {
+                op: "Device::cpu_with",
+                what: "threads",
+                expected: "at least 1",
+                found: "0".to_owned(),
+            });
+        }
+        let instructions = match options.instructions {
+            Some(set) => set.check()?,
+            None => Instructions::detect(),
+        };
+        Ok(Self::of(options.threads.unwrap_or_else(physical_cores), instructions))
+    }
+
+    /// The device of default options, whose threads all layers on it share.
+    pub fn shared() -> Self {
+        static SHARED: LazyLock<CpuDevice> = LazyLock::new(|| CpuDevice::of(physical_cores(), Instructions::detect()));
+        SHARED.clone()
+    }
+
+    fn of(threads: usize, instructions: Instructions) -> Self {
+        Self { pool: Arc::new(Pool::new(threads)), instructions }
+    }
+
+    /// The most threads that a call takes.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The instruction set that its kernels use.
+    pub fn instructions(&self) -> Instructions {
+        self.instructions
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuDevice")
+            .field("threads", &self.threads())
+            .field("instructions", &self.instructions)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cores that the process may use; two threads of one core share its arithmetic units.
+fn physical_cores() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    num_cpus::get_physical().clamp(1, allowed)
+}

@@ -1,0 +1,312 @@
+//! One layer in one direction of time: its packed weights, and what one thread of a call does with them.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::memory::{Aligned, Shared};
+use super::pack::{Layout, Operand, Panels};
+use super::pool::Barrier;
+use super::product::{DotProduct, Product, RoundedRows, Rows};
+use super::round::Round;
+use super::simd::Instructions;
+use super::update::{Flags, Initial, Output, Padded, StepState, Update};
+use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::plan::Stage;
+use crate::reference::Direction;
+
+/// Rows whose input projection is computed at once: enough to use a panel from the second cache many times, few enough
+/// that the result is still in a cache when its step comes.
+const CHUNK_ROWS: usize = 256;
+/// Rows of a step that meet a panel at once: their product stays in the first cache. A multiple of every tile's height.
+const GROUP_ROWS: usize = 48;
+
+/// A layer's packed weights.
+pub(super) struct LayerWeights {
+    cell: Cell,
+    stages: Vec<PackedStage>,
+    /// `[3, padded hidden]`, or nothing.
+    peephole: Aligned<f32>,
+    instructions: Instructions,
+}
+
+/// The products of one stage of a step.
+struct PackedStage {
+    stage: Stage,
+    input: Option<Panels>,
+    state: Panels,
+}
+
+impl LayerWeights {
+    /// Packs parameters that fit the cell.
+    pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, kind: WeightType, set: Instructions) -> Self {
+        let lanes = set.lanes();
+        let out = cell.output_size(hidden);
+        let layout = |stage: Stage| {
+            let (gates, blocks, units): (&'static [usize], usize, usize) = match (stage, cell.gates().len()) {
+                (Stage::Reset, _) => (&[0, 1], 2, hidden),
+                (Stage::Candidate, _) => (&[2], 4, hidden),
+                (Stage::Project, _) => (&[0], 4, out),
+                (Stage::Whole, 4) => (&[0, 1, 2, 3], 1, hidden),
+                (Stage::Whole, 3) => (&[0, 1, 2], 1, hidden),
+                (Stage::Whole, _) => (&[0], 4, hidden),
+            };
+            Layout { gates, blocks, units, lanes }
+        };
+        let pack = |&stage: &Stage| {
+            let layout = layout(stage);
+            let (state, input) = match (stage, &p.weight_hr) {
+                (Stage::Project, Some(weight_hr)) => (Panels::new(layout, weight_hr, None, kind, Operand::State), None),
+                _ => (
+                    Panels::new(layout, &p.weight_hh, p.bias_hh.as_ref(), kind, Operand::State),
+                    Some(Panels::new(layout, &p.weight_ih, p.bias_ih.as_ref(), kind, Operand::Input)),
+                ),
+            };
+            PackedStage { stage, input, state }
+        };
+        let padded = hidden.next_multiple_of(lanes);
+        let peephole = |p: &ndarray::Array2<f32>| {
+            (0..3 * padded).map(|at| p.row(at / padded).get(at % padded).copied().unwrap_or(0.0)).collect()
+        };
+        Self {
+            cell: *cell,
+            stages: cell.stages().iter().map(pack).collect(),
+            peephole: p.peephole.as_ref().map(peephole).unwrap_or_default(),
+            instructions: set,
+        }
+    }
+
+    /// Multiply-adds of one step of one row.
+    pub(super) fn step_work(&self) -> usize {
+        self.stages
+            .iter()
+            .map(|stage| stage.state.layout.panels() * stage.state.layout.width() * stage.state.depth)
+            .sum()
+    }
+
+    /// Steps whose input projection is computed at once.
+    fn chunk(batch: usize) -> usize {
+        (CHUNK_ROWS / batch.max(1)).max(1)
+    }
+
+    /// Grows a thread's buffers to what a call needs.
+    pub(super) fn reserve(&self, scratch: &mut Scratch, time: usize, batch: usize, threads: usize) {
+        let rows = Self::chunk(batch).min(time) * batch;
+        let own = |panels: usize| panels.div_ceil(threads);
+        let (mut gates, mut product, mut unpacked, mut rounded) = (0, 0, 0, 0);
+        for stage in &self.stages {
+            let layout = stage.state.layout;
+            product = product.max(GROUP_ROWS.min(batch) * layout.width());
+            if stage.state.rounds_operand() {
+                rounded = rounded.max(RoundedRows::words(stage.state.depth));
+            }
+            if let Some(input) = &stage.input {
+                gates += own(layout.panels()) * layout.width() * rows;
+                unpacked = unpacked.max(input.unpacked_len());
+            }
+        }
+        scratch.gates.reserve(gates);
+        scratch.product.reserve(product);
+        scratch.unpacked.reserve(unpacked);
+        scratch.rounded.reserve(rounded * batch);
+        scratch.scales.reserve(if rounded > 0 { batch } else { 0 });
+    }
+}
+
+/// What a thread needs for itself.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The input's side of all gates of a chunk, stage by stage `[rows, own width]`.
+    gates: Aligned<f32>,
+    /// The state's side of one panel.
+    product: Aligned<f32>,
+    /// A panel of narrow weights as `f32`.
+    unpacked: Aligned<f32>,
+    rounded: Aligned<u32>,
+    scales: Aligned<f32>,
+}
+
+/// A layer's call in one direction, as all its threads see it.
+pub(super) struct LayerCall<'a> {
+    pub(super) weights: &'a LayerWeights,
+    pub(super) direction: Direction,
+    pub(super) time: usize,
+    pub(super) batch: usize,
+    /// `[T, B, input]`
+    pub(super) x: Shared<'a>,
+    pub(super) input: usize,
+    /// `[T, B, y_stride]`, this direction's columns from `y_at` on.
+    pub(super) y: Shared<'a>,
+    pub(super) y_at: usize,
+    pub(super) y_stride: usize,
+    /// `[T, B]`
+    pub(super) flags: Option<&'a [u32]>,
+    pub(super) pad: Pad,
+    pub(super) buffers: Buffers<'a>,
+    pub(super) barrier: &'a Barrier,
+}
+
+/// The state of a layer and direction in working buffers.
+#[derive(Clone, Copy)]
+pub(super) struct Buffers<'a> {
+    /// The state of even and of odd steps.
+    pub(super) h: [Padded<'a>; 2],
+    pub(super) s: Padded<'a>,
+    pub(super) m: Padded<'a>,
+    pub(super) z: Padded<'a>,
+    pub(super) initial_h: Initial<'a>,
+    pub(super) initial_s: Initial<'a>,
+}
+
+/// A thread's place in its group.
+#[derive(Clone, Copy)]
+pub(super) struct Member {
+    pub(super) at: usize,
+    pub(super) of: usize,
+}
+
+impl Member {
+    /// Its share of `count` things.
+    pub(super) fn share(self, count: usize) -> Range<usize> {
+        count * self.at / self.of..count * (self.at + 1) / self.of
+    }
+}
+
+impl LayerCall<'_> {
+    /// This thread's part of the whole call. On return all threads have written their `y` and state.
+    ///
+    /// # Safety
+    /// All members of the group run it at once, each with its own place; nobody else touches the buffers meanwhile.
+    pub(super) unsafe fn run(&self, member: Member, scratch: &mut Scratch) {
+        let chunk = LayerWeights::chunk(self.batch);
+        for first in (0..self.time).step_by(chunk) {
+            let steps = chunk.min(self.time - first);
+            // SAFETY: nobody writes to `x` in this call.
+            unsafe { self.project_input(member, scratch, first, steps) };
+            for k in first..first + steps {
+                // SAFETY: the caller's.
+                unsafe { self.step(member, scratch, k, first, steps) };
+            }
+        }
+    }
+
+    /// The step's place in time.
+    fn place(&self, k: usize) -> usize {
+        match self.direction {
+            Direction::Forward => k,
+            Direction::Reverse => self.time - 1 - k,
+        }
+    }
+
+    /// The earliest of the places of `steps` steps from `first` on.
+    fn earliest(&self, first: usize, steps: usize) -> usize {
+        self.place(first).min(self.place(first + steps - 1))
+    }
+
+    /// The input's side of this thread's gates for a chunk of steps.
+    ///
+    /// # Safety
+    /// Nobody writes to `x`.
+    unsafe fn project_input(&self, member: Member, scratch: &mut Scratch, first: usize, steps: usize) {
+        let rows = steps * self.batch;
+        let at = self.earliest(first, steps) * self.batch * self.input;
+        // SAFETY: the caller's.
+        let numbers = unsafe { self.x.read(at, rows * self.input) };
+        let operand = Rows { numbers, stride: self.input, count: rows };
+        let mut gates = &mut scratch.gates[..];
+        for stage in &self.weights.stages {
+            let Some(input) = &stage.input else { continue };
+            let own = member.share(input.layout.panels());
+            let width = input.layout.width();
+            let (out, rest) = gates.split_at_mut(own.len() * width * rows);
+            let out_stride = own.len() * width;
+            for (at, panel) in own.enumerate() {
+                let panel = input.panel(panel).unpacked(rows, &mut scratch.unpacked, self.weights.instructions);
+                let out = &mut out[at * width..];
+                self.weights.instructions.run(Product { panel, rows: operand, out, out_stride });
+            }
+            gates = rest;
+        }
+    }
+
+    /// One step of this thread's units, all stages.
+    ///
+    /// # Safety
+    /// As [`LayerCall::run`].
+    unsafe fn step(&self, member: Member, scratch: &mut Scratch, k: usize, first: usize, steps: usize) {
+        let Self { weights, batch, buffers, .. } = *self;
+        let t = self.place(k);
+        let state = self.step_state(k, t);
+        let from_chunk = (t - self.earliest(first, steps)) * batch;
+        let mut gates_at = 0;
+        for stage in &weights.stages {
+            let layout = stage.state.layout;
+            let own = member.share(layout.panels());
+            let from = match stage.stage {
+                Stage::Whole | Stage::Reset => state.h,
+                Stage::Candidate | Stage::Project => buffers.m,
+            };
+            // SAFETY: written before the last barrier, read until the next.
+            let numbers = unsafe { from.rows.read(0, batch * from.stride) };
+            let rows = Rows { numbers, stride: from.stride, count: batch };
+            let input_stride = if stage.input.is_some() { own.len() * layout.width() } else { 0 };
+            let Scratch { gates, product, rounded, scales, .. } = scratch;
+            if stage.state.rounds_operand() {
+                weights.instructions.run(Round { rows, depth: stage.state.depth, bytes: rounded, scales });
+            }
+            for at in 0..own.len() {
+                // Every other step backwards: what the last step read last is still in the cache.
+                let at = if k % 2 == 0 { at } else { own.len() - 1 - at };
+                let panel = own.start + at;
+                for begin in (0..batch).step_by(GROUP_ROWS) {
+                    let group = begin..batch.min(begin + GROUP_ROWS);
+                    let packed = stage.state.panel(panel);
+                    let out_stride = layout.width();
+                    if stage.state.rounds_operand() {
+                        let rows = RoundedRows::new(rounded, scales, stage.state.depth, group.clone());
+                        weights.instructions.run(DotProduct { panel: packed, rows, out: product, out_stride });
+                    } else {
+                        let rows = rows.slice(group.clone());
+                        weights.instructions.run(Product { panel: packed, rows, out: product, out_stride });
+                    }
+                    let input_at = gates_at + (from_chunk + begin) * input_stride + at * layout.width();
+                    weights.instructions.run(Update {
+                        cell: &weights.cell,
+                        stage: stage.stage,
+                        layout,
+                        panel,
+                        rows: group,
+                        input: if input_stride > 0 { &gates[input_at..] } else { &[] },
+                        input_stride,
+                        product,
+                        peephole: &weights.peephole,
+                        state,
+                    });
+                }
+            }
+            gates_at += input_stride * steps * batch;
+            self.barrier.wait(member.of);
+        }
+    }
+
+    fn step_state(&self, k: usize, t: usize) -> StepState<'_> {
+        let Self { batch, buffers, .. } = *self;
+        let flags_at = |t: usize| self.flags.map(|flags| &flags[t * batch..(t + 1) * batch]);
+        let y_at = |t: usize| t * batch * self.y_stride + self.y_at;
+        StepState {
+            h: buffers.h[k % 2],
+            h_next: buffers.h[(k + 1) % 2],
+            s: buffers.s,
+            m: buffers.m,
+            z: buffers.z,
+            initial_h: buffers.initial_h,
+            initial_s: buffers.initial_s,
+            flags: Flags { now: flags_at(t), next: (k + 1 < self.time).then(|| flags_at(self.place(k + 1))).flatten() },
+            output: Output {
+                y: self.y,
+                at: y_at(t),
+                stride: self.y_stride,
+                held: (self.pad == Pad::Hold && k > 0).then(|| y_at(self.place(k - 1))),
+            },
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Weights as the micro-kernel reads them: panels of a few registers' width, one register a gate and block of units, so
+//! that a panel's product holds all gates of its units side by side.
+
+use half::{bf16, f16};
+use ndarray::{Array1, Array2};
+
+use super::memory::Aligned;
+use super::product::{Source, Unpack};
+use super::simd::Instructions;
+use crate::cell::{WeightType, quantize_row};
+
+/// Which rows of a weight matrix the registers of a panel hold: `gates` registers for each of `blocks` blocks of units.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// The gates of a block, as positions in the matrix's stack.
+    pub(super) gates: &'static [usize],
+    /// Blocks of units in a panel.
+    pub(super) blocks: usize,
+    /// Units of a gate.
+    pub(super) units: usize,
+    /// Units of a block: lanes of a register.
+    pub(super) lanes: usize,
+}
+
+impl Layout {
+    /// Registers of a panel.
+    pub(super) fn vectors(&self) -> usize {
+        self.gates.len() * self.blocks
+    }
+
+    /// Columns of a panel's product.
+    pub(super) fn width(&self) -> usize {
+        self.vectors() * self.lanes
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.units.div_ceil(self.blocks * self.lanes)
+    }
+
+    /// The matrix row behind a panel's column, `None` beyond the last unit.
+    fn row(&self, panel: usize, column: usize) -> Option<usize> {
+        let (vector, lane) = (column / self.lanes, column % self.lanes);
+        let (slot, gate) = (vector / self.gates.len(), vector % self.gates.len());
+        let unit = (panel * self.blocks + slot) * self.lanes + lane;
+        (unit < self.units).then(|| self.gates[gate] * self.units + unit)
+    }
+
+    /// A value of every column of every panel.
+    fn columns<'a>(&'a self, of: impl Fn(usize) -> f32 + 'a) -> impl Iterator<Item = f32> + 'a {
+        let column = move |at: usize| self.row(at / self.width(), at % self.width()).map_or(0.0, &of);
+        (0..self.panels() * self.width()).map(column)
+    }
+}
+
+/// How a matrix is going to be multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    /// The input of all steps: kept as it is.
+    Input,
+    /// The state of one step: rounded to 16 bits where the weights are integers.
+    State,
+}
+
+/// A packed matrix with its bias.
+pub(super) struct Panels {
+    pub(super) layout: Layout,
+    pub(super) depth: usize,
+    numbers: Numbers,
+    /// Factor and offset of every column, `[panels, width]`.
+    scale: Aligned<f32>,
+    bias: Aligned<f32>,
+}
+
+enum Numbers {
+    F32(Aligned<f32>),
+    F16(Aligned<u16>),
+    Bf16(Aligned<u16>),
+    Int8(Aligned<i8>),
+    /// Four of the depth together, `[panels, depth / 4, width, 4]`, and the sum of every column's weights.
+    Dot(Aligned<i8>, Aligned<f32>),
+}
+
+/// One panel, ready to be multiplied.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) scale: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) depth: usize,
+    pub(super) vectors: usize,
+}
+
+impl Panels {
+    /// Packs `weight [rows, depth]` and its bias.
+    pub(super) fn new(
+        layout: Layout,
+        weight: &Array2<f32>,
+        bias: Option<&Array1<f32>>,
+        kind: WeightType,
+        operand: Operand,
+    ) -> Self {
+        let (panels, width, depth) = (layout.panels(), layout.width(), weight.ncols());
+        let rounded: Vec<(f32, Vec<i8>)> = match kind {
+            WeightType::Int8 => weight.rows().into_iter().map(quantize_row).collect(),
+            _ => Vec::new(),
+        };
+        let scale = layout.columns(|row| rounded.get(row).map_or(1.0, |(scale, _)| *scale)).collect();
+        let at = |panel, k, column: usize| layout.row(panel, column).map_or(0.0, |row| weight[[row, k]]);
+        let byte = |panel, k: usize, column: usize| match layout.row(panel, column) {
+            Some(row) if k < depth => rounded[row].1[k],
+            _ => 0,
+        };
+        let places =
+            || (0..panels).flat_map(move |panel| (0..depth).flat_map(move |k| (0..width).map(move |c| (panel, k, c))));
+        let numbers = match (kind, operand) {
+            (WeightType::F32, _) => Numbers::F32(places().map(|(p, k, c)| at(p, k, c)).collect()),
+            (WeightType::F16, _) => {
+                Numbers::F16(places().map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits()).collect())
+            }
+            (WeightType::Bf16, _) => {
+                Numbers::Bf16(places().map(|(p, k, c)| bf16::from_f32(at(p, k, c)).to_bits()).collect())
+            }
+            (WeightType::Int8, Operand::Input) => Numbers::Int8(places().map(|(p, k, c)| byte(p, k, c)).collect()),
+            (WeightType::Int8, Operand::State) => {
+                let fours = depth.div_ceil(4);
+                let place = |at: usize| {
+                    let (rest, k) = (at / 4, at % 4);
+                    let (rest, column) = (rest / width, rest % width);
+                    byte(rest / fours.max(1), 4 * (rest % fours.max(1)) + k, column)
+                };
+                let sum = |at: usize| (0..depth).map(|k| f32::from(byte(at / width, k, at % width))).sum();
+                let sums = (0..panels * width).map(sum).collect();
+                Numbers::Dot((0..panels * fours * width * 4).map(place).collect(), sums)
+            }
+        };
+        let bias = layout.columns(|row| bias.map_or(0.0, |bias| bias[row])).collect();
+        Self { layout, depth, numbers, scale, bias }
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
+        let width = self.layout.width();
+        let columns = panel * width..(panel + 1) * width;
+        let size = width * self.depth;
+        let numbers = panel * size..(panel + 1) * size;
+        let source = match &self.numbers {
+            Numbers::F32(n) => Source::F32(&n[numbers]),
+            Numbers::F16(n) => Source::F16(&n[numbers]),
+            Numbers::Bf16(n) => Source::Bf16(&n[numbers]),
+            Numbers::Int8(n) => Source::Int8(&n[numbers]),
+            Numbers::Dot(n, sums) => {
+                let size = width * self.depth.div_ceil(4) * 4;
+                Source::Dot(&n[panel * size..(panel + 1) * size], &sums[columns.clone()])
+            }
+        };
+        let (scale, bias) = (&self.scale[columns.clone()], &self.bias[columns]);
+        Panel { source, scale, bias, depth: self.depth, vectors: self.layout.vectors() }
+    }
+
+    /// Whether the state must be rounded before it is multiplied.
+    pub(super) fn rounds_operand(&self) -> bool {
+        matches!(self.numbers, Numbers::Dot(..))
+    }
+}
+
+impl Panels {
+    /// Numbers of a panel that is worth unpacking; 0 where it is read as it is.
+    pub(super) fn unpacked_len(&self) -> usize {
+        match &self.numbers {
+            Numbers::F32(_) | Numbers::Dot(..) => 0,
+            _ => self.layout.width() * self.depth,
+        }
+    }
+}
+
+/// Rows from which on a narrow panel is widened once rather than in every tile.
+const UNPACK_ROWS: usize = 16;
+
+impl<'a> Panel<'a> {
+    /// The same panel in `f32` where `rows` make that worth it. The products' bits do not depend on it.
+    pub(super) fn unpacked(self, rows: usize, buffer: &'a mut [f32], set: Instructions) -> Panel<'a> {
+        if rows < UNPACK_ROWS || matches!(self.source, Source::F32(_) | Source::Dot(..)) {
+            return self;
+        }
+        set.run(Unpack { source: self.source, out: buffer });
+        Panel { source: Source::F32(buffer), ..self }
+    }
+}

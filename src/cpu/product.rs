@@ -1,0 +1,299 @@
+//! The micro-kernel: rows of an operand times one panel of weights.
+//!
+//! Every element of a product is one sum over the depth in rising order, whatever the tile that computes it: a row's
+//! result depends neither on the rows beside it nor on the number of threads.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::pack::Panel;
+use super::simd::{Kernel, Simd};
+
+/// A panel's numbers, `[depth, width]`.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
+    Bf16(&'a [u16]),
+    Int8(&'a [i8]),
+    /// `[depth / 4, width, 4]` with each column's sum.
+    Dot(&'a [i8], &'a [f32]),
+}
+
+/// Rows of numbers, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) numbers: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) count: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn slice(self, rows: Range<usize>) -> Rows<'a> {
+        Rows { numbers: &self.numbers[rows.start * self.stride..], count: rows.len(), ..self }
+    }
+}
+
+/// Rows rounded to 16 bits: `x ~ scale (256 high + low - 32768)`.
+#[derive(Clone, Copy)]
+pub(super) struct RoundedRows<'a> {
+    /// Per row the high bytes of the depth in words of four, then the low ones.
+    bytes: &'a [u32],
+    scales: &'a [f32],
+}
+
+impl<'a> RoundedRows<'a> {
+    /// Words of a row.
+    pub(super) fn words(depth: usize) -> usize {
+        2 * depth.div_ceil(4)
+    }
+
+    pub(super) fn new(bytes: &'a [u32], scales: &'a [f32], depth: usize, rows: Range<usize>) -> Self {
+        let words = Self::words(depth);
+        Self { bytes: &bytes[rows.start * words..rows.end * words], scales: &scales[rows] }
+    }
+}
+
+/// `out = rows x panel * scale + bias`, row after row, `out_stride` apart.
+pub(super) struct Product<'a> {
+    pub(super) panel: Panel<'a>,
+    pub(super) rows: Rows<'a>,
+    pub(super) out: &'a mut [f32],
+    pub(super) out_stride: usize,
+}
+
+/// The same for a panel of [`Source::Dot`].
+pub(super) struct DotProduct<'a> {
+    pub(super) panel: Panel<'a>,
+    pub(super) rows: RoundedRows<'a>,
+    pub(super) out: &'a mut [f32],
+    pub(super) out_stride: usize,
+}
+
+/// A number as weights are stored.
+trait Weight: Copy {
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] readable numbers.
+    unsafe fn load<S: Simd>(v: S, at: *const Self) -> S::F;
+}
+
+/// 16-bit floats by their bits.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Half(#[allow(dead_code, reason = "read through a pointer")] u16);
+
+/// The upper halves of 32-bit floats by their bits.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Brain(#[allow(dead_code, reason = "read through a pointer")] u16);
+
+macro_rules! weight {
+    ($($number:ty: $load:ident as $stored:ty),*) => {$(
+        impl Weight for $number {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(v: S, at: *const Self) -> S::F {
+                // SAFETY: the caller's.
+                unsafe { v.$load(at.cast::<$stored>()) }
+            }
+        }
+    )*};
+}
+weight!(f32: load as f32, Half: load_f16 as u16, Brain: load_bf16 as u16, i8: load_i8 as i8);
+
+/// A tile's corner: where it reads and writes.
+#[derive(Clone, Copy)]
+struct Tile<W> {
+    rows: *const f32,
+    stride: usize,
+    panel: *const W,
+    depth: usize,
+    scale: *const f32,
+    bias: *const f32,
+    out: *mut f32,
+    out_stride: usize,
+}
+
+impl<W: Weight> Tile<W> {
+    /// # Safety
+    /// `R` rows of `depth` numbers, a panel of `depth x V` registers, `V` registers of scale and bias, and `R` rows of `V`
+    /// registers to write to.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const V: usize, const R: usize>(self, v: S) {
+        // SAFETY: every address lies in the ranges that the caller vouches for; a prefetch may name any.
+        unsafe {
+            let mut sums = [[v.splat(0.0); V]; R];
+            let mut panel = self.panel;
+            for k in 0..self.depth {
+                let mut weights = [v.splat(0.0); V];
+                for (column, weights) in weights.iter_mut().enumerate() {
+                    *weights = W::load(v, panel.add(column * S::LANES));
+                }
+                panel = panel.add(V * S::LANES);
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = v.splat(*self.rows.add(row * self.stride + k));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = v.fma(x, weights, *sum);
+                    }
+                }
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (column, sum) in sums.into_iter().enumerate() {
+                    let at = column * S::LANES;
+                    let y = v.fma(sum, v.load(self.scale.add(at)), v.load(self.bias.add(at)));
+                    v.store(self.out.add(row * self.out_stride + at), y);
+                }
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn with<S: Simd, W: Weight, const V: usize>(self, v: S, panel: &[W]) {
+        let Self { panel: Panel { scale, bias, depth, .. }, rows, out, out_stride } = self;
+        let width = V * S::LANES;
+        assert!(panel.len() >= depth * width && scale.len() >= width && bias.len() >= width);
+        assert!(rows.count == 0 || rows.numbers.len() >= (rows.count - 1) * rows.stride + depth);
+        assert!(rows.count == 0 || out.len() >= (rows.count - 1) * out_stride + width);
+        let out = out.as_mut_ptr();
+        // Tiles of even height. A loop, not a closure: what is not inlined would lose the instruction set.
+        let tiles = rows.count.div_ceil(S::ROWS[4 - V]);
+        let mut first = 0;
+        for at in 0..tiles {
+            let height = (rows.count - first).div_ceil(tiles - at);
+            let tile = Tile {
+                rows: rows.numbers[first * rows.stride..].as_ptr(),
+                stride: rows.stride,
+                panel: panel.as_ptr(),
+                depth,
+                scale: scale.as_ptr(),
+                bias: bias.as_ptr(),
+                out: out.wrapping_add(first * out_stride),
+                out_stride,
+            };
+            // SAFETY: the assertions above cover all rows; a height never exceeds `S::ROWS`.
+            unsafe {
+                match height {
+                    1 => tile.run::<S, V, 1>(v),
+                    2 => tile.run::<S, V, 2>(v),
+                    3 => tile.run::<S, V, 3>(v),
+                    4 if S::ROWS[4 - V] >= 4 => tile.run::<S, V, 4>(v),
+                    5 if S::ROWS[4 - V] >= 5 => tile.run::<S, V, 5>(v),
+                    6 if S::ROWS[4 - V] >= 6 => tile.run::<S, V, 6>(v),
+                    7 if S::ROWS[4 - V] >= 7 => tile.run::<S, V, 7>(v),
+                    8 if S::ROWS[4 - V] >= 8 => tile.run::<S, V, 8>(v),
+                    _ => debug_assert!(false, "a tile of {height} rows"),
+                }
+            }
+            first += height;
+        }
+    }
+
+    #[inline(always)]
+    fn wide<S: Simd, W: Weight>(self, v: S, panel: &[W]) {
+        match self.panel.vectors {
+            3 => self.with::<S, W, 3>(v, panel),
+            4 => self.with::<S, W, 4>(v, panel),
+            other => debug_assert!(false, "a panel of {other} registers"),
+        }
+    }
+}
+
+/// Bits under a type that knows how to widen them.
+#[inline(always)]
+fn bits<T>(numbers: &[u16]) -> &[T] {
+    const { assert!(size_of::<T>() == size_of::<u16>()) };
+    // SAFETY: `Half` and `Brain` are transparent over `u16`.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), numbers.len()) }
+}
+
+impl Kernel for Product<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, v: S) {
+        match self.panel.source {
+            Source::F32(panel) => self.wide(v, panel),
+            Source::F16(panel) => self.wide(v, bits::<Half>(panel)),
+            Source::Bf16(panel) => self.wide(v, bits::<Brain>(panel)),
+            Source::Int8(panel) => self.wide(v, panel),
+            Source::Dot(..) => debug_assert!(false, "integer panels take rounded rows"),
+        }
+    }
+}
+
+impl Kernel for DotProduct<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, v: S) {
+        match (self.panel.source, self.panel.vectors) {
+            (Source::Dot(panel, sums), 3) => self.with::<S, 3>(v, panel, sums),
+            (Source::Dot(panel, sums), 4) => self.with::<S, 4>(v, panel, sums),
+            _ => debug_assert!(false, "rounded rows take integer panels"),
+        }
+    }
+}
+
+impl DotProduct<'_> {
+    #[inline(always)]
+    fn with<S: Simd, const V: usize>(self, v: S, panel: &[i8], sums: &[f32]) {
+        let Self { panel: Panel { scale, bias, depth, .. }, rows, out, out_stride } = self;
+        let (width, fours) = (V * S::LANES, depth.div_ceil(4));
+        assert!(panel.len() >= 4 * fours * width && [scale, bias, sums].iter().all(|columns| columns.len() >= width));
+        for (row, (bytes, &row_scale)) in rows.bytes.chunks_exact((2 * fours).max(1)).zip(rows.scales).enumerate() {
+            let (high, low) = bytes.split_at(fours);
+            let mut high_sums = [v.zero_i32(); V];
+            let mut low_sums = [v.zero_i32(); V];
+            for (k, (&high, &low)) in high.iter().zip(low).enumerate() {
+                for column in 0..V {
+                    // SAFETY: `k` is below `fours` and `column` below `V`: inside the panel.
+                    unsafe {
+                        let weights = panel.as_ptr().add(4 * (k * width + column * S::LANES));
+                        high_sums[column] = v.dot_bytes(high_sums[column], high, weights);
+                        low_sums[column] = v.dot_bytes(low_sums[column], low, weights);
+                    }
+                }
+            }
+            let out = &mut out[row * out_stride..][..width];
+            for column in 0..V {
+                let at = column * S::LANES;
+                // SAFETY: `width` numbers each.
+                unsafe {
+                    // 256 high + low - 32768 = 256 (high - 128) + low
+                    let sum = v.load(sums.as_ptr().add(at));
+                    let high = v.fma(sum, v.splat(-128.0), v.to_float(high_sums[column]));
+                    let whole = v.fma(high, v.splat(256.0), v.to_float(low_sums[column]));
+                    let scale = v.mul(v.load(scale.as_ptr().add(at)), v.splat(row_scale));
+                    v.store(out.as_mut_ptr().add(at), v.fma(whole, scale, v.load(bias.as_ptr().add(at))));
+                }
+            }
+        }
+    }
+}
+
+/// Widens a panel's numbers, which the product then reads again and again.
+pub(super) struct Unpack<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) out: &'a mut [f32],
+}
+
+impl Kernel for Unpack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, v: S) {
+        match self.source {
+            Source::F16(panel) => widen(v, bits::<Half>(panel), self.out),
+            Source::Bf16(panel) => widen(v, bits::<Brain>(panel), self.out),
+            Source::Int8(panel) => widen(v, panel, self.out),
+            Source::F32(_) | Source::Dot(..) => debug_assert!(false, "nothing to unpack"),
+        }
+    }
+}
+
+/// A panel is whole registers.
+#[inline(always)]
+fn widen<S: Simd, W: Weight>(v: S, panel: &[W], out: &mut [f32]) {
+    for (weights, out) in panel.chunks_exact(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
+        // SAFETY: both have the lanes.
+        unsafe { v.store(out.as_mut_ptr(), W::load(v, weights.as_ptr())) };
+    }
+}

@@ -1,0 +1,38 @@
+//! A state rounded to 16 bits, for products with 8-bit weights.
+
+use super::product::{RoundedRows, Rows};
+use super::simd::{Kernel, Simd};
+
+/// Rounds every row to `scale (256 high + low - 32768)`, `scale = max |x| / 32767`, and writes its bytes.
+pub(super) struct Round<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) depth: usize,
+    pub(super) bytes: &'a mut [u32],
+    pub(super) scales: &'a mut [f32],
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let words = RoundedRows::words(self.depth);
+        for row in 0..self.rows.count {
+            let numbers = &self.rows.numbers[row * self.rows.stride..][..self.depth];
+            // Comparing bits rather than numbers lets a NaN win.
+            let most = numbers.iter().fold(0, |most, x| x.abs().to_bits().max(most));
+            let scale = f32::from_bits(most) / 32767.0;
+            self.scales[row] = scale;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let (high, low) = self.bytes[row * words..(row + 1) * words].split_at_mut(words / 2);
+            for ((four, high), low) in numbers.chunks(4).zip(high).zip(low) {
+                let (mut highs, mut lows) = ([128; 4], [0; 4]);
+                for ((x, high), low) in four.iter().zip(&mut highs).zip(&mut lows) {
+                    // The sum's rounding leaves the nearest integer, offset by 32768, in the low bits.
+                    let biased = (x * inverse + 12_615_680.0).to_bits().to_le_bytes();
+                    (*low, *high) = (biased[0], biased[1]);
+                }
+                (*high, *low) = (u32::from_le_bytes(highs), u32::from_le_bytes(lows));
+            }
+        }
+    }
+}

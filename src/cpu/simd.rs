@@ -1,0 +1,180 @@
+//! Vector registers behind one trait, and the choice among instruction sets at run time.
+//!
+//! A kernel is written once, generic over [`Simd`], and compiled for every instruction set: [`Instructions::run`] enters
+//! the copy for the set it is called on. Everything below that entry must be `#[inline(always)]`, so that it is compiled
+//! with the set's features.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// The most lanes that a register of any instruction set has.
+pub(super) const MOST_LANES: usize = 16;
+
+/// Registers of `f32` lanes. A value of an implementing type is the proof that the processor has its instructions.
+///
+/// In [`Simd::min`] and [`Simd::max`] a NaN of the second operand wins, so that clamping `x` as
+/// `min(high, max(low, x))` keeps a NaN.
+pub(super) trait Simd: Copy {
+    /// A register of `f32`.
+    type F: Copy;
+    /// A register of `i32`, as many lanes.
+    type I: Copy;
+    /// Lanes of a register, at most [`MOST_LANES`].
+    const LANES: usize;
+    /// Rows of a tile of `rows x 4` and `rows x 3` accumulators that leaves room for the operands.
+    const ROWS: [usize; 2];
+
+    fn splat(self, x: f32) -> Self::F;
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] readable numbers; no alignment is asked for.
+    unsafe fn load(self, at: *const f32) -> Self::F;
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] writable numbers; no alignment is asked for.
+    unsafe fn store(self, at: *mut f32, x: Self::F);
+    /// 16-bit floats, widened.
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] readable numbers.
+    unsafe fn load_f16(self, at: *const u16) -> Self::F;
+    /// The upper halves of 32-bit floats, widened.
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] readable numbers.
+    unsafe fn load_bf16(self, at: *const u16) -> Self::F;
+    /// 8-bit integers, widened.
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] readable numbers.
+    unsafe fn load_i8(self, at: *const i8) -> Self::F;
+    /// Brings the line into the first cache; any address is harmless.
+    fn prefetch(self, at: *const u8);
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a b + c`, fused where the processor can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `1 / x` within 2 ulp, for `x` in `[1, 1e38]`.
+    fn reciprocal(self, x: Self::F) -> Self::F;
+    /// `2^n` for a lane that holds `1.5 * 2^23 + n` with `n` in `[-126, 127]`.
+    fn power_of_two(self, biased: Self::F) -> Self::F;
+
+    fn zero_i32(self) -> Self::I;
+    /// Adds to every lane the sum of four products: bytes of `a`, unsigned, with the lane's four bytes at `w`, signed.
+    /// # Safety
+    /// `w` points to `4 *` [`Simd::LANES`] readable bytes.
+    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
+    fn to_float(self, x: Self::I) -> Self::F;
+}
+
+/// Work that is compiled for every instruction set. `run` must be `#[inline(always)]`.
+pub(super) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// The instruction sets that the CPU path is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Instructions {
+    /// AVX-512 (F, BW, DQ, VL, VNNI): Intel from Ice Lake on, AMD from Zen 4 on.
+    Avx512,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// NEON, 64-bit ARM.
+    Neon,
+    /// Any processor.
+    Portable,
+}
+
+impl Instructions {
+    /// Every set, the fastest first.
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+
+    /// The fastest set that this processor has.
+    pub fn detect() -> Self {
+        Self::ALL.into_iter().find(|set| set.available()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor has the set.
+    pub fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => x86::Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::Avx2::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::Neon::new().is_some(),
+            Self::Portable => true,
+            #[allow(unreachable_patterns, reason = "which sets exist depends on the target")]
+            _ => false,
+        }
+    }
+
+    /// `"avx512"`, `"avx2"`, `"neon"` or `"portable"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Neon => "neon",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Refuses a set that the processor lacks.
+    pub(super) fn check(self) -> Result<Self> {
+        if self.available() {
+            return Ok(self);
+        }
+        Err(Error::Unsupported { op: "Device::cpu_with", option: format!("instructions {self}"), by: "this processor" })
+    }
+
+    /// Lanes of a register.
+    pub(super) fn lanes(self) -> usize {
+        struct Lanes;
+        impl Kernel for Lanes {
+            type Output = usize;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::LANES
+            }
+        }
+        self.run(Lanes)
+    }
+
+    /// Runs the copy of a kernel that was compiled for this set; the portable one where the processor lacks it.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => match x86::Avx512::new() {
+                Some(simd) => simd.enter(kernel),
+                None => kernel.run(portable::Portable),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => match x86::Avx2::new() {
+                Some(simd) => simd.enter(kernel),
+                None => kernel.run(portable::Portable),
+            },
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => match neon::Neon::new() {
+                Some(simd) => simd.enter(kernel),
+                None => kernel.run(portable::Portable),
+            },
+            _ => kernel.run(portable::Portable),
+        }
+    }
+}
+
+impl fmt::Display for Instructions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,119 @@
+//! Four lanes in plain Rust, which every compiler turns into the target's own short vectors where it has some.
+
+use half::f16;
+
+use super::Simd;
+
+/// Any processor.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+const LANES: usize = 4;
+
+#[inline(always)]
+fn map2(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+}
+
+/// # Safety
+/// `at` points to [`LANES`] readable numbers.
+#[inline(always)]
+unsafe fn read<T: Copy>(at: *const T) -> [T; LANES] {
+    // SAFETY: the caller's.
+    unsafe { at.cast::<[T; LANES]>().read_unaligned() }
+}
+
+impl Simd for Portable {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    const LANES: usize = LANES;
+    const ROWS: [usize; 2] = [3, 4];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(self, at: *const f32) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { read(at) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { at.cast::<Self::F>().write_unaligned(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, at: *const u16) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { read(at) }.map(|bits| f16::from_bits(bits).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, at: *const u16) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { read(at) }.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, at: *const i8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { read(at) }.map(f32::from)
+    }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // Not `mul_add`: without the instruction it is a call into the C library.
+        map2(map2(a, b, |a, b| a * b), c, |ab, c| ab + c)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn reciprocal(self, x: Self::F) -> Self::F {
+        x.map(|x| 1.0 / x)
+    }
+    #[inline(always)]
+    fn power_of_two(self, biased: Self::F) -> Self::F {
+        biased.map(|x| f32::from_bits((x.to_bits() << 23).wrapping_add(0x3f80_0000)))
+    }
+
+    #[inline(always)]
+    fn zero_i32(self) -> Self::I {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+        // SAFETY: the caller's.
+        let w: [[i8; 4]; LANES] = unsafe { read(w.cast()) };
+        let a = a.to_le_bytes();
+        let mut sum = sum;
+        for (sum, w) in sum.iter_mut().zip(w) {
+            for (a, w) in a.into_iter().zip(w) {
+                *sum += i32::from(a) * i32::from(w);
+            }
+        }
+        sum
+    }
+    #[inline(always)]
+    fn to_float(self, x: Self::I) -> Self::F {
+        x.map(|x| x as f32)
+    }
+}

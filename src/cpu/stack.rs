@@ -1,0 +1,254 @@
+//! A stack of layers on the CPU: which threads do what, and the buffers of a call.
+#![allow(unsafe_code)]
+
+use super::device::CpuDevice;
+use super::layer::{LayerCall, LayerWeights, Member, Scratch};
+use super::memory::{Aligned, PerThread, Shared};
+use super::pool::Barrier;
+use super::state::{Owned, Places, Resets};
+use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::reference::{Binary, Direction};
+
+/// Multiply-adds of a step that are worth a thread's meeting with the others.
+const STEP_WORK: usize = 16_384;
+/// Multiply-adds of a call that are worth waking a thread.
+const CALL_WORK: usize = 1 << 20;
+
+/// The weights of all layers and directions.
+pub(crate) struct Stack {
+    /// `[layer][direction]`
+    layers: Vec<Vec<LayerWeights>>,
+    directions: Vec<Direction>,
+    merge: Option<Binary>,
+    input: usize,
+    out: usize,
+    hidden: usize,
+    device: CpuDevice,
+}
+
+/// The buffers of a call, kept from one call to the next.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    scratch: PerThread<Scratch>,
+    states: Aligned<f32>,
+    /// Outputs of layers below the last.
+    between: [Aligned<f32>; 2],
+    /// Outputs of two directions that are merged into one.
+    sides: [Aligned<f32>; 2],
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workspace").finish_non_exhaustive()
+    }
+}
+
+/// One call: input, output, and the state that it advances.
+pub(crate) struct StackCall<'a> {
+    pub(crate) time: usize,
+    pub(crate) batch: usize,
+    /// `[T, B, input]`
+    pub(crate) x: &'a [f32],
+    /// `[T, B, output]`
+    pub(crate) y: &'a mut [f32],
+    /// `[T, B]`
+    pub(crate) flags: Option<&'a [u32]>,
+    pub(crate) pad: Pad,
+    /// `[layers directions, B, O]`
+    pub(crate) h: &'a mut [f32],
+    /// `[layers directions, B, hidden]`, or nothing.
+    pub(crate) s: &'a mut [f32],
+    /// What a reset returns to, shaped as `h` and `s`; zero where absent.
+    pub(crate) initial_h: Option<&'a [f32]>,
+    pub(crate) initial_s: Option<&'a [f32]>,
+}
+
+impl Stack {
+    /// Packs parameters that fit their cells, one cell a direction and at least one layer.
+    pub(crate) fn new(
+        device: &CpuDevice,
+        cells: &[Cell],
+        directions: &[Direction],
+        merge: Option<Binary>,
+        (input, hidden): (usize, usize),
+        parameters: &[Vec<Parameters>],
+        kind: WeightType,
+    ) -> Self {
+        let pack = |layer: &Vec<Parameters>| {
+            let one = |(cell, p)| LayerWeights::new(cell, hidden, p, kind, device.instructions());
+            cells.iter().zip(layer).map(one).collect()
+        };
+        Self {
+            layers: parameters.iter().map(pack).collect(),
+            directions: directions.to_vec(),
+            merge: merge.filter(|_| directions.len() == 2),
+            input,
+            out: cells.first().map_or(hidden, |cell| cell.output_size(hidden)),
+            hidden,
+            device: device.clone(),
+        }
+    }
+
+    /// Width of a layer's output.
+    fn width(&self) -> usize {
+        if self.merge.is_some() { self.out } else { self.out * self.directions.len() }
+    }
+
+    /// The threads that a call is worth: one where a single row makes a single step, and never more than the work of a
+    /// step or of the whole call feeds.
+    fn threads(&self, time: usize, batch: usize) -> usize {
+        let step = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>() * batch;
+        let step = self.layers.iter().map(step).max().unwrap_or(0);
+        if time * batch <= 1 || step * time * self.layers.len() < CALL_WORK {
+            return 1;
+        }
+        self.device.threads().min(step / STEP_WORK).max(1)
+    }
+
+    fn reserve(&self, workspace: &mut Workspace, places: &Places, call: &StackCall<'_>, threads: usize) {
+        let steps = call.time * call.batch;
+        let layers = self.layers.iter().flatten();
+        for scratch in workspace.scratch.reserve(threads) {
+            // While another call has the workers one thread does it all.
+            layers.clone().for_each(|layer| layer.reserve(scratch, call.time, call.batch, 1));
+        }
+        workspace.states.reserve(self.layers.len() * self.directions.len() * places.len());
+        if self.layers.len() > 1 {
+            workspace.between.iter_mut().for_each(|buffer| buffer.reserve(steps * self.width()));
+        }
+        if self.merge.is_some() {
+            workspace.sides.iter_mut().for_each(|buffer| buffer.reserve(steps * self.out));
+        }
+    }
+
+    /// Runs all layers over the whole sequence and advances the state. The slices have the lengths that [`StackCall`] says.
+    pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) {
+        let threads = self.threads(call.time, call.batch);
+        let lanes = self.device.instructions().lanes();
+        let places = Places::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
+        self.reserve(workspace, &places, &call, threads);
+        let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;
+        let mut owned = Owned { h, s };
+        let resets = Resets { h: initial_h, s: initial_s };
+        let rows = self.layers.len() * self.directions.len();
+        for row in 0..rows {
+            let first = match self.directions[row % self.directions.len()] {
+                Direction::Forward => 0,
+                Direction::Reverse => time.saturating_sub(1),
+            };
+            let first = flags.filter(|_| time > 0).map(|flags| &flags[first * batch..(first + 1) * batch]);
+            places.load(row, &mut workspace.states, &owned, resets, first);
+        }
+        let Workspace { scratch, states, between, sides } = workspace;
+        let shared = Run {
+            stack: self,
+            time,
+            batch,
+            flags,
+            pad,
+            places,
+            resets,
+            x: Shared::reading(x),
+            y: Shared::new(y),
+            states: Shared::new(states),
+            between: between.each_mut().map(|buffer| Shared::new(buffer)),
+            sides: sides.each_mut().map(|buffer| Shared::new(buffer)),
+            together: Barrier::default(),
+            apart: [Barrier::default(), Barrier::default()],
+        };
+        self.device.pool().run(threads, |thread, threads| {
+            // SAFETY: the pool gives every thread a number of its own, and runs them all at once.
+            unsafe { shared.run(Member { at: thread, of: threads }, scratch.get(thread)) };
+        });
+        for row in 0..rows {
+            places.save(row, states, &mut owned, time);
+        }
+    }
+}
+
+/// A call as all its threads see it.
+struct Run<'a> {
+    stack: &'a Stack,
+    time: usize,
+    batch: usize,
+    flags: Option<&'a [u32]>,
+    pad: Pad,
+    places: Places,
+    resets: Resets<'a>,
+    x: Shared<'a>,
+    y: Shared<'a>,
+    states: Shared<'a>,
+    between: [Shared<'a>; 2],
+    sides: [Shared<'a>; 2],
+    /// Where all threads meet.
+    together: Barrier,
+    /// Where the threads of one direction meet.
+    apart: [Barrier; 2],
+}
+
+impl Run<'_> {
+    /// One thread's part. Where the threads can be shared out evenly, the directions run at the same time.
+    ///
+    /// # Safety
+    /// All members run it at once; nobody else touches the buffers meanwhile.
+    unsafe fn run(&self, member: Member, scratch: &mut Scratch) {
+        let Self { stack, time, batch, .. } = *self;
+        let directions = stack.directions.len();
+        let groups = if member.of % directions == 0 { directions } else { 1 };
+        let group = member.at % groups;
+        let within = Member { at: member.at / groups, of: member.of / groups };
+        let (mut below, mut input) = (self.x, stack.input);
+        for (layer, weights) in stack.layers.iter().enumerate() {
+            let last = layer + 1 == stack.layers.len();
+            let above = if last { self.y } else { self.between[layer % 2] };
+            for direction in (group..directions).step_by(groups) {
+                let (y, y_at, y_stride) = match stack.merge {
+                    Some(_) => (self.sides[direction], 0, stack.out),
+                    None => (above, direction * stack.out, stack.width()),
+                };
+                let row = layer * directions + direction;
+                let call = LayerCall {
+                    weights: &weights[direction],
+                    direction: stack.directions[direction],
+                    time,
+                    batch,
+                    x: below,
+                    input,
+                    y,
+                    y_at,
+                    y_stride,
+                    flags: self.flags,
+                    pad: self.pad,
+                    buffers: self.places.buffers(row, self.states, self.resets),
+                    barrier: if groups > 1 { &self.apart[direction] } else { &self.together },
+                };
+                // SAFETY: the members of a group come here together, each with its own place.
+                unsafe { call.run(within, scratch) };
+            }
+            if groups > 1 {
+                self.together.wait(member.of);
+            }
+            if let Some(merge) = stack.merge {
+                // SAFETY: the sides are complete, and each thread writes its own share.
+                unsafe { self.merge(merge, above, member) };
+                self.together.wait(member.of);
+            }
+            (below, input) = (above, stack.width());
+        }
+    }
+
+    /// This thread's share of two directions' outputs, merged.
+    ///
+    /// # Safety
+    /// Nobody writes to the sides, and nobody else to this thread's share.
+    unsafe fn merge(&self, op: Binary, into: Shared<'_>, member: Member) {
+        let share = member.share(self.time * self.batch * self.stack.out);
+        // SAFETY: the caller's.
+        let [forward, reverse] = self.sides.map(|side| unsafe { side.read(share.start, share.len()) });
+        // SAFETY: the caller's.
+        let into = unsafe { into.write(share.start, share.len()) };
+        for ((y, &a), &b) in into.iter_mut().zip(forward).zip(reverse) {
+            *y = op.apply(a, b);
+        }
+    }
+}
