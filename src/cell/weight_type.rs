@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 /// peepholes, the state, the input and every sum stay `f32`.
 ///
 /// A narrow type changes the weights once, when the layer is built, and nothing else: the layer computes exactly what an
-/// `f32` layer with the weights of [`WeightType::round`] computes.
+/// `f32` layer with the weights of [`WeightType::round`] computes, but for the CPU's `Int8`: its integer products read the
+/// state rounded to 16 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightType {
     /// 32-bit floats.
