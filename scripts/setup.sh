@@ -4,22 +4,27 @@ MINIMUM_RUST=1.88
 
 say() { printf '%s\n' "$*" >&2; }
 
-# Installs Debian packages, as root or through sudo.
+# apt-get as root or through sudo, quietly; the package lists are brought up to date once.
+apt() {
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || { say "please run as root: apt-get $*"; return 1; }
+        as_root=(sudo)
+    fi
+    if [ -z "${APT_UPDATED:-}" ]; then
+        "${as_root[@]}" apt-get update -qq || return 1
+        APT_UPDATED=yes
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -qq "$@" >/dev/null
+}
+
 install_packages() {
     if ! command -v apt-get >/dev/null; then
         say "missing: $*. This is no Debian machine: please install them by its own means."
         return 1
     fi
-    local as_root=()
-    if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || { say "missing: $*. Run as root: apt-get install $*"; return 1; }
-        as_root=(sudo)
-    fi
     say "installing $*"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c '
-        apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 && exit
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-    ' install "$@"
+    apt install --no-install-recommends "$@"
 }
 
 # Whether a rustc is there and new enough; `rustc 1.95.0 (..)` on its standard output.
@@ -39,6 +44,7 @@ ensure_rust() {
     fi
     # Debian keeps a newer Rust beside the release's own, for its browsers.
     if command -v apt-cache >/dev/null; then
+        apt check || return 1
         local package
         for package in rustc-web rustc; do
             local candidate
