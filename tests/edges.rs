@@ -7,7 +7,7 @@ mod common;
 use common::case::{self, Case, Directions, Instructions, Outcome};
 use common::{bits, devices, gpu};
 use gatewise::Device;
-use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence};
+use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::gpu::GpuDevice;
 use gatewise::nn::Merge;
 use ndarray::Array2;
@@ -46,6 +46,7 @@ fn plain(cell: Cell, [time, batch, hidden]: [usize; 3], directions: Directions) 
         time,
         batch,
         instructions,
+        weight_type: WeightType::F32,
         given_state: true,
         seed: 77,
     }

@@ -1,6 +1,6 @@
 //! A call of a stack as a value: its arrays, how to run it, and what it should compute.
 
-use gatewise::cell::{Cell, Pad, ParameterSpec, Parameters, Sequence};
+use gatewise::cell::{Cell, Pad, ParameterSpec, Parameters, Sequence, WeightType};
 use gatewise::nn::{Config, Merge, Recurrent, State};
 use gatewise::reference::{Direction, LayerState, layer};
 use gatewise::{Device, Tensor};
@@ -35,6 +35,7 @@ pub(crate) struct Case {
     pub(crate) time: usize,
     pub(crate) batch: usize,
     pub(crate) instructions: Instructions,
+    pub(crate) weight_type: WeightType,
     pub(crate) given_state: bool,
     pub(crate) seed: u64,
 }
@@ -83,6 +84,7 @@ pub(crate) struct Outcome<F> {
 impl Case {
     pub(crate) fn config(&self) -> Config {
         let config = Config::new(self.cell, self.input, self.hidden).layers(self.layers);
+        let config = config.weight_type(self.weight_type);
         let config = match self.directions {
             Directions::Forward => config,
             Directions::Reverse => config.reverse(),
@@ -228,10 +230,20 @@ impl Case {
         Outcome { y: below, h, s }
     }
 
+    /// The same arrays with the weights that the case's type can hold.
+    fn rounded(&self, arrays: &Arrays<f32>) -> Arrays<f32> {
+        let mut rounded = arrays.clone();
+        for p in rounded.parameters.iter_mut().flatten() {
+            *p = self.weight_type.round_parameters(p.clone());
+        }
+        rounded
+    }
+
     /// What is expected, and how far `f32` may stray from it: the effect of moving every number by a few units in its last
     /// place, and a floor for the activations' own rounding. `None` where the call is too sensitive to tell right from
     /// wrong.
     pub(crate) fn expectation(&self, arrays: &Arrays<f32>) -> Option<(Outcome<f64>, f64)> {
+        let arrays = self.rounded(arrays);
         let exact = self.expected(&arrays.nudged(0.0, 0));
         let largest = |outcome: &Outcome<f64>| fold(outcome, |x| x.abs());
         let mut tolerance = 4e-6 * (1.0 + largest(&exact));

@@ -1,11 +1,15 @@
-//! Random calls.
+//! Random calls, and a test that they reach every option.
 
-use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell};
+use std::collections::BTreeSet;
+
+use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, WeightType};
 use gatewise::nn::Merge;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use crate::common::case::{Case, Directions, Instructions};
+use crate::{CASES, runner};
 
 fn any_activation() -> impl Strategy<Value = Activation> {
     prop_oneof![
@@ -32,7 +36,7 @@ fn gate_activation() -> impl Strategy<Value = Activation> {
         3 => Just(Activation::Sigmoid),
         1 => Just(Activation::HARD_SIGMOID_KERAS3),
         1 => Just(Activation::HARD_SIGMOID_ONNX),
-        2 => any_activation(),
+        4 => any_activation(),
     ]
 }
 
@@ -97,7 +101,8 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
     (sizes, directions())
         .prop_flat_map(|((input, hidden, layers, time, batch), directions)| {
             let cell = prop_oneof![1 => rnn(), 3 => lstm(hidden), 2 => gru()];
-            let rest = (instructions(time, batch), any::<bool>(), any::<u64>());
+            let stored = vec![WeightType::F32, WeightType::F32, WeightType::F16, WeightType::Int8];
+            let rest = (instructions(time, batch), prop::sample::select(stored), any::<bool>(), any::<u64>());
             (Just((input, hidden, layers, time, batch)), Just(directions), cell, rest)
         })
         .prop_flat_map(|(sizes, directions, cell, rest)| {
@@ -106,7 +111,127 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
             (Just(sizes), Just(directions), Just(cell), reverse_cell, Just(rest))
         })
         .prop_map(|((input, hidden, layers, time, batch), directions, cell, reverse_cell, rest)| {
-            let (instructions, given_state, seed) = rest;
-            Case { cell, reverse_cell, input, hidden, layers, directions, time, batch, instructions, given_state, seed }
+            let (instructions, weight_type, given_state, seed) = rest;
+            Case {
+                cell,
+                reverse_cell,
+                input,
+                hidden,
+                layers,
+                directions,
+                time,
+                batch,
+                instructions,
+                weight_type,
+                given_state,
+                seed,
+            }
         })
+}
+
+#[test]
+fn the_random_cases_reach_every_option() {
+    let mut runner = runner(CASES);
+    let mut seen = BTreeSet::new();
+    for _ in 0..CASES {
+        let case = case().new_tree(&mut runner).expect("a case").current();
+        let mut see = |what: String| seen.insert(what);
+        let of = |activation: Activation| format!("{activation:?}").split(' ').next().map(str::to_owned);
+        let (gate, candidate, output, gate_clip) = match case.cell {
+            Cell::Rnn(c) => (None, Some(c.activation), None, c.gate_clip),
+            Cell::Gru(c) => {
+                see(format!("{:?} {:?}", c.reset, c.mix));
+                (Some(c.gate), Some(c.candidate), None, c.gate_clip)
+            }
+            Cell::Lstm(c) => {
+                see(format!("{:?}", c.forget));
+                see(format!("peephole {}", c.peephole));
+                see(format!("projection {}", c.projection.is_some()));
+                see(format!("cell clip {}", c.cell_clip.is_some()));
+                (Some(c.gate), Some(c.candidate), Some(c.output), c.gate_clip)
+            }
+        };
+        for (role, activation) in [("gate", gate), ("candidate", candidate), ("output", output)] {
+            if let Some(name) = activation.and_then(of) {
+                see(format!("{role} {name}"));
+            }
+        }
+        for which in [Activation::HARD_SIGMOID_KERAS3, Activation::HARD_SIGMOID_ONNX] {
+            if gate == Some(which) {
+                see(format!("{which:?}"));
+            }
+        }
+        see(format!("{} bias {}", case.cell.name(), case.cell.bias()));
+        see(format!("{} gate clip {}", case.cell.name(), gate_clip.is_some()));
+        see(format!("layers {}", case.layers));
+        see(format!("{:?}", case.directions));
+        see(format!("reverse cell {}", case.reverse_cell.is_some()));
+        see(format!("weights {}", case.weight_type));
+        see(format!("given state {}", case.given_state));
+        see(format!("{:?}", case.instructions.pad));
+        see(format!("mask {}", case.instructions.masked.is_some()));
+        see(format!("reset {}", case.instructions.reset.is_some()));
+        match &case.instructions.lengths {
+            None => see("no lengths".to_owned()),
+            Some(lengths) => see(if lengths.contains(&0) { "a length of 0" } else { "lengths" }.to_owned()),
+        };
+        for (what, size) in [("T", case.time), ("B", case.batch), ("H", case.hidden)] {
+            see(format!("{what} {}", if size > 64 { "above 64".to_owned() } else { size.min(2).to_string() }));
+        }
+    }
+    let roles = |name: &str| ["gate", "candidate", "output"].map(|role| format!("{role} {name}"));
+    let names = Activation::ALL.map(|activation| format!("{activation:?}").replace(|c: char| !c.is_alphabetic(), " "));
+    let activations = names.iter().flat_map(|name| roles(name.split(' ').next().unwrap_or_default()));
+    let options = [
+        "Before KeepsOld",
+        "Before TakesNew",
+        "After KeepsOld",
+        "After TakesNew",
+        "Gate",
+        "Never",
+        "Coupled",
+        "peephole true",
+        "projection true",
+        "cell clip true",
+        "rnn bias false",
+        "lstm bias false",
+        "gru bias false",
+        "rnn gate clip true",
+        "lstm gate clip true",
+        "gru gate clip true",
+        "layers 1",
+        "layers 2",
+        "layers 3",
+        "Forward",
+        "Reverse",
+        "Both(Concat)",
+        "Both(Sum)",
+        "Both(Mul)",
+        "Both(Ave)",
+        "reverse cell true",
+        "weights f32",
+        "weights f16",
+        "weights int8",
+        "given state true",
+        "given state false",
+        "Zero",
+        "Hold",
+        "mask true",
+        "reset true",
+        "no lengths",
+        "lengths",
+        "a length of 0",
+        "T 0",
+        "T 1",
+        "T 2",
+        "B 1",
+        "B 2",
+        "H 1",
+        "H 2",
+        "H above 64",
+    ];
+    let both = [Activation::HARD_SIGMOID_KERAS3, Activation::HARD_SIGMOID_ONNX].map(|which| format!("{which:?}"));
+    let wanted: BTreeSet<String> = options.map(str::to_owned).into_iter().chain(activations).chain(both).collect();
+    let missing: Vec<_> = wanted.difference(&seen).collect();
+    assert!(missing.is_empty(), "never drawn: {missing:?}");
 }
