@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use super::pool::Pool;
-use super::simd::Instructions;
+use super::simd::{Instructions, Verified};
 use crate::error::{Error, Result};
 
 /// How the CPU path works.
@@ -23,7 +23,7 @@ pub struct CpuOptions {
 #[derive(Clone)]
 pub struct CpuDevice {
     pool: Arc<Pool>,
-    instructions: Instructions,
+    instructions: Verified,
 }
 
 impl CpuDevice {
@@ -41,19 +41,19 @@ impl CpuDevice {
             });
         }
         let instructions = match options.instructions {
-            Some(set) => set.check()?,
-            None => Instructions::detect(),
+            Some(set) => set.verify()?,
+            None => Verified::detect(),
         };
         Ok(Self::of(options.threads.unwrap_or_else(physical_cores), instructions))
     }
 
     /// The device of default options, whose threads all layers on it share.
     pub fn shared() -> Self {
-        static SHARED: LazyLock<CpuDevice> = LazyLock::new(|| CpuDevice::of(physical_cores(), Instructions::detect()));
+        static SHARED: LazyLock<CpuDevice> = LazyLock::new(|| CpuDevice::of(physical_cores(), Verified::detect()));
         SHARED.clone()
     }
 
-    fn of(threads: usize, instructions: Instructions) -> Self {
+    fn of(threads: usize, instructions: Verified) -> Self {
         Self { pool: Arc::new(Pool::new(threads)), instructions }
     }
 
@@ -64,6 +64,10 @@ impl CpuDevice {
 
     /// The instruction set that its kernels use.
     pub fn instructions(&self) -> Instructions {
+        self.instructions.set()
+    }
+
+    pub(super) fn verified(&self) -> Verified {
         self.instructions
     }
 
@@ -76,7 +80,7 @@ impl fmt::Debug for CpuDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CpuDevice")
             .field("threads", &self.threads())
-            .field("instructions", &self.instructions)
+            .field("instructions", &self.instructions())
             .finish_non_exhaustive()
     }
 }

@@ -4,11 +4,11 @@
 use std::ops::Range;
 
 use super::memory::{Aligned, Shared};
-use super::pack::{Layout, Operand, Panels};
+use super::pack::{Layout, Operand, PanelRun, Panels};
 use super::pool::Barrier;
-use super::product::{DotProduct, Product, RoundedRows, Rows};
+use super::product::{DotProduct, Product, RoundedRows, Rows, Target};
 use super::round::Round;
-use super::simd::Instructions;
+use super::simd::Verified;
 use super::update::{Flags, Initial, Output, Padded, StepState, Update};
 use crate::cell::{Cell, Pad, Parameters, WeightType};
 use crate::plan::Stage;
@@ -17,8 +17,12 @@ use crate::reference::Direction;
 /// Rows whose input projection is computed at once: enough to use a panel from the second cache many times, few enough
 /// that the result is still in a cache when its step comes.
 const CHUNK_ROWS: usize = 256;
-/// Rows of a step that meet a panel at once: their product stays in the first cache. A multiple of every tile's height.
+/// Rows of a step that meet some panels at once: the product stays in the first cache. A multiple of every tile's height.
 const GROUP_ROWS: usize = 48;
+/// Panels that meet them, where there are fewer rows: their updates are independent of each other and overlap.
+const fn group_panels(rows: usize) -> usize {
+    if rows == 0 { 1 } else { GROUP_ROWS.div_ceil(rows) }
+}
 
 /// A layer's packed weights.
 pub(super) struct LayerWeights {
@@ -26,7 +30,7 @@ pub(super) struct LayerWeights {
     stages: Vec<PackedStage>,
     /// `[3, padded hidden]`, or nothing.
     peephole: Aligned<f32>,
-    instructions: Instructions,
+    instructions: Verified,
 }
 
 /// The products of one stage of a step.
@@ -38,7 +42,7 @@ struct PackedStage {
 
 impl LayerWeights {
     /// Packs parameters that fit the cell.
-    pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, kind: WeightType, set: Instructions) -> Self {
+    pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, kind: WeightType, set: Verified) -> Self {
         let lanes = set.lanes();
         let out = cell.output_size(hidden);
         let layout = |stage: Stage| {
@@ -95,13 +99,14 @@ impl LayerWeights {
         let (mut gates, mut product, mut unpacked, mut rounded) = (0, 0, 0, 0);
         for stage in &self.stages {
             let layout = stage.state.layout;
-            product = product.max(GROUP_ROWS.min(batch) * layout.width());
+            let group = GROUP_ROWS.min(batch);
+            product = product.max(group * group_panels(group).min(layout.panels()) * layout.width());
             if stage.state.rounds_operand() {
                 rounded = rounded.max(RoundedRows::words(stage.state.depth));
             }
             if let Some(input) = &stage.input {
                 gates += own(layout.panels()) * layout.width() * rows;
-                unpacked = unpacked.max(input.unpacked_len());
+                unpacked = unpacked.max(input.unpacked_len(rows));
             }
         }
         scratch.gates.reserve(gates);
@@ -218,11 +223,22 @@ impl LayerCall<'_> {
             let own = member.share(input.layout.panels());
             let width = input.layout.width();
             let (out, rest) = gates.split_at_mut(own.len() * width * rows);
-            let out_stride = own.len() * width;
-            for (at, panel) in own.enumerate() {
-                let panel = input.panel(panel).unpacked(rows, &mut scratch.unpacked, self.weights.instructions);
-                let out = &mut out[at * width..];
-                self.weights.instructions.run(Product { panel, rows: operand, out, out_stride });
+            let row_stride = own.len() * width;
+            let multiply = |panels: PanelRun<'_>, numbers: &mut [f32]| {
+                let target = Target { numbers, panel_stride: width, row_stride };
+                self.weights.instructions.run(Product { panels, rows: operand, target });
+            };
+            let unpacked = input.unpacked_len(rows);
+            if unpacked == 0 {
+                multiply(input.run(own), out);
+            } else {
+                for (at, panel) in own.enumerate() {
+                    let wide = &mut scratch.unpacked[..unpacked];
+                    multiply(
+                        input.run(panel..panel + 1).unpacked(wide, self.weights.instructions),
+                        &mut out[at * width..],
+                    );
+                }
             }
             gates = rest;
         }
@@ -253,33 +269,36 @@ impl LayerCall<'_> {
             if stage.state.rounds_operand() {
                 weights.instructions.run(Round { rows, depth: stage.state.depth, bytes: rounded, scales });
             }
-            for at in 0..own.len() {
+            let backwards = k % 2 == 1;
+            let together = group_panels(GROUP_ROWS.min(batch));
+            let runs = own.len().div_ceil(together);
+            for run in 0..runs {
                 // Every other step backwards: what the last step read last is still in the cache.
-                let at = if k % 2 == 0 { at } else { own.len() - 1 - at };
-                let panel = own.start + at;
+                let run = if backwards { runs - 1 - run } else { run };
+                let panels = own.start + run * together..own.end.min(own.start + (run + 1) * together);
+                let packed = PanelRun { backwards, ..stage.state.run(panels.clone()) };
                 for begin in (0..batch).step_by(GROUP_ROWS) {
                     let group = begin..batch.min(begin + GROUP_ROWS);
-                    let packed = stage.state.panel(panel);
-                    let out_stride = layout.width();
+                    let (row_stride, panel_stride) = (layout.width(), group.len() * layout.width());
+                    let target = Target { numbers: product, panel_stride, row_stride };
                     if stage.state.rounds_operand() {
                         let rows = RoundedRows::new(rounded, scales, stage.state.depth, group.clone());
-                        weights.instructions.run(DotProduct { panel: packed, rows, out: product, out_stride });
+                        weights.instructions.run(DotProduct { panels: packed, rows, target });
                     } else {
-                        let rows = rows.slice(group.clone());
-                        weights.instructions.run(Product { panel: packed, rows, out: product, out_stride });
+                        weights.instructions.run(Product { panels: packed, rows: rows.slice(group.clone()), target });
                     }
-                    let input_at = gates_at + (from_chunk + begin) * input_stride + at * layout.width();
+                    let input_at = gates_at + (from_chunk + begin) * input_stride + run * together * layout.width();
                     weights.instructions.run(Update {
                         cell: &weights.cell,
                         stage: stage.stage,
                         layout,
-                        panel,
+                        panels: panels.clone(),
                         rows: group,
                         input: if input_stride > 0 { &gates[input_at..] } else { &[] },
                         input_stride,
                         product,
                         peephole: &weights.peephole,
-                        state,
+                        state: &state,
                     });
                 }
             }

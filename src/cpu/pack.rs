@@ -1,12 +1,14 @@
 //! Weights as the micro-kernel reads them: panels of a few registers' width, one register a gate and block of units, so
 //! that a panel's product holds all gates of its units side by side.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use ndarray::{Array1, Array2};
 
 use super::memory::Aligned;
 use super::product::{Source, Unpack};
-use super::simd::Instructions;
+use super::simd::Verified;
 use crate::cell::{WeightType, quantize_row};
 
 /// Which rows of a weight matrix the registers of a panel hold: `gates` registers for each of `blocks` blocks of units.
@@ -80,14 +82,27 @@ enum Numbers {
     Dot(Aligned<i8>, Aligned<f32>),
 }
 
-/// One panel, ready to be multiplied.
+/// Some neighbouring panels, ready to be multiplied.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<'a> {
+pub(super) struct PanelRun<'a> {
     pub(super) source: Source<'a>,
+    /// `[panels, width]`
     pub(super) scale: &'a [f32],
     pub(super) bias: &'a [f32],
     pub(super) depth: usize,
+    /// Registers of a panel.
     pub(super) vectors: usize,
+    pub(super) count: usize,
+    /// Whether the last panel comes first.
+    pub(super) backwards: bool,
+}
+
+impl PanelRun<'_> {
+    /// The panel whose turn is `at`.
+    #[inline(always)]
+    pub(super) fn nth(&self, at: usize) -> usize {
+        if self.backwards { self.count - 1 - at } else { at }
+    }
 }
 
 impl Panels {
@@ -137,23 +152,29 @@ impl Panels {
         Self { layout, depth, numbers, scale, bias }
     }
 
-    pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
+    pub(super) fn run(&self, panels: Range<usize>) -> PanelRun<'_> {
         let width = self.layout.width();
-        let columns = panel * width..(panel + 1) * width;
-        let size = width * self.depth;
-        let numbers = panel * size..(panel + 1) * size;
+        let columns = panels.start * width..panels.end * width;
+        let numbers = columns.start * self.depth..columns.end * self.depth;
         let source = match &self.numbers {
             Numbers::F32(n) => Source::F32(&n[numbers]),
             Numbers::F16(n) => Source::F16(&n[numbers]),
             Numbers::Bf16(n) => Source::Bf16(&n[numbers]),
             Numbers::Int8(n) => Source::Int8(&n[numbers]),
             Numbers::Dot(n, sums) => {
-                let size = width * self.depth.div_ceil(4) * 4;
-                Source::Dot(&n[panel * size..(panel + 1) * size], &sums[columns.clone()])
+                let depth = 4 * self.depth.div_ceil(4);
+                Source::Dot(&n[columns.start * depth..columns.end * depth], &sums[columns.clone()])
             }
         };
-        let (scale, bias) = (&self.scale[columns.clone()], &self.bias[columns]);
-        Panel { source, scale, bias, depth: self.depth, vectors: self.layout.vectors() }
+        PanelRun {
+            source,
+            scale: &self.scale[columns.clone()],
+            bias: &self.bias[columns],
+            depth: self.depth,
+            vectors: self.layout.vectors(),
+            count: panels.len(),
+            backwards: false,
+        }
     }
 
     /// Whether the state must be rounded before it is multiplied.
@@ -162,26 +183,25 @@ impl Panels {
     }
 }
 
+/// Rows from which on narrow panels are widened once rather than in every tile.
+const UNPACK_ROWS: usize = 16;
+
 impl Panels {
-    /// Numbers of a panel that is worth unpacking; 0 where it is read as it is.
-    pub(super) fn unpacked_len(&self) -> usize {
+    /// Numbers of a panel that is worth widening for so many rows; 0 where it is read as it is. The products' bits do not
+    /// depend on it.
+    pub(super) fn unpacked_len(&self, rows: usize) -> usize {
         match &self.numbers {
             Numbers::F32(_) | Numbers::Dot(..) => 0,
+            _ if rows < UNPACK_ROWS => 0,
             _ => self.layout.width() * self.depth,
         }
     }
 }
 
-/// Rows from which on a narrow panel is widened once rather than in every tile.
-const UNPACK_ROWS: usize = 16;
-
-impl<'a> Panel<'a> {
-    /// The same panel in `f32` where `rows` make that worth it. The products' bits do not depend on it.
-    pub(super) fn unpacked(self, rows: usize, buffer: &'a mut [f32], set: Instructions) -> Panel<'a> {
-        if rows < UNPACK_ROWS || matches!(self.source, Source::F32(_) | Source::Dot(..)) {
-            return self;
-        }
+impl<'a> PanelRun<'a> {
+    /// The same panels in `f32`.
+    pub(super) fn unpacked(self, buffer: &'a mut [f32], set: Verified) -> PanelRun<'a> {
         set.run(Unpack { source: self.source, out: buffer });
-        Panel { source: Source::F32(buffer), ..self }
+        PanelRun { source: Source::F32(buffer), ..self }
     }
 }

@@ -6,17 +6,17 @@
 
 use std::ops::Range;
 
-use super::pack::Panel;
+use super::pack::PanelRun;
 use super::simd::{Kernel, Simd};
 
-/// A panel's numbers, `[depth, width]`.
+/// Some panels' numbers, `[panels, depth, width]`.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
     Bf16(&'a [u16]),
     Int8(&'a [i8]),
-    /// `[depth / 4, width, 4]` with each column's sum.
+    /// `[panels, depth / 4, width, 4]` with each column's sum.
     Dot(&'a [i8], &'a [f32]),
 }
 
@@ -54,20 +54,34 @@ impl<'a> RoundedRows<'a> {
     }
 }
 
-/// `out = rows x panel * scale + bias`, row after row, `out_stride` apart.
-pub(super) struct Product<'a> {
-    pub(super) panel: Panel<'a>,
-    pub(super) rows: Rows<'a>,
-    pub(super) out: &'a mut [f32],
-    pub(super) out_stride: usize,
+/// Where a product is written: `[panels, rows, width]` by the distances of panels and of rows.
+pub(super) struct Target<'a> {
+    pub(super) numbers: &'a mut [f32],
+    pub(super) panel_stride: usize,
+    pub(super) row_stride: usize,
 }
 
-/// The same for a panel of [`Source::Dot`].
+impl Target<'_> {
+    /// Whether every row of every panel has room for `width` numbers.
+    fn holds(&self, panels: usize, rows: usize, width: usize) -> bool {
+        panels == 0
+            || rows == 0
+            || self.numbers.len() >= (panels - 1) * self.panel_stride + (rows - 1) * self.row_stride + width
+    }
+}
+
+/// `target = rows x panel * scale + bias` for each of some panels.
+pub(super) struct Product<'a> {
+    pub(super) panels: PanelRun<'a>,
+    pub(super) rows: Rows<'a>,
+    pub(super) target: Target<'a>,
+}
+
+/// The same for panels of [`Source::Dot`].
 pub(super) struct DotProduct<'a> {
-    pub(super) panel: Panel<'a>,
+    pub(super) panels: PanelRun<'a>,
     pub(super) rows: RoundedRows<'a>,
-    pub(super) out: &'a mut [f32],
-    pub(super) out_stride: usize,
+    pub(super) target: Target<'a>,
 }
 
 /// A number as weights are stored.
@@ -119,7 +133,7 @@ impl<W: Weight> Tile<W> {
     /// registers to write to.
     #[inline(always)]
     unsafe fn run<S: Simd, const V: usize, const R: usize>(self, v: S) {
-        // SAFETY: every address lies in the ranges that the caller vouches for; a prefetch may name any.
+        // SAFETY: every address lies in the ranges that the caller vouches for.
         unsafe {
             let mut sums = [[v.splat(0.0); V]; R];
             let mut panel = self.panel;
@@ -149,51 +163,56 @@ impl<W: Weight> Tile<W> {
 
 impl Product<'_> {
     #[inline(always)]
-    fn with<S: Simd, W: Weight, const V: usize>(self, v: S, panel: &[W]) {
-        let Self { panel: Panel { scale, bias, depth, .. }, rows, out, out_stride } = self;
-        let width = V * S::LANES;
-        assert!(panel.len() >= depth * width && scale.len() >= width && bias.len() >= width);
+    fn with<S: Simd, W: Weight, const V: usize>(self, v: S, numbers: &[W]) {
+        let Self { panels, rows, target } = self;
+        let PanelRun { scale, bias, depth, count, .. } = panels;
+        let (width, most) = (V * S::LANES, S::ROWS[4 - V]);
+        assert!(numbers.len() >= count * depth * width && scale.len().min(bias.len()) >= count * width);
         assert!(rows.count == 0 || rows.numbers.len() >= (rows.count - 1) * rows.stride + depth);
-        assert!(rows.count == 0 || out.len() >= (rows.count - 1) * out_stride + width);
-        let out = out.as_mut_ptr();
-        // Tiles of even height. A loop, not a closure: what is not inlined would lose the instruction set.
-        let tiles = rows.count.div_ceil(S::ROWS[4 - V]);
-        let mut first = 0;
-        for at in 0..tiles {
-            let height = (rows.count - first).div_ceil(tiles - at);
-            let tile = Tile {
-                rows: rows.numbers[first * rows.stride..].as_ptr(),
-                stride: rows.stride,
-                panel: panel.as_ptr(),
-                depth,
-                scale: scale.as_ptr(),
-                bias: bias.as_ptr(),
-                out: out.wrapping_add(first * out_stride),
-                out_stride,
-            };
-            // SAFETY: the assertions above cover all rows; a height never exceeds `S::ROWS`.
-            unsafe {
-                match height {
-                    1 => tile.run::<S, V, 1>(v),
-                    2 => tile.run::<S, V, 2>(v),
-                    3 => tile.run::<S, V, 3>(v),
-                    4 if S::ROWS[4 - V] >= 4 => tile.run::<S, V, 4>(v),
-                    5 if S::ROWS[4 - V] >= 5 => tile.run::<S, V, 5>(v),
-                    6 if S::ROWS[4 - V] >= 6 => tile.run::<S, V, 6>(v),
-                    7 if S::ROWS[4 - V] >= 7 => tile.run::<S, V, 7>(v),
-                    8 if S::ROWS[4 - V] >= 8 => tile.run::<S, V, 8>(v),
-                    _ => debug_assert!(false, "a tile of {height} rows"),
+        assert!(target.holds(count, rows.count, width));
+        let out = target.numbers.as_mut_ptr();
+        // Loops, not closures: what is not inlined would lose the instruction set.
+        for at in 0..count {
+            let panel = panels.nth(at);
+            // Tiles of even height.
+            let tiles = rows.count.div_ceil(most);
+            let mut first = 0;
+            for at in 0..tiles {
+                let height = (rows.count - first).div_ceil(tiles - at);
+                let tile = Tile {
+                    rows: rows.numbers[first * rows.stride..].as_ptr(),
+                    stride: rows.stride,
+                    panel: numbers[panel * depth * width..].as_ptr(),
+                    depth,
+                    scale: scale[panel * width..].as_ptr(),
+                    bias: bias[panel * width..].as_ptr(),
+                    out: out.wrapping_add(panel * target.panel_stride + first * target.row_stride),
+                    out_stride: target.row_stride,
+                };
+                // SAFETY: the assertions above cover all panels and rows; a height never exceeds `most`.
+                unsafe {
+                    match height {
+                        1 => tile.run::<S, V, 1>(v),
+                        2 => tile.run::<S, V, 2>(v),
+                        3 => tile.run::<S, V, 3>(v),
+                        4 if most >= 4 => tile.run::<S, V, 4>(v),
+                        5 if most >= 5 => tile.run::<S, V, 5>(v),
+                        6 if most >= 6 => tile.run::<S, V, 6>(v),
+                        7 if most >= 7 => tile.run::<S, V, 7>(v),
+                        8 if most >= 8 => tile.run::<S, V, 8>(v),
+                        _ => debug_assert!(false, "a tile of {height} rows"),
+                    }
                 }
+                first += height;
             }
-            first += height;
         }
     }
 
     #[inline(always)]
-    fn wide<S: Simd, W: Weight>(self, v: S, panel: &[W]) {
-        match self.panel.vectors {
-            3 => self.with::<S, W, 3>(v, panel),
-            4 => self.with::<S, W, 4>(v, panel),
+    fn wide<S: Simd, W: Weight>(self, v: S, numbers: &[W]) {
+        match self.panels.vectors {
+            3 => self.with::<S, W, 3>(v, numbers),
+            4 => self.with::<S, W, 4>(v, numbers),
             other => debug_assert!(false, "a panel of {other} registers"),
         }
     }
@@ -211,11 +230,11 @@ impl Kernel for Product<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, v: S) {
-        match self.panel.source {
-            Source::F32(panel) => self.wide(v, panel),
-            Source::F16(panel) => self.wide(v, bits::<Half>(panel)),
-            Source::Bf16(panel) => self.wide(v, bits::<Brain>(panel)),
-            Source::Int8(panel) => self.wide(v, panel),
+        match self.panels.source {
+            Source::F32(n) => self.wide(v, n),
+            Source::F16(n) => self.wide(v, bits::<Half>(n)),
+            Source::Bf16(n) => self.wide(v, bits::<Brain>(n)),
+            Source::Int8(n) => self.wide(v, n),
             Source::Dot(..) => debug_assert!(false, "integer panels take rounded rows"),
         }
     }
@@ -225,9 +244,9 @@ impl Kernel for DotProduct<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, v: S) {
-        match (self.panel.source, self.panel.vectors) {
-            (Source::Dot(panel, sums), 3) => self.with::<S, 3>(v, panel, sums),
-            (Source::Dot(panel, sums), 4) => self.with::<S, 4>(v, panel, sums),
+        match (self.panels.source, self.panels.vectors) {
+            (Source::Dot(numbers, sums), 3) => self.with::<S, 3>(v, numbers, sums),
+            (Source::Dot(numbers, sums), 4) => self.with::<S, 4>(v, numbers, sums),
             _ => debug_assert!(false, "rounded rows take integer panels"),
         }
     }
@@ -235,35 +254,43 @@ impl Kernel for DotProduct<'_> {
 
 impl DotProduct<'_> {
     #[inline(always)]
-    fn with<S: Simd, const V: usize>(self, v: S, panel: &[i8], sums: &[f32]) {
-        let Self { panel: Panel { scale, bias, depth, .. }, rows, out, out_stride } = self;
+    fn with<S: Simd, const V: usize>(self, v: S, numbers: &[i8], sums: &[f32]) {
+        let Self { panels, rows, target } = self;
+        let PanelRun { scale, bias, depth, count, .. } = panels;
         let (width, fours) = (V * S::LANES, depth.div_ceil(4));
-        assert!(panel.len() >= 4 * fours * width && [scale, bias, sums].iter().all(|columns| columns.len() >= width));
-        for (row, (bytes, &row_scale)) in rows.bytes.chunks_exact((2 * fours).max(1)).zip(rows.scales).enumerate() {
-            let (high, low) = bytes.split_at(fours);
-            let mut high_sums = [v.zero_i32(); V];
-            let mut low_sums = [v.zero_i32(); V];
-            for (k, (&high, &low)) in high.iter().zip(low).enumerate() {
-                for column in 0..V {
-                    // SAFETY: `k` is below `fours` and `column` below `V`: inside the panel.
-                    unsafe {
-                        let weights = panel.as_ptr().add(4 * (k * width + column * S::LANES));
-                        high_sums[column] = v.dot_bytes(high_sums[column], high, weights);
-                        low_sums[column] = v.dot_bytes(low_sums[column], low, weights);
+        assert!(numbers.len() >= 4 * count * fours * width);
+        assert!([scale, bias, sums].iter().all(|columns| columns.len() >= count * width));
+        assert!(target.holds(count, rows.scales.len(), width));
+        let out = target.numbers.as_mut_ptr();
+        for at in 0..count {
+            let panel = panels.nth(at);
+            let numbers = numbers[4 * panel * fours * width..].as_ptr();
+            for (row, (bytes, &row_scale)) in rows.bytes.chunks_exact((2 * fours).max(1)).zip(rows.scales).enumerate() {
+                let (high, low) = bytes.split_at(fours);
+                let mut high_sums = [v.zero_i32(); V];
+                let mut low_sums = [v.zero_i32(); V];
+                for (k, (&high, &low)) in high.iter().zip(low).enumerate() {
+                    for column in 0..V {
+                        // SAFETY: `k` is below `fours` and `column` below `V`: inside the panel.
+                        unsafe {
+                            let weights = numbers.add(4 * (k * width + column * S::LANES));
+                            high_sums[column] = v.dot_bytes(high_sums[column], high, weights);
+                            low_sums[column] = v.dot_bytes(low_sums[column], low, weights);
+                        }
                     }
                 }
-            }
-            let out = &mut out[row * out_stride..][..width];
-            for column in 0..V {
-                let at = column * S::LANES;
-                // SAFETY: `width` numbers each.
-                unsafe {
-                    // 256 high + low - 32768 = 256 (high - 128) + low
-                    let sum = v.load(sums.as_ptr().add(at));
-                    let high = v.fma(sum, v.splat(-128.0), v.to_float(high_sums[column]));
-                    let whole = v.fma(high, v.splat(256.0), v.to_float(low_sums[column]));
-                    let scale = v.mul(v.load(scale.as_ptr().add(at)), v.splat(row_scale));
-                    v.store(out.as_mut_ptr().add(at), v.fma(whole, scale, v.load(bias.as_ptr().add(at))));
+                for column in 0..V {
+                    let at = panel * width + column * S::LANES;
+                    let place = panel * target.panel_stride + row * target.row_stride + column * S::LANES;
+                    // SAFETY: inside the columns and the target by the assertions above.
+                    unsafe {
+                        // 256 high + low - 32768 = 256 (high - 128) + low
+                        let sum = v.load(sums.as_ptr().add(at));
+                        let high = v.fma(sum, v.splat(-128.0), v.to_float(high_sums[column]));
+                        let whole = v.fma(high, v.splat(256.0), v.to_float(low_sums[column]));
+                        let scale = v.mul(v.load(scale.as_ptr().add(at)), v.splat(row_scale));
+                        v.store(out.add(place), v.fma(whole, scale, v.load(bias.as_ptr().add(at))));
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Vector registers behind one trait, and the choice among instruction sets at run time.
 //!
-//! A kernel is written once, generic over [`Simd`], and compiled for every instruction set: [`Instructions::run`] enters
-//! the copy for the set it is called on. Everything below that entry must be `#[inline(always)]`, so that it is compiled
+//! A kernel is written once, generic over [`Simd`], and compiled for every instruction set: [`Verified::run`] enters the
+//! copy for the set it is called on. Everything below that entry must be `#[inline(always)]`, so that it is compiled
 //! with the set's features.
 #![allow(unsafe_code)]
 
@@ -51,8 +51,6 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers.
     unsafe fn load_i8(self, at: *const i8) -> Self::F;
-    /// Brings the line into the first cache; any address is harmless.
-    fn prefetch(self, at: *const u8);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -107,11 +105,11 @@ impl Instructions {
     pub fn available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::Avx512::new().is_some(),
+            Self::Avx512 => x86::Avx512::available(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::Avx2::new().is_some(),
+            Self::Avx2 => x86::Avx2::available(),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => neon::Neon::new().is_some(),
+            Self::Neon => neon::Neon::available(),
             Self::Portable => true,
             #[allow(unreachable_patterns, reason = "which sets exist depends on the target")]
             _ => false,
@@ -128,12 +126,27 @@ impl Instructions {
         }
     }
 
-    /// Refuses a set that the processor lacks.
-    pub(super) fn check(self) -> Result<Self> {
+    /// The set as one that may be used.
+    pub(super) fn verify(self) -> Result<Verified> {
         if self.available() {
-            return Ok(self);
+            return Ok(Verified(self));
         }
         Err(Error::Unsupported { op: "Device::cpu_with", option: format!("instructions {self}"), by: "this processor" })
+    }
+}
+
+/// An instruction set that the processor has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verified(Instructions);
+
+impl Verified {
+    /// The fastest set.
+    pub(super) fn detect() -> Self {
+        Self(Instructions::detect())
+    }
+
+    pub(super) fn set(self) -> Instructions {
+        self.0
     }
 
     /// Lanes of a register.
@@ -149,25 +162,19 @@ impl Instructions {
         self.run(Lanes)
     }
 
-    /// Runs the copy of a kernel that was compiled for this set; the portable one where the processor lacks it.
+    /// Runs the copy of a kernel that was compiled for this set.
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
+        match self.0 {
+            // SAFETY: the set is verified.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => match x86::Avx512::new() {
-                Some(simd) => simd.enter(kernel),
-                None => kernel.run(portable::Portable),
-            },
+            Instructions::Avx512 => unsafe { x86::Avx512::verified() }.enter(kernel),
+            // SAFETY: the set is verified.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => match x86::Avx2::new() {
-                Some(simd) => simd.enter(kernel),
-                None => kernel.run(portable::Portable),
-            },
+            Instructions::Avx2 => unsafe { x86::Avx2::verified() }.enter(kernel),
+            // SAFETY: the set is verified.
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => match neon::Neon::new() {
-                Some(simd) => simd.enter(kernel),
-                None => kernel.run(portable::Portable),
-            },
+            Instructions::Neon => unsafe { neon::Neon::verified() }.enter(kernel),
             _ => kernel.run(portable::Portable),
         }
     }

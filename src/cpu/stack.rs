@@ -75,7 +75,7 @@ impl Stack {
         kind: WeightType,
     ) -> Self {
         let pack = |layer: &Vec<Parameters>| {
-            let one = |(cell, p)| LayerWeights::new(cell, hidden, p, kind, device.instructions());
+            let one = |(cell, p)| LayerWeights::new(cell, hidden, p, kind, device.verified());
             cells.iter().zip(layer).map(one).collect()
         };
         Self {
@@ -124,7 +124,7 @@ impl Stack {
     /// Runs all layers over the whole sequence and advances the state. The slices have the lengths that [`StackCall`] says.
     pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) {
         let threads = self.threads(call.time, call.batch);
-        let lanes = self.device.instructions().lanes();
+        let lanes = self.device.verified().lanes();
         let places = Places::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
         self.reserve(workspace, &places, &call, threads);
         let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;

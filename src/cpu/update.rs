@@ -2,11 +2,11 @@
 //! ([`lstm_update`](crate::reference::lstm_update) and its like) write them.
 #![allow(unsafe_code)]
 
-use super::math::{activate, clip, load_part, store_part};
+use super::math::{activate, clip, load_part, sigmoid, store_part, tanh};
 use super::memory::Shared;
 use super::pack::Layout;
 use super::simd::{Kernel, Simd};
-use crate::cell::{Cell, Forget, GruCell, LstmCell, Mix, RESET, Reset, RnnCell, VALID};
+use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, RESET, Reset, VALID};
 use crate::plan::Stage;
 
 /// Rows of a state of one layer and direction in a working buffer, each padded to whole registers.
@@ -100,22 +100,90 @@ pub(super) struct StepState<'a> {
     pub(super) output: Output<'a>,
 }
 
-/// The update of a panel's units for some rows. One thread owns the units; the others read its `h` and `m` only after the
-/// step's barrier.
+/// The update of some panels' units for some rows. One thread owns the units; the others read its `h` and `m` only after
+/// the step's barrier.
 pub(super) struct Update<'a> {
     pub(super) cell: &'a Cell,
     pub(super) stage: Stage,
     pub(super) layout: Layout,
-    pub(super) panel: usize,
+    pub(super) panels: std::ops::Range<usize>,
     pub(super) rows: std::ops::Range<usize>,
-    /// The input's side of the panel, from the first of `rows` on; empty where the stage has none.
+    /// The input's side from the first of `rows` and of `panels` on; empty where the stage has none.
     pub(super) input: &'a [f32],
     pub(super) input_stride: usize,
-    /// The state's side, rows of the panel's width.
+    /// The state's side, `[panels, rows, width]`.
     pub(super) product: &'a [f32],
     /// Peephole weights `[3, padded units]`, or nothing.
     pub(super) peephole: &'a [f32],
-    pub(super) state: StepState<'a>,
+    pub(super) state: &'a StepState<'a>,
+}
+
+/// The activations of a cell, clips of their arguments included.
+trait Functions: Copy {
+    fn gate<S: Simd>(self, v: S, x: S::F) -> S::F;
+    fn candidate<S: Simd>(self, v: S, x: S::F) -> S::F;
+    fn output<S: Simd>(self, v: S, x: S::F) -> S::F;
+}
+
+/// Those of nearly every model, known when the kernel is compiled: sigmoid gates, tanh elsewhere, nothing clipped.
+#[derive(Clone, Copy)]
+struct Usual;
+
+impl Functions for Usual {
+    #[inline(always)]
+    fn gate<S: Simd>(self, v: S, x: S::F) -> S::F {
+        sigmoid(v, x)
+    }
+    #[inline(always)]
+    fn candidate<S: Simd>(self, v: S, x: S::F) -> S::F {
+        tanh(v, x)
+    }
+    #[inline(always)]
+    fn output<S: Simd>(self, v: S, x: S::F) -> S::F {
+        tanh(v, x)
+    }
+}
+
+/// Any others.
+#[derive(Clone, Copy, PartialEq)]
+struct Described {
+    gate: Activation,
+    candidate: Activation,
+    output: Activation,
+    clip: Option<f32>,
+}
+
+impl Functions for Described {
+    #[inline(always)]
+    fn gate<S: Simd>(self, v: S, x: S::F) -> S::F {
+        activate(v, self.gate, clip(v, x, self.clip))
+    }
+    #[inline(always)]
+    fn candidate<S: Simd>(self, v: S, x: S::F) -> S::F {
+        activate(v, self.candidate, clip(v, x, self.clip))
+    }
+    #[inline(always)]
+    fn output<S: Simd>(self, v: S, x: S::F) -> S::F {
+        activate(v, self.output, x)
+    }
+}
+
+impl Described {
+    const USUAL: Self =
+        Self { gate: Activation::Sigmoid, candidate: Activation::Tanh, output: Activation::Tanh, clip: None };
+
+    /// What a cell lacks counts as usual.
+    fn of(cell: &Cell) -> Self {
+        match *cell {
+            Cell::Rnn(cell) => Self { candidate: cell.activation, clip: cell.gate_clip, ..Self::USUAL },
+            Cell::Lstm(LstmCell { gate, candidate, output, gate_clip: clip, .. }) => {
+                Self { gate, candidate, output, clip }
+            }
+            Cell::Gru(GruCell { gate, candidate, gate_clip: clip, .. }) => {
+                Self { gate, candidate, clip, ..Self::USUAL }
+            }
+        }
+    }
 }
 
 /// One register of units of one row.
@@ -131,28 +199,44 @@ impl Kernel for Update<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, v: S) {
-        let (gates, width) = (self.layout.gates.len(), self.layout.width());
-        for (at, row) in self.rows.clone().enumerate() {
-            for slot in 0..self.layout.blocks {
-                let unit = (self.panel * self.layout.blocks + slot) * S::LANES;
-                if unit >= self.layout.units {
-                    break;
-                }
-                let column = slot * gates * S::LANES;
-                let place = Place { row, unit, input: at * self.input_stride + column, product: at * width + column };
-                match (self.stage, self.cell) {
-                    (Stage::Project, _) => self.emit(v, place, self.state_side(v, place, 0)),
-                    (_, Cell::Rnn(cell)) => self.rnn(v, cell, place),
-                    (_, Cell::Lstm(cell)) => self.lstm(v, cell, place),
-                    (Stage::Reset, Cell::Gru(cell)) => self.gru_gates(v, cell, place),
-                    (_, Cell::Gru(cell)) => self.gru(v, cell, place),
-                }
-            }
+        match Described::of(self.cell) {
+            Described::USUAL => self.all(v, Usual),
+            described => self.all(v, described),
         }
     }
 }
 
 impl Update<'_> {
+    #[inline(always)]
+    fn all<S: Simd>(self, v: S, functions: impl Functions) {
+        let (gates, width) = (self.layout.gates.len(), self.layout.width());
+        for (panel, number) in self.panels.clone().enumerate() {
+            for (at, row) in self.rows.clone().enumerate() {
+                for slot in 0..self.layout.blocks {
+                    let unit = (number * self.layout.blocks + slot) * S::LANES;
+                    if unit >= self.layout.units {
+                        break;
+                    }
+                    let column = slot * gates * S::LANES;
+                    let input = at * self.input_stride + panel * width + column;
+                    let product = (panel * self.rows.len() + at) * width + column;
+                    self.one(v, functions, Place { row, unit, input, product });
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn one<S: Simd>(&self, v: S, functions: impl Functions, place: Place) {
+        match (self.stage, self.cell) {
+            (Stage::Project, _) => self.emit(v, place, self.state_side(v, place, 0)),
+            (_, Cell::Rnn(_)) => self.emit(v, place, functions.candidate(v, self.sum(v, place, 0))),
+            (_, Cell::Lstm(cell)) => self.lstm(v, functions, cell, place),
+            (Stage::Reset, Cell::Gru(_)) => self.gru_gates(v, functions, place),
+            (_, Cell::Gru(cell)) => self.gru(v, functions, cell, place),
+        }
+    }
+
     #[inline(always)]
     fn input_side<S: Simd>(&self, v: S, place: Place, gate: usize) -> S::F {
         load_part(v, &self.input[place.input + gate * S::LANES..][..S::LANES])
@@ -170,12 +254,6 @@ impl Update<'_> {
     }
 
     #[inline(always)]
-    fn rnn<S: Simd>(&self, v: S, cell: &RnnCell, place: Place) {
-        let a = clip(v, self.sum(v, place, 0), cell.gate_clip);
-        self.emit(v, place, activate(v, cell.activation, a));
-    }
-
-    #[inline(always)]
     fn peep<S: Simd>(&self, v: S, place: Place, gate: usize, a: S::F, s: S::F) -> S::F {
         if self.peephole.is_empty() {
             return a;
@@ -185,25 +263,20 @@ impl Update<'_> {
     }
 
     #[inline(always)]
-    fn lstm<S: Simd>(&self, v: S, cell: &LstmCell, place: Place) {
-        let state = &self.state;
+    fn lstm<S: Simd>(&self, v: S, functions: impl Functions, cell: &LstmCell, place: Place) {
+        let state = self.state;
         // SAFETY: the units of `s` are this thread's.
         let s = unsafe { state.s.load(v, place.row, place.unit) };
-        let i = self.peep(v, place, 0, self.sum(v, place, 0), s);
-        let i = activate(v, cell.gate, clip(v, i, cell.gate_clip));
+        let i = functions.gate(v, self.peep(v, place, 0, self.sum(v, place, 0), s));
         let (f, g_at) = match cell.forget {
-            Forget::Gate => {
-                let f = self.peep(v, place, 1, self.sum(v, place, 1), s);
-                (activate(v, cell.gate, clip(v, f, cell.gate_clip)), 2)
-            }
+            Forget::Gate => (functions.gate(v, self.peep(v, place, 1, self.sum(v, place, 1), s)), 2),
             Forget::Never => (v.splat(1.0), 1),
             Forget::Coupled => (v.sub(v.splat(1.0), i), 1),
         };
-        let g = activate(v, cell.candidate, clip(v, self.sum(v, place, g_at), cell.gate_clip));
+        let g = functions.candidate(v, self.sum(v, place, g_at));
         let s_new = clip(v, v.fma(f, s, v.mul(i, g)), cell.cell_clip);
-        let o = self.peep(v, place, 2, self.sum(v, place, g_at + 1), s_new);
-        let o = activate(v, cell.gate, clip(v, o, cell.gate_clip));
-        let m = v.mul(o, activate(v, cell.output, s_new));
+        let o = functions.gate(v, self.peep(v, place, 2, self.sum(v, place, g_at + 1), s_new));
+        let m = v.mul(o, functions.output(v, s_new));
 
         let kept = if state.flags.valid(place.row) { s_new } else { s };
         let resets = state.flags.resets(place.row);
@@ -218,15 +291,11 @@ impl Update<'_> {
         }
     }
 
-    #[inline(always)]
-    fn gru_gate<S: Simd>(&self, v: S, cell: &GruCell, place: Place, gate: usize) -> S::F {
-        activate(v, cell.gate, clip(v, self.sum(v, place, gate), cell.gate_clip))
-    }
-
     /// The gates of a GRU that resets before the product: `r h` and `z`.
     #[inline(always)]
-    fn gru_gates<S: Simd>(&self, v: S, cell: &GruCell, place: Place) {
-        let (r, z) = (self.gru_gate(v, cell, place, 0), self.gru_gate(v, cell, place, 1));
+    fn gru_gates<S: Simd>(&self, v: S, functions: impl Functions, place: Place) {
+        let r = functions.gate(v, self.sum(v, place, 0));
+        let z = functions.gate(v, self.sum(v, place, 1));
         let Place { row, unit, .. } = place;
         // SAFETY: nobody writes `h` in this stage; the units of `m` and `z` are this thread's.
         unsafe {
@@ -238,17 +307,18 @@ impl Update<'_> {
 
     /// The candidate and the new state of a GRU.
     #[inline(always)]
-    fn gru<S: Simd>(&self, v: S, cell: &GruCell, place: Place) {
+    fn gru<S: Simd>(&self, v: S, functions: impl Functions, cell: &GruCell, place: Place) {
         let Place { row, unit, .. } = place;
         let (z, a_n) = match cell.reset {
             Reset::After => {
-                let (r, z) = (self.gru_gate(v, cell, place, 0), self.gru_gate(v, cell, place, 1));
+                let r = functions.gate(v, self.sum(v, place, 0));
+                let z = functions.gate(v, self.sum(v, place, 1));
                 (z, v.fma(r, self.state_side(v, place, 2), self.input_side(v, place, 2)))
             }
             // SAFETY: what was written before the barrier between the stages is only read now.
             Reset::Before => (unsafe { self.state.z.load(v, row, unit) }, self.sum(v, place, 0)),
         };
-        let n = activate(v, cell.candidate, clip(v, a_n, cell.gate_clip));
+        let n = functions.candidate(v, a_n);
         // SAFETY: nobody writes `h` in this step: the new state has a buffer of its own.
         let h = unsafe { self.state.h.load(v, row, unit) };
         let rest = v.sub(v.splat(1.0), z);
@@ -263,7 +333,7 @@ impl Update<'_> {
     #[inline(always)]
     fn emit<S: Simd>(&self, v: S, place: Place, new: S::F) {
         let Place { row, unit, .. } = place;
-        let StepState { h, h_next, initial_h, flags, output, .. } = self.state;
+        let StepState { h, h_next, initial_h, flags, output, .. } = *self.state;
         let lanes = S::LANES.min(self.layout.units - unit);
         let valid = flags.valid(row);
         // SAFETY: `h` is only read in this step; these units of `h_next` and `y` are this thread's.

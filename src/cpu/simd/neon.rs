@@ -9,8 +9,14 @@ use super::{Kernel, Simd};
 pub(super) struct Neon(());
 
 impl Neon {
-    pub(super) fn new() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    pub(super) fn available() -> bool {
+        std::arch::is_aarch64_feature_detected!("neon")
+    }
+
+    /// # Safety
+    /// The processor has the set.
+    pub(super) unsafe fn verified() -> Self {
+        Self(())
     }
 
     pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
@@ -73,8 +79,6 @@ impl Simd for Neon {
             vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
         })
     }
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
 
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {

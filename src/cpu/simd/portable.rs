@@ -58,8 +58,6 @@ impl Simd for Portable {
         // SAFETY: the caller's.
         unsafe { read(at) }.map(f32::from)
     }
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
 
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {

@@ -17,13 +17,18 @@ macro_rules! x86 {
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    pub(super) fn new() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx512f")
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni");
-        has.then_some(Self(()))
+            && is_x86_feature_detected!("avx512vnni")
+    }
+
+    /// # Safety
+    /// The processor has the set.
+    pub(super) unsafe fn verified() -> Self {
+        Self(())
     }
 
     pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
@@ -65,10 +70,6 @@ impl Simd for Avx512 {
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
         x86!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))))
     }
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        x86!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
-    }
 
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
@@ -96,7 +97,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn reciprocal(self, x: Self::F) -> Self::F {
-        // 14 bits from the table, doubled by one step of Newton's method: y (2 - x y).
+        // 14 bits from the table, doubled by one step of Newton's method: y + y (1 - x y).
         x86!({
             let y = _mm512_rcp14_ps(x);
             _mm512_fmadd_ps(y, _mm512_fnmadd_ps(x, y, _mm512_set1_ps(1.0)), y)
@@ -129,10 +130,14 @@ impl Simd for Avx512 {
 pub(super) struct Avx2(());
 
 impl Avx2 {
-    pub(super) fn new() -> Option<Self> {
-        let has =
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        has.then_some(Self(()))
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    }
+
+    /// # Safety
+    /// The processor has the set.
+    pub(super) unsafe fn verified() -> Self {
+        Self(())
     }
 
     pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
@@ -173,10 +178,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
         x86!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))))
-    }
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        x86!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
 
     #[inline(always)]
