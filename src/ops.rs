@@ -5,7 +5,7 @@
 
 mod layout;
 
-pub use layout::{Slice, concat, expand, gather_rows, permute, slice};
+pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice};
 
 use ndarray::{ArrayView1, Axis, Dim};
 
@@ -300,4 +300,44 @@ pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result
     }
     let y = reference::reduce_rows(op, view(OP, host(OP, "x", x)?, Dim([rows, columns]))?);
     Tensor::from_vec(&recorder.device, &[rows], y.to_vec())
+}
+
+/// Columns that an `f32` numbers without gaps.
+const NUMBERED: usize = 1 << 24;
+
+/// The column of every row's largest element, the first of equals (`torch.argmax`). A NaN is never it; a row without numbers
+/// gives 0.
+///
+/// # Shapes
+/// `x [M, N]`; returns `[M]`, whole numbers below N.
+///
+/// # Errors
+/// [`Error::Shape`] where `x` is no matrix, or its rows are empty or longer than 2^24; [`Error::DeviceMismatch`].
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, Tensor, ops};
+/// use ndarray::array;
+/// let x = Tensor::from_array(&Device::Cpu, &array![[0.1, 0.9, 0.0], [2.0, 2.0, 1.0]])?;
+/// let mut recorder = Device::Cpu.recorder();
+/// let best = ops::argmax_rows(&mut recorder, &x)?;
+/// recorder.submit()?;
+/// assert_eq!(best.to_vec()?, [1.0, 0.0]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+pub fn argmax_rows(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "argmax_rows";
+    x.check_device(OP, "x", &recorder.device)?;
+    let [rows, columns] = axes(OP, "x", "[M, N]", x.shape())?;
+    if !(1..=NUMBERED).contains(&columns) {
+        let expected = format!("[M, N] with N from 1 to {NUMBERED}");
+        return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
+    }
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::argmax_rows(gpu, resident(OP, "x", x)?, [rows, columns])?;
+        return Ok(Tensor::from_buffer(gpu.device(), &[rows], y));
+    }
+    let y = reference::argmax_rows(view(OP, host(OP, "x", x)?, Dim([rows, columns]))?);
+    Tensor::from_vec(&recorder.device, &[rows], y.iter().map(|&column| column as f32).collect())
 }

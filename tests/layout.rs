@@ -4,7 +4,7 @@
 use gatewise::gpu::GpuOptions;
 use gatewise::ops::{self, Slice};
 use gatewise::{Device, Error, Recorder, Result, Tensor};
-use ndarray::{Array2, Array3, ArrayD, Axis, IxDyn, s};
+use ndarray::{Array1, Array2, Array3, ArrayD, Axis, IxDyn, s};
 
 fn devices() -> Vec<Device> {
     let gpu = Device::gpu(&GpuOptions { software: true, ..Default::default() })
@@ -75,6 +75,55 @@ fn rows_are_gathered_in_any_order() {
     });
 }
 
+/// Scores with equals, negatives, and rows that hold NaN, infinities or no number at all.
+fn scores(rows: usize, columns: usize) -> Array2<f32> {
+    let mut rng = fastrand::Rng::with_seed((rows * 1000 + columns) as u64);
+    // Few values, so that rows have equals.
+    let mut scores = Array2::from_shape_simple_fn((rows, columns), || f32::from(rng.i8(-9..0)));
+    for (row, special) in [(1, f32::NAN), (2, f32::NEG_INFINITY), (3, f32::INFINITY)] {
+        scores.row_mut(row).iter_mut().step_by(3).for_each(|x| *x = special);
+    }
+    scores.row_mut(4).fill(f32::NAN);
+    scores.row_mut(5).fill(f32::NEG_INFINITY);
+    scores
+}
+
+/// The first of the largest, NaN left out; 0 where there is nothing else.
+fn best(scores: &Array2<f32>) -> Vec<usize> {
+    let one = |row: ndarray::ArrayView1<'_, f32>| {
+        let numbers: Vec<(usize, f32)> = row.iter().copied().enumerate().filter(|(_, x)| !x.is_nan()).collect();
+        let most = numbers.iter().map(|&(_, x)| x).fold(f32::NEG_INFINITY, f32::max);
+        numbers.iter().find(|&&(_, x)| x == most).map_or(0, |&(column, _)| column)
+    };
+    scores.rows().into_iter().map(one).collect()
+}
+
+#[test]
+fn the_largest_of_a_row_is_the_first_of_equals_and_never_nan() {
+    for (rows, columns) in [(7, 1), (6, 3), (9, 63), (8, 64), (11, 65), (6, 746), (70_000, 5)] {
+        let scores = scores(rows, columns);
+        let expected: Array1<f32> = best(&scores).iter().map(|&column| column as f32).collect();
+        agree(&expected.into_dyn(), |recorder, _| {
+            let scores = Tensor::from_array(recorder.device(), &scores)?;
+            ops::argmax_rows(recorder, &scores)
+        });
+    }
+}
+
+#[test]
+fn the_best_rows_of_a_table_are_gathered() {
+    let table = Array2::from_shape_fn((74, 67), |(row, column)| (row * 100 + column) as f32);
+    let scores = scores(9, 74);
+    let expected = table.select(Axis(0), &best(&scores)).into_dyn();
+    agree(&expected, |recorder, _| {
+        let table = Tensor::from_array(recorder.device(), &table)?;
+        let scores = Tensor::from_array(recorder.device(), &scores)?;
+        let (choices, rows) = ops::gather_best(recorder, &table, &scores)?;
+        assert_eq!(choices.shape(), [9]);
+        Ok(rows)
+    });
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     for device in devices() {
@@ -103,6 +152,9 @@ fn what_does_not_fit_is_refused() {
             ops::expand(recorder, &x, &[3, 5, 71]),
             ops::expand(recorder, &x, &[5, 70]),
             ops::gather_rows(recorder, &x, &[0]),
+            ops::argmax_rows(recorder, &x),
+            Tensor::zeros(&device, &[3, 0]).and_then(|empty| ops::argmax_rows(recorder, &empty)),
+            ops::gather_best(recorder, &matrix, &matrix).map(|(_, rows)| rows),
         ] {
             assert!(matches!(refused, Err(Error::Shape { .. })), "{device}: {refused:?}");
         }

@@ -136,6 +136,23 @@ fn narrow_and_wide_floats_are_read_and_integers_refused() {
 }
 
 #[test]
+fn metadata_is_read_and_what_is_missing_is_named() {
+    let bytes = [0; 4];
+    let x = TensorView::new(Dtype::F32, vec![1], &bytes).expect("sound");
+    let metadata = HashMap::from([("licence".to_owned(), "MIT".to_owned()), ("source".to_owned(), "here".to_owned())]);
+    let file = safetensors::serialize([("x".to_owned(), x)], Some(metadata)).expect("sound");
+    let weights = Weights::from_bytes("test.safetensors", &file).expect("sound");
+    assert_eq!(weights.metadata("licence").expect("is there"), "MIT");
+    let error = weights.metadata("dic").expect_err("missing");
+    assert_eq!(
+        error.to_string(),
+        "test.safetensors: metadata dic: expected an entry of this name, found only licence, source"
+    );
+    let error = weights.shaped("x", [1, 1]).expect_err("another rank");
+    assert_eq!(error.to_string(), "test.safetensors: x: expected shape [1, 1], found shape [1]");
+}
+
+#[test]
 fn every_truncation_is_refused() {
     let whole = file(&LSTM);
     for length in 0..whole.len() {

@@ -2,6 +2,8 @@
 // CPU twin: `reference::gather_rows`.
 
 override WORKGROUP_SIZE: u32 = 64u;
+// Rows are whole numbers in f32, as `argmax_rows` writes them.
+override FLOAT_ROWS: u32 = 0u;
 
 struct GatherRowsDims { count: u32, columns: u32 }
 
@@ -16,5 +18,7 @@ fn gather_rows(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgr
     if at >= dims.count * dims.columns {
         return;
     }
-    y[at] = x[rows[at / dims.columns] * dims.columns + at % dims.columns];
+    let word = rows[at / dims.columns];
+    let row = select(word, u32(bitcast<f32>(word)), FLOAT_ROWS == 1u);
+    y[at] = x[row * dims.columns + at % dims.columns];
 }

@@ -51,6 +51,8 @@ kernels! {
     BINARY = "binary": ["common/index.wgsl", "elementwise/binary.wgsl"];
     /// A reduction of every row.
     REDUCE_ROWS = "reduce_rows": ["reduce/reduce_rows.wgsl"];
+    /// The column of every row's largest element.
+    ARGMAX_ROWS = "argmax_rows": ["common/activation.wgsl", "reduce/argmax_rows.wgsl"];
     /// A copy between strided places.
     STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
     /// Rows of a table.

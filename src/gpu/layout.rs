@@ -81,15 +81,25 @@ pub(crate) fn strided_copy(
     recorder.dispatch(bound, &dims, grid)
 }
 
+/// What the words of a buffer of rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowWords {
+    /// `u32`
+    Integers,
+    /// Whole numbers in `f32`, as `argmax_rows` writes them.
+    Floats,
+}
+
 /// Picks rows of `table [.., columns]`; `rows` holds `count` indices that exist.
 pub(crate) fn gather_rows(
     recorder: &mut Recorder,
     table: &Buffer,
-    rows: &Buffer,
+    (rows, words): (&Buffer, RowWords),
     [count, columns]: [usize; 2],
 ) -> Result<Buffer> {
     let op = GATHER_ROWS.name;
     let device = recorder.device().clone();
     let dims = GatherRowsDims { count: word(&device, op, count)?, columns: word(&device, op, columns)? };
-    each(recorder, &GATHER_ROWS, &Constants::new(), &[table, rows], &dims, count * columns)
+    let constants = vec![("FLOAT_ROWS", u32::from(words == RowWords::Floats))];
+    each(recorder, &GATHER_ROWS, &constants, &[table, rows], &dims, count * columns)
 }

@@ -4,7 +4,7 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::buffer::Buffer;
 use super::context::GpuDevice;
-use super::kernel::{BINARY, CONV1D, Constants, Kernel, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY};
+use super::kernel::{ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY};
 use super::recorder::Recorder;
 use crate::cell::Activation;
 use crate::error::{Error, Result};
@@ -32,6 +32,7 @@ dims! {
     Pad1dDims { count, length, left, out_length }
     BinaryDims { rows, columns, a_stride, a_offset, b_stride, b_offset }
     ReduceRowsDims { rows, columns }
+    ArgmaxRowsDims { rows, columns }
 }
 
 #[repr(C)]
@@ -249,4 +250,15 @@ pub(crate) fn reduce_rows(
     word(&device, name, rows * columns)?;
     let grid = fold(&device, name, rows)?;
     produce(recorder, &REDUCE_ROWS, &vec![("REDUCTION", op as u32)], &[x], &dims, rows, grid)
+}
+
+/// The column of the largest element of every row of `x [rows, columns]`, as `f32`.
+pub(crate) fn argmax_rows(recorder: &mut Recorder, x: &Buffer, [rows, columns]: [usize; 2]) -> Result<Buffer> {
+    let name = ARGMAX_ROWS.name;
+    let device = recorder.device().clone();
+    check_loops(&device, name, columns.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
+    let dims = ArgmaxRowsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
+    word(&device, name, rows * columns)?;
+    let grid = fold(&device, name, rows)?;
+    produce(recorder, &ARGMAX_ROWS, &Constants::new(), &[x], &dims, rows, grid)
 }

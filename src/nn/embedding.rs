@@ -55,4 +55,16 @@ impl Embedding {
     pub fn record(&self, recorder: &mut Recorder, symbols: &[usize]) -> Result<Tensor> {
         ops::gather_rows(recorder, &self.table, symbols)
     }
+
+    /// Records the choice of a symbol for every row of scores, the one with the highest score, and its vector: a greedy
+    /// decoder's next input, without leaving the device.
+    ///
+    /// # Shapes
+    /// `scores [M, symbols]`; returns the symbols as [`ops::argmax_rows`] gives them, `[M]`, and their vectors, `[M, width]`.
+    ///
+    /// # Errors
+    /// As [`ops::gather_best`].
+    pub fn record_best(&self, recorder: &mut Recorder, scores: &Tensor) -> Result<(Tensor, Tensor)> {
+        ops::gather_best(recorder, &self.table, scores)
+    }
 }

@@ -4,8 +4,8 @@ use ndarray::Dim;
 
 #[cfg(feature = "gpu")]
 use super::resident;
-use super::{Recorder, host};
-use crate::error::{Error, Result, axes};
+use super::{Recorder, argmax_rows, host};
+use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::reference::{self, Place};
@@ -122,7 +122,7 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
             shape[axis] += *extent;
             *extent = shape[axis];
         }
-        crate::error::check_shape(OP, "tensors apart from the axis", &shape, &expected)?;
+        check_shape(OP, "tensors apart from the axis", &shape, &expected)?;
     }
     let whole = Place::contiguous(&shape);
     let mut at = 0;
@@ -179,9 +179,52 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
         )]
         let words: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
         let words = gpu::Buffer::from_slice(gpu.device(), "rows", &words)?;
-        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, &words, shape)?;
+        let rows = (&words, gpu::RowWords::Integers);
+        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, rows, shape)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
     }
     let y = reference::gather_rows(view(OP, host(OP, "table", table)?, Dim([count, columns]))?, rows);
     Tensor::from_vec(recorder.device(), &shape, y.into_raw_vec_and_offset().0)
+}
+
+/// Picks, for every row of scores, the row of a table with the highest score: a greedy decoder's choice and its embedding,
+/// without leaving the device.
+///
+/// # Shapes
+/// `table [N, W]`, `scores [M, N]`; returns the choices as [`argmax_rows`] gives them, `[M]`, and their rows, `[M, W]`.
+///
+/// # Errors
+/// As [`argmax_rows`], and [`Error::Shape`] where the table has not one row a score.
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, Tensor, ops};
+/// use ndarray::array;
+/// let device = Device::Cpu;
+/// let table = Tensor::from_array(&device, &array![[1.0, 1.5], [2.0, 2.5]])?;
+/// let scores = Tensor::from_array(&device, &array![[0.1, 0.2], [0.4, 0.3], [0.0, 5.0]])?;
+/// let mut recorder = device.recorder();
+/// let (choices, rows) = ops::gather_best(&mut recorder, &table, &scores)?;
+/// recorder.submit()?;
+/// assert_eq!(choices.to_vec()?, [1.0, 0.0, 1.0]);
+/// assert_eq!(rows.to_vec()?, [2.0, 2.5, 1.0, 1.5, 2.0, 2.5]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> Result<(Tensor, Tensor)> {
+    const OP: &str = "gather_best";
+    table.check_device(OP, "table", recorder.device())?;
+    let [count, columns] = axes(OP, "table", "[N, W]", table.shape())?;
+    let [rows, _] = axes(OP, "scores", "[M, N]", scores.shape())?;
+    check_shape(OP, "scores", &[rows, count], scores.shape())?;
+    let choices = argmax_rows(recorder, scores)?;
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let words = (resident(OP, "choices", &choices)?, gpu::RowWords::Floats);
+        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, words, [rows, columns])?;
+        let y = Tensor::from_buffer(gpu.device(), &[rows, columns], y);
+        return Ok((choices, y));
+    }
+    let best: Vec<usize> = host(OP, "choices", &choices)?.iter().map(|&choice| choice as usize).collect();
+    let picked = gather_rows(recorder, table, &best)?;
+    Ok((choices, picked))
 }

@@ -164,3 +164,16 @@ pub fn reduce_rows<F: Real>(op: Reduction, x: ArrayView2<'_, F>) -> Array1<F> {
         })
         .collect()
 }
+
+/// The column of every row's largest element, the first of equals. A NaN is never it; a row without numbers gives 0.
+///
+/// # Shapes
+/// `x [M, N]`; returns `[M]`.
+pub fn argmax_rows<F: Real>(x: ArrayView2<'_, F>) -> Array1<usize> {
+    let largest = |best: Option<(usize, F)>, (column, &x): (usize, &F)| match best {
+        _ if x.is_nan() => best,
+        Some((_, most)) if x <= most => best,
+        _ => Some((column, x)),
+    };
+    x.rows().into_iter().map(|row| row.iter().enumerate().fold(None, largest).map_or(0, |(column, _)| column)).collect()
+}

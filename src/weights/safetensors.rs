@@ -1,11 +1,11 @@
 //! PyTorch-named weights in safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use ::safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use half::{bf16, f16};
-use ndarray::{Array, ArrayD, Dimension, IxDyn};
+use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
 use crate::cell::Cell;
 use crate::error::{Error, Result};
@@ -29,6 +29,7 @@ use crate::weights::torch_name;
 pub struct Weights {
     file: String,
     tensors: BTreeMap<String, ArrayD<f32>>,
+    metadata: HashMap<String, String>,
 }
 
 impl Weights {
@@ -47,17 +48,19 @@ impl Weights {
     /// # Errors
     /// [`Error::Format`] where the contents are no safetensors file, are cut short, or hold a dtype that is no float.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
-        let parsed = SafeTensors::deserialize(bytes).map_err(|error| Error::Format {
+        let refuse = |error: SafeTensorError| Error::Format {
             file: file.to_owned(),
             field: "header".to_owned(),
             expected: "a whole safetensors file".to_owned(),
             found: format!("{error} ({} bytes)", bytes.len()),
-        })?;
+        };
+        let parsed = SafeTensors::deserialize(bytes).map_err(refuse)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
         let tensors = parsed
             .iter()
             .map(|(name, view)| Ok((name.to_owned(), floats(file, name, &view)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { file: file.to_owned(), tensors })
+        Ok(Self { file: file.to_owned(), tensors, metadata: header.metadata().clone().unwrap_or_default() })
     }
 
     /// The tensors' names, in order.
@@ -77,6 +80,19 @@ impl Weights {
         })
     }
 
+    /// An entry of the file's metadata.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where there is none.
+    pub fn metadata(&self, key: &str) -> Result<&str> {
+        self.metadata.get(key).map(String::as_str).ok_or_else(|| {
+            let mut keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
+            keys.sort_unstable();
+            let found = if keys.is_empty() { "none".to_owned() } else { format!("only {}", keys.join(", ")) };
+            self.refuse(&format!("metadata {key}"), "an entry of this name", &found)
+        })
+    }
+
     fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
         self.tensors.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
@@ -85,15 +101,19 @@ impl Weights {
     }
 
     /// A tensor of exactly this shape.
-    fn shaped(&self, name: &str, shape: &[usize]) -> Result<ArrayD<f32>> {
-        let array = self.find(name)?;
-        if array.shape() != shape {
-            return Err(self.refuse(name, &format!("shape {shape:?}"), &format!("shape {:?}", array.shape())));
+    ///
+    /// # Errors
+    /// [`Error::Format`] where there is none, or it has another shape.
+    pub fn shaped<S: IntoDimension>(&self, name: &str, shape: S) -> Result<Array<f32, S::Dim>> {
+        let (array, shape) = (self.find(name)?, shape.into_dimension());
+        if array.shape() != shape.slice() {
+            let expected = format!("shape {:?}", shape.slice());
+            return Err(self.refuse(name, &expected, &format!("shape {:?}", array.shape())));
         }
-        Ok(array.clone())
+        self.get(name)
     }
 
-    fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
+    pub(crate) fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
         Error::Format {
             file: self.file.clone(),
             field: field.to_owned(),
@@ -119,7 +139,7 @@ impl Weights {
                 (true, 0, Direction::Forward) => format!("{prefix}{}", spec.name),
                 _ => format!("{prefix}{}", torch_name(spec.name, layer, direction)),
             };
-            let array = self.shaped(&name, &spec.shape)?;
+            let array = self.shaped(&name, spec.shape.as_slice())?;
             used.push(name);
             Ok(array)
         })?;
@@ -160,9 +180,8 @@ impl Weights {
     /// # Errors
     /// [`Error::Format`] for a tensor that is missing or does not fit.
     pub fn conv1d(&self, prefix: &str, shape: [usize; 3], geometry: Conv1dGeometry, device: &Device) -> Result<Conv1d> {
-        let name = format!("{prefix}weight");
-        self.shaped(&name, &shape)?;
-        Conv1d::new(device, &self.get(&name)?, self.bias(prefix, shape[0])?.as_ref(), geometry)
+        let weight = self.shaped(&format!("{prefix}weight"), shape)?;
+        Conv1d::new(device, &weight, self.bias(prefix, shape[0])?.as_ref(), geometry)
     }
 
     fn bias(&self, prefix: &str, outputs: usize) -> Result<Option<ndarray::Array1<f32>>> {
@@ -170,8 +189,7 @@ impl Weights {
         if !self.tensors.contains_key(&name) {
             return Ok(None);
         }
-        self.shaped(&name, &[outputs])?;
-        self.get(&name).map(Some)
+        self.shaped(&name, outputs).map(Some)
     }
 }
 

@@ -1,0 +1,276 @@
+//! RNNoise: noise suppression at 48 kHz (<https://jmvalin.ca/demo/rnnoise/>; Valin 2018, "A Hybrid DSP/Deep Learning Approach to
+//! Real-Time Full-Band Speech Enhancement"). This is the net; the features it reads and the gains it gives belong to a
+//! signal path of their own, which the example `denoise` shows.
+//!
+//! ```text
+//! f            features of a frame of 10 ms                                        [42]
+//! input_dense  a = tanh(W f + b)                                                   [24]
+//! vad_gru      v = GRU(a), 24 units;  vad_output: speech probability, sigmoid      [1]
+//! noise_gru    n = GRU([a, v, f]), 48 units
+//! denoise_gru  d = GRU([v, n, f]), 96 units;  denoise_output: band gains, sigmoid  [22]
+//! ```
+//!
+//! The GRUs reset before the product, and their candidate is a rectifier.
+
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, concatenate, s};
+
+use crate::cell::{Activation, GruCell, Reset, Sequence};
+use crate::error::{Error, Result, check_shape};
+use crate::nn::{Config, Gru, Linear, State};
+use crate::ops::{self, Recorder};
+use crate::tensor::{Device, Tensor};
+use crate::weights::Weights;
+use crate::weights::layout::KerasArrays;
+
+const OP: &str = "RnNoise";
+const DENSE: usize = 24;
+const VAD: usize = 24;
+const NOISE: usize = 48;
+const DENOISE: usize = 96;
+
+/// The cell of all three GRUs.
+const CELL: GruCell = GruCell {
+    gate: Activation::Sigmoid,
+    candidate: Activation::Relu,
+    reset: Reset::Before,
+    mix: crate::cell::Mix::KeepsOld,
+    gate_clip: None,
+    bias: true,
+};
+
+/// The activations that the weights file names, if it names them.
+const ACTIVATIONS: [(&str, &str); 6] = [
+    ("input_dense", "tanh"),
+    ("vad_gru", "relu"),
+    ("noise_gru", "relu"),
+    ("denoise_gru", "relu"),
+    ("vad_output", "sigmoid"),
+    ("denoise_output", "sigmoid"),
+];
+
+/// RNNoise's net: from the features of a frame to a gain for every band, and whether somebody speaks.
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, models::RnNoise, weights::Weights};
+/// use ndarray::Array3;
+/// let weights = Weights::from_file("models/rnnoise.safetensors")?;
+/// let net = RnNoise::new(&Device::auto(), &weights)?;
+/// let mut stream = net.stream(2)?; // two channels
+/// let out = stream.push(Array3::zeros((100, 2, RnNoise::FEATURES)).view(), None)?;
+/// assert_eq!(out.gains.dim(), (100, 2, RnNoise::BANDS));
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RnNoise {
+    input: Linear,
+    vad: Gru,
+    vad_head: Linear,
+    noise: Gru,
+    denoise: Gru,
+    gains_head: Linear,
+}
+
+impl RnNoise {
+    /// Samples a second of the sound that the features describe.
+    pub const SAMPLE_RATE: u32 = 48_000;
+    /// New samples of a frame.
+    pub const FRAME: usize = 480;
+    /// Features of a frame.
+    pub const FEATURES: usize = 42;
+    /// Bands of a frame's spectrum.
+    pub const BANDS: usize = 22;
+
+    /// Loads the net's weights onto a device. Arrays lie as in Keras: `<layer>.kernel [in, out]`, `recurrent_kernel`, `bias`,
+    /// gates z, r, h.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's, and for an activation in the file's
+    /// metadata that is another than this net's; [`Error::Limit`] and [`Error::OutOfMemory`] where the device has no room.
+    pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
+        for (layer, expected) in ACTIVATIONS {
+            let key = format!("{layer}.activation");
+            match weights.metadata(&key) {
+                Ok(found) if found != expected => {
+                    return Err(weights.refuse(&format!("metadata {key}"), expected, found));
+                }
+                _ => {}
+            }
+        }
+        let dense = |layer: &str, [inputs, outputs]: [usize; 2]| {
+            let kernel: Array2<f32> = weights.shaped(&format!("{layer}.kernel"), [inputs, outputs])?;
+            let bias = weights.shaped(&format!("{layer}.bias"), outputs)?;
+            Linear::new(device, &kernel.reversed_axes(), Some(&bias))
+        };
+        let gru = |layer: &str, input: usize, hidden: usize| {
+            let arrays = KerasArrays {
+                kernel: weights.shaped(&format!("{layer}.kernel"), [input, 3 * hidden])?,
+                recurrent_kernel: weights.shaped(&format!("{layer}.recurrent_kernel"), [hidden, 3 * hidden])?,
+                bias: Some(weights.shaped(&format!("{layer}.bias"), 3 * hidden)?.into_dyn()),
+            };
+            Config::new(CELL, input, hidden).build(device, vec![vec![arrays.to_parameters(&CELL.into())?]])
+        };
+        Ok(Self {
+            input: dense("input_dense", [Self::FEATURES, DENSE])?,
+            vad: gru("vad_gru", DENSE, VAD)?,
+            vad_head: dense("vad_output", [VAD, 1])?,
+            noise: gru("noise_gru", DENSE + VAD + Self::FEATURES, NOISE)?,
+            denoise: gru("denoise_gru", VAD + NOISE + Self::FEATURES, DENOISE)?,
+            gains_head: dense("denoise_output", [DENOISE, Self::BANDS])?,
+        })
+    }
+
+    /// The device the net lives on.
+    pub fn device(&self) -> &Device {
+        self.vad.device()
+    }
+
+    /// Begins a stream of `batch` channels side by side: features arrive in pieces, the states stay on the device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
+    pub fn stream(&self, batch: usize) -> Result<RnNoiseStream> {
+        let states = [self.vad.zero_state(batch)?, self.noise.zero_state(batch)?, self.denoise.zero_state(batch)?];
+        Ok(RnNoiseStream { net: self.clone(), states, batch })
+    }
+
+    /// `features [T, B, FEATURES]`; everything is recorded, nothing has run on a GPU yet.
+    fn record(
+        &self,
+        recorder: &mut Recorder,
+        features: &Tensor,
+        [vad, noise, denoise]: &mut [State; 3],
+        sequence: &Sequence,
+    ) -> Result<Pass> {
+        let a = self.input.record(recorder, features)?;
+        let a = ops::activation(recorder, Activation::Tanh, &a)?;
+        let v = self.vad.record(recorder, &a, vad, sequence)?;
+        let x = ops::concat(recorder, &[&a, &v, features], 2)?;
+        let n = self.noise.record(recorder, &x, noise, sequence)?;
+        let x = ops::concat(recorder, &[&v, &n, features], 2)?;
+        let d = self.denoise.record(recorder, &x, denoise, sequence)?;
+        let vad = self.vad_head.record(recorder, &v)?;
+        let gains = self.gains_head.record(recorder, &d)?;
+        // One tensor, so that one copy brings it to the host.
+        let logits = ops::concat(recorder, &[&vad, &gains], 2)?;
+        Ok(Pass { hidden: [v, n, d], out: ops::activation(recorder, Activation::Sigmoid, &logits)? })
+    }
+}
+
+/// What T frames of B channels gave.
+struct Pass {
+    /// The GRUs' outputs, `[T, B, units]`.
+    hidden: [Tensor; 3],
+    /// The probability of speech, then the gains, `[T, B, 1 + BANDS]`.
+    out: Tensor,
+}
+
+/// What the net says about T frames of B channels.
+#[derive(Clone, Debug)]
+pub struct Suppression {
+    /// Probability of speech, `[T, B]`.
+    pub vad: Array2<f32>,
+    /// Gains of the bands, in 0..1, `[T, B, 22]`.
+    pub gains: Array3<f32>,
+}
+
+/// [`Suppression`] with what lies behind it.
+#[derive(Clone, Debug)]
+pub struct RnNoiseTrace {
+    /// What the net says.
+    pub suppression: Suppression,
+    /// The GRUs' outputs `[v, n, d]` side by side, `[T, B, 168]`.
+    pub states: Array3<f32>,
+}
+
+/// A running suppression of B channels.
+#[derive(Debug)]
+pub struct RnNoiseStream {
+    net: RnNoise,
+    states: [State; 3],
+    batch: usize,
+}
+
+impl RnNoiseStream {
+    /// Feeds the features of T more frames of every channel, in one submission.
+    ///
+    /// A frame that `heard` marks false leaves its channel's state as it was, and its probability and gains are 0: RNNoise does
+    /// not run its net over silence.
+    ///
+    /// # Shapes
+    /// `features [T, B, 42]`, `heard [T, B]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where they do not fit, [`Error::NotFinite`] for a NaN or an infinity, [`Error::Limit`],
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`]; then the stream is as it was before the call.
+    pub fn push(&mut self, features: ArrayView3<'_, f32>, heard: Option<ArrayView2<'_, bool>>) -> Result<Suppression> {
+        suppression(&self.run(features, heard)?.out, heard)
+    }
+
+    /// [`RnNoiseStream::push`] with what lies behind it, for whoever looks into the net or compares it.
+    ///
+    /// # Errors
+    /// As [`RnNoiseStream::push`].
+    pub fn trace(
+        &mut self,
+        features: ArrayView3<'_, f32>,
+        heard: Option<ArrayView2<'_, bool>>,
+    ) -> Result<RnNoiseTrace> {
+        let pass = self.run(features, heard)?;
+        let suppression = suppression(&pass.out, heard)?;
+        let hidden = pass.hidden.iter().map(Tensor::to_array).collect::<Result<Vec<Array3<f32>>>>()?;
+        let views: Vec<_> = hidden.iter().map(|h| h.view()).collect();
+        let states = concatenate(Axis(2), &views).map_err(|error| Error::Shape {
+            op: OP,
+            what: "states",
+            expected: error.to_string(),
+            found: suppression.gains.shape().to_vec(),
+        })?;
+        Ok(RnNoiseTrace { suppression, states })
+    }
+
+    /// Copies the GRUs' states `[v, n, d]` to the host, side by side, `[B, 168]`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn states(&self) -> Result<Array2<f32>> {
+        let mut states = Array2::zeros((self.batch, VAD + NOISE + DENOISE));
+        let mut first = 0;
+        for state in &self.states {
+            let h = state.h()?;
+            let width = h.len_of(Axis(2));
+            states.slice_mut(s![.., first..first + width]).assign(&h.index_axis(Axis(0), 0));
+            first += width;
+        }
+        Ok(states)
+    }
+
+    fn run(&mut self, features: ArrayView3<'_, f32>, heard: Option<ArrayView2<'_, bool>>) -> Result<Pass> {
+        let time = features.len_of(Axis(0));
+        check_shape(OP, "features", &[time, self.batch, RnNoise::FEATURES], features.shape())?;
+        if let Some((index, &found)) = features.iter().enumerate().find(|(_, feature)| !feature.is_finite()) {
+            return Err(Error::NotFinite { op: OP, what: "features", index, found });
+        }
+        let mut sequence = Sequence::new();
+        if let Some(heard) = heard {
+            check_shape(OP, "heard", &[time, self.batch], heard.shape())?;
+            sequence = sequence.mask(heard.to_owned());
+        }
+        let features = Tensor::from_array(self.net.device(), &features)?;
+        let mut recorder = self.net.device().recorder();
+        let pass = self.net.record(&mut recorder, &features, &mut self.states, &sequence)?;
+        recorder.submit()?;
+        Ok(pass)
+    }
+}
+
+/// Parts the net's output; what was not heard is zero.
+fn suppression(out: &Tensor, heard: Option<ArrayView2<'_, bool>>) -> Result<Suppression> {
+    let mut out: Array3<f32> = out.to_array()?;
+    if let Some(heard) = heard {
+        for ((t, b), _) in heard.indexed_iter().filter(|(_, heard)| !**heard) {
+            out.slice_mut(s![t, b, ..]).fill(0.0);
+        }
+    }
+    Ok(Suppression { vad: out.slice(s![.., .., 0]).to_owned(), gains: out.slice(s![.., .., 1..]).to_owned() })
+}

@@ -1,0 +1,97 @@
+//! Texts as rows of symbols.
+
+use ndarray::{Array2, Axis, concatenate};
+
+use crate::cell::Sequence;
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// Symbols of one submission, padding included. Bounds the memory of a long list of texts.
+const BLOCK: usize = 1 << 15;
+
+/// The symbols of several sequences side by side, time-major, short ones filled up.
+pub(super) struct Rows {
+    /// `T`
+    pub(super) time: usize,
+    /// Length of every row before it was filled up, `[B]`.
+    pub(super) lengths: Vec<usize>,
+    /// `[T, B]`
+    pub(super) symbols: Vec<usize>,
+}
+
+impl Rows {
+    /// Fills every sequence up with `fill` to the longest one's length.
+    pub(super) fn new(sequences: &[Vec<usize>], fill: usize) -> Self {
+        Self::of_time(sequences, fill, sequences.iter().map(Vec::len).max().unwrap_or(0))
+    }
+
+    /// Fills every sequence up with `fill` to `time` symbols.
+    pub(super) fn of_time(sequences: &[Vec<usize>], fill: usize, time: usize) -> Self {
+        let lengths = sequences.iter().map(Vec::len).collect();
+        let at = |t: usize| sequences.iter().map(move |symbols| symbols.get(t).copied().unwrap_or(fill));
+        Self { time, symbols: (0..time).flat_map(at).collect(), lengths }
+    }
+
+    /// `B`
+    pub(super) fn batch(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// The instruction to leave out what was filled up.
+    pub(super) fn sequence(&self) -> Sequence {
+        Sequence::new().lengths(self.lengths.iter().copied())
+    }
+}
+
+/// Cuts a list of sequences, in order, into pieces for one submission each. A sequence is never cut.
+pub(super) fn blocks(sequences: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
+    let mut blocks = Vec::new();
+    let (mut first, mut longest) = (0, 0);
+    for (at, symbols) in sequences.iter().enumerate() {
+        let wide = longest.max(symbols.len());
+        if at > first && wide * (at + 1 - first) > BLOCK {
+            blocks.push(&sequences[first..at]);
+            (first, longest) = (at, symbols.len());
+        } else {
+            longest = wide;
+        }
+    }
+    if first < sequences.len() {
+        blocks.push(&sequences[first..]);
+    }
+    blocks
+}
+
+/// What [`ops::argmax_rows`](crate::ops::argmax_rows) chose, read back.
+pub(super) fn choices(tensor: &Tensor) -> Result<Vec<usize>> {
+    Ok(tensor.to_vec()?.into_iter().map(|choice| choice as usize).collect())
+}
+
+/// Matrices of one width, read back and put under each other.
+pub(super) fn stacked<'a>(matrices: impl Iterator<Item = &'a Tensor>, width: usize) -> Result<Array2<f32>> {
+    let matrices = matrices.map(Tensor::to_array).collect::<Result<Vec<Array2<f32>>>>()?;
+    let views: Vec<_> = matrices.iter().map(|matrix| matrix.view()).collect();
+    Ok(concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_lie_time_major() {
+        let rows = Rows::new(&[vec![1, 2, 3], vec![4], vec![]], 9);
+        assert_eq!((rows.time, rows.batch()), (3, 3));
+        assert_eq!(rows.symbols, [1, 4, 9, 2, 9, 9, 3, 9, 9]);
+        assert_eq!(rows.lengths, [3, 1, 0]);
+    }
+
+    #[test]
+    fn blocks_hold_everything_in_order_and_stay_small() {
+        let sequences: Vec<Vec<usize>> = [3, 7000, 5, 9000, 9000, 40_000, 1, 1].map(|length| vec![0; length]).into();
+        let cut: Vec<Vec<usize>> =
+            blocks(&sequences).iter().map(|block| block.iter().map(Vec::len).collect()).collect();
+        assert_eq!(cut, [vec![3, 7000, 5], vec![9000, 9000], vec![40_000], vec![1, 1]]);
+        assert!(blocks(&[]).is_empty());
+    }
+}
