@@ -15,17 +15,68 @@ pub enum Binary {
     Sub = 1,
     /// `a * b`
     Mul = 2,
-    /// `max(a, b)`
+    /// `max(a, b)`, NaN where either is
     Max = 3,
     /// `(a + b) / 2`
     Mean = 4,
     /// `sqrt(a^2 + b^2)`: the magnitude of a complex number
     Hypot = 5,
+    /// `a / b`
+    Div = 6,
+    /// `min(a, b)`, NaN where either is
+    Min = 7,
+    /// `a` to the power of `b`; NaN for a negative `a` unless `b` is an integer
+    Pow = 8,
+    /// 1 where `a = b`, else 0
+    Equal = 9,
+    /// 1 where `a < b`, else 0
+    Less = 10,
+    /// `a` where `b` is not 0, else 0
+    Keep = 11,
+    /// `a` where `b` is 0, else 0
+    Drop = 12,
 }
 
 impl Binary {
     /// Every operation.
-    pub const ALL: [Self; 6] = [Self::Add, Self::Sub, Self::Mul, Self::Max, Self::Mean, Self::Hypot];
+    pub const ALL: [Self; 13] = [
+        Self::Add,
+        Self::Sub,
+        Self::Mul,
+        Self::Max,
+        Self::Mean,
+        Self::Hypot,
+        Self::Div,
+        Self::Min,
+        Self::Pow,
+        Self::Equal,
+        Self::Less,
+        Self::Keep,
+        Self::Drop,
+    ];
+}
+
+/// An elementary function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Math {
+    /// `exp(x)`
+    Exp = 0,
+    /// `ln(x)`; NaN below zero
+    Log = 1,
+    /// The square root; NaN below zero.
+    Sqrt = 2,
+    /// `|x|`
+    Abs = 3,
+    /// The largest integer that is not above `x`.
+    Floor = 4,
+    /// The smallest integer that is not below `x`.
+    Ceil = 5,
+}
+
+impl Math {
+    /// Every function.
+    pub const ALL: [Self; 6] = [Self::Exp, Self::Log, Self::Sqrt, Self::Abs, Self::Floor, Self::Ceil];
 }
 
 /// What surrounds a padded signal.
@@ -79,18 +130,40 @@ pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Array1<F>
     x.mapv(|x| activate(activation, x))
 }
 
+/// An elementary function of every element.
+pub fn math<F: Real>(function: Math, x: ArrayView1<'_, F>) -> Array1<F> {
+    x.mapv(|x| match function {
+        Math::Exp => x.exp(),
+        Math::Log => x.ln(),
+        Math::Sqrt => x.sqrt(),
+        Math::Abs => x.abs(),
+        Math::Floor => x.floor(),
+        Math::Ceil => x.ceil(),
+    })
+}
+
 /// An operation on two arrays, element by element.
 pub fn binary<F: Real>(op: Binary, a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F> {
-    let two = F::one() + F::one();
+    let (zero, one) = (F::zero(), F::one());
+    let two = one + one;
+    let truth = |holds: bool| if holds { one } else { zero };
     Array2::from_shape_fn(a.dim(), |at| {
         let (a, b) = (a[at], b[at]);
         match op {
             Binary::Add => a + b,
             Binary::Sub => a - b,
             Binary::Mul => a * b,
+            Binary::Max | Binary::Min if a.is_nan() || b.is_nan() => F::nan(),
             Binary::Max => a.max(b),
             Binary::Mean => (a + b) / two,
             Binary::Hypot => (a * a + b * b).sqrt(),
+            Binary::Div => a / b,
+            Binary::Min => a.min(b),
+            Binary::Pow => a.powf(b),
+            Binary::Equal => truth(a == b),
+            Binary::Less => truth(a < b),
+            Binary::Keep | Binary::Drop if (op == Binary::Keep) == (b != zero) => a,
+            Binary::Keep | Binary::Drop => zero,
         }
     })
 }
