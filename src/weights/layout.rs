@@ -1,0 +1,305 @@
+//! Gate orders and array layouts of other frameworks, as types: every format reads and writes its arrays through here.
+//!
+//! | | LSTM | GRU | matrices | biases |
+//! | --- | --- | --- | --- | --- |
+//! | [PyTorch](GateOrder::PyTorch) | i f g o | r z n | `[G H, in]` | two of `[G H]` |
+//! | [Keras](GateOrder::Keras) | i f g o | z r n | `[in, G H]` | one `[G H]`; a GRU that resets after the matmul: `[2, 3 H]` |
+//! | [ONNX](GateOrder::Onnx) | i o f g | z r n | `[G H, in]` | one `[2 G H]`; peepholes `[3 H]`, i o f |
+//!
+//! Sources: `torch.nn.LSTM` and `torch.nn.GRU`, "Variables"; Keras' `layers/rnn/{simple_rnn,lstm,gru}.py`, `build` and `call`;
+//! ONNX' `Operators.md`, operators RNN, LSTM and GRU. Letters are this crate's: Keras and ONNX call the candidate `g` of an
+//! LSTM `c`, the candidate `n` of a GRU `h`.
+
+use ndarray::{Array, Array1, Array2, ArrayD, ArrayView, Axis, Dimension, Ix1, Ix2, RemoveAxis, Slice, concatenate};
+
+use crate::cell::{Cell, GruCell, LstmCell, Parameters, Reset};
+use crate::error::{Error, Result, axes, check_shape};
+
+const OP: &str = "layout";
+
+/// In which order a framework stacks the gates of a weight or bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateOrder {
+    /// `torch.nn`, and this crate's [`Parameters`].
+    PyTorch,
+    /// Keras, every version.
+    Keras,
+    /// ONNX.
+    Onnx,
+}
+
+impl GateOrder {
+    /// The gates a framework stores for a kind of cell, in its order. A cell without a forget gate of its own is stored with
+    /// one that nothing reads (ONNX `input_forget`).
+    pub const fn gates(self, cell: &Cell) -> &'static [&'static str] {
+        match (cell, self) {
+            (Cell::Rnn(_), _) => &["h"],
+            (Cell::Lstm(_), Self::PyTorch | Self::Keras) => &["i", "f", "g", "o"],
+            (Cell::Lstm(_), Self::Onnx) => &["i", "o", "f", "g"],
+            (Cell::Gru(_), Self::PyTorch) => &["r", "z", "n"],
+            (Cell::Gru(_), Self::Keras | Self::Onnx) => &["z", "r", "n"],
+        }
+    }
+
+    /// Takes the framework's blocks along `axis` and puts them in the order of [`Cell::gates`]; a block that the cell does not
+    /// read is left out.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the axis does not hold the framework's gates.
+    pub fn read<F: Copy, D: RemoveAxis>(
+        self,
+        cell: &Cell,
+        axis: usize,
+        array: ArrayView<'_, F, D>,
+    ) -> Result<Array<F, D>> {
+        let stored = self.gates(cell);
+        let hidden = block("array", axis, stored.len(), &array)?;
+        let blocks: Vec<_> = cell
+            .gates()
+            .iter()
+            .filter_map(|gate| stored.iter().position(|known| known == gate))
+            .map(|at| array.slice_axis(Axis(axis), Slice::from(at * hidden..(at + 1) * hidden)))
+            .collect();
+        joined(axis, &blocks)
+    }
+
+    /// The other way round: blocks in the order of [`Cell::gates`] become the framework's; a gate that the cell does not have
+    /// is written as zeros.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the axis does not hold the cell's gates.
+    pub fn write<F, D>(self, cell: &Cell, axis: usize, array: ArrayView<'_, F, D>) -> Result<Array<F, D>>
+    where
+        F: Copy + Default,
+        D: RemoveAxis,
+    {
+        let own = cell.gates();
+        let hidden = block("array", axis, own.len(), &array)?;
+        let mut shape = array.raw_dim();
+        shape[axis] = hidden;
+        let absent = Array::from_elem(shape, F::default());
+        let blocks: Vec<_> = self
+            .gates(cell)
+            .iter()
+            .map(|gate| match own.iter().position(|known| known == gate) {
+                Some(at) => array.slice_axis(Axis(axis), Slice::from(at * hidden..(at + 1) * hidden)),
+                None => absent.view(),
+            })
+            .collect();
+        joined(axis, &blocks)
+    }
+}
+
+/// Length of one gate's block along an axis.
+fn block<F, D: Dimension>(what: &'static str, axis: usize, gates: usize, array: &ArrayView<'_, F, D>) -> Result<usize> {
+    match array.shape().get(axis) {
+        Some(length) if length % gates == 0 => Ok(length / gates),
+        _ => {
+            let expected = format!("a multiple of {gates} gates along axis {axis}");
+            Err(Error::Shape { op: OP, what, expected, found: array.shape().to_vec() })
+        }
+    }
+}
+
+fn joined<F: Copy, D: RemoveAxis>(axis: usize, blocks: &[ArrayView<'_, F, D>]) -> Result<Array<F, D>> {
+    let shape = || blocks.first().map_or_else(Vec::new, |block| block.shape().to_vec());
+    concatenate(Axis(axis), blocks).map_err(|error| Error::Shape {
+        op: OP,
+        what: "gates",
+        expected: error.to_string(),
+        found: shape(),
+    })
+}
+
+/// A recurrent layer's arrays as Keras' `get_weights` lists them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KerasArrays<F = f32> {
+    /// `[input, G hidden]`
+    pub kernel: Array2<F>,
+    /// `[hidden, G hidden]`
+    pub recurrent_kernel: Array2<F>,
+    /// `[G hidden]`; `[2, 3 hidden]` for a GRU that resets after the matmul, the input's bias first.
+    pub bias: Option<ArrayD<F>>,
+}
+
+impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
+    /// As this crate's parameters. A single bias becomes `bias_ih`; `bias_hh` is then zero.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where an array does not fit the others or the cell.
+    pub fn to_parameters(&self, cell: &Cell) -> Result<Parameters<F>> {
+        let order = GateOrder::Keras;
+        let (input, hidden) = (self.kernel.nrows(), self.recurrent_kernel.nrows());
+        let rows = order.gates(cell).len() * hidden;
+        check_shape(OP, "kernel", &[input, rows], self.kernel.shape())?;
+        check_shape(OP, "recurrent_kernel", &[hidden, rows], self.recurrent_kernel.shape())?;
+        let (bias_ih, bias_hh) = match &self.bias {
+            None => (None, None),
+            Some(bias) if two_biases(cell) => {
+                check_shape(OP, "bias", &[2, rows], bias.shape())?;
+                let row = |at: usize| vector("bias", bias.index_axis(Axis(0), at));
+                (Some(order.read(cell, 0, row(0)?)?), Some(order.read(cell, 0, row(1)?)?))
+            }
+            Some(bias) => {
+                check_shape(OP, "bias", &[rows], bias.shape())?;
+                let bias = order.read(cell, 0, vector("bias", bias.view())?)?;
+                let zeros = Array1::from_elem(bias.len(), F::default());
+                (Some(bias), Some(zeros))
+            }
+        };
+        let parameters = Parameters {
+            weight_ih: order.read(cell, 0, self.kernel.t())?,
+            weight_hh: order.read(cell, 0, self.recurrent_kernel.t())?,
+            bias_ih,
+            bias_hh,
+            weight_hr: None,
+            peephole: None,
+        };
+        parameters.check(cell, input, hidden)?;
+        Ok(parameters)
+    }
+
+    /// From this crate's parameters. Where Keras has one bias it is the sum of the two.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a projection, peepholes or a missing forget gate, which Keras' layers do not have;
+    /// [`Error::Shape`] where the parameters do not fit the cell.
+    pub fn from_parameters(cell: &Cell, parameters: &Parameters<F>) -> Result<Self> {
+        let order = GateOrder::Keras;
+        if let Some(option) = beyond_keras(cell) {
+            return Err(Error::Unsupported { op: OP, option, by: "by Keras" });
+        }
+        parameters.check(cell, parameters.weight_ih.ncols(), parameters.weight_hh.ncols())?;
+        let bias = match (&parameters.bias_ih, &parameters.bias_hh) {
+            (Some(ih), Some(hh)) => {
+                let (ih, hh) = (order.write(cell, 0, ih.view())?, order.write(cell, 0, hh.view())?);
+                Some(if two_biases(cell) {
+                    let rows = [ih.view().insert_axis(Axis(0)), hh.view().insert_axis(Axis(0))];
+                    joined(0, &rows)?.into_dyn()
+                } else {
+                    (ih + hh).into_dyn()
+                })
+            }
+            _ => None,
+        };
+        let transposed = |weight: &Array2<F>| -> Result<Array2<F>> { order.write(cell, 1, weight.t()) };
+        Ok(Self {
+            kernel: transposed(&parameters.weight_ih)?,
+            recurrent_kernel: transposed(&parameters.weight_hh)?,
+            bias,
+        })
+    }
+}
+
+/// Whether Keras keeps the two biases apart (`reset_after=True`).
+const fn two_biases(cell: &Cell) -> bool {
+    matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }))
+}
+
+fn beyond_keras(cell: &Cell) -> Option<String> {
+    let Cell::Lstm(lstm) = cell else { return None };
+    match lstm {
+        LstmCell { projection: Some(width), .. } => Some(format!("projection {width}")),
+        LstmCell { peephole: true, .. } => Some("peephole".to_owned()),
+        LstmCell { forget, .. } if cell.gates().len() != 4 => Some(format!("forget {forget:?}")),
+        _ => None,
+    }
+}
+
+/// One direction of a recurrent ONNX operator's constant inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnnxArrays<F = f32> {
+    /// `W`, `[G hidden, input]`
+    pub w: Array2<F>,
+    /// `R`, `[G hidden, hidden]`
+    pub r: Array2<F>,
+    /// `B`, `[2 G hidden]`: the input's side, then the state's.
+    pub b: Option<Array1<F>>,
+    /// `P`, `[3 hidden]`: i, o, f.
+    pub p: Option<Array1<F>>,
+}
+
+impl<F: Copy + Default> OnnxArrays<F> {
+    /// As this crate's parameters. The cell must say `bias` and `peephole` as the operator has `B` and `P`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where an array does not fit the others or the cell.
+    pub fn to_parameters(&self, cell: &Cell) -> Result<Parameters<F>> {
+        let order = GateOrder::Onnx;
+        let (input, hidden) = (self.w.ncols(), self.r.ncols());
+        let rows = order.gates(cell).len() * hidden;
+        check_shape(OP, "W", &[rows, input], self.w.shape())?;
+        check_shape(OP, "R", &[rows, hidden], self.r.shape())?;
+        let half = |at: usize| match &self.b {
+            Some(b) => {
+                check_shape(OP, "B", &[2 * rows], b.shape())?;
+                order.read(cell, 0, b.slice_axis(Axis(0), Slice::from(at * rows..(at + 1) * rows))).map(Some)
+            }
+            None => Ok(None),
+        };
+        let peephole = match &self.p {
+            Some(p) => {
+                check_shape(OP, "P", &[3 * hidden], p.shape())?;
+                Some(peepholes(p.view(), hidden)?)
+            }
+            None => None,
+        };
+        let parameters = Parameters {
+            weight_ih: order.read(cell, 0, self.w.view())?,
+            weight_hh: order.read(cell, 0, self.r.view())?,
+            bias_ih: half(0)?,
+            bias_hh: half(1)?,
+            weight_hr: None,
+            peephole,
+        };
+        parameters.check(cell, input, hidden)?;
+        Ok(parameters)
+    }
+
+    /// From this crate's parameters.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a projection, which ONNX does not have; [`Error::Shape`] where the parameters do not fit the
+    /// cell.
+    pub fn from_parameters(cell: &Cell, parameters: &Parameters<F>) -> Result<Self> {
+        let order = GateOrder::Onnx;
+        if let Some(width) = cell.projection() {
+            return Err(Error::Unsupported { op: OP, option: format!("projection {width}"), by: "by ONNX" });
+        }
+        let hidden = parameters.weight_hh.ncols();
+        parameters.check(cell, parameters.weight_ih.ncols(), hidden)?;
+        let b = match (&parameters.bias_ih, &parameters.bias_hh) {
+            (Some(ih), Some(hh)) => {
+                let (ih, hh) = (order.write(cell, 0, ih.view())?, order.write(cell, 0, hh.view())?);
+                Some(joined(0, &[ih.view(), hh.view()])?)
+            }
+            _ => None,
+        };
+        let p = match &parameters.peephole {
+            Some(p) => {
+                let flat: Array1<F> = p.iter().copied().collect();
+                Some(peepholes(flat.view(), hidden)?.into_iter().collect())
+            }
+            None => None,
+        };
+        let w = order.write(cell, 0, parameters.weight_ih.view())?;
+        Ok(Self { w, r: order.write(cell, 0, parameters.weight_hh.view())?, b, p })
+    }
+}
+
+/// ONNX' i, o, f to this crate's rows i, f, o; the exchange is its own inverse.
+fn peepholes<F: Copy>(p: ArrayView<'_, F, Ix1>, hidden: usize) -> Result<Array2<F>> {
+    let row = |at: usize| p.slice_axis(Axis(0), Slice::from(at * hidden..(at + 1) * hidden)).insert_axis(Axis(0));
+    joined::<F, Ix2>(0, &[row(0), row(2), row(1)])
+}
+
+fn vector<'a, F>(what: &'static str, array: ndarray::ArrayViewD<'a, F>) -> Result<ArrayView<'a, F, Ix1>> {
+    let found = array.shape().to_vec();
+    let [length] = axes(OP, what, "[G hidden]", &found)?;
+    array.into_shape_with_order(length).map_err(|error| Error::Shape {
+        op: OP,
+        what,
+        expected: error.to_string(),
+        found,
+    })
+}
