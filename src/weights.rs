@@ -4,3 +4,5 @@ pub mod layout;
 mod safetensors;
 
 pub use safetensors::Weights;
+#[cfg(feature = "onnx")]
+pub(crate) use safetensors::words;
