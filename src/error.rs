@@ -124,6 +124,24 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// A graph asks for operators that are not carried out. Nothing of it is run.
+    #[error("{file}: operators that are not supported: {}", operators.join("; "))]
+    Operators {
+        /// The file.
+        file: String,
+        /// All of them: type, node and operator set.
+        operators: Vec<String>,
+    },
+    /// A node of a graph refuses what it is given.
+    #[error("{file}: {node}: {source}")]
+    Node {
+        /// The file.
+        file: String,
+        /// The node's name and type.
+        node: String,
+        /// What it says.
+        source: Box<Error>,
+    },
     /// An input holds a NaN or an infinity.
     #[error("{op}: {what} must be finite, found {found} at {index}")]
     NotFinite {

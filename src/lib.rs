@@ -17,6 +17,9 @@ pub mod nn;
 
 pub mod weights;
 
+#[cfg(feature = "onnx")]
+pub mod onnx;
+
 pub mod models;
 
 pub use error::{Error, Result};

@@ -13,7 +13,7 @@ use crate::cell::Activation;
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
-pub use crate::reference::{Binary, Conv1dGeometry, PadMode, Reduction};
+pub use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::tensor::{Device, Storage, Tensor, view};
 use crate::{cpu, reference};
 
@@ -108,6 +108,22 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
     }
     let y = reference::unary(activation, host(OP, "x", x)?.into());
+    Tensor::from_vec(&recorder.device, x.shape(), y.to_vec())
+}
+
+/// An elementary function of every element.
+///
+/// # Errors
+/// [`Error::DeviceMismatch`] where `x` lives elsewhere than the recorder.
+pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "math";
+    x.check_device(OP, "x", &recorder.device)?;
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::math(gpu, function, resident(OP, "x", x)?, x.len())?;
+        return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
+    }
+    let y = reference::math(function, host(OP, "x", x)?.into());
     Tensor::from_vec(&recorder.device, x.shape(), y.to_vec())
 }
 

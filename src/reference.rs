@@ -19,7 +19,8 @@ pub use gru::{gru_gate, gru_step, gru_update};
 pub use layout::{Place, gather_rows, strided_copy};
 pub use lstm::{lstm_step, lstm_update};
 pub use ops::{
-    Binary, Conv1dGeometry, PadMode, Reduction, argmax_rows, binary, conv1d, matmul, pad1d, reduce_rows, unary,
+    Binary, Conv1dGeometry, Math, PadMode, Reduction, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows,
+    unary,
 };
 pub use rnn::{rnn_step, rnn_update};
 pub use sequence::{Direction, LayerState, RowState, layer, step};

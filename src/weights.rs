@@ -4,6 +4,8 @@ pub mod layout;
 mod safetensors;
 
 pub use safetensors::Weights;
+#[cfg(feature = "onnx")]
+pub(crate) use safetensors::words;
 
 use crate::reference::Direction;
 

@@ -113,7 +113,7 @@ fn a_word_is_spoken_alone_as_among_others() {
         assert!(together.iter().all(|phonemes| phonemes.len() <= G2p::LONGEST), "{together:?}");
         assert!(together.iter().any(|phonemes| phonemes.len() == G2p::LONGEST), "{together:?}");
         for (word, expected) in words.iter().zip(&together) {
-            assert_eq!(g2p.phonemes(&[word]).expect("runs"), [expected.clone()], "{word} on {device}");
+            assert_eq!(g2p.phonemes(&[word]).expect("runs"), std::slice::from_ref(expected), "{word} on {device}");
         }
         assert!(g2p.phonemes(&[""; 0]).expect("nothing to do").is_empty());
         assert_eq!(g2p.trace(&[""; 0]).expect("nothing to do").hidden.dim(), (0, 256));

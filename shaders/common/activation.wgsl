@@ -1,4 +1,4 @@
-// The activation functions. The only file that may call `tanh`, `exp` or `log`.
+// The activation and elementary functions. The only file that may call `tanh`, `exp`, `log` or `pow`.
 // CPU twin: `reference::activate`; the codes mirror `Activation::code` and a test compares them.
 
 const IDENTITY: u32 = 0u;
@@ -43,6 +43,72 @@ fn log1p_unit(x: f32) -> f32 {
 // `x != x` and `max` do not see a NaN on every driver; its bits do.
 fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// A float by its bits: a constant expression must not be a NaN or an infinity.
+fn from_bits(bits: u32) -> f32 {
+    return bitcast<f32>(bits);
+}
+
+fn not_a_number() -> f32 {
+    return from_bits(0x7fc00000u);
+}
+
+fn infinity() -> f32 {
+    return from_bits(0x7f800000u);
+}
+
+// e^x is above the largest float from 88.73 on, and rounds to 0 below -104.
+fn exponential(x: f32) -> f32 {
+    if is_nan(x) {
+        return x;
+    }
+    return select(exp(max(x, -105.0)), infinity(), x > 88.73);
+}
+
+fn logarithm(x: f32) -> f32 {
+    if is_nan(x) || x < 0.0 {
+        return not_a_number();
+    }
+    return select(log(x), -infinity(), x == 0.0);
+}
+
+fn square_root(x: f32) -> f32 {
+    if is_nan(x) || x < 0.0 {
+        return not_a_number();
+    }
+    return sqrt(x);
+}
+
+// `pow` is NaN for every negative base and inexact for squares; small whole exponents are products.
+fn power(a: f32, b: f32) -> f32 {
+    if b == 0.0 || a == 1.0 {
+        return 1.0;
+    }
+    if is_nan(a) || is_nan(b) {
+        return a + b;
+    }
+    let whole = b == floor(b);
+    if whole && abs(b) <= 16.0 {
+        var product = a;
+        for (var k = 1.0; k < abs(b); k += 1.0) {
+            product *= a;
+        }
+        return select(product, 1.0 / product, b < 0.0);
+    }
+    let base = abs(a);
+    if abs(b) == infinity() && base == 1.0 {
+        return 1.0;
+    }
+    if a < 0.0 && !whole && base != infinity() {
+        return not_a_number();
+    }
+    var magnitude = pow(base, b);
+    if base == 0.0 || base == infinity() || abs(b) == infinity() {
+        magnitude = select(0.0, infinity(), (base > 1.0) == (b > 0.0));
+    }
+    let odd = whole && b - 2.0 * floor(0.5 * b) != 0.0;
+    return select(magnitude, -magnitude, a < 0.0 && odd);
 }
 
 // A NaN stays a NaN, so that a broken input shows in the output.

@@ -16,9 +16,16 @@ fn operate(a: f32, b: f32) -> f32 {
         case 0u: { return a + b; }
         case 1u: { return a - b; }
         case 2u: { return a * b; }
-        case 3u: { return max(a, b); }
+        case 3u: { return select(max(a, b), a + b, is_nan(a) || is_nan(b)); }
         case 4u: { return (a + b) * 0.5; }
-        default: { return sqrt(a * a + b * b); }
+        case 5u: { return sqrt(a * a + b * b); }
+        case 6u: { return a / b; }
+        case 7u: { return select(min(a, b), a + b, is_nan(a) || is_nan(b)); }
+        case 8u: { return power(a, b); }
+        case 9u: { return select(0.0, 1.0, a == b && !is_nan(a) && !is_nan(b)); }
+        case 10u: { return select(0.0, 1.0, a < b && !is_nan(a) && !is_nan(b)); }
+        case 11u: { return select(a, 0.0, b == 0.0 && !is_nan(b)); }
+        default: { return select(0.0, a, b == 0.0 && !is_nan(b)); }
     }
 }
 

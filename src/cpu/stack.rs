@@ -194,7 +194,7 @@ impl Run<'_> {
     unsafe fn run(&self, member: Member, scratch: &mut Scratch) {
         let Self { stack, time, batch, .. } = *self;
         let directions = stack.directions.len();
-        let groups = if member.of % directions == 0 { directions } else { 1 };
+        let groups = if member.of.is_multiple_of(directions) { directions } else { 1 };
         let group = member.at % groups;
         let within = Member { at: member.at / groups, of: member.of / groups };
         let (mut below, mut input) = (self.x, stack.input);

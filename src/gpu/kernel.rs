@@ -47,8 +47,10 @@ kernels! {
     PAD1D = "pad1d": ["common/index.wgsl", "conv/pad1d.wgsl"];
     /// An activation of every element.
     UNARY = "unary": ["common/index.wgsl", "common/activation.wgsl", "elementwise/unary.wgsl"];
+    /// An elementary function of every element.
+    MATH = "math": ["common/index.wgsl", "common/activation.wgsl", "elementwise/math.wgsl"];
     /// An operation on two operands.
-    BINARY = "binary": ["common/index.wgsl", "elementwise/binary.wgsl"];
+    BINARY = "binary": ["common/index.wgsl", "common/activation.wgsl", "elementwise/binary.wgsl"];
     /// A reduction of every row.
     REDUCE_ROWS = "reduce_rows": ["reduce/reduce_rows.wgsl"];
     /// The column of every row's largest element.

@@ -4,11 +4,13 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::buffer::Buffer;
 use super::context::GpuDevice;
-use super::kernel::{ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY};
+use super::kernel::{
+    ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATH, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY,
+};
 use super::recorder::Recorder;
 use crate::cell::Activation;
 use crate::error::{Error, Result};
-use crate::reference::{Binary, Conv1dGeometry, PadMode, Reduction};
+use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 
 /// Invocations of a workgroup, as the kernels' `WORKGROUP_SIZE` declares it.
 pub(super) const WORKGROUP_SIZE: usize = 64;
@@ -33,6 +35,7 @@ dims! {
     BinaryDims { rows, columns, a_stride, a_offset, b_stride, b_offset }
     ReduceRowsDims { rows, columns }
     ArgmaxRowsDims { rows, columns }
+    MathDims { count }
 }
 
 #[repr(C)]
@@ -204,6 +207,12 @@ pub(crate) fn unary(recorder: &mut Recorder, activation: Activation, x: &Buffer,
     let (code, alpha, beta) = activation.code();
     let dims = UnaryDims { count: word(recorder.device(), UNARY.name, len)?, alpha, beta };
     each(recorder, &UNARY, &vec![("ACTIVATION", code)], &[x], &dims, len)
+}
+
+/// An elementary function of `len` elements.
+pub(crate) fn math(recorder: &mut Recorder, function: Math, x: &Buffer, len: usize) -> Result<Buffer> {
+    let dims = MathDims { count: word(recorder.device(), MATH.name, len)? };
+    each(recorder, &MATH, &vec![("FUNCTION", function as u32)], &[x], &dims, len)
 }
 
 /// An operand of `binary`: `columns` elements of every row, from `offset` on, rows `stride` apart.

@@ -70,6 +70,14 @@ impl State {
         copy(recorder, &self.h)
     }
 
+    /// The cell state as a tensor of its own on the device; `None` unless the cell is an LSTM. Recorded, no read-back.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_array`].
+    pub fn s_tensor(&self, recorder: &mut Recorder) -> Result<Option<Tensor>> {
+        self.s.as_ref().map(|s| copy(recorder, s)).transpose()
+    }
+
     /// A second state of the same value.
     ///
     /// # Errors
@@ -111,7 +119,7 @@ impl State {
 }
 
 /// A tensor of its own memory with the same elements.
-fn copy(recorder: &mut Recorder, tensor: &Tensor) -> Result<Tensor> {
+pub(super) fn copy(recorder: &mut Recorder, tensor: &Tensor) -> Result<Tensor> {
     tensor.check_device(OP, "state", recorder.device())?;
     match tensor.storage() {
         // Shared until one of the two is written to.

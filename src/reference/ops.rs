@@ -15,29 +15,90 @@ pub enum Binary {
     Sub = 1,
     /// `a * b`
     Mul = 2,
-    /// `max(a, b)`
+    /// `max(a, b)`, NaN where either is
     Max = 3,
     /// `(a + b) / 2`
     Mean = 4,
     /// `sqrt(a^2 + b^2)`: the magnitude of a complex number
     Hypot = 5,
+    /// `a / b`
+    Div = 6,
+    /// `min(a, b)`, NaN where either is
+    Min = 7,
+    /// `a` to the power of `b`; NaN for a negative `a` unless `b` is an integer
+    Pow = 8,
+    /// 1 where `a = b`, else 0
+    Equal = 9,
+    /// 1 where `a < b`, else 0
+    Less = 10,
+    /// `a` where `b` is not 0, else 0
+    Keep = 11,
+    /// `a` where `b` is 0, else 0
+    Drop = 12,
 }
 
 impl Binary {
     /// Every operation.
-    pub const ALL: [Self; 6] = [Self::Add, Self::Sub, Self::Mul, Self::Max, Self::Mean, Self::Hypot];
+    pub const ALL: [Self; 13] = [
+        Self::Add,
+        Self::Sub,
+        Self::Mul,
+        Self::Max,
+        Self::Mean,
+        Self::Hypot,
+        Self::Div,
+        Self::Min,
+        Self::Pow,
+        Self::Equal,
+        Self::Less,
+        Self::Keep,
+        Self::Drop,
+    ];
 
     /// The operation on two numbers.
     pub fn apply<F: Real>(self, a: F, b: F) -> F {
+        let (zero, one) = (F::zero(), F::one());
+        let truth = |holds: bool| if holds { one } else { zero };
         match self {
             Self::Add => a + b,
             Self::Sub => a - b,
             Self::Mul => a * b,
+            Self::Max | Self::Min if a.is_nan() || b.is_nan() => F::nan(),
             Self::Max => a.max(b),
-            Self::Mean => (a + b) / (F::one() + F::one()),
+            Self::Mean => (a + b) / (one + one),
             Self::Hypot => (a * a + b * b).sqrt(),
+            Self::Div => a / b,
+            Self::Min => a.min(b),
+            Self::Pow => a.powf(b),
+            Self::Equal => truth(a == b),
+            Self::Less => truth(a < b),
+            Self::Keep | Self::Drop if (self == Self::Keep) == (b != zero) => a,
+            Self::Keep | Self::Drop => zero,
         }
     }
+}
+
+/// An elementary function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Math {
+    /// `exp(x)`
+    Exp = 0,
+    /// `ln(x)`; NaN below zero
+    Log = 1,
+    /// The square root; NaN below zero.
+    Sqrt = 2,
+    /// `|x|`
+    Abs = 3,
+    /// The largest integer that is not above `x`.
+    Floor = 4,
+    /// The smallest integer that is not below `x`.
+    Ceil = 5,
+}
+
+impl Math {
+    /// Every function.
+    pub const ALL: [Self; 6] = [Self::Exp, Self::Log, Self::Sqrt, Self::Abs, Self::Floor, Self::Ceil];
 }
 
 /// What surrounds a padded signal.
@@ -89,6 +150,18 @@ impl Conv1dGeometry {
 /// An activation of every element.
 pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Array1<F> {
     x.mapv(|x| activate(activation, x))
+}
+
+/// An elementary function of every element.
+pub fn math<F: Real>(function: Math, x: ArrayView1<'_, F>) -> Array1<F> {
+    x.mapv(|x| match function {
+        Math::Exp => x.exp(),
+        Math::Log => x.ln(),
+        Math::Sqrt => x.sqrt(),
+        Math::Abs => x.abs(),
+        Math::Floor => x.floor(),
+        Math::Ceil => x.ceil(),
+    })
 }
 
 /// An operation on two arrays, element by element.

@@ -217,6 +217,10 @@ fn floats(file: &str, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> 
         .map_err(|_| refuse(&format!("shape {:?}", view.shape()), format!("{found} elements")))
 }
 
-fn words<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) -> impl Iterator<Item = T> + 'a {
+/// The little-endian words of `bytes`, each read.
+pub(crate) fn words<'a, const N: usize, T: 'a>(
+    bytes: &'a [u8],
+    read: fn([u8; N]) -> T,
+) -> impl Iterator<Item = T> + 'a {
     bytes.as_chunks::<N>().0.iter().map(move |word| read(*word))
 }

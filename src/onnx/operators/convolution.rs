@@ -1,0 +1,140 @@
+//! Convolution along one axis.
+
+use std::sync::Arc;
+
+use ndarray::Array3;
+
+use super::{Operation, Reader, Run};
+use crate::error::Result;
+use crate::nn::Conv1d;
+use crate::onnx::context::{Context, Inputs, unexpected};
+use crate::onnx::value::Value;
+use crate::ops::{Conv1dGeometry, PadMode};
+use crate::tensor::{Device, Tensor};
+
+/// How much surrounds the signal.
+#[derive(Clone, Copy, Debug)]
+enum Padding {
+    Fixed([usize; 2]),
+    /// As much as makes `ceil(L / stride)` outputs; what is odd goes to the end, or to the beginning.
+    Same {
+        odd_first: bool,
+    },
+}
+
+/// The largest filter bank that groups and dilation may be written out to, in elements.
+const LARGEST: usize = 1 << 24;
+
+/// A constant filter bank; groups and dilation are written out as zeros in it.
+pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
+    let weight = match reader.constant(1) {
+        Some(Value::Float(w)) if w.shape().len() == 3 => w.to_array::<ndarray::Ix3>()?,
+        Some(other) => return Err(reader.refuse("W", "floats of three axes, [O, C / group, K]", other.describe())),
+        None => return Err(reader.refuse("W", "a constant", "a value that is computed at run time")),
+    };
+    let bias = match reader.constant(2) {
+        Some(Value::Float(b)) if b.shape() == [weight.dim().0] => Some(b.to_array::<ndarray::Ix1>()?),
+        None if !reader.given(2) => None,
+        Some(other) => return Err(reader.refuse("B", "a constant of one float a filter", other.describe())),
+        None => return Err(reader.refuse("B", "a constant", "a value that is computed at run time")),
+    };
+    let kernel = weight.dim().2;
+    if let Some(shape) = reader.attributes.ints("kernel_shape")?
+        && shape != [kernel as i64]
+    {
+        return Err(reader.refuse("kernel_shape", format!("[{kernel}], as the weights"), format!("{shape:?}")));
+    }
+    let stride = one(reader, "strides")?;
+    let dilation = one(reader, "dilations")?;
+    let group = reader.attributes.int("group")?.unwrap_or(1);
+    let pads = reader.attributes.ints("pads")?;
+    let automatic = reader.attributes.string("auto_pad")?;
+    let padding = match (automatic.as_deref(), &pads) {
+        (None | Some("NOTSET"), None) | (Some("VALID"), None) => Padding::Fixed([0, 0]),
+        (None | Some("NOTSET"), Some(pads)) => match pads[..] {
+            [before, after] if before >= 0 && after >= 0 => {
+                let size = |pad: i64| usize::try_from(pad).unwrap_or(usize::MAX);
+                Padding::Fixed([size(before), size(after)])
+            }
+            _ => return Err(reader.refuse("pads", "two numbers, not negative", format!("{pads:?}"))),
+        },
+        (Some("SAME_UPPER"), None) => Padding::Same { odd_first: false },
+        (Some("SAME_LOWER"), None) => Padding::Same { odd_first: true },
+        (auto, _) => {
+            let expected = "NOTSET, VALID, SAME_UPPER or SAME_LOWER, and pads only with NOTSET";
+            return Err(reader.refuse("auto_pad", expected, format!("{auto:?} and pads {pads:?}")));
+        }
+    };
+    let weight = written_out(reader, &weight, group, dilation)?;
+    let place = move |device: &Device| -> Result<Run> {
+        let (filters, channels, span) = weight.dim();
+        let build = |padding: usize| Conv1d::new(device, &weight, bias.as_ref(), Conv1dGeometry { stride, padding });
+        // Equal pads belong to the convolution; others are put around the signal first.
+        let (layer, around) = match padding {
+            Padding::Fixed([before, after]) if before == after => (build(before)?, Padding::Fixed([0, 0])),
+            other => (build(0)?, other),
+        };
+        Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| {
+            let x = inputs.float(0, "X")?;
+            if x.shape().len() != 3 || x.shape()[1] != channels {
+                let found = format!("shape {:?} for {channels} channels", x.shape());
+                return Err(unexpected("X", "floats of three axes, [N, C, L]", found));
+            }
+            let x = padded(context, x, around, stride, span)?;
+            let room = x.shape()[2].saturating_add(span) / stride + 1;
+            context.reserve(&[x.shape()[0], filters, room], 4)?;
+            Ok(vec![Value::Float(layer.record(context.recorder, &x)?)])
+        }))
+    };
+    Ok(Operation::Held { slots: vec![1, 2], place: Box::new(place) })
+}
+
+/// An attribute of one number, at least 1.
+fn one(reader: &mut Reader<'_>, name: &str) -> Result<usize> {
+    match reader.attributes.ints(name)?.as_deref() {
+        None => Ok(1),
+        Some(&[n]) if n >= 1 => usize::try_from(n).map_err(|error| reader.refuse(name, "a size", error.to_string())),
+        Some(other) => Err(reader.refuse(name, "one number, at least 1", format!("{other:?}"))),
+    }
+}
+
+fn padded(context: &mut Context<'_>, x: &Tensor, padding: Padding, stride: usize, span: usize) -> Result<Tensor> {
+    let length = x.shape()[2];
+    let sides = match padding {
+        Padding::Fixed(sides) => sides,
+        Padding::Same { odd_first } => {
+            let outputs = length.div_ceil(stride);
+            let total = (outputs.saturating_sub(1).saturating_mul(stride).saturating_add(span)).saturating_sub(length);
+            let less = total / 2;
+            if odd_first { [total - less, less] } else { [less, total - less] }
+        }
+    };
+    if sides == [0, 0] { Ok(x.clone()) } else { context.pad1d(x, sides, PadMode::Zero) }
+}
+
+/// The filter bank `[O, C, (K - 1) dilation + 1]` without groups or dilation that computes the same.
+fn written_out(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: usize) -> Result<Array3<f32>> {
+    let (out, inner, kernel) = weight.dim();
+    let group = usize::try_from(group).ok().filter(|&group| group >= 1 && out % group == 0);
+    let Some(group) = group else {
+        return Err(reader.refuse("group", format!("a divisor of the {out} filters"), "another number"));
+    };
+    if kernel == 0 {
+        return Err(reader.refuse("W", "filters of at least one element", format!("shape {:?}", weight.shape())));
+    }
+    let span = (kernel - 1).checked_mul(dilation).and_then(|span| span.checked_add(1));
+    let size = span.and_then(|span| [out, inner, group].into_iter().try_fold(span, usize::checked_mul));
+    let (Some(span), true) = (span, group == 1 && dilation == 1 || size.is_some_and(|size| size <= LARGEST)) else {
+        let found = format!("group {group}, dilation {dilation} for weights {:?}", weight.shape());
+        return Err(reader.refuse("group and dilations", format!("at most {LARGEST} weights when written out"), found));
+    };
+    if group == 1 && dilation == 1 {
+        return Ok(weight.clone());
+    }
+    let mut wide = Array3::zeros((out, inner * group, span));
+    for ((o, c, k), &w) in weight.indexed_iter() {
+        let first = o / (out / group) * inner;
+        wide[[o, first + c, k * dilation]] = w;
+    }
+    Ok(wide)
+}

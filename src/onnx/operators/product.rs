@@ -1,0 +1,123 @@
+//! Matrix products.
+
+use std::sync::Arc;
+
+use super::{Operation, Reader};
+use crate::error::Result;
+use crate::onnx::context::{Context, Inputs, broadcast, unexpected};
+use crate::onnx::value::Value;
+use crate::ops::{Binary, Slice};
+use crate::tensor::Tensor;
+
+/// NumPy's `matmul`: the last two axes are matrices, those before them broadcast.
+pub(super) fn matmul(_: &mut Reader<'_>) -> Result<Operation> {
+    Operation::plain(|context, inputs| {
+        let (a, b) = (inputs.float(0, "A")?, inputs.float(1, "B")?);
+        Ok(vec![Value::Float(product(context, a, b)?)])
+    })
+}
+
+fn product(context: &mut Context<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let refused = || {
+        let found = format!("{:?} and {:?}", a.shape(), b.shape());
+        unexpected("A and B", "matrices that fit, of at least one axis", found)
+    };
+    // A vector is a row on the left, a column on the right; its axis is dropped from the result.
+    let (a_shape, b_shape) = (a.shape(), b.shape());
+    let (a_wide, b_wide) = match (a_shape, b_shape) {
+        ([], _) | (_, []) => return Err(refused()),
+        ([k], b) => (vec![1, *k], b.to_vec()),
+        (a, _) => (a.to_vec(), b_shape.to_vec()),
+    };
+    let b_wide = if let [k] = b_shape { vec![*k, 1] } else { b_wide };
+    let (a_outer, [rows, depth]) = split(&a_wide);
+    let (b_outer, [b_depth, columns]) = split(&b_wide);
+    if depth != b_depth {
+        return Err(refused());
+    }
+    let outer = broadcast(a_outer, b_outer)?;
+    let y = if b_outer.iter().all(|&extent| extent == 1) {
+        // One matrix on the right: all rows on the left at once.
+        let count = a_outer.iter().product::<usize>() * rows;
+        let a = context.reshape(a, &[count, depth])?;
+        let b = context.reshape(b, &[depth, columns])?;
+        context.matmul(&a, &b, None)?
+    } else {
+        let count = context.reserve(&outer, 4)?;
+        context.reserve(&[&outer[..], &[rows, columns]].concat(), 4)?;
+        let mut flat = |x: &Tensor, own: &[usize], size: [usize; 2]| -> Result<Tensor> {
+            let x = context.reshape(x, &[own, &size].concat())?;
+            let x = context.expand(&x, &[&outer[..], &size].concat())?;
+            context.reshape(&x, &[count, size[0], size[1]])
+        };
+        let (a, b) = (flat(a, a_outer, [rows, depth])?, flat(b, b_outer, [depth, columns])?);
+        let mut parts = Vec::with_capacity(count);
+        for at in 0..count {
+            let mut one = |x: &Tensor, size: &[usize]| -> Result<Tensor> {
+                let x = context.slice(x, Slice { axis: 0, start: at, step: 1, count: 1 })?;
+                context.reshape(&x, size)
+            };
+            let (a, b) = (one(&a, &[rows, depth])?, one(&b, &[depth, columns])?);
+            parts.push(context.matmul(&a, &b, None)?);
+        }
+        match parts.is_empty() {
+            true => context.full(&[0, columns], 0.0)?,
+            false => context.concat(&parts.iter().collect::<Vec<_>>(), 0)?,
+        }
+    };
+    let mut shape = outer;
+    shape.extend((a_shape.len() > 1).then_some(rows));
+    shape.extend((b_shape.len() > 1).then_some(columns));
+    context.reshape(&y, &shape)
+}
+
+/// Outer axes and the matrix.
+fn split(shape: &[usize]) -> (&[usize], [usize; 2]) {
+    let (outer, inner) = shape.split_at(shape.len().saturating_sub(2));
+    (outer, [inner[0], inner[1]])
+}
+
+/// `alpha A' B' + beta C`, where a prime is a transposition that is asked for.
+pub(super) fn gemm(reader: &mut Reader<'_>) -> Result<Operation> {
+    let alpha = reader.attributes.float("alpha")?.unwrap_or(1.0);
+    let beta = reader.attributes.float("beta")?.unwrap_or(1.0);
+    let (trans_a, trans_b) = (reader.attributes.flag("transA", false)?, reader.attributes.flag("transB", false)?);
+    let finish = move |context: &mut Context<'_>, inputs: &Inputs<'_>, b: &Tensor| -> Result<Vec<Value>> {
+        let a = inputs.float(0, "A")?;
+        if a.shape().len() != 2 {
+            return Err(unexpected("A", "a matrix", format!("shape {:?}", a.shape())));
+        }
+        let a = if trans_a { context.permute(a, &[1, 0])? } else { a.clone() };
+        let y = context.matmul(&a, b, None)?;
+        let Some(c) = inputs.optional_float(2, "C")? else {
+            return Ok(vec![Value::Float(y)]);
+        };
+        if broadcast(c.shape(), y.shape())? != y.shape() {
+            return Err(unexpected("C", "a shape that broadcasts to the product's", format!("shape {:?}", c.shape())));
+        }
+        let c = if beta == 1.0 { c.clone() } else { context.affine(beta, c, 0.0)? };
+        Ok(vec![Value::Float(context.binary(Binary::Add, &y, &c)?)])
+    };
+    let Some(Value::Float(b)) = reader.constant(1).cloned() else {
+        return Operation::plain(move |context, inputs| {
+            let b = inputs.float(1, "B")?;
+            if b.shape().len() != 2 {
+                return Err(unexpected("B", "a matrix", format!("shape {:?}", b.shape())));
+            }
+            let b = if trans_b { context.permute(b, &[1, 0])? } else { b.clone() };
+            let b = if alpha == 1.0 { b } else { context.affine(alpha, &b, 0.0)? };
+            finish(context, inputs, &b)
+        });
+    };
+    // A constant matrix is turned and scaled once, where it is put on the device.
+    if b.shape().len() != 2 {
+        return Err(reader.refuse("B", "a matrix", format!("shape {:?}", b.shape())));
+    }
+    let place = move |device: &crate::Device| -> Result<super::Run> {
+        let b: ndarray::Array2<f32> = b.to_array()?;
+        let b = if trans_b { b.reversed_axes() } else { b };
+        let b = Tensor::from_array(device, &b.mapv(|x| alpha * x))?;
+        Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| finish(context, inputs, &b)))
+    };
+    Ok(Operation::Held { slots: vec![1], place: Box::new(place) })
+}

@@ -1,0 +1,303 @@
+//! RNN, GRU and LSTM: every attribute becomes a part of the cell's description.
+
+mod activations;
+
+use std::sync::Arc;
+
+use ndarray::{Array1, Array2, Axis};
+
+use self::activations::Activations;
+use super::{Operation, Reader, Run};
+use crate::cell::{Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, Sequence};
+use crate::error::Result;
+use crate::nn::{Config, Merge, Recurrent};
+use crate::onnx::context::{Context, Inputs, unexpected};
+use crate::onnx::value::Value;
+use crate::onnx::{GruReset, Warning};
+use crate::ops::Binary;
+use crate::tensor::{Device, Tensor};
+use crate::weights::layout::OnnxArrays;
+
+/// Inputs by their place in the specification.
+const W: usize = 1;
+const R: usize = 2;
+const B: usize = 3;
+const LENGTHS: usize = 4;
+const INITIAL_H: usize = 5;
+const INITIAL_C: usize = 6;
+const P: usize = 7;
+
+/// What the three operators share.
+struct Common {
+    directions: Vec<crate::reference::Direction>,
+    clip: Option<f32>,
+    /// Batches come first.
+    batch_first: bool,
+    bias: bool,
+}
+
+pub(super) fn rnn(reader: &mut Reader<'_>) -> Result<Operation> {
+    let common = Common::read(reader)?;
+    let mut activations = Activations::read(reader, &["Tanh"], common.directions.len())?;
+    let cells = common.cells(|| {
+        let [activation] = activations.next();
+        Cell::Rnn(RnnCell { activation, gate_clip: common.clip, bias: common.bias })
+    });
+    build(reader, &common, &cells)
+}
+
+pub(super) fn gru(reader: &mut Reader<'_>) -> Result<Operation> {
+    let common = Common::read(reader)?;
+    let reset = reset(reader)?;
+    let mut activations = Activations::read(reader, &["Sigmoid", "Tanh"], common.directions.len())?;
+    let cells = common.cells(|| {
+        let [gate, candidate] = activations.next();
+        // ONNX's z keeps the old state: Ht = (1 - zt) ht + zt Ht-1.
+        let mix = Mix::KeepsOld;
+        Cell::Gru(GruCell { gate, candidate, reset, mix, gate_clip: common.clip, bias: common.bias })
+    });
+    build(reader, &common, &cells)
+}
+
+pub(super) fn lstm(reader: &mut Reader<'_>) -> Result<Operation> {
+    let common = Common::read(reader)?;
+    let coupled = reader.attributes.flag("input_forget", false)?;
+    let peephole = reader.given(P);
+    let mut activations = Activations::read(reader, &["Sigmoid", "Tanh", "Tanh"], common.directions.len())?;
+    let cells = common.cells(|| {
+        let [gate, candidate, output] = activations.next();
+        Cell::Lstm(LstmCell {
+            gate,
+            candidate,
+            output,
+            forget: if coupled { Forget::Coupled } else { Forget::Gate },
+            peephole,
+            projection: None,
+            gate_clip: common.clip,
+            cell_clip: None,
+            bias: common.bias,
+        })
+    });
+    build(reader, &common, &cells)
+}
+
+/// Where a GRU resets: what the file says, or the caller.
+///
+/// PyTorch's GRU resets after the matmul, always. Exporters have left that out of the file (onnxscript 2852, pytorch 189225): a
+/// file from PyTorch without `linear_before_reset` is not taken at its word.
+fn reset(reader: &mut Reader<'_>) -> Result<Reset> {
+    let stated = if reader.attributes.flag("linear_before_reset", false)? { Reset::After } else { Reset::Before };
+    let node = reader.site.node.clone();
+    let used = match reader.gru_reset {
+        GruReset::Before => Reset::Before,
+        GruReset::After => Reset::After,
+        GruReset::Auto if stated == Reset::Before && reader.producer == "pytorch" => {
+            reader.warnings.push(Warning::SuspectGruReset { node });
+            return Ok(Reset::After);
+        }
+        GruReset::Auto => stated,
+    };
+    if used != stated {
+        reader.warnings.push(Warning::OverriddenGruReset { node, stated, used });
+    }
+    Ok(used)
+}
+
+impl Common {
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        use crate::reference::Direction::{Forward, Reverse};
+        let directions = match reader.attributes.string("direction")?.as_deref() {
+            None | Some("forward") => vec![Forward],
+            Some("reverse") => vec![Reverse],
+            Some("bidirectional") => vec![Forward, Reverse],
+            Some(other) => {
+                return Err(reader.refuse("direction", "forward, reverse or bidirectional", format!("{other:?}")));
+            }
+        };
+        let clip = match reader.attributes.float("clip")? {
+            Some(clip) if clip.is_nan() || clip <= 0.0 => {
+                return Err(reader.refuse("clip", "a positive number", clip.to_string()));
+            }
+            clip => clip,
+        };
+        let batch_first = reader.opset >= 14 && reader.attributes.flag("layout", false)?;
+        Ok(Self { directions, clip, batch_first, bias: reader.given(B) })
+    }
+
+    /// One cell a direction.
+    fn cells(&self, next: impl FnMut() -> Cell) -> Vec<Cell> {
+        std::iter::repeat_with(next).take(self.directions.len()).collect()
+    }
+}
+
+/// Reads the weights; what is left for a run are the sequence, its lengths and the initial state.
+fn build(reader: &mut Reader<'_>, common: &Common, cells: &[Cell]) -> Result<Operation> {
+    let directions = common.directions.len();
+    let weight = |slot: usize, name: &str, rank: usize| match reader.constant(slot) {
+        Some(Value::Float(x)) if x.shape().len() == rank && x.shape()[0] == directions => Ok(Some(x.clone())),
+        Some(other) => {
+            let expected = format!("floats of {rank} axes, the first of extent {directions}");
+            Err(reader.refuse(name, expected, other.describe()))
+        }
+        None if !reader.given(slot) => Ok(None),
+        None => Err(reader.refuse(name, "a constant", "a value that is computed at run time")),
+    };
+    let (Some(w), Some(r)) = (weight(W, "W", 3)?, weight(R, "R", 3)?) else {
+        return Err(reader.refuse("W and R", "inputs", "none"));
+    };
+    let (b, p) = (weight(B, "B", 2)?, weight(P, "P", 2)?);
+    let (input, hidden) = (w.shape()[2], r.shape()[2]);
+    let gates = crate::weights::layout::GateOrder::Onnx.gates(&cells[0]).len();
+    // Extents are bounded by what a file can declare, so the products below do not overflow.
+    for (name, tensor, shape) in [
+        ("W", Some(&w), vec![directions, gates * hidden, input]),
+        ("R", Some(&r), vec![directions, gates * hidden, hidden]),
+        ("B", b.as_ref(), vec![directions, 2 * gates * hidden]),
+        ("P", p.as_ref(), vec![directions, 3 * hidden]),
+    ] {
+        if let Some(tensor) = tensor.filter(|tensor| tensor.shape() != shape) {
+            return Err(reader.refuse(name, format!("shape {shape:?}"), format!("shape {:?}", tensor.shape())));
+        }
+    }
+    if let Some(stated) = reader.attributes.int("hidden_size")?
+        && usize::try_from(stated) != Ok(hidden)
+    {
+        return Err(reader.refuse("hidden_size", format!("{hidden}, as R"), stated.to_string()));
+    }
+    if hidden == 0 || input == 0 {
+        return Err(reader.refuse("W and R", "at least one unit and one feature", format!("{hidden} and {input}")));
+    }
+
+    let (w, r) = (w.to_array::<ndarray::Ix3>()?, r.to_array::<ndarray::Ix3>()?);
+    let b = b.map(|b| b.to_array::<ndarray::Ix2>()).transpose()?;
+    let p = p.map(|p| p.to_array::<ndarray::Ix2>()).transpose()?;
+    let parameters = cells.iter().enumerate().map(|(direction, cell)| -> Result<Parameters> {
+        let matrix = |x: &ndarray::Array3<f32>| -> Array2<f32> { x.index_axis(Axis(0), direction).to_owned() };
+        let vector = |x: &Array2<f32>| -> Array1<f32> { x.row(direction).to_owned() };
+        OnnxArrays { w: matrix(&w), r: matrix(&r), b: b.as_ref().map(vector), p: p.as_ref().map(vector) }
+            .to_parameters(cell)
+    });
+    let parameters = parameters.collect::<Result<Vec<_>>>().map_err(|error| reader.site.wrap(error))?;
+
+    let mut config = Config::new(cells[0], input, hidden);
+    config = match cells {
+        [_, reverse] => config.bidirectional(Merge::Concat).reverse_cell(*reverse),
+        _ if common.directions[0] == crate::reference::Direction::Reverse => config.reverse(),
+        _ => config,
+    };
+    let call = Call {
+        directions,
+        hidden,
+        batch_first: common.batch_first,
+        cell_state: cells[0].has_cell_state(),
+        wanted: [reader.wanted(0), reader.wanted(1), reader.wanted(2)],
+    };
+    let place = move |device: &Device| -> Result<Run> {
+        let layer = config.build(device, vec![parameters.clone()])?;
+        Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| call.run(context, inputs, &layer)))
+    };
+    Ok(Operation::Held { slots: vec![W, R, B, P], place: Box::new(place) })
+}
+
+/// One call of a layer, in ONNX's shapes.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    directions: usize,
+    hidden: usize,
+    batch_first: bool,
+    cell_state: bool,
+    /// Which of Y, Y_h and Y_c somebody reads.
+    wanted: [bool; 3],
+}
+
+impl Call {
+    fn run(self, context: &mut Context<'_>, inputs: &Inputs<'_>, layer: &Recurrent<Cell>) -> Result<Vec<Value>> {
+        let x = inputs.float(0, "X")?;
+        let &[first, second, _] = x.shape() else {
+            return Err(unexpected("X", "three axes", format!("shape {:?}", x.shape())));
+        };
+        let [time, batch] = if self.batch_first { [second, first] } else { [first, second] };
+        // Outputs, gates and their projection: what the call holds at once.
+        context.reserve(&[time.max(1), batch, self.directions, self.hidden, 6], 4)?;
+        let x = self.turned(context, x)?;
+        let lengths = self.lengths(inputs, time, batch)?;
+        let mut state = self.state(context, inputs, layer, lengths.as_deref(), batch)?;
+        let y = if batch == 0 {
+            context.full(&[time, batch, self.directions * self.hidden], 0.0)?
+        } else {
+            let sequence = lengths.map_or_else(Sequence::new, |lengths| Sequence::new().lengths(lengths));
+            layer.record(context.recorder, &x, &mut state, &sequence)?
+        };
+        // [T, B, D H] to [T, D, B, H]; with the batch first to [B, T, D, H].
+        let y = match self.wanted[0] {
+            true => {
+                let y = context.reshape(&y, &[time, batch, self.directions, self.hidden])?;
+                context.permute(&y, if self.batch_first { &[1, 0, 2, 3] } else { &[0, 2, 1, 3] })?
+            }
+            false => y,
+        };
+        let mut outputs = vec![Value::Float(y)];
+        let h = state.h_tensor(context.recorder)?;
+        outputs.push(Value::Float(self.turned(context, &h)?));
+        if let Some(s) = state.s_tensor(context.recorder)? {
+            outputs.push(Value::Float(self.turned(context, &s)?));
+        }
+        Ok(outputs)
+    }
+
+    /// Exchanges the first two axes where the batch comes first: `[B, T, I]`, `[B, D, H]`.
+    fn turned(self, context: &mut Context<'_>, x: &Tensor) -> Result<Tensor> {
+        if self.batch_first { context.permute(x, &[1, 0, 2]) } else { Ok(x.clone()) }
+    }
+
+    fn lengths(self, inputs: &Inputs<'_>, time: usize, batch: usize) -> Result<Option<Vec<usize>>> {
+        let Some(list) = inputs.optional_list(LENGTHS, "sequence_lens")? else {
+            return Ok(None);
+        };
+        let inside = |&length: &i64| usize::try_from(length).ok().filter(|&length| length <= time);
+        let lengths: Option<Vec<usize>> = list.iter().map(inside).collect();
+        let lengths = lengths.filter(|lengths| lengths.len() == batch);
+        let found = || format!("{list:?} for {batch} rows of {time} steps");
+        lengths.map(Some).ok_or_else(|| unexpected("sequence_lens", "one length a row, from 0 to T", found()))
+    }
+
+    /// The state that the call begins with. A row of length 0 ends in zeros, whatever it began with, as in onnxruntime.
+    fn state(
+        self,
+        context: &mut Context<'_>,
+        inputs: &Inputs<'_>,
+        layer: &Recurrent<Cell>,
+        lengths: Option<&[usize]>,
+        batch: usize,
+    ) -> Result<crate::nn::State> {
+        let given = [
+            inputs.optional_float(INITIAL_H, "initial_h")?,
+            if self.cell_state { inputs.optional_float(INITIAL_C, "initial_c")? } else { None },
+        ];
+        if given.iter().all(Option::is_none) {
+            return layer.zero_state(batch);
+        }
+        let expected = [self.directions, batch, self.hidden];
+        let mut begin = |x: Option<&Tensor>| -> Result<Tensor> {
+            let Some(x) = x else {
+                return context.full(&expected, 0.0);
+            };
+            let x = if x.shape().len() == 3 { self.turned(context, x)? } else { x.clone() };
+            if x.shape() != expected {
+                let found = format!("shape {:?}, where [D, B, H] is {expected:?}", x.shape());
+                return Err(unexpected("initial_h and initial_c", "one state a direction and row", found));
+            }
+            match lengths.filter(|lengths| lengths.contains(&0)) {
+                None => Ok(x),
+                Some(lengths) => {
+                    let alive = lengths.iter().map(|&length| f32::from(u8::from(length > 0))).collect();
+                    let alive = context.tensor(&[1, batch, 1], alive)?;
+                    context.binary(Binary::Keep, &x, &alive)
+                }
+            }
+        };
+        let h = begin(given[0])?;
+        let s = if self.cell_state { Some(begin(given[1])?) } else { None };
+        layer.record_state(context.recorder, &h, s.as_ref())
+    }
+}

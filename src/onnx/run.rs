@@ -1,0 +1,206 @@
+//! A graph on a device, and one run of it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::context::{Context, Inputs};
+use super::graph::{Graph, Step, ValueId};
+use super::operators::{Operation, Run};
+use super::proto::DataType;
+use super::value::{Input, IntKind, Ints, Output, Outputs, Value};
+use super::{Extent, ValueInfo};
+use crate::error::{Error, Result};
+use crate::tensor::{Device, Tensor};
+
+const OP: &str = "onnx";
+
+/// A graph whose weights lie on a device.
+pub(super) struct Placed {
+    device: Device,
+    runs: Vec<Run>,
+    /// Constants that nodes on the device read.
+    constants: BTreeMap<ValueId, Value>,
+}
+
+impl Placed {
+    pub(super) fn new(graph: &Graph, device: &Device) -> Result<Self> {
+        let runs = graph.steps.iter().map(|step| step.operation.place(device).map_err(|error| step.site.wrap(error)));
+        let runs = runs.collect::<Result<_>>()?;
+        let constants = graph.constants.iter().map(|(&id, value)| Ok((id, value.on(device)?)));
+        Ok(Self { device: device.clone(), runs, constants: constants.collect::<Result<_>>()? })
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn run(&self, graph: &Graph, inputs: &[(&str, Input)]) -> Result<Outputs> {
+        let mut values: Vec<Option<Value>> = vec![None; graph.values];
+        self.bind(graph, inputs, &mut values)?;
+        let mut call = Call {
+            placed: self,
+            graph,
+            live: values.iter().flatten().map(Value::bytes).sum(),
+            values,
+            recorder: self.device.recorder(),
+        };
+        for (step, run) in graph.steps.iter().zip(&self.runs) {
+            call.step(step, run).map_err(|error| step.site.wrap(error))?;
+        }
+        let Call { values, recorder, .. } = call;
+        let outputs = graph.outputs.iter().map(|(info, id)| {
+            let value = values[id.0].as_ref().or_else(|| self.constants.get(id));
+            let value = value.ok_or_else(|| unexpected("output", "a computed value", info.name.clone()))?;
+            Ok((info.name.clone(), self.output(value, info)?))
+        });
+        let outputs = outputs.collect::<Result<_>>()?;
+        recorder.submit()?;
+        Ok(Outputs(outputs))
+    }
+
+    fn output(&self, value: &Value, info: &ValueInfo) -> Result<Output> {
+        Ok(match value.on(&self.device)? {
+            Value::Float(x) => Output::Tensor(x),
+            Value::Mask(x) => Output::Mask(x),
+            Value::Int(x) => Output::Int {
+                kind: if info.element_type == DataType::Undefined { DataType::Int64 } else { info.element_type },
+                values: x.values,
+            },
+            Value::Bool(x) => Output::Bool(x),
+        })
+    }
+
+    /// Puts the caller's inputs in their places.
+    fn bind(&self, graph: &Graph, inputs: &[(&str, Input)], values: &mut [Option<Value>]) -> Result<()> {
+        let mut extents: HashMap<&str, usize> = HashMap::new();
+        for (name, input) in inputs {
+            let Some((info, id)) = graph.inputs.iter().find(|(info, _)| info.name == *name) else {
+                let names: Vec<&str> = graph.inputs.iter().map(|(info, _)| info.name.as_str()).collect();
+                let found = format!("{name:?}; the model has {}", names.join(", "));
+                return Err(unexpected("inputs", "the names of the model's inputs", found));
+            };
+            let value = self.accept(info, input)?;
+            check_extents(info, input.shape(), &mut extents)?;
+            if values[id.0].replace(value).is_some() {
+                return Err(unexpected("inputs", "each input once", format!("{name:?} twice")));
+            }
+        }
+        let missing: Vec<String> =
+            graph.inputs.iter().filter(|(_, id)| values[id.0].is_none()).map(|(info, _)| info.to_string()).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(unexpected("inputs", "all inputs of the model", format!("none for {}", missing.join(", ")))),
+        }
+    }
+
+    /// An input as a value of the declared type.
+    fn accept(&self, info: &ValueInfo, input: &Input) -> Result<Value> {
+        let kind = IntKind::of(info.element_type);
+        let float = kind.is_none() && info.element_type != DataType::Bool;
+        match input {
+            Input::Tensor(x) if float => {
+                x.check_device(OP, "input", &self.device)?;
+                Ok(Value::Float(x.clone()))
+            }
+            Input::Float(x) if float => Ok(Value::Float(Tensor::from_array(&self.device, x)?)),
+            Input::Bool(x) if info.element_type == DataType::Bool => Ok(Value::Bool(x.clone())),
+            Input::Int(x) => match kind {
+                Some(kind) => match x.iter().find(|&&x| kind.fits(x).is_none()) {
+                    None => Ok(Value::Int(Ints { kind, values: x.clone() })),
+                    Some(x) => Err(unexpected("input", "integers of the declared width", format!("{x} for {info}"))),
+                },
+                None => Err(unexpected("input", "elements of the declared type", format!("integers for {info}"))),
+            },
+            other => {
+                let found = match other {
+                    Input::Bool(_) => "booleans",
+                    _ => "floats",
+                };
+                Err(unexpected("input", "elements of the declared type", format!("{found} for {info}")))
+            }
+        }
+    }
+}
+
+fn unexpected(what: &'static str, expected: &'static str, found: String) -> Error {
+    Error::Value { op: OP, what, expected, found }
+}
+
+/// Compares a shape with the declared one; an extent that has a name is the same wherever the name stands.
+fn check_extents<'a>(info: &'a ValueInfo, shape: &[usize], extents: &mut HashMap<&'a str, usize>) -> Result<()> {
+    let Some(declared) = &info.shape else {
+        return Ok(());
+    };
+    let mut fits = declared.len() == shape.len();
+    for (extent, &found) in declared.iter().zip(shape) {
+        fits &= match extent {
+            Extent::Free => true,
+            Extent::Fixed(n) => *n == found,
+            Extent::Named(name) => *extents.entry(name).or_insert(found) == found,
+        };
+    }
+    if fits {
+        return Ok(());
+    }
+    let named: Vec<String> = extents.iter().map(|(name, n)| format!("{name} = {n}")).collect();
+    let known = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+    Err(Error::Shape { op: OP, what: "input", expected: format!("{info}{known}"), found: shape.to_vec() })
+}
+
+/// A run under way.
+struct Call<'a> {
+    placed: &'a Placed,
+    graph: &'a Graph,
+    values: Vec<Option<Value>>,
+    /// Bytes of the values that are held.
+    live: u64,
+    recorder: crate::ops::Recorder,
+}
+
+impl Call<'_> {
+    fn step(&mut self, step: &Step, run: &Run) -> Result<()> {
+        let own = |slot: usize| !step.operation.holds(slot);
+        let given: Vec<Option<(ValueId, &Value)>> = step
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(slot, id)| {
+                let id = id.filter(|_| own(slot))?;
+                let value = self.values[id.0].as_ref().or_else(|| self.graph.constants.get(&id))?;
+                Some((id, value))
+            })
+            .collect();
+        // What depends on host values alone is computed there: shapes, and what is computed from shapes.
+        let on_host = matches!(step.operation, Operation::Plain(_)) && given.iter().flatten().all(|(_, v)| v.is_host());
+        let device = if on_host { Device::Cpu } else { self.placed.device.clone() };
+        let inputs = given.iter().map(|one| match one {
+            None => Ok(None),
+            Some((id, _)) if !on_host && self.placed.constants.contains_key(id) => {
+                Ok(self.placed.constants.get(id).cloned())
+            }
+            Some((_, value)) => value.on(&device).map(Some),
+        });
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let mut host = Device::Cpu.recorder();
+        let recorder = if on_host { &mut host } else { &mut self.recorder };
+        let room = self.graph.memory_limit.saturating_sub(self.live);
+        let mut context = Context { recorder, room, short: false.into() };
+        let results = run(&mut context, &Inputs(&inputs))?;
+        if results.len() < step.outputs.len() {
+            let found = format!("{} of {}", results.len(), step.outputs.len());
+            return Err(unexpected("outputs", "all that the node names", found));
+        }
+        for (id, value) in step.outputs.iter().zip(results) {
+            if let Some(id) = id {
+                let value = value.settled()?;
+                self.live += value.bytes();
+                self.values[id.0] = Some(value);
+            }
+        }
+        for id in &step.last {
+            if let Some(value) = self.values[id.0].take() {
+                self.live = self.live.saturating_sub(value.bytes());
+            }
+        }
+        Ok(())
+    }
+}
