@@ -5,6 +5,9 @@ mod compare;
 mod keras;
 mod layer;
 mod lecture;
+#[cfg(feature = "onnx")]
+mod onnx;
+mod real;
 mod silero;
 mod torch;
 
@@ -150,6 +153,9 @@ fn judge(case: &Case, device: &Device, grads: bool) -> Result<Verdict> {
         "torch" => torch::run(case, device),
         "keras" => keras::run(case, device),
         "lecture" => lecture::run(case, device),
+        #[cfg(feature = "onnx")]
+        "onnxrt" | "onnxnode" => onnx::run(case, device),
+        "real" => real::run(case, device),
         "silero" => silero::run(case, device),
         "train" => Ok(unsupported("training".to_owned())),
         other => Ok(unsupported(format!("kind {other}"))),

@@ -138,3 +138,14 @@ impl Case {
         lengths.iter().map(length).collect::<Result<_>>().map(Some)
     }
 }
+
+/// A file that the cases share, looked for near them.
+pub(super) fn beside(case: &Case, folders: &[&str], name: &str) -> Result<PathBuf> {
+    let candidates = folders.iter().map(|folder| case.folder.join(folder).join(name));
+    candidates.clone().find(|path| path.is_file()).ok_or_else(|| Error::Format {
+        file: case.folder.display().to_string(),
+        field: case.name.clone(),
+        expected: format!("{name} in {}", folders.join(" or ")),
+        found: "no such file".to_owned(),
+    })
+}

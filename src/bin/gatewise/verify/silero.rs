@@ -1,14 +1,12 @@
 //! Cases of the kind `silero`: Silero VAD over real recordings.
 
-use std::path::PathBuf;
-
 use gatewise::models::SileroVad;
 use gatewise::weights::Weights;
-use gatewise::{Device, Error, Result};
+use gatewise::{Device, Result};
 use ndarray::{Array1, ArrayD, Axis, Slice};
 
 use super::Verdict;
-use super::case::Case;
+use super::case::{Case, beside};
 use super::compare::Tolerance;
 use crate::audio;
 
@@ -50,15 +48,4 @@ fn samples(case: &Case) -> Result<Vec<f32>> {
         }
         name => read(name.trim_start_matches("librivox_")),
     }
-}
-
-/// A file that the cases share, looked for near them.
-fn beside(case: &Case, folders: &[&str], name: &str) -> Result<PathBuf> {
-    let candidates = folders.iter().map(|folder| case.folder.join(folder).join(name));
-    candidates.clone().find(|path| path.is_file()).ok_or_else(|| Error::Format {
-        file: case.folder.display().to_string(),
-        field: case.name.clone(),
-        expected: format!("{name} in {}", folders.join(" or ")),
-        found: "no such file".to_owned(),
-    })
 }
