@@ -7,6 +7,7 @@ mod layer;
 mod lecture;
 #[cfg(feature = "onnx")]
 mod onnx;
+mod outputs;
 mod real;
 mod silero;
 mod torch;
@@ -15,12 +16,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use gatewise::cell::WeightType;
 use gatewise::{Device, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use self::case::Case;
 use self::compare::Comparison;
+use self::outputs::Path;
 use crate::choice::{DeviceChoice, adapter};
 
 #[derive(Args)]
@@ -33,6 +36,9 @@ pub(crate) struct Arguments {
     /// Where to run.
     #[arg(long, value_enum, default_value = "all")]
     device: Devices,
+    /// How weights are stored. With a narrow type, layers are compared with the reference on the weights that it can hold.
+    #[arg(long, default_value = "f32")]
+    dtype: WeightType,
     /// Compares gradients, too.
     #[arg(long)]
     grads: bool,
@@ -119,7 +125,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for case in &cases {
         for device in &devices {
             bar.set_message(format!("{} on {device}", case.name));
-            let verdict = judge(case, device, arguments.grads)?;
+            let path = Path { device: device.clone(), weight_type: arguments.dtype };
+            let verdict = judge(case, &path, arguments.grads)?;
             let passed = verdict.unsupported.is_none() && verdict.comparison.passed();
             match (&verdict.unsupported, passed) {
                 (Some(_), _) => summary.unsupported += 1,
@@ -145,16 +152,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn judge(case: &Case, device: &Device, grads: bool) -> Result<Verdict> {
+fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
     if grads {
         return Ok(unsupported("gradients".to_owned()));
     }
+    let Path { device, weight_type } = path;
     match case.kind.as_str() {
-        "torch" => torch::run(case, device),
-        "keras" => keras::run(case, device),
-        "lecture" => lecture::run(case, device),
+        "torch" => outputs::judge(case, path, torch::outputs),
+        "keras" => outputs::judge(case, path, keras::outputs),
+        "lecture" => outputs::judge(case, path, lecture::outputs),
         #[cfg(feature = "onnx")]
-        "onnxrt" | "onnxnode" => onnx::run(case, device),
+        "onnxrt" | "onnxnode" => outputs::judge(case, path, onnx::outputs),
+        "real" | "silero" if *weight_type != WeightType::F32 => {
+            Ok(unsupported(format!("{weight_type} in a whole model")))
+        }
         "real" => real::run(case, device),
         "silero" => silero::run(case, device),
         "train" => Ok(unsupported("training".to_owned())),

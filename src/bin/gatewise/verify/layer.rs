@@ -5,6 +5,8 @@ use gatewise::nn::{Config, Recurrent, State};
 use gatewise::{Device, Result, Tensor};
 use ndarray::Array3;
 
+use super::outputs::Outputs;
+
 /// What a stack left behind.
 pub(super) struct Outcome {
     /// `[T, B, width]`
@@ -19,6 +21,8 @@ pub(super) struct Outcome {
 pub(super) struct Stack {
     layer: Recurrent,
     state: State,
+    /// The largest sum of the magnitudes of a row of recurrent weights.
+    gain: f64,
 }
 
 impl Stack {
@@ -30,6 +34,11 @@ impl Stack {
         batch: usize,
         (h, s): (Option<&Array3<f32>>, Option<&Array3<f32>>),
     ) -> Result<Self> {
+        let row_sums = parameters
+            .iter()
+            .flatten()
+            .flat_map(|p| p.weight_hh.rows().into_iter().map(|row| row.map(|w| w.abs()).sum()));
+        let gain = f64::from(row_sums.fold(0.0, f32::max));
         let layer = config.build(device, parameters)?;
         let zero = layer.zero_state(batch)?;
         let state = match (h, s) {
@@ -43,13 +52,13 @@ impl Stack {
                 layer.state(h.view(), s.as_ref().map(|s| s.view()))?
             }
         };
-        Ok(Self { layer, state })
+        Ok(Self { layer, state, gain })
     }
 
-    /// The schedule's name for a call of this size.
-    pub(super) fn plan(&self, x: &Array3<f32>) -> Result<String> {
+    /// Where to put what a call over `x` computes.
+    pub(super) fn outputs(&self, x: &Array3<f32>) -> Result<Outputs> {
         let _ = self.layer.plan(x.shape()[0], x.shape()[1])?;
-        Ok("step".to_owned())
+        Ok(Outputs::new("step", self.gain))
     }
 
     /// Advances over `x [T, B, I]`.

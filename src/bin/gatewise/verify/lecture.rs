@@ -14,9 +14,8 @@ use ndarray::{Array1, Array2, Array3, ArrayD, Axis, Ix1, Ix2, Ix3, concatenate, 
 use serde::Deserialize;
 
 use super::case::Case;
-use super::compare::Tolerance;
 use super::layer::{Outcome, Stack};
-use super::{Verdict, unsupported};
+use super::outputs::{Outputs, Path, Supported};
 
 #[derive(Deserialize)]
 struct Fields {
@@ -37,13 +36,13 @@ struct Dims {
     batch: usize,
 }
 
-pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
+pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     let fields: Fields = case.fields()?;
     let bias = fields.use_bias;
     let activation = match fields.activation.as_str() {
         "sigmoid" => Activation::Sigmoid,
         "tanh" => Activation::Tanh,
-        other => return Ok(unsupported(format!("activation {other}"))),
+        other => return Ok(Err(format!("activation {other}"))),
     };
     let lstm = LstmCell { candidate: activation, output: activation, bias, ..LstmCell::LECTURE };
     let (cell, suffixes): (Cell, &[&str]) = match fields.cell.as_str() {
@@ -51,10 +50,10 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
         "lstm" => (lstm.into(), &["_i", "_f", "_s", "_o"]),
         "lstm_noforget" => (LstmCell { forget: Forget::Never, ..lstm }.into(), &["_i", "_s", "_o"]),
         "gru" => (GruCell { candidate: activation, bias, ..GruCell::LECTURE }.into(), &["_o", "_i", "_s"]),
-        other => return Ok(unsupported(format!("cell {other}"))),
+        other => return Ok(Err(format!("cell {other}"))),
     };
     let Dims { input, hidden, batch } = fields.dims;
-    let config = Config::new(cell, input, hidden);
+    let config = Config::new(cell, input, hidden).weight_type(path.weight_type);
     let parameters = config.collect(|_, _, spec| {
         let letter = match spec.name {
             "weight_ih" => "U",
@@ -74,30 +73,29 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     };
     // The lectures call the state of a cell without a cell state `s`, too.
     let initial = if cell.has_cell_state() { (row("h0")?, row("s0")?) } else { (row("s0")?, None) };
-    let start = || Stack::new(device, &config, parameters.clone(), batch, (initial.0.as_ref(), initial.1.as_ref()));
+    let start =
+        || Stack::new(&path.device, &config, parameters.clone(), batch, (initial.0.as_ref(), initial.1.as_ref()));
     let x = case.floats::<Ix3>("x")?;
     let mut stack = start()?;
     let got = stack.run(&x, &Sequence::new())?;
 
-    let mut verdict = Verdict::of_plan(stack.plan(&x)?);
-    let tolerance = Tolerance::absolute(case.tolerance("fwd_abs")?);
-    let comparison = &mut verdict.comparison;
-    comparison.close(&got.y, &case.floats("y")?, tolerance);
+    let mut outputs = stack.outputs(&x)?;
     let last = |state: &Array3<f32>| state.index_axis(Axis(0), 0).to_owned();
     match &got.s {
         Some(s) => {
-            comparison.close(&last(&got.h), &case.floats("h_last")?, tolerance);
-            comparison.close(&last(s), &case.floats("s_last")?, tolerance);
-            comparison.close(&every_cell_state(start()?, &x)?, &case.floats("s")?, tolerance);
+            outputs.add("h_last", last(&got.h));
+            outputs.add("s_last", last(s));
+            outputs.add("s", every_cell_state(start()?, &x)?);
         }
-        None => comparison.close(&last(&got.h), &case.floats("s_last")?, tolerance),
+        None => outputs.add("s_last", last(&got.h)),
     }
     if fields.readout {
-        let (logits, probabilities) = readout(case, device, &got)?;
-        comparison.close(&logits, &case.floats("logits")?, tolerance);
-        comparison.close(&probabilities, &case.floats("probs")?, tolerance);
+        let (logits, probabilities) = readout(case, &path.device, &got)?;
+        outputs.add("logits", logits);
+        outputs.add("probs", probabilities);
     }
-    Ok(verdict)
+    outputs.add("y", got.y);
+    Ok(Ok(outputs))
 }
 
 /// `s` after every step, `[T, B, hidden]`: the sequence taken step by step.

@@ -1,19 +1,19 @@
 //! Cases of the kinds `onnxrt` and `onnxnode`: one RNN, LSTM or GRU node, run as a model of that one node, so that what is
 //! verified is what imports a file.
 
+use gatewise::Result;
+use gatewise::cell::WeightType;
 use gatewise::onnx::proto::{
     AttributeProto, AttributeType, DataType, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 use gatewise::onnx::{Input, OnnxModel, OnnxOptions};
-use gatewise::{Device, Result};
 use ndarray::{ArrayD, IxDyn};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::case::Case;
-use super::compare::Tolerance;
-use super::{Verdict, unsupported};
+use super::outputs::{Outputs, Path, Supported};
 
 /// The operators' inputs and outputs by their place.
 const INPUTS: [&str; 8] = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"];
@@ -30,21 +30,23 @@ struct Fields {
     attributes: Map<String, Value>,
 }
 
-pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
+pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+    if path.weight_type != WeightType::F32 {
+        return Ok(Err(format!("{} weights in an ONNX model", path.weight_type)));
+    }
     let fields: Fields = case.fields()?;
     let mut attributes = Vec::new();
     for (name, value) in &fields.attributes {
         match attribute(name, value) {
             Some(attribute) => attributes.push(attribute),
-            None => return Ok(unsupported(format!("attribute {name} = {value}"))),
+            None => return Ok(Err(format!("attribute {name} = {value}"))),
         }
     }
     let inputs: Vec<&str> = INPUTS.into_iter().map(|name| if case.has(name) { name } else { "" }).collect();
     let count = inputs.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
-    let outputs: Vec<&str> =
-        OUTPUTS.into_iter().map(|name| if case.has(&expected(name)) { name } else { "" }).collect();
-    let model = model(case, &fields.cell, attributes, &inputs[..count], &outputs)?;
-    let model = OnnxModel::from_proto(&case.name, &model, &OnnxOptions::default())?.to(device)?;
+    let wanted: Vec<&str> = OUTPUTS.into_iter().map(|name| if case.has(&expected(name)) { name } else { "" }).collect();
+    let model = model(case, &fields.cell, attributes, &inputs[..count], &wanted)?;
+    let model = OnnxModel::from_proto(&case.name, &model, &OnnxOptions::default())?.to(&path.device)?;
     let mut given: Vec<(&str, Input)> = Vec::new();
     for name in inputs.into_iter().filter(|name| !name.is_empty() && !CONSTANTS.contains(name)) {
         let value =
@@ -53,17 +55,11 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     }
     let got = model.run(&given)?;
 
-    let mut verdict = Verdict::of_plan("onnx".to_owned());
-    let tolerance = Tolerance {
-        absolute: case.tolerance("fwd_abs")?,
-        relative: case.tolerance("fwd_rel").unwrap_or(0.0),
-        ..Tolerance::default()
-    };
-    for name in outputs.into_iter().filter(|name| !name.is_empty()) {
-        let got: ArrayD<f32> = got.get(name)?.to_array()?;
-        verdict.comparison.close(&got, &case.floats(&expected(name))?, tolerance);
+    let mut outputs = Outputs::new("onnx", 1.0);
+    for name in wanted.into_iter().filter(|name| !name.is_empty()) {
+        outputs.add(&expected(name), got.get(name)?.to_array::<IxDyn>()?);
     }
-    Ok(verdict)
+    Ok(Ok(outputs))
 }
 
 fn expected(output: &str) -> String {
