@@ -16,11 +16,12 @@ fn logistic<S: Simd>(v: S, t: S::F) -> S::F {
     // The sum's rounding leaves the nearest integer in the low bits.
     let biased = v.add(t, v.splat(12_582_912.0));
     let fraction = v.sub(t, v.sub(biased, v.splat(12_582_912.0)));
-    // 2^fraction on [-1/2, 1/2], minimax of degree 6; the relative error is 2e-9 before rounding.
-    let mut power = v.splat(1.534_581_2e-4);
-    for coefficient in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_8e-2, 2.402_264_7e-1, 6.931_472e-1, 1.0] {
-        power = v.fma(power, fraction, v.splat(coefficient));
-    }
+    // 2^fraction on [-1/2, 1/2], minimax of degree 6 (relative error 2e-9 before rounding), in pairs: a shorter chain.
+    let pair = |low: f32, high: f32| v.fma(fraction, v.splat(high), v.splat(low));
+    let square = v.mul(fraction, fraction);
+    let upper = v.fma(square, v.splat(1.534_581_2e-4), pair(9.618_489e-3, 1.339_993_1e-3));
+    let upper = v.fma(square, upper, pair(2.402_264_7e-1, 5.550_328_8e-2));
+    let power = v.fma(square, upper, pair(1.0, 6.931_472e-1));
     v.reciprocal(v.fma(power, v.power_of_two(biased), v.splat(1.0)))
 }
 

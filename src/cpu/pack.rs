@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use ndarray::{Array1, Array2};
 
 use super::memory::Aligned;
-use super::product::{Source, Unpack};
+use super::product::{Source, Unpack, interleaved};
 use super::simd::Verified;
 use crate::cell::{WeightType, quantize_row};
 
@@ -133,7 +133,12 @@ impl Panels {
                 Numbers::F16(places().map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits()).collect())
             }
             (WeightType::Bf16, _) => {
-                Numbers::Bf16(places().map(|(p, k, c)| bf16::from_f32(at(p, k, c)).to_bits()).collect())
+                let mut numbers = Aligned::zeros(panels * depth * width);
+                for (p, k, c) in places() {
+                    let place = (p * depth + k) * width + interleaved(c, layout.vectors(), layout.lanes);
+                    numbers[place] = bf16::from_f32(at(p, k, c)).to_bits();
+                }
+                Numbers::Bf16(numbers)
             }
             (WeightType::Int8, Operand::Input) => Numbers::Int8(places().map(|(p, k, c)| byte(p, k, c)).collect()),
             (WeightType::Int8, Operand::State) => {
@@ -201,7 +206,7 @@ impl Panels {
 impl<'a> PanelRun<'a> {
     /// The same panels in `f32`.
     pub(super) fn unpacked(self, buffer: &'a mut [f32], set: Verified) -> PanelRun<'a> {
-        set.run(Unpack { source: self.source, out: buffer });
+        set.run(Unpack { source: self.source, vectors: self.vectors, out: buffer });
         PanelRun { source: Source::F32(buffer), ..self }
     }
 }

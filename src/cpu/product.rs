@@ -86,9 +86,11 @@ pub(super) struct DotProduct<'a> {
 
 /// A number as weights are stored.
 trait Weight: Copy {
+    /// A row of a panel: `V` registers.
+    ///
     /// # Safety
-    /// `at` points to [`Simd::LANES`] readable numbers.
-    unsafe fn load<S: Simd>(v: S, at: *const Self) -> S::F;
+    /// `at` points to `V` times [`Simd::LANES`] readable numbers.
+    unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V];
 }
 
 /// 16-bit floats by their bits.
@@ -96,23 +98,50 @@ trait Weight: Copy {
 #[repr(transparent)]
 struct Half(#[allow(dead_code, reason = "read through a pointer")] u16);
 
-/// The upper halves of 32-bit floats by their bits.
+/// The upper halves of 32-bit floats by their bits; neighbouring registers interleaved, as [`interleaved`] says.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Brain(#[allow(dead_code, reason = "read through a pointer")] u16);
+
+/// Where a column of a panel of bf16 lies in its row: two registers share their words, so that a shift and a mask widen
+/// both; an odd last one lies by itself.
+pub(super) fn interleaved(column: usize, vectors: usize, lanes: usize) -> usize {
+    let (vector, lane) = (column / lanes, column % lanes);
+    if vector / 2 * 2 + 1 < vectors { vector / 2 * 2 * lanes + 2 * lane + vector % 2 } else { column }
+}
 
 macro_rules! weight {
     ($($number:ty: $load:ident as $stored:ty),*) => {$(
         impl Weight for $number {
             #[inline(always)]
-            unsafe fn load<S: Simd>(v: S, at: *const Self) -> S::F {
-                // SAFETY: the caller's.
-                unsafe { v.$load(at.cast::<$stored>()) }
+            unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
+                let mut row = [v.splat(0.0); V];
+                for (column, weights) in row.iter_mut().enumerate() {
+                    // SAFETY: the caller's.
+                    *weights = unsafe { v.$load(at.add(column * S::LANES).cast::<$stored>()) };
+                }
+                row
             }
         }
     )*};
 }
-weight!(f32: load as f32, Half: load_f16 as u16, Brain: load_bf16 as u16, i8: load_i8 as i8);
+weight!(f32: load as f32, Half: load_f16 as u16, i8: load_i8 as i8);
+
+impl Weight for Brain {
+    #[inline(always)]
+    unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
+        let mut row = [v.splat(0.0); V];
+        for pair in 0..V / 2 {
+            // SAFETY: the caller's.
+            [row[2 * pair], row[2 * pair + 1]] = unsafe { v.load_bf16_pair(at.add(2 * pair * S::LANES).cast()) };
+        }
+        if V % 2 == 1 {
+            // SAFETY: the caller's.
+            row[V - 1] = unsafe { v.load_bf16(at.add((V - 1) * S::LANES).cast()) };
+        }
+        row
+    }
+}
 
 /// A tile's corner: where it reads and writes.
 #[derive(Clone, Copy)]
@@ -138,10 +167,7 @@ impl<W: Weight> Tile<W> {
             let mut sums = [[v.splat(0.0); V]; R];
             let mut panel = self.panel;
             for k in 0..self.depth {
-                let mut weights = [v.splat(0.0); V];
-                for (column, weights) in weights.iter_mut().enumerate() {
-                    *weights = W::load(v, panel.add(column * S::LANES));
-                }
+                let weights = W::load::<S, V>(v, panel);
                 panel = panel.add(V * S::LANES);
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = v.splat(*self.rows.add(row * self.stride + k));
@@ -297,9 +323,11 @@ impl DotProduct<'_> {
     }
 }
 
-/// Widens a panel's numbers, which the product then reads again and again.
+/// Widens panels' numbers, which the product then reads again and again.
 pub(super) struct Unpack<'a> {
     pub(super) source: Source<'a>,
+    /// Registers of a panel.
+    pub(super) vectors: usize,
     pub(super) out: &'a mut [f32],
 }
 
@@ -308,19 +336,34 @@ impl Kernel for Unpack<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, v: S) {
         match self.source {
-            Source::F16(panel) => widen(v, bits::<Half>(panel), self.out),
-            Source::Bf16(panel) => widen(v, bits::<Brain>(panel), self.out),
-            Source::Int8(panel) => widen(v, panel, self.out),
+            Source::F16(numbers) => self.widen(v, bits::<Half>(numbers)),
+            Source::Bf16(numbers) => self.widen(v, bits::<Brain>(numbers)),
+            Source::Int8(numbers) => self.widen(v, numbers),
             Source::F32(_) | Source::Dot(..) => debug_assert!(false, "nothing to unpack"),
         }
     }
 }
 
-/// A panel is whole registers.
-#[inline(always)]
-fn widen<S: Simd, W: Weight>(v: S, panel: &[W], out: &mut [f32]) {
-    for (weights, out) in panel.chunks_exact(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
-        // SAFETY: both have the lanes.
-        unsafe { v.store(out.as_mut_ptr(), W::load(v, weights.as_ptr())) };
+impl Unpack<'_> {
+    #[inline(always)]
+    fn widen<S: Simd, W: Weight>(self, v: S, numbers: &[W]) {
+        match self.vectors {
+            3 => self.rows::<S, W, 3>(v, numbers),
+            4 => self.rows::<S, W, 4>(v, numbers),
+            other => debug_assert!(false, "a panel of {other} registers"),
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, W: Weight, const V: usize>(self, v: S, numbers: &[W]) {
+        let width = V * S::LANES;
+        for (numbers, out) in numbers.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
+            // SAFETY: both are `V` registers long.
+            unsafe {
+                for (column, weights) in W::load::<S, V>(v, numbers.as_ptr()).into_iter().enumerate() {
+                    v.store(out.as_mut_ptr().add(column * S::LANES), weights);
+                }
+            }
+        }
     }
 }

@@ -47,6 +47,10 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers.
     unsafe fn load_bf16(self, at: *const u16) -> Self::F;
+    /// Two registers of the same from words of 32 bits: the lower halves, then the upper ones.
+    /// # Safety
+    /// `at` points to [`Simd::LANES`] readable words.
+    unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2];
     /// 8-bit integers, widened.
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers.

@@ -73,6 +73,14 @@ impl Simd for Neon {
         neon!(vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(at))))
     }
     #[inline(always)]
+    unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2] {
+        neon!({
+            let words = vld1q_u32(at);
+            let upper = vandq_u32(words, vdupq_n_u32(0xffff_0000));
+            [vreinterpretq_f32_u32(vshlq_n_u32::<16>(words)), vreinterpretq_f32_u32(upper)]
+        })
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
         neon!({
             let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));

@@ -54,6 +54,12 @@ impl Simd for Portable {
         unsafe { read(at) }.map(|bits| f32::from_bits(u32::from(bits) << 16))
     }
     #[inline(always)]
+    unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2] {
+        // SAFETY: the caller's.
+        let words = unsafe { read(at) };
+        [words.map(|bits| f32::from_bits(bits << 16)), words.map(|bits| f32::from_bits(bits & 0xffff_0000))]
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
         // SAFETY: the caller's.
         unsafe { read(at) }.map(f32::from)

@@ -67,6 +67,14 @@ impl Simd for Avx512 {
         x86!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())))))
     }
     #[inline(always)]
+    unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2] {
+        x86!({
+            let words = _mm512_loadu_si512(at.cast());
+            let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(upper)]
+        })
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
         x86!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))))
     }
@@ -174,6 +182,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(self, at: *const u16) -> Self::F {
         x86!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())))))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2] {
+        x86!({
+            let words = _mm256_loadu_si256(at.cast());
+            let upper = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)), _mm256_castsi256_ps(upper)]
+        })
     }
     #[inline(always)]
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
