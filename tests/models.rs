@@ -105,7 +105,15 @@ fn words_are_spoken_as_g2p_en_speaks_them() {
 
 #[test]
 fn a_word_is_spoken_alone_as_among_others() {
-    let words = ["a", "", "Wgpu", "naïve", "antidisestablishmentarianism", "wgpu", "bananabananabananabananabanana"];
+    let words = [
+        "a",
+        "",
+        "Wgpu",
+        "naïve",
+        "antidisestablishmentarianism",
+        "wgpu",
+        "pneumonoultramicroscopicsilicovolcanoconiosis",
+    ];
     for device in devices() {
         let g2p = G2p::new(&device, &weights("g2p_en.safetensors")).expect("the net");
         let together = g2p.phonemes(&words).expect("runs");
