@@ -21,11 +21,17 @@ impl Scalars {
     fn next(&mut self, default: f32) -> f32 {
         self.values.next().unwrap_or(default)
     }
+
+    /// The parameter of an activation for which ONNX has no default.
+    fn required(&mut self, reader: &Reader<'_>, activation: &str) -> Result<f32> {
+        let missing = || reader.refuse(self.name, format!("a value for {activation}, which has no default"), "none");
+        self.values.next().ok_or_else(missing)
+    }
 }
 
 impl Activations {
     /// Reads `activations`, `activation_alpha` and `activation_beta`. The parameters are handed out in order, each to the next
-    /// activation that has one of that name; where the list ends the activation's own default holds.
+    /// activation that has one of that name; where the list ends the default of ONNX's operator of that name holds.
     pub(super) fn read(reader: &mut Reader<'_>, defaults: &[&str], directions: usize) -> Result<Self> {
         let count = defaults.len() * directions;
         let names = reader.attributes.strings("activations")?;
@@ -61,10 +67,12 @@ fn one(reader: &Reader<'_>, name: &str, alphas: &mut Scalars, betas: &mut Scalar
         "sigmoid" => Activation::Sigmoid,
         "softsign" => Activation::Softsign,
         "softplus" => Activation::Softplus,
-        "affine" => Activation::Affine { alpha: alphas.next(1.0), beta: betas.next(0.0) },
+        "affine" => Activation::Affine { alpha: alphas.required(reader, name)?, beta: betas.required(reader, name)? },
         "leakyrelu" => Activation::LeakyRelu { alpha: alphas.next(0.01) },
         "thresholdedrelu" => Activation::ThresholdedRelu { alpha: alphas.next(1.0) },
-        "scaledtanh" => Activation::ScaledTanh { alpha: alphas.next(1.0), beta: betas.next(1.0) },
+        "scaledtanh" => {
+            Activation::ScaledTanh { alpha: alphas.required(reader, name)?, beta: betas.required(reader, name)? }
+        }
         "hardsigmoid" => Activation::HardSigmoid { alpha: alphas.next(0.2), beta: betas.next(0.5) },
         "elu" => Activation::Elu { alpha: alphas.next(1.0) },
         _ => {

@@ -1,0 +1,5 @@
+//! ONNX models: fixtures against onnxruntime, hand-made graphs against hand-made numbers, broken files against their messages.
+#![cfg(all(feature = "gpu", feature = "onnx"))]
+
+mod build;
+mod fixtures;
