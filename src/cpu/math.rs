@@ -64,7 +64,7 @@ pub(super) fn activate<S: Simd>(v: S, activation: Activation, x: S::F) -> S::F {
 
 /// A scalar function of every lane.
 #[inline(always)]
-fn map_lanes<S: Simd>(v: S, x: S::F, f: impl Fn(f32) -> f32) -> S::F {
+pub(super) fn map_lanes<S: Simd>(v: S, x: S::F, f: impl Fn(f32) -> f32) -> S::F {
     let mut lanes = [0.0; MOST_LANES];
     store_part(v, &mut lanes[..S::LANES], x);
     for lane in &mut lanes[..S::LANES] {
