@@ -5,11 +5,13 @@
 //! `o` and candidate `g` of an LSTM, `r`, `z` and `n` of a GRU.
 
 mod activation;
+mod noise;
 mod parameters;
 mod sequence;
 mod weight_type;
 
 pub use activation::Activation;
+pub use noise::{Draw, Mask, Noise};
 pub use parameters::{ParameterSpec, Parameters};
 pub use sequence::{Pad, Sequence};
 pub(crate) use sequence::{RESET, VALID};

@@ -6,6 +6,7 @@
 //! update     gates, activations, new state: on the product of one panel, while it is in the first cache
 //! layer      input projection of a chunk of steps, then step by step product and update; a thread owns some panels
 //! stack      layers and directions, and the threads among them
+//! training   the same with what gradients need kept, and backwards; a thread owns some rows of the batch
 //! ```
 //!
 //! `unsafe` is confined to the modules that say so at their top: registers, kernels, and memory that threads share.
@@ -22,6 +23,7 @@ mod round;
 mod simd;
 mod stack;
 mod state;
+mod training;
 mod update;
 
 pub use device::{CpuDevice, CpuOptions};
@@ -29,3 +31,4 @@ pub use simd::Instructions;
 
 pub(crate) use ops::{conv1d, matmul};
 pub(crate) use stack::{Stack, StackCall, Workspace};
+pub(crate) use training::{TrainingCall, TrainingGradient, TrainingStack, TrainingSteps, TrainingTape};

@@ -6,6 +6,7 @@ mod embedding;
 mod linear;
 mod recurrent;
 mod state;
+mod training;
 
 pub use config::{Config, Merge};
 pub use conv1d::Conv1d;
@@ -13,3 +14,6 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use recurrent::{Gru, Lstm, Recurrent, Rnn};
 pub use state::State;
+pub use training::{
+    ParameterPlace, ParameterTensors, RecurrentGradient, StateGradient, Tape, TrainableRecurrent, TrainingOptions,
+};

@@ -12,8 +12,9 @@ mod sequence;
 
 pub use activation::activate;
 pub use backward::{
-    LayerGradient, LstmUnitGradient, StepGradient, activate_derivative, gru_step_backward, gru_update_backward,
-    layer_backward, lstm_step_backward, lstm_update_backward, rnn_step_backward, step_backward,
+    LayerGradient, LstmUnitGradient, StepGradient, Training, activate_derivative, gru_step_backward,
+    gru_update_backward, layer_backward, layer_backward_with_noise, lstm_step_backward, lstm_update_backward,
+    rnn_step_backward, step_backward,
 };
 pub use gru::{gru_gate, gru_step, gru_update};
 pub use layout::{Place, gather_rows, strided_copy};
@@ -23,7 +24,7 @@ pub use ops::{
     unary,
 };
 pub use rnn::{rnn_step, rnn_update};
-pub use sequence::{Direction, LayerState, RowState, layer, step};
+pub use sequence::{Direction, LayerState, RowState, layer, layer_with_noise, step};
 
 use ndarray::ArrayView1;
 use num_traits::Float;

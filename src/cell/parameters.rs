@@ -1,6 +1,6 @@
 //! The parameters a cell needs, and their layout.
 
-use ndarray::{Array1, Array2, ArrayD, ArrayViewD, Ix1, Ix2};
+use ndarray::{Array, Array1, Array2, ArrayD, ArrayViewD, Ix1, Ix2};
 
 use super::Cell;
 use crate::error::{Result, check_shape};
@@ -132,6 +132,27 @@ impl<F: Copy> Parameters<F> {
             bias_hh: self.bias_hh.as_ref().map(|a| a.mapv(&mut f)),
             weight_hr: self.weight_hr.as_ref().map(|a| a.mapv(&mut f)),
             peephole: self.peephole.as_ref().map(|a| a.mapv(&mut f)),
+        }
+    }
+}
+
+impl<F: Copy + std::ops::AddAssign> Parameters<F> {
+    /// Adds other parameters of the same shapes, as gradients of several calls are added.
+    pub fn add(&mut self, other: &Self) {
+        fn of<F: Copy + std::ops::AddAssign, D: ndarray::Dimension>(to: &mut Array<F, D>, from: &Array<F, D>) {
+            to.zip_mut_with(from, |to, &from| *to += from);
+        }
+        of(&mut self.weight_ih, &other.weight_ih);
+        of(&mut self.weight_hh, &other.weight_hh);
+        for (to, from) in [(&mut self.bias_ih, &other.bias_ih), (&mut self.bias_hh, &other.bias_hh)] {
+            if let (Some(to), Some(from)) = (to, from) {
+                of(to, from);
+            }
+        }
+        for (to, from) in [(&mut self.weight_hr, &other.weight_hr), (&mut self.peephole, &other.peephole)] {
+            if let (Some(to), Some(from)) = (to, from) {
+                of(to, from);
+            }
         }
     }
 }

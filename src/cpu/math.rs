@@ -59,20 +59,26 @@ pub(super) fn activate<S: Simd>(v: S, activation: Activation, x: S::F) -> S::F {
         Activation::HardSigmoid { alpha, beta } => {
             v.min(v.splat(1.0), v.max(v.splat(0.0), v.fma(x, v.splat(alpha), v.splat(beta))))
         }
-        rare => map_lanes(v, x, rare),
+        rare => in_memory(v, x, |lanes| map_each(lanes, rare)),
     }
 }
 
-/// The reference's function of every lane.
+/// A scalar function of every lane.
 #[inline(always)]
-fn map_lanes<S: Simd>(v: S, x: S::F, activation: Activation) -> S::F {
+pub(super) fn map_lanes<S: Simd>(v: S, x: S::F, f: impl Fn(f32) -> f32) -> S::F {
+    in_memory(v, x, |lanes| lanes.iter_mut().for_each(|lane| *lane = f(*lane)))
+}
+
+/// A register's lanes as a slice and back.
+#[inline(always)]
+fn in_memory<S: Simd>(v: S, x: S::F, change: impl FnOnce(&mut [f32])) -> S::F {
     let mut lanes = [0.0; MOST_LANES];
     store_part(v, &mut lanes[..S::LANES], x);
-    map_each(&mut lanes[..S::LANES], activation);
+    change(&mut lanes[..S::LANES]);
     load_part(v, &lanes[..S::LANES])
 }
 
-/// Out of line: the kernels that call it are compiled many times over.
+/// The reference's function of every lane, out of line: the kernels that call it are compiled many times over.
 #[inline(never)]
 fn map_each(lanes: &mut [f32], activation: Activation) {
     for lane in lanes {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use super::memory::Aligned;
 use super::product::{Source, Unpack, interleaved};
@@ -155,6 +155,25 @@ impl Panels {
         };
         let bias = layout.columns(|row| bias.map_or(0.0, |bias| bias[row])).collect();
         Self { layout, depth, numbers, scale, bias }
+    }
+
+    /// Packs the columns of a product in their own order: `weight [columns, depth]`, whatever its layout in memory.
+    pub(super) fn plain(weight: ArrayView2<'_, f32>, bias: Option<ArrayView1<'_, f32>>, lanes: usize) -> Self {
+        let (columns, depth) = weight.dim();
+        let layout = Layout { gates: &[0], blocks: 4, units: columns, lanes };
+        let (panels, width) = (layout.panels(), layout.width());
+        let mut numbers = Aligned::zeros(panels * width * depth);
+        for (panel, numbers) in numbers.chunks_exact_mut((width * depth).max(1)).enumerate() {
+            let first = panel * width;
+            for column in 0..width.min(columns - first) {
+                for (k, &x) in weight.row(first + column).iter().enumerate() {
+                    numbers[k * width + column] = x;
+                }
+            }
+        }
+        let bias = layout.columns(|column| bias.map_or(0.0, |bias| bias[column])).collect();
+        let scale = std::iter::repeat_n(1.0, panels * width).collect();
+        Self { layout, depth, numbers: Numbers::F32(numbers), scale, bias }
     }
 
     pub(super) fn run(&self, panels: Range<usize>) -> PanelRun<'_> {

@@ -112,12 +112,19 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// # Errors
     /// As [`Config::build`].
     pub fn random(&self, device: &Device, seed: u64) -> Result<Recurrent<C>> {
+        self.build(device, self.random_parameters(seed)?)
+    }
+
+    /// The parameters of [`Config::random`], on the host.
+    ///
+    /// # Errors
+    /// None but what an impossible configuration makes of its shapes; [`Config::build`] names it.
+    pub fn random_parameters(&self, seed: u64) -> Result<Vec<Vec<Parameters>>> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let bound = 1.0 / (self.hidden.max(1) as f32).sqrt();
-        let parameters = self.collect(|_, _, spec| {
+        self.collect(|_, _, spec| {
             Ok(ArrayD::from_shape_simple_fn(spec.shape.as_slice(), || (2.0 * rng.f32() - 1.0) * bound))
-        })?;
-        self.build(device, parameters)
+        })
     }
 
     /// Puts the stack on a device.
@@ -129,6 +136,16 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration,
     /// [`Error::Limit`] where the weights do not fit the device.
     pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
+        self.check_parameters(&parameters)?;
+        let round = |p| self.weight_type.round_parameters(p);
+        let parameters: Vec<Vec<Parameters>> = match self.weight_type {
+            WeightType::F32 => parameters,
+            _ => parameters.into_iter().map(|layer| layer.into_iter().map(round).collect()).collect(),
+        };
+        Recurrent::upload(self.clone(), device, &parameters)
+    }
+
+    pub(super) fn check_parameters(&self, parameters: &[Vec<Parameters>]) -> Result<()> {
         const OP: &str = "Recurrent";
         let cells = self.cells();
         self.check()?;
@@ -140,12 +157,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
                 p.check(cell, problem.layer_input(layer), self.hidden)?;
             }
         }
-        let round = |p| self.weight_type.round_parameters(p);
-        let parameters: Vec<Vec<Parameters>> = match self.weight_type {
-            WeightType::F32 => parameters,
-            _ => parameters.into_iter().map(|layer| layer.into_iter().map(round).collect()).collect(),
-        };
-        Recurrent::upload(self.clone(), device, &parameters)
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
@@ -167,6 +179,20 @@ impl<C: Clone + Into<Cell>> Config<C> {
             });
         }
         Ok(())
+    }
+
+    /// The same configuration, the cell's kind known at run time only.
+    pub(super) fn untyped(&self) -> Config<Cell> {
+        Config {
+            cell: self.cell(),
+            reverse_cell: self.reverse_cell.clone().map(Into::into),
+            input: self.input,
+            hidden: self.hidden,
+            layers: self.layers,
+            directions: self.directions.clone(),
+            merge: self.merge,
+            weight_type: self.weight_type,
+        }
     }
 
     pub(super) fn cell(&self) -> Cell {
@@ -192,6 +218,13 @@ impl<C: Clone + Into<Cell>> Config<C> {
             time,
             batch,
         }
+    }
+
+    /// Shapes of a state's `h` and `s`.
+    pub(super) fn state_shapes(&self, batch: usize) -> ([usize; 3], Option<[usize; 3]>) {
+        let rows = self.layers * self.directions.len();
+        let s = self.cell().has_cell_state().then_some([rows, batch, self.hidden]);
+        ([rows, batch, self.out()], s)
     }
 
     /// Width of one direction's output.

@@ -116,25 +116,12 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         Plan::new(self.config.problem(time, batch), &limits)
     }
 
-    fn state_shapes(&self, batch: usize) -> ([usize; 3], Option<[usize; 3]>) {
-        let Config { hidden, layers, directions, .. } = &self.config;
-        let rows = layers * directions.len();
-        let s = self.config.cell().has_cell_state().then_some([rows, batch, *hidden]);
-        ([rows, batch, self.config.out()], s)
-    }
-
     /// A state of zeros for `batch` rows.
     ///
     /// # Errors
     /// [`Error::Limit`] where it does not fit the device.
     pub fn zero_state(&self, batch: usize) -> Result<State> {
-        let (h, s) = self.state_shapes(batch);
-        Ok(State {
-            h: Tensor::zeros(&self.device, &h)?,
-            s: s.map(|s| Tensor::zeros(&self.device, &s)).transpose()?,
-            initial: Initial::Zero,
-            workspace: cpu::Workspace::default(),
-        })
+        State::zero(&self.device, self.config.state_shapes(batch))
     }
 
     /// A state of the given value, PyTorch's `h_0` and `c_0`; also what restores one that was read back.
@@ -145,18 +132,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// # Errors
     /// [`Error::Shape`] where they do not fit; [`Error::Limit`].
     pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
-        const OP: &str = "state";
-        let (h_shape, s_shape) = self.state_shapes(h.len_of(Axis(1)));
-        check_shape(OP, "h", &h_shape, h.shape())?;
-        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.as_ref().map_or(&[], |s| s.shape()))?;
-        let upload = || -> Result<(Tensor, Option<Tensor>)> {
-            let s = s.as_ref().map(|s| Tensor::from_array(&self.device, s)).transpose()?;
-            Ok((Tensor::from_array(&self.device, &h)?, s))
-        };
-        let (initial_h, initial_s) = upload()?;
-        let (h, s) = upload()?;
-        let initial = Initial::Given { h: initial_h, s: initial_s };
-        Ok(State { h, s, initial, workspace: cpu::Workspace::default() })
+        State::given(&self.device, self.config.state_shapes(h.len_of(Axis(1))), h, s)
     }
 
     /// [`Recurrent::state`] from tensors that are on the device already, without a read-back; recorded.
@@ -169,7 +145,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
         const OP: &str = "state";
         let [_, batch, _] = axes(OP, "h", "[layers directions, B, O]", h.shape())?;
-        let (h_shape, s_shape) = self.state_shapes(batch);
+        let (h_shape, s_shape) = self.config.state_shapes(batch);
         check_shape(OP, "h", &h_shape, h.shape())?;
         check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.map_or(&[], Tensor::shape))?;
         let initial = Initial::Given { h: h.clone(), s: s.cloned() };
@@ -229,21 +205,12 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         check_shape(OP, "y", &[time, batch, self.output_size()], y.shape())?;
         if let (Weights::Cpu(stack), Some(x), Some(y)) = (&*self.weights, x.as_slice(), y.as_slice_mut()) {
-            self.check_state(batch, state)?;
+            state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
             return on_cpu(stack, [time, batch], x, y, state, &Sequence::new());
         }
         let output = self.forward(&Tensor::from_array(&self.device, &x)?, state)?;
         y.assign(&output.to_array::<Ix3>()?);
         Ok(())
-    }
-
-    fn check_state(&self, batch: usize, state: &State) -> Result<()> {
-        const OP: &str = "Recurrent";
-        state.h.check_device(OP, "state", &self.device)?;
-        let (h_shape, s_shape) = self.state_shapes(batch);
-        check_shape(OP, "the state's h", &h_shape, state.h.shape())?;
-        let s = state.s.as_ref().map_or(&[][..], Tensor::shape);
-        check_shape(OP, "the state's s", s_shape.as_ref().map_or(&[], |s| &s[..]), s)
     }
 
     /// Records [`Recurrent::forward_sequence`] beside other operations. On a GPU the state advances when the recorder is
@@ -264,7 +231,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         x.check_device(OP, "recorder", &device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
-        self.check_state(batch, state)?;
+        state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
         let call = Call { time, batch, x };
         match &*self.weights {
             Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {
@@ -341,7 +308,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         const OP: &str = "Recurrent";
         let Call { time, batch, x } = *call;
         let directions = self.config.directions.len();
-        let (h_shape, s_shape) = self.state_shapes(batch);
+        let (h_shape, s_shape) = self.config.state_shapes(batch);
         let s_shape = s_shape.unwrap_or([h_shape[0], batch, 0]);
         let read = |tensor: Option<&Tensor>, shape: [usize; 3]| match tensor {
             Some(tensor) => tensor.to_array(),

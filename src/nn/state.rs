@@ -1,9 +1,9 @@
 //! The state of a recurrent stack, as a value.
 
-use ndarray::Array3;
+use ndarray::{Array3, ArrayView3};
 
 use crate::cpu;
-use crate::error::Result;
+use crate::error::{Result, check_shape};
 #[cfg(feature = "gpu")]
 use crate::ops::resident;
 use crate::ops::{Recorder, host};
@@ -34,7 +34,54 @@ pub(super) enum Initial {
     Given { h: Tensor, s: Option<Tensor> },
 }
 
+/// Shapes of `h` and, for an LSTM, of `s`.
+pub(super) type Shapes = ([usize; 3], Option<[usize; 3]>);
+
 impl State {
+    pub(super) fn zero(device: &Device, (h, s): Shapes) -> Result<Self> {
+        Ok(Self {
+            h: Tensor::zeros(device, &h)?,
+            s: s.map(|s| Tensor::zeros(device, &s)).transpose()?,
+            initial: Initial::Zero,
+            workspace: cpu::Workspace::default(),
+        })
+    }
+
+    pub(super) fn given(
+        device: &Device,
+        (h_shape, s_shape): Shapes,
+        h: ArrayView3<'_, f32>,
+        s: Option<ArrayView3<'_, f32>>,
+    ) -> Result<Self> {
+        const OP: &str = "state";
+        check_shape(OP, "h", &h_shape, h.shape())?;
+        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.as_ref().map_or(&[], |s| s.shape()))?;
+        let upload = || -> Result<(Tensor, Option<Tensor>)> {
+            let s = s.as_ref().map(|s| Tensor::from_array(device, s)).transpose()?;
+            Ok((Tensor::from_array(device, &h)?, s))
+        };
+        let (initial_h, initial_s) = upload()?;
+        let (h, s) = upload()?;
+        let initial = Initial::Given { h: initial_h, s: initial_s };
+        Ok(Self { h, s, initial, workspace: cpu::Workspace::default() })
+    }
+
+    /// Refuses a state of another device or shape.
+    pub(super) fn check(&self, op: &'static str, device: &Device, (h, s): Shapes) -> Result<()> {
+        self.h.check_device(op, "state", device)?;
+        check_shape(op, "the state's h", &h, self.h.shape())?;
+        let found = self.s.as_ref().map_or(&[][..], Tensor::shape);
+        check_shape(op, "the state's s", s.as_ref().map_or(&[], |s| &s[..]), found)
+    }
+
+    /// What a reset returns to; zeros where absent.
+    pub(super) fn initial(&self) -> (Option<&Tensor>, Option<&Tensor>) {
+        match &self.initial {
+            Initial::Zero => (None, None),
+            Initial::Given { h, s } => (Some(h), s.as_ref()),
+        }
+    }
+
     /// The device it lives on.
     pub fn device(&self) -> &Device {
         self.h.device()

@@ -11,7 +11,7 @@ mod sequence;
 pub use activation::activate_derivative;
 pub use gru::{gru_step_backward, gru_update_backward};
 pub use lstm::{LstmUnitGradient, lstm_step_backward, lstm_update_backward};
-pub use sequence::{LayerGradient, layer_backward, step_backward};
+pub use sequence::{LayerGradient, Training, layer_backward, layer_backward_with_noise, step_backward};
 
 use super::rnn::{input, recurrent};
 use super::{Real, clip};

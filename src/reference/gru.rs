@@ -37,19 +37,24 @@ pub fn gru_update<F: Real>(cell: &GruCell, z: F, a_n: F, h: F) -> F {
 /// # Shapes
 /// `x [input]`, `h [hidden]`.
 pub fn gru_step<F: Real>(cell: &GruCell, p: &Parameters<F>, x: &[F], h: &[F]) -> Vec<F> {
+    gru_step_masked(cell, p, x, h, h)
+}
+
+/// [`gru_step`] whose products read another `h` than the mix, as recurrent dropout has it.
+pub(super) fn gru_step_masked<F: Real>(cell: &GruCell, p: &Parameters<F>, x: &[F], h: &[F], masked: &[F]) -> Vec<F> {
     let hidden = h.len();
     let gate = |block: usize, u: usize| {
         let row = block * hidden + u;
-        gru_gate(cell, input(p, row, x) + recurrent(p, row, h))
+        gru_gate(cell, input(p, row, x) + recurrent(p, row, masked))
     };
     let r: Vec<F> = (0..hidden).map(|u| gate(0, u)).collect();
-    let rh: Vec<F> = r.iter().zip(h).map(|(&r, &h)| r * h).collect();
+    let rh: Vec<F> = r.iter().zip(masked).map(|(&r, &h)| r * h).collect();
     (0..hidden)
         .map(|u| {
             let row = 2 * hidden + u;
             let state_side = match cell.reset {
                 Reset::Before => recurrent(p, row, &rh),
-                Reset::After => r[u] * recurrent(p, row, h),
+                Reset::After => r[u] * recurrent(p, row, masked),
             };
             gru_update(cell, gate(1, u), input(p, row, x) + state_side, h[u])
         })

@@ -2,8 +2,9 @@
 
 use ndarray::{Array2, Array3, ArrayView3};
 
-use super::{Real, gru_step, lstm_step, rnn_step};
-use crate::cell::{Cell, Pad, Parameters, Sequence};
+use super::gru::gru_step_masked;
+use super::{Real, lstm_step, rnn_step};
+use crate::cell::{Cell, Draw, Mask, Noise, Pad, Parameters, Sequence};
 use crate::cell::{RESET, VALID};
 use crate::error::{Result, check_shape};
 
@@ -40,14 +41,81 @@ pub enum Direction {
 
 /// One step of any cell for one row.
 pub fn step<F: Real>(cell: &Cell, p: &Parameters<F>, x: &[F], state: &RowState<F>) -> RowState<F> {
+    step_masked(cell, p, x, state, &state.h)
+}
+
+/// [`step`] whose products read another `h` than the rest of the step.
+fn step_masked<F: Real>(cell: &Cell, p: &Parameters<F>, x: &[F], state: &RowState<F>, masked: &[F]) -> RowState<F> {
     match cell {
-        Cell::Rnn(cell) => RowState { h: rnn_step(cell, p, x, &state.h), s: Vec::new() },
-        Cell::Gru(cell) => RowState { h: gru_step(cell, p, x, &state.h), s: Vec::new() },
+        Cell::Rnn(cell) => RowState { h: rnn_step(cell, p, x, masked), s: Vec::new() },
+        Cell::Gru(cell) => RowState { h: gru_step_masked(cell, p, x, &state.h, masked), s: Vec::new() },
         Cell::Lstm(cell) => {
-            let (h, s) = lstm_step(cell, p, x, &state.h, &state.s);
+            let (h, s) = lstm_step(cell, p, x, masked, &state.s);
             RowState { h, s }
         }
     }
+}
+
+/// The masks of one layer and direction.
+pub(super) struct Masks {
+    recurrent: Option<Draw>,
+    zoneout_h: Option<Draw>,
+    zoneout_s: Option<Draw>,
+    batch: usize,
+}
+
+impl Masks {
+    /// Those of row `layer * directions + direction` of a stack.
+    pub(super) fn new(noise: &Noise, row: usize, batch: usize) -> Self {
+        Self {
+            recurrent: noise.draw(Mask::Recurrent { row }),
+            zoneout_h: noise.draw(Mask::ZoneoutH { row }),
+            zoneout_s: noise.draw(Mask::ZoneoutS { row }),
+            batch,
+        }
+    }
+
+    /// Factors of row `b`'s `h` in the recurrent products: one a unit, for every step the same.
+    pub(super) fn recurrent<F: Real>(&self, b: usize, width: usize) -> Vec<F> {
+        let factor = |u: usize| self.recurrent.map_or(1.0, |draw| draw.factor(index(b * width + u)));
+        (0..width).map(|u| F::of(factor(u))).collect()
+    }
+
+    /// Which units of `h` and of `s` take their new value in step `t` of row `b`.
+    pub(super) fn moves(&self, t: usize, b: usize, out: usize, hidden: usize) -> [Vec<bool>; 2] {
+        let of = |draw: Option<Draw>, width: usize| {
+            let first = (t * self.batch + b) * width;
+            (0..width).map(|u| draw.is_none_or(|draw| draw.keeps(index(first + u)))).collect()
+        };
+        [of(self.zoneout_h, out), of(self.zoneout_s, hidden)]
+    }
+
+    /// One step with its masks.
+    pub(super) fn step<F: Real>(
+        &self,
+        cell: &Cell,
+        p: &Parameters<F>,
+        x: &[F],
+        (t, b): (usize, usize),
+        state: &RowState<F>,
+    ) -> RowState<F> {
+        let factors: Vec<F> = self.recurrent(b, state.h.len());
+        let masked: Vec<F> = state.h.iter().zip(&factors).map(|(&h, &factor)| h * factor).collect();
+        let mut new = step_masked(cell, p, x, state, &masked);
+        let [h, s] = self.moves(t, b, state.h.len(), state.s.len());
+        for (new, old, moves) in [(&mut new.h, &state.h, h), (&mut new.s, &state.s, s)] {
+            for ((new, &old), moves) in new.iter_mut().zip(old).zip(moves) {
+                *new = if moves { *new } else { old };
+            }
+        }
+        new
+    }
+}
+
+/// Masks count their elements in 32 bits and wrap around.
+#[expect(clippy::cast_possible_truncation, reason = "see above")]
+fn index(at: usize) -> u32 {
+    at as u32
 }
 
 /// One layer in one direction over a batch: the loop that every path must agree with.
@@ -64,6 +132,23 @@ pub fn layer<F: Real>(
     p: &Parameters<F>,
     direction: Direction,
     sequence: &Sequence,
+    x: ArrayView3<'_, F>,
+    state: &mut LayerState<F>,
+) -> Result<Array3<F>> {
+    layer_with_noise(cell, p, direction, sequence, (&Noise::default(), 0), x, state)
+}
+
+/// [`layer`] as training runs it, some of it dropped at random. `noise` comes with the layer's and direction's row in its
+/// stack, `layer * directions + direction`. Dropout between layers is the stack's affair.
+///
+/// # Errors
+/// As [`layer`].
+pub fn layer_with_noise<F: Real>(
+    cell: &Cell,
+    p: &Parameters<F>,
+    direction: Direction,
+    sequence: &Sequence,
+    (noise, row_in_stack): (&Noise, usize),
     x: ArrayView3<'_, F>,
     state: &mut LayerState<F>,
 ) -> Result<Array3<F>> {
@@ -84,6 +169,7 @@ pub fn layer<F: Real>(
     }
     let flags = sequence.flags(time, batch)?;
 
+    let masks = Masks::new(noise, row_in_stack, batch);
     let mut y = Array3::zeros((time, batch, out));
     for b in 0..batch {
         let mut row = RowState { h: state.h.row(b).to_vec(), s: state.s.row(b).to_vec() };
@@ -99,7 +185,7 @@ pub fn layer<F: Real>(
             }
             if flag & VALID != 0 {
                 let x: Vec<F> = (0..input).map(|i| x[[t, b, i]]).collect();
-                row = step(cell, p, &x, &row);
+                row = masks.step(cell, p, &x, (t, b), &row);
                 held.clone_from(&row.h);
             } else if sequence.padding() == Pad::Zero {
                 held.fill(F::zero());

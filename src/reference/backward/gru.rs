@@ -38,6 +38,21 @@ pub fn gru_step_backward<F: Real>(
     dh_next: &[F],
     dp: &mut Parameters<F>,
 ) -> StepGradient<F> {
+    let (mut d, dh_mix) = gru_step_backward_masked(cell, p, x, (h, h), dh_next, dp);
+    d.h.iter_mut().zip(dh_mix).for_each(|(d, mix)| *d = *d + mix);
+    d
+}
+
+/// [`gru_step_backward`] whose products read another `h` than the mix; the gradients by the two lie apart, that by the
+/// mix's behind the rest.
+pub(super) fn gru_step_backward_masked<F: Real>(
+    cell: &GruCell,
+    p: &Parameters<F>,
+    x: &[F],
+    (h_mix, h): (&[F], &[F]),
+    dh_next: &[F],
+    dp: &mut Parameters<F>,
+) -> (StepGradient<F>, Vec<F>) {
     let hidden = h.len();
     let before_gate = |block: usize, u: usize| {
         let row = block * hidden + u;
@@ -46,6 +61,7 @@ pub fn gru_step_backward<F: Real>(
     let r: Vec<F> = (0..hidden).map(|u| gru_gate(cell, before_gate(0, u))).collect();
     let rh: Vec<F> = r.iter().zip(h).map(|(&r, &h)| r * h).collect();
     let mut d = StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); hidden], s: Vec::new() };
+    let mut dh_mix = vec![F::zero(); hidden];
     let mut dr = vec![F::zero(); hidden];
     let mut d_rh = vec![F::zero(); hidden];
     for u in 0..hidden {
@@ -55,8 +71,8 @@ pub fn gru_step_backward<F: Real>(
             Reset::Before => recurrent(p, row, &rh),
             Reset::After => r[u] * recurrent(p, row, h),
         };
-        let (dz, da_n, dh) = gru_update_backward(cell, z, input(p, row, x) + state_side, h[u], dh_next[u]);
-        d.h[u] = d.h[u] + dh;
+        let (dz, da_n, dh) = gru_update_backward(cell, z, input(p, row, x) + state_side, h_mix[u], dh_next[u]);
+        dh_mix[u] = dh;
         match cell.reset {
             Reset::Before => gate_row(p, row, (x, &rh), (da_n, da_n), (&mut d.x, &mut d_rh), dp),
             Reset::After => {
@@ -75,5 +91,5 @@ pub fn gru_step_backward<F: Real>(
         let da_r = dr[u] * derivative(cell.gate, cell.gate_clip, before_gate(0, u));
         gate_row(p, u, (x, h), (da_r, da_r), (&mut d.x, &mut d.h), dp);
     }
-    d
+    (d, dh_mix)
 }

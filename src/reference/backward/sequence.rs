@@ -2,10 +2,12 @@
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 
-use super::{StepGradient, gru_step_backward, lstm_step_backward, rnn_step_backward};
-use crate::cell::{Cell, Pad, Parameters, RESET, Sequence, VALID};
+use super::gru::gru_step_backward_masked;
+use super::{StepGradient, clip, gru_step_backward, lstm_step_backward, rnn_step_backward};
+use crate::cell::{Cell, Noise, Pad, Parameters, RESET, Sequence, VALID};
 use crate::error::{Result, check_shape};
-use crate::reference::{Direction, LayerState, Real, RowState, step};
+use crate::reference::sequence::Masks;
+use crate::reference::{Direction, LayerState, Real, RowState};
 
 /// One step of any cell backwards for one row: from the gradients by the state after the step to those by what entered it.
 /// The parameters' gradients are added to `dp`.
@@ -22,6 +24,36 @@ pub fn step_backward<F: Real>(
         Cell::Gru(cell) => gru_step_backward(cell, p, x, &state.h, &d_next.h, dp),
         Cell::Lstm(cell) => lstm_step_backward(cell, p, x, (&state.h, &state.s), (&d_next.h, &d_next.s), dp),
     }
+}
+
+/// [`step_backward`] of a step whose products read `h` times `factors`.
+fn step_backward_masked<F: Real>(
+    cell: &Cell,
+    p: &Parameters<F>,
+    x: &[F],
+    (state, factors): (&RowState<F>, &[F]),
+    d_next: &RowState<F>,
+    dp: &mut Parameters<F>,
+) -> StepGradient<F> {
+    let times = |h: &[F]| -> Vec<F> { h.iter().zip(factors).map(|(&h, &factor)| h * factor).collect() };
+    let masked = RowState { h: times(&state.h), s: state.s.clone() };
+    match cell {
+        Cell::Gru(cell) => {
+            let (mut d, mix) = gru_step_backward_masked(cell, p, x, (&state.h, &masked.h), &d_next.h, dp);
+            d.h = times(&d.h).into_iter().zip(mix).map(|(d, mix)| d + mix).collect();
+            d
+        }
+        _ => {
+            let mut d = step_backward(cell, p, x, &masked, d_next, dp);
+            d.h = times(&d.h);
+            d
+        }
+    }
+}
+
+/// Takes the elements away that do not move.
+fn split<F: Real>(d: &mut [F], moves: &[bool]) -> Vec<F> {
+    d.iter_mut().zip(moves).map(|(d, &moves)| if moves { F::zero() } else { std::mem::replace(d, F::zero()) }).collect()
 }
 
 /// Gradients of one layer and direction over a batch.
@@ -51,6 +83,34 @@ pub fn layer_backward<F: Real>(
     direction: Direction,
     sequence: &Sequence,
     (x, state): (ArrayView3<'_, F>, &LayerState<F>),
+    by: (ArrayView3<'_, F>, ArrayView2<'_, F>, ArrayView2<'_, F>),
+) -> Result<LayerGradient<F>> {
+    let training = Training { noise: Noise::default(), row: 0, clip: None };
+    layer_backward_with_noise(cell, p, direction, sequence, &training, (x, state), by)
+}
+
+/// What a training pass adds to a layer's backward pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Training {
+    /// The noise of the forward pass.
+    pub noise: Noise,
+    /// The layer's and direction's row in its stack, `layer * directions + direction`.
+    pub row: usize,
+    /// Clamp of the gradient by the state to `[-clip, clip]` between two steps.
+    pub clip: Option<f32>,
+}
+
+/// [`layer_with_noise`](super::super::layer_with_noise) backwards.
+///
+/// # Errors
+/// As [`layer_backward`].
+pub fn layer_backward_with_noise<F: Real>(
+    cell: &Cell,
+    p: &Parameters<F>,
+    direction: Direction,
+    sequence: &Sequence,
+    training: &Training,
+    (x, state): (ArrayView3<'_, F>, &LayerState<F>),
     (dy, d_h, d_s): (ArrayView3<'_, F>, ArrayView2<'_, F>, ArrayView2<'_, F>),
 ) -> Result<LayerGradient<F>> {
     const OP: &str = "reference::layer_backward";
@@ -78,7 +138,9 @@ pub fn layer_backward<F: Real>(
             initial_s: zeros(&state.initial_s),
         },
     };
+    let masks = Masks::new(&training.noise, training.row, batch);
     for b in 0..batch {
+        let factors: Vec<F> = masks.recurrent(b, out);
         let flag = |k: usize| flags.as_ref().map_or(VALID, |flags| flags[[place(k), b]]);
         let input_at = |k: usize| -> Vec<F> { (0..input).map(|i| x[[place(k), b, i]]).collect() };
         let initial = RowState { h: state.initial_h.row(b).to_vec(), s: state.initial_s.row(b).to_vec() };
@@ -91,7 +153,7 @@ pub fn layer_backward<F: Real>(
             }
             before.push(row.clone());
             if flag(k) & VALID != 0 {
-                row = step(cell, p, &input_at(k), &row);
+                row = masks.step(cell, p, &input_at(k), (place(k), b), &row);
             }
         }
         let mut d = RowState { h: d_h.row(b).to_vec(), s: d_s.row(b).to_vec() };
@@ -103,11 +165,17 @@ pub fn layer_backward<F: Real>(
             if flag & VALID != 0 {
                 dy.enumerate().for_each(|(u, dy)| d.h[u] = d.h[u] + dy + held[u]);
                 held.fill(F::zero());
-                let back = step_backward(cell, p, &input_at(k), &before[k], &d, &mut gradient.parameters);
+                // What zoneout hands past the step.
+                let moves = masks.moves(place(k), b, out, d.s.len());
+                let kept = RowState { h: split(&mut d.h, &moves[0]), s: split(&mut d.s, &moves[1]) };
+                let (x, state) = (input_at(k), (&before[k], factors.as_slice()));
+                let back = step_backward_masked(cell, p, &x, state, &d, &mut gradient.parameters);
                 for (i, dx) in back.x.into_iter().enumerate() {
                     gradient.x[[place(k), b, i]] = dx;
                 }
-                d = RowState { h: back.h, s: back.s };
+                let sum =
+                    |a: Vec<F>, b: Vec<F>| a.into_iter().zip(b).map(|(a, b)| clip(a + b, training.clip)).collect();
+                d = RowState { h: sum(back.h, kept.h), s: sum(back.s, kept.s) };
             } else if sequence.padding() == Pad::Hold {
                 dy.enumerate().for_each(|(u, dy)| held[u] = held[u] + dy);
             } else {

@@ -1,0 +1,321 @@
+//! Recurrent stacks that learn: a forward pass that keeps what gradients need, and back-propagation through time.
+
+mod reference;
+mod tape;
+
+use std::sync::Arc;
+
+use ndarray::{Array, ArrayView3, Axis, Dimension};
+
+pub use self::tape::{RecurrentGradient, StateGradient, Tape};
+
+use self::reference::ReferenceTape;
+use self::tape::Kept;
+use super::config::Config;
+use super::recurrent::Recurrent;
+use super::state::State;
+use crate::cell::{Cell, Noise, Parameters, Sequence, WeightType};
+use crate::cpu;
+use crate::error::{Error, Result, axes, check_shape};
+use crate::ops::{Recorder, host};
+use crate::reference::Direction;
+use crate::tensor::{Device, Tensor};
+
+const OP: &str = "TrainableRecurrent";
+
+/// What a training pass does beyond an inference pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrainingOptions {
+    /// What is dropped at random.
+    pub noise: Noise,
+    /// Clamps the gradient by the state to `[-clip, clip]` between two steps of the backward pass.
+    pub recurrent_clip: Option<f32>,
+}
+
+/// The parameters of one layer and direction on a device, or their gradients: names and shapes as [`Cell::parameters`] says.
+#[derive(Clone, Debug)]
+pub struct ParameterTensors {
+    named: Vec<(&'static str, Tensor)>,
+}
+
+impl ParameterTensors {
+    /// Uploads parameters.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where they do not fit the device.
+    pub fn from_host(device: &Device, p: &Parameters) -> Result<Self> {
+        let upload = |(name, array)| Ok((name, Tensor::from_array(device, &array)?));
+        Ok(Self { named: p.named().into_iter().map(upload).collect::<Result<_>>()? })
+    }
+
+    /// Names and tensors, in the order of [`Cell::parameters`].
+    pub fn named(&self) -> &[(&'static str, Tensor)] {
+        &self.named
+    }
+
+    /// A parameter by its name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.named.iter().find(|(named, _)| *named == name).map(|(_, tensor)| tensor)
+    }
+
+    /// Copies the parameters to the host.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn to_host(&self) -> Result<Parameters> {
+        fn read<D: Dimension>(tensor: Option<&Tensor>) -> Result<Option<Array<f32, D>>> {
+            tensor.map(Tensor::to_array).transpose()
+        }
+        Ok(Parameters {
+            weight_ih: read(self.get("weight_ih"))?.unwrap_or_default(),
+            weight_hh: read(self.get("weight_hh"))?.unwrap_or_default(),
+            bias_ih: read(self.get("bias_ih"))?,
+            bias_hh: read(self.get("bias_hh"))?,
+            weight_hr: read(self.get("weight_hr"))?,
+            peephole: read(self.get("peephole"))?,
+        })
+    }
+}
+
+/// Where a parameter stands in a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParameterPlace {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// The direction of time.
+    pub direction: Direction,
+    /// PyTorch's name without layer suffix.
+    pub name: &'static str,
+}
+
+/// A recurrent stack whose parameters can change: tensors in PyTorch's layout on the stack's device, from which each
+/// training pass packs what it needs.
+///
+/// # Examples
+/// One step of gradient descent:
+/// ```
+/// use gatewise::{Device, Tensor, cell::Sequence, nn::Lstm};
+/// use ndarray::Array3;
+///
+/// let device = Device::Cpu;
+/// let config = Lstm::config(3, 4);
+/// let mut lstm = config.trainable(&device, &config.random_parameters(7)?)?;
+/// let mut state = lstm.zero_state(2)?;
+/// let x = Tensor::from_array(&device, &Array3::<f32>::ones((5, 2, 3)))?;
+/// let (y, tape) = lstm.forward_training(&x, &mut state, &Sequence::new())?;
+/// let dy = y.clone(); // the loss is sum(y^2) / 2
+/// let gradient = tape.backward(&dy, None)?;
+/// let step = |p: &Tensor, d: &Tensor| -> gatewise::Result<Tensor> {
+///     let moved = p.to_vec()?.iter().zip(d.to_vec()?).map(|(p, d)| p - 0.1 * d).collect();
+///     Tensor::from_vec(&device, p.shape(), moved)
+/// };
+/// let moved = lstm.tensors().zip(gradient.tensors()).map(|((_, p), d)| step(p, d)).collect::<Result<Vec<_>, _>>()?;
+/// lstm.replace(moved)?;
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TrainableRecurrent<C = Cell> {
+    config: Config<C>,
+    device: Device,
+    /// `[layer][direction]`
+    parameters: Vec<Vec<ParameterTensors>>,
+}
+
+impl<C: Clone + Into<Cell>> Config<C> {
+    /// Puts the stack on a device as one whose parameters can change.
+    ///
+    /// # Errors
+    /// As [`Config::build`]; [`Error::Unsupported`] for weights of a narrow type: their gradients are those of `f32`.
+    pub fn trainable(&self, device: &Device, parameters: &[Vec<Parameters>]) -> Result<TrainableRecurrent<C>> {
+        self.check_parameters(parameters)?;
+        if self.weight_type != WeightType::F32 {
+            let option = format!("weights of type {:?}", self.weight_type);
+            return Err(Error::Unsupported { op: OP, option, by: "training" });
+        }
+        let upload = |layer: &Vec<Parameters>| layer.iter().map(|p| ParameterTensors::from_host(device, p)).collect();
+        let parameters = parameters.iter().map(upload).collect::<Result<_>>()?;
+        Ok(TrainableRecurrent { config: self.clone(), device: device.clone(), parameters })
+    }
+}
+
+impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
+    /// What the stack is made of.
+    pub fn config(&self) -> &Config<C> {
+        &self.config
+    }
+
+    /// The device the stack lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Width of the output.
+    pub fn output_size(&self) -> usize {
+        self.config.output_size()
+    }
+
+    /// A state of zeros for `batch` rows.
+    ///
+    /// # Errors
+    /// As [`Recurrent::zero_state`].
+    pub fn zero_state(&self, batch: usize) -> Result<State> {
+        State::zero(&self.device, self.config.state_shapes(batch))
+    }
+
+    /// A state of the given value.
+    ///
+    /// # Shapes
+    /// As [`Recurrent::state`].
+    ///
+    /// # Errors
+    /// As [`Recurrent::state`].
+    pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
+        State::given(&self.device, self.config.state_shapes(h.len_of(Axis(1))), h, s)
+    }
+
+    /// Every parameter with its place, layer by layer, direction by direction, in the order of [`Cell::parameters`].
+    pub fn tensors(&self) -> impl Iterator<Item = (ParameterPlace, &Tensor)> {
+        let directions = &self.config.directions;
+        self.parameters.iter().enumerate().flat_map(move |(layer, row)| {
+            row.iter().zip(directions).flat_map(move |(p, &direction)| {
+                p.named.iter().map(move |(name, tensor)| (ParameterPlace { layer, direction, name }, tensor))
+            })
+        })
+    }
+
+    /// Copies the parameters to the host, `[layer][direction]`.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
+        self.parameters.iter().map(|layer| layer.iter().map(ParameterTensors::to_host).collect()).collect()
+    }
+
+    /// Puts other tensors in the parameters' places, in the order of [`TrainableRecurrent::tensors`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where their number or a shape differs, [`Error::DeviceMismatch`]; then nothing is replaced.
+    pub fn replace(&mut self, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
+        let tensors: Vec<Tensor> = tensors.into_iter().collect();
+        check_shape(OP, "parameters", &[self.tensors().count()], &[tensors.len()])?;
+        for ((place, old), new) in self.tensors().zip(&tensors) {
+            check_shape(OP, place.name, old.shape(), new.shape())?;
+            new.check_device(OP, place.name, &self.device)?;
+        }
+        let places = self.parameters.iter_mut().flatten().flat_map(|p| &mut p.named);
+        places.zip(tensors).for_each(|((_, place), tensor)| *place = tensor);
+        Ok(())
+    }
+
+    /// The stack as it is now, packed for inference.
+    ///
+    /// # Errors
+    /// As [`Config::build`].
+    pub fn freeze(&self) -> Result<Recurrent<C>> {
+        self.config.build(&self.device, self.parameters()?)
+    }
+
+    /// Runs the whole sequence through all layers and directions, advances the state, and keeps what the backward pass
+    /// needs.
+    ///
+    /// # Shapes
+    /// `x [T, B, input]`; returns `[T, B, output_size]` on the same device. `T` may be 0.
+    ///
+    /// # Errors
+    /// As [`Recurrent::forward_sequence`]; the state then keeps its value.
+    pub fn forward_training(&self, x: &Tensor, state: &mut State, sequence: &Sequence) -> Result<(Tensor, Tape)> {
+        let mut recorder = self.device.recorder();
+        let result = self.record_training(&mut recorder, x, state, sequence, &TrainingOptions::default())?;
+        recorder.submit()?;
+        Ok(result)
+    }
+
+    /// Records [`TrainableRecurrent::forward_training`] beside other operations, with the given options. On a GPU the state
+    /// advances when the recorder is submitted, on the host at once.
+    ///
+    /// # Errors
+    /// As [`TrainableRecurrent::forward_training`]; [`Error::Value`] for a probability outside `[0, 1)` or a clip that is
+    /// not a positive number.
+    pub fn record_training(
+        &self,
+        recorder: &mut Recorder,
+        x: &Tensor,
+        state: &mut State,
+        sequence: &Sequence,
+        options: &TrainingOptions,
+    ) -> Result<(Tensor, Tape)> {
+        let device = recorder.device().clone();
+        x.check_device(OP, "x", &self.device)?;
+        x.check_device(OP, "recorder", &device)?;
+        let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
+        check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
+        state.check(OP, &self.device, self.config.state_shapes(batch))?;
+        options.noise.check()?;
+        if let Some(clip) = options.recurrent_clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
+            let (what, found) = ("recurrent_clip", clip.to_string());
+            return Err(Error::Value { op: OP, what, expected: "a positive number", found });
+        }
+        let (y, kept) = match &self.device {
+            Device::Reference => {
+                let (y, tape) =
+                    ReferenceTape::forward(&self.untyped(), &self.parameters()?, x, state, sequence, options)?;
+                (y, Kept::Reference(Box::new(tape)))
+            }
+            Device::Cpu | Device::CpuWith(_) => {
+                let (y, tape) = self.on_cpu(x, state, sequence, options)?;
+                (y, Kept::Cpu(tape))
+            }
+            #[cfg(feature = "gpu")]
+            Device::Gpu(_) => {
+                return Err(Error::Unsupported { op: OP, option: "training".to_owned(), by: "the GPU path" });
+            }
+        };
+        let tape = Tape {
+            device: self.device.clone(),
+            kept,
+            state: self.config.state_shapes(batch),
+            x: [time, batch, input],
+            width: self.output_size(),
+            recurrent_clip: options.recurrent_clip,
+        };
+        Ok((y, tape))
+    }
+
+    fn untyped(&self) -> Config<Cell> {
+        self.config.untyped()
+    }
+
+    fn on_cpu(
+        &self,
+        x: &Tensor,
+        state: &mut State,
+        sequence: &Sequence,
+        options: &TrainingOptions,
+    ) -> Result<(Tensor, cpu::TrainingTape)> {
+        let Config { hidden, ref directions, merge, .. } = self.config;
+        let [time, batch, _] = axes(OP, "x", "[T, B, input]", x.shape())?;
+        let cpu = self.device.cpu().unwrap_or_else(cpu::CpuDevice::shared);
+        let (cells, parameters) = (self.config.cells(), self.parameters()?);
+        let stack = Arc::new(cpu::TrainingStack::new(&cpu, &cells, directions, merge.op(), hidden, &parameters));
+        let read = |tensor: Option<&'_ Tensor>| -> Result<Option<Vec<f32>>> { tensor.map(Tensor::to_vec).transpose() };
+        let (initial_h, initial_s) = state.initial();
+        let (initial_h, initial_s) = (read(initial_h)?, read(initial_s)?);
+        let call = cpu::TrainingCall {
+            x: host(OP, "x", x)?,
+            h: host(OP, "state", &state.h)?,
+            s: state.s.as_ref().map_or(Ok(&[][..]), |s| host(OP, "state", s))?,
+            initial_h: initial_h.as_deref(),
+            initial_s: initial_s.as_deref(),
+        };
+        let flags = sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
+        let steps = cpu::TrainingSteps { time, batch, flags, pad: sequence.padding(), noise: options.noise };
+        let (output, tape) = stack.forward(&call, steps);
+        let y = Tensor::from_vec(&self.device, &[time, batch, self.output_size()], output.y)?;
+        let h = Tensor::from_vec(&self.device, state.h.shape(), output.h)?;
+        if let Some(s) = &mut state.s {
+            *s = Tensor::from_vec(&self.device, s.shape(), output.s)?;
+        }
+        state.h = h;
+        Ok((y, tape))
+    }
+}
