@@ -14,6 +14,9 @@ const STORAGE: wgpu::BufferUsages =
 const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
 const STAGING: wgpu::BufferUsages = wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
 
+/// Bytes of the widest load.
+const WORD: u64 = 16;
+
 /// Free memory that the pool keeps; beyond it buffers go back to the driver.
 const POOL_BYTES: u64 = 256 << 20;
 
@@ -156,12 +159,24 @@ impl Buffer {
         }
     }
 
+    /// The buffer as kernels see it: in whole words of 16 bytes wherever its memory goes that far.
     pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
+        let bytes = self.0.bytes.next_multiple_of(WORD);
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: self.raw(),
             offset: 0,
-            size: wgpu::BufferSize::new(self.0.bytes),
+            size: wgpu::BufferSize::new(if bytes <= self.raw().size() { bytes } else { self.0.bytes }),
         })
+    }
+
+    /// Whether two values are the same memory.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether a kernel that reads words of 16 bytes reaches every element. Only a caller's own buffer may be too short.
+    pub(super) fn in_whole_words(&self) -> bool {
+        self.0.bytes.next_multiple_of(WORD) <= self.raw().size()
     }
 
     /// Copies the first `len` words back to the host, after everything submitted so far.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::buffer::Pool;
 use super::kernel::{Pipeline, PipelineKey};
 use crate::error::{Error, Result};
-use crate::plan;
+use crate::plan::{self, AdapterClass};
 
 /// Which adapter to take.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,10 @@ pub struct GpuOptions {
     pub software: bool,
     /// Takes the first adapter whose name contains this text, in any case.
     pub name: Option<String>,
+    /// Plans for this class of adapter rather than for the adapter's own: how a GPU's schedule can be tested without one.
+    pub class: Option<AdapterClass>,
+    /// Does without subgroup operations, as on adapters that have none.
+    pub no_subgroups: bool,
 }
 
 /// One adapter of the machine.
@@ -131,6 +135,7 @@ pub(super) struct Context {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) limits: wgpu::Limits,
+    plan_limits: plan::Limits,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     pub(super) pool: Mutex<Pool>,
     pub(super) counters: AtomicCounters,
@@ -169,11 +174,16 @@ impl GpuDevice {
             };
             return Err(Error::NoAdapter { wanted, reason });
         };
-        let descriptor =
-            wgpu::DeviceDescriptor { label: Some("gatewise"), required_limits: adapter.limits(), ..Default::default() };
+        let wanted_features = if options.no_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("gatewise"),
+            required_features: adapter.features() & wanted_features,
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|error| Error::NoAdapter { wanted, reason: error.to_string() })?;
-        Ok(Self::open(AdapterSummary::of(&adapter), device, queue))
+        Ok(Self::open(&adapter.get_info(), AdapterSummary::of(&adapter), device, queue, options.class))
     }
 
     /// Takes a caller's own device and queue; buffers can then be shared with it (`Tensor::from_wgpu_buffer`,
@@ -182,17 +192,40 @@ impl GpuDevice {
     /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. The library
     /// sets the device's lost callback.
     pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::open(AdapterSummary::new(info, &device.limits(), device.features()), device, queue)
+        Self::open(info, AdapterSummary::new(info, &device.limits(), device.features()), device, queue, None)
     }
 
-    fn open(adapter: AdapterSummary, device: wgpu::Device, queue: wgpu::Queue) -> Self {
+    fn open(
+        info: &wgpu::AdapterInfo,
+        adapter: AdapterSummary,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        class: Option<AdapterClass>,
+    ) -> Self {
         let lost = Arc::new(Mutex::new(None));
         device.set_device_lost_callback({
             let lost = Arc::clone(&lost);
             move |reason, message| *lock(&lost) = Some(format!("{reason:?}: {message}"))
         });
+        let limits = device.limits();
+        let subgroup = |size: u32| if device.features().contains(wgpu::Features::SUBGROUP) { size as usize } else { 0 };
+        let own = if adapter.is_software() { AdapterClass::Software } else { AdapterClass::Hardware };
+        // llvmpipe ends every loop of an invocation after 65,535 iterations in all, without an error
+        // (Mesa, LP_MAX_TGSI_LOOP_ITERATIONS).
+        let loop_cap = adapter.driver.contains("llvmpipe") || adapter.name.contains("llvmpipe");
+        let plan_limits = plan::Limits {
+            adapter: adapter.name.clone(),
+            class: class.unwrap_or(own),
+            subgroup: subgroup(info.subgroup_min_size),
+            subgroup_most: subgroup(info.subgroup_max_size),
+            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            workgroup_bytes: u64::from(limits.max_compute_workgroup_storage_size),
+            workgroup_invocations: limits.max_compute_invocations_per_workgroup as usize,
+            loop_cap: loop_cap.then_some(65_535),
+        };
         Self(Arc::new(Context {
-            limits: device.limits(),
+            limits,
+            plan_limits,
             device,
             queue,
             pipelines: Mutex::default(),
@@ -227,15 +260,8 @@ impl GpuDevice {
     }
 
     /// The limits that shape a plan on this device.
-    pub fn plan_limits(&self) -> plan::Limits {
-        // llvmpipe ends every loop of an invocation after 65,535 iterations in all, without an error
-        // (Mesa, LP_MAX_TGSI_LOOP_ITERATIONS).
-        let loop_cap = self.0.adapter.driver.contains("llvmpipe") || self.0.adapter.name.contains("llvmpipe");
-        plan::Limits {
-            adapter: self.0.adapter.name.clone(),
-            binding_bytes: self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size),
-            loop_cap: loop_cap.then_some(65_535),
-        }
+    pub fn plan_limits(&self) -> &plan::Limits {
+        &self.0.plan_limits
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {

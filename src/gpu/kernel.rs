@@ -59,8 +59,26 @@ kernels! {
     STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
     /// Rows of a table.
     GATHER_ROWS = "gather_rows": ["common/index.wgsl", "layout/gather_rows.wgsl"];
-    /// One time step of a recurrent layer.
-    RECURRENT_STEP = "recurrent_step": ["common/activation.wgsl", "common/cell.wgsl", "cell/recurrent_step.wgsl"];
+    /// The input's side of the gates of all steps.
+    PROJECT_ROWS = "project_rows": [
+        "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl",
+        "cell/project_rows.wgsl"
+    ];
+    /// The same, rows shared within a subgroup.
+    PROJECT_LANES = "project_lanes": [
+        "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl",
+        "cell/project_lanes.wgsl"
+    ];
+    /// One time step of a recurrent layer, or of all of them.
+    RECURRENT_STEP = "recurrent_step": [
+        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vectors.wgsl",
+        "cell/recurrent.wgsl", "cell/recurrent_step.wgsl"
+    ];
+    /// The same, rows shared within a subgroup.
+    RECURRENT_STEP_LANES = "recurrent_step_lanes": [
+        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vectors.wgsl",
+        "cell/recurrent.wgsl", "cell/recurrent_step_lanes.wgsl"
+    ];
 }
 
 /// Values of a kernel's `override`s.
@@ -173,9 +191,12 @@ impl Reflection {
         let refused = |message: String| Error::Gpu { op: kernel.name, message };
         let module =
             naga::front::wgsl::parse_str(kernel.source).map_err(|e| refused(e.emit_to_string(kernel.source)))?;
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
-            .validate(&module)
-            .map_err(|e| refused(e.emit_to_string(kernel.source)))?;
+        let info =
+            Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+                .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+                .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+                .validate(&module)
+                .map_err(|e| refused(e.emit_to_string(kernel.source)))?;
         let mut values = naga::back::PipelineConstants::default();
         values.extend(constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))));
         let (module, _) = naga::back::pipeline_constants::process_overrides(

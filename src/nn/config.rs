@@ -6,7 +6,7 @@ use super::recurrent::Recurrent;
 use crate::cell::{Cell, ParameterSpec, Parameters, WeightType};
 use crate::error::{Error, Result, check_shape};
 use crate::ops::Binary;
-use crate::plan::Problem;
+use crate::plan::{PlanKind, Problem};
 use crate::reference::Direction;
 use crate::tensor::Device;
 
@@ -47,14 +47,24 @@ pub struct Config<C = Cell> {
     pub(super) directions: Vec<Direction>,
     pub(super) merge: Merge,
     pub(super) weight_type: WeightType,
+    pub(super) plan: Option<PlanKind>,
 }
 
 impl<C: Clone + Into<Cell>> Config<C> {
     /// One forward layer of `hidden` units over `input` features.
     pub fn new(cell: C, input: usize, hidden: usize) -> Self {
         let directions = vec![Direction::Forward];
-        let weight_type = WeightType::F32;
-        Self { cell, reverse_cell: None, input, hidden, layers: 1, directions, merge: Merge::Concat, weight_type }
+        Self {
+            cell,
+            reverse_cell: None,
+            input,
+            hidden,
+            layers: 1,
+            directions,
+            merge: Merge::Concat,
+            weight_type: WeightType::F32,
+            plan: None,
+        }
     }
 
     /// The number of layers, each reading the one below.
@@ -85,6 +95,13 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// Stores the weights in a narrower type: less memory to walk through at every step.
     pub fn weight_type(mut self, weight_type: WeightType) -> Self {
         self.weight_type = weight_type;
+        self
+    }
+
+    /// Runs every call on a GPU by this kind of plan rather than by the one that suits the call's shape. A call that cannot
+    /// be run so is refused.
+    pub fn plan(mut self, kind: PlanKind) -> Self {
+        self.plan = Some(kind);
         self
     }
 
@@ -215,6 +232,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
             hidden: self.hidden,
             layers: self.layers,
             merged: self.merge != Merge::Concat,
+            weight_type: self.weight_type,
             time,
             batch,
         }

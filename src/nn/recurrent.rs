@@ -13,7 +13,7 @@ use crate::gpu;
 #[cfg(feature = "gpu")]
 use crate::ops::resident;
 use crate::ops::{Recorder, host};
-use crate::plan::Plan;
+use crate::plan::{Limits, Plan};
 use crate::reference::LayerState;
 use crate::tensor::{Device, Tensor, view};
 use crate::{cpu, reference};
@@ -85,9 +85,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
-                let sizes = (config.input, config.hidden);
-                let merge = config.merge.op();
-                Weights::Gpu(gpu::LayerStack::new(gpu, &cells, &config.directions, merge, sizes, parameters)?)
+                let problem = config.problem(0, 0);
+                let (directions, merge) = (&config.directions, config.merge.op());
+                Weights::Gpu(gpu::LayerStack::new(gpu, problem, directions, merge, config.plan, parameters)?)
             }
         };
         Ok(Self { config, device: device.clone(), weights: Arc::new(weights) })
@@ -111,9 +111,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         let limits = match &self.device {
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.plan_limits(),
-            device => crate::plan::Limits { adapter: device.to_string(), binding_bytes: u64::MAX, loop_cap: None },
+            device => &Limits { adapter: device.to_string(), binding_bytes: u64::MAX, ..Limits::portable() },
         };
-        Plan::new(self.config.problem(time, batch), &limits)
+        Plan::new(self.config.problem(time, batch), limits, self.config.plan)
     }
 
     /// A state of zeros for `batch` rows.

@@ -1,0 +1,69 @@
+// What the kernels of the input projection share. For every step, row and direction the input's side of a unit's gates: its
+// weights times x, plus the biases that can be added beforehand. Stored with a unit's gates side by side, in the steps' order
+// of time.
+// CPU twin: `reference::matmul`.
+
+struct ProjectDims {
+    rows: u32,              // steps times batch
+    depth: u32,             // features of x
+    hidden: u32,
+    weights: u32,           // where the weights of the first direction begin, and how far apart the directions' are
+    weights_stride: u32,
+    vectors: u32,           // the same for the vectors; they are VECTOR_ROWS * hidden apart
+    first_forward: u32,     // the row of x that a forward direction begins with,
+    first_reverse: u32,     // and a reverse one
+}
+
+override REVERSE: u32 = 0u;     // bit d: direction d walks from the last step to the first
+
+@group(0) @binding(0) var<uniform> dims: ProjectDims;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // [all steps' rows, depth]
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;     // packed, see tile.wgsl
+@group(0) @binding(3) var<storage, read> vectors: array<f32>;           // [directions, VECTOR_ROWS, hidden]
+@group(0) @binding(4) var<storage, read_write> gates_x: array<f32>;     // [directions, rows, hidden, 1 or 4 gates]
+
+struct Source { lane: u32, first_row: u32, origin: u32 }
+
+fn weight_word(at: u32) -> vec4<u32> {
+    return weights[at];
+}
+
+fn source_word(at: u32) -> vec4<f32> {
+    return x[at];
+}
+
+fn vector_element(at: u32) -> f32 {
+    return vectors[at];
+}
+
+// Rows beyond the end repeat the last one; nobody looks at their sums.
+fn source_row(source: Source, row: u32) -> u32 {
+    return (source.origin + min(source.first_row + row, dims.rows - 1u)) * dims.depth;
+}
+
+fn rows_of(direction: u32, first_row: u32, lane: u32) -> Source {
+    let origin = select(dims.first_forward, dims.first_reverse, ((REVERSE >> direction) & 1u) != 0u);
+    return Source(lane, first_row, origin);
+}
+
+fn weights_of(direction: u32) -> u32 {
+    return dims.weights + direction * dims.weights_stride;
+}
+
+fn store_rows(direction: u32, first_row: u32, unit: u32, t: Tile) {
+    let v = dims.vectors + direction * VECTOR_ROWS * dims.hidden;
+    let bias = gates_at(v, dims.hidden, BIAS, unit);
+    let sums = tile_rows(t);
+    for (var row = 0u; row < min(ROWS, dims.rows - first_row); row++) {
+        let sum = rescale(sums[row], v, dims.hidden, SCALE_INPUT, unit) + bias;
+        let at = (direction * dims.rows + first_row + row) * dims.hidden + unit;
+        if GATES == 1u {
+            gates_x[at] = sum.x;
+        } else {
+            gates_x[4u * at] = sum.x;
+            gates_x[4u * at + 1u] = sum.y;
+            gates_x[4u * at + 2u] = sum.z;
+            gates_x[4u * at + 3u] = sum.w;
+        }
+    }
+}

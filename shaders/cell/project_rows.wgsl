@@ -1,0 +1,14 @@
+// The input projection, every invocation reading the rows of its tile itself.
+
+override UNITS: u32 = 64u;      // units of a workgroup
+
+@compute @workgroup_size(UNITS)
+fn project_rows(@builtin(global_invocation_id) id: vec3<u32>) {
+    let unit = id.x;
+    if unit >= dims.hidden {
+        return;
+    }
+    let first_row = id.y * ROWS;
+    let t = product(rows_of(id.z, first_row, 0u), weights_of(id.z), unit, dims.depth, 0u, dims.depth);
+    store_rows(id.z, first_row, unit, t);
+}

@@ -1,0 +1,32 @@
+// `recurrent_step` with the rows of a tile passed round within a subgroup.
+
+override UNITS: u32 = 64u;      // units of a workgroup, a multiple of the largest subgroup
+
+@compute @workgroup_size(UNITS)
+fn recurrent_step_lanes(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let z = group.z;
+    if !takes_part(z) {
+        return;
+    }
+    let last = !WAVE || z + 1u == groups.z;
+    let first_row = group.y * ROWS;
+    let unit = group.x * UNITS + local.x;
+    let present = min(unit, units() - 1u);
+
+    let depth = state_depth();
+    let sums = tile_rows(product(state_source(z, first_row, lane), state_weights(z), present, depth, 0u, depth));
+    var sums_x = array<vec4<f32>, 16>();
+    if WAVE && z > 0u {
+        sums_x = tile_rows(product(below_source(z, first_row, lane), input_weights(z), present, dims.out, 0u, dims.out));
+    }
+    if unit < units() {
+        for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
+            finish(z, first_row + row, unit, sums[row], sums_x[row], last);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+// `product` where 8 lanes of a subgroup each read a part of the tile's rows and pass it round: a source word is loaded once a
+// subgroup instead of once an invocation. Subgroups have at least 8 lanes, all of them active here.
+
+// The parts of 8 rows that the first 8 lanes hold, times one step's weights.
+fn add_eight(v: vec4<f32>, w: mat4x4<f32>, low: ptr<function, mat4x4<f32>>, high: ptr<function, mat4x4<f32>>) {
+    (*low)[0] = weigh(subgroupBroadcast(v, 0u), w, (*low)[0]);
+    (*low)[1] = weigh(subgroupBroadcast(v, 1u), w, (*low)[1]);
+    (*low)[2] = weigh(subgroupBroadcast(v, 2u), w, (*low)[2]);
+    (*low)[3] = weigh(subgroupBroadcast(v, 3u), w, (*low)[3]);
+    (*high)[0] = weigh(subgroupBroadcast(v, 4u), w, (*high)[0]);
+    (*high)[1] = weigh(subgroupBroadcast(v, 5u), w, (*high)[1]);
+    (*high)[2] = weigh(subgroupBroadcast(v, 6u), w, (*high)[2]);
+    (*high)[3] = weigh(subgroupBroadcast(v, 7u), w, (*high)[3]);
+}
+
+// Lanes 0 to 3 hold a part of a row each, lanes 4 to 7 the part that follows it along the depth.
+fn add_four(v: vec4<f32>, w: mat4x4<f32>, w_next: mat4x4<f32>, rows: ptr<function, mat4x4<f32>>) {
+    (*rows)[0] = weigh(subgroupBroadcast(v, 4u), w_next, weigh(subgroupBroadcast(v, 0u), w, (*rows)[0]));
+    if ROWS > 1u {
+        (*rows)[1] = weigh(subgroupBroadcast(v, 5u), w_next, weigh(subgroupBroadcast(v, 1u), w, (*rows)[1]));
+    }
+    if ROWS > 2u {
+        (*rows)[2] = weigh(subgroupBroadcast(v, 6u), w_next, weigh(subgroupBroadcast(v, 2u), w, (*rows)[2]));
+        (*rows)[3] = weigh(subgroupBroadcast(v, 7u), w_next, weigh(subgroupBroadcast(v, 3u), w, (*rows)[3]));
+    }
+}
+
+// The rows' products with a unit's weights over the part `begin .. end` of the depth, both multiples of 16 unless `end` is the
+// depth.
+fn product(source: Source, weights: u32, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
+    var word = unit_word(weights, unit, depth, begin);
+    if ROWS > 4u {
+        var a = mat4x4<f32>();
+        var b = mat4x4<f32>();
+        var c = mat4x4<f32>();
+        var d = mat4x4<f32>();
+        let low = source_row(source, source.lane % 8u);
+        var high = 0u;
+        if ROWS > 8u {
+            high = source_row(source, 8u + source.lane % 8u);
+        }
+        for (var k = begin; k < end; k += step_depth()) {
+            let w = step_weights(word);
+            word += step_words();
+            if GATES == 1u {
+                add_eight(four(low, k, depth), only_gate(w[0]), &a, &b);
+                add_eight(four(low, k + 4u, depth), only_gate(w[1]), &a, &b);
+                add_eight(four(low, k + 8u, depth), only_gate(w[2]), &a, &b);
+                add_eight(four(low, k + 12u, depth), only_gate(w[3]), &a, &b);
+                if ROWS > 8u {
+                    add_eight(four(high, k, depth), only_gate(w[0]), &c, &d);
+                    add_eight(four(high, k + 4u, depth), only_gate(w[1]), &c, &d);
+                    add_eight(four(high, k + 8u, depth), only_gate(w[2]), &c, &d);
+                    add_eight(four(high, k + 12u, depth), only_gate(w[3]), &c, &d);
+                }
+            } else {
+                add_eight(four(low, k, depth), w, &a, &b);
+                if ROWS > 8u {
+                    add_eight(four(high, k, depth), w, &c, &d);
+                }
+            }
+        }
+        return Tile(a, b, c, d);
+    }
+    var rows = mat4x4<f32>();
+    let first = source_row(source, source.lane % 4u);
+    let half = 4u * (source.lane / 4u % 2u);
+    for (var k = begin; k < end; k += max(8u, step_depth())) {
+        let w = step_weights(word);
+        word += step_words();
+        if GATES == 1u {
+            add_four(four(first, k + half, depth), only_gate(w[0]), only_gate(w[1]), &rows);
+            add_four(four(first, k + 8u + half, depth), only_gate(w[2]), only_gate(w[3]), &rows);
+        } else {
+            let w_next = step_weights(word);
+            word += step_words();
+            add_four(four(first, k + half, depth), w, w_next, &rows);
+        }
+    }
+    return Tile(rows, mat4x4<f32>(), mat4x4<f32>(), mat4x4<f32>());
+}

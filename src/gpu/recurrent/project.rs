@@ -1,0 +1,83 @@
+//! The input projection of a layer: one product for a chunk of steps, all directions.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Call;
+use super::pack::VECTOR_ROWS;
+use crate::cell::WeightType;
+use crate::error::Result;
+use crate::gpu::buffer::Buffer;
+use crate::gpu::kernel::{Constants, PROJECT_LANES, PROJECT_ROWS};
+use crate::gpu::ops::word;
+use crate::gpu::recorder::Recorder;
+use crate::plan::{Chunk, Method, Tile};
+
+/// Mirrors the struct in `shaders/cell/project_input.wgsl`; a test compares the layouts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct ProjectDims {
+    rows: u32,
+    depth: u32,
+    hidden: u32,
+    weights: u32,
+    weights_stride: u32,
+    vectors: u32,
+    first_forward: u32,
+    first_reverse: u32,
+}
+
+/// The `override`s of a tile's product: `shaders/common/tile.wgsl`.
+pub(super) fn tile_constants(tile: &Tile, kind: WeightType, gates: usize, depth: usize) -> Constants {
+    let turn = if gates == 1 { 16 } else { 8 };
+    let small = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+    vec![
+        ("ROWS", small(tile.rows)),
+        ("UNITS", small(tile.units)),
+        ("GATES", small(gates)),
+        ("USED", (1 << gates) - 1),
+        ("WEIGHT_TYPE", kind as u32),
+        ("STRADDLE", u32::from(!depth.is_multiple_of(4))),
+        ("TAIL", u32::from(!depth.is_multiple_of(turn))),
+    ]
+}
+
+/// The input's side of all gates for a chunk of steps of a layer, `[directions, steps, batch, hidden, 1 or 4 gates]`.
+pub(super) fn input(
+    recorder: &mut Recorder,
+    call: &Call<'_>,
+    layer: usize,
+    x: &Buffer,
+    chunk: Chunk,
+) -> Result<Buffer> {
+    let Call { stack, run, plan, .. } = *call;
+    let problem = plan.problem();
+    let device = recorder.device().clone();
+    let tile = &plan.project;
+    let kernel = match tile.method {
+        Method::Rows => &PROJECT_ROWS,
+        Method::Lanes => &PROJECT_LANES,
+    };
+    let n = |size: usize| word(&device, kernel.name, size);
+    let (rows, depth, directions) = (chunk.steps * run.batch, problem.layer_input(layer), problem.cells.len());
+    n((run.time * run.batch) * depth)?;
+    n(directions * rows * problem.hidden * problem.projected_gates())?;
+    let to = Buffer::new(&device, "gates_x", directions * rows * problem.hidden * problem.projected_gates())?;
+    let part = &stack.packed.layers[layer].input;
+    let dims = ProjectDims {
+        rows: n(rows)?,
+        depth: n(depth)?,
+        hidden: n(problem.hidden)?,
+        weights: n(part.at)?,
+        weights_stride: n(part.stride)?,
+        vectors: n(layer * directions * VECTOR_ROWS * problem.hidden)?,
+        first_forward: n(chunk.first * run.batch)?,
+        first_reverse: n((run.time - chunk.first - chunk.steps) * run.batch)?,
+    };
+    let mut constants = tile_constants(tile, problem.weight_type, problem.gates(), depth);
+    constants.push(("REVERSE", stack.reverse));
+    let buffers = [x, &part.buffer, &stack.packed.vectors, &to].map(Buffer::clone);
+    let bound = recorder.bind(kernel, &constants, buffers)?;
+    let grid = [n(problem.hidden.div_ceil(tile.units))?, n(rows.div_ceil(tile.rows))?, n(directions)?];
+    recorder.dispatch(bound, &dims, grid)?;
+    Ok(to)
+}

@@ -1,0 +1,104 @@
+//! A cell as the kernels' `override`s and scalars.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::cell::{Activation, Cell, Forget, Mix};
+use crate::gpu::kernel::Constants;
+
+/// Mirrors `CellScalars` in `shaders/common/cell.wgsl`; a test compares the layouts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(super) struct CellScalars {
+    gate_alpha: f32,
+    gate_beta: f32,
+    candidate_alpha: f32,
+    candidate_beta: f32,
+    output_alpha: f32,
+    output_beta: f32,
+    gate_clip: f32,
+    cell_clip: f32,
+}
+
+/// What a cell asks of a kernel: its `override`s and its scalars.
+pub(super) struct Specialization {
+    pub(super) constants: Constants,
+    pub(super) scalars: CellScalars,
+}
+
+impl Specialization {
+    pub(super) fn of(cell: &Cell) -> Self {
+        struct Options {
+            kind: u32,
+            gate: Activation,
+            candidate: Activation,
+            output: Activation,
+            gate_clip: Option<f32>,
+            cell_clip: Option<f32>,
+            forget: Forget,
+            takes_new: bool,
+        }
+        let plain = Options {
+            kind: 0,
+            gate: Activation::Identity,
+            candidate: Activation::Identity,
+            output: Activation::Identity,
+            gate_clip: None,
+            cell_clip: None,
+            forget: Forget::Gate,
+            takes_new: false,
+        };
+        let options = match *cell {
+            Cell::Rnn(c) => Options { kind: 0, candidate: c.activation, gate_clip: c.gate_clip, ..plain },
+            Cell::Lstm(c) => Options {
+                kind: 1,
+                gate: c.gate,
+                candidate: c.candidate,
+                output: c.output,
+                gate_clip: c.gate_clip,
+                cell_clip: c.cell_clip,
+                forget: c.forget,
+                ..plain
+            },
+            Cell::Gru(c) => Options {
+                kind: 2,
+                gate: c.gate,
+                candidate: c.candidate,
+                gate_clip: c.gate_clip,
+                takes_new: c.mix == Mix::TakesNew,
+                ..plain
+            },
+        };
+        let (gate, gate_alpha, gate_beta) = options.gate.code();
+        let (candidate, candidate_alpha, candidate_beta) = options.candidate.code();
+        let (output, output_alpha, output_beta) = options.output.code();
+        let forget = match options.forget {
+            Forget::Gate => 0,
+            Forget::Never => 1,
+            Forget::Coupled => 2,
+        };
+        Self {
+            constants: vec![
+                ("CELL", options.kind),
+                ("GATE_ACTIVATION", gate),
+                ("CANDIDATE_ACTIVATION", candidate),
+                ("OUTPUT_ACTIVATION", output),
+                ("GATE_CLIP", u32::from(options.gate_clip.is_some())),
+                ("CELL_CLIP", u32::from(options.cell_clip.is_some())),
+                ("FORGET", forget),
+                ("PEEPHOLE", u32::from(cell.peephole())),
+                ("TAKES_NEW", u32::from(options.takes_new)),
+                ("PROJECTED", u32::from(cell.projection().is_some())),
+            ],
+            scalars: CellScalars {
+                gate_alpha,
+                gate_beta,
+                candidate_alpha,
+                candidate_beta,
+                output_alpha,
+                output_beta,
+                gate_clip: options.gate_clip.unwrap_or(0.0),
+                cell_clip: options.cell_clip.unwrap_or(0.0),
+            },
+        }
+    }
+}

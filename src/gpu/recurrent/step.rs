@@ -1,0 +1,301 @@
+//! A dispatch a step: one layer after another, or all layers at once, each a step behind the one below.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::pack::VECTOR_ROWS;
+use super::project::{self, tile_constants};
+use super::special::{CellScalars, Specialization};
+use super::{Call, RunState};
+use crate::cell::Pad;
+use crate::error::Result;
+use crate::gpu::buffer::Buffer;
+use crate::gpu::kernel::{Kernel, RECURRENT_STEP, RECURRENT_STEP_LANES};
+use crate::gpu::ops::word;
+use crate::gpu::recorder::{BoundId, Recorder};
+use crate::plan::{Chunk, Method, PlanKind, Stage};
+
+/// Mirrors `RecurrentDims` in `shaders/cell/recurrent.wgsl`; a test compares the layouts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct RecurrentDims {
+    scalars: CellScalars,
+    step: u32,
+    time: u32,
+    batch: u32,
+    hidden: u32,
+    out: u32,
+    directions: u32,
+    direction: u32,
+    first_step: u32,
+    steps: u32,
+    weights: u32,
+    weights_stride: u32,
+    input_weights: u32,
+    input_stride: u32,
+    vectors: u32,
+    h: u32,
+    h_initial: u32,
+    scratch: u32,
+    s: u32,
+    s_initial: u32,
+    update: u32,
+}
+
+/// The buffers that the state moves through, and where its parts lie in them.
+struct Memory {
+    /// h of all layers; with one dispatch a step it moves to the other one and back.
+    h: [Buffer; 2],
+    h_initial: usize,
+    /// Cell states, or a GRU's update gates between two dispatches.
+    own: Buffer,
+    s_initial: usize,
+    h_len: usize,
+    s_len: usize,
+    two_stages: bool,
+}
+
+impl Memory {
+    /// Works on the state in place, unless a reset needs the state's initial value beside it.
+    fn new(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_>) -> Result<Self> {
+        let device = recorder.device().clone();
+        let problem = call.plan.problem();
+        let rows = problem.cells.len() * call.run.batch;
+        let h_len = problem.layers * rows * call.out;
+        let s_len = if state.s.is_some() { problem.layers * rows * problem.hidden } else { 0 };
+        let two_stages = problem.cells[0].stages().len() > 1;
+        let resets = call.run.resets;
+        let label = "recurrent state";
+        let kept = if resets { 2 } else { 1 };
+        let h0 = if resets { Buffer::new(&device, label, kept * h_len)? } else { state.h.clone() };
+        let other = if two_stages { rows * problem.hidden } else { kept * h_len };
+        let h1 = Buffer::new(&device, label, other)?;
+        let own = match state.s {
+            Some(s) if !resets => s.clone(),
+            Some(_) => Buffer::new(&device, label, kept * s_len)?,
+            None if two_stages => Buffer::new(&device, label, rows * problem.hidden)?,
+            None => Buffer::new(&device, label, 1)?,
+        };
+        let memory = Self { h: [h0, h1], h_initial: h_len, own, s_initial: s_len, h_len, s_len, two_stages };
+        if resets {
+            recorder.copy((state.h, 0), (&memory.h[0], 0), h_len);
+            if let Some(s) = state.s {
+                recorder.copy((s, 0), (&memory.own, 0), s_len);
+            }
+            let mut keep = |from: Option<&Buffer>, to: &Buffer, len: usize| match from {
+                Some(from) => recorder.copy((from, 0), (to, len), len),
+                None => recorder.clear(to, len, len),
+            };
+            let initial_h = state.initial.map(|(h, _)| h);
+            keep(initial_h, &memory.h[0], h_len);
+            if !two_stages {
+                keep(initial_h, &memory.h[1], h_len);
+            }
+            if state.s.is_some() {
+                keep(state.initial.and_then(|(_, s)| s), &memory.own, s_len);
+            }
+        }
+        Ok(memory)
+    }
+
+    /// Copies what `layers` leave in buffer `at` back to the state.
+    fn leave(
+        &self,
+        recorder: &mut Recorder,
+        state: &RunState<'_>,
+        at: usize,
+        layers: std::ops::Range<usize>,
+        of: usize,
+    ) {
+        let len = self.h_len / of;
+        if !self.h[at].is_same(state.h) {
+            let first = layers.start * len;
+            recorder.copy((&self.h[at], first), (state.h, first), layers.len() * len);
+        }
+    }
+
+    fn leave_cells(&self, recorder: &mut Recorder, state: &RunState<'_>) {
+        if let Some(s) = state.s
+            && !self.own.is_same(s)
+        {
+            recorder.copy((&self.own, 0), (s, 0), self.s_len);
+        }
+    }
+}
+
+/// Records a call layer by layer.
+pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_>, x: Buffer) -> Result<Buffer> {
+    let device = recorder.device().clone();
+    let memory = Memory::new(recorder, call, state)?;
+    let layers = call.plan.problem().layers;
+    let mut x = x;
+    for layer in 0..layers {
+        let y = call.output(&device)?;
+        for &chunk in &call.plan.chunks {
+            let gates_x = project::input(recorder, call, layer, &x, chunk)?;
+            let steps = Steps::new(recorder, call, &memory, layer, chunk, [&gates_x, &y])?;
+            for step in chunk.first..chunk.first + chunk.steps {
+                steps.record(recorder, step)?;
+            }
+        }
+        x = call.merged(recorder, y)?;
+    }
+    let at = if memory.two_stages { 0 } else { call.run.time % 2 };
+    memory.leave(recorder, state, at, 0..layers, layers);
+    memory.leave_cells(recorder, state);
+    Ok(x)
+}
+
+/// Records a call diagonal by diagonal: dispatch `d` does step `d - l` of every layer `l` that has one.
+pub(super) fn wave(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_>, x: &Buffer) -> Result<Buffer> {
+    let device = recorder.device().clone();
+    let memory = Memory::new(recorder, call, state)?;
+    let (layers, time) = (call.plan.problem().layers, call.run.time);
+    let len = memory.h_len / layers;
+    for layer in (1..layers).step_by(2) {
+        // Dispatch `l` is the first one to read layer `l`.
+        recorder.copy((&memory.h[0], layer * len), (&memory.h[1], layer * len), len);
+    }
+    let y = call.output(&device)?;
+    for &chunk in &call.plan.chunks {
+        let gates_x = project::input(recorder, call, 0, x, chunk)?;
+        let steps = Steps::new(recorder, call, &memory, 0, chunk, [&gates_x, &y])?;
+        let end = chunk.first + chunk.steps;
+        let drain = if end == time { layers - 1 } else { 0 };
+        for step in chunk.first..end + drain {
+            steps.record(recorder, step)?;
+        }
+    }
+    for layer in 0..layers {
+        memory.leave(recorder, state, (time + layer) % 2, layer..layer + 1, layers);
+    }
+    memory.leave_cells(recorder, state);
+    Ok(y)
+}
+
+/// The dispatches of a step, bound to their buffers.
+struct Steps {
+    dispatches: Vec<StepDispatch>,
+}
+
+/// One dispatch of a step.
+struct StepDispatch {
+    /// For even and for odd steps.
+    bound: [BoundId; 2],
+    dims: RecurrentDims,
+    grid: [u32; 3],
+}
+
+impl Steps {
+    fn new(
+        recorder: &mut Recorder,
+        call: &Call<'_>,
+        memory: &Memory,
+        layer: usize,
+        chunk: Chunk,
+        [gates_x, y]: [&Buffer; 2],
+    ) -> Result<Self> {
+        let Call { stack, run, plan, out } = *call;
+        let problem = plan.problem();
+        let device = recorder.device().clone();
+        let (tile, hidden, directions) = (&plan.step, problem.hidden, problem.cells.len());
+        let kernel: &'static Kernel = match tile.method {
+            Method::Rows => &RECURRENT_STEP,
+            Method::Lanes => &RECURRENT_STEP_LANES,
+        };
+        let n = |size: usize| word(&device, kernel.name, size);
+        let wave = plan.kind == PlanKind::Wave;
+        let packed = &stack.packed.layers[layer];
+        // The binding must hold something; `FLAGS` says that it is not read.
+        let flags = run.flags.as_ref().unwrap_or(&stack.packed.vectors);
+        n(run.time * run.batch * directions * out)?;
+        n(memory.h_len * 2 + memory.s_len * 2)?;
+
+        let mut dispatches = Vec::new();
+        for group in &plan.groups {
+            let cell = &problem.cells[group.start];
+            let special = Specialization::of(cell);
+            let first = layer * directions + group.start;
+            for &stage in cell.stages() {
+                let projects = stage == Stage::Project;
+                let gates = if projects { 1 } else { problem.gates() };
+                let part = if projects { &packed.projection } else { &packed.recurrent };
+                let second = matches!(stage, Stage::Candidate | Stage::Project);
+                let (units, depth) = (if projects { out } else { hidden }, if second { hidden } else { out });
+                let used = match stage {
+                    Stage::Reset => 0b011,
+                    Stage::Candidate => 0b100,
+                    _ => (1 << gates) - 1,
+                };
+                let mut constants = special.constants.clone();
+                constants.extend(tile_constants(tile, problem.weight_type, gates, depth));
+                constants.retain(|(name, _)| *name != "USED");
+                constants.extend([
+                    ("USED", used),
+                    ("STAGE", stage as u32),
+                    ("FLAGS", u32::from(run.flags.is_some())),
+                    ("HOLD", u32::from(run.pad == Pad::Hold)),
+                    ("REVERSE", stack.reverse),
+                    ("WAVE", u32::from(wave)),
+                ]);
+                if tile.method == Method::Rows {
+                    let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
+                    constants.extend([("SLICES", n(tile.slices)?), ("PARTIAL", n(partial)?)]);
+                }
+                let mut bind = |[current, next]: [&Buffer; 2]| {
+                    let buffers = [gates_x, &part.buffer, &stack.packed.vectors, flags, current, next, &memory.own, y];
+                    recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
+                };
+                let (there, back) = (bind([&memory.h[0], &memory.h[1]])?, bind([&memory.h[1], &memory.h[0]])?);
+                let bound = match (memory.two_stages, second) {
+                    (false, _) => [there, back],
+                    (true, false) => [there; 2],
+                    (true, true) => [back; 2],
+                };
+                let below = if wave && problem.layers > 1 { &stack.packed.layers[1].input } else { &packed.input };
+                let layer_stride = match stack.packed.layers.get(1) {
+                    Some(above) if wave => above.recurrent.at - packed.recurrent.at,
+                    _ => part.stride,
+                };
+                let input_stride = match stack.packed.layers.get(2) {
+                    Some(above) if wave => above.input.at - below.at,
+                    _ => 0,
+                };
+                let z = if wave { problem.layers } else { group.len() };
+                let dims = RecurrentDims {
+                    scalars: special.scalars,
+                    step: 0,
+                    time: n(run.time)?,
+                    batch: n(run.batch)?,
+                    hidden: n(hidden)?,
+                    out: n(out)?,
+                    directions: n(directions)?,
+                    direction: n(group.start)?,
+                    first_step: n(chunk.first)?,
+                    steps: n(chunk.steps)?,
+                    weights: n(part.at + group.start * part.stride)?,
+                    weights_stride: n(layer_stride)?,
+                    input_weights: n(below.at)?,
+                    input_stride: n(input_stride)?,
+                    vectors: n(first * VECTOR_ROWS * hidden)?,
+                    h: n(first * run.batch * out)?,
+                    h_initial: n(memory.h_initial + first * run.batch * out)?,
+                    scratch: n(group.start * run.batch * hidden)?,
+                    s: n(first * run.batch * hidden)?,
+                    s_initial: n(memory.s_initial + first * run.batch * hidden)?,
+                    update: n(group.start * run.batch * hidden)?,
+                };
+                let grid = [n(units.div_ceil(tile.units))?, n(run.batch.div_ceil(tile.rows))?, n(z)?];
+                dispatches.push(StepDispatch { bound, dims, grid });
+            }
+        }
+        Ok(Self { dispatches })
+    }
+
+    fn record(&self, recorder: &mut Recorder, step: usize) -> Result<()> {
+        for StepDispatch { bound, dims, grid } in &self.dispatches {
+            let dims = RecurrentDims { step: word(recorder.device(), RECURRENT_STEP.name, step)?, ..*dims };
+            recorder.dispatch(bound[step % 2], &dims, *grid)?;
+        }
+        Ok(())
+    }
+}

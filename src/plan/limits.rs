@@ -1,0 +1,58 @@
+//! What a device allows, as far as a plan depends on it.
+
+use crate::error::{Error, Result};
+
+/// What an adapter computes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdapterClass {
+    /// A GPU: thousands of invocations at once, memory that wants neighbours to read neighbouring words, cheap barriers.
+    #[default]
+    Hardware,
+    /// The CPU (llvmpipe, SwiftShader): a few threads of wide vectors, one subgroup after another; every load of a lane
+    /// costs an instruction, every barrier a switch.
+    Software,
+}
+
+/// The limits of a device that shape a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The device's name, for messages.
+    pub adapter: String,
+    /// What the adapter computes on.
+    pub class: AdapterClass,
+    /// Invocations of the smallest subgroup; 0 where kernels cannot use subgroups.
+    pub subgroup: usize,
+    /// Invocations of the largest subgroup; 0 where kernels cannot use subgroups.
+    pub subgroup_most: usize,
+    /// Largest storage binding in bytes.
+    pub binding_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_bytes: u64,
+    /// Invocations of a workgroup.
+    pub workgroup_invocations: usize,
+    /// Loop iterations after which the driver silently leaves a shader, if it does.
+    pub loop_cap: Option<u64>,
+}
+
+impl Limits {
+    /// The least that every WebGPU implementation offers.
+    pub fn portable() -> Self {
+        Self {
+            adapter: "a WebGPU adapter".to_owned(),
+            class: AdapterClass::Hardware,
+            subgroup: 0,
+            subgroup_most: 0,
+            binding_bytes: 128 << 20,
+            workgroup_bytes: 16 << 10,
+            workgroup_invocations: 256,
+            loop_cap: None,
+        }
+    }
+
+    pub(super) fn check(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
+        if needed <= limit {
+            return Ok(());
+        }
+        Err(Error::Limit { op, what, needed, limit, adapter: self.adapter.clone() })
+    }
+}
