@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use common::case::{Case, Directions, Instructions, Outcome, forward, outcome};
 use common::devices;
 use gatewise::Device;
-use gatewise::cell::{Pad, Sequence};
+use gatewise::cell::{Pad, Sequence, WeightType};
 use gatewise::nn::{Recurrent, State};
 use ndarray::{Array2, Array3, Axis, s};
 use proptest::prelude::*;
@@ -81,6 +81,9 @@ fn every_device_computes_what_the_specification_says() {
         };
         for device in &devices {
             let distance = case.run(device, &arrays).distance(&expected);
+            // The CPU's products with 8-bit weights read the state rounded to 16 bits.
+            let rounds = matches!(device, Device::Cpu) && case.weight_type == WeightType::Int8;
+            let tolerance = if rounds { tolerance + 3e-4 } else { tolerance };
             prop_assert!(distance <= tolerance, "{device}: off by {distance:e}, at most {tolerance:e}");
         }
         Ok(())

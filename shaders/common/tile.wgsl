@@ -5,7 +5,7 @@
 //
 // Packed weights, in words of 16 bytes: [blocks of 8 units][steps along the depth][words of a step][8 units]. A step covers 4
 // elements of the depth for all gates, or 16 of them where there is one gate; either way 16 weights a unit. It takes a word a
-// gate in f32, two words in f16 and one in int8. The depth is padded with zeros to a multiple of 16.
+// gate in f32, two words in f16 and bf16 and one in int8. The depth is padded with zeros to a multiple of 16.
 // Host twin: `gpu::recurrent::pack`.
 
 override ROWS: u32 = 1u;            // rows of a tile: 1, 2, 4, 8 or 16
@@ -17,7 +17,8 @@ override TAIL: bool = false;        // the depth ends within what a turn of the 
 
 const WEIGHT_F32: u32 = 0u;
 const WEIGHT_F16: u32 = 1u;
-const WEIGHT_INT8: u32 = 2u;
+const WEIGHT_BF16: u32 = 2u;
+const WEIGHT_INT8: u32 = 3u;
 
 const BLOCK: u32 = 8u;              // units whose words lie side by side
 
@@ -37,7 +38,7 @@ fn step_words() -> u32 {
     if WEIGHT_TYPE == WEIGHT_INT8 {
         return BLOCK;
     }
-    if WEIGHT_TYPE == WEIGHT_F16 {
+    if WEIGHT_TYPE == WEIGHT_F16 || WEIGHT_TYPE == WEIGHT_BF16 {
         return 2u * BLOCK;
     }
     if GATES == 1u {
@@ -56,6 +57,11 @@ fn halves(low: u32, high: u32) -> vec4<f32> {
     return vec4(unpack2x16float(low), unpack2x16float(high));
 }
 
+// The upper halves of four 32-bit floats.
+fn brains(low: u32, high: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4(low << 16u, low & 0xffff0000u, high << 16u, high & 0xffff0000u));
+}
+
 // The 16 weights of a step: a column a gate, or a column every 4 elements of the depth.
 fn step_weights(word: u32) -> mat4x4<f32> {
     if WEIGHT_TYPE == WEIGHT_INT8 {
@@ -67,6 +73,11 @@ fn step_weights(word: u32) -> mat4x4<f32> {
         let low = weight_word(word);
         let high = weight_word(word + BLOCK);
         return mat4x4(halves(low.x, low.y), halves(low.z, low.w), halves(high.x, high.y), halves(high.z, high.w));
+    }
+    if WEIGHT_TYPE == WEIGHT_BF16 {
+        let low = weight_word(word);
+        let high = weight_word(word + BLOCK);
+        return mat4x4(brains(low.x, low.y), brains(low.z, low.w), brains(high.x, high.y), brains(high.z, high.w));
     }
     var w = mat4x4<f32>();
     if GATES == 1u || (USED & 1u) != 0u {

@@ -209,6 +209,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
             directions: self.directions.clone(),
             merge: self.merge,
             weight_type: self.weight_type,
+            plan: self.plan,
         }
     }
 

@@ -107,7 +107,7 @@ pub(crate) fn step_words(kind: WeightType, gates: usize) -> usize {
     match kind {
         WeightType::F32 if gates == 1 => 4,
         WeightType::F32 => gates,
-        WeightType::F16 => 2,
+        WeightType::F16 | WeightType::Bf16 => 2,
         WeightType::Int8 => 1,
     }
 }

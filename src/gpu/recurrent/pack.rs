@@ -1,6 +1,6 @@
 //! Weights as the kernels read them; `shaders/common/tile.wgsl` and `shaders/cell/vectors.wgsl` describe the layouts.
 
-use half::f16;
+use half::{bf16, f16};
 use ndarray::{Array1, ArrayView2};
 
 use crate::cell::{Cell, GruCell, Parameters, Reset, WeightType, quantize_row};
@@ -66,10 +66,12 @@ impl Packed {
             (gate < gates && unit < units && k < depth).then_some((gate * units + unit, k))
         };
         let float = |unit, step, c, i| place(unit, step, c, i).map_or(0.0, |(row, k)| weight[[row, k]]);
-        let halves = |unit, step, c, i| {
-            let bits = |i| u32::from(f16::from_f32(float(unit, step, c, i)).to_bits());
+        let halves = |unit, step, c, i, bits: fn(f32) -> u16| {
+            let bits = |i| u32::from(bits(float(unit, step, c, i)));
             bits(i) | (bits(i + 1) << 16)
         };
+        let half = |x| f16::from_f32(x).to_bits();
+        let brain = |x| bf16::from_f32(x).to_bits();
         let bytes = |unit, step, c| {
             let byte = |i| place(unit, step, c, i).map_or(0, |(row, k)| narrow[row].1[k].cast_unsigned());
             u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
@@ -82,7 +84,8 @@ impl Packed {
                     for unit in block..block + BLOCK {
                         words.extend((0..WORD).map(|i| match kind {
                             WeightType::F32 => float(unit, step, word, i).to_bits(),
-                            WeightType::F16 => halves(unit, step, 2 * word + i / 2, 2 * (i % 2)),
+                            WeightType::F16 => halves(unit, step, 2 * word + i / 2, 2 * (i % 2), half),
+                            WeightType::Bf16 => halves(unit, step, 2 * word + i / 2, 2 * (i % 2), brain),
                             WeightType::Int8 => bytes(unit, step, i),
                         }));
                     }
