@@ -183,9 +183,9 @@ impl Plan {
         }
     }
 
-    /// Submissions of the whole call.
+    /// Submissions of the whole call: one, or none where there is nothing to run.
     pub fn submits(&self) -> usize {
-        1
+        usize::from(self.dispatches() > 0)
     }
 
     /// Bytes that the call reads and writes, were no cache to help within a dispatch but the tiles themselves: weights once

@@ -104,15 +104,13 @@ fn takes_part(z: u32) -> bool {
 }
 
 fn is_reverse(z: u32) -> bool {
-    return !WAVE && ((REVERSE >> (dims.direction + z)) & 1u) != 0u;
+    return ((REVERSE >> select(dims.direction + z, dims.direction, WAVE)) & 1u) != 0u;
 }
 
 // The step that z is at, in the order of the sequence.
 fn time_of(z: u32) -> u32 {
-    if WAVE {
-        return dims.step - z;
-    }
-    return select(dims.step, dims.time - 1u - dims.step, is_reverse(z));
+    let step = select(dims.step, dims.step - z, WAVE);
+    return select(step, dims.time - 1u - step, is_reverse(z));
 }
 
 fn units() -> u32 {
