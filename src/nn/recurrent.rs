@@ -193,10 +193,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         sequence: &Sequence,
     ) -> Result<Tensor> {
         const OP: &str = "Recurrent";
-        let device = recorder.device().clone();
         x.check_device(OP, "x", &self.device)?;
         state.h.check_device(OP, "state", &self.device)?;
-        x.check_device(OP, "recorder", &device)?;
+        recorder.device().check_same(OP, "recorder", &self.device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         let (h_shape, s_shape) = self.state_shapes(batch);
