@@ -171,6 +171,18 @@ pub(crate) fn check_shape(op: &'static str, what: &'static str, expected: &[usiz
     Err(Error::Shape { op, what, expected: format!("{expected:?}"), found: found.to_vec() })
 }
 
+/// The number of elements of a shape.
+pub(crate) fn elements(op: &'static str, what: &'static str, shape: &[usize]) -> Result<usize> {
+    const MOST: usize = isize::MAX as usize / size_of::<f32>();
+    let len = if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1_usize, |len, &n| len.checked_mul(n)) };
+    len.filter(|&len| len <= MOST).ok_or_else(|| Error::Shape {
+        op,
+        what,
+        expected: format!("of at most {MOST} elements"),
+        found: shape.to_vec(),
+    })
+}
+
 /// Checks the rank and hands the axes out by name; `axes` is how the documentation writes the shape.
 pub(crate) fn axes<const N: usize>(
     op: &'static str,

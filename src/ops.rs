@@ -10,7 +10,7 @@ pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice
 use ndarray::{ArrayView1, Axis, Dim};
 
 use crate::cell::Activation;
-use crate::error::{Error, Result, axes, check_shape};
+use crate::error::{Error, Result, axes, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 pub use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
@@ -241,11 +241,20 @@ pub fn conv1d(
     if geometry.stride == 0 {
         return Err(Error::Value { op: OP, what: "stride", expected: "at least 1", found: "0".to_owned() });
     }
-    if kernel == 0 || length + 2 * geometry.padding < kernel {
-        let expected = format!("[N, C, L] with L at least {}", kernel.max(1).saturating_sub(2 * geometry.padding));
+    if kernel == 0 {
+        let expected = "[O, C, K] with K at least 1".to_owned();
+        return Err(Error::Shape { op: OP, what: "weight", expected, found: weight.shape().to_vec() });
+    }
+    let padded = geometry.padding.checked_mul(2).and_then(|both| both.checked_add(length));
+    if padded.is_none_or(|padded| padded < kernel) {
+        let expected = match padded {
+            Some(_) => format!("[N, C, L] with L at least {}", kernel - 2 * geometry.padding),
+            None => format!("[N, C, L] that can be padded by {} on either side", geometry.padding),
+        };
         return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
     }
     let shape = [count, out, geometry.output_length(length, kernel)];
+    elements(OP, "the result", &shape)?;
     let (x_shape, weight_shape) = ([count, channels, length], [out, channels, kernel]);
     #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
@@ -283,8 +292,12 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
     if mode == PadMode::Reflect && left.max(right) >= length {
         return Err(refused(format!("[.., L] with L above {}", left.max(right))));
     }
+    let Some(padded) = left.checked_add(length).and_then(|sum| sum.checked_add(right)) else {
+        return Err(refused(format!("[.., L] that can be padded by {left} and {right}")));
+    };
     let count = outer.iter().product();
-    let shape: Vec<usize> = outer.iter().copied().chain([left + length + right]).collect();
+    let shape: Vec<usize> = outer.iter().copied().chain([padded]).collect();
+    elements(OP, "the padded x", &shape)?;
     #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::pad1d(gpu, (resident(OP, "x", x)?, [count, length]), (left, right), mode)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView3, Axis, Data, Dimension, Ix3, IxDyn};
 
 use crate::cpu::{CpuDevice, CpuOptions};
-use crate::error::{Error, Result, check_shape};
+use crate::error::{Error, Result, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, GpuDevice, GpuOptions};
 
@@ -78,6 +78,16 @@ impl Device {
         Ok(Self::Gpu(GpuDevice::new(options)?))
     }
 
+    /// Refuses an argument that lives here instead of on the operation's device.
+    pub(crate) fn check_same(&self, op: &'static str, what: &'static str, expected: &Self) -> Result<()> {
+        if self.is_same(expected) {
+            return Ok(());
+        }
+        let (found, expected) = (self.to_string(), expected.to_string());
+        let found = if found == expected { format!("another opening of {found}") } else { found };
+        Err(Error::DeviceMismatch { op, what, expected, found })
+    }
+
     /// Whether two values name the same device.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
@@ -141,8 +151,8 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] where the vector's length is not the shape's; as [`Tensor::from_array`] otherwise.
     pub fn from_vec(device: &Device, shape: &[usize], data: Vec<f32>) -> Result<Self> {
-        let len: usize = shape.iter().product();
-        check_shape("Tensor::from_vec", "data", &[len], &[data.len()])?;
+        const OP: &str = "Tensor::from_vec";
+        check_shape(OP, "data", &[elements(OP, "shape", shape)?], &[data.len()])?;
         let storage = match device {
             Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(data)),
             #[cfg(feature = "gpu")]
@@ -156,16 +166,24 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::from_array`].
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
-        Self::from_vec(device, shape, vec![0.0; shape.iter().product()])
+        let len = elements("Tensor::zeros", "shape", shape)?;
+        let storage = match device {
+            Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(vec![0.0; len])),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => Storage::Gpu(gpu::Buffer::zeros(gpu, "tensor", len)?),
+        };
+        Ok(Self { device: device.clone(), shape: shape.to_vec(), storage })
     }
 
-    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`.
+    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`: what comes
+    /// from another one is refused at the first use, what comes from another `wgpu::Instance` wgpu cannot tell apart.
     ///
     /// # Errors
     /// [`Error::Value`] unless the buffer has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and room for `shape`.
     #[cfg(feature = "gpu")]
     pub fn from_wgpu_buffer(device: &GpuDevice, buffer: wgpu::Buffer, shape: &[usize]) -> Result<Self> {
-        let buffer = gpu::Buffer::from_wgpu(device, buffer, shape.iter().product())?;
+        let len = elements("Tensor::from_wgpu_buffer", "shape", shape)?;
+        let buffer = gpu::Buffer::from_wgpu(device, buffer, len)?;
         Ok(Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) })
     }
 
@@ -204,9 +222,11 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] where the number of elements differs.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        if shape.iter().product::<usize>() != self.len() {
-            let expected = format!("{} elements for {shape:?}", shape.iter().product::<usize>());
-            return Err(Error::Shape { op: "reshape", what: "tensor", expected, found: self.shape.clone() });
+        const OP: &str = "reshape";
+        let len = elements(OP, "shape", shape)?;
+        if len != self.len() {
+            let expected = format!("{len} elements for {shape:?}");
+            return Err(Error::Shape { op: OP, what: "tensor", expected, found: self.shape.clone() });
         }
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
     }
@@ -270,10 +290,7 @@ impl Tensor {
 
     /// Refuses a tensor that lives elsewhere than the operation.
     pub(crate) fn check_device(&self, op: &'static str, what: &'static str, device: &Device) -> Result<()> {
-        if self.device.is_same(device) {
-            return Ok(());
-        }
-        Err(Error::DeviceMismatch { op, what, expected: device.to_string(), found: self.device.to_string() })
+        self.device.check_same(op, what, device)
     }
 }
 

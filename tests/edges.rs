@@ -5,10 +5,9 @@
 mod common;
 
 use common::case::{self, Case, Directions, Instructions, Outcome};
-use common::{bits, devices, gpu};
+use common::{bits, devices, gpu, gpu_with};
 use gatewise::Device;
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
-use gatewise::gpu::GpuDevice;
 use gatewise::nn::Merge;
 use ndarray::Array2;
 
@@ -156,20 +155,9 @@ fn a_reset_row_without_a_valid_step_returns_to_the_initial_value() {
     }
 }
 
-/// The machine's GPU with bindings of at most `bytes`.
-fn gpu_with_bindings_of(bytes: u64) -> GpuDevice {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-    let adapter = adapters.into_iter().next().expect("an adapter");
-    let required_limits = wgpu::Limits { max_storage_buffer_binding_size: bytes, ..adapter.limits() };
-    let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("lower limits");
-    GpuDevice::from_wgpu(&adapter.get_info(), device, queue)
-}
-
 #[test]
 fn time_is_cut_into_chunks_where_a_binding_is_too_small_for_all_of_it() {
-    let small = Device::Gpu(gpu_with_bindings_of(4096));
+    let small = Device::Gpu(gpu_with(|limits| limits.max_storage_buffer_binding_size = 4096));
     let large = Device::Gpu(gpu());
     for (cell, directions) in cells(6).into_iter().flat_map(|cell| DIRECTIONS.map(|d| (cell, d))) {
         for reset in [None, Some(30)] {

@@ -83,8 +83,8 @@ impl Buffer {
         let context = device.context();
         let bytes = (len.max(1) as u64) * 4;
         let limits = &context.limits;
-        context.limit(label, "a buffer's size in bytes", bytes, limits.max_buffer_size)?;
         context.limit(label, "a storage binding in bytes", bytes, limits.max_storage_buffer_binding_size)?;
+        context.limit(label, "a buffer's size in bytes", bytes, limits.max_buffer_size)?;
         Self::allocate(context, label, STORAGE, bytes)
     }
 
@@ -95,10 +95,25 @@ impl Buffer {
         data: &[T],
     ) -> Result<Self> {
         let buffer = Self::new(device, label, size_of_val(data).div_ceil(4))?;
-        if !data.is_empty() {
-            device.context().queue.write_buffer(buffer.raw(), 0, bytemuck::cast_slice(data));
-        }
+        buffer.write(label, bytemuck::cast_slice(data))?;
         Ok(buffer)
+    }
+
+    /// Memory holding `len` zeros.
+    pub(crate) fn zeros(device: &GpuDevice, label: &'static str, len: usize) -> Result<Self> {
+        // Only a length that the device takes is written out on the host.
+        let buffer = Self::new(device, label, len)?;
+        buffer.write(label, &vec![0; len * 4])?;
+        Ok(buffer)
+    }
+
+    /// Writes whole words from the buffer's start on.
+    fn write(&self, op: &'static str, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let context = &self.0.context;
+        context.guarded(op, || context.queue.write_buffer(self.raw(), 0, bytes))
     }
 
     /// Wraps a caller's buffer of `len` words.
@@ -127,7 +142,7 @@ impl Buffer {
         let op = "uniforms";
         context.limit(op, "a buffer's size in bytes", bytes.len() as u64, context.limits.max_buffer_size)?;
         let buffer = Self::allocate(context, op, UNIFORM, bytes.len() as u64)?;
-        context.queue.write_buffer(buffer.raw(), 0, bytes);
+        buffer.write(op, bytes)?;
         Ok(buffer)
     }
 

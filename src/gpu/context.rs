@@ -290,7 +290,13 @@ impl Context {
         let refused = pollster::block_on(validation.pop());
         let broken = pollster::block_on(internal.pop());
         let exhausted = pollster::block_on(memory.pop());
-        match refused.or(broken).or(exhausted) {
+        let error = refused.or(broken).or(exhausted);
+        if error.is_some() {
+            // What a lost device refuses, it refuses for being lost, and says so once the work in flight is done.
+            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+            self.check_alive(op)?;
+        }
+        match error {
             None => Ok(value),
             Some(wgpu::Error::OutOfMemory { source }) => Err(Error::OutOfMemory { op, message: source.to_string() }),
             Some(error) => Err(Error::Gpu { op, message: error.to_string() }),

@@ -113,13 +113,25 @@ impl Context {
     fn compile(&self, kernel: &'static Kernel, constants: &Constants) -> Result<Pipeline> {
         let op = kernel.name;
         let reflection = Reflection::of(kernel, constants)?;
-        // wgpu does not check this limit itself (gfx-rs/wgpu#8946).
+        // wgpu checks neither the memory (gfx-rs/wgpu#8946) nor a workgroup size that is an override.
         self.limit(
             op,
             "workgroup memory in bytes",
             reflection.workgroup_bytes,
             u64::from(self.limits.max_compute_workgroup_storage_size),
         )?;
+        let invocations = reflection.workgroup.iter().map(|&size| u64::from(size)).product();
+        let most = u64::from(self.limits.max_compute_invocations_per_workgroup);
+        self.limit(op, "invocations of a workgroup", invocations, most)?;
+        let limits = &self.limits;
+        let longest = [
+            limits.max_compute_workgroup_size_x,
+            limits.max_compute_workgroup_size_y,
+            limits.max_compute_workgroup_size_z,
+        ];
+        for (size, longest) in reflection.workgroup.into_iter().zip(longest) {
+            self.limit(op, "invocations of a workgroup along one axis", u64::from(size), u64::from(longest))?;
+        }
         let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
         self.counters.pipelines.fetch_add(1, Ordering::Relaxed);
         self.guarded(op, || {
@@ -184,6 +196,8 @@ struct Reflection {
     entries: Vec<wgpu::BindGroupLayoutEntry>,
     dims_bytes: u64,
     workgroup_bytes: u64,
+    /// Invocations of a workgroup along each axis.
+    workgroup: [u32; 3],
 }
 
 impl Reflection {
@@ -209,7 +223,9 @@ impl Reflection {
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
 
-        let mut reflection = Self { entries: Vec::new(), dims_bytes: 0, workgroup_bytes: 0 };
+        let workgroup = module.entry_points.iter().find(|point| point.name == kernel.name).map(|p| p.workgroup_size);
+        let mut reflection =
+            Self { entries: Vec::new(), dims_bytes: 0, workgroup_bytes: 0, workgroup: workgroup.unwrap_or([1; 3]) };
         for (_, variable) in module.global_variables.iter() {
             let bytes = u64::from(layouter[variable.ty].size);
             let ty = match variable.space {

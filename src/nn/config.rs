@@ -10,6 +10,9 @@ use crate::plan::{PlanKind, Problem};
 use crate::reference::Direction;
 use crate::tensor::Device;
 
+/// No size of a stack is larger, so that products of two of them can be counted.
+const LARGEST: usize = 1 << 24;
+
 /// How the outputs of two directions become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Merge {
@@ -108,11 +111,13 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// Collects the parameters of all layers and directions, one by one: `fetch(layer, direction, spec)`.
     ///
     /// # Errors
-    /// What `fetch` returns, and [`Error::Shape`] where it returns another shape than it was asked for.
+    /// What `fetch` returns, and [`Error::Shape`] where it returns another shape than it was asked for; [`Error::Value`] for
+    /// an impossible configuration.
     pub fn collect(
         &self,
         mut fetch: impl FnMut(usize, Direction, &ParameterSpec) -> Result<ArrayD<f32>>,
     ) -> Result<Vec<Vec<Parameters>>> {
+        self.check()?;
         let problem = self.problem(0, 0);
         let cells = self.cells();
         let mut one = |layer: usize, at: usize| {
@@ -180,8 +185,9 @@ impl<C: Clone + Into<Cell>> Config<C> {
     fn check(&self) -> Result<()> {
         const OP: &str = "Recurrent";
         for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {
-            if size == 0 {
-                return Err(Error::Value { op: OP, what, expected: "at least 1", found: "0".to_owned() });
+            if !(1..=LARGEST).contains(&size) {
+                let expected = "between 1 and 16777216";
+                return Err(Error::Value { op: OP, what, expected, found: size.to_string() });
             }
         }
         let cells = self.cells();

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array3};
 
-use crate::error::Result;
+use crate::error::{Result, check_shape};
 use crate::ops::{self, Conv1dGeometry, Recorder};
 use crate::tensor::{Device, Tensor};
 
@@ -21,7 +21,7 @@ impl Conv1d {
     /// `weight [O, C, K]`, `bias [O]`.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) where they do not fit the device.
+    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; [`Error::Limit`](crate::Error::Limit).
     pub fn new(
         device: &Device,
         weight: &Array3<f32>,
@@ -29,6 +29,9 @@ impl Conv1d {
         geometry: Conv1dGeometry,
     ) -> Result<Self> {
         let zeros = Array1::zeros(weight.dim().0);
+        if let Some(bias) = bias {
+            check_shape("Conv1d::new", "bias", zeros.shape(), bias.shape())?;
+        }
         Ok(Self {
             weight: Tensor::from_array(device, weight)?,
             bias: Tensor::from_array(device, bias.unwrap_or(&zeros))?,

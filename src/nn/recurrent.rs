@@ -226,9 +226,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         sequence: &Sequence,
     ) -> Result<Tensor> {
         const OP: &str = "Recurrent";
-        let device = recorder.device().clone();
         x.check_device(OP, "x", &self.device)?;
-        x.check_device(OP, "recorder", &device)?;
+        recorder.device().check_same(OP, "recorder", &self.device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;

@@ -5,7 +5,7 @@ use ndarray::Dim;
 #[cfg(feature = "gpu")]
 use super::resident;
 use super::{Recorder, argmax_rows, host};
-use crate::error::{Error, Result, axes, check_shape};
+use crate::error::{Error, Result, axes, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::reference::{self, Place};
@@ -21,15 +21,16 @@ fn assemble(
     for (x, ..) in parts {
         x.check_device(op, "x", recorder.device())?;
     }
+    let len = elements(op, "shape", shape)?;
     #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
-        let y = gpu::Buffer::new(gpu.device(), op, shape.iter().product())?;
+        let y = gpu::Buffer::new(gpu.device(), op, len)?;
         for (x, extents, from, to) in parts {
             gpu::strided_copy(gpu, extents, (resident(op, "x", x)?, from), (&y, to))?;
         }
         return Ok(Tensor::from_buffer(gpu.device(), shape, y));
     }
-    let mut y = vec![0.0; shape.iter().product()];
+    let mut y = vec![0.0; len];
     for (x, extents, from, to) in parts {
         reference::strided_copy(extents, host(op, "x", x)?, from, &mut y, to);
     }

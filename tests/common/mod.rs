@@ -16,6 +16,28 @@ pub(crate) fn gpu() -> GpuDevice {
         .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine")
 }
 
+/// The machine's GPU opened by a caller with other limits than the adapter's.
+#[cfg(feature = "gpu")]
+pub(crate) fn gpu_with(limits: impl Fn(&mut wgpu::Limits)) -> GpuDevice {
+    let [gpu] = gpus_with(limits);
+    gpu
+}
+
+/// The same several times over, all through one instance.
+#[cfg(feature = "gpu")]
+pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [GpuDevice; N] {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let adapter = adapters.into_iter().next().expect("install mesa-vulkan-drivers and libvulkan1");
+    std::array::from_fn(|_| {
+        let mut required_limits = adapter.limits();
+        limits(&mut required_limits);
+        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("lower limits");
+        GpuDevice::from_wgpu(&adapter.get_info(), device, queue)
+    })
+}
+
 /// Every device of the machine.
 #[cfg(feature = "gpu")]
 pub(crate) fn devices() -> Vec<Device> {
