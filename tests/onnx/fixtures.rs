@@ -12,6 +12,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/onnx")
 pub(crate) enum Stored {
     Float(ArrayD<f32>),
     Int(ArrayD<i64>),
+    Bool(ArrayD<bool>),
 }
 
 impl From<Stored> for Input {
@@ -19,6 +20,7 @@ impl From<Stored> for Input {
         match stored {
             Stored::Float(x) => x.into(),
             Stored::Int(x) => x.into(),
+            Stored::Bool(x) => x.into(),
         }
     }
 }
@@ -39,6 +41,10 @@ pub(crate) fn stored(fixture: &str, prefix: &str) -> Vec<(String, Stored)> {
                 Dtype::F32 => Stored::Float(ArrayD::from_shape_vec(shape, floats()).expect("whole")),
                 Dtype::I64 => Stored::Int(ArrayD::from_shape_vec(shape, longs()).expect("whole")),
                 Dtype::I32 => Stored::Int(ArrayD::from_shape_vec(shape, ints()).expect("whole")),
+                Dtype::BOOL => {
+                    let bools = view.data().iter().map(|&x| x != 0).collect();
+                    Stored::Bool(ArrayD::from_shape_vec(shape, bools).expect("whole"))
+                }
                 other => panic!("{name}: {other:?}"),
             };
             Some((name, stored))
@@ -72,9 +78,23 @@ fn agree(fixture: &str) {
         let right = stored(fixture, "output.");
         assert_eq!(outputs.iter().count(), right.len(), "{fixture}");
         for (name, right) in right {
-            let Stored::Float(right) = right else { panic!("{fixture}: {name} is of integers") };
-            let found = outputs.get(&name).and_then(|y| y.to_array::<IxDyn>()).expect("floats");
-            assert_close(&format!("{fixture}, {device}: {name}"), &found, &right);
+            let output = outputs.get(&name).expect("an output of the fixture");
+            let context = format!("{fixture}, {device}: {name}");
+            match right {
+                Stored::Float(right) => {
+                    assert_close(
+                        &context,
+                        &output.to_array::<IxDyn>().unwrap_or_else(|e| panic!("{context}: {e}")),
+                        &right,
+                    );
+                }
+                Stored::Int(right) => {
+                    assert_eq!(output.ints().unwrap_or_else(|e| panic!("{context}: {e}")), &right, "{context}")
+                }
+                Stored::Bool(right) => {
+                    assert_eq!(output.bools().unwrap_or_else(|e| panic!("{context}: {e}")), right, "{context}")
+                }
+            }
         }
     }
 }
@@ -125,6 +145,12 @@ fixtures! {
     gru_activations,
     rnn_softplus,
     lstm_default_parameters,
+    operators_elementwise,
+    operators_layout,
+    operators_reduction,
+    operators_integers,
+    operators_older,
+    operators_newer,
 }
 
 /// A state goes from call to call as it lies on the device; the pieces of a sequence are worth the whole.

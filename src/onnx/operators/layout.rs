@@ -123,6 +123,7 @@ pub(super) fn gather(reader: &mut Reader<'_>) -> Result<Operation> {
 
 fn gather_host<T: Clone>(x: &ArrayD<T>, along: usize, rows: &[usize], shape: &[usize]) -> Result<ArrayD<T>> {
     let picked = x.select(Axis(along), rows);
+    let picked = picked.as_standard_layout().into_owned();
     picked
         .into_shape_with_order(IxDyn(shape))
         .map_err(|error| unexpected("indices", "a shape that fits", error.to_string()))

@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 pub(super) fn reshaped(context: &Context<'_>, x: &Value, shape: &[usize]) -> Result<Value> {
     fn host<T: Clone>(x: &ArrayD<T>, shape: &[usize]) -> Result<ArrayD<T>> {
         let refused = |_| unexpected("shape", "one of as many elements", format!("{shape:?} for {:?}", x.shape()));
-        x.clone().into_shape_with_order(IxDyn(shape)).map_err(refused)
+        x.as_standard_layout().into_owned().into_shape_with_order(IxDyn(shape)).map_err(refused)
     }
     Ok(match x {
         Value::Float(x) => Value::Float(context.reshape(x, shape)?),
