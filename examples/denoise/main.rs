@@ -4,7 +4,7 @@
 //! rate, length and sample format.
 
 mod suppress;
-mod wav;
+pub(crate) mod wav;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,16 +42,16 @@ fn main() -> ExitCode {
 }
 
 /// What was done.
-struct Report {
-    device: Device,
-    seconds: f64,
-    channels: usize,
+pub(crate) struct Report {
+    pub(crate) device: Device,
+    pub(crate) seconds: f64,
+    pub(crate) channels: usize,
     /// Seconds in which somebody speaks in the first channel.
-    speech: f64,
+    pub(crate) speech: f64,
 }
 
 /// Reads, denoises and writes.
-fn denoise(device: &Device, input: &Path, output: &Path) -> Result<Report> {
+pub(crate) fn denoise(device: &Device, input: &Path, output: &Path) -> Result<Report> {
     let mut recording = wav::read(input)?;
     let rate = recording.spec.sample_rate;
     let length = recording.channels.first().map_or(0, Vec::len);
@@ -84,7 +84,7 @@ fn denoise(device: &Device, input: &Path, output: &Path) -> Result<Report> {
 }
 
 /// Denoises whole recordings at 48 kHz, one a channel, in place; returns the first one's probabilities of speech.
-fn suppress(net: &RnNoise, channels: &mut [Vec<f32>]) -> Result<Vec<f32>> {
+pub(crate) fn suppress(net: &RnNoise, channels: &mut [Vec<f32>]) -> Result<Vec<f32>> {
     let length = channels.first().map_or(0, Vec::len);
     // What comes out lies a frame later: one more frame goes in, and the first one is left out.
     let whole = length.next_multiple_of(RnNoise::FRAME) + RnNoise::FRAME;
