@@ -12,10 +12,11 @@ struct ReduceRowsDims { rows: u32, columns: u32 }
 
 var<workgroup> partial: array<f32, WORKGROUP_SIZE>;
 
-const LOWEST: f32 = -3.40282347e38;
+const MEAN: u32 = 1u;
+const MAX: u32 = 2u;
 
 fn combine(a: f32, b: f32) -> f32 {
-    return select(a + b, max(a, b), REDUCTION == 2u);
+    return select(a + b, max(a, b), REDUCTION == MAX);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -28,7 +29,11 @@ fn reduce_rows(
     if row >= dims.rows {
         return;
     }
-    var value = select(0.0, LOWEST, REDUCTION == 2u);
+    var value = 0.0;
+    if REDUCTION == MAX {
+        // Every lane starts with an element of the row: no number but minus infinity is below all, and WGSL cannot write it.
+        value = x[row * dims.columns];
+    }
     for (var column = lane; column < dims.columns; column += WORKGROUP_SIZE) {
         value = combine(value, x[row * dims.columns + column]);
     }
@@ -41,6 +46,6 @@ fn reduce_rows(
         workgroupBarrier();
     }
     if lane == 0u {
-        y[row] = select(partial[0], partial[0] / f32(dims.columns), REDUCTION == 1u);
+        y[row] = select(partial[0], partial[0] / f32(dims.columns), REDUCTION == MEAN);
     }
 }

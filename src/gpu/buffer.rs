@@ -174,6 +174,13 @@ impl Buffer {
         }
     }
 
+    /// Whether the memory goes back to the pool; without effect on a buffer with several owners.
+    fn set_pooled(&mut self, pooled: bool) {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.pooled = pooled;
+        }
+    }
+
     /// The buffer as kernels see it: in whole words of 16 bytes wherever its memory goes that far.
     pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
         let bytes = self.0.bytes.next_multiple_of(WORD);
@@ -202,7 +209,9 @@ impl Buffer {
         }
         let context = &self.0.context;
         let bytes = (len as u64) * 4;
-        let staging = Self::allocate(context, OP, STAGING, bytes)?;
+        let mut staging = Self::allocate(context, OP, STAGING, bytes)?;
+        // Until it is unmapped again the pool must not hand it out.
+        staging.set_pooled(false);
         context.guarded(OP, || {
             let mut encoder =
                 context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(OP) });
@@ -218,7 +227,8 @@ impl Buffer {
         });
         let failed = |message: String| Error::Gpu { op: OP, message };
         context.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| failed(error.to_string()))?;
-        let mapped = receiver.try_recv().map_err(|error| failed(error.to_string()))?;
+        // The work is done; another thread's poll may have taken the answer and be about to hand it over.
+        let mapped = receiver.recv().map_err(|error| failed(error.to_string()))?;
         context.check_alive(OP)?;
         mapped.map_err(|error| failed(error.to_string()))?;
         let words = {
@@ -226,6 +236,7 @@ impl Buffer {
             bytemuck::pod_collect_to_vec(&view[..])
         };
         staging.raw().unmap();
+        staging.set_pooled(true);
         Ok(words)
     }
 }

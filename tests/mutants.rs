@@ -1,0 +1,97 @@
+//! Planted slips: a kernel with one of these faults must not pass its parity cases. A slip whose text is gone fails, too.
+#![cfg(feature = "gpu")]
+
+#[path = "parity/mod.rs"]
+mod parity;
+#[path = "parity/support.rs"]
+mod support;
+
+use gatewise::gpu::{KERNELS, Kernel};
+use parity::{Case, kernel_cases};
+use support::gpu;
+
+/// Kernel, the text as it is, the text with the fault.
+const SLIPS: &[(&str, &str, &str)] = &[
+    ("matmul", "a[(dims.a_row + row) * dims.depth + k]", "a[row * dims.depth + k]"),
+    ("matmul", "b[k * dims.columns + column]", "b[k * dims.depth + column]"),
+    ("matmul", "value += bias[column + j];", "value += bias[column];"),
+    ("matmul", "if dims.has_bias != 0u", "if dims.has_bias == 0u"),
+    ("matmul", "y[dims.y_offset + row", "y[row"),
+    ("matmul", "j < 4u && column + j < dims.columns", "j < 4u"),
+    ("matmul", "sum3 += a_word.w * b_word;", "sum3 += a_word.z * b_word;"),
+    ("matmul", "k += DEPTH", "k += DEPTH + 1u"),
+    ("matmul_rows", "at / dims.columns) * dims.depth", "at % dims.columns) * dims.depth"),
+    ("matmul_rows", "var k = 0u; k < dims.depth", "var k = 1u; k < dims.depth"),
+    ("matmul_rows", "sum += bias[column];", "sum -= bias[column];"),
+    ("matmul_rows", "at >= dims.rows * dims.columns", "at > dims.rows * dims.columns"),
+    ("conv1d", "var sum = bias[o];", "var sum = 0.0;"),
+    ("conv1d", "let begin = l * dims.stride;", "let begin = l;"),
+    ("conv1d", "max(begin, dims.padding) - begin", "0u"),
+    ("conv1d", "dims.padding + dims.length);", "dims.padding + dims.length + 1u);"),
+    ("conv1d", "(o * dims.channels + c) * dims.kernel", "(c * dims.channels + o) * dims.kernel"),
+    ("conv1d", "x[signal + k]", "x[signal + taps - 1u - k + first]"),
+    ("pad1d", "dims.left - place;", "dims.left - place - 1u;"),
+    ("pad1d", "2u * (dims.length - 1u)", "2u * dims.length - 1u"),
+    ("pad1d", "y[at] = 0.0;", "y[at] = x[0];"),
+    ("unary", "clamp(x, -15.0, 15.0)", "x * 0.99"),
+    ("unary", "-clamp(x, -87.0, 87.0)", "clamp(x, -87.0, 87.0)"),
+    ("unary", "abs(x) < 0.25", "abs(x) < 2.5"),
+    ("unary", "case RELU: { return max(x, 0.0); }", "case RELU: { return x; }"),
+    ("unary", "alpha * x, x, x >= 0.0", "beta * x, x, x >= 0.0"),
+    ("unary", "select(0.0, x, x >= alpha)", "select(x, 0.0, x >= alpha)"),
+    ("unary", "alpha * tanh_exact(beta * x)", "alpha * tanh_exact(x)"),
+    ("unary", "clamp(alpha * x + beta, 0.0, 1.0)", "clamp(alpha * x + beta, -1.0, 1.0)"),
+    ("unary", "select(alpha * expm1_negative", "select(expm1_negative"),
+    ("unary", "x / (1.0 + abs(x))", "x / (1.0 + x)"),
+    ("unary", "max(x, 0.0) + log1p_unit", "log1p_unit"),
+    ("unary", "case AFFINE: { return alpha * x + beta; }", "case AFFINE: { return beta * x + alpha; }"),
+    ("unary", "id.y * (groups.x * workgroup_size) + id.x", "id.x"),
+    ("unary", "at >= dims.count", "at > dims.count"),
+    ("binary", "return a - b;", "return b - a;"),
+    ("binary", "(a + b) * 0.5", "a + b * 0.5"),
+    ("binary", "sqrt(a * a + b * b)", "sqrt(a * a - b * b)"),
+    ("binary", "row * dims.b_stride", "row * dims.a_stride"),
+    ("binary", "+ dims.a_offset + column", "+ column"),
+    ("reduce_rows", "partial[0] / f32(dims.columns)", "partial[0] / f32(dims.rows)"),
+    ("reduce_rows", "value = x[row * dims.columns];", "value = 0.0;"),
+    ("reduce_rows", "column += WORKGROUP_SIZE", "column += WORKGROUP_SIZE + 1u"),
+    ("reduce_rows", "var width = WORKGROUP_SIZE / 2u", "var width = WORKGROUP_SIZE / 4u"),
+    ("strided_copy", "axis / 4u][axis % 4u];\n        place", "axis / 4u][axis % 4u] + 1;\n        place"),
+    ("strided_copy", "var source = i32(dims.from_offset);", "var source = 0;"),
+    ("strided_copy", "var place = i32(dims.to_offset);", "var place = 0;"),
+    ("gather_rows", "at % dims.columns];", "at % (dims.columns + 1u)];"),
+    ("gather_rows", "rows[at / dims.columns]", "rows[at % dims.columns]"),
+];
+
+macro_rules! cases_of {
+    ($($name:ident: $cases:path;)+) => {
+        fn cases_of(kernel: &str) -> Vec<Case> {
+            match kernel {
+                $(stringify!($name) => $cases(),)+
+                other => panic!("no cases of {other}"),
+            }
+        }
+    };
+}
+kernel_cases!(cases_of);
+
+/// The kernel with one fault; leaked, as a kernel lives as long as the program.
+fn with_slip(kernel: &'static Kernel, right: &str, wrong: &str) -> &'static Kernel {
+    assert_eq!(kernel.source.matches(right).count(), 1, "{}: {right:?} stands there once", kernel.name);
+    let source = kernel.source.replacen(right, wrong, 1);
+    Box::leak(Box::new(Kernel { name: kernel.name, files: kernel.files, source: Box::leak(source.into_boxed_str()) }))
+}
+
+#[test]
+fn every_slip_is_caught() {
+    let gpu = gpu();
+    let mut survivors = Vec::new();
+    for (name, right, wrong) in SLIPS {
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == *name).expect("in the table");
+        let slipped = with_slip(kernel, right, wrong);
+        if cases_of(name).iter().all(|case| case.run(&gpu, slipped).is_ok()) {
+            survivors.push(format!("{name}: {wrong:?} for {right:?}"));
+        }
+    }
+    assert!(survivors.is_empty(), "{} of {} survive:\n{}", survivors.len(), SLIPS.len(), survivors.join("\n"));
+}

@@ -1,0 +1,80 @@
+//! Every kernel by itself against its twin in the reference: edge shapes, every override, guard words behind every buffer.
+
+#![cfg(feature = "gpu")]
+
+#[path = "parity/mod.rs"]
+mod parity;
+#[path = "parity/support.rs"]
+mod support;
+
+use gatewise::gpu::{KERNELS, Kernel};
+
+use parity::{Case, GUARD, Slot, kernel_cases};
+use support::{Tolerance, gpu};
+
+fn kernel(name: &str) -> &'static Kernel {
+    KERNELS.iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("no kernel {name} in KERNELS"))
+}
+
+fn agrees(name: &str, cases: &[Case]) {
+    let gpu = gpu();
+    let kernel = kernel(name);
+    let failures: Vec<String> = cases.iter().filter_map(|case| case.run(&gpu, kernel).err()).collect();
+    assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    eprintln!("{name}: {} cases", cases.len());
+}
+
+/// Kernels that other files compare: what is around the cells in `onnx_ops.rs` and `models.rs`, a layer's products and steps as
+/// whole layers in `properties.rs`, `edges.rs` and `golden.rs`.
+const ELSEWHERE: [&str; 6] =
+    ["math", "argmax_rows", "project_rows", "project_lanes", "recurrent_step", "recurrent_step_lanes"];
+
+macro_rules! tests {
+    ($($name:ident: $cases:path;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                agrees(stringify!($name), &$cases());
+            }
+        )+
+
+        #[test]
+        fn every_kernel_has_cases() {
+            let table: Vec<(&str, usize)> = vec![$((stringify!($name), $cases().len())),+];
+            for kernel in KERNELS.iter().filter(|kernel| !ELSEWHERE.contains(&kernel.name)) {
+                let cases = table.iter().find(|(name, _)| *name == kernel.name).map_or(0, |(_, cases)| *cases);
+                assert!(cases >= 5, "{}: {cases} cases; add some in tests/parity", kernel.name);
+            }
+            assert_eq!(table.len() + ELSEWHERE.len(), KERNELS.len(), "each kernel once");
+        }
+    };
+}
+kernel_cases!(tests);
+
+/// The comparison itself: it must see a wrong number, a NaN and a changed guard word.
+#[test]
+fn the_comparison_can_fail() {
+    let tolerance = Tolerance { abs: 1e-6, rel: 0.0 };
+    for wrong in [1.0 + 3e-6, f32::NAN, f32::INFINITY, -1.0] {
+        assert!(tolerance.check("y", &[0.5, wrong], &[0.5, 1.0]).is_err(), "{wrong}");
+    }
+    assert!(tolerance.check("y", &[0.5], &[0.5, 1.0]).is_err());
+    assert!(tolerance.check("y", &[f32::NAN, 1.0 + 4e-7], &[f32::NAN, 1.0]).is_ok());
+
+    // A kernel that writes nothing, one that writes too much: 64 zeros for 63, and one in the wrong place.
+    let x = vec![0.0; 63];
+    let case = |buffers: Vec<Slot>, count: u32| Case {
+        name: "self-test".to_owned(),
+        constants: Vec::new(),
+        dims: vec![count, 0, 0],
+        buffers,
+        grid: [1, 1, 1],
+        tolerance: Tolerance::ELEMENTWISE,
+    };
+    let right = Slot::output(63).near(0, vec![0.0; 63]);
+    let unary = kernel("unary");
+    case(vec![Slot::floats(&x), right.clone()], 63).run(&gpu(), unary).expect("right");
+    case(vec![Slot::floats(&x), right.clone()], 0).run(&gpu(), unary).expect_err("nothing was written");
+    let message = case(vec![Slot::floats(&x), right], 64).run(&gpu(), unary).expect_err("a guard word was written");
+    assert!(message.contains("binding 2[63]") && message.contains(&GUARD.to_string()), "{message}");
+}

@@ -1,0 +1,170 @@
+//! The cases of every kernel: what goes in, and what must have come out by the reference.
+//!
+//! A new kernel takes a function that returns its cases, in the file of its family, and a line in [`kernel_cases`].
+
+#![allow(dead_code, reason = "the mutants use a part of it")]
+
+mod conv;
+mod elementwise;
+mod layout;
+mod matmul;
+mod reduce;
+
+use gatewise::gpu::{GpuDevice, Kernel, KernelRun};
+
+use crate::support::Tolerance;
+
+/// Hands every kernel and its cases to another macro.
+macro_rules! kernel_cases {
+    ($then:ident) => {
+        $then! {
+            matmul: parity::matmul_tiled;
+            matmul_rows: parity::matmul_rows;
+            conv1d: parity::conv1d;
+            pad1d: parity::pad1d;
+            unary: parity::unary;
+            binary: parity::binary;
+            reduce_rows: parity::reduce_rows;
+            strided_copy: parity::strided_copy;
+            gather_rows: parity::gather_rows;
+        }
+    };
+}
+pub(crate) use conv::{conv1d, pad1d};
+pub(crate) use elementwise::{binary, unary};
+pub(crate) use kernel_cases;
+pub(crate) use layout::{gather_rows, strided_copy};
+pub(crate) use matmul::{matmul_rows, matmul_tiled};
+pub(crate) use reduce::reduce_rows;
+
+/// What lies wherever a kernel must not write: no kernel computes it.
+pub(crate) const GUARD: f32 = -12345.678;
+/// What lies behind every input: it spoils any result that it enters, and is not a guard even where it is copied.
+pub(crate) const POISON: f32 = 7.7e10;
+/// Words of either behind a buffer: as many as a workgroup has invocations at most.
+const GUARD_WORDS: usize = 256;
+
+/// What a word must hold after the run.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    /// These very bits.
+    Exactly(u32),
+    /// A float near this one.
+    Near(f64),
+}
+
+/// A buffer before and after the run.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    before: Vec<u32>,
+    after: Vec<Word>,
+}
+
+impl Slot {
+    fn new(words: impl IntoIterator<Item = u32>, behind: f32) -> Self {
+        let before: Vec<u32> = words.into_iter().chain([behind.to_bits(); GUARD_WORDS]).collect();
+        Self { after: before.iter().map(|&word| Word::Exactly(word)).collect(), before }
+    }
+
+    /// Words that the kernel reads.
+    pub(crate) fn words(words: impl IntoIterator<Item = u32>) -> Self {
+        Self::new(words, POISON)
+    }
+
+    /// Numbers that the kernel reads.
+    pub(crate) fn floats(x: &[f32]) -> Self {
+        Self::words(x.iter().map(|x| x.to_bits()))
+    }
+
+    /// Numbers that the kernel may change only where `near` or `exactly` say so.
+    pub(crate) fn in_place(x: &[f32]) -> Self {
+        Self::new(x.iter().map(|x| x.to_bits()), GUARD)
+    }
+
+    /// Room for `len` results.
+    pub(crate) fn output(len: usize) -> Self {
+        Self::in_place(&vec![GUARD; len])
+    }
+
+    /// Expects results from `offset` on, within the case's tolerance.
+    pub(crate) fn near(mut self, offset: usize, expected: impl IntoIterator<Item = f64>) -> Self {
+        for (index, value) in (offset..).zip(expected) {
+            self.after[index] = Word::Near(value);
+        }
+        self
+    }
+
+    /// Expects these very bits from `offset` on.
+    pub(crate) fn exactly(mut self, offset: usize, expected: impl IntoIterator<Item = f32>) -> Self {
+        for (index, value) in (offset..).zip(expected) {
+            self.after[index] = Word::Exactly(value.to_bits());
+        }
+        self
+    }
+
+    fn check(&self, tolerance: Tolerance, got: &[u32]) -> Result<(), String> {
+        for (index, (&got, &expected)) in got.iter().zip(&self.after).enumerate() {
+            let value = f32::from_bits(got);
+            match expected {
+                Word::Exactly(bits) if bits != got => {
+                    let wanted = f32::from_bits(bits);
+                    return Err(format!("[{index}]: expected the bits {bits:#x} ({wanted}), got {got:#x} ({value})"));
+                }
+                Word::Near(wanted) if !tolerance.allows(value.into(), wanted) => {
+                    return Err(format!("[{index}]: expected {wanted}, got {value} ({tolerance:?})"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One run of a kernel with what it must leave behind.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// Shapes and options, for the message and for the mutants' choice.
+    pub(crate) name: String,
+    pub(crate) constants: Vec<(&'static str, u32)>,
+    /// The uniform.
+    pub(crate) dims: Vec<u32>,
+    /// The buffers from binding 1 on.
+    pub(crate) buffers: Vec<Slot>,
+    pub(crate) grid: [u32; 3],
+    pub(crate) tolerance: Tolerance,
+}
+
+impl Case {
+    /// Runs the case and compares every word of every buffer.
+    pub(crate) fn run(&self, gpu: &GpuDevice, kernel: &'static Kernel) -> Result<(), String> {
+        let buffers: Vec<Vec<u32>> = self.buffers.iter().map(|slot| slot.before.clone()).collect();
+        let run = KernelRun { constants: &self.constants, dims: &self.dims, buffers: &buffers, grid: self.grid };
+        let named = |message: String| format!("{} {}: {message}", kernel.name, self.name);
+        let after = gpu.run_kernel(kernel, &run).map_err(|error| named(error.to_string()))?;
+        for (binding, (slot, got)) in (1..).zip(self.buffers.iter().zip(&after)) {
+            slot.check(self.tolerance, got).map_err(|message| named(format!("binding {binding}{message}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// A size as the uniforms hold it.
+pub(crate) fn n(size: usize) -> u32 {
+    u32::try_from(size).expect("a small size")
+}
+
+/// The wider type of the reference's sums.
+pub(crate) fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Workgroups of `size` for `count` invocations, in one line or folded into two axes.
+pub(crate) fn grid(count: usize, size: usize, folded: bool) -> [u32; 3] {
+    let groups = n(count.div_ceil(size).max(1));
+    if folded { [groups.div_ceil(2), 2, 1] } else { [groups, 1, 1] }
+}
+
+/// Sizes around nothing, one, and the edges of a workgroup.
+pub(crate) const EDGES: [usize; 8] = [0, 1, 3, 63, 64, 65, 129, 200];
+/// Sizes of a workgroup that every kernel with a `WORKGROUP_SIZE` must work at; the first is its default.
+pub(crate) const WORKGROUPS: [usize; 3] = [64, 32, 256];

@@ -1,0 +1,43 @@
+//! Reductions.
+
+use gatewise::reference::{self, Reduction};
+use ndarray::ArrayView2;
+
+use super::{Case, Slot, WORKGROUPS, n, wide};
+use crate::support::{Tolerance, uniform};
+
+pub(crate) fn reduce_rows() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let shapes = [(1, 1), (2, 3), (3, 63), (3, 64), (3, 65), (5, 127), (2, 128), (4, 300), (70, 5), (0, 5)];
+    for op in Reduction::ALL {
+        for (at, (rows, columns)) in shapes.into_iter().enumerate() {
+            // All negative, all positive and mixed rows: a maximum must not start at zero, nor a sum at the lowest number.
+            let shift = [-2.0, 2.0, 0.0];
+            let x = uniform(51, rows * columns, 1.0);
+            let x: Vec<f32> = x.iter().enumerate().map(|(at, x)| x + shift[(at / columns) % 3]).collect();
+            cases.push(case(op, rows, columns, x, WORKGROUPS[at % WORKGROUPS.len()], at % 2 == 1));
+        }
+        // Infinite elements, one row each way; an empty row has no mean and no maximum.
+        let mut x = uniform(52, 2 * 70, 1.0);
+        (x[69], x[70]) = (f32::INFINITY, f32::NEG_INFINITY);
+        cases.push(case(op, 2, 70, x, 64, false));
+        cases.push(case(op, 2, 3, vec![f32::NEG_INFINITY; 6], 64, false));
+    }
+    cases.push(case(Reduction::Sum, 3, 0, Vec::new(), 64, false));
+    cases
+}
+
+fn case(op: Reduction, rows: usize, columns: usize, x: Vec<f32>, size: usize, folded: bool) -> Case {
+    let x64 = wide(&x);
+    let y = reference::reduce_rows(op, ArrayView2::from_shape((rows, columns), &x64).expect("fits"));
+    // Folded, the last group of the second axis may have no row.
+    let grid = if folded { [n(rows.div_ceil(2).max(1)), 2, 1] } else { [n(rows.max(1)), 1, 1] };
+    Case {
+        name: format!("{op:?} [{rows}, {columns}] workgroup {size} {grid:?}"),
+        constants: vec![("REDUCTION", op as u32), ("WORKGROUP_SIZE", n(size))],
+        dims: vec![n(rows), n(columns)],
+        buffers: vec![Slot::floats(&x), Slot::output(rows).near(0, y)],
+        grid,
+        tolerance: if op == Reduction::Max { Tolerance { abs: 0.0, rel: 0.0 } } else { Tolerance::sum(columns, 3.0) },
+    }
+}

@@ -1,0 +1,134 @@
+//! Every shader as text, without an adapter: it validates for the least that WebGPU asks for, and keeps the conventions of
+//! `shaders/README.md`.
+#![cfg(feature = "gpu")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gatewise::cell::Activation;
+use gatewise::gpu::KERNELS;
+use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
+
+fn shaders() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders")
+}
+
+fn module(source: &str, name: &str) -> Module {
+    naga::front::wgsl::parse_str(source).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(source)))
+}
+
+/// Kernels that pass values between the lanes of a subgroup, and run only where an adapter has them.
+const WITH_SUBGROUPS: [&str; 2] = ["project_lanes", "recurrent_step_lanes"];
+
+#[test]
+fn every_kernel_validates_with_the_capabilities_it_may_ask_for() {
+    // `unpack2x16float`, which every WebGPU device has.
+    let halves = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    for kernel in KERNELS {
+        let module = module(kernel.source, kernel.name);
+        let subgroups = WITH_SUBGROUPS.contains(&kernel.name);
+        let capabilities = if subgroups { halves | Capabilities::SUBGROUP } else { halves };
+        let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+        if subgroups {
+            validator
+                .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+                .subgroup_operations(SubgroupOperationSet::all());
+        }
+        let result = validator.validate(&module);
+        assert!(
+            result.is_ok(),
+            "{}: {}",
+            kernel.name,
+            result.err().map_or_else(String::new, |e| e.emit_to_string(kernel.source))
+        );
+    }
+}
+
+#[test]
+fn a_kernel_is_a_file_an_entry_point_and_a_line_of_the_table_of_one_name() {
+    let mut files = BTreeSet::new();
+    for kernel in KERNELS {
+        let own = kernel.files.last().expect("a file of its own");
+        let stem = Path::new(own).file_stem().and_then(|stem| stem.to_str());
+        assert_eq!(stem, Some(kernel.name), "{own}");
+        let module = module(kernel.source, kernel.name);
+        let entries: Vec<_> = module.entry_points.iter().map(|e| (e.name.as_str(), e.stage)).collect();
+        assert_eq!(entries, [(kernel.name, ShaderStage::Compute)]);
+        files.extend(kernel.files.iter().map(|file| (*file).to_owned()));
+    }
+    let mut on_disk = BTreeSet::new();
+    for folder in fs::read_dir(shaders()).expect("the folder").map(|entry| entry.expect("an entry").path()) {
+        if folder.is_dir() {
+            for file in fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+                on_disk.insert(file.strip_prefix(shaders()).expect("below it").display().to_string());
+            }
+        }
+    }
+    assert_eq!(files, on_disk, "every file belongs to a kernel");
+}
+
+#[test]
+fn bindings_count_up_from_the_uniform_and_fit_every_webgpu_device() {
+    for kernel in KERNELS {
+        let module = module(kernel.source, kernel.name);
+        let mut bindings = Vec::new();
+        for (_, variable) in module.global_variables.iter() {
+            let Some(binding) = &variable.binding else { continue };
+            assert_eq!(binding.group, 0, "{}", kernel.name);
+            let name = variable.name.clone().unwrap_or_default();
+            match variable.space {
+                AddressSpace::Uniform => assert_eq!((binding.binding, name.as_str()), (0, "dims"), "{}", kernel.name),
+                AddressSpace::Storage { access } => {
+                    assert!(access.contains(StorageAccess::LOAD), "{}: {name}", kernel.name);
+                }
+                other => panic!("{}: {name} in {other:?}", kernel.name),
+            }
+            bindings.push(binding.binding);
+            let line =
+                kernel.source.lines().find(|line| line.contains(&format!("{name}:")) && line.contains("@binding"));
+            let documented = line.is_some_and(|line| line.contains("//")) || name == "dims";
+            assert!(documented, "{}: the shape of {name} stands behind its declaration", kernel.name);
+        }
+        bindings.sort_unstable();
+        assert_eq!(bindings, (0..u32::try_from(bindings.len()).expect("few")).collect::<Vec<_>>(), "{}", kernel.name);
+        assert!(bindings.len() <= 9, "{}: 8 storage buffers at the most", kernel.name);
+    }
+}
+
+#[test]
+fn drivers_transcendentals_are_called_through_their_guards_only() {
+    for kernel in KERNELS {
+        for file in kernel.files.iter().filter(|file| **file != "common/activation.wgsl") {
+            let text = fs::read_to_string(shaders().join(file)).expect("the file");
+            for (number, line) in text.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                for call in ["tanh(", "exp(", "log(", "pow("] {
+                    let raw = code
+                        .match_indices(call)
+                        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+                    assert!(!raw, "{file}:{}: {line}", number + 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activation_codes_are_those_of_the_cell() {
+    let text = fs::read_to_string(shaders().join("common/activation.wgsl")).expect("the file");
+    for activation in Activation::ALL {
+        let name = format!("{activation:?}");
+        let name = name.split(' ').next().unwrap_or_default();
+        let mut constant = String::new();
+        for (at, letter) in name.char_indices() {
+            if letter.is_uppercase() && at > 0 {
+                constant.push('_');
+            }
+            constant.push(letter.to_ascii_uppercase());
+        }
+        let line = format!("const {constant}: u32 = {}u;", activation.code().0);
+        assert!(text.contains(&line), "{line}");
+    }
+}

@@ -1,0 +1,32 @@
+//! One GPU device shared by threads.
+
+#![cfg(feature = "gpu")]
+
+#[path = "parity/support.rs"]
+mod support;
+
+use gatewise::gpu::{KERNELS, KernelRun};
+
+use support::{gpu, uniform};
+
+/// A thread's wait may finish another thread's work, in the middle of what a third is doing: the answer must still reach who
+/// asked for it, and nobody may be handed its memory meanwhile.
+#[test]
+fn threads_read_back_at_the_same_time() {
+    let gpu = gpu();
+    let unary = KERNELS.iter().find(|kernel| kernel.name == "unary").expect("is in the table");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let gpu = &gpu;
+            scope.spawn(move || {
+                for round in 0..60 {
+                    let x: Vec<u32> = uniform(thread * 1000 + round, 70, 1.0).iter().map(|x| x.to_bits()).collect();
+                    let buffers = [x.clone(), vec![0; 70]];
+                    let run = KernelRun { constants: &[], dims: &[70, 0, 0], buffers: &buffers, grid: [2, 1, 1] };
+                    let after = gpu.run_kernel(unary, &run).expect("runs");
+                    assert_eq!(after, [x.clone(), x], "thread {thread}, round {round}");
+                }
+            });
+        }
+    });
+}
