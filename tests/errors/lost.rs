@@ -187,7 +187,7 @@ fn the_library_leaves_a_callers_device_alive() {
     drop((tensor(&device, &[2, 3]), device, gpu));
     let scope = raw.push_error_scope(wgpu::ErrorFilter::Validation);
     let usage = wgpu::BufferUsages::COPY_DST;
-    raw.create_buffer(&wgpu::BufferDescriptor { label: None, size: 64, usage, mapped_at_creation: false });
+    let _ = raw.create_buffer(&wgpu::BufferDescriptor { label: None, size: 64, usage, mapped_at_creation: false });
     assert!(pollster::block_on(scope.pop()).is_none());
     drop(gpu_and_tensor_in_any_order());
 }

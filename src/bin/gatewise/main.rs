@@ -5,6 +5,8 @@ mod bench;
 mod choice;
 mod devices;
 mod plot;
+#[cfg(feature = "onnx")]
+mod run;
 mod vad;
 mod verify;
 
@@ -26,6 +28,9 @@ enum Command {
     Devices(devices::Arguments),
     /// Times forward passes.
     Bench(bench::Arguments),
+    /// Runs an ONNX model over NumPy files.
+    #[cfg(feature = "onnx")]
+    Run(run::Arguments),
     /// Finds speech in a recording with Silero's voice activity detector.
     Vad(vad::Arguments),
     /// Runs golden cases on this machine's devices and compares them with their oracles.
@@ -39,6 +44,8 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Run(arguments) => run::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
     };
