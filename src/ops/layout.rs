@@ -214,16 +214,16 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
 pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> Result<(Tensor, Tensor)> {
     const OP: &str = "gather_best";
     table.check_device(OP, "table", recorder.device())?;
-    let [count, columns] = axes(OP, "table", "[N, W]", table.shape())?;
+    let [count, _] = axes(OP, "table", "[N, W]", table.shape())?;
     let [rows, _] = axes(OP, "scores", "[M, N]", scores.shape())?;
     check_shape(OP, "scores", &[rows, count], scores.shape())?;
     let choices = argmax_rows(recorder, scores)?;
     #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let words = (resident(OP, "choices", &choices)?, gpu::RowWords::Floats);
-        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, words, [rows, columns])?;
-        let y = Tensor::from_buffer(gpu.device(), &[rows, columns], y);
-        return Ok((choices, y));
+        let shape = [rows, table.shape()[1]];
+        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, words, shape)?;
+        return Ok((choices, Tensor::from_buffer(gpu.device(), &shape, y)));
     }
     let best: Vec<usize> = host(OP, "choices", &choices)?.iter().map(|&choice| choice as usize).collect();
     let picked = gather_rows(recorder, table, &best)?;
