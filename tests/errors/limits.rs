@@ -130,11 +130,6 @@ fn more_workgroup_memory_than_there_is() {
     };
     refused(product(&short), &message);
     product(&enough).expect("just enough");
-
-    // A layer whose input goes through that kernel.
-    let device = Device::Gpu(short);
-    let memory = |error: &Error| matches!(error, Error::Limit { what: "workgroup memory in bytes", .. });
-    too_large(&device, &Lstm::config(3, 8), [40, 2], memory);
 }
 
 #[test]
@@ -149,14 +144,12 @@ fn a_grid_larger_than_the_device_takes() {
         &limit(&gpu, "matmul", "workgroups along one axis", 4, 2),
     );
     refused(ops::matmul(&mut recorder, &tensor(&device, &[100, 3]), &b, None), &message);
-    let grid = |error: &Error| matches!(error, Error::Limit { what: "workgroups along one axis", limit: 2, .. });
-    too_large(&device, &Lstm::config(3, 8), [40, 5], grid);
 }
 
 #[test]
 fn a_workgroup_larger_than_the_device_takes() {
-    let few = gpu_with(|limits| limits.max_compute_invocations_per_workgroup = 8);
-    let short = gpu_with(|limits| limits.max_compute_workgroup_size_x = 8);
+    let few = gpu_with(|limits| limits.max_compute_invocations_per_workgroup = 4);
+    let short = gpu_with(|limits| limits.max_compute_workgroup_size_x = 4);
     for (gpu, what) in [(few, "invocations of a workgroup"), (short, "invocations of a workgroup along one axis")] {
         let device = Device::Gpu(gpu);
         for batch in [1, 20] {
@@ -164,7 +157,7 @@ fn a_workgroup_larger_than_the_device_takes() {
             let mut state = lstm.zero_state(batch).expect("state");
             let before = value(&state);
             let error = lstm.forward(&tensor(&device, &[2, batch, 3]), &mut state).expect_err("no kernel fits");
-            assert!(matches!(error, Error::Limit { what: found, limit: 8, .. } if found == what), "{error}");
+            assert!(matches!(error, Error::Limit { what: found, limit: 4, .. } if found == what), "{error}");
             assert_eq!(value(&state), before);
         }
     }
@@ -185,11 +178,11 @@ fn loops_that_the_driver_would_cut_short() {
     let row = Tensor::zeros(&device, &[1, 64 * 65_536]).expect("16 MiB");
     refused(ops::reduce_rows(&mut recorder, Reduction::Sum, &row), &loops("reduce_rows", 65_600));
 
-    let gru = Gru::config(40_000, 2).random(&device, 1).expect("fits");
+    let gru = Gru::config(270_000, 2).random(&device, 1).expect("fits");
     let mut state = gru.zero_state(2).expect("state");
     let before = value(&state);
-    let message = loops("plan", 80_000);
-    refused(gru.forward(&tensor(&device, &[1, 2, 40_000]), &mut state), &message);
+    let message = loops("plan", 67_516);
+    refused(gru.forward(&tensor(&device, &[1, 2, 270_000]), &mut state), &message);
     refused(gru.plan(1, 2), &message);
     assert_eq!(value(&state), before);
 }
