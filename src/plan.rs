@@ -7,8 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use limits::{AdapterClass, Limits};
+pub(crate) use tile::packed_words;
 pub use tile::{Method, Tile};
-pub(crate) use tile::{packed_words, step_depth, step_words};
+#[cfg(feature = "gpu")]
+pub(crate) use tile::{step_depth, step_words};
 
 use crate::cell::{Cell, GruCell, Reset, WeightType};
 use crate::error::{Error, Result};
