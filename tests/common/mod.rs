@@ -4,6 +4,7 @@
 
 pub(crate) mod case;
 
+#[cfg(feature = "gpu")]
 use gatewise::Device;
 #[cfg(feature = "gpu")]
 use gatewise::gpu::{GpuDevice, GpuOptions};
