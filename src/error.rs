@@ -112,7 +112,8 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file's contents are not what its format or the model asks for.
+    /// A file's contents are not what its format or the model asks for, where none of the variants below says it more
+    /// closely.
     #[error("{file}: {field}: expected {expected}, found {found}")]
     Format {
         /// The file, or what the bytes were said to be.
@@ -123,6 +124,82 @@ pub enum Error {
         expected: String,
         /// What is there.
         found: String,
+    },
+    /// A file is of another kind than it is read as.
+    #[error("{file}: expected {expected}, found {found}")]
+    Unrecognized {
+        /// The file.
+        file: String,
+        /// The kind that was asked for.
+        expected: &'static str,
+        /// What the file's first bytes say.
+        found: String,
+    },
+    /// A file ends before its contents do.
+    #[error("{file}: {field}: cut short, {needed} bytes are needed and {found} are there")]
+    Truncated {
+        /// The file.
+        file: String,
+        /// What does not end.
+        field: String,
+        /// The least number of bytes that would hold it.
+        needed: u64,
+        /// The number of bytes that are there.
+        found: u64,
+    },
+    /// A file declares more than is read: a size that no file and no memory holds, or a nesting without end.
+    #[error("{file}: {field}: at most {limit}, found {found}")]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// What is too large.
+        field: String,
+        /// The most that is read, unit included.
+        limit: String,
+        /// What the file declares.
+        found: String,
+    },
+    /// A file holds elements of a type that does not exist or is not read.
+    #[error("{file}: {field}: expected elements of type {expected}, found {found}")]
+    Dtype {
+        /// The file.
+        file: String,
+        /// The array.
+        field: String,
+        /// The types that are read.
+        expected: &'static str,
+        /// The declared type.
+        found: String,
+    },
+    /// A file gives one name to two things.
+    #[error("{file}: {place} defines {name:?}, which {first} has defined")]
+    Duplicate {
+        /// The file.
+        file: String,
+        /// What gives the name again.
+        place: String,
+        /// The name.
+        name: String,
+        /// What has given it before.
+        first: String,
+    },
+    /// A graph reads what nothing in its file defines.
+    #[error("{file}: {reader} reads {name:?}, which nothing defines")]
+    Dangling {
+        /// The file.
+        file: String,
+        /// What reads it.
+        reader: String,
+        /// The name that leads nowhere.
+        name: String,
+    },
+    /// Nodes of a graph wait for each other.
+    #[error("{file}: a cycle among {}", nodes.join(", "))]
+    Cycle {
+        /// The file.
+        file: String,
+        /// Nodes of the cycle, and behind it; not all of them where they are many.
+        nodes: Vec<String>,
     },
     /// A graph asks for operators that are not carried out. Nothing of it is run.
     #[error("{file}: operators that are not supported: {}", operators.join("; "))]

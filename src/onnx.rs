@@ -30,23 +30,23 @@ pub mod proto;
 mod run;
 mod tensor;
 mod value;
+mod wire;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use prost::Message;
 use prost::bytes::Bytes;
 
 use self::graph::Graph;
 use self::proto::{DataType, ModelProto};
 use self::run::Placed;
 use self::tensor::Source;
-use self::value::Value;
 pub use self::value::{Input, Output, Outputs};
 use crate::cell::Reset;
 use crate::error::{Error, Result};
 use crate::tensor::Device;
+pub use crate::weights::NonFinite;
 
 /// Where a GRU resets, where its file may be wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,42 +163,6 @@ impl fmt::Display for ValueInfo {
     }
 }
 
-/// A constant with elements that are no numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NonFinite {
-    /// The tensor, or the node that holds it.
-    pub tensor: String,
-    /// How many NaNs.
-    pub nan: usize,
-    /// How many infinities.
-    pub infinite: usize,
-    /// Flat index of the first of them.
-    pub first: usize,
-}
-
-impl NonFinite {
-    fn in_value(tensor: &str, value: &Value) -> Result<Option<Self>> {
-        let Value::Float(x) = value else {
-            return Ok(None);
-        };
-        let x = x.to_vec()?;
-        let count = |odd: fn(&f32) -> bool| x.iter().filter(|x| odd(x)).count();
-        let first = x.iter().position(|x| !x.is_finite());
-        Ok(first.map(|first| Self {
-            tensor: tensor.to_owned(),
-            nan: count(|x| x.is_nan()),
-            infinite: count(|x| x.is_infinite()),
-            first,
-        }))
-    }
-}
-
-impl fmt::Display for NonFinite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} NaN, {} infinite, first at {}", self.tensor, self.nan, self.infinite, self.first)
-    }
-}
-
 /// A model, ready to run. Cheap to put on several devices: they share what was read.
 #[derive(Clone)]
 pub struct OnnxModel {
@@ -229,19 +193,21 @@ impl OnnxModel {
         }
         let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
         let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
-        Self::read(&decode(&file, bytes.into())?, Source { file: &file, folder }, options)
+        Self::read(&wire::decode(&file, bytes.into())?, Source { file: &file, folder }, options)
     }
 
     /// Reads a model's bytes; `file` names them in messages. External data is refused.
     ///
     /// # Errors
-    /// [`Error::Format`] for what is no model, or a broken one: with the node, tensor or field. [`Error::Operators`] with every
+    /// [`Error::Unrecognized`] for what is no model, [`Error::Truncated`] for a part of one, [`Error::TooLarge`] and
+    /// [`Error::Dtype`] for what it declares, [`Error::Duplicate`], [`Error::Dangling`] and [`Error::Cycle`] for a graph that is
+    /// none, [`Error::Format`] for what is broken otherwise; all with the node, tensor or field. [`Error::Operators`] with every
     /// operator that is not carried out. [`Error::Node`] for a constant part of the graph that cannot be computed.
     pub fn from_bytes(file: &str, bytes: &[u8], options: &OnnxOptions) -> Result<Self> {
         if bytes.len() as u64 > LARGEST_FILE {
             return Err(too_large(file, bytes.len() as u64));
         }
-        Self::from_proto(file, &decode(file, Bytes::copy_from_slice(bytes))?, options)
+        Self::from_proto(file, &wire::decode(file, Bytes::copy_from_slice(bytes))?, options)
     }
 
     /// Reads a model from its message; `file` names it in messages. External data is refused.
@@ -314,24 +280,10 @@ impl OnnxModel {
 }
 
 fn too_large(file: &str, size: u64) -> Error {
-    Error::Format {
+    Error::TooLarge {
         file: file.to_owned(),
         field: "size".to_owned(),
-        expected: format!("at most {LARGEST_FILE} bytes, the limit of protocol buffers"),
+        limit: format!("{LARGEST_FILE} bytes, as protocol buffers allow"),
         found: format!("{size} bytes"),
     }
-}
-
-/// The message in a file.
-fn decode(file: &str, bytes: Bytes) -> Result<ModelProto> {
-    const KNOWN: [(&[u8], &str); 4] =
-        [(b"PK\x03\x04", "a zip archive"), (b"\x89HDF", "an HDF5 file"), (b"\x80\x02", "a pickle"), (b"{", "JSON")];
-    let length = bytes.len();
-    let other = KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name);
-    ModelProto::decode(bytes).map_err(|error| Error::Format {
-        file: file.to_owned(),
-        field: "message".to_owned(),
-        expected: "a whole ONNX model".to_owned(),
-        found: other.map_or_else(|| format!("{error} ({length} bytes)"), |name| format!("{name} ({length} bytes)")),
-    })
 }

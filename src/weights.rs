@@ -1,8 +1,12 @@
 //! Weights from other frameworks: right or refused.
 
+mod finite;
+mod header;
+pub(crate) mod kind;
 pub mod layout;
 mod safetensors;
 
+pub use finite::NonFinite;
 pub use safetensors::Weights;
 #[cfg(feature = "onnx")]
 pub(crate) use safetensors::words;

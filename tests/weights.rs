@@ -132,7 +132,8 @@ fn narrow_and_wide_floats_are_read_and_integers_refused() {
         assert_eq!(x, ArrayD::from_elem(IxDyn(&[2]), value), "{dtype:?}");
     }
     let error = read(Dtype::I32, twice(&7_i32.to_le_bytes())).expect_err("an integer");
-    assert_eq!(error.to_string(), "test.safetensors: x: expected dtype F32, F16, BF16 or F64, found dtype I32");
+    assert_eq!(error.to_string(), "test.safetensors: x: expected elements of type F32, F16, BF16 or F64, found I32");
+    assert!(matches!(error, Error::Dtype { .. }));
 }
 
 #[test]
@@ -153,12 +154,98 @@ fn metadata_is_read_and_what_is_missing_is_named() {
 }
 
 #[test]
-fn every_truncation_is_refused() {
+fn every_truncation_is_named_as_one() {
     let whole = file(&LSTM);
-    for length in 0..whole.len() {
+    for length in 1..whole.len() {
         let error = Weights::from_bytes("test.safetensors", &whole[..length]).expect_err("cut short");
-        assert!(matches!(error, Error::Format { .. }), "{error}");
+        let Error::Truncated { needed, found, .. } = error else { panic!("{length}: {error}") };
+        assert!(found == length as u64 && found < needed && needed <= whole.len() as u64, "{length}: {needed}");
     }
+}
+
+#[test]
+fn a_changed_byte_is_refused_or_read_but_never_a_panic() {
+    let whole = file(&LSTM);
+    for at in 0..whole.len() {
+        for change in [0x01, 0x10, 0x80, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] ^= change;
+            if let Ok(weights) = Weights::from_bytes("test.safetensors", &changed) {
+                drop(weights.recurrent("net.", &Lstm::config(3, 5), &Device::Cpu));
+                drop(weights.check());
+            }
+        }
+    }
+}
+
+/// A file with a header of any text.
+fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+/// A file of one tensor, `x`, described by any text.
+fn with_entry(dtype: &str, shape: &str, offsets: &str) -> Vec<u8> {
+    let header = format!(r#"{{"x":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#);
+    with_header(&header, &[0; 16])
+}
+
+#[test]
+fn every_kind_of_broken_file_has_its_own_error() {
+    let right = r#""dtype":"F32","shape":[2],"data_offsets""#;
+    let pair = |second: &str| with_header(&format!(r#"{{"x":{{{right}:[0,8]}},{second}}}"#), &[0; 16]);
+    Weights::from_bytes("right", &pair(&format!(r#""y":{{{right}:[8,16]}}"#))).expect("the cases below differ from it");
+    let unrecognized = |e: &Error| matches!(e, Error::Unrecognized { .. });
+    let truncated = |e: &Error| matches!(e, Error::Truncated { .. });
+    let too_large = |e: &Error| matches!(e, Error::TooLarge { .. });
+    let dtype = |e: &Error| matches!(e, Error::Dtype { .. });
+    let duplicate = |e: &Error| matches!(e, Error::Duplicate { .. });
+    let format = |e: &Error| matches!(e, Error::Format { .. });
+    type Variant<'a> = &'a dyn Fn(&Error) -> bool;
+    let cases: Vec<(Vec<u8>, Variant<'_>, &str)> = vec![
+        (Vec::new(), &unrecognized, "expected a safetensors file, found an empty file"),
+        (b"PK\x03\x04 and so on".to_vec(), &unrecognized, "found a zip archive"),
+        (b"\x89HDF\r\n\x1a\n and so on".to_vec(), &unrecognized, "found an HDF5 file"),
+        (b"version https://git-lfs.github.com/spec/v1".to_vec(), &unrecognized, "a pointer of Git LFS"),
+        (b"\x7fELF, a program".to_vec(), &unrecognized, "begins with 7f 45 4c 46"),
+        ([&[8, 8, 0x12, 7], &b"pytorch: an ONNX model"[..]].concat(), &unrecognized, "found an ONNX model"),
+        (vec![1, 2, 3], &truncated, "the header's length: cut short, 8 bytes are needed and 3 are there"),
+        (with_header(r#"{"x":"#, &[])[..10].to_vec(), &truncated, "header: cut short, 13 bytes are needed"),
+        ([&u64::MAX.to_le_bytes(), &b"{}"[..]].concat(), &too_large, "header: at most 100000000 bytes"),
+        (with_header("{", &[]), &format, "header: expected a JSON object"),
+        (with_header(r#"{"x":7}"#, &[]), &dtype, "x: expected elements of type"),
+        (with_entry(r#""F33""#, "[4]", "[0,16]"), &dtype, r#"found "F33""#),
+        (with_entry(r#""I32""#, "[4]", "[0,16]"), &dtype, "found I32"),
+        (with_entry(r#""F32""#, "[4]", "[0,32]"), &format, "x: expected data_offsets 16 bytes apart"),
+        (with_entry(r#""F32""#, "[4]", "[16,0]"), &format, "x: expected data_offsets 16 bytes apart"),
+        (with_entry(r#""F32""#, "[-4]", "[0,16]"), &format, "x: expected a shape of whole numbers"),
+        (with_entry(r#""F32""#, "[8]", "[0,32]"), &truncated, "the tensors' data: cut short"),
+        (with_entry(r#""F32""#, "[3]", "[0,12]"), &format, "not fully covered"),
+        (with_entry(r#""F32""#, "[4294967296,4294967296]", "[0,16]"), &too_large, "x: at most"),
+        (with_entry(r#""F32""#, "[0,4294967296,4294967296]", "[0,0]"), &format, "x"),
+        (pair(&format!(r#""y":{{{right}:[4,12]}}"#)), &format, "y: expected data_offsets that begin where"),
+        (pair(&format!(r#""y":{{{right}:[12,20]}}"#)), &format, "y: expected data_offsets that begin where"),
+        (pair(&format!(r#""x":{{{right}:[8,16]}}"#)), &format, "x: expected data_offsets that begin where"),
+        (
+            with_header(&format!(r#"{{"x":{{{right}:[0,8]}},"x":{{{right}:[0,8]}}}}"#), &[0; 8]),
+            &duplicate,
+            r#"the header defines "x", which an entry before has defined"#,
+        ),
+    ];
+    for (at, (bytes, variant, words)) in cases.iter().enumerate() {
+        let error = Weights::from_bytes("test.safetensors", bytes).expect_err(words);
+        let text = error.to_string();
+        assert!(variant(&error) && text.contains(words) && text.starts_with("test.safetensors: "), "{at}: {text}");
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_reported() {
+    let values = [1.0, f32::NAN, f32::NEG_INFINITY, f32::NAN].map(f32::to_le_bytes).concat();
+    let view = |bytes| TensorView::new(Dtype::F32, vec![2, 2], bytes).expect("sound");
+    let file = safetensors::serialize([("good", view(&[0; 16])), ("odd", view(&values))], None).expect("sound");
+    let found = Weights::from_bytes("test.safetensors", &file).expect("sound").check();
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["odd: 2 NaN, 1 infinite, first at 1"]);
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Inputs<'_> {
 }
 
 /// The most axes of a value.
-const MOST_AXES: usize = 32;
+pub(super) const MOST_AXES: usize = 32;
 
 /// A number of axes that a value may have.
 pub(super) fn rank(axes: usize) -> Result<usize> {

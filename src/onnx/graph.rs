@@ -52,8 +52,7 @@ impl Graph {
     /// Reads a model.
     ///
     /// # Errors
-    /// [`Error::Format`] for what is broken, [`Error::Operators`] for what is not carried out, [`Error::Node`] for a constant
-    /// part that cannot be computed.
+    /// As [`OnnxModel::from_bytes`](super::OnnxModel::from_bytes).
     pub(super) fn new(model: &ModelProto, source: Source<'_>, options: &OnnxOptions) -> Result<Self> {
         let opset = versions::check(model, source.file)?;
         let Some(graph) = &model.graph else {
@@ -91,7 +90,7 @@ impl Graph {
         };
         for info in &graph.initializer {
             if let Some(value) = names.find(&info.name).and_then(|id| builder.graph.constants.get(&id)) {
-                builder.graph.non_finite.extend(NonFinite::in_value(&info.name, value)?);
+                builder.graph.non_finite.extend(non_finite(&info.name, value)?);
             }
         }
         let wanted = names.wanted(graph, &live);
@@ -111,6 +110,20 @@ impl Source<'_> {
             found: found.into(),
         }
     }
+
+    /// Refuses a name that has been given before.
+    pub(super) fn again(&self, place: impl Into<String>, name: &str, first: impl Into<String>) -> Error {
+        let (file, name) = (self.file.to_owned(), name.to_owned());
+        Error::Duplicate { file, place: place.into(), name, first: first.into() }
+    }
+}
+
+/// What is no number in a constant.
+fn non_finite(name: &str, value: &Value) -> Result<Option<NonFinite>> {
+    match value {
+        Value::Float(x) => Ok(NonFinite::among(name, x.to_vec()?.iter())),
+        _ => Ok(None),
+    }
 }
 
 /// The graph's constants by name.
@@ -125,7 +138,7 @@ fn initializers<'a>(
             return Err(source.refuse("initializer", "a name", "none"));
         }
         if constants.insert(tensor.name.as_str(), source.read(tensor)?).is_some() {
-            return Err(source.refuse("initializer", "names that are given once", format!("{:?} twice", tensor.name)));
+            return Err(source.again("an initializer", &tensor.name, "another"));
         }
         let declared = "Double";
         let double = tensor.data_type == DataType::Double as i32;
@@ -152,10 +165,14 @@ fn value_info(info: &ValueInfoProto, source: Source<'_>) -> Result<ValueInfo> {
     let Some(tensor) = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else {
         return Err(source.refuse(&field, "a tensor's type", "none"));
     };
-    let element_type = data_type(tensor.elem_type).map_err(|found| source.refuse(&field, "an element type", found))?;
+    let unread = |found: String| {
+        let file = source.file.to_owned();
+        Error::Dtype { file, field: field.clone(), expected: "float, bool or integers of 8 to 64 bits", found }
+    };
+    let element_type = data_type(tensor.elem_type).map_err(unread)?;
     let float = [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16].contains(&element_type);
     if !float && element_type != DataType::Bool && IntKind::of(element_type).is_none() {
-        return Err(source.refuse(&field, "floats, booleans or integers of 8 to 64 bits", format!("{element_type:?}")));
+        return Err(unread(format!("{element_type:?}")));
     }
     let extent = |value: &Option<DimensionValue>| match value {
         None => Ok(Extent::Free),
@@ -254,7 +271,7 @@ impl Builder<'_> {
             let Some(id) = id else { continue };
             let value = value.settled()?;
             if own {
-                self.graph.non_finite.extend(NonFinite::in_value(&site.node, &value)?);
+                self.graph.non_finite.extend(non_finite(&site.node, &value)?);
             } else {
                 self.folding = self.folding.saturating_sub(value.bytes());
             }

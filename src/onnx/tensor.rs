@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use half::{bf16, f16};
 use ndarray::{ArrayD, IxDyn};
 
-use super::context::rank;
+use super::context::MOST_AXES;
 use super::proto::{DataType, TensorProto};
 use super::value::{IntKind, Ints, Value};
 use crate::error::{Error, Result};
@@ -24,14 +24,8 @@ pub(super) struct Source<'a> {
     pub(super) folder: Option<&'a Path>,
 }
 
-/// The shape that a message declares: no axis negative, all elements countable even where one axis is 0.
-pub(super) fn declared_shape(dims: &[i64]) -> Option<(Vec<usize>, usize)> {
-    rank(dims.len()).ok()?;
-    let shape = dims.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<Vec<usize>>>()?;
-    let room = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim.max(1)))?;
-    let count = shape.iter().product();
-    (room <= isize::MAX as usize / 16).then_some((shape, count))
-}
+/// Elements of the largest shape, an axis of extent 0 counted as one of extent 1.
+const MOST_ELEMENTS: usize = isize::MAX as usize / 16;
 
 /// The element type by its number, or how a message calls a number that is none.
 pub(super) fn data_type(number: i32) -> std::result::Result<DataType, String> {
@@ -47,13 +41,14 @@ impl Source<'_> {
         if tensor.segment.is_some() {
             return Err(self.refuse(&name, "a whole tensor", "a segment of one"));
         }
-        let Some((shape, count)) = declared_shape(&tensor.dims) else {
-            return Err(self.refuse(&name, "a shape whose elements can be counted", format!("{:?}", tensor.dims)));
+        let (shape, count) = self.shape(&name, &tensor.dims)?;
+        let unread = |found: String| {
+            let expected = "float, double, float16, bfloat16, bool or integers of 8 to 64 bits";
+            Error::Dtype { file: self.file.to_owned(), field: name.clone(), expected, found }
         };
-        let supported = "one of float, double, float16, bfloat16, bool and the integers of 8, 16, 32 and 64 bits";
-        let kind = data_type(tensor.data_type).map_err(|found| self.refuse(&name, supported, found))?;
+        let kind = data_type(tensor.data_type).map_err(unread)?;
         let Some(width) = width(kind) else {
-            return Err(self.refuse(&name, supported, format!("{kind:?}")));
+            return Err(unread(format!("{kind:?}")));
         };
         let bytes = match tensor.data_location {
             0 if !tensor.raw_data.is_empty() => Some(Cow::Borrowed(&tensor.raw_data[..])),
@@ -81,6 +76,22 @@ impl Source<'_> {
             return Err(self.refuse(&name, expected, format!("{found} of this type, {typed} of any")));
         }
         elements.shaped(&shape).map_err(|error| self.refuse(&name, format!("shape {shape:?}"), error.to_string()))
+    }
+
+    /// The shape that a message declares, and the number of its elements.
+    fn shape(&self, name: &str, dims: &[i64]) -> Result<(Vec<usize>, usize)> {
+        let Ok(shape) = dims.iter().map(|&dim| usize::try_from(dim)).collect::<std::result::Result<Vec<usize>, _>>()
+        else {
+            return Err(self.refuse(name, "a shape without negative extents", format!("{dims:?}")));
+        };
+        let room = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim.max(1)));
+        if shape.len() > MOST_AXES || room.is_none_or(|room| room > MOST_ELEMENTS) {
+            let (file, field) = (self.file.to_owned(), name.to_owned());
+            let limit = format!("{MOST_ELEMENTS} elements along {MOST_AXES} axes");
+            return Err(Error::TooLarge { file, field, limit, found: format!("shape {dims:?}") });
+        }
+        let count = shape.iter().product();
+        Ok((shape, count))
     }
 
     /// The bytes of a tensor that lies in a file of its own. That file is below the model's folder, links followed.

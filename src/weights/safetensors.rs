@@ -13,7 +13,7 @@ use crate::nn::{Config, Conv1d, Linear, Recurrent};
 use crate::ops::Conv1dGeometry;
 use crate::reference::Direction;
 use crate::tensor::Device;
-use crate::weights::torch_name;
+use crate::weights::{NonFinite, header, torch_name};
 
 /// Named arrays, read from a safetensors file. F16, BF16 and F64 are read as `f32`.
 ///
@@ -46,16 +46,14 @@ impl Weights {
     /// Reads a file's contents; `file` names them in messages.
     ///
     /// # Errors
-    /// [`Error::Format`] where the contents are no safetensors file, are cut short, or hold a dtype that is no float.
+    /// [`Error::Unrecognized`] for a file of another kind, [`Error::Truncated`] for one that is cut short, [`Error::TooLarge`] for
+    /// a header or a shape beyond all sizes, [`Error::Dtype`] for elements that are no floats, [`Error::Duplicate`] for a name
+    /// that stands there twice, [`Error::Format`] for what is broken otherwise.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
-        let refuse = |error: SafeTensorError| Error::Format {
-            file: file.to_owned(),
-            field: "header".to_owned(),
-            expected: "a whole safetensors file".to_owned(),
-            found: format!("{error} ({} bytes)", bytes.len()),
-        };
+        let refuse = |error: SafeTensorError| header::refusal(file, bytes, &error);
         let parsed = SafeTensors::deserialize(bytes).map_err(refuse)?;
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
+        let (length, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
+        header::check_names(file, &bytes[size_of::<u64>()..][..length])?;
         let tensors = parsed
             .iter()
             .map(|(name, view)| Ok((name.to_owned(), floats(file, name, &view)?)))
@@ -80,6 +78,19 @@ impl Weights {
         })
     }
 
+    /// The tensors that hold NaN or infinity, as they are once they are `f32`. Weights are not meant to.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::weights::Weights;
+    /// let weights = Weights::from_file("models/silero_vad_16k.safetensors")?;
+    /// assert!(weights.check().is_empty());
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn check(&self) -> Vec<NonFinite> {
+        self.tensors.iter().filter_map(|(name, array)| NonFinite::among(name, array.iter())).collect()
+    }
+
     /// An entry of the file's metadata.
     ///
     /// # Errors
@@ -95,8 +106,11 @@ impl Weights {
 
     fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
         self.tensors.get(name).ok_or_else(|| {
-            let names: Vec<&str> = self.names().collect();
-            self.refuse(name, "a tensor of this name", &format!("only {}", names.join(", ")))
+            const SHOWN: usize = 16;
+            let names: Vec<&str> = self.names().take(SHOWN).collect();
+            let more = self.tensors.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            self.refuse(name, "a tensor of this name", &format!("only {}{more}", names.join(", ")))
         })
     }
 
@@ -210,7 +224,10 @@ fn floats(file: &str, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> 
         Dtype::F64 => words(view.data(), f64::from_le_bytes).map(|x| x as f32).collect(),
         Dtype::F16 => words(view.data(), f16::from_le_bytes).map(f16::to_f32).collect(),
         Dtype::BF16 => words(view.data(), bf16::from_le_bytes).map(bf16::to_f32).collect(),
-        other => return Err(refuse("dtype F32, F16, BF16 or F64", format!("dtype {other:?}"))),
+        other => {
+            let (file, field, found) = (file.to_owned(), name.to_owned(), format!("{other:?}"));
+            return Err(Error::Dtype { file, field, expected: header::FLOATS, found });
+        }
     };
     let found = values.len();
     ArrayD::from_shape_vec(IxDyn(view.shape()), values)

@@ -1,5 +1,6 @@
 //! ONNX models: fixtures against onnxruntime, hand-made graphs against hand-made numbers, broken files against their messages.
 #![cfg(all(feature = "gpu", feature = "onnx"))]
 
+mod broken;
 mod build;
 mod fixtures;

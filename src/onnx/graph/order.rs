@@ -1,8 +1,8 @@
 //! Names, and the order in which nodes run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::onnx::attributes::Site;
 use crate::onnx::proto::GraphProto;
 use crate::onnx::tensor::Source;
@@ -20,6 +20,12 @@ enum Origin {
     Node(usize),
 }
 
+impl Source<'_> {
+    fn dangling(&self, reader: String, name: &str) -> Error {
+        Error::Dangling { file: self.file.to_owned(), reader, name: name.to_owned() }
+    }
+}
+
 /// All values of a graph, each defined once, and the nodes sorted.
 pub(super) struct Names<'a> {
     values: HashMap<&'a str, (ValueId, Origin)>,
@@ -29,7 +35,8 @@ pub(super) struct Names<'a> {
 
 impl<'a> Names<'a> {
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) for a value that is defined twice, read but not defined, or defined by itself.
+    /// [`Error::Duplicate`] for a value that is defined twice, [`Error::Dangling`] for one that is read but not defined,
+    /// [`Error::Cycle`] for one that is defined by itself.
     pub(super) fn new(graph: &'a GraphProto, source: Source<'_>, constants: &BTreeMap<&'a str, Value>) -> Result<Self> {
         let mut values: HashMap<&'a str, (ValueId, Origin)> = HashMap::new();
         let mut define = |name: &'a str, origin: Origin| {
@@ -52,34 +59,37 @@ impl<'a> Names<'a> {
             // An input that is initialized as well is a constant: what a caller may leave out, he leaves out.
             match define(&info.name, Origin::Input) {
                 None | Some(Origin::Initializer) => {}
-                Some(_) => {
-                    return Err(source.refuse("input", "names that are given once", format!("{:?} twice", info.name)));
-                }
+                Some(_) => return Err(source.again("an input of the graph", &info.name, "another")),
             }
         }
         let site = |index: usize| Site::new(source.file, index, &graph.node[index]);
         for (index, node) in graph.node.iter().enumerate() {
+            if node.output.iter().all(String::is_empty) {
+                return Err(site(index).refuse("outputs", "at least one", "none"));
+            }
             for name in node.output.iter().filter(|name| !name.is_empty()) {
                 if let Some(origin) = define(name, Origin::Node(index)) {
                     let first = match origin {
                         Origin::Input => "an input of the graph".to_owned(),
                         Origin::Initializer => "an initializer".to_owned(),
-                        Origin::Node(first) => format!("an output of {}", site(first).node),
+                        Origin::Node(first) => site(first).node,
                     };
-                    return Err(site(index).refuse(&format!("output {name:?}"), "a name of its own", first));
+                    return Err(source.again(site(index).node, name, first));
                 }
             }
         }
         for (index, node) in graph.node.iter().enumerate() {
             if let Some(name) = node.input.iter().find(|name| !name.is_empty() && !values.contains_key(name.as_str())) {
-                let expected = "an input of the graph, an initializer or an output of a node";
-                return Err(site(index).refuse(&format!("input {name:?}"), expected, "nothing of this name"));
+                return Err(source.dangling(site(index).node, name));
             }
         }
+        let mut returned = HashSet::new();
         for info in &graph.output {
             if !values.contains_key(info.name.as_str()) {
-                let field = format!("output {:?}", info.name);
-                return Err(source.refuse(&field, "a value of the graph", "nothing of this name"));
+                return Err(source.dangling("the list of outputs".to_owned(), &info.name));
+            }
+            if !returned.insert(info.name.as_str()) {
+                return Err(source.again("the list of outputs", &info.name, "the same list"));
             }
         }
         if graph.output.is_empty() {
@@ -90,8 +100,8 @@ impl<'a> Names<'a> {
         if names.order.len() < graph.node.len() {
             let mut done = vec![false; graph.node.len()];
             names.order.iter().for_each(|&index| done[index] = true);
-            let caught: Vec<String> = (0..done.len()).filter(|&at| !done[at]).take(8).map(|at| site(at).node).collect();
-            return Err(source.refuse("graph", "nodes in some order", format!("a cycle among {}", caught.join(", "))));
+            let nodes = (0..done.len()).filter(|&at| !done[at]).take(8).map(|at| site(at).node).collect();
+            return Err(Error::Cycle { file: source.file.to_owned(), nodes });
         }
         Ok(names)
     }

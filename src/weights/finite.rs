@@ -1,0 +1,38 @@
+//! Weights that are no numbers.
+
+use std::fmt;
+
+/// An array with elements that are no numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonFinite {
+    /// The array's name, or what holds it.
+    pub tensor: String,
+    /// How many NaNs.
+    pub nan: usize,
+    /// How many infinities.
+    pub infinite: usize,
+    /// Flat index of the first of them.
+    pub first: usize,
+}
+
+impl NonFinite {
+    /// What is no number among some elements; `None` where all are.
+    pub(crate) fn among<'a>(tensor: &str, elements: impl Iterator<Item = &'a f32>) -> Option<Self> {
+        let mut found: Option<Self> = None;
+        for (at, x) in elements.enumerate().filter(|(_, x)| !x.is_finite()) {
+            let found = found.get_or_insert_with(|| Self { tensor: tensor.to_owned(), nan: 0, infinite: 0, first: at });
+            if x.is_nan() {
+                found.nan += 1;
+            } else {
+                found.infinite += 1;
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Display for NonFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} NaN, {} infinite, first at {}", self.tensor, self.nan, self.infinite, self.first)
+    }
+}
