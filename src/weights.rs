@@ -1,11 +1,13 @@
-//! Weights from other frameworks: right or refused.
+//! Weights from other frameworks and back: right or refused.
 
+mod export;
 mod finite;
 mod header;
 pub(crate) mod kind;
 pub mod layout;
 mod safetensors;
 
+pub use export::StateDict;
 pub use finite::NonFinite;
 pub use safetensors::Weights;
 #[cfg(feature = "onnx")]

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use ndarray::ArrayD;
+
 use super::memory::{Aligned, Shared};
 use super::pack::{Layout, Operand, PanelRun, Panels};
 use super::pool::Barrier;
@@ -11,6 +13,7 @@ use super::round::Round;
 use super::simd::Verified;
 use super::update::{Flags, Initial, Output, Padded, StepState, Update};
 use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::error::Result;
 use crate::plan::Stage;
 use crate::reference::Direction;
 
@@ -77,6 +80,27 @@ impl LayerWeights {
             peephole: p.peephole.as_ref().map(peephole).unwrap_or_default(),
             instructions: set,
         }
+    }
+
+    /// What was packed.
+    pub(super) fn parameters(&self, input: usize, hidden: usize) -> Result<Parameters> {
+        let zeros =
+            |cell: &Cell| Parameters::collect(cell, input, hidden, |spec| Ok(ArrayD::zeros(spec.shape.as_slice())));
+        let mut p = zeros(&self.cell)?;
+        for stage in &self.stages {
+            match (stage.stage, &mut p.weight_hr) {
+                (Stage::Project, Some(weight_hr)) => stage.state.unpack(weight_hr.view_mut(), None),
+                _ => stage.state.unpack(p.weight_hh.view_mut(), p.bias_hh.as_mut()),
+            }
+            if let Some(panels) = &stage.input {
+                panels.unpack(p.weight_ih.view_mut(), p.bias_ih.as_mut());
+            }
+        }
+        let padded = hidden.next_multiple_of(self.instructions.lanes());
+        if let Some(peephole) = &mut p.peephole {
+            peephole.indexed_iter_mut().for_each(|((row, unit), p)| *p = self.peephole[row * padded + unit]);
+        }
+        Ok(p)
     }
 
     /// Multiply-adds of one step of one row.

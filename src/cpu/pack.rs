@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2};
 
 use super::memory::Aligned;
 use super::product::{Source, Unpack, interleaved};
@@ -174,6 +174,37 @@ impl Panels {
         let bias = layout.columns(|column| bias.map_or(0.0, |bias| bias[column])).collect();
         let scale = std::iter::repeat_n(1.0, panels * width).collect();
         Self { layout, depth, numbers: Numbers::F32(numbers), scale, bias }
+    }
+
+    /// The rows of a matrix and its bias that the panels hold, written to their places.
+    pub(super) fn unpack(&self, mut weight: ArrayViewMut2<'_, f32>, bias: Option<&mut Array1<f32>>) {
+        let (width, depth) = (self.layout.width(), self.depth);
+        let places = || {
+            let columns = (0..self.layout.panels()).flat_map(|panel| (0..width).map(move |column| (panel, column)));
+            columns.filter_map(|(panel, column)| Some((self.layout.row(panel, column)?, panel, column)))
+        };
+        for (row, panel, column) in places() {
+            let scale = self.scale[panel * width + column];
+            for k in 0..depth {
+                let place = (panel * depth + k) * width;
+                weight[[row, k]] = match &self.numbers {
+                    Numbers::F32(n) => n[place + column],
+                    Numbers::F16(n) => f16::from_bits(n[place + column]).to_f32(),
+                    Numbers::Bf16(n) => {
+                        let column = interleaved(column, self.layout.vectors(), self.layout.lanes);
+                        bf16::from_bits(n[place + column]).to_f32()
+                    }
+                    Numbers::Int8(n) => scale * f32::from(n[place + column]),
+                    Numbers::Dot(n, _) => {
+                        let place = (panel * depth.div_ceil(4) + k / 4) * width + column;
+                        scale * f32::from(n[4 * place + k % 4])
+                    }
+                };
+            }
+        }
+        if let Some(bias) = bias {
+            places().for_each(|(row, panel, column)| bias[row] = self.bias[panel * width + column]);
+        }
     }
 
     pub(super) fn run(&self, panels: Range<usize>) -> PanelRun<'_> {

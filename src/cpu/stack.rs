@@ -7,6 +7,7 @@ use super::memory::{Aligned, PerThread, Shared};
 use super::pool::Barrier;
 use super::state::{Owned, Places, Resets};
 use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::error::Result;
 use crate::reference::{Binary, Direction};
 
 /// Multiply-adds of a step that are worth a thread's meeting with the others.
@@ -87,6 +88,15 @@ impl Stack {
             hidden,
             device: device.clone(),
         }
+    }
+
+    /// The weights, `[layer][direction]`.
+    pub(crate) fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
+        let input = |layer: usize| if layer == 0 { self.input } else { self.width() };
+        let of = |(layer, directions): (usize, &Vec<LayerWeights>)| {
+            directions.iter().map(|weights| weights.parameters(input(layer), self.hidden)).collect()
+        };
+        self.layers.iter().enumerate().map(of).collect()
     }
 
     /// Width of a layer's output.

@@ -203,19 +203,28 @@ impl Buffer {
 
     /// Copies the first `len` words back to the host, after everything submitted so far.
     pub(crate) fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, len: usize) -> Result<Vec<T>> {
+        self.read_from(0, len)
+    }
+
+    /// [`Buffer::read`] of the `len` words from the word `first` on.
+    pub(crate) fn read_from<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        first: usize,
+        len: usize,
+    ) -> Result<Vec<T>> {
         const OP: &str = "read-back";
         if len == 0 {
             return Ok(Vec::new());
         }
         let context = &self.0.context;
-        let bytes = (len as u64) * 4;
+        let (first, bytes) = ((first as u64) * 4, (len as u64) * 4);
         let mut staging = Self::allocate(context, OP, STAGING, bytes)?;
         // Until it is unmapped again the pool must not hand it out.
         staging.set_pooled(false);
         context.guarded(OP, || {
             let mut encoder =
                 context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(OP) });
-            encoder.copy_buffer_to_buffer(self.raw(), 0, staging.raw(), 0, bytes);
+            encoder.copy_buffer_to_buffer(self.raw(), first, staging.raw(), 0, bytes);
             context.queue.submit([encoder.finish()]);
         })?;
         context.counters.submits.fetch_add(1, Ordering::Relaxed);

@@ -41,6 +41,11 @@ impl LayerStack {
         Ok(Self { problem, reverse, merge, kind, packed })
     }
 
+    /// The weights, read back: `[layer][direction]`.
+    pub(crate) fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
+        self.packed.parameters(&self.problem)
+    }
+
     /// The schedule of a call.
     pub(crate) fn plan(&self, limits: &Limits, time: usize, batch: usize) -> Result<Plan> {
         Plan::new(Problem { time, batch, ..self.problem.clone() }, limits, self.kind)

@@ -223,8 +223,18 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self.cell.clone().into()
     }
 
+    /// The directions of every layer.
+    pub(crate) fn directions(&self) -> &[Direction] {
+        &self.directions
+    }
+
+    /// How two directions' outputs become one.
+    pub(crate) fn merge(&self) -> Merge {
+        self.merge
+    }
+
     /// One cell a direction.
-    pub(super) fn cells(&self) -> Vec<Cell> {
+    pub(crate) fn cells(&self) -> Vec<Cell> {
         let of = |direction: &Direction| match (direction, &self.reverse_cell) {
             (Direction::Reverse, Some(cell)) => cell.clone().into(),
             _ => self.cell(),

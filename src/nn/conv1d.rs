@@ -10,7 +10,9 @@ use crate::tensor::{Device, Tensor};
 #[derive(Clone, Debug)]
 pub struct Conv1d {
     weight: Tensor,
+    /// Zeros where the layer has none.
     bias: Tensor,
+    has_bias: bool,
     geometry: Conv1dGeometry,
 }
 
@@ -35,8 +37,25 @@ impl Conv1d {
         Ok(Self {
             weight: Tensor::from_array(device, weight)?,
             bias: Tensor::from_array(device, bias.unwrap_or(&zeros))?,
+            has_bias: bias.is_some(),
             geometry,
         })
+    }
+
+    /// The weight, copied to the host: `[O, C, K]`.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn weight(&self) -> Result<Array3<f32>> {
+        self.weight.to_array()
+    }
+
+    /// The bias, copied to the host, if there is one: `[O]`.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn bias(&self) -> Result<Option<Array1<f32>>> {
+        self.has_bias.then(|| self.bias.to_array()).transpose()
     }
 
     /// Applies the convolution; the result stays on the device.

@@ -34,6 +34,14 @@ impl Embedding {
         Ok(Self { table: Tensor::from_array(device, table)? })
     }
 
+    /// The table, copied to the host: `[symbols, width]`.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn weight(&self) -> Result<Array2<f32>> {
+        self.table.to_array()
+    }
+
     /// The symbols' vectors, on the device.
     ///
     /// # Shapes

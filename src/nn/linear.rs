@@ -1,6 +1,6 @@
 //! The affine map.
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Ix2};
 
 use crate::error::{Result, axes, check_shape};
 use crate::ops::{self, Recorder};
@@ -41,6 +41,22 @@ impl Linear {
             weight: Tensor::from_array(device, &weight.t())?,
             bias: bias.map(|bias| Tensor::from_array(device, bias)).transpose()?,
         })
+    }
+
+    /// The weight, copied to the host: `[out, in]`.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn weight(&self) -> Result<Array2<f32>> {
+        Ok(self.weight.to_array::<Ix2>()?.reversed_axes())
+    }
+
+    /// The bias, copied to the host, if there is one: `[out]`.
+    ///
+    /// # Errors
+    /// What a read-back may meet.
+    pub fn bias(&self) -> Result<Option<Array1<f32>>> {
+        self.bias.as_ref().map(Tensor::to_array).transpose()
     }
 
     /// Applies the map and waits for nothing: the result stays on the device.

@@ -98,6 +98,39 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         &self.device
     }
 
+    /// What the stack is made of.
+    pub(crate) fn configuration(&self) -> &Config<C> {
+        &self.config
+    }
+
+    /// Copies the weights to the host, `[layer][direction]`: the values that the layer computes with. Those of a narrow
+    /// [`WeightType`](crate::cell::WeightType) come back as it has rounded them. Where a GPU adds the two biases up once and
+    /// for all, the sum comes back as `bias_ih`, and `bias_hh` is zero; only what must stay apart (the candidate's biases of a
+    /// GRU that resets after the matmul) does.
+    ///
+    /// # Errors
+    /// What a read-back may meet: [`Error::DeviceLost`], [`Error::OutOfMemory`].
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, nn::Gru};
+    /// let config = Gru::config(3, 4).layers(2);
+    /// let parameters = config.random_parameters(7)?;
+    /// let gru = config.build(&Device::Cpu, parameters.clone())?;
+    /// assert_eq!(gru.parameters()?, parameters);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
+        match &*self.weights {
+            Weights::Reference(layers) => {
+                Ok(layers.iter().map(|layer| layer.iter().map(|p| p.map(narrow)).collect()).collect())
+            }
+            Weights::Cpu(stack) => stack.parameters(),
+            #[cfg(feature = "gpu")]
+            Weights::Gpu(stack) => stack.parameters(),
+        }
+    }
+
     /// Width of the output.
     pub fn output_size(&self) -> usize {
         self.config.output_size()

@@ -1,9 +1,10 @@
-//! PyTorch-named weights in safetensors files.
+//! PyTorch-named weights from and to safetensors files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View, tensor::TensorView};
 use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
@@ -13,9 +14,9 @@ use crate::nn::{Config, Conv1d, Linear, Recurrent};
 use crate::ops::Conv1dGeometry;
 use crate::reference::Direction;
 use crate::tensor::Device;
-use crate::weights::{NonFinite, header, torch_name};
+use crate::weights::{NonFinite, StateDict, header, torch_name};
 
-/// Named arrays, read from a safetensors file. F16, BF16 and F64 are read as `f32`.
+/// Named arrays, read from a safetensors file or to be written to one. F16, BF16 and F64 are read as `f32`.
 ///
 /// # Examples
 /// ```
@@ -59,6 +60,96 @@ impl Weights {
             .map(|(name, view)| Ok((name.to_owned(), floats(file, name, &view)?)))
             .collect::<Result<_>>()?;
         Ok(Self { file: file.to_owned(), tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    }
+
+    /// No weights yet: what [`Weights::add`] and [`Weights::insert`] fill and [`Weights::save`] writes.
+    pub fn new() -> Self {
+        Self { file: "weights".to_owned(), tensors: BTreeMap::new(), metadata: HashMap::new() }
+    }
+
+    /// Adds a layer's arrays under PyTorch's names, a prefix before each: `torch.nn.Module.load_state_dict` reads them, and so
+    /// does [`Weights::recurrent`].
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for what PyTorch does not have, see [`StateDict`]; [`Error::Duplicate`] for a name that is taken;
+    /// what a read-back may meet. Then nothing is added.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, nn::Lstm, weights::Weights};
+    /// let config = Lstm::config(3, 4).layers(2);
+    /// let lstm = config.random(&Device::auto(), 7)?;
+    /// let mut weights = Weights::new();
+    /// weights.add("encoder.", &lstm)?;
+    /// let file = weights.to_bytes()?; // or weights.save("encoder.safetensors")?
+    ///
+    /// let again = Weights::from_bytes("encoder", &file)?;
+    /// assert!(again.names().any(|name| name == "encoder.weight_hh_l1"));
+    /// let lstm = again.recurrent("encoder.", &config, &Device::Cpu)?;
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn add(&mut self, prefix: &str, layer: &impl StateDict) -> Result<()> {
+        let arrays = layer.state_dict()?.into_iter().map(|(name, array)| (format!("{prefix}{name}"), array));
+        let arrays: Vec<_> = arrays.collect();
+        arrays.iter().try_for_each(|(name, _)| self.check_free(name))?;
+        self.tensors.extend(arrays);
+        Ok(())
+    }
+
+    /// Adds an array.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] for a name that is taken.
+    pub fn insert<D: Dimension>(&mut self, name: &str, array: Array<f32, D>) -> Result<()> {
+        self.check_free(name)?;
+        self.tensors.insert(name.to_owned(), array.into_dyn());
+        Ok(())
+    }
+
+    fn check_free(&self, name: &str) -> Result<()> {
+        if !self.tensors.contains_key(name) {
+            return Ok(());
+        }
+        let (place, first) = ("a layer or array".to_owned(), "one before".to_owned());
+        Err(Error::Duplicate { file: self.file.clone(), place, name: name.to_owned(), first })
+    }
+
+    /// The weights as a safetensors file of `F32`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where they have no such form: `__metadata__` is no tensor's name.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        ::safetensors::serialize(self.views()?, Some(self.all_metadata())).map_err(|error| self.unwritten(&error))
+    }
+
+    /// Writes the weights to a safetensors file of `F32`; a file that is there is replaced as a whole.
+    ///
+    /// # Errors
+    /// As [`Weights::to_bytes`]; [`Error::Io`] where it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        ::safetensors::serialize_to_file(self.views()?, Some(self.all_metadata()), path).map_err(|error| match error {
+            SafeTensorError::IoError(error) => Error::io(path, error),
+            error => self.unwritten(&error),
+        })
+    }
+
+    fn views(&self) -> Result<impl Iterator<Item = (&str, LittleEndian<'_>)>> {
+        if self.tensors.contains_key(header::METADATA) {
+            return Err(self.refuse(header::METADATA, "another name: this one is the metadata's", "a tensor"));
+        }
+        Ok(self.tensors.iter().map(|(name, array)| (name.as_str(), LittleEndian(array))))
+    }
+
+    /// Readers of PyTorch's own files ask for the format.
+    fn all_metadata(&self) -> HashMap<String, String> {
+        let mut metadata = self.metadata.clone();
+        metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
+        metadata
+    }
+
+    fn unwritten(&self, error: &SafeTensorError) -> Error {
+        self.refuse("header", "tensors that a safetensors file can hold", &error.to_string())
     }
 
     /// The tensors' names, in order.
@@ -204,6 +295,33 @@ impl Weights {
             return Ok(None);
         }
         self.shaped(&name, outputs).map(Some)
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An array as a safetensors file holds it.
+struct LittleEndian<'a>(&'a ArrayD<f32>);
+
+impl View for LittleEndian<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.0.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.len() * size_of::<f32>()
     }
 }
 

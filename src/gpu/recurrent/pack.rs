@@ -1,10 +1,10 @@
 //! Weights as the kernels read them; `shaders/common/tile.wgsl` and `shaders/cell/vectors.wgsl` describe the layouts.
 
 use half::{bf16, f16};
-use ndarray::{Array1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayD, ArrayView2};
 
 use crate::cell::{Cell, GruCell, Parameters, Reset, WeightType, quantize_row};
-use crate::error::Result;
+use crate::error::{Result, axes};
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
 use crate::plan::{Problem, packed_words, step_depth, step_words};
@@ -96,7 +96,80 @@ impl Packed {
     }
 }
 
+/// [`Packed::new`] undone: the matrix `[rows, depth]` as the kernels read it.
+fn unpacked(packed: &Packed, gates: usize, kind: WeightType, (rows, depth): (usize, usize)) -> Array2<f32> {
+    let units = rows / gates.max(1);
+    let steps = depth.next_multiple_of(16) / step_depth(gates);
+    Array2::from_shape_fn((rows, depth), |(row, k)| {
+        let (gate, unit) = (row / units, row % units);
+        let (step, c, i) = if gates == 1 { (k / 16, k % 16 / 4, k % 4) } else { (k / 4, gate, k % 4) };
+        let element = |word: usize, i: usize| {
+            let before = (unit / BLOCK * steps + step) * step_words(kind, gates) + word;
+            packed.words[(before * BLOCK + unit % BLOCK) * WORD + i]
+        };
+        let half = || (element(c / 2, 2 * (c % 2) + i / 2) >> (16 * (i % 2))) as u16;
+        match kind {
+            WeightType::F32 => f32::from_bits(element(c, i)),
+            WeightType::F16 => f16::from_bits(half()).to_f32(),
+            WeightType::Bf16 => bf16::from_bits(half()).to_f32(),
+            WeightType::Int8 => packed.scales[row] * f32::from(element(0, c).to_le_bytes()[i].cast_signed()),
+        }
+    })
+}
+
+impl Part {
+    /// A direction's matrix, read back.
+    fn read(
+        &self,
+        direction: usize,
+        scales: &[f32],
+        gates: usize,
+        kind: WeightType,
+        shape: &[usize],
+    ) -> Result<ArrayD<f32>> {
+        let words = self.buffer.read_from((self.at + direction * self.stride) * WORD, self.stride * WORD)?;
+        let [rows, depth] = axes("weights", "matrix", "[rows, depth]", shape)?;
+        let packed = Packed { words, scales: scales.to_vec() };
+        Ok(unpacked(&packed, gates, kind, (rows, depth)).into_dyn())
+    }
+}
+
 impl PackedStack {
+    /// What was packed, `[layer][direction]`, read back. Biases that are added up are all in `bias_ih`, beside zeros.
+    pub(super) fn parameters(&self, problem: &Problem) -> Result<Vec<Vec<Parameters>>> {
+        let (hidden, kind) = (problem.hidden, problem.weight_type);
+        let one = |layer: usize, direction: usize, cell: &Cell| {
+            let gates = cell.gates().len();
+            let rows = (layer * problem.cells.len() + direction) * VECTOR_ROWS;
+            let vectors: Vec<f32> = self.vectors.read_from(rows * hidden, VECTOR_ROWS * hidden)?;
+            let from = |row: usize| &vectors[row * hidden..];
+            let packed = &self.layers[layer];
+            Parameters::collect(cell, problem.layer_input(layer), hidden, |spec| {
+                let shape = spec.shape.as_slice();
+                let array = |values: &[f32]| {
+                    let mut values = values.iter().copied();
+                    ArrayD::from_shape_simple_fn(shape, || values.next().unwrap_or_default())
+                };
+                match spec.name {
+                    "weight_ih" => packed.input.read(direction, from(SCALE_INPUT), gates, kind, shape),
+                    "weight_hh" => packed.recurrent.read(direction, from(SCALE_HIDDEN), gates, kind, shape),
+                    "weight_hr" => packed.projection.read(direction, from(SCALE_PROJECTION), 1, kind, shape),
+                    "peephole" => Ok(array(from(PEEPHOLE))),
+                    "bias_ih" => Ok(array(from(BIAS))),
+                    _ => {
+                        let apart = kept_apart(cell, hidden);
+                        let mut bias = vec![0.0; gates * hidden];
+                        let own = gates * hidden - apart;
+                        bias[apart..].copy_from_slice(&from(CANDIDATE_BIAS)[..own]);
+                        Ok(array(&bias))
+                    }
+                }
+            })
+        };
+        let layer = |layer| problem.cells.iter().enumerate().map(|(d, cell)| one(layer, d, cell)).collect();
+        (0..self.layers.len()).map(layer).collect()
+    }
+
     /// Packs and uploads. `parameters[layer][direction]` fit the cells.
     pub(super) fn new(device: &GpuDevice, problem: &Problem, parameters: &[Vec<Parameters>]) -> Result<Self> {
         let op = "weights";
@@ -148,6 +221,15 @@ impl PackedStack {
     }
 }
 
+/// The row from which on the state's bias is kept apart: the reset gate weighs the state's side of the candidate before the
+/// input's side is added.
+fn kept_apart(cell: &Cell, hidden: usize) -> usize {
+    match cell {
+        Cell::Gru(GruCell { reset: Reset::After, .. }) => 2 * hidden,
+        _ => cell.gates().len() * hidden,
+    }
+}
+
 /// `[VECTOR_ROWS, hidden]`; `scales` of the input's, the recurrent and the projecting weights.
 fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3]) -> Vec<f32> {
     let mut vectors = vec![0.0; VECTOR_ROWS * hidden];
@@ -155,8 +237,7 @@ fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3])
     let rows = cell.gates().len() * hidden;
     let of = |bias: &Option<Array1<f32>>| bias.clone().unwrap_or_else(|| Array1::zeros(rows)).to_vec();
     let (mut bias, state_bias) = (of(&p.bias_ih), of(&p.bias_hh));
-    // The reset gate weighs the state's side of the candidate before the input's side is added.
-    let apart = if matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. })) { 2 * hidden } else { rows };
+    let apart = kept_apart(cell, hidden);
     bias.iter_mut().zip(&state_bias[..apart]).for_each(|(x, h)| *x += h);
     put(BIAS, &bias);
     put(CANDIDATE_BIAS, &state_bias[apart..]);
