@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::buffer::Pool;
 use super::kernel::{Pipeline, PipelineKey};
 use crate::error::{Error, Result};
-use crate::plan::{self, AdapterClass};
+use crate::plan::{self, AdapterClass, PlanKind};
 
 /// Which adapter to take.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct GpuOptions {
     pub class: Option<AdapterClass>,
     /// Does without subgroup operations, as on adapters that have none.
     pub no_subgroups: bool,
+    /// Runs every recurrent stack that asks for no kind of plan itself by this one; a call that cannot be run so is refused.
+    pub plan: Option<PlanKind>,
 }
 
 /// One adapter of the machine.
@@ -136,6 +138,9 @@ pub(super) struct Context {
     pub(super) queue: wgpu::Queue,
     pub(super) limits: wgpu::Limits,
     plan_limits: plan::Limits,
+    plan_kind: Option<PlanKind>,
+    /// Bit k: a call was recorded by kind k of `PlanKind::ALL`.
+    plans: AtomicU32,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     pub(super) pool: Mutex<Pool>,
     pub(super) counters: AtomicCounters,
@@ -183,7 +188,7 @@ impl GpuDevice {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|error| Error::NoAdapter { wanted, reason: error.to_string() })?;
-        Ok(Self::open(&adapter.get_info(), AdapterSummary::of(&adapter), device, queue, options.class))
+        Ok(Self::open(&adapter.get_info(), AdapterSummary::of(&adapter), device, queue, options))
     }
 
     /// Takes a caller's own device and queue; buffers can then be shared with it (`Tensor::from_wgpu_buffer`,
@@ -192,7 +197,13 @@ impl GpuDevice {
     /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. The library
     /// sets the device's lost callback.
     pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::open(info, AdapterSummary::new(info, &device.limits(), device.features()), device, queue, None)
+        Self::open(
+            info,
+            AdapterSummary::new(info, &device.limits(), device.features()),
+            device,
+            queue,
+            &GpuOptions::default(),
+        )
     }
 
     fn open(
@@ -200,7 +211,7 @@ impl GpuDevice {
         adapter: AdapterSummary,
         device: wgpu::Device,
         queue: wgpu::Queue,
-        class: Option<AdapterClass>,
+        options: &GpuOptions,
     ) -> Self {
         let lost = Arc::new(Mutex::new(None));
         device.set_device_lost_callback({
@@ -215,7 +226,7 @@ impl GpuDevice {
         let loop_cap = adapter.driver.contains("llvmpipe") || adapter.name.contains("llvmpipe");
         let plan_limits = plan::Limits {
             adapter: adapter.name.clone(),
-            class: class.unwrap_or(own),
+            class: options.class.unwrap_or(own),
             subgroup: subgroup(info.subgroup_min_size),
             subgroup_most: subgroup(info.subgroup_max_size),
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
@@ -226,6 +237,8 @@ impl GpuDevice {
         Self(Arc::new(Context {
             limits,
             plan_limits,
+            plan_kind: options.plan,
+            plans: AtomicU32::new(0),
             device,
             queue,
             pipelines: Mutex::default(),
@@ -262,6 +275,21 @@ impl GpuDevice {
     /// The limits that shape a plan on this device.
     pub fn plan_limits(&self) -> &plan::Limits {
         &self.0.plan_limits
+    }
+
+    /// The kind of plan that calls run by unless their stack asks for one.
+    pub fn plan_kind(&self) -> Option<PlanKind> {
+        self.0.plan_kind
+    }
+
+    /// The kinds of plan that calls were recorded by since this was last asked.
+    pub fn take_plans(&self) -> Vec<PlanKind> {
+        let taken = self.0.plans.swap(0, Ordering::Relaxed);
+        PlanKind::ALL.into_iter().filter(|kind| taken & kind.bit() != 0).collect()
+    }
+
+    pub(super) fn note_plan(&self, kind: PlanKind) {
+        self.0.plans.fetch_or(kind.bit(), Ordering::Relaxed);
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {

@@ -95,6 +95,7 @@ pub(crate) fn forward(
     if run.time == 0 || run.batch == 0 {
         return Buffer::new(&device, "y", 0);
     }
+    device.note_plan(plan.kind);
     let x = in_whole_words(recorder, run.x, run.time * run.batch * problem.input)?;
     match plan.kind {
         PlanKind::Step => step::layers(recorder, &call, state, x),

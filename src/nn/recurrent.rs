@@ -87,7 +87,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             Device::Gpu(gpu) => {
                 let problem = config.problem(0, 0);
                 let (directions, merge) = (&config.directions, config.merge.op());
-                Weights::Gpu(gpu::LayerStack::new(gpu, problem, directions, merge, config.plan, parameters)?)
+                let kind = config.plan.or(gpu.plan_kind());
+                Weights::Gpu(gpu::LayerStack::new(gpu, problem, directions, merge, kind, parameters)?)
             }
         };
         Ok(Self { config, device: device.clone(), weights: Arc::new(weights) })
@@ -144,9 +145,14 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         let limits = match &self.device {
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.plan_limits(),
-            device => &Limits { adapter: device.to_string(), binding_bytes: u64::MAX, ..Limits::portable() },
+            device => &Limits { adapter: device.to_string(), binding_bytes: isize::MAX as u64, ..Limits::portable() },
         };
-        Plan::new(self.config.problem(time, batch), limits, self.config.plan)
+        let kind = match &self.device {
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => self.config.plan.or(gpu.plan_kind()),
+            _ => self.config.plan,
+        };
+        Plan::new(self.config.problem(time, batch), limits, kind)
     }
 
     /// A state of zeros for `batch` rows.

@@ -1,7 +1,5 @@
 //! How the invocations of a dispatch share a product of rows and packed weights.
 
-use std::fmt;
-
 use super::MAX_ROWS;
 use super::limits::{AdapterClass, Limits};
 use crate::cell::WeightType;
@@ -115,14 +113,4 @@ pub(crate) fn step_words(kind: WeightType, gates: usize) -> usize {
 /// Words of 16 bytes of a matrix of packed weights, `gates * units` by `depth`.
 pub(crate) fn packed_words(kind: WeightType, gates: usize, units: usize, depth: usize) -> usize {
     units.next_multiple_of(BLOCK) * (depth.next_multiple_of(16) / step_depth(gates)) * step_words(kind, gates)
-}
-
-impl fmt::Display for Tile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = match self.method {
-            Method::Rows => "rows",
-            Method::Lanes => "lanes",
-        };
-        write!(f, "{} rows x {} units x {} slice(s) by {by}", self.rows, self.units, self.slices)
-    }
 }

@@ -84,7 +84,7 @@ fn too_large(device: &Device, config: &Config<LstmCell>, [bad, good]: [usize; 2]
 fn an_output_larger_than_a_binding() {
     let device = Device::Gpu(small());
     // 4 rows of 8 numbers a step: 32 steps fill a binding, of both directions 16.
-    let output = |error: &Error| matches!(error, Error::Limit { what: BINDING, limit: 4096, .. });
+    let output = |error: &Error| matches!(error, Error::Limit { what: "a layer's output in bytes", limit: 4096, .. });
     too_large(&device, &Lstm::config(3, 8), [33, 32], output);
     too_large(&device, &Lstm::config(3, 8).layers(2).bidirectional(Merge::Concat), [17, 16], output);
 }
@@ -95,7 +95,7 @@ fn a_step_larger_than_a_binding() {
     let device = Device::Gpu(gpu.clone());
     let lstm = Lstm::config(2, 8).random(&device, 1).expect("fits");
     // 32 rows of 8 units with 4 gates fill a binding.
-    lstm.plan(5, 32).expect("fits");
+    lstm.plan(4, 32).expect("fits");
     let message = limit(&gpu, "plan", "one step's input projection in bytes", 4224, 4096);
     let error = refused(lstm.plan(5, 33), &message);
     assert!(matches!(error, Error::Limit { op: "plan", .. }));

@@ -9,13 +9,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gatewise::cell::WeightType;
+use gatewise::plan::PlanKind;
 use gatewise::{Device, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use self::measure::{Loaded, Times, series, warm_up};
 use self::shapes::Shape;
-use crate::choice::{DeviceChoice, adapter};
+use crate::choice::{DeviceChoice, adapter, plans};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -31,6 +32,9 @@ pub(crate) struct Arguments {
     /// How the weights are stored: f32, f16, bf16 or int8.
     #[arg(long, default_value_t = WeightType::F32)]
     dtype: WeightType,
+    /// Runs every shape on a GPU by this kind of plan.
+    #[arg(long)]
+    plan: Option<PlanKind>,
     /// Milliseconds that a shape is timed for on a device.
     #[arg(long, default_value_t = 300.0)]
     budget_ms: f64,
@@ -67,7 +71,7 @@ struct Measurement<'a> {
     device: &'static str,
     adapter: Option<String>,
     threads: usize,
-    plan: &'static str,
+    plan: String,
     dispatches: usize,
     submits: usize,
     #[serde(flatten)]
@@ -85,7 +89,7 @@ fn threads(device: &Device) -> usize {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let (true, Some(path), [device]) = (arguments.serve, &arguments.shapes, &arguments.device[..]) {
         let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
-        let device = device.open_with(arguments.threads.or_else(harness))?;
+        let device = device.open_with(arguments.threads.or_else(harness), arguments.plan)?;
         serve::serve(&device, &shapes::from_file(path)?, arguments.dtype)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -98,8 +102,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         });
     }
     let shapes = shapes::suite(&arguments.suite)?;
-    let devices: Vec<Device> =
-        arguments.device.iter().map(|choice| choice.open_with(arguments.threads)).collect::<Result<_>>()?;
+    let devices: Vec<Device> = arguments
+        .device
+        .iter()
+        .map(|choice| choice.open_with(arguments.threads, arguments.plan))
+        .collect::<Result<_>>()?;
     let bar =
         if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * devices.len()) as u64) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
@@ -127,6 +134,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn measure<'a>(device: &Device, shape: &'a Shape, arguments: &Arguments) -> Result<Measurement<'a>> {
+    let _before = plans(device);
     let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
     warm_up(|| loaded.run())?;
     let times = series(arguments.budget_ms, arguments.min_runs, || loaded.run())?;
@@ -145,7 +153,7 @@ fn measure<'a>(device: &Device, shape: &'a Shape, arguments: &Arguments) -> Resu
         device: kind,
         adapter,
         threads: threads(device),
-        plan: "auto",
+        plan: plans(device),
         dispatches,
         submits,
         times,

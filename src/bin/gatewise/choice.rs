@@ -1,8 +1,10 @@
-//! The `--device` option.
+//! Options that several commands take: `--device`, `--plan`, `--cell`.
 
 use clap::ValueEnum;
+use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use gatewise::cpu::CpuOptions;
-use gatewise::{Device, Result};
+use gatewise::plan::PlanKind;
+use gatewise::{Device, Error, Result};
 
 /// Where a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,8 +21,8 @@ pub(crate) enum DeviceChoice {
 
 impl DeviceChoice {
     /// Opens the device, the CPU path with a number of threads.
-    pub(crate) fn open_with(self, threads: Option<usize>) -> Result<Device> {
-        match (self.open()?, threads) {
+    pub(crate) fn open_with(self, threads: Option<usize>, plan: Option<PlanKind>) -> Result<Device> {
+        match (self.open_planned(plan)?, threads) {
             (Device::Cpu, Some(_)) => Device::cpu_with(&CpuOptions { threads, ..Default::default() }),
             (device, _) => Ok(device),
         }
@@ -28,26 +30,58 @@ impl DeviceChoice {
 
     /// Opens the device.
     pub(crate) fn open(self) -> Result<Device> {
+        self.open_planned(None)
+    }
+
+    /// Opens the device; on a GPU every recurrent stack runs by the given kind of plan.
+    pub(crate) fn open_planned(self, plan: Option<PlanKind>) -> Result<Device> {
         match self {
             Self::Auto => Ok(Device::auto()),
             Self::Cpu => Ok(Device::Cpu),
-            Self::Gpu => open_gpu(),
+            Self::Gpu => open_gpu(plan),
             Self::Reference => Ok(Device::Reference),
         }
     }
 }
 
 #[cfg(feature = "gpu")]
-fn open_gpu() -> Result<Device> {
-    Device::gpu(&gatewise::gpu::GpuOptions { software: true, ..Default::default() })
+fn open_gpu(plan: Option<PlanKind>) -> Result<Device> {
+    Device::gpu(&gatewise::gpu::GpuOptions { software: true, plan, ..Default::default() })
 }
 
 #[cfg(not(feature = "gpu"))]
-fn open_gpu() -> Result<Device> {
-    Err(gatewise::Error::NoAdapter {
+fn open_gpu(_plan: Option<PlanKind>) -> Result<Device> {
+    Err(Error::NoAdapter {
         wanted: "any adapter".to_owned(),
         reason: "this program was built without the feature `gpu`".to_owned(),
     })
+}
+
+/// The kinds of plan that a device's calls ran by since this was last asked, joined by `+`; `none` where no plan is at work.
+pub(crate) fn plans(device: &Device) -> String {
+    let taken: Vec<&str> = match device {
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => gpu.take_plans().into_iter().map(PlanKind::name).collect(),
+        _ => Vec::new(),
+    };
+    if taken.is_empty() { "none".to_owned() } else { taken.join("+") }
+}
+
+/// A cell by the name that commands and suite files give it.
+pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
+    match name {
+        "rnn" | "rnn_tanh" => Ok(RnnCell::default().into()),
+        "rnn_relu" => Ok(RnnCell { activation: Activation::Relu, ..RnnCell::default() }.into()),
+        "lstm" => Ok(LstmCell::default().into()),
+        "gru" => Ok(GruCell::default().into()),
+        "gru_reset_before" => Ok(GruCell { reset: Reset::Before, ..GruCell::default() }.into()),
+        _ => Err(Error::Value {
+            op,
+            what: "cell",
+            expected: "rnn, rnn_relu, lstm, gru or gru_reset_before",
+            found: name.to_owned(),
+        }),
+    }
 }
 
 /// How machine-readable output names a device, and the adapter of a GPU.

@@ -4,6 +4,7 @@ mod audio;
 mod bench;
 mod choice;
 mod devices;
+mod plan;
 mod plot;
 #[cfg(feature = "onnx")]
 mod run;
@@ -28,6 +29,8 @@ enum Command {
     Devices(devices::Arguments),
     /// Times forward passes.
     Bench(bench::Arguments),
+    /// Prints the schedule of a call, with its dispatches and its memory; needs no GPU.
+    Plan(plan::Arguments),
     /// Runs an ONNX model over NumPy files.
     #[cfg(feature = "onnx")]
     Run(run::Arguments),
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         #[cfg(feature = "onnx")]
         Command::Run(arguments) => run::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),

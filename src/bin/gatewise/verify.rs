@@ -17,14 +17,15 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::WeightType;
-use gatewise::{Device, Result};
+use gatewise::plan::PlanKind;
+use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use self::case::Case;
 use self::compare::Comparison;
 use self::outputs::Path;
-use crate::choice::{DeviceChoice, adapter};
+use crate::choice::{DeviceChoice, adapter, plans};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -39,6 +40,9 @@ pub(crate) struct Arguments {
     /// How weights are stored. With a narrow type, layers are compared with the reference on the weights that it can hold.
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
+    /// Runs every recurrent stack on a GPU by this kind of plan; a case that cannot be run so is unsupported.
+    #[arg(long)]
+    plan: Option<PlanKind>,
     /// Compares gradients, too.
     #[arg(long)]
     grads: bool,
@@ -60,33 +64,32 @@ enum Devices {
 }
 
 impl Devices {
-    fn open(self) -> Result<Vec<Device>> {
+    fn open(self, plan: Option<PlanKind>) -> Result<Vec<Device>> {
         let choices = match self {
             Self::Reference => vec![DeviceChoice::Reference],
             Self::Cpu => vec![DeviceChoice::Cpu],
             Self::Gpu => vec![DeviceChoice::Gpu],
             Self::All => vec![DeviceChoice::Reference, DeviceChoice::Cpu, DeviceChoice::Gpu],
         };
-        choices.into_iter().map(DeviceChoice::open).collect()
+        choices.into_iter().map(|choice| choice.open_planned(plan)).collect()
     }
 }
 
 /// What came out of a case on a device.
 struct Verdict {
     comparison: Comparison,
-    plan: String,
     unsupported: Option<String>,
 }
 
 impl Verdict {
     /// A verdict without comparisons yet.
-    fn of_plan(plan: String) -> Self {
-        Self { comparison: Comparison::default(), plan, unsupported: None }
+    fn new() -> Self {
+        Self { comparison: Comparison::default(), unsupported: None }
     }
 }
 
 fn unsupported(reason: String) -> Verdict {
-    Verdict { unsupported: Some(reason), ..Verdict::of_plan(String::new()) }
+    Verdict { unsupported: Some(reason), ..Verdict::new() }
 }
 
 /// One case on one device; its fields are a contract.
@@ -96,7 +99,8 @@ struct Line<'a> {
     kind: &'a str,
     device: &'static str,
     adapter: Option<String>,
-    plan: &'a str,
+    /// The kinds of plan that the case's calls ran by.
+    plan: String,
     /// The largest error, measured in its own tolerance; absent where the case did not run.
     max_abs_err: Option<f64>,
     max_grad_err: Option<f64>,
@@ -115,7 +119,7 @@ struct Summary {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cases = case::cases(&arguments.path, arguments.case.as_deref())?;
-    let devices = arguments.device.open()?;
+    let devices = arguments.device.open(arguments.plan)?;
     let bar =
         if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((cases.len() * devices.len()) as u64) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}") {
@@ -126,7 +130,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         for device in &devices {
             bar.set_message(format!("{} on {device}", case.name));
             let path = Path { device: device.clone(), weight_type: arguments.dtype };
-            let verdict = judge(case, &path, arguments.grads)?;
+            let _before = plans(device);
+            let verdict = judge(case, &path, arguments.grads).or_else(|error| match refused_plan(&error) {
+                Some(option) => Ok(unsupported(option)),
+                None => Err(error),
+            })?;
             let passed = verdict.unsupported.is_none() && verdict.comparison.passed();
             match (&verdict.unsupported, passed) {
                 (Some(_), _) => summary.unsupported += 1,
@@ -173,6 +181,15 @@ fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
     }
 }
 
+/// What a forced plan cannot do.
+fn refused_plan(error: &Error) -> Option<String> {
+    match error {
+        Error::Unsupported { op: "plan", option, .. } => Some(option.clone()),
+        Error::Node { source, .. } => refused_plan(source),
+        _ => None,
+    }
+}
+
 fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -> Line<'a> {
     let ran = verdict.comparison.compared > 0;
     let (kind, adapter) = adapter(device);
@@ -181,7 +198,7 @@ fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -
         kind: &case.kind,
         device: kind,
         adapter,
-        plan: &verdict.plan,
+        plan: plans(device),
         max_abs_err: ran.then_some(verdict.comparison.error),
         max_grad_err: None,
         tol: ran.then_some(verdict.comparison.tolerance),

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use gatewise::cell::{Activation, Cell, GruCell, LstmCell, RnnCell};
 use gatewise::nn::{Config, Merge};
 use gatewise::{Error, Result};
 use serde::Deserialize;
+
+use crate::choice::cell;
 
 /// One problem, in the format of the suite files.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,20 +33,7 @@ impl Shape {
 
     /// The stack that the shape describes.
     pub(super) fn config(&self) -> Result<Config> {
-        let cell: Cell = match self.cell.as_str() {
-            "rnn" | "rnn_tanh" => RnnCell::default().into(),
-            "rnn_relu" => RnnCell { activation: Activation::Relu, ..RnnCell::default() }.into(),
-            "lstm" => LstmCell::default().into(),
-            "gru" => GruCell::default().into(),
-            other => {
-                return Err(Error::Value {
-                    op: "bench",
-                    what: "cell",
-                    expected: "rnn, rnn_relu, lstm or gru",
-                    found: format!("{other:?} in shape {}", self.name),
-                });
-            }
-        };
+        let cell = cell("bench", &self.cell)?;
         let config = Config::new(cell, self.input, self.hidden).layers(self.layers);
         Ok(if self.bidirectional { config.bidirectional(Merge::Concat) } else { config })
     }

@@ -84,7 +84,7 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     let mut layer = Stack::new(&path.device, &config, vec![parameters], batch, (h0.as_ref(), c0.as_ref()))?;
     let got = layer.run(&x, &sequence(case, &fields)?)?;
 
-    let mut outputs = layer.outputs(&x)?;
+    let mut outputs = layer.outputs();
     outputs.add("y", output(&fields, merge, &got));
     for (letter, state) in [("h", Some(&got.h)), ("c", got.s.as_ref())] {
         for (direction, rows) in directions.iter().zip(state.iter().flat_map(|state| state.outer_iter())) {

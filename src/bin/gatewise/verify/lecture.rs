@@ -79,7 +79,7 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     let mut stack = start()?;
     let got = stack.run(&x, &Sequence::new())?;
 
-    let mut outputs = stack.outputs(&x)?;
+    let mut outputs = stack.outputs();
     let last = |state: &Array3<f32>| state.index_axis(Axis(0), 0).to_owned();
     match &got.s {
         Some(s) => {

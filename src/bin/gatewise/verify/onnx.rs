@@ -55,7 +55,7 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     }
     let got = model.run(&given)?;
 
-    let mut outputs = Outputs::new("onnx", 1.0);
+    let mut outputs = Outputs::new(1.0);
     for name in wanted.into_iter().filter(|name| !name.is_empty()) {
         outputs.add(&expected(name), got.get(name)?.to_array::<IxDyn>()?);
     }

@@ -20,15 +20,14 @@ pub(super) type Supported<T> = std::result::Result<T, String>;
 
 /// Named results of a case.
 pub(super) struct Outputs {
-    plan: String,
     /// How much an error of the state may grow in one recurrent product.
     gain: f64,
     named: Vec<(String, ArrayD<f32>)>,
 }
 
 impl Outputs {
-    pub(super) fn new(plan: &str, gain: f64) -> Self {
-        Self { plan: plan.to_owned(), gain, named: Vec::new() }
+    pub(super) fn new(gain: f64) -> Self {
+        Self { gain, named: Vec::new() }
     }
 
     pub(super) fn add<D: Dimension>(&mut self, name: &str, array: Array<f32, D>) {
@@ -56,7 +55,7 @@ pub(super) fn judge(
         WeightType::F32 => None,
         weight_type => run(case, &Path { device: Device::Reference, weight_type })?.ok(),
     };
-    let mut verdict = Verdict::of_plan(outputs.plan);
+    let mut verdict = Verdict::new();
     for (name, got) in &outputs.named {
         let computed = reference.iter().flat_map(|reference| &reference.named).find(|(of, _)| of == name);
         match computed {

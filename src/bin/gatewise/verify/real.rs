@@ -45,7 +45,7 @@ fn phonemes(case: &Case, device: &Device) -> Result<Verdict> {
     let Words { words, expected } = case.fields()?;
     let got = G2p::new(device, &weights(case)?)?.trace(&words)?;
     let spoken: Vec<String> = got.phonemes.iter().map(|phonemes| phonemes.join(" ")).collect();
-    let mut verdict = Verdict::of_plan("g2p".to_owned());
+    let mut verdict = Verdict::new();
     let comparison = &mut verdict.comparison;
     comparison.equal(&spoken, &expected);
     comparison.close(&got.hidden, &case.floats("enc_h")?, within(case, "enc_h_abs")?);
@@ -65,7 +65,7 @@ fn thai(case: &Case, device: &Device) -> Result<Verdict> {
     let lengths = case.lengths("lengths")?.unwrap_or_default();
     let (y, logits) = (case.floats::<Ix3>("y")?, case.floats::<Ix3>("logits")?);
     let ends: Array2<i32> = case.integers("is_word_end")?;
-    let mut verdict = Verdict::of_plan("thai".to_owned());
+    let mut verdict = Verdict::new();
     let comparison = &mut verdict.comparison;
     let traces = ThaiSegmenter::new(device, &weights(case)?)?.trace(&texts)?;
     comparison.equal(&[traces.len()], &[y.len_of(Axis(0))]);
@@ -86,7 +86,7 @@ fn noise(case: &Case, device: &Device) -> Result<Verdict> {
     let channel = features.view().insert_axis(Axis(1));
     let got = RnNoise::new(device, &weights(case)?)?.stream(1)?.trace(channel, None)?;
     let only = |array: &ndarray::Array3<f32>| array.index_axis(Axis(1), 0).to_owned();
-    let mut verdict = Verdict::of_plan("rnnoise".to_owned());
+    let mut verdict = Verdict::new();
     let comparison = &mut verdict.comparison;
     let vad: Array1<f32> = got.suppression.vad.column(0).to_owned();
     comparison.close(&vad, &case.floats("vad")?, within(case, "vad_abs")?);
@@ -106,7 +106,7 @@ fn morphology(case: &Case, device: &Device) -> Result<Verdict> {
     let Tagged { words, expected_tags } = case.fields()?;
     let vocabulary = UzVocabulary::from_bytes("uzmorph_bigru.json", VOCABULARY)?;
     let got = UzMorph::new(device, &weights(case)?, vocabulary)?.trace(&words)?;
-    let mut verdict = Verdict::of_plan("uzmorph".to_owned());
+    let mut verdict = Verdict::new();
     let expected: ArrayD<f32> = case.floats("gru_y")?;
     verdict.comparison.close(&got.hidden, &expected, within(case, "gru_y_abs")?);
     verdict.comparison.equal(&got.tags, &expected_tags);

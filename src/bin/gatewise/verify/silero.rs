@@ -18,7 +18,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     let vad = SileroVad::new(device, &weights)?;
     let got = vad.trace(&samples(case)?)?;
 
-    let mut verdict = Verdict::of_plan("step".to_owned());
+    let mut verdict = Verdict::new();
     let comparison = &mut verdict.comparison;
     let probability = Tolerance::absolute(case.tolerance("probs_abs")?);
     let hidden = Tolerance::absolute(case.tolerance("lstm_h_abs")?);

@@ -1,0 +1,55 @@
+//! The kinds of schedule.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::OP;
+use crate::error::{Error, Result};
+
+/// How the steps of a call become dispatches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlanKind {
+    /// A layer at a time, a dispatch a step.
+    Step,
+    /// All layers at once, each a step behind the one below: a dispatch for every diagonal of layers and steps. One
+    /// direction, and cells whose state passes through one product.
+    Wave,
+}
+
+impl PlanKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Step, Self::Wave];
+
+    /// `"step"` or `"wave"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Wave => "wave",
+        }
+    }
+
+    /// A bit of its own.
+    #[cfg(feature = "gpu")]
+    pub(crate) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+impl fmt::Display for PlanKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for PlanKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| Error::Value {
+            op: OP,
+            what: "kind",
+            expected: "step or wave",
+            found: name.to_owned(),
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! What is to be run.
+
+use super::limits::Limits;
+use super::tile::packed_words;
+use super::{MAX_ROWS, OP};
+use crate::cell::{Cell, GruCell, Reset, WeightType};
+use crate::error::Result;
+
+/// What is to be run: a stack of layers over a batch of sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// One cell a direction.
+    pub cells: Vec<Cell>,
+    /// Features of the input.
+    pub input: usize,
+    /// Units of a layer and direction.
+    pub hidden: usize,
+    /// Layers of the stack.
+    pub layers: usize,
+    /// Whether both directions' outputs are merged into one of the same width rather than concatenated.
+    pub merged: bool,
+    /// How the weights are stored.
+    pub weight_type: WeightType,
+    /// Time steps.
+    pub time: usize,
+    /// Rows of the batch.
+    pub batch: usize,
+}
+
+/// One dispatch of a time step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stage {
+    /// Product, gates and state update at once.
+    Whole = 0,
+    /// The gates of a GRU that resets before the matmul.
+    Reset = 1,
+    /// Its candidate and state update.
+    Candidate = 2,
+    /// The projection of an LSTM's hidden state.
+    Project = 3,
+}
+
+impl Cell {
+    /// The dispatches of one time step, in order.
+    pub fn stages(&self) -> &'static [Stage] {
+        match self {
+            Self::Gru(GruCell { reset: Reset::Before, .. }) => &[Stage::Reset, Stage::Candidate],
+            cell if cell.projection().is_some() => &[Stage::Whole, Stage::Project],
+            _ => &[Stage::Whole],
+        }
+    }
+}
+
+impl Problem {
+    /// Refuses what no schedule could run on the device: single steps and whole arrays that no binding holds, loops that the
+    /// driver would cut short.
+    pub(super) fn check(&self, limits: &Limits) -> Result<()> {
+        let (directions, width) = (self.cells.len(), self.hidden.max(self.out()));
+        let bindings = [
+            ("one step's input projection in bytes", self.step_bytes()),
+            ("the input in bytes", floats(&[self.time, self.batch, self.input])),
+            ("a layer's output in bytes", floats(&[self.time, self.batch, directions, self.out()])),
+            ("the state in bytes", floats(&[self.layers, directions, self.batch, width])),
+        ];
+        for (what, bytes) in bindings {
+            limits.check(OP, what, bytes, limits.binding_bytes)?;
+        }
+        let turns = self.depth().div_ceil(4) as u64 + MAX_ROWS as u64;
+        limits.check(OP, "loop iterations of one invocation", turns, limits.loop_cap.unwrap_or(u64::MAX))
+    }
+
+    /// Width of one direction's output.
+    pub(crate) fn out(&self) -> usize {
+        self.cells.first().map_or(self.hidden, |cell| cell.output_size(self.hidden))
+    }
+
+    /// Gates of a unit.
+    pub(crate) fn gates(&self) -> usize {
+        self.cells.first().map_or(0, |cell| cell.gates().len())
+    }
+
+    /// Features that a layer reads.
+    pub fn layer_input(&self, layer: usize) -> usize {
+        match layer {
+            0 => self.input,
+            _ if self.merged => self.out(),
+            _ => self.out() * self.cells.len(),
+        }
+    }
+
+    /// Elements of a unit in the projected input: its gates, padded to a whole word where there are several.
+    pub(crate) fn projected_gates(&self) -> usize {
+        if self.gates() > 1 { 4 } else { 1 }
+    }
+
+    /// Bytes of the input projection of one step, all directions.
+    pub(super) fn step_bytes(&self) -> u64 {
+        floats(&[self.batch, self.hidden, self.projected_gates(), self.cells.len()])
+    }
+
+    /// The longest dot product of the call.
+    fn depth(&self) -> usize {
+        (0..self.layers).map(|layer| self.layer_input(layer)).max().unwrap_or(0).max(self.hidden)
+    }
+
+    /// Words of 16 bytes of the weights that project h, of one layer and direction.
+    pub(crate) fn projection_words(&self) -> usize {
+        let projects = self.cells.first().is_some_and(|cell| cell.projection().is_some());
+        if projects { packed_words(self.weight_type, 1, self.out(), self.hidden) } else { 0 }
+    }
+
+    /// Words of 16 bytes of all packed weights.
+    pub(crate) fn weight_words(&self) -> usize {
+        let words = |depth| packed_words(self.weight_type, self.gates(), self.hidden, depth);
+        let layer = |layer| words(self.layer_input(layer)) + words(self.out()) + self.projection_words();
+        self.cells.len() * (0..self.layers).map(layer).sum::<usize>()
+    }
+
+    pub(super) fn why_no_wave(&self, limits: &Limits) -> Option<&'static str> {
+        if self.cells.len() != 1 {
+            return Some("two directions");
+        }
+        if self.cells[0].stages().len() != 1 {
+            return Some("two dependent products a step");
+        }
+        if self.weight_words() as u64 * 16 > limits.binding_bytes {
+            return Some("weights beyond one binding");
+        }
+        None
+    }
+}
+
+/// Bytes of an array of floats; the largest number where they cannot be counted.
+fn floats(shape: &[usize]) -> u64 {
+    shape.iter().fold(size_of::<f32>() as u64, |bytes, &size| bytes.saturating_mul(size as u64))
+}

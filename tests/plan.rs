@@ -1,0 +1,230 @@
+//! Plans are pure: what is printed for a shape and a device's limits, and what is refused.
+
+use std::fmt::Write;
+
+use gatewise::Error;
+use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell, WeightType};
+use gatewise::plan::{AdapterClass, Limits, Plan, PlanKind, Problem};
+
+/// A GPU of a data centre.
+fn large() -> Limits {
+    Limits {
+        adapter: "a large GPU".to_owned(),
+        subgroup: 32,
+        subgroup_most: 32,
+        binding_bytes: 4 << 30,
+        workgroup_bytes: 48 << 10,
+        workgroup_invocations: 1024,
+        ..Limits::portable()
+    }
+}
+
+/// Mesa's software adapter.
+fn llvmpipe() -> Limits {
+    Limits {
+        adapter: "llvmpipe".to_owned(),
+        class: AdapterClass::Software,
+        subgroup: 8,
+        subgroup_most: 8,
+        workgroup_bytes: 32 << 10,
+        workgroup_invocations: 1024,
+        loop_cap: Some(65_535),
+        ..Limits::portable()
+    }
+}
+
+/// A device whose bindings hold 4,096 numbers.
+fn small() -> Limits {
+    Limits { adapter: "a small GPU".to_owned(), binding_bytes: 16 << 10, ..Limits::portable() }
+}
+
+fn lstm(input: usize, hidden: usize, time: usize, batch: usize) -> Problem {
+    Problem {
+        cells: vec![LstmCell::default().into()],
+        input,
+        hidden,
+        layers: 1,
+        merged: false,
+        weight_type: WeightType::F32,
+        time,
+        batch,
+    }
+}
+
+fn of(cell: impl Into<Cell>, problem: Problem) -> Problem {
+    Problem { cells: vec![cell.into()], ..problem }
+}
+
+fn both(problem: Problem) -> Problem {
+    Problem { cells: vec![problem.cells[0]; 2], ..problem }
+}
+
+fn stacked(layers: usize, problem: Problem) -> Problem {
+    Problem { layers, ..problem }
+}
+
+fn typed(weight_type: WeightType, problem: Problem) -> Problem {
+    Problem { weight_type, ..problem }
+}
+
+/// Every printed plan is compared with the text in `fixtures/plans.txt`.
+fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
+    let before = GruCell { reset: Reset::Before, ..GruCell::default() };
+    let projected = LstmCell { projection: Some(64), ..LstmCell::default() };
+    let relu = RnnCell { activation: Activation::Relu, ..RnnCell::default() };
+    let mixed = Problem { cells: vec![RnnCell::default().into(), relu.into()], ..lstm(40, 32, 20, 2) };
+    let cases = [
+        (lstm(64, 128, 100, 1), None),
+        (lstm(64, 128, 100, 1), Some(PlanKind::Step)),
+        (typed(WeightType::Int8, lstm(64, 128, 100, 33)), None),
+        (typed(WeightType::F16, lstm(32, 1024, 25, 4)), None),
+        (of(before, lstm(48, 96, 12, 7)), None),
+        (of(projected, lstm(48, 96, 12, 7)), None),
+        (of(relu, lstm(32, 32, 672, 1)), None),
+        (both(of(GruCell::default(), lstm(80, 64, 300, 16))), None),
+        (Problem { merged: true, ..both(stacked(2, lstm(80, 256, 300, 3))) }, None),
+        (mixed, None),
+        (stacked(3, of(GruCell::default(), lstm(80, 512, 300, 4))), None),
+        (stacked(3, of(GruCell::default(), lstm(80, 512, 300, 4))), Some(PlanKind::Step)),
+        (stacked(2, lstm(16, 64, 50, 2)), None),
+        (lstm(3, 4, 0, 1), None),
+        (lstm(3, 4, 5, 0), None),
+    ];
+    let everywhere = [Limits::portable(), large(), llvmpipe()];
+    let mut table: Vec<_> = cases
+        .iter()
+        .flat_map(|(problem, kind)| everywhere.iter().map(|limits| (limits.clone(), problem.clone(), *kind)))
+        .collect();
+    table.push((small(), lstm(3, 16, 60, 4), None));
+    table.push((small(), stacked(3, lstm(3, 8, 60, 4)), Some(PlanKind::Wave)));
+    table
+}
+
+#[test]
+fn plans_are_printed_as_they_were() {
+    let mut text = String::new();
+    for (limits, problem, kind) in table() {
+        let plan = Plan::new(problem, &limits, kind).expect("fits");
+        writeln!(text, "adapter     {}\n{plan}\n", limits.adapter).expect("a string takes everything");
+    }
+    assert_eq!(text, include_str!("fixtures/plans.txt"), "what is printed now:\n{text}");
+}
+
+/// What a plan's refusal says.
+#[track_caller]
+fn refusal(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> String {
+    Plan::new(problem, limits, kind).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn what_no_binding_holds_is_refused() {
+    let few = small();
+    let over = |what: &str, needed: u64| format!("plan: {what} needs {needed}, the limit of a small GPU is 16384");
+    assert_eq!(refusal(lstm(3, 16, 1, 65), &few, None), over("one step's input projection in bytes", 16_640));
+    assert_eq!(refusal(lstm(41, 16, 100, 1), &few, None), over("the input in bytes", 16_400));
+    assert_eq!(refusal(both(lstm(3, 16, 129, 1)), &few, None), over("a layer's output in bytes", 16_512));
+    assert_eq!(refusal(stacked(65, lstm(3, 16, 1, 4)), &few, None), over("the state in bytes", 16_640));
+    // Sizes whose product nobody can count are refused, too.
+    let huge = refusal(lstm(1 << 24, 1 << 24, 1 << 40, 1 << 20), &large(), None);
+    assert!(huge.starts_with("plan: one step's input projection in bytes needs"), "{huge}");
+}
+
+#[test]
+fn loops_that_the_driver_would_cut_are_refused() {
+    let long = refusal(lstm(270_000, 2, 1, 2), &llvmpipe(), None);
+    assert_eq!(long, "plan: loop iterations of one invocation needs 67516, the limit of llvmpipe is 65535");
+    Plan::new(lstm(270_000, 2, 1, 2), &large(), None).expect("a GPU without such a cap");
+}
+
+#[test]
+fn workgroups_beyond_the_device_are_refused() {
+    let few = Limits { workgroup_invocations: 4, ..Limits::portable() };
+    let message = refusal(lstm(3, 8, 2, 1), &few, None);
+    assert_eq!(message, "plan: invocations of a workgroup needs 8, the limit of a WebGPU adapter is 4");
+}
+
+#[test]
+fn a_kind_that_cannot_run_the_problem_is_refused() {
+    let wave = |problem| refusal(problem, &large(), Some(PlanKind::Wave));
+    let two = wave(both(lstm(3, 8, 5, 2)));
+    assert!(two.starts_with("plan: the kind wave with two directions is not supported"), "{two}");
+    let before = GruCell { reset: Reset::Before, ..GruCell::default() };
+    let dependent = wave(stacked(2, of(before, lstm(3, 8, 5, 2))));
+    assert!(dependent.starts_with("plan: the kind wave with two dependent products a step"), "{dependent}");
+    let error = "shuffle".parse::<PlanKind>().expect_err("no such kind");
+    assert!(matches!(error, Error::Value { what: "kind", .. }), "{error}");
+    for kind in PlanKind::ALL {
+        assert_eq!(kind.name().parse::<PlanKind>().expect("its own name"), kind);
+    }
+}
+
+#[cfg(feature = "cli")]
+mod command {
+    use std::process::Command;
+
+    use super::{Limits, Plan, PlanKind, both, lstm};
+
+    fn run(arguments: &str) -> (Option<i32>, String, String) {
+        let done = Command::new(env!("CARGO_BIN_EXE_gatewise")).args(arguments.split(' ')).output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    }
+
+    #[test]
+    fn the_command_prints_the_plan_of_the_library() {
+        let problem = both(lstm(64, 128, 100, 3));
+        let (code, text, _) = run("plan --cell lstm -I 64 -H 128 --layers 1 --directions 2 -T 100 -B 3");
+        let plan = Plan::new(problem.clone(), &Limits::portable(), None).expect("fits");
+        assert_eq!((code, text), (Some(0), format!("{plan}\n")));
+
+        let (code, text, _) = run("plan -I 64 -H 128 --directions 2 -T 100 -B 3 --plan step --json");
+        let plan = Plan::new(problem, &Limits::portable(), Some(PlanKind::Step)).expect("fits");
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(code, Some(0));
+        assert_eq!((&report["plan"], &report["why"]), (&"step".into(), &"asked for".into()));
+        for (field, value) in [
+            ("dispatches", plan.dispatches() as u64),
+            ("submits", 1),
+            ("bytes", plan.bytes()),
+            ("workgroup_bytes", plan.workgroup_bytes()),
+            ("T", 100),
+            ("B", 3),
+        ] {
+            assert_eq!(report[field], value, "{field}: {report}");
+        }
+        assert_eq!(report["chunks"], serde_json::json!([100]));
+    }
+
+    #[test]
+    fn what_cannot_be_planned_is_one_line_and_exit_code_2() {
+        for (arguments, words) in [
+            ("plan -I 3 -H 8 -T 5 --directions 2 --plan wave", "the kind wave with two directions"),
+            ("plan -I 3 -H 8 -T 5 --cell lstn", "rnn, rnn_relu, lstm, gru or gru_reset_before, got lstn"),
+            ("plan -I 3 -H 8 -T 5 -B 99999999", "one step's input projection in bytes"),
+        ] {
+            let (code, text, message) = run(arguments);
+            assert_eq!((code, text.as_str()), (Some(2), ""), "{message}");
+            assert!(message.contains(words) && message.trim_end().lines().count() == 1, "{message}");
+        }
+    }
+
+    /// `--plan` reaches the calls of a bench, and its lines name the plan that ran.
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn a_bench_names_the_plan_that_ran() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let suite = folder.path().join("suite.json");
+        let shapes = r#"[{"name": "a", "cell": "lstm", "I": 3, "H": 5, "layers": 2, "bidir": false, "T": 4, "B": 2}]"#;
+        std::fs::write(&suite, shapes).expect("a file");
+        let bench = format!("bench --suite {} --device cpu,gpu --budget-ms 1 --min-runs 1 --json", suite.display());
+        for (asked, ran) in [("step", "step"), ("wave", "wave")] {
+            let (code, text, message) = run(&format!("{bench} --plan {asked}"));
+            assert_eq!(code, Some(0), "{message}");
+            let plans: Vec<String> = text
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["plan"].to_string())
+                .collect();
+            assert_eq!(plans, ["\"none\"".to_owned(), format!("\"{ran}\"")]);
+        }
+    }
+}
