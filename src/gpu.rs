@@ -10,6 +10,7 @@ mod layout;
 mod ops;
 mod recorder;
 mod recurrent;
+mod uniform;
 
 pub use context::{AdapterSummary, Counters, GpuDevice, GpuOptions, adapters};
 pub use kernel::{KERNELS, Kernel, KernelRun};

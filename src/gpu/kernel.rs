@@ -1,13 +1,15 @@
 //! The table of kernels, and their pipelines.
 
-use std::sync::Arc;
+use std::any::TypeId;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::buffer::Buffer;
 use super::context::{Context, GpuDevice, lock};
 use super::recorder::Recorder;
+use super::uniform::{Declared, Uniform};
 use crate::error::{Error, Result};
 
 /// A compute kernel: a WGSL file, its entry point, its label, all under one name.
@@ -94,8 +96,23 @@ pub(super) struct Pipeline {
     pub(super) layout: wgpu::BindGroupLayout,
     /// Bindings after the uniform at 0.
     pub(super) buffers: usize,
-    /// Size of the uniform at binding 0.
-    pub(super) dims_bytes: u64,
+    /// The uniform at binding 0.
+    pub(super) dims: Declared,
+    /// The Rust struct that has been found to be the same.
+    accepted: OnceLock<TypeId>,
+}
+
+impl Pipeline {
+    /// Refuses a uniform that differs from the WGSL's.
+    pub(super) fn accept<D: Uniform>(&self) -> Result<()> {
+        let id = TypeId::of::<D>();
+        if self.accepted.get() != Some(&id) {
+            self.dims.check::<D>(self.name)?;
+            // Whichever thread is first: both have found the same struct right.
+            let _ = self.accepted.set(id);
+        }
+        Ok(())
+    }
 }
 
 impl Context {
@@ -156,7 +173,8 @@ impl Context {
                 compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
                 cache: None,
             });
-            Pipeline { name: op, raw, layout, buffers: reflection.entries.len() - 1, dims_bytes: reflection.dims_bytes }
+            let buffers = reflection.entries.len() - 1;
+            Pipeline { name: op, raw, layout, buffers, dims: reflection.dims, accepted: OnceLock::new() }
         })
     }
 }
@@ -194,7 +212,7 @@ impl GpuDevice {
 /// What a kernel's WGSL declares.
 struct Reflection {
     entries: Vec<wgpu::BindGroupLayoutEntry>,
-    dims_bytes: u64,
+    dims: Declared,
     workgroup_bytes: u64,
     /// Invocations of a workgroup along each axis.
     workgroup: [u32; 3],
@@ -224,17 +242,21 @@ impl Reflection {
         layouter.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
 
         let workgroup = module.entry_points.iter().find(|point| point.name == kernel.name).map(|p| p.workgroup_size);
-        let mut reflection =
-            Self { entries: Vec::new(), dims_bytes: 0, workgroup_bytes: 0, workgroup: workgroup.unwrap_or([1; 3]) };
+        let mut reflection = Self {
+            entries: Vec::new(),
+            dims: Declared::default(),
+            workgroup_bytes: 0,
+            workgroup: workgroup.unwrap_or([1; 3]),
+        };
         for (_, variable) in module.global_variables.iter() {
-            let bytes = u64::from(layouter[variable.ty].size);
+            let bytes = layouter[variable.ty].size;
             let ty = match variable.space {
                 naga::AddressSpace::WorkGroup => {
-                    reflection.workgroup_bytes += bytes;
+                    reflection.workgroup_bytes += u64::from(bytes);
                     continue;
                 }
                 naga::AddressSpace::Uniform => {
-                    reflection.dims_bytes = bytes;
+                    reflection.dims = Declared::of(&module, variable.ty, bytes);
                     wgpu::BufferBindingType::Uniform
                 }
                 naga::AddressSpace::Storage { access } => {

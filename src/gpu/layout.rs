@@ -1,37 +1,28 @@
 //! The host side of the kernels that move elements.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::buffer::Buffer;
 use super::kernel::{Constants, GATHER_ROWS, STRIDED_COPY};
 use super::ops::{WORKGROUP_SIZE, each, fold, word};
 use super::recorder::Recorder;
+use super::uniform::uniform;
 use crate::error::{Error, Result};
 use crate::reference::Place;
 
 /// Axes that the kernel walks.
 pub(crate) const AXES: usize = 8;
 
-/// Mirrors the struct in `shaders/layout/strided_copy.wgsl`; a test compares the layouts.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct StridedCopyDims {
-    extents: [u32; AXES],
-    from_strides: [i32; AXES],
-    to_strides: [i32; AXES],
-    count: u32,
-    from_offset: u32,
-    to_offset: u32,
-    /// The struct is aligned to 16 bytes.
-    padding: u32,
-}
-
-/// Mirrors the struct in `shaders/layout/gather_rows.wgsl`; a test compares the layouts.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct GatherRowsDims {
-    count: u32,
-    columns: u32,
+uniform! {
+    struct StridedCopyDims {
+        extents: [u32; AXES],
+        from_strides: [i32; AXES],
+        to_strides: [i32; AXES],
+        count: u32,
+        from_offset: u32,
+        to_offset: u32,
+        /// The struct is aligned to 16 bytes.
+        unused: u32,
+    }
+    struct GatherRowsDims { count: u32, columns: u32 }
 }
 
 /// Copies an array of `shape` between places of two buffers.
@@ -59,7 +50,7 @@ pub(crate) fn strided_copy(
         count: n(shape.iter().product())?,
         from_offset: n(from.offset)?,
         to_offset: n(to.offset)?,
-        padding: 0,
+        unused: 0,
     };
     for (axis, &extent) in shape.iter().enumerate() {
         let signed = |stride: isize| {

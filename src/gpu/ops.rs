@@ -1,13 +1,12 @@
 //! The host side of the kernels around the cells: dims, grid, output. Shapes are checked by [`ops`](crate::ops).
 
-use bytemuck::{NoUninit, Pod, Zeroable};
-
 use super::buffer::Buffer;
 use super::context::GpuDevice;
 use super::kernel::{
     ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATH, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY,
 };
 use super::recorder::Recorder;
+use super::uniform::{Uniform, uniform};
 use crate::cell::Activation;
 use crate::error::{Error, Result};
 use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
@@ -19,31 +18,24 @@ const TILED_FROM_ROWS: usize = 16;
 /// Rows and columns of the tile that a workgroup of `matmul` computes.
 const TILE: usize = 64;
 
-macro_rules! dims {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident),+ })+) => {$(
-        $(#[$doc])*
-        #[repr(C)]
-        #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-        struct $name { $($field: u32),+ }
-    )+};
-}
-
-dims! {
-    MatmulDims { rows, depth, columns, a_row, y_offset, has_bias }
-    Conv1dDims { count, channels, length, out_channels, out_length, kernel, stride, padding }
-    Pad1dDims { count, length, left, out_length }
-    BinaryDims { rows, columns, a_stride, a_offset, b_stride, b_offset }
-    ReduceRowsDims { rows, columns }
-    ArgmaxRowsDims { rows, columns }
-    MathDims { count }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct UnaryDims {
-    count: u32,
-    alpha: f32,
-    beta: f32,
+uniform! {
+    struct MatmulDims { rows: u32, depth: u32, columns: u32, a_row: u32, y_offset: u32, has_bias: u32 }
+    struct Conv1dDims {
+        count: u32,
+        channels: u32,
+        length: u32,
+        out_channels: u32,
+        out_length: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+    }
+    struct Pad1dDims { count: u32, length: u32, left: u32, out_length: u32 }
+    struct BinaryDims { rows: u32, columns: u32, a_stride: u32, a_offset: u32, b_stride: u32, b_offset: u32 }
+    struct ReduceRowsDims { rows: u32, columns: u32 }
+    struct ArgmaxRowsDims { rows: u32, columns: u32 }
+    struct MathDims { count: u32 }
+    struct UnaryDims { count: u32, alpha: f32, beta: f32 }
 }
 
 /// A size as the kernels count: 32 bits.
@@ -71,7 +63,7 @@ pub(super) fn fold(device: &GpuDevice, op: &'static str, count: usize) -> Result
 }
 
 /// Records a kernel that computes `len` elements, one an invocation, into a new buffer.
-pub(super) fn each<D: NoUninit>(
+pub(super) fn each<D: Uniform>(
     recorder: &mut Recorder,
     kernel: &'static Kernel,
     constants: &Constants,
@@ -84,7 +76,7 @@ pub(super) fn each<D: NoUninit>(
     produce(recorder, kernel, constants, inputs, dims, len, grid)
 }
 
-fn produce<D: NoUninit>(
+fn produce<D: Uniform>(
     recorder: &mut Recorder,
     kernel: &'static Kernel,
     constants: &Constants,

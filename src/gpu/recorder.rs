@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::buffer::Buffer;
 use super::context::GpuDevice;
 use super::kernel::{Constants, Kernel, Pipeline};
+use super::uniform::Uniform;
 use crate::error::{Error, Result};
 
 /// A list of commands that becomes one submission. Nothing runs, and nothing on the device changes, before
@@ -65,14 +66,15 @@ impl Recorder {
     }
 
     /// Adds a dispatch; `dims` is the kernel's uniform.
-    pub(super) fn dispatch<D: bytemuck::NoUninit>(&mut self, bound: BoundId, dims: &D, grid: [u32; 3]) -> Result<()> {
+    pub(super) fn dispatch<D: Uniform>(&mut self, bound: BoundId, dims: &D, grid: [u32; 3]) -> Result<()> {
+        self.bound[bound.0].pipeline.accept::<D>()?;
         self.dispatch_bytes(bound, bytemuck::bytes_of(dims), grid)
     }
 
     pub(super) fn dispatch_bytes(&mut self, bound: BoundId, dims: &[u8], grid: [u32; 3]) -> Result<()> {
         let Bound { pipeline, .. } = &self.bound[bound.0];
-        if pipeline.dims_bytes != dims.len() as u64 {
-            let message = format!("{} bytes for a uniform of {}", dims.len(), pipeline.dims_bytes);
+        if pipeline.dims.bytes != dims.len() as u64 {
+            let message = format!("{} bytes for a uniform of {}", dims.len(), pipeline.dims.bytes);
             return Err(Error::Gpu { op: pipeline.name, message });
         }
         if grid.contains(&0) {
@@ -172,7 +174,7 @@ impl Recorder {
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: uniforms.raw(),
                 offset: 0,
-                size: wgpu::BufferSize::new(bound.pipeline.dims_bytes),
+                size: wgpu::BufferSize::new(bound.pipeline.dims.bytes),
             }),
         };
         let buffers = (1..)

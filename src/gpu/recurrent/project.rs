@@ -1,7 +1,5 @@
 //! The input projection of a layer: one product for a chunk of steps, all directions.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::Call;
 use super::pack::VECTOR_ROWS;
 use crate::cell::WeightType;
@@ -10,20 +8,21 @@ use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, PROJECT_LANES, PROJECT_ROWS};
 use crate::gpu::ops::word;
 use crate::gpu::recorder::Recorder;
+use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, Method, Tile};
 
-/// Mirrors the struct in `shaders/cell/project_input.wgsl`; a test compares the layouts.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct ProjectDims {
-    rows: u32,
-    depth: u32,
-    hidden: u32,
-    weights: u32,
-    weights_stride: u32,
-    vectors: u32,
-    first_forward: u32,
-    first_reverse: u32,
+uniform! {
+    /// Mirrors the struct in `shaders/cell/project_input.wgsl`.
+    struct ProjectDims {
+        rows: u32,
+        depth: u32,
+        hidden: u32,
+        weights: u32,
+        weights_stride: u32,
+        vectors: u32,
+        first_forward: u32,
+        first_reverse: u32,
+    }
 }
 
 /// The `override`s of a tile's product: `shaders/common/tile.wgsl`.

@@ -1,22 +1,21 @@
 //! A cell as the kernels' `override`s and scalars.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::cell::{Activation, Cell, Forget, Mix};
 use crate::gpu::kernel::Constants;
+use crate::gpu::uniform::uniform;
 
-/// Mirrors `CellScalars` in `shaders/common/cell.wgsl`; a test compares the layouts.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(super) struct CellScalars {
-    gate_alpha: f32,
-    gate_beta: f32,
-    candidate_alpha: f32,
-    candidate_beta: f32,
-    output_alpha: f32,
-    output_beta: f32,
-    gate_clip: f32,
-    cell_clip: f32,
+uniform! {
+    /// Mirrors `CellScalars` in `shaders/common/cell.wgsl`.
+    pub(super) struct CellScalars {
+        gate_alpha: f32,
+        gate_beta: f32,
+        candidate_alpha: f32,
+        candidate_beta: f32,
+        output_alpha: f32,
+        output_beta: f32,
+        gate_clip: f32,
+        cell_clip: f32,
+    }
 }
 
 /// What a cell asks of a kernel: its `override`s and its scalars.

@@ -1,7 +1,5 @@
 //! A dispatch a step: one layer after another, or all layers at once, each a step behind the one below.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::pack::VECTOR_ROWS;
 use super::project::{self, tile_constants};
 use super::special::{CellScalars, Specialization};
@@ -12,33 +10,34 @@ use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Kernel, RECURRENT_STEP, RECURRENT_STEP_LANES};
 use crate::gpu::ops::word;
 use crate::gpu::recorder::{BoundId, Recorder};
+use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, Method, PlanKind, Stage};
 
-/// Mirrors `RecurrentDims` in `shaders/cell/recurrent.wgsl`; a test compares the layouts.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct RecurrentDims {
-    scalars: CellScalars,
-    step: u32,
-    time: u32,
-    batch: u32,
-    hidden: u32,
-    out: u32,
-    directions: u32,
-    direction: u32,
-    first_step: u32,
-    steps: u32,
-    weights: u32,
-    weights_stride: u32,
-    input_weights: u32,
-    input_stride: u32,
-    vectors: u32,
-    h: u32,
-    h_initial: u32,
-    scratch: u32,
-    s: u32,
-    s_initial: u32,
-    update: u32,
+uniform! {
+    /// Mirrors `RecurrentDims` in `shaders/cell/recurrent.wgsl`.
+    struct RecurrentDims {
+        scalars: CellScalars,
+        step: u32,
+        time: u32,
+        batch: u32,
+        hidden: u32,
+        out: u32,
+        directions: u32,
+        direction: u32,
+        first_step: u32,
+        steps: u32,
+        weights: u32,
+        weights_stride: u32,
+        input_weights: u32,
+        input_stride: u32,
+        vectors: u32,
+        h: u32,
+        h_initial: u32,
+        scratch: u32,
+        s: u32,
+        s_initial: u32,
+        update: u32,
+    }
 }
 
 /// The buffers that the state moves through, and where its parts lie in them.

@@ -1,0 +1,217 @@
+//! Uniforms: structs of 32-bit words, compared field by field with what the WGSL declares.
+//!
+//! [`Recorder::dispatch`](super::recorder::Recorder::dispatch) takes nothing but a [`Uniform`], [`uniform!`] is the only way
+//! to declare one, and a pipeline compares it with the reflection of its WGSL before the first dispatch: a struct that has
+//! parted from its twin is an error, not wrong numbers.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// The type of a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    U32,
+    I32,
+    F32,
+}
+
+/// One 32-bit word of a uniform: its field, by the path from the outermost struct, its place in bytes and its type. The
+/// elements of arrays and vectors bear the name of their field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    field: String,
+    offset: usize,
+    scalar: Scalar,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {:?} at {}", self.field, self.scalar, self.offset)
+    }
+}
+
+/// Types that uniforms are made of.
+pub(super) trait Words {
+    /// Appends the words of a value that lies at `offset` under the name `field`.
+    fn words(field: &str, offset: usize, words: &mut Vec<Word>);
+}
+
+macro_rules! scalars {
+    ($($ty:ty: $scalar:ident),*) => {$(
+        impl Words for $ty {
+            fn words(field: &str, offset: usize, words: &mut Vec<Word>) {
+                words.push(Word { field: field.to_owned(), offset, scalar: Scalar::$scalar });
+            }
+        }
+    )*};
+}
+scalars!(u32: U32, i32: I32, f32: F32);
+
+impl<T: Words, const N: usize> Words for [T; N] {
+    fn words(field: &str, offset: usize, words: &mut Vec<Word>) {
+        for at in 0..N {
+            T::words(field, offset + at * size_of::<T>(), words);
+        }
+    }
+}
+
+/// The uniform of a kernel: the twin of the WGSL struct of the same name.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not declared with `uniform!`",
+    note = "`uniform! {{ struct {Self} {{ .. }} }}` lets the pipeline compare it with the WGSL"
+)]
+pub(super) trait Uniform: Words + bytemuck::NoUninit {
+    /// The name of both structs.
+    const NAME: &'static str;
+}
+
+/// Joins a struct's field to the path that leads to it.
+pub(super) fn path(parent: &str, field: &str) -> String {
+    if parent.is_empty() { field.to_owned() } else { format!("{parent}.{field}") }
+}
+
+/// Declares the `#[repr(C)]` twin of a WGSL struct. A field called `unused` has no twin: it fills the struct up to the size
+/// that its alignment asks for.
+macro_rules! uniform {
+    ($($(#[$doc:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_doc:meta])* $field_vis:vis $field:ident: $ty:ty),+ $(,)?
+    })+) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+        $vis struct $name { $($(#[$field_doc])* $field_vis $field: $ty),+ }
+
+        impl $crate::gpu::uniform::Words for $name {
+            fn words(field: &str, offset: usize, words: &mut Vec<$crate::gpu::uniform::Word>) {
+                $(
+                    let name = $crate::gpu::uniform::path(field, stringify!($field));
+                    <$ty as $crate::gpu::uniform::Words>::words(&name, offset + std::mem::offset_of!($name, $field), words);
+                )+
+            }
+        }
+
+        impl $crate::gpu::uniform::Uniform for $name {
+            const NAME: &'static str = stringify!($name);
+        }
+    )+};
+}
+pub(super) use uniform;
+
+/// A uniform as a kernel's WGSL declares it.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    name: String,
+    pub(super) bytes: u64,
+    words: Vec<Word>,
+}
+
+impl Declared {
+    pub(super) fn of(module: &naga::Module, ty: naga::Handle<naga::Type>, bytes: u32) -> Self {
+        let mut words = Vec::new();
+        declared_words(module, ty, "", 0, &mut words);
+        let name = module.types[ty].name.clone().unwrap_or_default();
+        Self { name, bytes: u64::from(bytes), words }
+    }
+
+    /// Refuses a struct that is not the kernel's.
+    pub(super) fn check<D: Uniform>(&self, op: &'static str) -> Result<()> {
+        let refused = |message: String| Err(Error::Gpu { op, message });
+        if (self.name.as_str(), self.bytes) != (D::NAME, size_of::<D>() as u64) {
+            let rust = format!("`{}` of {} bytes", D::NAME, size_of::<D>());
+            return refused(format!("the uniform is {rust} in Rust, `{}` of {} bytes in WGSL", self.name, self.bytes));
+        }
+        let mut words = Vec::new();
+        D::words("", 0, &mut words);
+        words.retain(|word| word.field != "unused");
+        let pairs = words.len().max(self.words.len());
+        for (rust, wgsl) in (0..pairs).map(|at| (words.get(at), self.words.get(at))) {
+            if rust != wgsl {
+                let named = |word: Option<&Word>| word.map_or_else(|| "nothing".to_owned(), Word::to_string);
+                return refused(format!("{}: {} in Rust, {} in WGSL", D::NAME, named(rust), named(wgsl)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What neither matches nor can stand in a uniform is left out here and so differs from every Rust struct.
+fn declared_words(
+    module: &naga::Module,
+    ty: naga::Handle<naga::Type>,
+    field: &str,
+    offset: usize,
+    words: &mut Vec<Word>,
+) {
+    let mut scalars = |scalar: naga::Scalar, count: usize| {
+        let scalar = match (scalar.kind, scalar.width) {
+            (naga::ScalarKind::Uint, 4) => Scalar::U32,
+            (naga::ScalarKind::Sint, 4) => Scalar::I32,
+            (naga::ScalarKind::Float, 4) => Scalar::F32,
+            _ => return,
+        };
+        words.extend((0..count).map(|at| Word { field: field.to_owned(), offset: offset + 4 * at, scalar }));
+    };
+    match &module.types[ty].inner {
+        naga::TypeInner::Scalar(scalar) => scalars(*scalar, 1),
+        naga::TypeInner::Vector { size, scalar } => scalars(*scalar, *size as usize),
+        naga::TypeInner::Array { base, size: naga::ArraySize::Constant(count), stride } => {
+            for at in 0..count.get() {
+                declared_words(module, *base, field, offset + (at * stride) as usize, words);
+            }
+        }
+        naga::TypeInner::Struct { members, .. } => {
+            for member in members {
+                let name = path(field, member.name.as_deref().unwrap_or_default());
+                declared_words(module, member.ty, &name, offset + member.offset as usize, words);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WGSL: &str = "
+        struct Scalars { alpha: f32, shift: i32 }
+        struct Dims { scalars: Scalars, count: u32, width: f32, axes: array<vec4<u32>, 2>, last: u32 }
+        @group(0) @binding(0) var<uniform> dims: Dims;
+    ";
+
+    fn check<D: Uniform>() -> Result<()> {
+        let module = naga::front::wgsl::parse_str(WGSL).expect("valid WGSL");
+        let (_, variable) = module.global_variables.iter().next().expect("the uniform");
+        Declared::of(&module, variable.ty, 64).check::<D>("kernel")
+    }
+
+    uniform! { struct Scalars { alpha: f32, shift: i32 } struct Turned { shift: i32, alpha: f32 } }
+
+    #[test]
+    fn a_struct_passes_only_if_every_word_has_its_name_place_and_type() {
+        /// Compares a struct `Dims` of these fields.
+        macro_rules! check {
+            ($($fields:tt)+) => {{
+                uniform! { struct Dims { $($fields)+ } }
+                check::<Dims>().map_err(|error| error.to_string())
+            }};
+        }
+        let right = check!(scalars: Scalars, count: u32, width: f32, axes: [u32; 8], last: u32, unused: [u32; 3]);
+        assert_eq!(right, Ok(()));
+        for (wrong, said) in [
+            (check!(scalars: Scalars, width: f32, count: u32, axes: [u32; 8], last: u32, unused: [u32; 3]), "`width`"),
+            (check!(scalars: Scalars, total: u32, width: f32, axes: [u32; 8], last: u32, unused: [u32; 3]), "`total`"),
+            (check!(scalars: Scalars, count: i32, width: f32, axes: [u32; 8], last: u32, unused: [u32; 3]), "I32"),
+            (check!(scalars: Turned, count: u32, width: f32, axes: [u32; 8], last: u32, unused: [u32; 3]), ".shift`"),
+            (check!(scalars: Scalars, count: u32, width: f32, axes: [u32; 7], last: u32, unused: [u32; 4]), "`axes`"),
+            (check!(scalars: Scalars, count: u32, width: f32, last: u32, axes: [u32; 8], unused: [u32; 3]), "`last`"),
+            (check!(scalars: Scalars, count: u32, width: f32, axes: [u32; 8], unused: [u32; 4]), "nothing in Rust"),
+            (check!(scalars: Scalars, count: u32, width: f32, axes: [u32; 8], last: u32), "of 52 bytes"),
+        ] {
+            let message = wrong.expect_err(said);
+            assert!(message.contains(said), "{message} names {said}");
+        }
+        assert!(check::<Scalars>().is_err_and(|error| error.to_string().contains("`Scalars`")));
+    }
+}
