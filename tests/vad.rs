@@ -176,6 +176,19 @@ fn bad_input_is_one_line_and_exit_code_two() {
     std::fs::write(folder.path().join("text.wav"), "not a recording").expect("a file");
     let weights = std::fs::read(root().join("models/silero_vad_16k.safetensors")).expect("weights");
     std::fs::write(folder.path().join("cut.safetensors"), &weights[..weights.len() / 2]).expect("a file");
+    // The header alone is changed, to as many bytes: a tensor of another name, of another shape, of another type.
+    let edit = |name: &str, from: &str, to: &str| {
+        let length = weights[..8].iter().rev().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        let header = text(&weights[8..8 + length]);
+        assert!(header.contains(from), "{header}");
+        let changed = header.replacen(from, to, 1);
+        assert_eq!(changed.len(), length);
+        std::fs::write(folder.path().join(name), [&weights[..8], changed.as_bytes(), &weights[8 + length..]].concat())
+            .expect("a file");
+    };
+    edit("name.safetensors", "\"conv1.weight\"", "\"conv1.weihgt\"");
+    edit("shape.safetensors", "[128,129,3]", "[129,128,3]");
+    edit("dtype.safetensors", "\"F32\"", "\"I32\"");
     for (arguments, expected) in [
         (&["vad", "none.wav"][..], "none.wav"),
         (&["vad", "text.wav"], "text.wav: header"),
@@ -184,6 +197,12 @@ fn bad_input_is_one_line_and_exit_code_two() {
         (&["vad", "nan.wav"], "nan.wav: data: expected finite samples"),
         (&["vad", "--weights", "none.safetensors"], "none.safetensors"),
         (&["vad", "--weights", "cut.safetensors"], "cut.safetensors: header"),
+        (&["vad", "--weights", "name.safetensors"], "name.safetensors: conv1.weight: expected a tensor of this name"),
+        (
+            &["vad", "--weights", "shape.safetensors"],
+            "shape.safetensors: conv1.weight: expected shape [128, 129, 3], found shape [129, 128, 3]",
+        ),
+        (&["vad", "--weights", "dtype.safetensors"], "dtype.safetensors: stft_conv.weight: expected dtype F32"),
         (&["vad", "--device", "cpu", "--plot", "no/such/folder.svg"], "folder.svg"),
     ] {
         let output = gatewise(arguments, folder.path());
