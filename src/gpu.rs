@@ -14,6 +14,7 @@ mod uniform;
 
 pub use context::{AdapterSummary, Counters, GpuDevice, GpuOptions, adapters};
 pub use kernel::{KERNELS, Kernel, KernelRun};
+pub use recurrent::KernelCell;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use layout::{RowWords, gather_rows, strided_copy};

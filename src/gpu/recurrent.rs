@@ -1,10 +1,12 @@
 //! Recurrent layers on the GPU: weights packed for the kernels, and one call recorded as a list of dispatches.
 
+mod kernel_cell;
 mod pack;
 mod project;
 mod special;
 mod step;
 
+pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
 use super::buffer::Buffer;
 use super::context::GpuDevice;

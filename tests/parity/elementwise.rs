@@ -1,8 +1,8 @@
 //! Activations and operations on two operands.
 
 use gatewise::cell::Activation;
-use gatewise::reference::{self, Binary};
-use ndarray::ArrayView2;
+use gatewise::reference::{self, Binary, Math};
+use ndarray::{ArrayView1, ArrayView2};
 
 use super::{Case, EDGES, Slot, WORKGROUPS, grid, n, wide};
 use crate::support::{Tolerance, uniform};
@@ -94,6 +94,63 @@ pub(crate) fn unary() -> Vec<Case> {
     for (at, len) in EDGES.into_iter().enumerate() {
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         cases.push(one(Activation::Tanh, &format!("[{len}]"), &uniform(32, len, 3.0), size, at % 2 == 1));
+    }
+    cases
+}
+
+/// Where elementary functions overflow, leave their domain or round.
+const DOMAIN_EDGES: [f32; 24] = [
+    -88.0,
+    -103.0,
+    -110.0,
+    88.7,
+    88.8,
+    1e-30,
+    1.0,
+    0.999,
+    1.001,
+    4.0,
+    1e30,
+    -1.0,
+    -0.5,
+    -1.5,
+    0.5,
+    2.5,
+    -2.5,
+    8_388_609.0,
+    -8_388_609.0,
+    3e38,
+    -3e38,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+];
+
+pub(crate) fn math() -> Vec<Case> {
+    let one = |function: Math, x: &[f32], size: usize, folded: bool| {
+        let x64 = wide(x);
+        let y = reference::math(function, ArrayView1::from(&x64));
+        // The wider type overflows later.
+        #[expect(clippy::cast_possible_truncation, reason = "to the type whose infinities are wanted")]
+        let y = y.iter().map(|&y| f64::from(y as f32));
+        Case {
+            name: format!("{function:?} [{}] workgroup {size}", x.len()),
+            constants: vec![("FUNCTION", function as u32), ("WORKGROUP_SIZE", n(size))],
+            dims: vec![n(x.len())],
+            buffers: vec![Slot::floats(x), Slot::output(x.len()).near(0, y)],
+            grid: grid(x.len(), size, folded),
+            // WGSL lets `exp` err by 3 + 2 |x| units in the last place.
+            tolerance: Tolerance { abs: 1e-6, rel: 3e-5 },
+        }
+    };
+    let functions = [Math::Exp, Math::Log, Math::Sqrt, Math::Abs, Math::Floor, Math::Ceil];
+    let mut cases = Vec::new();
+    for (at, function) in functions.into_iter().enumerate() {
+        cases.push(one(function, &DOMAIN_EDGES, 64, false));
+        cases.push(one(function, &uniform(33, [65, 129][at % 2], 4.0), WORKGROUPS[at % 3], at % 2 == 1));
+    }
+    for (at, len) in EDGES.into_iter().enumerate() {
+        cases.push(one(Math::Ceil, &uniform(34, len, 3.0), WORKGROUPS[at % WORKGROUPS.len()], at % 2 == 1));
     }
     cases
 }

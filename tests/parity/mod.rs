@@ -4,13 +4,14 @@
 
 #![allow(dead_code, reason = "the mutants use a part of it")]
 
+mod cell;
 mod conv;
 mod elementwise;
 mod layout;
 mod matmul;
 mod reduce;
 
-use gatewise::gpu::{GpuDevice, Kernel, KernelRun};
+use gatewise::gpu::{GpuDevice, KERNELS, Kernel, KernelRun};
 
 use crate::support::Tolerance;
 
@@ -27,20 +28,27 @@ macro_rules! kernel_cases {
             reduce_rows: parity::reduce_rows;
             strided_copy: parity::strided_copy;
             gather_rows: parity::gather_rows;
+            math: parity::math;
+            argmax_rows: parity::argmax_rows;
+            project_rows: parity::project_rows;
+            project_lanes: parity::project_lanes;
+            recurrent_step: parity::recurrent_step;
+            recurrent_step_lanes: parity::recurrent_step_lanes;
         }
     };
 }
+pub(crate) use cell::{project_lanes, project_rows, recurrent_step, recurrent_step_lanes};
 pub(crate) use conv::{conv1d, pad1d};
-pub(crate) use elementwise::{binary, unary};
+pub(crate) use elementwise::{binary, math, unary};
 pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
-pub(crate) use reduce::reduce_rows;
+pub(crate) use reduce::{argmax_rows, reduce_rows};
 
 /// What lies wherever a kernel must not write: no kernel computes it.
 pub(crate) const GUARD: f32 = -12345.678;
-/// What lies behind every input: it spoils any result that it enters, and is not a guard even where it is copied.
-pub(crate) const POISON: f32 = 7.7e10;
+/// What lies behind every input, a NaN of its own bits: it spoils any result that it enters, multiplied by zero or not.
+pub(crate) const POISON: f32 = f32::from_bits(0x7fc1_2345);
 /// Words of either behind a buffer: as many as a workgroup has invocations at most.
 const GUARD_WORDS: usize = 256;
 
@@ -86,10 +94,22 @@ impl Slot {
         Self::in_place(&vec![GUARD; len])
     }
 
+    /// Expects a result within the case's tolerance.
+    pub(crate) fn expect_near(&mut self, at: usize, value: f64) {
+        self.after[at] = Word::Near(value);
+    }
+
+    /// Expects these very bits from `offset` on.
+    pub(crate) fn expect_bits(&mut self, offset: usize, expected: &[f32]) {
+        for (word, value) in self.after[offset..].iter_mut().zip(expected) {
+            *word = Word::Exactly(value.to_bits());
+        }
+    }
+
     /// Expects results from `offset` on, within the case's tolerance.
     pub(crate) fn near(mut self, offset: usize, expected: impl IntoIterator<Item = f64>) -> Self {
         for (index, value) in (offset..).zip(expected) {
-            self.after[index] = Word::Near(value);
+            self.expect_near(index, value);
         }
         self
     }
@@ -146,6 +166,48 @@ impl Case {
         }
         Ok(())
     }
+}
+
+/// The uniform of a kernel, its fields by the names that the WGSL gives them; fields that are not named are zero.
+pub(crate) fn dims(kernel: &str, fields: &[(&str, u32)]) -> Vec<u32> {
+    let kernel = KERNELS.iter().find(|known| known.name == kernel).expect("in the table");
+    let module = naga::front::wgsl::parse_str(kernel.source).expect("valid WGSL");
+    let uniform = module.global_variables.iter().find(|(_, variable)| variable.space == naga::AddressSpace::Uniform);
+    let (_, uniform) = uniform.expect("a uniform");
+    let mut places = Vec::new();
+    let bytes = uniform_fields(&module, uniform.ty, "", 0, &mut places);
+    let mut words = vec![0; bytes / 4];
+    for (name, value) in fields {
+        let place = places.iter().find(|(known, _)| known == name);
+        let (_, at) = place.unwrap_or_else(|| panic!("{}: no field {name} in its uniform", kernel.name));
+        words[*at] = *value;
+    }
+    words
+}
+
+/// Names and words of a struct's fields; returns its size in bytes.
+fn uniform_fields(
+    module: &naga::Module,
+    ty: naga::Handle<naga::Type>,
+    parent: &str,
+    offset: usize,
+    places: &mut Vec<(String, usize)>,
+) -> usize {
+    let naga::TypeInner::Struct { members, span } = &module.types[ty].inner else {
+        places.push((parent.to_owned(), offset / 4));
+        return 0;
+    };
+    for member in members {
+        let name = member.name.as_deref().unwrap_or_default();
+        let name = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
+        uniform_fields(module, member.ty, &name, offset + member.offset as usize, places);
+    }
+    *span as usize
+}
+
+/// Whether an adapter has what a kernel asks for: those that pass values between lanes need subgroups of at least 8.
+pub(crate) fn can_run(gpu: &GpuDevice, kernel: &Kernel) -> bool {
+    !kernel.source.contains("subgroupBroadcast") || gpu.plan_limits().subgroup >= 8
 }
 
 /// A size as the uniforms hold it.

@@ -41,3 +41,34 @@ fn case(op: Reduction, rows: usize, columns: usize, x: Vec<f32>, size: usize, fo
         tolerance: if op == Reduction::Max { Tolerance { abs: 0.0, rel: 0.0 } } else { Tolerance::sum(columns, 3.0) },
     }
 }
+
+pub(crate) fn argmax_rows() -> Vec<Case> {
+    let one = |rows: usize, columns: usize, x: Vec<f32>, size: usize, folded: bool| {
+        let y = reference::argmax_rows(ArrayView2::from_shape((rows, columns), &x).expect("fits"));
+        Case {
+            name: format!("[{rows}, {columns}] workgroup {size} folded {folded}"),
+            constants: vec![("WORKGROUP_SIZE", n(size))],
+            dims: vec![n(rows), n(columns)],
+            buffers: vec![Slot::floats(&x), Slot::output(rows).exactly(0, y.iter().map(|&column| column as f32))],
+            grid: if folded { [n(rows.div_ceil(2).max(1)), 2, 1] } else { [n(rows.max(1)), 1, 1] },
+            tolerance: Tolerance { abs: 0.0, rel: 0.0 },
+        }
+    };
+    let shapes = [(1, 1), (2, 3), (3, 63), (3, 64), (3, 65), (5, 127), (2, 128), (4, 300), (70, 5), (0, 5), (2, 0)];
+    let mut cases = Vec::new();
+    for (at, (rows, columns)) in shapes.into_iter().enumerate() {
+        let (size, folded) = (WORKGROUPS[at % WORKGROUPS.len()], at % 2 == 1);
+        let x = uniform(53, rows * columns, 1.0);
+        // Rows of negative numbers only: nothing may start at zero.
+        cases.push(one(rows, columns, x.iter().map(|x| x - 2.0).collect(), size, folded));
+        // Few different numbers: the first of equals wins, wherever the others are.
+        cases.push(one(rows, columns, x.iter().map(|x| (4.0 * x).floor()).collect(), size, folded));
+        // Every third element is no number.
+        let broken = |(at, &x): (usize, &f32)| if at % 3 == 0 { f32::NAN } else { x };
+        cases.push(one(rows, columns, x.iter().enumerate().map(broken).collect(), size, folded));
+    }
+    for x in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+        cases.push(one(2, 70, vec![x; 140], 64, false));
+    }
+    cases
+}

@@ -47,13 +47,13 @@ pub(super) struct PackedStack {
 }
 
 /// A matrix of `gates * units` rows in words, and its rows' scales.
-struct Packed {
-    words: Vec<u32>,
-    scales: Vec<f32>,
+pub(super) struct Packed {
+    pub(super) words: Vec<u32>,
+    pub(super) scales: Vec<f32>,
 }
 
 impl Packed {
-    fn new(weight: ArrayView2<'_, f32>, gates: usize, kind: WeightType) -> Self {
+    pub(super) fn new(weight: ArrayView2<'_, f32>, gates: usize, kind: WeightType) -> Self {
         let (rows, depth) = weight.dim();
         let units = rows / gates.max(1);
         let narrow: Vec<(f32, Vec<i8>)> = match kind {
@@ -93,6 +93,14 @@ impl Packed {
             }
         }
         Self { words, scales: narrow.into_iter().map(|(scale, _)| scale).collect() }
+    }
+
+    /// The matrix that projects h; nothing where there is none.
+    pub(super) fn projection(p: &Parameters, kind: WeightType) -> Self {
+        match &p.weight_hr {
+            Some(weight) => Self::new(weight.view(), 1, kind),
+            None => Self { words: Vec::new(), scales: Vec::new() },
+        }
     }
 }
 
@@ -185,10 +193,7 @@ impl PackedStack {
                 let gates = cell.gates().len();
                 let input = Packed::new(p.weight_ih.view(), gates, problem.weight_type);
                 let recurrent = Packed::new(p.weight_hh.view(), gates, problem.weight_type);
-                let projection = match &p.weight_hr {
-                    Some(weight) => Packed::new(weight.view(), 1, problem.weight_type),
-                    None => Packed { words: Vec::new(), scales: Vec::new() },
-                };
+                let projection = Packed::projection(p, problem.weight_type);
                 let scales = [&input.scales[..], &recurrent.scales, &projection.scales];
                 vectors.extend(pack_vectors(cell, hidden, p, scales));
                 for (part, packed) in parts.iter_mut().zip([input, recurrent, projection]) {
@@ -231,7 +236,7 @@ fn kept_apart(cell: &Cell, hidden: usize) -> usize {
 }
 
 /// `[VECTOR_ROWS, hidden]`; `scales` of the input's, the recurrent and the projecting weights.
-fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3]) -> Vec<f32> {
+pub(super) fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3]) -> Vec<f32> {
     let mut vectors = vec![0.0; VECTOR_ROWS * hidden];
     let mut put = |row: usize, values: &[f32]| vectors[row * hidden..][..values.len()].copy_from_slice(values);
     let rows = cell.gates().len() * hidden;

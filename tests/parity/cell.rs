@@ -1,0 +1,110 @@
+//! The kernels of the recurrent layers: the input projection, and the stages of a time step.
+
+mod project;
+mod step;
+
+use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, WeightType};
+use gatewise::gpu::KernelCell;
+use ndarray::{Array2, ArrayView1};
+
+pub(crate) use project::{project_lanes, project_rows};
+pub(crate) use step::{recurrent_step, recurrent_step_lanes};
+
+use super::POISON;
+use crate::support::uniform;
+
+/// How a kernel's invocations share a product.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    rows: usize,
+    units: usize,
+    /// Parts of the depth; one in the kernels that cut none.
+    slices: usize,
+}
+
+const fn tile(rows: usize, units: usize, slices: usize) -> Tile {
+    Tile { rows, units, slices }
+}
+
+/// Activations that no two gates share, with parameters that matter.
+const GATE: Activation = Activation::HardSigmoid { alpha: 0.3, beta: 0.4 };
+const CANDIDATE: Activation = Activation::ScaledTanh { alpha: 1.3, beta: 0.7 };
+const OUTPUT: Activation = Activation::LeakyRelu { alpha: 0.3 };
+
+/// Every option of every cell, each at least once.
+fn cells() -> Vec<Cell> {
+    let (lstm, gru) = (LstmCell::default(), GruCell::default());
+    vec![
+        RnnCell::default().into(),
+        RnnCell { activation: CANDIDATE, gate_clip: Some(0.3), bias: true }.into(),
+        lstm.into(),
+        LstmCell { gate: GATE, candidate: CANDIDATE, output: OUTPUT, peephole: true, ..lstm }.into(),
+        LstmCell { forget: Forget::Never, gate_clip: Some(0.4), ..lstm }.into(),
+        LstmCell { forget: Forget::Coupled, cell_clip: Some(0.3), output: OUTPUT, ..lstm }.into(),
+        LstmCell { peephole: true, gate_clip: Some(0.5), cell_clip: Some(0.5), ..LstmCell::LECTURE }.into(),
+        gru.into(),
+        GruCell { gate: GATE, candidate: CANDIDATE, mix: Mix::TakesNew, gate_clip: Some(0.6), ..gru }.into(),
+    ]
+}
+
+/// Cells whose state passes through two dependent products.
+fn two_stage_cells() -> Vec<Cell> {
+    vec![
+        GruCell { gate: GATE, ..GruCell::LECTURE }.into(),
+        GruCell { reset: Reset::Before, candidate: CANDIDATE, gate_clip: Some(0.5), ..GruCell::default() }.into(),
+        LstmCell { projection: Some(0), ..LstmCell::default() }.into(),
+        LstmCell { projection: Some(0), forget: Forget::Coupled, peephole: true, ..LstmCell::default() }.into(),
+    ]
+}
+
+/// One layer and direction: its parameters as the reference reads them, and as the kernels do.
+struct Layer {
+    exact: Parameters<f64>,
+    packed: KernelCell,
+}
+
+impl Layer {
+    /// Weights of one magnitude for every depth, so that no gate saturates.
+    fn new(cell: &Cell, input: usize, hidden: usize, kind: WeightType, seed: u64) -> Self {
+        let mut seeds = seed * 100..;
+        let mut array = |spec: &gatewise::cell::ParameterSpec| {
+            let depth = if spec.shape.len() == 2 { spec.shape[1] } else { 1 };
+            let scale = if spec.name == "peephole" { 0.5 } else { 1.5 / (depth as f32).sqrt() };
+            let numbers = uniform(seeds.next().unwrap_or_default(), spec.shape.iter().product(), scale);
+            Ok(ndarray::ArrayD::from_shape_vec(spec.shape.clone(), numbers).expect("as many"))
+        };
+        let given = Parameters::collect(cell, input, hidden, &mut array).expect("every parameter");
+        let exact = kind.round_parameters(given.clone()).map(f64::from);
+        Self { exact, packed: KernelCell::new(cell, hidden, &given, kind) }
+    }
+}
+
+/// The products of a matrix of `gates * units` rows with `x`, a unit's gates side by side.
+fn product(weight: &Array2<f64>, gates: usize, unit: usize, x: &[f64]) -> Vec<f64> {
+    let units = weight.nrows() / gates;
+    (0..gates).map(|gate| weight.row(gate * units + unit).dot(&ArrayView1::from(x))).collect()
+}
+
+/// Packed matrices one behind the other in words of 16 bytes, with poison before and between them: the words, where the first
+/// one begins, and how far apart they are.
+fn row_of(matrices: &[Vec<u32>], first: usize, gap: usize) -> (Vec<u32>, usize, usize) {
+    let mut words = vec![POISON.to_bits(); 4 * first];
+    for matrix in matrices {
+        words.extend(matrix);
+        words.extend(vec![POISON.to_bits(); 4 * gap]);
+    }
+    (words, first, matrices.first().map_or(0, |matrix| matrix.len() / 4 + gap))
+}
+
+/// The `override`s of `common/tile.wgsl`.
+fn tile_constants(tile: Tile, kind: WeightType, gates: usize, depth: usize) -> Vec<(&'static str, u32)> {
+    let flag = |set: bool| u32::from(set);
+    vec![
+        ("ROWS", super::n(tile.rows)),
+        ("UNITS", super::n(tile.units)),
+        ("GATES", super::n(gates)),
+        ("WEIGHT_TYPE", kind as u32),
+        ("STRADDLE", flag(!depth.is_multiple_of(4))),
+        ("TAIL", flag(!depth.is_multiple_of(if gates == 1 { 16 } else { 8 }))),
+    ]
+}

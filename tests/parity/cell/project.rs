@@ -1,0 +1,157 @@
+//! The input's side of the gates.
+
+use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Parameters, Reset, RnnCell, WeightType};
+
+use super::super::{Case, POISON, Slot, dims, n, wide};
+use super::{Layer, Tile, product, row_of, tile, tile_constants};
+use crate::support::{Tolerance, uniform};
+
+/// A projection of `steps` steps from `first` on, out of `time`.
+#[derive(Clone, Copy, Debug)]
+struct Projection {
+    cell: Cell,
+    kind: WeightType,
+    tile: Tile,
+    depth: usize,
+    hidden: usize,
+    batch: usize,
+    time: usize,
+    first: usize,
+    steps: usize,
+    directions: usize,
+    /// Bit d: direction d walks from the last step to the first.
+    reverse: u32,
+}
+
+impl Projection {
+    /// `x` of a direction at a row of the chunk, rows being steps times batch in the order of time.
+    fn row_of_x(&self, direction: usize, row: usize) -> usize {
+        let first = match (self.reverse >> direction) & 1 {
+            0 => self.first,
+            _ => self.time - self.first - self.steps,
+        };
+        first * self.batch + row
+    }
+
+    fn case(self, kernel: &str) -> Case {
+        let Self { cell, kind, tile, depth, hidden, batch, time, first, steps, directions, reverse } = self;
+        let gates = cell.gates().len();
+        let (rows, stored) = (steps * batch, if gates == 1 { 1 } else { 4 });
+        let layers: Vec<Layer> =
+            (1..=directions as u64).map(|seed| Layer::new(&cell, depth, hidden, kind, seed)).collect();
+        let x = uniform(9, time * batch * depth, 1.0);
+        let x64 = wide(&x);
+
+        let mut expected = Vec::new();
+        for (direction, layer) in layers.iter().enumerate() {
+            for row in 0..rows {
+                let x = &x64[self.row_of_x(direction, row) * depth..][..depth];
+                for unit in 0..hidden {
+                    let sums = product(&layer.exact.weight_ih, gates, unit, x);
+                    let sums = sums.iter().enumerate().map(|(g, sum)| sum + bias(&cell, &layer.exact, g, hidden, unit));
+                    expected.extend(sums.chain(std::iter::repeat_n(0.0, stored - gates)));
+                }
+            }
+        }
+
+        let inputs: Vec<Vec<u32>> = layers.iter().map(|layer| layer.packed.input.clone()).collect();
+        let (weights, weights_at, weights_stride) = row_of(&inputs, 3, 2);
+        let vectors_at = 5;
+        let vectors = layers.iter().flat_map(|layer| layer.packed.vectors.clone());
+        let vectors: Vec<f32> = std::iter::repeat_n(POISON, vectors_at).chain(vectors).collect();
+        let mut constants = tile_constants(tile, kind, gates, depth);
+        constants.extend([("USED", (1 << gates) - 1), ("REVERSE", reverse)]);
+        Case {
+            name: format!("{self:?}"),
+            constants,
+            dims: dims(
+                kernel,
+                &[
+                    ("rows", n(rows)),
+                    ("depth", n(depth)),
+                    ("hidden", n(hidden)),
+                    ("weights", n(weights_at)),
+                    ("weights_stride", n(weights_stride)),
+                    ("vectors", n(vectors_at)),
+                    ("first_forward", n(first * batch)),
+                    ("first_reverse", n((time - first - steps) * batch)),
+                ],
+            ),
+            buffers: vec![
+                Slot::floats(&x),
+                Slot::words(weights),
+                Slot::floats(&vectors),
+                Slot::output(expected.len()).near(0, expected),
+            ],
+            grid: [n(hidden.div_ceil(tile.units)), n(rows.div_ceil(tile.rows)), n(directions)],
+            tolerance: Tolerance::sum(depth, 1.0),
+        }
+    }
+}
+
+/// What can be added to a gate beforehand: both biases, but for the state's side of a candidate that is reset afterwards.
+pub(super) fn bias(cell: &Cell, p: &Parameters<f64>, gate: usize, hidden: usize, unit: usize) -> f64 {
+    let of = |bias: &Option<ndarray::Array1<f64>>| bias.as_ref().map_or(0.0, |bias| bias[gate * hidden + unit]);
+    let apart = gate == 2 && matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }));
+    of(&p.bias_ih) + if apart { 0.0 } else { of(&p.bias_hh) }
+}
+
+fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
+    let cells: [Cell; 4] = [
+        LstmCell::default().into(),
+        GruCell::default().into(),
+        RnnCell::default().into(),
+        LstmCell { forget: Forget::Never, ..LstmCell::default() }.into(),
+    ];
+    let mut cases = Vec::new();
+    for at in 0..16 {
+        let tile = tiles[at % tiles.len()];
+        let mut rng = fastrand::Rng::with_seed(at as u64);
+        let mut one_of = |sizes: &[usize]| sizes[rng.usize(0..sizes.len())];
+        let (directions, first) = (one_of(&[1, 2]), one_of(&[0, 1, 2]));
+        let projection = Projection {
+            cell: cells[(at / 4 + at) % 4],
+            kind: WeightType::ALL[at / 4],
+            tile,
+            // Around a word, a turn of the loop, and the padding of the weights.
+            depth: one_of(&[1, 3, 4, 5, 7, 8, 15, 16, 17, 20, 33]),
+            hidden: one_of(&[tile.units - 1, tile.units, tile.units + 1, 3, 9]),
+            batch: one_of(&[2, 3, 5]),
+            time: 7,
+            first,
+            steps: one_of(&[1, 3, 5]),
+            directions,
+            reverse: one_of(&[0, 1, 2, 3]) as u32 & ((1 << directions) - 1),
+        };
+        cases.push(projection.case(kernel));
+    }
+    // Cells of one gate walk the depth in longer strides, and rows that straddle words take four ways.
+    for (at, tile) in tiles.iter().enumerate().filter(|(_, tile)| tile.rows != 1) {
+        let plain = Projection {
+            cell: cells[if at % 2 == 0 { 2 } else { 0 }],
+            kind: WeightType::F32,
+            tile: *tile,
+            depth: 21,
+            hidden: 9,
+            batch: tile.rows + 1,
+            time: 2,
+            first: 1,
+            steps: 1,
+            directions: 2,
+            reverse: 1,
+        };
+        cases.push(plain.case(kernel));
+    }
+    cases
+}
+
+/// Mostly small tiles, which drivers compile faster.
+pub(crate) fn project_rows() -> Vec<Case> {
+    let small = [tile(1, 8, 1), tile(2, 16, 1), tile(4, 8, 1), tile(1, 64, 1), tile(2, 8, 1)];
+    cases("project_rows", &[&small[..], &[tile(16, 8, 1), tile(8, 16, 1)]].concat())
+}
+
+pub(crate) fn project_lanes() -> Vec<Case> {
+    let small = [tile(4, 16, 1), tile(2, 32, 1), tile(4, 64, 1), tile(1, 16, 1)];
+    cases("project_lanes", &[&small[..], &[tile(16, 16, 1), tile(8, 16, 1)]].concat())
+}
