@@ -231,6 +231,17 @@ pub enum Error {
         /// The element.
         found: f32,
     },
+    /// A training step whose loss or gradient is no finite number. The parameters, and what the optimiser remembers, are those
+    /// of the step before.
+    #[error("training diverged at step {step}: loss {loss}, gradient norm {gradient_norm}")]
+    Diverged {
+        /// The step, counted from 1.
+        step: u64,
+        /// Its loss.
+        loss: f32,
+        /// The norm of all its gradients.
+        gradient_norm: f32,
+    },
 }
 
 impl Error {

@@ -10,6 +10,7 @@ mod layout;
 mod ops;
 mod recorder;
 mod recurrent;
+mod training;
 mod uniform;
 
 pub use context::{AdapterSummary, Counters, GpuDevice, GpuOptions, adapters};
@@ -21,3 +22,7 @@ pub(crate) use layout::{RowWords, gather_rows, strided_copy};
 pub(crate) use ops::{MatmulSize, Operand, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, unary};
 pub(crate) use recorder::Recorder;
 pub(crate) use recurrent::{LayerStack, Run, RunState, forward};
+pub(crate) use training::{
+    conv1d_grad_input, conv1d_grad_weight, gather_rows_grad, judge_step, mean_steps, mean_steps_grad, optimizer_step,
+    point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, sum, unary_grad,
+};

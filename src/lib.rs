@@ -17,6 +17,8 @@ pub mod nn;
 
 pub mod weights;
 
+pub mod train;
+
 #[cfg(feature = "onnx")]
 pub mod onnx;
 

@@ -3,11 +3,22 @@
 //! Every operation is recorded into a [`Recorder`]: on a GPU all that one recorder holds becomes a single submission; on the
 //! CPU and the reference it runs at once.
 
+mod gradient;
 mod layout;
+mod loss;
+mod update;
 
+pub(crate) use gradient::{
+    activation_grad, class_numbers, conv1d_grad_input, conv1d_grad_weight, dropout, gather_rows_grad, mean_steps,
+    mean_steps_grad, sum_columns,
+};
+pub(crate) use loss::{Points, point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, sum};
+pub(crate) use update::{Moved, Verdict, judge_step, optimizer_step};
+
+pub(crate) use layout::slice_grad;
 pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice};
 
-use ndarray::{ArrayView1, Axis, Dim};
+use ndarray::{ArrayView1, ArrayView2, Axis, Dim};
 
 use crate::cell::Activation;
 use crate::error::{Error, Result, axes, check_shape, elements};
@@ -94,6 +105,20 @@ fn wide(x: &[f32]) -> Vec<f64> {
 fn narrow(x: impl IntoIterator<Item = f64>) -> Vec<f32> {
     x.into_iter().map(|x| x as f32).collect()
 }
+
+/// What a host path computes from the elements of its operands: in `f64` on the reference, as they are on the CPU.
+macro_rules! on_host {
+    ($device:expr, $($name:ident = $elements:expr),+; $result:expr) => {
+        if matches!($device, $crate::tensor::Device::Reference) {
+            $(let $name = $crate::ops::wide($elements);)+
+            $crate::ops::narrow($result)
+        } else {
+            $(let $name = $elements;)+
+            $result.into_iter().collect()
+        }
+    };
+}
+pub(crate) use on_host;
 
 /// An activation of every element.
 ///
@@ -184,33 +209,53 @@ pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<
 /// # Errors
 /// [`Error::Shape`] where they do not fit; [`Error::DeviceMismatch`]; [`Error::Limit`].
 pub fn matmul(recorder: &mut Recorder, a: &Tensor, b: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    product(recorder, (a, false), (b, false), bias)
+}
+
+/// [`matmul`] of operands that may each be read as their transposes.
+pub(crate) fn product(
+    recorder: &mut Recorder,
+    (a, a_transposed): (&Tensor, bool),
+    (b, b_transposed): (&Tensor, bool),
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
     const OP: &str = "matmul";
     a.check_device(OP, "a", &recorder.device)?;
     b.check_device(OP, "b", &recorder.device)?;
-    let [rows, depth] = axes(OP, "a", "[M, K]", a.shape())?;
-    let [_, columns] = axes(OP, "b", "[K, N]", b.shape())?;
-    check_shape(OP, "b", &[depth, columns], b.shape())?;
+    let (a_shape, b_shape) = (axes(OP, "a", "[M, K]", a.shape())?, axes(OP, "b", "[K, N]", b.shape())?);
+    let turned = |[rows, columns]: [usize; 2], turned: bool| if turned { [columns, rows] } else { [rows, columns] };
+    let ([rows, depth], [_, columns]) = (turned(a_shape, a_transposed), turned(b_shape, b_transposed));
+    check_shape(OP, "b", &turned([depth, columns], b_transposed), b.shape())?;
     if let Some(bias) = bias {
         bias.check_device(OP, "bias", &recorder.device)?;
         check_shape(OP, "bias", &[columns], bias.shape())?;
     }
     #[cfg(feature = "gpu")]
-    if let Some(gpu) = recorder.gpu() {
+    if recorder.gpu.is_some() {
+        let mut turn = |x: &Tensor, transposed: bool| {
+            if transposed { permute(recorder, x, &[1, 0]) } else { Ok(x.clone()) }
+        };
+        let (a, b) = (&turn(a, a_transposed)?, &turn(b, b_transposed)?);
+        let Some(gpu) = recorder.gpu() else { return matmul(recorder, a, b, bias) };
         let bias = bias.map(|bias| resident(OP, "bias", bias)).transpose()?;
         let size = gpu::MatmulSize { rows, depth, columns };
         let y = gpu::matmul(gpu, resident(OP, "a", a)?, resident(OP, "b", b)?, bias, size)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[rows, columns], y));
     }
+    fn read<F>(x: ArrayView2<'_, F>, transposed: bool) -> ArrayView2<'_, F> {
+        if transposed { x.reversed_axes() } else { x }
+    }
     let (a, b) = (host(OP, "a", a)?, host(OP, "b", b)?);
     let bias = bias.map(|bias| host(OP, "bias", bias)).transpose()?;
-    let (a_dim, b_dim) = (Dim([rows, depth]), Dim([depth, columns]));
     let y = if matches!(recorder.device, Device::Reference) {
         let (a, b, bias) = (wide(a), wide(b), bias.map(wide));
         let bias = bias.as_deref().map(ArrayView1::from);
-        narrow(reference::matmul(view(OP, &a, a_dim)?, view(OP, &b, b_dim)?, bias))
+        let a = read(view(OP, &a, Dim(a_shape))?, a_transposed);
+        narrow(reference::matmul(a, read(view(OP, &b, Dim(b_shape))?, b_transposed), bias))
     } else {
-        let bias = bias.map(ArrayView1::from);
-        cpu::matmul(view(OP, a, a_dim)?, view(OP, b, b_dim)?, bias).into_raw_vec_and_offset().0
+        let a = read(view(OP, a, Dim(a_shape))?, a_transposed);
+        let b = read(view(OP, b, Dim(b_shape))?, b_transposed);
+        cpu::matmul(a, b, bias.map(ArrayView1::from)).into_raw_vec_and_offset().0
     };
     Tensor::from_vec(&recorder.device, &[rows, columns], y)
 }

@@ -3,10 +3,13 @@
 
 mod activation;
 mod backward;
+mod gradient;
 mod gru;
 mod layout;
+mod loss;
 mod lstm;
 mod ops;
+mod optimizer;
 mod rnn;
 mod sequence;
 
@@ -16,13 +19,21 @@ pub use backward::{
     gru_update_backward, layer_backward, layer_backward_with_noise, lstm_step_backward, lstm_update_backward,
     rnn_step_backward, step_backward,
 };
+pub use gradient::{
+    conv1d_grad_input, conv1d_grad_weight, dropout, gather_rows_grad, mean_steps, mean_steps_grad, sum_columns,
+    unary_grad,
+};
 pub use gru::{gru_gate, gru_step, gru_update};
 pub use layout::{Place, gather_rows, strided_copy};
+pub use loss::{
+    PointLoss, point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, target_class,
+};
 pub use lstm::{lstm_step, lstm_update};
 pub use ops::{
     Binary, Conv1dGeometry, Math, PadMode, Reduction, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows,
     unary,
 };
+pub use optimizer::{Adam, Clip, RmsProp, Rule, Sgd, Update, clip_coefficient};
 pub use rnn::{rnn_step, rnn_update};
 pub use sequence::{Direction, LayerState, RowState, layer, layer_with_noise, step};
 
@@ -33,17 +44,28 @@ use num_traits::Float;
 pub trait Real: Float + std::iter::Sum + Send + Sync + std::fmt::Debug + 'static {
     /// The nearest value to a 32-bit float.
     fn of(x: f32) -> Self;
+    /// The nearest value to a 64-bit float.
+    fn near(x: f64) -> Self;
 }
 
 impl Real for f32 {
     fn of(x: f32) -> Self {
         x
     }
+
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+    fn near(x: f64) -> Self {
+        x as f32
+    }
 }
 
 impl Real for f64 {
     fn of(x: f32) -> Self {
         f64::from(x)
+    }
+
+    fn near(x: f64) -> Self {
+        x
     }
 }
 

@@ -12,6 +12,7 @@ const ROOMS: &[&[&str]] = &[
     &["tensor", "ops"],
     &["nn"],
     &["weights"],
+    &["train"],
     &["onnx"],
     &["models"],
 ];

@@ -1,6 +1,8 @@
 //! What a call may say about its time steps: lengths, masks, resets.
 
-use ndarray::Array2;
+use std::ops::Range;
+
+use ndarray::{Array2, s};
 
 use crate::error::{Error, Result, check_shape};
 
@@ -66,6 +68,30 @@ impl Sequence {
     pub fn pad(mut self, pad: Pad) -> Self {
         self.pad = pad;
         self
+    }
+
+    /// The instructions for some of the steps.
+    pub(crate) fn part(&self, steps: Range<usize>) -> Self {
+        let cut = |array: &Array2<bool>| {
+            let end = steps.end.min(array.nrows());
+            array.slice(s![steps.start.min(end)..end, ..]).to_owned()
+        };
+        let left = |&length: &usize| length.saturating_sub(steps.start).min(steps.len());
+        Self {
+            lengths: self.lengths.as_ref().map(|lengths| lengths.iter().map(left).collect()),
+            mask: self.mask.as_ref().map(cut),
+            reset: self.reset.as_ref().map(cut),
+            pad: self.pad,
+        }
+    }
+
+    /// `true` where a row takes part in a step, lengths and mask together, `[T, B]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Value`] where the instructions do not fit.
+    pub fn valid(&self, time: usize, batch: usize) -> Result<Array2<bool>> {
+        let flags = self.flags(time, batch)?;
+        Ok(flags.map_or_else(|| Array2::from_elem((time, batch), true), |flags| flags.mapv(|word| word & VALID != 0)))
     }
 
     /// What the output holds at skipped steps.

@@ -61,6 +61,46 @@ kernels! {
     STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
     /// Rows of a table.
     GATHER_ROWS = "gather_rows": ["common/index.wgsl", "layout/gather_rows.wgsl"];
+    /// The gradient by an activation's argument.
+    UNARY_GRAD = "unary_grad": [
+        "common/index.wgsl", "common/activation.wgsl", "common/activation_grad.wgsl", "elementwise/unary_grad.wgsl"
+    ];
+    /// The gradient by a table whose rows were picked.
+    GATHER_ROWS_GRAD = "gather_rows_grad": ["common/index.wgsl", "layout/gather_rows_grad.wgsl"];
+    /// The gradient by a convolution's signal.
+    CONV1D_GRAD_INPUT = "conv1d_grad_input": ["common/index.wgsl", "conv/conv1d_grad_input.wgsl"];
+    /// The gradient by a convolution's weights.
+    CONV1D_GRAD_WEIGHT = "conv1d_grad_weight": ["conv/conv1d_grad_weight.wgsl"];
+    /// The weighted sum over the first axis.
+    MEAN_STEPS = "mean_steps": ["common/index.wgsl", "reduce/mean_steps.wgsl"];
+    /// The gradient by what was summed.
+    MEAN_STEPS_GRAD = "mean_steps_grad": ["common/index.wgsl", "reduce/mean_steps_grad.wgsl"];
+    /// Cross-entropy of scores and classes.
+    SOFTMAX_CROSS_ENTROPY = "softmax_cross_entropy": [
+        "common/activation.wgsl", "train/softmax.wgsl", "train/softmax_cross_entropy.wgsl"
+    ];
+    /// The gradient by the scores.
+    SOFTMAX_CROSS_ENTROPY_GRAD = "softmax_cross_entropy_grad": [
+        "common/activation.wgsl", "train/softmax.wgsl", "train/softmax_cross_entropy_grad.wgsl"
+    ];
+    /// A loss of every element.
+    POINT_LOSS = "point_loss": [
+        "common/index.wgsl", "common/activation.wgsl", "train/loss.wgsl", "train/point_loss.wgsl"
+    ];
+    /// The gradient by the predictions.
+    POINT_LOSS_GRAD = "point_loss_grad": [
+        "common/index.wgsl", "common/activation.wgsl", "train/loss.wgsl", "train/point_loss_grad.wgsl"
+    ];
+    /// Sums of runs of elements or of their squares.
+    PARTIAL_SUMS = "partial_sums": ["common/activation.wgsl", "train/partial_sums.wgsl"];
+    /// The sum of a whole buffer.
+    TOTAL_SUM = "total_sum": ["train/total.wgsl", "train/total_sum.wgsl"];
+    /// The verdict on a training step.
+    JUDGE_STEP = "judge_step": ["train/total.wgsl", "train/judge_step.wgsl"];
+    /// A parameter's update.
+    OPTIMIZER_STEP = "optimizer_step": [
+        "common/index.wgsl", "common/activation.wgsl", "train/optimizer_step.wgsl"
+    ];
     /// The input's side of the gates of all steps.
     PROJECT_ROWS = "project_rows": [
         "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl",

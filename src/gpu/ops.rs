@@ -50,7 +50,7 @@ pub(super) fn word(device: &GpuDevice, op: &'static str, size: usize) -> Result<
 }
 
 /// Refuses loops that the driver would cut short.
-fn check_loops(device: &GpuDevice, op: &'static str, iterations: usize) -> Result<()> {
+pub(super) fn check_loops(device: &GpuDevice, op: &'static str, iterations: usize) -> Result<()> {
     let cap = device.plan_limits().loop_cap.unwrap_or(u64::MAX);
     device.context().limit(op, "loop iterations of one invocation", iterations as u64, cap)
 }
@@ -76,7 +76,7 @@ pub(super) fn each<D: Uniform>(
     produce(recorder, kernel, constants, inputs, dims, len, grid)
 }
 
-fn produce<D: Uniform>(
+pub(super) fn produce<D: Uniform>(
     recorder: &mut Recorder,
     kernel: &'static Kernel,
     constants: &Constants,

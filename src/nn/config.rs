@@ -205,7 +205,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
     }
 
     /// The same configuration, the cell's kind known at run time only.
-    pub(super) fn untyped(&self) -> Config<Cell> {
+    pub(crate) fn untyped(&self) -> Config<Cell> {
         Config {
             cell: self.cell(),
             reverse_cell: self.reverse_cell.clone().map(Into::into),

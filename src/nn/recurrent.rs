@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3, concatenate};
 
 use super::config::Config;
-use super::state::{Initial, State, copy};
+use super::state::{Initial, State};
 use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
@@ -184,12 +184,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
         const OP: &str = "state";
         let [_, batch, _] = axes(OP, "h", "[layers directions, B, O]", h.shape())?;
-        let (h_shape, s_shape) = self.config.state_shapes(batch);
-        check_shape(OP, "h", &h_shape, h.shape())?;
-        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.map_or(&[], Tensor::shape))?;
-        let initial = Initial::Given { h: h.clone(), s: s.cloned() };
-        let (h, s) = (copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?);
-        Ok(State { h, s, initial, workspace: cpu::Workspace::default() })
+        State::recorded(recorder, self.config.state_shapes(batch), h, s)
     }
 
     /// Runs the whole sequence through all layers and directions in one submission, and advances the state.

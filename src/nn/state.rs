@@ -66,6 +66,34 @@ impl State {
         Ok(Self { h, s, initial, workspace: cpu::Workspace::default() })
     }
 
+    /// A state of values that are on the device already.
+    pub(super) fn recorded(
+        recorder: &mut Recorder,
+        (h_shape, s_shape): Shapes,
+        h: &Tensor,
+        s: Option<&Tensor>,
+    ) -> Result<Self> {
+        const OP: &str = "state";
+        check_shape(OP, "h", &h_shape, h.shape())?;
+        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.map_or(&[], Tensor::shape))?;
+        let initial = Initial::Given { h: h.clone(), s: s.cloned() };
+        let (h, s) = (copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?);
+        Ok(Self { h, s, initial, workspace: cpu::Workspace::default() })
+    }
+
+    /// A state of the same beginning that stands at other values.
+    pub(crate) fn record_at(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<Self> {
+        check_shape(OP, "h", self.h.shape(), h.shape())?;
+        check_shape(OP, "s", self.s.as_ref().map_or(&[], Tensor::shape), s.map_or(&[], Tensor::shape))?;
+        let (h, s) = (copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?);
+        Ok(Self { h, s, initial: self.initial.clone(), workspace: cpu::Workspace::default() })
+    }
+
+    /// [`State::try_clone`], recorded.
+    pub(crate) fn record_clone(&self, recorder: &mut Recorder) -> Result<Self> {
+        self.record_at(recorder, &self.h, self.s.as_ref())
+    }
+
     /// Refuses a state of another device or shape.
     pub(super) fn check(&self, op: &'static str, device: &Device, (h, s): Shapes) -> Result<()> {
         self.h.check_device(op, "state", device)?;
@@ -131,10 +159,9 @@ impl State {
     /// As [`Tensor::from_array`].
     pub fn try_clone(&self) -> Result<Self> {
         let mut recorder = self.device().recorder();
-        let h = copy(&mut recorder, &self.h)?;
-        let s = self.s.as_ref().map(|s| copy(&mut recorder, s)).transpose()?;
+        let clone = self.record_clone(&mut recorder)?;
         recorder.submit()?;
-        Ok(Self { h, s, initial: self.initial.clone(), workspace: cpu::Workspace::default() })
+        Ok(clone)
     }
 
     /// Returns to the value that the state was created with, to begin another sequence. On the host nothing is allocated.

@@ -136,6 +136,58 @@ impl<C: Clone + Into<Cell>> Config<C> {
         let parameters = parameters.iter().map(upload).collect::<Result<_>>()?;
         Ok(TrainableRecurrent { config: self.clone(), device: device.clone(), parameters })
     }
+
+    /// [`Config::trainable`] from tensors that are on the device already, in the order of [`TrainableRecurrent::tensors`].
+    ///
+    /// # Errors
+    /// As [`TrainableRecurrent::replace`].
+    pub fn trainable_from(
+        &self,
+        device: &Device,
+        tensors: impl IntoIterator<Item = Tensor>,
+    ) -> Result<TrainableRecurrent<C>> {
+        let mut tensors = tensors.into_iter();
+        let cells = self.cells();
+        let problem = self.problem(0, 0);
+        let mut one = |layer: usize, cell: &Cell| {
+            let specs = cell.parameters(problem.layer_input(layer), self.hidden);
+            let named = specs.into_iter().map(|spec| {
+                let tensor = tensors.next();
+                check_shape(OP, spec.name, &spec.shape, tensor.as_ref().map_or(&[], Tensor::shape))?;
+                let tensor = tensor.map_or_else(|| Tensor::zeros(device, &spec.shape), Ok)?;
+                tensor.check_device(OP, spec.name, device)?;
+                Ok((spec.name, tensor))
+            });
+            Ok(ParameterTensors { named: named.collect::<Result<_>>()? })
+        };
+        let parameters: Vec<Vec<ParameterTensors>> =
+            (0..self.layers).map(|layer| cells.iter().map(|cell| one(layer, cell)).collect()).collect::<Result<_>>()?;
+        if let Some(more) = tensors.next() {
+            check_shape(OP, "a parameter more than the stack has", &[], more.shape())?;
+        }
+        Ok(TrainableRecurrent { config: self.clone(), device: device.clone(), parameters })
+    }
+
+    /// Where every parameter stands, in the order of [`TrainableRecurrent::tensors`].
+    pub fn parameter_places(&self) -> Vec<ParameterPlace> {
+        let cells = self.cells();
+        let mut places = Vec::new();
+        for layer in 0..self.layers {
+            for (cell, &direction) in cells.iter().zip(&self.directions) {
+                let names = cell.parameters(self.input, self.hidden).into_iter().map(|spec| spec.name);
+                places.extend(names.map(|name| ParameterPlace { layer, direction, name }));
+            }
+        }
+        places
+    }
+
+    /// A state of zeros for `batch` rows of a stack of this configuration.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where it does not fit the device.
+    pub fn zero_state(&self, device: &Device, batch: usize) -> Result<State> {
+        State::zero(device, self.state_shapes(batch))
+    }
 }
 
 impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
@@ -171,6 +223,15 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// As [`Recurrent::state`].
     pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
         State::given(&self.device, self.config.state_shapes(h.len_of(Axis(1))), h, s)
+    }
+
+    /// [`TrainableRecurrent::state`] from tensors that are on the device already; recorded.
+    ///
+    /// # Errors
+    /// As [`Recurrent::record_state`].
+    pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
+        let [_, batch, _] = axes("state", "h", "[layers directions, B, O]", h.shape())?;
+        State::recorded(recorder, self.config.state_shapes(batch), h, s)
     }
 
     /// Every parameter with its place, layer by layer, direction by direction, in the order of [`Cell::parameters`].

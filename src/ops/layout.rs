@@ -104,6 +104,28 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
 }
 
+/// By the operand of [`slice()`]: zeros of `shape`, `dy` where the slice came from.
+pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice, dy: &Tensor) -> Result<Tensor> {
+    const OP: &str = "slice_grad";
+    dy.check_device(OP, "dy", recorder.device())?;
+    let Slice { axis, start, step, .. } = slice;
+    let len = elements(OP, "shape", shape)?;
+    let mut to = Place::contiguous(shape);
+    to.offset = start * to.strides[axis].unsigned_abs();
+    to.strides[axis] *= step;
+    let from = Place::contiguous(dy.shape());
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = recorder.gpu() {
+        let dx = gpu::Buffer::new(gpu.device(), OP, len)?;
+        gpu.clear(&dx, 0, len);
+        gpu::strided_copy(gpu, dy.shape(), (resident(OP, "dy", dy)?, &from), (&dx, &to))?;
+        return Ok(Tensor::from_buffer(gpu.device(), shape, dx));
+    }
+    let mut dx = vec![0.0; len];
+    reference::strided_copy(dy.shape(), host(OP, "dy", dy)?, &from, &mut dx, &to);
+    Tensor::from_vec(recorder.device(), shape, dx)
+}
+
 /// Joins tensors along an axis; all other axes agree (`torch.cat`).
 ///
 /// # Errors

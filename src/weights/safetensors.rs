@@ -114,6 +114,11 @@ impl Weights {
         Err(Error::Duplicate { file: self.file.clone(), place, name: name.to_owned(), first })
     }
 
+    /// Sets an entry of the metadata.
+    pub fn note(&mut self, key: &str, value: &str) {
+        self.metadata.insert(key.to_owned(), value.to_owned());
+    }
+
     /// The weights as a safetensors file of `F32`.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub(crate) fn activations() -> Vec<Activation> {
 }
 
 /// Where activations change their formula, overflow or lose digits.
-const TRICKY: [f32; 47] = [
+pub(super) const TRICKY: [f32; 47] = [
     0.0,
     -0.0,
     1e-8,

@@ -7,9 +7,11 @@
 mod cell;
 mod conv;
 mod elementwise;
+mod gradient;
 mod layout;
 mod matmul;
 mod reduce;
+mod train;
 
 use gatewise::gpu::{GpuDevice, KERNELS, Kernel, KernelRun};
 
@@ -34,16 +36,37 @@ macro_rules! kernel_cases {
             project_lanes: parity::project_lanes;
             recurrent_step: parity::recurrent_step;
             recurrent_step_lanes: parity::recurrent_step_lanes;
+            unary_grad: parity::unary_grad;
+            gather_rows_grad: parity::gather_rows_grad;
+            conv1d_grad_input: parity::conv1d_grad_input;
+            conv1d_grad_weight: parity::conv1d_grad_weight;
+            mean_steps: parity::mean_steps;
+            mean_steps_grad: parity::mean_steps_grad;
+            softmax_cross_entropy: parity::softmax_cross_entropy;
+            softmax_cross_entropy_grad: parity::softmax_cross_entropy_grad;
+            point_loss: parity::point_loss;
+            point_loss_grad: parity::point_loss_grad;
+            partial_sums: parity::partial_sums;
+            total_sum: parity::total_sum;
+            judge_step: parity::judge_step;
+            optimizer_step: parity::optimizer_step;
         }
     };
 }
 pub(crate) use cell::{project_lanes, project_rows, recurrent_step, recurrent_step_lanes};
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};
+pub(crate) use gradient::{
+    conv1d_grad_input, conv1d_grad_weight, gather_rows_grad, mean_steps, mean_steps_grad, unary_grad,
+};
 pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
 pub(crate) use reduce::{argmax_rows, reduce_rows};
+pub(crate) use train::{
+    judge_step, optimizer_step, partial_sums, point_loss, point_loss_grad, softmax_cross_entropy,
+    softmax_cross_entropy_grad, total_sum,
+};
 
 /// What lies wherever a kernel must not write: no kernel computes it.
 pub(crate) const GUARD: f32 = -12345.678;

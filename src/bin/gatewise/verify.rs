@@ -11,6 +11,7 @@ mod outputs;
 mod real;
 mod silero;
 mod torch;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,13 +79,19 @@ impl Devices {
 /// What came out of a case on a device.
 struct Verdict {
     comparison: Comparison,
+    /// That of the gradients, where they were compared.
+    gradients: Option<Comparison>,
     unsupported: Option<String>,
 }
 
 impl Verdict {
     /// A verdict without comparisons yet.
     fn new() -> Self {
-        Self { comparison: Comparison::default(), unsupported: None }
+        Self { comparison: Comparison::default(), gradients: None, unsupported: None }
+    }
+
+    fn passed(&self) -> bool {
+        self.unsupported.is_none() && self.comparison.passed() && self.gradients.as_ref().is_none_or(Comparison::passed)
     }
 }
 
@@ -135,7 +142,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 Some(option) => Ok(unsupported(option)),
                 None => Err(error),
             })?;
-            let passed = verdict.unsupported.is_none() && verdict.comparison.passed();
+            let passed = verdict.passed();
             match (&verdict.unsupported, passed) {
                 (Some(_), _) => summary.unsupported += 1,
                 (None, true) => summary.passed += 1,
@@ -161,7 +168,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
-    if grads {
+    if grads && case.kind != "train" {
         return Ok(unsupported("gradients".to_owned()));
     }
     let Path { device, weight_type } = path;
@@ -176,7 +183,8 @@ fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
         }
         "real" => real::run(case, device),
         "silero" => silero::run(case, device),
-        "train" => Ok(unsupported("training".to_owned())),
+        "train" if *weight_type != WeightType::F32 => Ok(unsupported(format!("{weight_type} in training"))),
+        "train" => train::run(case, device),
         other => Ok(unsupported(format!("kind {other}"))),
     }
 }
@@ -200,7 +208,7 @@ fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -
         adapter,
         plan: plans(device),
         max_abs_err: ran.then_some(verdict.comparison.error),
-        max_grad_err: None,
+        max_grad_err: verdict.gradients.map(|gradients| gradients.error),
         tol: ran.then_some(verdict.comparison.tolerance),
         pass,
         unsupported: verdict.unsupported.as_deref(),

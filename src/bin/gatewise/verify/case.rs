@@ -81,7 +81,7 @@ impl Case {
         self.entry["tol"][name].as_f64().ok_or_else(|| self.refuse(&format!("tol.{name}"), "a number", "none"))
     }
 
-    fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
+    pub(super) fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
         Error::Format {
             file: self.path.display().to_string(),
             field: field.to_owned(),

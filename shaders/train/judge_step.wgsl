@@ -1,0 +1,54 @@
+// The verdict on a training step: its loss, the norm of all gradients from the sums of their squares, the factor that keeps the
+// norm below its limit, and whether both are finite numbers. Once they were not, the verdict stays as it is. One workgroup.
+// CPU twin: `ops::judge_step`.
+
+override CLIPPED: bool = false;     // by the norm
+
+// The words of a verdict.
+const LOSS: u32 = 0u;
+const NORM: u32 = 1u;
+const COEFFICIENT: u32 = 2u;
+const GOOD: u32 = 3u;
+const STEP: u32 = 4u;
+const WORDS: u32 = 5u;
+
+struct JudgeStepDims { count: u32, step: u32, limit: f32 }
+
+@group(0) @binding(0) var<uniform> dims: JudgeStepDims;
+@group(0) @binding(1) var<storage, read> loss: array<f32>;      // [1]
+@group(0) @binding(2) var<storage, read> x: array<f32>;         // [count], sums of squares
+@group(0) @binding(3) var<storage, read> before: array<u32>;    // [5], the verdict on the step before
+@group(0) @binding(4) var<storage, read_write> after: array<u32>;   // [5]
+
+// By its bits: drivers need not know infinities and NaNs.
+fn is_finite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn judge_step(@builtin(local_invocation_index) lane: u32) {
+    let squares = total(dims.count, lane);
+    if lane != 0u {
+        return;
+    }
+    if before[GOOD] != bitcast<u32>(1.0) {
+        for (var word = 0u; word < WORDS; word++) {
+            after[word] = before[word];
+        }
+        return;
+    }
+    let good = is_finite(loss[0]) && is_finite(squares);
+    var norm = squares;
+    if is_finite(squares) {
+        norm = sqrt(squares);
+    }
+    var coefficient = 1.0;
+    if CLIPPED {
+        coefficient = min(1.0, dims.limit / (norm + 1e-6));
+    }
+    after[LOSS] = bitcast<u32>(loss[0]);
+    after[NORM] = bitcast<u32>(norm);
+    after[COEFFICIENT] = bitcast<u32>(select(0.0, coefficient, good));
+    after[GOOD] = bitcast<u32>(select(0.0, 1.0, good));
+    after[STEP] = dims.step;
+}

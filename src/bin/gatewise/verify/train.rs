@@ -1,0 +1,179 @@
+//! Cases of the kind `train`: PyTorch's training of a recurrent layer and a linear readout, step by step.
+
+use gatewise::cell::{Activation, Cell, GruCell, LstmCell, RnnCell, Sequence};
+use gatewise::nn::{Config, Merge, TrainingOptions};
+use gatewise::train::{
+    Adam, Clip, CrossEntropy, Graph, Linear, Loss, Parameters, Recurrent, RmsProp, Rule, Sgd, Trainer, Var,
+};
+use gatewise::{Device, Error, Result, Tensor};
+use ndarray::{Array1, ArrayD, Ix1, Ix3};
+use serde::Deserialize;
+
+use super::case::Case;
+use super::compare::{Comparison, Tolerance};
+use super::{Verdict, unsupported};
+
+#[derive(Deserialize)]
+struct Fields {
+    cell: String,
+    layers: usize,
+    bidirectional: bool,
+    dims: Dims,
+    optimizer: String,
+    hyper: Hyper,
+    clip_global_norm: Option<f32>,
+    steps: usize,
+    task: String,
+}
+
+#[derive(Deserialize)]
+struct Dims {
+    #[serde(rename = "T")]
+    time: usize,
+    #[serde(rename = "B")]
+    batch: usize,
+    #[serde(rename = "I")]
+    input: usize,
+    #[serde(rename = "H")]
+    hidden: usize,
+    #[serde(rename = "C")]
+    classes: usize,
+}
+
+#[derive(Deserialize)]
+struct Hyper {
+    lr: f64,
+    #[serde(default)]
+    momentum: f64,
+    beta1: Option<f64>,
+    beta2: Option<f64>,
+    alpha: Option<f64>,
+    eps: Option<f64>,
+}
+
+impl Hyper {
+    fn rule(&self, name: &str) -> Option<Rule> {
+        match (name, self) {
+            ("sgd" | "momentum", Self { momentum, .. }) => Some(Sgd { momentum: *momentum, ..Sgd::default() }.into()),
+            ("adam", Self { beta1: Some(beta1), beta2: Some(beta2), eps: Some(eps), .. }) => {
+                Some(Adam { betas: [*beta1, *beta2], eps: *eps, ..Adam::default() }.into())
+            }
+            ("rmsprop", Self { alpha: Some(alpha), eps: Some(eps), .. }) => {
+                Some(RmsProp { alpha: *alpha, eps: *eps, ..RmsProp::default() }.into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the readout is compared with.
+enum Target {
+    /// Numbers at every step, `[T, B, C]`.
+    Numbers(Tensor),
+    /// Classes at every step, `[T, B]`.
+    Tags(Vec<i64>),
+    /// Classes of the last step, `[B]`.
+    Classes(Vec<i64>),
+}
+
+struct Model {
+    recurrent: Recurrent,
+    readout: Linear,
+    x: Tensor,
+    target: Target,
+}
+
+impl Model {
+    fn loss(&self, graph: &mut Graph) -> Result<Var> {
+        let (x, sequence) = (graph.input(&self.x), Sequence::new());
+        let mut y = self.recurrent.forward(graph, x, None, &sequence, &TrainingOptions::default())?;
+        if matches!(self.target, Target::Classes(_)) {
+            y = graph.last_step(y, &sequence)?;
+        }
+        let z = self.readout.forward(graph, y)?;
+        match &self.target {
+            Target::Numbers(target) => graph.mean_squared_error(z, target, &Loss::default()),
+            Target::Tags(classes) | Target::Classes(classes) => {
+                graph.cross_entropy(z, classes, &CrossEntropy::default())
+            }
+        }
+    }
+}
+
+pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
+    let fields: Fields = case.fields()?;
+    let cell: Cell = match fields.cell.as_str() {
+        "rnn_tanh" => RnnCell::default().into(),
+        "rnn_relu" => RnnCell { activation: Activation::Relu, ..Default::default() }.into(),
+        "lstm" => LstmCell::default().into(),
+        "gru" => GruCell::default().into(),
+        other => return Ok(unsupported(format!("cell {other}"))),
+    };
+    let Some(rule) = fields.hyper.rule(&fields.optimizer) else {
+        return Ok(unsupported(format!("optimizer {}", fields.optimizer)));
+    };
+    let Dims { time, batch, input, hidden, classes } = fields.dims;
+    let mut config = Config::new(cell, input, hidden).layers(fields.layers);
+    if fields.bidirectional {
+        config = config.bidirectional(Merge::Concat);
+    }
+    let mut parameters = Parameters::new(device, 0);
+    let recurrent = Recurrent::new(&mut parameters, "rnn.", &config)?;
+    let readout = Linear::new(&mut parameters, "lin.", [config.output_size(), classes])?;
+    let names: Vec<String> = parameters.named().map(|(name, _)| name.to_owned()).collect();
+    for name in &names {
+        let initial: ArrayD<f32> = case.floats(&format!("init.{name}"))?;
+        if let Some(id) = parameters.find(name) {
+            parameters.set(id, Tensor::from_array(device, &initial)?)?;
+        }
+    }
+    let classes = |len| -> Result<Vec<i64>> {
+        let classes: ArrayD<i32> = case.integers("target")?;
+        match classes.len() == len {
+            true => Ok(classes.iter().map(|&class| i64::from(class)).collect()),
+            false => Err(case.refuse("target", &format!("{len} classes"), &format!("{:?}", classes.shape()))),
+        }
+    };
+    let target = match fields.task.as_str() {
+        "regress" => Target::Numbers(Tensor::from_array(device, &case.floats::<Ix3>("target")?)?),
+        "tag" => Target::Tags(classes(time * batch)?),
+        "classify" => Target::Classes(classes(batch)?),
+        other => return Ok(unsupported(format!("task {other}"))),
+    };
+    let model = Model { recurrent, readout, x: Tensor::from_array(device, &case.floats::<Ix3>("x")?)?, target };
+
+    let clip = Clip { norm: fields.clip_global_norm, ..Clip::default() };
+    let mut trainer = Trainer::new(parameters, rule, fields.hyper.lr)?.clip(clip)?;
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for _ in 0..fields.steps {
+        match trainer.step(|graph| model.loss(graph)) {
+            Ok(report) => {
+                losses.push(report.loss);
+                norms.push(report.gradient_norm);
+            }
+            Err(Error::Unsupported { option, by, .. }) => return Ok(unsupported(format!("{option} {by}"))),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut graph = trainer.evaluation();
+    let last = model.loss(&mut graph)?;
+    let last = graph.value(last).clone();
+    graph.submit()?;
+    losses.extend(last.to_vec()?);
+
+    let mut verdict = Verdict::new();
+    let relative = Tolerance { relative: case.tolerance("losses_rel")?, ..Tolerance::default() };
+    verdict.comparison.close(&Array1::from(losses), &case.floats::<Ix1>("losses")?.into_dyn(), relative);
+    for (name, tensor) in trainer.parameters().named() {
+        let tolerance = Tolerance::absolute(case.tolerance("final_abs")?);
+        verdict.comparison.close(
+            &tensor.to_array::<ndarray::IxDyn>()?,
+            &case.floats(&format!("final.{name}"))?,
+            tolerance,
+        );
+    }
+    let mut gradients = Comparison::default();
+    gradients.close(&Array1::from(norms), &case.floats::<Ix1>("grad_norms")?.into_dyn(), relative);
+    verdict.gradients = Some(gradients);
+    Ok(verdict)
+}

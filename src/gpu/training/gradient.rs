@@ -1,0 +1,161 @@
+//! Gradients of the operations around the cells. Shapes are checked by [`ops`](crate::ops).
+
+use crate::cell::Activation;
+use crate::error::Result;
+use crate::gpu::buffer::Buffer;
+use crate::gpu::kernel::{
+    CONV1D_GRAD_INPUT, CONV1D_GRAD_WEIGHT, Constants, GATHER_ROWS_GRAD, MEAN_STEPS, MEAN_STEPS_GRAD, UNARY_GRAD,
+};
+use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, each, fold, produce, word};
+use crate::gpu::recorder::Recorder;
+use crate::gpu::uniform::uniform;
+use crate::reference::Conv1dGeometry;
+
+uniform! {
+    struct UnaryGradDims { count: u32, alpha: f32, beta: f32 }
+    struct GatherRowsGradDims { rows: u32, columns: u32 }
+    /// Of both gradients of a convolution.
+    struct Conv1dGradDims {
+        count: u32,
+        channels: u32,
+        length: u32,
+        out_channels: u32,
+        out_length: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+    }
+    /// Of the mean and of its gradient.
+    struct MeanStepsDims { steps: u32, rows: u32, columns: u32 }
+}
+
+/// `dy act'(x)` of `len` elements.
+pub(crate) fn unary_grad(
+    recorder: &mut Recorder,
+    activation: Activation,
+    [x, dy]: [&Buffer; 2],
+    len: usize,
+) -> Result<Buffer> {
+    let (code, alpha, beta) = activation.code();
+    let dims = UnaryGradDims { count: word(recorder.device(), UNARY_GRAD.name, len)?, alpha, beta };
+    each(recorder, &UNARY_GRAD, &vec![("ACTIVATION", code)], &[x, dy], &dims, len)
+}
+
+/// By a table of `count` rows that `rows` were picked from; `dy [rows, columns]`.
+pub(crate) fn gather_rows_grad(
+    recorder: &mut Recorder,
+    count: usize,
+    rows: &[usize],
+    dy: &Buffer,
+    columns: usize,
+) -> Result<Buffer> {
+    let op = GATHER_ROWS_GRAD.name;
+    let device = recorder.device().clone();
+    word(&device, op, rows.len() * columns)?;
+    let mut begins = vec![0_u32; count + 1];
+    rows.iter().for_each(|&row| begins[row + 1] += 1);
+    let most = begins.iter().max().copied().unwrap_or_default();
+    check_loops(&device, op, most as usize)?;
+    for row in 0..count {
+        begins[row + 1] += begins[row];
+    }
+    // A stable sort: each row adds up its places in their order.
+    let mut next = begins.clone();
+    let mut places = vec![0_u32; rows.len()];
+    for (place, &row) in (0_u32..).zip(rows) {
+        places[next[row] as usize] = place;
+        next[row] += 1;
+    }
+    let (begins, places) =
+        (Buffer::from_slice(&device, "begins", &begins)?, Buffer::from_slice(&device, "places", &places)?);
+    let dims = GatherRowsGradDims { rows: word(&device, op, count)?, columns: word(&device, op, columns)? };
+    each(recorder, &GATHER_ROWS_GRAD, &Constants::new(), &[&begins, &places, dy], &dims, count * columns)
+}
+
+/// By the signal `[count, channels, length]`; `weight [out, channels, kernel]`.
+pub(crate) fn conv1d_grad_input(
+    recorder: &mut Recorder,
+    [count, channels, length]: [usize; 3],
+    (weight, [out, kernel]): (&Buffer, [usize; 2]),
+    dy: &Buffer,
+    geometry: Conv1dGeometry,
+) -> Result<Buffer> {
+    let op = CONV1D_GRAD_INPUT.name;
+    let windows = kernel.div_ceil(geometry.stride.max(1));
+    check_loops(&recorder.device().clone(), op, out * (windows + 1))?;
+    let dims = conv1d_dims(recorder, op, [count, channels, length], [out, kernel], geometry)?;
+    each(recorder, &CONV1D_GRAD_INPUT, &Constants::new(), &[weight, dy], &dims, count * channels * length)
+}
+
+/// By the weights `[out, channels, kernel]`; `x [count, channels, length]`.
+pub(crate) fn conv1d_grad_weight(
+    recorder: &mut Recorder,
+    [out, channels, kernel]: [usize; 3],
+    (x, [count, length]): (&Buffer, [usize; 2]),
+    dy: &Buffer,
+    geometry: Conv1dGeometry,
+) -> Result<Buffer> {
+    let op = CONV1D_GRAD_WEIGHT.name;
+    let device = recorder.device().clone();
+    let dims = conv1d_dims(recorder, op, [count, channels, length], [out, kernel], geometry)?;
+    let windows = count * geometry.output_length(length, kernel);
+    check_loops(&device, op, windows.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
+    let weights = out * channels * kernel;
+    let grid = fold(&device, op, weights)?;
+    produce(recorder, &CONV1D_GRAD_WEIGHT, &Constants::new(), &[x, dy], &dims, weights, grid)
+}
+
+fn conv1d_dims(
+    recorder: &Recorder,
+    op: &'static str,
+    [count, channels, length]: [usize; 3],
+    [out, kernel]: [usize; 2],
+    geometry: Conv1dGeometry,
+) -> Result<Conv1dGradDims> {
+    let n = |size: usize| word(recorder.device(), op, size);
+    let out_length = geometry.output_length(length, kernel);
+    n(count * out * out_length)?;
+    n(count * channels * length)?;
+    // The kernels' places in the padded signal.
+    n(length + 2 * geometry.padding)?;
+    Ok(Conv1dGradDims {
+        count: n(count)?,
+        channels: n(channels)?,
+        length: n(length)?,
+        out_channels: n(out)?,
+        out_length: n(out_length)?,
+        kernel: n(kernel)?,
+        stride: n(geometry.stride)?,
+        padding: n(geometry.padding)?,
+    })
+}
+
+/// The weighted sum of the steps of `x [time, batch, width]`.
+pub(crate) fn mean_steps(
+    recorder: &mut Recorder,
+    x: &Buffer,
+    weights: &Buffer,
+    [time, batch, width]: [usize; 3],
+) -> Result<Buffer> {
+    let op = MEAN_STEPS.name;
+    check_loops(&recorder.device().clone(), op, time)?;
+    let dims = steps_dims(recorder, op, [time, batch, width])?;
+    each(recorder, &MEAN_STEPS, &Constants::new(), &[x, weights], &dims, batch * width)
+}
+
+/// By the steps `[time, batch, width]` of a weighted sum.
+pub(crate) fn mean_steps_grad(
+    recorder: &mut Recorder,
+    weights: &Buffer,
+    dy: &Buffer,
+    [time, batch, width]: [usize; 3],
+) -> Result<Buffer> {
+    let dims = steps_dims(recorder, MEAN_STEPS_GRAD.name, [time, batch, width])?;
+    each(recorder, &MEAN_STEPS_GRAD, &Constants::new(), &[weights, dy], &dims, time * batch * width)
+}
+
+fn steps_dims(recorder: &Recorder, op: &'static str, [time, batch, width]: [usize; 3]) -> Result<MeanStepsDims> {
+    let n = |size: usize| word(recorder.device(), op, size);
+    n(time * batch * width)?;
+    Ok(MeanStepsDims { steps: n(time)?, rows: n(batch)?, columns: n(width)? })
+}

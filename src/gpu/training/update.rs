@@ -1,0 +1,152 @@
+//! The end of a training step: norm, verdict, update. Shapes are checked by [`ops`](crate::ops).
+
+use bytemuck::Zeroable;
+
+use crate::error::Result;
+use crate::gpu::buffer::Buffer;
+use crate::gpu::kernel::{JUDGE_STEP, OPTIMIZER_STEP, PARTIAL_SUMS};
+use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, fold, produce, word};
+use crate::gpu::recorder::Recorder;
+use crate::gpu::uniform::uniform;
+use crate::reference::{Adam, Clip, RmsProp, Rule, Sgd, Update};
+
+/// Elements that a workgroup of `partial_sums` adds up.
+pub(super) const RUN: usize = 64 * WORKGROUP_SIZE;
+
+uniform! {
+    struct PartialSumsDims { count: u32, y_offset: u32, limit: f32 }
+    struct JudgeStepDims { count: u32, step: u32, limit: f32 }
+    /// What the fields mean for each rule stands in `shaders/train/optimizer_step.wgsl`.
+    struct OptimizerStepDims {
+        count: u32,
+        first: u32,
+        limit: f32,
+        rate: f32,
+        decay: f32,
+        momentum: f32,
+        dampened: f32,
+        kept: f32,
+        rest: f32,
+        eps: f32,
+        root: f32,
+    }
+}
+
+/// The sums of runs of `x`, or of its squares, each element clamped first where there is a limit; written to `y` from an offset on.
+pub(super) fn partial_sums(
+    recorder: &mut Recorder,
+    (x, count): (&Buffer, usize),
+    limit: Option<f32>,
+    squares: bool,
+    (y, y_offset): (&Buffer, usize),
+) -> Result<()> {
+    let op = PARTIAL_SUMS.name;
+    let device = recorder.device().clone();
+    // Where the last run ends.
+    word(&device, op, count.next_multiple_of(RUN))?;
+    let dims = PartialSumsDims {
+        count: word(&device, op, count)?,
+        y_offset: word(&device, op, y_offset)?,
+        limit: limit.unwrap_or_default(),
+    };
+    let constants = vec![("SQUARES", u32::from(squares)), ("CLAMPED", u32::from(limit.is_some()))];
+    let grid = fold(&device, op, count.div_ceil(RUN))?;
+    let bound = recorder.bind(&PARTIAL_SUMS, &constants, [x, y].map(Buffer::clone))?;
+    recorder.dispatch(bound, &dims, grid)
+}
+
+/// The verdict on a step, of `words` words.
+pub(crate) fn judge_step(
+    recorder: &mut Recorder,
+    clip: &Clip,
+    step: u32,
+    loss: &Buffer,
+    gradients: &[(&Buffer, usize)],
+    before: &Buffer,
+    words: usize,
+) -> Result<Buffer> {
+    let op = JUDGE_STEP.name;
+    let device = recorder.device().clone();
+    let count = gradients.iter().map(|(_, len)| len.div_ceil(RUN)).sum::<usize>();
+    let partial = Buffer::new(&device, op, count)?;
+    let mut offset = 0;
+    for &(gradient, len) in gradients {
+        partial_sums(recorder, (gradient, len), clip.value, true, (&partial, offset))?;
+        offset += len.div_ceil(RUN);
+    }
+    check_loops(&device, op, count.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
+    let dims = JudgeStepDims { count: word(&device, op, count)?, step, limit: clip.norm.unwrap_or_default() };
+    let constants = vec![("CLIPPED", u32::from(clip.norm.is_some()))];
+    produce(recorder, &JUDGE_STEP, &constants, &[loss, &partial, before], &dims, words, [1, 1, 1])
+}
+
+/// One parameter's update; the inputs are parameter, gradient, slots and verdict. Returns the parameter and the slots.
+pub(crate) fn optimizer_step(
+    recorder: &mut Recorder,
+    update: &Update,
+    clip: &Clip,
+    inputs: [&Buffer; 4],
+    len: usize,
+) -> Result<[Buffer; 2]> {
+    let op = OPTIMIZER_STEP.name;
+    let device = recorder.device().clone();
+    let slots = update.rule.slots().len();
+    word(&device, op, (slots + 1) * len)?;
+    let (dims, flags) = numbers(update);
+    let dims = OptimizerStepDims { count: word(&device, op, len)?, limit: clip.value.unwrap_or_default(), ..dims };
+    let clamped = ("CLAMPED", u32::from(clip.value.is_some()));
+    let constants = flags.into_iter().chain([clamped]).collect();
+    let (moved, kept) = (Buffer::new(&device, op, len)?, Buffer::new(&device, op, slots * len)?);
+    let buffers: Vec<Buffer> = inputs.into_iter().chain([&moved, &kept]).cloned().collect();
+    let bound = recorder.bind(&OPTIMIZER_STEP, &constants, buffers)?;
+    recorder.dispatch(bound, &dims, fold(&device, op, len.div_ceil(WORKGROUP_SIZE))?)?;
+    Ok([moved, kept])
+}
+
+/// A rule's numbers at a step as the kernel takes them, and its options.
+#[expect(clippy::cast_possible_truncation, reason = "kernels compute in f32")]
+fn numbers(update: &Update) -> (OptimizerStepDims, Vec<(&'static str, u32)>) {
+    let Update { rule, rate, step } = *update;
+    let narrow = |x: f64| x as f32;
+    let first = u32::from(step == 1);
+    let rate_only = OptimizerStepDims { first, rate: narrow(rate), ..OptimizerStepDims::zeroed() };
+    match rule {
+        Rule::Sgd(Sgd { momentum, dampening, nesterov, weight_decay }) => {
+            let dims = OptimizerStepDims {
+                decay: narrow(weight_decay),
+                momentum: narrow(momentum),
+                dampened: narrow(1.0 - dampening),
+                ..rate_only
+            };
+            let flags = [("RULE", 0), ("MOMENTUM", u32::from(momentum != 0.0)), ("NESTEROV", u32::from(nesterov))];
+            (dims, flags.to_vec())
+        }
+        Rule::RmsProp(RmsProp { alpha, eps, weight_decay, momentum, centered }) => {
+            let dims = OptimizerStepDims {
+                decay: narrow(weight_decay),
+                momentum: narrow(momentum),
+                kept: narrow(alpha),
+                rest: narrow(1.0 - alpha),
+                eps: narrow(eps),
+                ..rate_only
+            };
+            let flags = [("RULE", 1), ("MOMENTUM", u32::from(momentum != 0.0)), ("CENTERED", u32::from(centered))];
+            (dims, flags.to_vec())
+        }
+        Rule::Adam(Adam { betas, eps, weight_decay, decoupled, amsgrad }) => {
+            let (size, root) = update.corrections(betas);
+            let dims = OptimizerStepDims {
+                rate: narrow(size),
+                decay: narrow(if decoupled { 1.0 - rate * weight_decay } else { weight_decay }),
+                dampened: narrow(1.0 - betas[0]),
+                kept: narrow(betas[1]),
+                rest: narrow(1.0 - betas[1]),
+                eps: narrow(eps),
+                root: narrow(root),
+                ..rate_only
+            };
+            let flags = [("RULE", 2), ("DECOUPLED", u32::from(decoupled)), ("AMSGRAD", u32::from(amsgrad))];
+            (dims, flags.to_vec())
+        }
+    }
+}

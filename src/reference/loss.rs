@@ -1,0 +1,104 @@
+//! Losses and their derivatives. A loss is computed element by element, or row by row; `ops` adds the parts up.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
+
+use super::{Real, activate};
+use crate::cell::Activation;
+
+/// A loss of one prediction and one target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PointLoss {
+    /// `(x - y)^2` (`torch.nn.MSELoss`)
+    SquaredError = 0,
+    /// `-y ln(sigmoid(x)) - (1 - y) ln(1 - sigmoid(x))`, as `max(x, 0) - x y + ln(1 + e^-|x|)`
+    /// (`torch.nn.BCEWithLogitsLoss`)
+    BinaryCrossEntropy = 1,
+}
+
+impl PointLoss {
+    /// Every loss.
+    pub const ALL: [Self; 2] = [Self::SquaredError, Self::BinaryCrossEntropy];
+}
+
+/// The class that a target names; `None` for one that is ignored, which is any number below 0.
+pub fn target_class<F: Real>(target: F) -> Option<usize> {
+    target.to_usize().filter(|_| target >= F::zero())
+}
+
+/// The largest element of a row and the sum of the exponentials above it.
+fn softmax_terms<F: Real>(row: ArrayView1<'_, F>) -> (F, F) {
+    let largest = row.iter().copied().fold(F::neg_infinity(), F::max);
+    (largest, row.iter().map(|&x| (x - largest).exp()).sum())
+}
+
+/// `-ln(softmax(x)[target])` of every row, 0 where the target is below 0 (`torch.nn.CrossEntropyLoss`).
+///
+/// # Shapes
+/// `x [M, C]`, `targets [M]`, whole numbers below C; returns `[M]`.
+pub fn softmax_cross_entropy<F: Real>(x: ArrayView2<'_, F>, targets: ArrayView1<'_, F>) -> Array1<F> {
+    let row = |(row, &target): (ArrayView1<'_, F>, &F)| match target_class(target) {
+        Some(class) => {
+            let (largest, sum) = softmax_terms(row);
+            sum.ln() - (row[class] - largest)
+        }
+        None => F::zero(),
+    };
+    x.rows().into_iter().zip(targets).map(row).collect()
+}
+
+/// The derivative of `scale` times the sum of [`softmax_cross_entropy`]'s rows, `scale (softmax(x) - onehot(target))`.
+///
+/// # Shapes
+/// As [`softmax_cross_entropy`]; returns `[M, C]`.
+pub fn softmax_cross_entropy_grad<F: Real>(x: ArrayView2<'_, F>, targets: ArrayView1<'_, F>, scale: F) -> Array2<F> {
+    let mut dx = Array2::zeros(x.dim());
+    for ((x, mut dx), &target) in x.rows().into_iter().zip(dx.rows_mut()).zip(targets) {
+        let Some(class) = target_class(target) else { continue };
+        let (largest, sum) = softmax_terms(x);
+        Zip::from(&mut dx).and(x).for_each(|dx, &x| *dx = scale * (x - largest).exp() / sum);
+        dx[class] = dx[class] - scale;
+    }
+    dx
+}
+
+/// A loss of every element, 0 in rows that weigh nothing.
+///
+/// # Shapes
+/// `x` and `y [M, W]`, `weights [M]`; returns `[M, W]`.
+pub fn point_loss<F: Real>(
+    loss: PointLoss,
+    x: ArrayView2<'_, F>,
+    y: ArrayView2<'_, F>,
+    weights: ArrayView1<'_, F>,
+) -> Array2<F> {
+    let of = |x: F, y: F| match loss {
+        PointLoss::SquaredError => (x - y) * (x - y),
+        PointLoss::BinaryCrossEntropy => x.max(F::zero()) - x * y + activate(Activation::Softplus, F::zero() - x.abs()),
+    };
+    Array2::from_shape_fn(x.dim(), |at| {
+        let weight = weights[at.0];
+        if weight == F::zero() { weight } else { weight * of(x[at], y[at]) }
+    })
+}
+
+/// The derivative of `scale` times the sum of [`point_loss`]'s elements by `x`.
+///
+/// # Shapes
+/// As [`point_loss`].
+pub fn point_loss_grad<F: Real>(
+    loss: PointLoss,
+    x: ArrayView2<'_, F>,
+    y: ArrayView2<'_, F>,
+    weights: ArrayView1<'_, F>,
+    scale: F,
+) -> Array2<F> {
+    let of = |x: F, y: F| match loss {
+        PointLoss::SquaredError => (x - y) + (x - y),
+        PointLoss::BinaryCrossEntropy => activate(Activation::Sigmoid, x) - y,
+    };
+    Array2::from_shape_fn(x.dim(), |at| {
+        let weight = weights[at.0];
+        if weight == F::zero() { weight } else { scale * weight * of(x[at], y[at]) }
+    })
+}

@@ -1,0 +1,193 @@
+//! An optimiser: an update rule with what it remembers, on the device.
+
+use super::graph::{Gradients, Graph, Var};
+use super::parameters::{ParameterId, Parameters};
+use crate::error::{Error, Result};
+use crate::ops::{self, Moved, Verdict};
+use crate::reference::{Clip, Rule, Update};
+use crate::tensor::Tensor;
+
+/// Updates parameters by PyTorch's rules. What a rule remembers are tensors on the parameters' device.
+///
+/// The update itself checks on the device that loss and gradient are finite numbers: a step where they are not changes neither
+/// the parameters nor what is remembered, nor does any step after it, until [`Optimizer::report`] has told of it.
+///
+/// # Examples
+/// ```
+/// use gatewise::train::{Clip, Graph, Loss, Mode, Optimizer, Parameters, Sgd};
+/// use gatewise::{Device, Tensor};
+/// use ndarray::array;
+///
+/// let device = Device::Cpu;
+/// let mut parameters = Parameters::new(&device, 7);
+/// let weight = parameters.add("weight", &array![[2.0_f32]])?;
+/// let mut optimizer = Optimizer::new(Sgd::default())?.clip(Clip::norm(1.0))?;
+/// let mut graph = Graph::new(&parameters, Mode::Training { seed: 7, step: 0 });
+/// let (x, y) = (Tensor::from_array(&device, &array![[1.0]])?, Tensor::from_array(&device, &array![[0.0]])?);
+/// let (x, w) = (graph.input(&x), graph.parameter(weight)?);
+/// let prediction = graph.linear(x, w, None)?;
+/// let loss = graph.mean_squared_error(prediction, &y, &Loss::default())?;
+/// optimizer.step(graph, loss, &mut parameters, 0.5)?; // one submission on a GPU
+/// assert!((parameters.get(weight)?.to_vec()?[0] - 1.5).abs() < 1e-6); // the gradient, 4, is clipped to 1
+/// assert_eq!(optimizer.report()?, Some((4.0, 4.0))); // loss, norm
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    rule: Rule,
+    clip: Clip,
+    /// By parameter, `[slots, elements]`; none before its first gradient.
+    slots: Vec<Option<Tensor>>,
+    /// By parameter: its updates so far.
+    counts: Vec<u64>,
+    /// Steps so far, and what became of them.
+    steps: u64,
+    verdict: Option<Verdict>,
+    /// Since the last report: which parameters a step updated, how many steps in a row.
+    unreported: Vec<(Vec<bool>, u64)>,
+}
+
+impl Optimizer {
+    /// An optimiser that remembers nothing yet.
+    ///
+    /// # Errors
+    /// As [`Rule::check`].
+    pub fn new(rule: impl Into<Rule>) -> Result<Self> {
+        let rule = rule.into();
+        rule.check()?;
+        Ok(Self {
+            rule,
+            clip: Clip::default(),
+            slots: Vec::new(),
+            counts: Vec::new(),
+            steps: 0,
+            verdict: None,
+            unreported: Vec::new(),
+        })
+    }
+
+    /// Keeps the gradients small.
+    ///
+    /// # Errors
+    /// As [`Clip::check`].
+    pub fn clip(mut self, clip: Clip) -> Result<Self> {
+        clip.check()?;
+        self.clip = clip;
+        Ok(self)
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// Steps so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Walks back from the loss, clips, updates every parameter that the loss depends on, and submits it all.
+    ///
+    /// # Errors
+    /// As [`Graph::backward`] and [`Graph::submit`]; then nothing has changed.
+    pub fn step(&mut self, mut graph: Graph, loss: Var, parameters: &mut Parameters, rate: f64) -> Result<()> {
+        let gradients = graph.backward(loss)?;
+        self.slots.resize_with(parameters.len(), || None);
+        self.counts.resize(parameters.len(), 0);
+        let loss = graph.value(loss).clone();
+        let (verdict, moved) = self.record(&mut graph, &loss, &gradients, parameters, rate)?;
+        graph.submit()?;
+
+        let mut updated = vec![false; parameters.len()];
+        for (id, Moved { parameter, slots }) in moved {
+            parameters.set(id, parameter)?;
+            self.slots[id.0] = Some(slots);
+            self.counts[id.0] += 1;
+            updated[id.0] = true;
+        }
+        self.verdict = Some(verdict);
+        self.steps += 1;
+        match self.unreported.last_mut() {
+            Some((same, times)) if *same == updated => *times += 1,
+            _ => self.unreported.push((updated, 1)),
+        }
+        Ok(())
+    }
+
+    /// Records the verdict on a step and the update of every parameter that has a gradient.
+    fn record(
+        &self,
+        graph: &mut Graph,
+        loss: &Tensor,
+        gradients: &Gradients,
+        parameters: &Parameters,
+        rate: f64,
+    ) -> Result<(Verdict, Vec<(ParameterId, Moved)>)> {
+        let recorder = graph.recorder();
+        let with_gradient: Vec<(ParameterId, &Tensor)> =
+            (0..parameters.len()).map(ParameterId).filter_map(|id| Some((id, gradients.parameter(id)?))).collect();
+        let before = match &self.verdict {
+            Some(verdict) => verdict.clone(),
+            None => Verdict::fresh(parameters.device())?,
+        };
+        let all: Vec<&Tensor> = with_gradient.iter().map(|(_, gradient)| *gradient).collect();
+        let number = (self.steps + 1) as u32;
+        let verdict = ops::judge_step(recorder, &self.clip, number, loss, &all, &before)?;
+        let mut moved = Vec::new();
+        for (id, gradient) in with_gradient {
+            let parameter = parameters.get(id)?.clone();
+            let slots = match &self.slots[id.0] {
+                Some(slots) => slots.clone(),
+                None => Tensor::zeros(parameters.device(), &[self.rule.slots().len(), parameter.len()])?,
+            };
+            let update = Update { rule: self.rule, rate, step: self.counts[id.0] + 1 };
+            let now = Moved { parameter, slots };
+            moved.push((id, ops::optimizer_step(recorder, &update, &self.clip, &verdict, &now, gradient)?));
+        }
+        Ok((verdict, moved))
+    }
+
+    /// Waits for the last step and returns its loss and the norm of its gradients before clipping by norm; `None` before the first
+    /// step. A read-back of a few numbers.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] where a step's loss or gradient was no finite number. Parameters and optimiser then stand as they were
+    /// before that step, and training can go on from there, with a smaller rate for example.
+    pub fn report(&mut self) -> Result<Option<(f32, f32)>> {
+        let Some(verdict) = &self.verdict else { return Ok(None) };
+        let words = verdict.read()?;
+        if words.good {
+            self.unreported.clear();
+            return Ok(Some((words.loss, words.norm)));
+        }
+        // The step is counted in 32 bits on the device.
+        let since = u64::from((self.steps as u32).wrapping_sub(words.step));
+        let step = self.steps - since;
+        self.take_back(since + 1);
+        self.verdict = None;
+        Err(Error::Diverged { step, loss: words.loss, gradient_norm: words.norm })
+    }
+
+    /// Forgets the last steps, which changed nothing.
+    fn take_back(&mut self, mut steps: u64) {
+        self.steps -= steps;
+        while let Some((updated, times)) = self.unreported.pop() {
+            let taken = times.min(steps);
+            let counts = self.counts.iter_mut().zip(updated).filter(|(_, updated)| *updated);
+            counts.for_each(|(count, _)| *count -= taken);
+            steps -= taken;
+        }
+    }
+
+    /// What is remembered of every parameter, by its id and PyTorch's name of the slot.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (ParameterId, u64, &Tensor)> {
+        let slots = self.slots.iter().zip(&self.counts).enumerate();
+        slots.filter_map(|(at, (slots, &count))| Some((ParameterId(at), count, slots.as_ref()?)))
+    }
+
+    /// Takes the place of an optimiser that had come this far.
+    pub(super) fn recall(&mut self, steps: u64, slots: Vec<Option<Tensor>>, counts: Vec<u64>) {
+        let Self { rule, clip, .. } = *self;
+        *self = Self { rule, clip, slots, counts, steps, verdict: None, unreported: Vec::new() };
+    }
+}
