@@ -3,6 +3,7 @@
 
 mod activation;
 mod backward;
+mod gates;
 mod gradient;
 mod gru;
 mod layout;
@@ -19,6 +20,7 @@ pub use backward::{
     gru_update_backward, layer_backward, layer_backward_with_noise, lstm_step_backward, lstm_update_backward,
     rnn_step_backward, step_backward,
 };
+pub use gates::{UnitGates, layer_gates, unit_gates};
 pub use gradient::{
     conv1d_grad_input, conv1d_grad_weight, dropout, gather_rows_grad, mean_steps, mean_steps_grad, sum_columns,
     unary_grad,
@@ -28,7 +30,7 @@ pub use layout::{Place, gather_rows, strided_copy};
 pub use loss::{
     PointLoss, point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, target_class,
 };
-pub use lstm::{lstm_step, lstm_update};
+pub use lstm::{LstmGates, lstm_gates, lstm_step, lstm_update};
 pub use ops::{
     Binary, Conv1dGeometry, Math, PadMode, Reduction, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows,
     unary,

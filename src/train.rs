@@ -51,8 +51,10 @@
 //! ```
 
 mod checkpoint;
+mod flow;
 mod graph;
 mod layers;
+mod memory;
 mod optimizer;
 mod parameters;
 mod schedule;
@@ -61,8 +63,10 @@ mod trainer;
 
 pub use crate::reference::{Adam, Clip, RmsProp, Rule, Sgd};
 pub use checkpoint::{Checkpoint, Checkpoints};
+pub use flow::{GradientFlow, LayerFlow, Openings, gradient_flow};
 pub use graph::{CrossEntropy, Gradients, Graph, Loss, Mode, Reduce, Stepped, Var};
 pub use layers::{Conv1d, Embedding, Linear, Recurrent};
+pub use memory::MemoryBias;
 pub use optimizer::Optimizer;
 pub use parameters::{ParameterId, Parameters};
 pub use schedule::{Plateau, Schedule};

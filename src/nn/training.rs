@@ -9,6 +9,7 @@ use ndarray::{Array, ArrayView3, Axis, Dimension};
 
 pub use self::tape::{RecurrentGradient, StateGradient, Tape};
 
+pub(crate) use self::reference::LayerPass;
 use self::reference::ReferenceTape;
 use self::tape::Kept;
 use super::config::Config;
@@ -306,11 +307,8 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         options: &TrainingOptions,
     ) -> Result<(Tensor, Tape)> {
         let device = recorder.device().clone();
-        x.check_device(OP, "x", &self.device)?;
+        let [time, batch] = self.check_call(x, state)?;
         x.check_device(OP, "recorder", &device)?;
-        let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
-        check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
-        state.check(OP, &self.device, self.config.state_shapes(batch))?;
         options.noise.check()?;
         if let Some(clip) = options.recurrent_clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
             let (what, found) = ("recurrent_clip", clip.to_string());
@@ -335,11 +333,39 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             device: self.device.clone(),
             kept,
             state: self.config.state_shapes(batch),
-            x: [time, batch, input],
+            x: [time, batch, self.config.input],
             width: self.output_size(),
             recurrent_clip: options.recurrent_clip,
         };
         Ok((y, tape))
+    }
+
+    /// Runs the sequence forward and back in the specification's loops and `f64`, on whatever device the stack lives, and
+    /// shows each layer and direction with its gradients, from the last layer to the first. The state keeps its value.
+    pub(crate) fn show_gradients(
+        &self,
+        x: &Tensor,
+        state: &State,
+        sequence: &Sequence,
+        dy: &Tensor,
+        show: impl FnMut(&LayerPass<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let [time, batch] = self.check_call(x, state)?;
+        check_shape(OP, "dy", &[time, batch, self.output_size()], dy.shape())?;
+        let (mut state, options) = (state.try_clone()?, TrainingOptions::default());
+        let (_, tape) =
+            ReferenceTape::forward(&self.untyped(), &self.parameters()?, x, &mut state, sequence, &options)?;
+        tape.backward_showing(&dy.to_array()?, None, None, None, show)?;
+        Ok(())
+    }
+
+    /// Refuses what does not fit a call; returns `[T, B]`.
+    fn check_call(&self, x: &Tensor, state: &State) -> Result<[usize; 2]> {
+        x.check_device(OP, "x", &self.device)?;
+        let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
+        check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
+        state.check(OP, &self.device, self.config.state_shapes(batch))?;
+        Ok([time, batch])
     }
 
     fn untyped(&self) -> Config<Cell> {

@@ -26,6 +26,8 @@ pub struct StepGradient<F> {
     pub h: Vec<F>,
     /// By the cell state before the step, `[hidden]`; empty unless the cell is an LSTM.
     pub s: Vec<F>,
+    /// By the cell state after the step, the way through the step's output included; empty unless the cell is an LSTM.
+    pub s_next: Vec<F>,
 }
 
 /// The derivative of `act(clip(x))`. Beyond the clip it is zero; at the clip it is that of the activation, as in
@@ -49,7 +51,8 @@ pub fn rnn_step_backward<F: Real>(
     dh_next: &[F],
     dp: &mut Parameters<F>,
 ) -> StepGradient<F> {
-    let mut d = StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); h.len()], s: Vec::new() };
+    let mut d =
+        StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); h.len()], s: Vec::new(), s_next: Vec::new() };
     for (u, &dh_next) in dh_next.iter().enumerate() {
         let a = input(p, u, x) + recurrent(p, u, h);
         let da = dh_next * derivative(cell.activation, cell.gate_clip, a);

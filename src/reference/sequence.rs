@@ -152,6 +152,21 @@ pub fn layer_with_noise<F: Real>(
     x: ArrayView3<'_, F>,
     state: &mut LayerState<F>,
 ) -> Result<Array3<F>> {
+    walk(cell, p, direction, sequence, (noise, row_in_stack), x, state, |_, _, _| ())
+}
+
+/// [`layer_with_noise`] that shows each step its place, its input and the state that it starts from.
+#[expect(clippy::too_many_arguments, reason = "those of `layer_with_noise` and one")]
+pub(super) fn walk<F: Real>(
+    cell: &Cell,
+    p: &Parameters<F>,
+    direction: Direction,
+    sequence: &Sequence,
+    (noise, row_in_stack): (&Noise, usize),
+    x: ArrayView3<'_, F>,
+    state: &mut LayerState<F>,
+    mut step: impl FnMut((usize, usize), &[F], &RowState<F>),
+) -> Result<Array3<F>> {
     const OP: &str = "reference::layer";
     let (time, batch, input) = x.dim();
     let rows = p.weight_hh.nrows();
@@ -185,6 +200,7 @@ pub fn layer_with_noise<F: Real>(
             }
             if flag & VALID != 0 {
                 let x: Vec<F> = (0..input).map(|i| x[[t, b, i]]).collect();
+                step((t, b), &x, &row);
                 row = masks.step(cell, p, &x, (t, b), &row);
                 held.clone_from(&row.h);
             } else if sequence.padding() == Pad::Zero {

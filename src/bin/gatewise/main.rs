@@ -2,8 +2,10 @@
 
 mod audio;
 mod bench;
+mod chart;
 mod choice;
 mod devices;
+mod flow;
 mod plan;
 mod plot;
 #[cfg(feature = "onnx")]
@@ -31,6 +33,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Prints the schedule of a call, with its dispatches and its memory; needs no GPU.
     Plan(plan::Arguments),
+    /// Shows how far a gradient reaches back in time in each cell.
+    Flow(flow::Arguments),
     /// Runs an ONNX model over NumPy files.
     #[cfg(feature = "onnx")]
     Run(run::Arguments),
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Flow(arguments) => flow::run(&arguments),
         #[cfg(feature = "onnx")]
         Command::Run(arguments) => run::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),

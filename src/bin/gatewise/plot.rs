@@ -12,6 +12,8 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::chart::{self, FONT};
+
 const WIDTH: u32 = 1600;
 const HEIGHT: u32 = 760;
 const TITLE_HEIGHT: u32 = 52;
@@ -27,7 +29,6 @@ const COLUMNS: u32 = WIDTH - LABEL_WIDTH - 2 * MARGIN;
 /// Where the time axis begins.
 const LEFT: i32 = (LABEL_WIDTH + MARGIN) as i32;
 
-const FONT: &str = "sans-serif";
 const TITLE_SIZE: u32 = 30;
 const TEXT_SIZE: u32 = 25;
 /// Characters of [`TITLE_SIZE`] that fit on the picture in a wide font.
@@ -62,6 +63,7 @@ pub(crate) struct SpeechPlot<'a> {
 
 /// Writes the picture as one SVG file, of a size that grows with the segments but not with the samples.
 pub(crate) fn write_svg(path: &Path, plot: &SpeechPlot<'_>) -> Result<()> {
+    chart::register_fonts();
     let mut svg = String::new();
     draw(&mut svg, plot).map_err(|e| Error::io(path, io::Error::other(e.to_string())))?;
     fs::write(path, svg).map_err(|e| Error::io(path, e))

@@ -9,7 +9,9 @@ use crate::cell::{Cell, Draw, Mask, Parameters, Sequence};
 use crate::error::{Error, Result};
 use crate::nn::config::Config;
 use crate::nn::state::State;
-use crate::reference::{Binary, LayerState, Training, binary, layer_backward_with_noise, layer_with_noise};
+use crate::reference::{
+    Binary, Direction, LayerGradient, LayerState, Training, binary, layer_backward_with_noise, layer_with_noise,
+};
 use crate::tensor::Tensor;
 
 /// What is kept of a call.
@@ -25,6 +27,20 @@ struct Layer {
     x: Array3<f64>,
     /// By direction: the state before the first step, and the output.
     directions: Vec<(LayerState<f64>, Array3<f64>)>,
+}
+
+/// One layer and direction of a stack on the way back: what it read, and the gradients by it.
+pub(crate) struct LayerPass<'a> {
+    pub(crate) layer: usize,
+    pub(crate) direction: Direction,
+    pub(crate) cell: &'a Cell,
+    pub(crate) parameters: &'a Parameters<f64>,
+    pub(crate) x: ArrayView3<'a, f64>,
+    /// The state before the first step.
+    pub(crate) state: &'a LayerState<f64>,
+    /// The gradient by the layer's output.
+    pub(crate) dy: ArrayView3<'a, f64>,
+    pub(crate) gradient: &'a LayerGradient<f64>,
 }
 
 /// Multiplies a layer's output, or its gradient, by the layer's mask.
@@ -135,6 +151,18 @@ impl ReferenceTape {
         d_s: Option<&Array3<f32>>,
         clip: Option<f32>,
     ) -> Result<HostGradient> {
+        self.backward_showing(dy, d_h, d_s, clip, |_| Ok(()))
+    }
+
+    /// [`ReferenceTape::backward`] that shows each layer and direction, from the last layer to the first.
+    pub(super) fn backward_showing(
+        &self,
+        dy: &Array3<f32>,
+        d_h: Option<&Array3<f32>>,
+        d_s: Option<&Array3<f32>>,
+        clip: Option<f32>,
+        mut show: impl FnMut(&LayerPass<'_>) -> Result<()>,
+    ) -> Result<HostGradient> {
         let cells = self.config.cells();
         let batch = dy.len_of(Axis(1));
         let row_of = |d: Option<&Array3<f32>>, row: usize, width: usize| match d {
@@ -163,6 +191,16 @@ impl ReferenceTape {
                     (tape.x.view(), state),
                     (dy.view(), d_h.view(), d_s.view()),
                 )?;
+                show(&LayerPass {
+                    layer,
+                    direction: self.config.directions[at],
+                    cell,
+                    parameters: &self.parameters[layer][at],
+                    x: tape.x.view(),
+                    state,
+                    dy: dy.view(),
+                    gradient: &back,
+                })?;
                 Zip::from(&mut dx).and(&back.x).for_each(|dx, &d| *dx += d);
                 of_layer.push(back.parameters.map(narrow));
                 states[row] = Some(back.state);

@@ -60,7 +60,8 @@ pub(super) fn gru_step_backward_masked<F: Real>(
     };
     let r: Vec<F> = (0..hidden).map(|u| gru_gate(cell, before_gate(0, u))).collect();
     let rh: Vec<F> = r.iter().zip(h).map(|(&r, &h)| r * h).collect();
-    let mut d = StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); hidden], s: Vec::new() };
+    let mut d =
+        StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); hidden], s: Vec::new(), s_next: Vec::new() };
     let mut dh_mix = vec![F::zero(); hidden];
     let mut dr = vec![F::zero(); hidden];
     let mut d_rh = vec![F::zero(); hidden];

@@ -2,7 +2,7 @@
 
 use super::{StepGradient, derivative, gate_row};
 use crate::cell::{Forget, LstmCell, Parameters};
-use crate::reference::rnn::{input, recurrent};
+use crate::reference::lstm::lstm_unit;
 use crate::reference::{Real, activate, clip, dot, lstm_update};
 
 /// Gradients of [`lstm_update`] for one unit.
@@ -14,6 +14,8 @@ pub struct LstmUnitGradient<F> {
     pub p: [F; 3],
     /// By the cell state before the step.
     pub s: F,
+    /// By the cell state after the step, the way through `m` included: the `ds'` below.
+    pub s_next: F,
 }
 
 /// [`lstm_update`] backwards, from the gradients by its results `m = o output(s')` and `s'`.
@@ -71,7 +73,12 @@ pub fn lstm_update_backward<F: Real>(
         }
         Forget::Never | Forget::Coupled => (vec![da_i, da_g, da_o], F::zero()),
     };
-    LstmUnitGradient { a: da, p: [da_i * s, da_f * s, da_o * s_next], s: ds_next_in * f + da_i * p[0] + da_f * p[1] }
+    LstmUnitGradient {
+        a: da,
+        p: [da_i * s, da_f * s, da_o * s_next],
+        s: ds_next_in * f + da_i * p[0] + da_f * p[1],
+        s_next: ds_next,
+    }
 }
 
 /// [`lstm_step`](super::super::lstm_step) backwards: with a projection `dm = W_hr^T dh'` and `dW_hr += dh' m^T`, then
@@ -88,11 +95,7 @@ pub fn lstm_step_backward<F: Real>(
     dp: &mut Parameters<F>,
 ) -> StepGradient<F> {
     let hidden = s.len();
-    let gates = p.weight_hh.nrows() / hidden.max(1);
-    let of_unit = |u: usize| -> (Vec<F>, [F; 3]) {
-        let a = (0..gates).map(|g| input(p, g * hidden + u, x) + recurrent(p, g * hidden + u, h)).collect();
-        (a, p.peephole.as_ref().map_or([F::zero(); 3], |w| [w[[0, u]], w[[1, u]], w[[2, u]]]))
-    };
+    let of_unit = |u: usize| lstm_unit(p, x, h, (u, hidden));
     let dm: Vec<F> = match (&p.weight_hr, &mut dp.weight_hr) {
         (Some(weight), Some(d_weight)) => {
             for u in 0..hidden {
@@ -106,7 +109,8 @@ pub fn lstm_step_backward<F: Real>(
         }
         _ => dh_next.to_vec(),
     };
-    let mut d = StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); h.len()], s: Vec::new() };
+    let mut d =
+        StepGradient { x: vec![F::zero(); x.len()], h: vec![F::zero(); h.len()], s: Vec::new(), s_next: Vec::new() };
     for u in 0..hidden {
         let (a, peephole) = of_unit(u);
         let unit = lstm_update_backward(cell, &a, peephole, s[u], dm[u], ds_next[u]);
@@ -119,6 +123,7 @@ pub fn lstm_step_backward<F: Real>(
             }
         }
         d.s.push(unit.s);
+        d.s_next.push(unit.s_next);
     }
     d
 }

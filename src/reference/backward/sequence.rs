@@ -65,6 +65,12 @@ pub struct LayerGradient<F> {
     pub parameters: Parameters<F>,
     /// By the state before the first step, and by the value that a reset returns to.
     pub state: LayerState<F>,
+    /// By `h` after each step, `[T, B, O]`: what the step's own output and all later ones ask of it. At a skipped step the
+    /// state's gradient on its way to earlier steps.
+    pub h: Array3<F>,
+    /// By the cell state after each step, `[T, B, hidden]` (`[T, B, 0]` unless the cell is an LSTM): the way through the
+    /// step's own output included.
+    pub s: Array3<F>,
 }
 
 /// [`layer`](super::super::layer) backwards.
@@ -137,6 +143,8 @@ pub fn layer_backward_with_noise<F: Real>(
             initial_h: zeros(&state.initial_h),
             initial_s: zeros(&state.initial_s),
         },
+        h: Array3::zeros((time, batch, out)),
+        s: Array3::zeros((time, batch, state.s.ncols())),
     };
     let masks = Masks::new(&training.noise, training.row, batch);
     for b in 0..batch {
@@ -165,21 +173,26 @@ pub fn layer_backward_with_noise<F: Real>(
             if flag & VALID != 0 {
                 dy.enumerate().for_each(|(u, dy)| d.h[u] = d.h[u] + dy + held[u]);
                 held.fill(F::zero());
+                put(&mut gradient.h, (place(k), b), &d.h);
                 // What zoneout hands past the step.
                 let moves = masks.moves(place(k), b, out, d.s.len());
                 let kept = RowState { h: split(&mut d.h, &moves[0]), s: split(&mut d.s, &moves[1]) };
                 let (x, state) = (input_at(k), (&before[k], factors.as_slice()));
                 let back = step_backward_masked(cell, p, &x, state, &d, &mut gradient.parameters);
-                for (i, dx) in back.x.into_iter().enumerate() {
-                    gradient.x[[place(k), b, i]] = dx;
-                }
+                put(&mut gradient.x, (place(k), b), &back.x);
+                let past_step: Vec<F> = back.s_next.iter().zip(&kept.s).map(|(&d, &kept)| d + kept).collect();
+                put(&mut gradient.s, (place(k), b), &past_step);
                 let sum =
                     |a: Vec<F>, b: Vec<F>| a.into_iter().zip(b).map(|(a, b)| clip(a + b, training.clip)).collect();
                 d = RowState { h: sum(back.h, kept.h), s: sum(back.s, kept.s) };
-            } else if sequence.padding() == Pad::Hold {
-                dy.enumerate().for_each(|(u, dy)| held[u] = held[u] + dy);
             } else {
-                held.fill(F::zero());
+                put(&mut gradient.h, (place(k), b), &d.h);
+                put(&mut gradient.s, (place(k), b), &d.s);
+                if sequence.padding() == Pad::Hold {
+                    dy.enumerate().for_each(|(u, dy)| held[u] = held[u] + dy);
+                } else {
+                    held.fill(F::zero());
+                }
             }
             if flag & RESET != 0 {
                 add(&mut gradient.state.initial_h, b, &d.h);
@@ -192,6 +205,12 @@ pub fn layer_backward_with_noise<F: Real>(
         add(&mut gradient.state.s, b, &d.s);
     }
     Ok(gradient)
+}
+
+fn put<F: Real>(to: &mut Array3<F>, (t, b): (usize, usize), values: &[F]) {
+    for (u, &value) in values.iter().enumerate() {
+        to[[t, b, u]] = value;
+    }
 }
 
 fn add<F: Real>(to: &mut Array2<F>, row: usize, values: &[F]) {

@@ -1,0 +1,183 @@
+//! How a loss's gradient flows back through time: the lectures' argument about vanishing and exploding gradients, as numbers.
+
+mod path;
+mod report;
+
+use ndarray::{Array3, ArrayView3, Axis};
+
+use self::path::{carried, spectral_norm};
+use crate::cell::{Cell, Sequence};
+use crate::error::Result;
+use crate::nn::{LayerPass, State, TrainableRecurrent};
+use crate::reference::{Direction, UnitGates, layer_gates};
+use crate::tensor::Tensor;
+
+/// The gradient of one loss on its way back through a recurrent stack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientFlow {
+    /// Layer by layer, direction by direction.
+    pub layers: Vec<LayerFlow>,
+}
+
+/// The gradient within one layer and direction. A norm is the Euclidean one over all rows of the batch and all units; steps
+/// stand at their place in time, `t` from 0 to `T - 1`, in either direction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerFlow {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// The direction of time.
+    pub direction: Direction,
+    /// `"rnn"`, `"lstm"` or `"gru"`.
+    pub cell: &'static str,
+    /// Norms of `dL/dh_t`, `[T]`: all that the loss asks of the hidden state after step `t`, by that step's own output and by
+    /// all later ones.
+    pub h: Vec<f64>,
+    /// Norms of `dL/ds_t`, `[T]`, the way through `h_t` included; `None` unless the cell is an LSTM.
+    pub s: Option<Vec<f64>>,
+    /// Norms of the gradient that reaches step `t` by the state alone, through no product, `[T]`. For one loss at the last
+    /// step this is the lectures' `t_0 = L'(h_T) D(o * sigma'(s)) D(prod f_i)`: with one forget gate after the other open, it
+    /// neither vanishes nor explodes. A GRU's path goes through its update gates; an RNN has none, and only the step's own
+    /// output is left.
+    pub path: Vec<f64>,
+    /// Mean openings of the gates at every step; `None` for an RNN, which has no gates.
+    pub openings: Option<Openings>,
+    /// The greatest singular value of each gate's recurrent matrix, in the order of
+    /// [`Cell::gates`](crate::cell::Cell::gates).
+    pub recurrent_norms: Vec<(&'static str, f64)>,
+    /// The bound of the exploding path, `log10(norm(W)^n)`, `[T]`, where `n` steps lie between `t` and the last one. `W` is the
+    /// recurrent matrix of an RNN, that of an LSTM's output gate (the lectures' `W_o`), that of a GRU's candidate. The path
+    /// multiplies `W` once a step, with slopes of activations between that are at most 1: above 0 it may explode, below it
+    /// must vanish.
+    pub bound_log10: Vec<f64>,
+}
+
+/// Mean openings of gates at every step, `[T]` each, over the units of all rows that take the step; NaN where none does.
+///
+/// ```text
+///            written   kept     read
+/// LSTM       i         f        o
+/// GRU        1 - z     z        r        as PyTorch writes it
+/// GRU        z         1 - z    r        as the lectures write it
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Openings {
+    /// How much of the candidate goes into the state.
+    pub written: Vec<f64>,
+    /// How much of the state stays; the rest is forgotten.
+    pub kept: Vec<f64>,
+    /// How much of the state is read.
+    pub read: Vec<f64>,
+}
+
+/// Follows the gradient of a loss back through a stack, step by step.
+///
+/// The numbers come from the reference's loops in `f64`, whatever device the stack lives on: its parameters, `x`, the state
+/// and `dy` are copied to the host. Gradients that vanish to `1e-300` stay numbers there, where `f32` would end at `1e-45`.
+///
+/// # Shapes
+/// `x [T, B, input]`; `dy [T, B, output_size]`, the loss's gradient by the stack's output.
+///
+/// # Errors
+/// As [`TrainableRecurrent::forward_training`]; [`Error::Shape`](crate::Error::Shape) where `dy` does not fit.
+///
+/// # Examples
+/// A loss at the last step, and how much of it reaches the first:
+/// ```
+/// use gatewise::{Device, Tensor, cell::Sequence, nn::Lstm, train::gradient_flow};
+/// use ndarray::{Array3, s};
+///
+/// let device = Device::Cpu;
+/// let config = Lstm::config(3, 4);
+/// let lstm = config.trainable(&device, &config.random_parameters(7)?)?;
+/// let x = Tensor::from_array(&device, &Array3::<f32>::ones((20, 2, 3)))?;
+/// let mut dy = Array3::<f32>::zeros((20, 2, 4));
+/// dy.slice_mut(s![19, .., ..]).fill(1.0);
+/// let dy = Tensor::from_array(&device, &dy)?;
+/// let flow = gradient_flow(&lstm, &x, &lstm.zero_state(2)?, &Sequence::new(), &dy)?;
+/// let layer = &flow.layers[0];
+/// assert!(layer.h[0] < layer.h[19]);
+/// println!("{flow}");
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+///
+/// # Sources
+/// Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen" (1991); Bengio, Simard and Frasconi, "Learning long-term
+/// dependencies with gradient descent is difficult" (1994); Pascanu, Mikolov and Bengio, "On the difficulty of training
+/// recurrent neural networks" (2013) for the bound.
+pub fn gradient_flow<C: Clone + Into<Cell>>(
+    stack: &TrainableRecurrent<C>,
+    x: &Tensor,
+    state: &State,
+    sequence: &Sequence,
+    dy: &Tensor,
+) -> Result<GradientFlow> {
+    let mut layers = Vec::new();
+    stack.show_gradients(x, state, sequence, dy, |pass| {
+        layers.push(layer_flow(pass, sequence)?);
+        Ok(())
+    })?;
+    // The pass goes from the last layer to the first, directions in order.
+    layers.sort_by_key(|flow| flow.layer);
+    Ok(GradientFlow { layers })
+}
+
+fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
+    let LayerPass { layer, direction, cell, parameters, x, state, gradient, .. } = *pass;
+    let gates = layer_gates(cell, parameters, direction, sequence, x, state)?;
+    let time = x.len_of(Axis(0));
+    let gated = !matches!(cell, Cell::Rnn(_));
+    let hidden = parameters.weight_hh.nrows() / cell.gates().len();
+    let norm_of = |(at, &gate): (usize, &&'static str)| {
+        (gate, spectral_norm(parameters.weight_hh.slice(ndarray::s![at * hidden..(at + 1) * hidden, ..])))
+    };
+    let recurrent_norms: Vec<_> = cell.gates().iter().enumerate().map(norm_of).collect();
+    let exploding = match cell {
+        Cell::Rnn(_) => "h",
+        Cell::Lstm(_) => "o",
+        Cell::Gru(_) => "n",
+    };
+    let factor = recurrent_norms.iter().find(|(gate, _)| *gate == exploding).map_or(0.0, |(_, norm)| *norm);
+    let steps_left = |t: usize| match direction {
+        Direction::Forward => time - 1 - t,
+        Direction::Reverse => t,
+    };
+    Ok(LayerFlow {
+        layer,
+        direction,
+        cell: cell.name(),
+        h: step_norms(gradient.h.view()),
+        s: cell.has_cell_state().then(|| step_norms(gradient.s.view())),
+        path: step_norms(carried(pass, &gates, sequence)?.view()),
+        openings: gated.then(|| openings(&gates)),
+        recurrent_norms,
+        // No step, no factor: not 0 times the logarithm of zero.
+        bound_log10: (0..time)
+            .map(|t| if steps_left(t) == 0 { 0.0 } else { steps_left(t) as f64 * factor.log10() })
+            .collect(),
+    })
+}
+
+/// The Euclidean norm of each step's numbers.
+fn step_norms(numbers: ArrayView3<'_, f64>) -> Vec<f64> {
+    let norm = |step: ndarray::ArrayView2<'_, f64>| {
+        // Scaled, so that squares of vanished gradients do not vanish once more.
+        let greatest = step.iter().fold(0.0, |most: f64, &d| if d.is_nan() { d } else { most.max(d.abs()) });
+        if greatest == 0.0 || !greatest.is_finite() {
+            return greatest;
+        }
+        greatest * step.iter().map(|&d| (d / greatest).powi(2)).sum::<f64>().sqrt()
+    };
+    numbers.axis_iter(Axis(0)).map(norm).collect()
+}
+
+fn openings(gates: &Array3<Option<UnitGates<f64>>>) -> Openings {
+    let means = |of: fn(&UnitGates<f64>) -> f64| {
+        let mean = |step: ndarray::ArrayView2<'_, Option<UnitGates<f64>>>| {
+            let (sum, count) =
+                step.iter().flatten().fold((0.0, 0.0), |(sum, count), gates| (sum + of(gates), count + 1.0));
+            sum / count
+        };
+        gates.axis_iter(Axis(0)).map(mean).collect()
+    };
+    Openings { written: means(|gates| gates.written), kept: means(|gates| gates.kept), read: means(|gates| gates.read) }
+}
