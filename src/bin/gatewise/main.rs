@@ -6,6 +6,8 @@ mod chart;
 mod choice;
 mod devices;
 mod flow;
+#[cfg(feature = "onnx")]
+mod npy;
 mod plan;
 mod plot;
 #[cfg(feature = "onnx")]

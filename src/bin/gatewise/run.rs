@@ -1,17 +1,17 @@
 //! `gatewise run`: an ONNX model over NumPy files.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use gatewise::onnx::{GruReset, Input, OnnxModel, OnnxOptions, Output};
+use gatewise::onnx::{GruReset, Input, OnnxModel, OnnxOptions};
 use gatewise::{Error, Result};
-use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::{ReadNpyError, WritableElement, read_npy, write_npy};
 use serde::Serialize;
 
 use crate::choice::{DeviceChoice, adapter};
+use crate::npy;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -89,11 +89,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let folder = arguments.output.as_ref().ok_or_else(|| bad("output", "a folder: --output DIR", "none"))?;
         let inputs = arguments.inputs.iter().map(|text| input(text)).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<(&str, Input)> = inputs.iter().map(|(name, value)| (*name, value.clone())).collect();
+        check_stems(&model)?;
         let outputs = model.to(&device)?.run(&inputs)?;
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         for (name, output) in outputs.iter() {
             let path = folder.join(format!("{}.npy", file_stem(name)));
-            write_output(&path, output)?;
+            npy::write(&path, output)?;
             let shape = output.shape().to_vec();
             report.outputs.push(Written { name: name.to_owned(), shape, file: path.display().to_string() });
         }
@@ -123,6 +124,18 @@ fn bad(what: &'static str, expected: &'static str, found: &str) -> Error {
     Error::Value { op: "run", what, expected, found: found.to_owned() }
 }
 
+/// Refuses outputs whose names would become one file's.
+fn check_stems(model: &OnnxModel) -> Result<()> {
+    let mut stems = BTreeMap::new();
+    for info in model.outputs() {
+        if let Some(other) = stems.insert(file_stem(&info.name), &info.name) {
+            let found = format!("{other:?} and {:?}", info.name);
+            return Err(bad("output", "names of outputs that make different names of files", &found));
+        }
+    }
+    Ok(())
+}
+
 /// A name may hold what a file's must not.
 fn file_stem(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' }).collect()
@@ -130,47 +143,5 @@ fn file_stem(name: &str) -> String {
 
 fn input(text: &str) -> Result<(&str, Input)> {
     let (name, file) = text.split_once('=').ok_or_else(|| bad("input", "NAME=FILE.npy", text))?;
-    let path = Path::new(file);
-    let value = match read_npy::<_, ArrayD<f32>>(path) {
-        Ok(array) => array.into(),
-        Err(ReadNpyError::Io(error)) => return Err(Error::io(path, error)),
-        Err(first) => other_types(path).ok_or_else(|| Error::Format {
-            file: file.to_owned(),
-            field: name.to_owned(),
-            expected: "a .npy file of f32, f64, i64, i32, u8 or bool".to_owned(),
-            found: first.to_string(),
-        })?,
-    };
-    Ok((name, value))
-}
-
-/// The file as an array of another type than `f32`.
-fn other_types(path: &Path) -> Option<Input> {
-    #[expect(clippy::cast_possible_truncation, reason = "a model's floats are computed in f32")]
-    let narrow = |x: f64| x as f32;
-    if let Ok(array) = read_npy::<_, ArrayD<f64>>(path) {
-        return Some(array.mapv(narrow).into());
-    }
-    if let Ok(array) = read_npy::<_, ArrayD<i64>>(path) {
-        return Some(array.into());
-    }
-    if let Ok(array) = read_npy::<_, ArrayD<i32>>(path) {
-        return Some(array.into());
-    }
-    if let Ok(array) = read_npy::<_, ArrayD<u8>>(path) {
-        return Some(array.mapv(i64::from).into());
-    }
-    read_npy::<_, ArrayD<bool>>(path).ok().map(Input::from)
-}
-
-fn write_output(path: &Path, output: &Output) -> Result<()> {
-    match output {
-        Output::Tensor(tensor) => write(path, &tensor.to_array::<IxDyn>()?),
-        Output::Int { values, .. } => write(path, values),
-        other => write(path, &other.bools()?),
-    }
-}
-
-fn write<T: WritableElement>(path: &Path, array: &ArrayD<T>) -> Result<()> {
-    write_npy(path, array).map_err(|error| Error::io(path, std::io::Error::other(error)))
+    Ok((name, npy::read(name, Path::new(file))?))
 }
