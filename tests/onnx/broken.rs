@@ -7,7 +7,7 @@ use gatewise::onnx::proto::{
 };
 use gatewise::onnx::{OnnxModel, OnnxOptions};
 
-use crate::fixtures::path;
+use crate::stored::path;
 
 fn read(bytes: &[u8]) -> Result<OnnxModel, Error> {
     OnnxModel::from_bytes("m.onnx", bytes, &OnnxOptions::default())
@@ -320,8 +320,16 @@ fn what_a_graph_lacks_is_named() {
     ] {
         assert!(matches!(error, Error::Format { .. }) && error.to_string().contains(words), "{error}");
     }
-    let error = refused(|graph| graph.node[1].op_type = "Gelu".to_owned());
-    assert_eq!(error.to_string(), "m.onnx: operators that are not supported: Gelu of ai.onnx 14 (node \"b\")");
+    let error = refused(|graph| {
+        graph.node[0].op_type = "Einsum".to_owned();
+        (graph.node[1].op_type, graph.node[1].domain) = ("Own".to_owned(), "org.example".to_owned());
+    });
+    assert!(matches!(&error, Error::Operators { operators, .. } if operators.len() == 2), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "m.onnx: operators that are not supported: Einsum of ai.onnx 14 (node \"a\"); \
+         Own of org.example ? (node \"b\")"
+    );
 }
 
 #[test]

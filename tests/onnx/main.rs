@@ -4,3 +4,5 @@
 mod broken;
 mod build;
 mod fixtures;
+mod forms;
+mod stored;
