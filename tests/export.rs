@@ -107,6 +107,35 @@ fn names_are_pytorchs() {
     assert_eq!(upper.dim(), (16, 8));
 }
 
+/// The golden cases hold what PyTorch's own `state_dict` named.
+#[test]
+fn a_state_dict_of_pytorchs_goes_through_a_layer_unchanged() {
+    let rnn = |activation| Cell::from(RnnCell { activation, ..Default::default() });
+    let lstm = |cell: LstmCell| Cell::from(cell);
+    let both = |config: Config<Cell>| config.bidirectional(Merge::Concat);
+    let plain = LstmCell::default();
+    for (case, config) in [
+        ("rnn_relu_L2", Config::new(rnn(Activation::Relu), 5, 8).layers(2)),
+        ("lstm_L2_bi_nobias", both(Config::new(lstm(LstmCell { bias: false, ..plain }), 5, 8).layers(2))),
+        ("lstm_proj_L2_bi", both(Config::new(lstm(LstmCell { projection: Some(3), ..plain }), 5, 8).layers(2))),
+        ("gru_L3_bi", both(Config::new(GruCell::default().into(), 4, 6).layers(3))),
+    ] {
+        let path = format!("{}/tests/golden/torch__{case}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        let pytorchs = Weights::from_file(path).expect("a golden case");
+        let own = |name: &&str| name.starts_with("weight_") || name.starts_with("bias_");
+        for device in [Device::Reference, Device::Cpu] {
+            let layer = pytorchs.recurrent("", &config, &device).unwrap_or_else(|error| panic!("{case}: {error}"));
+            let mut weights = Weights::new();
+            weights.add("", &layer).expect("PyTorch has it");
+            assert!(weights.names().eq(pytorchs.names().filter(own)), "{case}");
+            for name in weights.names() {
+                let of = |weights: &Weights| weights.get::<IxDyn>(name).expect("there");
+                assert_eq!(of(&weights), of(&pytorchs), "{case}, {device}: {name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn narrow_weights_are_written_as_they_are_stored() {
     let cells: [Cell; 3] = [
