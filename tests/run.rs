@@ -49,6 +49,8 @@ fn bad_input_is_one_line_and_exit_code_2() {
     let text = folder.path().join("text.npy");
     std::fs::write(&text, "not an array").expect("a file");
     let text = format!("tokens={}", text.display());
+    std::fs::write(folder.path().join("empty.npy"), "").expect("a file");
+    let empty = format!("tokens={}", folder.path().join("empty.npy").display());
     // A header that asks for more memory than there is.
     let absurd = folder.path().join("absurd.npy");
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999), }\n";
@@ -62,6 +64,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
         (vec![MODEL, "--input", "tokens=absent.npy", "--output", &out], "absent.npy"),
         (vec![MODEL, "--input", &text, "--output", &out], "a .npy file of"),
         (vec![MODEL, "--input", &absurd, "--output", &out], "tokens: cut short"),
+        (vec![MODEL, "--input", &empty, "--output", &out], "tokens: expected a .npy file of"),
         (vec![MODEL, "--input", &text], "--output DIR"),
     ] {
         let done = run(&arguments);

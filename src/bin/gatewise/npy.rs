@@ -1,6 +1,7 @@
 //! NumPy files of a model's inputs and outputs.
 
 use std::fs::File;
+use std::io::ErrorKind::UnexpectedEof;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ pub(crate) fn read(name: &str, path: &Path) -> Result<Input> {
     check_size(name, path)?;
     let first = match read_npy::<_, ArrayD<f32>>(path) {
         Ok(array) => return Ok(array.into()),
-        Err(ReadNpyError::Io(error)) => return Err(Error::io(path, error)),
+        Err(ReadNpyError::Io(error)) if error.kind() != UnexpectedEof => return Err(Error::io(path, error)),
         Err(first) => first,
     };
     #[expect(clippy::cast_possible_truncation, reason = "a model's floats are computed in f32")]
