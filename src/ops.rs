@@ -6,6 +6,7 @@
 mod gradient;
 mod layout;
 mod loss;
+mod softmax;
 mod update;
 
 pub(crate) use gradient::{
@@ -17,6 +18,7 @@ pub(crate) use update::{Moved, Verdict, judge_step, optimizer_step};
 
 pub(crate) use layout::slice_grad;
 pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice};
+pub use softmax::softmax;
 
 use ndarray::{ArrayView1, ArrayView2, Axis, Dim};
 

@@ -3,6 +3,8 @@
 mod export;
 mod finite;
 mod header;
+#[cfg(feature = "keras")]
+pub mod keras;
 pub(crate) mod kind;
 pub mod layout;
 mod safetensors;

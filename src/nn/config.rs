@@ -182,6 +182,18 @@ impl<C: Clone + Into<Cell>> Config<C> {
         Ok(())
     }
 
+    /// The number of layers.
+    #[cfg(feature = "keras")]
+    pub(crate) fn layer_count(&self) -> usize {
+        self.layers
+    }
+
+    /// Units of a layer.
+    #[cfg(feature = "keras")]
+    pub(crate) fn units(&self) -> usize {
+        self.hidden
+    }
+
     fn check(&self) -> Result<()> {
         const OP: &str = "Recurrent";
         for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {

@@ -1,0 +1,45 @@
+//! Softmax, from the operations around it.
+
+use crate::error::{Error, Result};
+use crate::ops::{self, Binary, Math, Recorder, Reduction};
+use crate::tensor::Tensor;
+
+/// `exp(x - m) / sum(exp(x - m))` along the last axis, `m` its largest element (`torch.softmax`).
+///
+/// # Shapes
+/// `x [.., N]`; returns the same.
+///
+/// # Errors
+/// [`Error::Shape`] where `x` has no axes; [`Error::DeviceMismatch`].
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, Tensor, ops};
+/// let device = Device::Cpu;
+/// let x = Tensor::from_vec(&device, &[1, 2], vec![7.0, 7.0])?;
+/// let mut recorder = device.recorder();
+/// let y = ops::softmax(&mut recorder, &x)?;
+/// recorder.submit()?;
+/// assert_eq!(y.to_vec()?, [0.5, 0.5]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+pub fn softmax(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
+    let Some((&columns, outer)) = x.shape().split_last() else {
+        let expected = "[.., N]".to_owned();
+        return Err(Error::Shape { op: "softmax", what: "x", expected, found: Vec::new() });
+    };
+    if x.is_empty() {
+        return Ok(x.clone());
+    }
+    let rows = outer.iter().product();
+    let flat = x.reshape(&[rows, columns])?;
+    let broadcast = |recorder: &mut Recorder, op, of: &Tensor| {
+        let column = ops::reduce_rows(recorder, op, of)?.reshape(&[rows, 1])?;
+        ops::expand(recorder, &column, &[rows, columns])
+    };
+    let largest = broadcast(recorder, Reduction::Max, &flat)?;
+    let shifted = ops::binary(recorder, Binary::Sub, &flat, &largest)?;
+    let powers = ops::math(recorder, Math::Exp, &shifted)?;
+    let sum = broadcast(recorder, Reduction::Sum, &powers)?;
+    ops::binary(recorder, Binary::Div, &powers, &sum)?.reshape(x.shape())
+}

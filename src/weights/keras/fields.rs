@@ -1,0 +1,144 @@
+//! A layer's configuration, every field of it honoured or refused.
+
+use std::cell::RefCell;
+
+use serde_json::{Map, Value as Json};
+
+use super::Source;
+use crate::error::{Error, Result};
+
+/// Fields without influence on what a trained layer computes.
+const IGNORED: [&str; 6] = ["name", "trainable", "seed", "batch_input_shape", "batch_shape", "build_input_shape"];
+const IGNORED_ENDINGS: [&str; 3] = ["_initializer", "_regularizer", "_constraint"];
+
+/// The `config` of a layer. A field that is null counts as absent; what nobody asked for is refused at the end.
+pub(super) struct Fields<'a> {
+    source: Source<'a>,
+    /// The layer's path.
+    path: String,
+    map: &'a Map<String, Json>,
+    used: RefCell<Vec<&'a str>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(source: Source<'a>, path: &str, config: Option<&'a Json>) -> Result<Self> {
+        match config {
+            Some(Json::Object(map)) => Ok(Self { source, path: path.to_owned(), map, used: RefCell::new(Vec::new()) }),
+            other => Err(source.refuse(&format!("layer {path}: config"), "an object", &describe(other))),
+        }
+    }
+
+    /// The layer's path.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
+        self.source.refuse(&format!("layer {}: {field}", self.path), expected, found)
+    }
+
+    pub(super) fn get(&self, name: &'a str) -> Option<&'a Json> {
+        self.used.borrow_mut().push(name);
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    fn parsed<T>(&self, name: &'a str, expected: &str, parse: impl Fn(&'a Json) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        parse(value).map(Some).ok_or_else(|| self.refuse(name, expected, &describe(Some(value))))
+    }
+
+    /// The value, or a refusal where the field is absent.
+    fn required<T>(&self, name: &str, expected: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| self.refuse(name, expected, "nothing"))
+    }
+
+    pub(super) fn text(&self, name: &'a str) -> Result<Option<&'a str>> {
+        self.parsed(name, "a text", Json::as_str)
+    }
+
+    pub(super) fn flag(&self, name: &'a str, default: bool) -> Result<bool> {
+        Ok(self.parsed(name, "true or false", Json::as_bool)?.unwrap_or(default))
+    }
+
+    pub(super) fn required_flag(&self, name: &'a str) -> Result<bool> {
+        let flag = self.parsed(name, "true or false", Json::as_bool)?;
+        self.required(name, "true or false", flag)
+    }
+
+    /// A size, at least 1.
+    pub(super) fn count(&self, name: &'a str) -> Result<usize> {
+        const EXPECTED: &str = "a whole number of at least 1";
+        let count = self.parsed(name, EXPECTED, positive)?;
+        self.required(name, EXPECTED, count)
+    }
+
+    /// A size that Keras writes as a list with one element.
+    pub(super) fn along_one_axis(&self, name: &'a str) -> Result<usize> {
+        const EXPECTED: &str = "a whole number of at least 1 for one axis";
+        let count = self.parsed(name, EXPECTED, |value| match value {
+            Json::Array(list) if list.len() == 1 => positive(&list[0]),
+            other => positive(other),
+        })?;
+        self.required(name, EXPECTED, count)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "narrowed to the precision that layers compute in")]
+    pub(super) fn number(&self, name: &'a str) -> Result<Option<f32>> {
+        self.parsed(name, "a number", |value| value.as_f64().map(|x| x as f32))
+    }
+
+    /// Fields that change nothing at inference.
+    pub(super) fn without_effect(&self, names: &[&'a str]) {
+        self.used.borrow_mut().extend(names);
+    }
+
+    /// A field that is honoured for one value only.
+    pub(super) fn only(&self, name: &'a str, expected: &Json) -> Result<()> {
+        match self.get(name) {
+            Some(found) if found != expected => Err(self.refuse(name, &expected.to_string(), &describe(Some(found)))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a policy under which Keras computes other numbers.
+    fn dtype(&self) -> Result<()> {
+        let name = |value: &'a Json| match value {
+            Json::Object(policy) => policy.get("config")?.get("name")?.as_str(),
+            other => other.as_str(),
+        };
+        match self.parsed("dtype", "a data type or policy", name)? {
+            None | Some("float32") => Ok(()),
+            Some(other) => Err(self.refuse("dtype", "float32", other)),
+        }
+    }
+
+    /// Refuses what is left.
+    pub(super) fn finish(&self) -> Result<()> {
+        if !self.used.borrow().contains(&"dtype") {
+            self.dtype()?;
+        }
+        let used = self.used.borrow();
+        let ignored = |name: &str| IGNORED.contains(&name) || IGNORED_ENDINGS.iter().any(|end| name.ends_with(end));
+        match self.map.iter().find(|(name, value)| !(value.is_null() || ignored(name) || used.contains(&name.as_str())))
+        {
+            Some((name, value)) => Err(self.refuse(name, "no such option", &describe(Some(value)))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn positive(value: &Json) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0)
+}
+
+/// A value as a message shows it.
+pub(super) fn describe(value: Option<&Json>) -> String {
+    const LONGEST: usize = 120;
+    let text = value.map_or_else(|| "nothing".to_owned(), Json::to_string);
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

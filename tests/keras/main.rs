@@ -1,0 +1,8 @@
+//! Keras' own files: right or refused.
+#![cfg(all(feature = "keras", feature = "gpu"))]
+
+mod broken;
+#[path = "../common/mod.rs"]
+mod common;
+mod fixtures;
+mod refused;
