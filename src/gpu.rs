@@ -19,7 +19,9 @@ pub use recurrent::KernelCell;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use layout::{RowWords, gather_rows, strided_copy};
-pub(crate) use ops::{MatmulSize, Operand, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, unary};
+pub(crate) use ops::{
+    MatmulSize, Operand, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, sum_columns, unary,
+};
 pub(crate) use recorder::Recorder;
 pub(crate) use recurrent::{LayerStack, Run, RunState, forward};
 pub(crate) use training::{

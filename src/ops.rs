@@ -233,15 +233,11 @@ pub(crate) fn product(
         check_shape(OP, "bias", &[columns], bias.shape())?;
     }
     #[cfg(feature = "gpu")]
-    if recorder.gpu.is_some() {
-        let mut turn = |x: &Tensor, transposed: bool| {
-            if transposed { permute(recorder, x, &[1, 0]) } else { Ok(x.clone()) }
-        };
-        let (a, b) = (&turn(a, a_transposed)?, &turn(b, b_transposed)?);
-        let Some(gpu) = recorder.gpu() else { return matmul(recorder, a, b, bias) };
+    if let Some(gpu) = recorder.gpu() {
         let bias = bias.map(|bias| resident(OP, "bias", bias)).transpose()?;
         let size = gpu::MatmulSize { rows, depth, columns };
-        let y = gpu::matmul(gpu, resident(OP, "a", a)?, resident(OP, "b", b)?, bias, size)?;
+        let (a, b) = ((resident(OP, "a", a)?, a_transposed), (resident(OP, "b", b)?, b_transposed));
+        let y = gpu::matmul(gpu, a, b, bias, size)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[rows, columns], y));
     }
     fn read<F>(x: ArrayView2<'_, F>, transposed: bool) -> ArrayView2<'_, F> {

@@ -69,6 +69,6 @@ pub use layers::{Conv1d, Embedding, Linear, Recurrent};
 pub use memory::MemoryBias;
 pub use optimizer::Optimizer;
 pub use parameters::{ParameterId, Parameters};
-pub use schedule::{Plateau, Schedule};
+pub use schedule::{Plateau, Progress, Schedule};
 pub use tbptt::{Carry, Tbptt, Window};
 pub use trainer::{StepReport, Trainer};

@@ -3,11 +3,13 @@
 // CPU twin: `reference::matmul`.
 
 override WORKGROUP_SIZE: u32 = 64u;
+override A_TRANSPOSED: bool = false;    // a lies as [depth, rows]
+override B_TRANSPOSED: bool = false;    // b lies as [columns, depth]
 
 struct MatmulDims { rows: u32, depth: u32, columns: u32, a_row: u32, y_offset: u32, has_bias: u32 }
 
 @group(0) @binding(0) var<uniform> dims: MatmulDims;
-@group(0) @binding(1) var<storage, read> a: array<f32>;         // [a_row + rows, depth], read from row a_row on
+@group(0) @binding(1) var<storage, read> a: array<f32>;         // [a_row + rows, depth], read from row a_row on; transposed from row 0
 @group(0) @binding(2) var<storage, read> b: array<f32>;         // [depth, columns]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;      // [columns]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;   // [rows, columns], from y_offset on
@@ -19,10 +21,14 @@ fn matmul_rows(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgr
         return;
     }
     let column = at % dims.columns;
-    let a_row = (dims.a_row + at / dims.columns) * dims.depth;
+    let row = at / dims.columns;
+    let a_begin = select((dims.a_row + row) * dims.depth, row, A_TRANSPOSED);
+    let a_step = select(1u, dims.rows, A_TRANSPOSED);
+    let b_begin = select(column, column * dims.depth, B_TRANSPOSED);
+    let b_step = select(dims.columns, 1u, B_TRANSPOSED);
     var sum = 0.0;
     for (var k = 0u; k < dims.depth; k++) {
-        sum += a[a_row + k] * b[k * dims.columns + column];
+        sum += a[a_begin + k * a_step] * b[b_begin + k * b_step];
     }
     if dims.has_bias != 0u {
         sum += bias[column];

@@ -11,6 +11,7 @@ const COEFFICIENT: u32 = 2u;
 const GOOD: u32 = 3u;
 const STEP: u32 = 4u;
 const WORDS: u32 = 5u;
+const ONE: u32 = 0x3f800000u;   // 1.0
 
 struct JudgeStepDims { count: u32, step: u32, limit: f32 }
 
@@ -31,7 +32,7 @@ fn judge_step(@builtin(local_invocation_index) lane: u32) {
     if lane != 0u {
         return;
     }
-    if before[GOOD] != bitcast<u32>(1.0) {
+    if before[GOOD] != ONE {
         for (var word = 0u; word < WORDS; word++) {
             after[word] = before[word];
         }
@@ -49,6 +50,6 @@ fn judge_step(@builtin(local_invocation_index) lane: u32) {
     after[LOSS] = bitcast<u32>(loss[0]);
     after[NORM] = bitcast<u32>(norm);
     after[COEFFICIENT] = bitcast<u32>(select(0.0, coefficient, good));
-    after[GOOD] = bitcast<u32>(select(0.0, 1.0, good));
+    after[GOOD] = select(0u, ONE, good);
     after[STEP] = dims.step;
 }

@@ -16,6 +16,7 @@ const RMS_PROP: u32 = 1u;
 // Words of a verdict.
 const COEFFICIENT: u32 = 2u;
 const GOOD: u32 = 3u;
+const ONE: u32 = 0x3f800000u;   // 1.0
 
 struct OptimizerStepDims {
     count: u32,
@@ -99,7 +100,7 @@ fn optimizer_step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     if at >= dims.count {
         return;
     }
-    if verdict[GOOD] != bitcast<u32>(1.0) {
+    if verdict[GOOD] != ONE {
         moved[at] = p[at];
         for (var slot = 0u; slot < slot_count(); slot++) {
             kept[slot * dims.count + at] = slots[slot * dims.count + at];

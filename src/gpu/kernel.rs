@@ -57,6 +57,8 @@ kernels! {
     REDUCE_ROWS = "reduce_rows": ["reduce/reduce_rows.wgsl"];
     /// The column of every row's largest element.
     ARGMAX_ROWS = "argmax_rows": ["common/activation.wgsl", "reduce/argmax_rows.wgsl"];
+    /// The sum of every column.
+    SUM_COLUMNS = "sum_columns": ["reduce/sum_columns.wgsl"];
     /// A copy between strided places.
     STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
     /// Rows of a table.

@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::context::GpuDevice;
 use super::kernel::{
-    ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATH, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, UNARY,
+    ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATH, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, SUM_COLUMNS, UNARY,
 };
 use super::recorder::Recorder;
 use super::uniform::{Uniform, uniform};
@@ -33,6 +33,7 @@ uniform! {
     struct Pad1dDims { count: u32, length: u32, left: u32, out_length: u32 }
     struct BinaryDims { rows: u32, columns: u32, a_stride: u32, a_offset: u32, b_stride: u32, b_offset: u32 }
     struct ReduceRowsDims { rows: u32, columns: u32 }
+    struct SumColumnsDims { rows: u32, columns: u32 }
     struct ArgmaxRowsDims { rows: u32, columns: u32 }
     struct MathDims { count: u32 }
     struct UnaryDims { count: u32, alpha: f32, beta: f32 }
@@ -100,40 +101,27 @@ pub(crate) struct MatmulSize {
     pub(crate) columns: usize,
 }
 
-/// `y = a b + bias` into a new buffer. `a [rows, depth]`, `b [depth, columns]`, `bias [columns]`.
+/// `y = a b + bias` into a new buffer. `a [rows, depth]`, `b [depth, columns]`, or the other way round where they lie
+/// transposed; `bias [columns]`.
 pub(crate) fn matmul(
     recorder: &mut Recorder,
-    a: &Buffer,
-    b: &Buffer,
+    (a, a_transposed): (&Buffer, bool),
+    (b, b_transposed): (&Buffer, bool),
     bias: Option<&Buffer>,
     size: MatmulSize,
 ) -> Result<Buffer> {
-    let y = Buffer::new(recorder.device(), MATMUL.name, size.rows * size.columns)?;
-    matmul_into(recorder, (a, 0), b, bias, size, (&y, 0))?;
-    Ok(y)
-}
-
-/// `y = a[a_row ..] b + bias`, written to `y` from word `y_offset` on.
-pub(super) fn matmul_into(
-    recorder: &mut Recorder,
-    (a, a_row): (&Buffer, usize),
-    b: &Buffer,
-    bias: Option<&Buffer>,
-    size: MatmulSize,
-    (y, y_offset): (&Buffer, usize),
-) -> Result<()> {
     let op = MATMUL.name;
     let MatmulSize { rows, depth, columns } = size;
     let device = recorder.device().clone();
     check_loops(&device, op, 2 * depth)?;
-    word(&device, op, y_offset + rows * columns)?;
-    word(&device, op, (a_row + rows) * depth)?;
+    word(&device, op, rows * columns)?;
+    word(&device, op, rows * depth)?;
     let dims = MatmulDims {
         rows: word(&device, op, rows)?,
         depth: word(&device, op, depth)?,
         columns: word(&device, op, columns)?,
-        a_row: word(&device, op, a_row)?,
-        y_offset: word(&device, op, y_offset)?,
+        a_row: 0,
+        y_offset: 0,
         has_bias: u32::from(bias.is_some()),
     };
     let (kernel, grid) = if rows < TILED_FROM_ROWS {
@@ -142,8 +130,9 @@ pub(super) fn matmul_into(
         (&MATMUL, [word(&device, op, columns.div_ceil(TILE))?, word(&device, op, rows.div_ceil(TILE))?, 1])
     };
     // The binding must hold something; `has_bias` says that it is not read.
-    let bound = recorder.bind(kernel, &Constants::new(), [a, b, bias.unwrap_or(b), y].map(Buffer::clone))?;
-    recorder.dispatch(bound, &dims, grid)
+    let flags = [("A_TRANSPOSED", a_transposed), ("B_TRANSPOSED", b_transposed)];
+    let constants = flags.into_iter().filter(|(_, transposed)| *transposed).map(|(name, _)| (name, 1)).collect();
+    produce(recorder, kernel, &constants, &[a, b, bias.unwrap_or(b)], &dims, rows * columns, grid)
 }
 
 /// `x [count, channels, length]`, `weight [out_channels, channels, kernel]`, `bias [out_channels]`.
@@ -251,6 +240,19 @@ pub(crate) fn reduce_rows(
     word(&device, name, rows * columns)?;
     let grid = fold(&device, name, rows)?;
     produce(recorder, &REDUCE_ROWS, &vec![("REDUCTION", op as u32)], &[x], &dims, rows, grid)
+}
+
+/// The sum of every column of `x [rows, columns]`.
+pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Buffer, [rows, columns]: [usize; 2]) -> Result<Buffer> {
+    /// Columns of a workgroup, and invocations that share one.
+    const SIDE: usize = 16;
+    let name = SUM_COLUMNS.name;
+    let device = recorder.device().clone();
+    check_loops(&device, name, rows.div_ceil(SIDE) + SIDE)?;
+    let dims = SumColumnsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
+    word(&device, name, rows * columns)?;
+    let grid = fold(&device, name, columns.div_ceil(SIDE))?;
+    produce(recorder, &SUM_COLUMNS, &Constants::new(), &[x], &dims, columns, grid)
 }
 
 /// The column of the largest element of every row of `x [rows, columns]`, as `f32`.

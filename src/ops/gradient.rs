@@ -4,7 +4,7 @@ use ndarray::{Dim, Ix3};
 
 #[cfg(feature = "gpu")]
 use super::resident;
-use super::{Conv1dGeometry, Recorder, Reduction, host, on_host, permute, reduce_rows};
+use super::{Conv1dGeometry, Recorder, Reduction, host, on_host, reduce_rows};
 use crate::cell::{Activation, Draw};
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
@@ -52,9 +52,9 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor>
     x.check_device(OP, "x", recorder.device())?;
     let [rows, columns] = axes(OP, "x", "[M, N]", x.shape())?;
     #[cfg(feature = "gpu")]
-    if recorder.gpu().is_some() {
-        let turned = permute(recorder, x, &[1, 0])?;
-        return reduce_rows(recorder, Reduction::Sum, &turned);
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::sum_columns(gpu, resident(OP, "x", x)?, [rows, columns])?;
+        return Ok(Tensor::from_buffer(gpu.device(), &[columns], y));
     }
     let y = on_host!(recorder.device(), x = host(OP, "x", x)?;
         reference::sum_columns(view(OP, &x[..], Dim([rows, columns]))?));

@@ -19,7 +19,11 @@ pub fn unary_grad<F: Real>(activation: Activation, x: ArrayView1<'_, F>, dy: Arr
 /// # Shapes
 /// `x [M, N]`; returns `[N]`.
 pub fn sum_columns<F: Real>(x: ArrayView2<'_, F>) -> Array1<F> {
-    x.columns().into_iter().map(|column| column.iter().copied().sum()).collect()
+    let mut sums = Array1::zeros(x.ncols());
+    for row in x.rows() {
+        Zip::from(&mut sums).and(row).for_each(|sum, &x| *sum = *sum + x);
+    }
+    sums
 }
 
 /// By the table of [`gather_rows`](super::gather_rows): each row collects the gradients of the places that it was picked for.

@@ -151,13 +151,26 @@ pub struct Update {
     pub rate: f64,
     /// Which of the parameter's updates this is, from 1.
     pub step: u64,
+    /// What Adam corrects its two means by for their start at zero: `rate / (1 - beta1^t)`, `sqrt(1 - beta2^t)`.
+    corrections: (f64, f64),
 }
 
 impl Update {
-    /// Adam's corrections of the two means for their start at zero: `rate / (1 - beta1^t)`, `sqrt(1 - beta2^t)`.
-    pub fn corrections(&self, [beta1, beta2]: [f64; 2]) -> (f64, f64) {
-        let power = |beta: f64| beta.powf(self.step as f64);
-        (self.rate / (1.0 - power(beta1)), (1.0 - power(beta2)).sqrt())
+    /// The rule at one of a parameter's updates, counted from 1.
+    pub fn new(rule: Rule, rate: f64, step: u64) -> Self {
+        let corrections = match rule {
+            Rule::Adam(Adam { betas, .. }) => {
+                let [first, second] = betas.map(|beta| 1.0 - beta.powf(step as f64));
+                (rate / first, second.sqrt())
+            }
+            _ => (rate, 1.0),
+        };
+        Self { rule, rate, step, corrections }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn corrections(&self) -> (f64, f64) {
+        self.corrections
     }
 
     /// One element's step: returns the new parameter, and leaves what the rule remembers in `slots`, in the order of
@@ -202,7 +215,7 @@ impl Update {
             Rule::Adam(Adam { betas, eps, weight_decay, decoupled, .. }) => {
                 let (p, g) =
                     if decoupled { (p * of(1.0 - self.rate * weight_decay), g) } else { (p, g + of(weight_decay) * p) };
-                let (size, root) = self.corrections(betas);
+                let (size, root) = self.corrections;
                 let [mean, square, largest @ ..] = slots else { return p };
                 *mean = *mean + of(1.0 - betas[0]) * (g - *mean);
                 *square = of(betas[1]) * *square + of(1.0 - betas[1]) * g * g;

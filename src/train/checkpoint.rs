@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array, Dimension, IxDyn};
 
 use super::parameters::ParameterId;
-use super::schedule::Plateau;
+use super::schedule::{Plateau, Progress};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -57,7 +57,7 @@ impl Checkpoint {
         weights.note("step", &trainer.steps().to_string());
         weights.note("seed", &trainer.seed.to_string());
         weights.note("slots", &trainer.optimizer().rule().slots().join(" "));
-        if let Some(Plateau { scale, best, bad, resting, .. }) = trainer.plateau {
+        if let Some(Plateau { progress: Progress { scale, best, bad, resting }, .. }) = trainer.plateau {
             weights.note("plateau", &format!("{:x} {:x} {bad} {resting}", scale.to_bits(), best.to_bits()));
         }
         Ok(Self { weights })
@@ -175,13 +175,9 @@ impl Checkpoint {
             let words: Vec<&str> = entry.split(' ').collect();
             let [scale, best, bad, resting] = words[..] else { return None };
             let bits = |word: &str| u64::from_str_radix(word, 16).ok().map(f64::from_bits);
-            Some(Plateau {
-                scale: bits(scale)?,
-                best: bits(best)?,
-                bad: bad.parse().ok()?,
-                resting: resting.parse().ok()?,
-                ..now.clone()
-            })
+            let (bad, resting) = (bad.parse().ok()?, resting.parse().ok()?);
+            let progress = Progress { scale: bits(scale)?, best: bits(best)?, bad, resting };
+            Some(Plateau { progress, ..now.clone() })
         };
         parse().ok_or_else(|| self.weights.refuse("metadata plateau", "four words of a plateau", entry))
     }

@@ -140,7 +140,7 @@ impl Optimizer {
                 Some(slots) => slots.clone(),
                 None => Tensor::zeros(parameters.device(), &[self.rule.slots().len(), parameter.len()])?,
             };
-            let update = Update { rule: self.rule, rate, step: self.counts[id.0] + 1 };
+            let update = Update::new(self.rule, rate, self.counts[id.0] + 1);
             let now = Moved { parameter, slots };
             moved.push((id, ops::optimizer_step(recorder, &update, &self.clip, &verdict, &now, gradient)?));
         }

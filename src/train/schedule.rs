@@ -74,47 +74,51 @@ pub struct Plateau {
     pub cooldown: u32,
     /// The lowest rate.
     pub floor: f64,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+/// What a [`Plateau`] remembers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
     pub(super) scale: f64,
     pub(super) best: f64,
     pub(super) bad: u32,
     pub(super) resting: u32,
 }
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self { scale: 1.0, best: f64::INFINITY, bad: 0, resting: 0 }
+    }
+}
+
 impl Default for Plateau {
     fn default() -> Self {
-        Self {
-            factor: 0.1,
-            patience: 10,
-            threshold: 1e-4,
-            cooldown: 0,
-            floor: 0.0,
-            scale: 1.0,
-            best: f64::INFINITY,
-            bad: 0,
-            resting: 0,
-        }
+        Self { factor: 0.1, patience: 10, threshold: 1e-4, cooldown: 0, floor: 0.0, progress: Progress::default() }
     }
 }
 
 impl Plateau {
     /// Takes note of a number, usually the loss on data that is not trained on.
     pub fn observe(&mut self, number: f64) {
-        if number < self.best * (1.0 - self.threshold) {
-            (self.best, self.bad) = (number, 0);
+        let Progress { scale, best, bad, resting } = &mut self.progress;
+        if number < *best * (1.0 - self.threshold) {
+            (*best, *bad) = (number, 0);
         } else {
-            self.bad += 1;
+            *bad += 1;
         }
-        if self.resting > 0 {
-            (self.resting, self.bad) = (self.resting - 1, 0);
+        if *resting > 0 {
+            (*resting, *bad) = (*resting - 1, 0);
         }
-        if self.bad > self.patience {
-            self.scale *= self.factor;
-            (self.resting, self.bad) = (self.cooldown, 0);
+        if *bad > self.patience {
+            *scale *= self.factor;
+            (*resting, *bad) = (self.cooldown, 0);
         }
     }
 
     /// The rate that is left of a schedule's.
     pub fn rate(&self, scheduled: f64) -> f64 {
-        (scheduled * self.scale).max(self.floor.min(scheduled))
+        (scheduled * self.progress.scale).max(self.floor.min(scheduled))
     }
 }

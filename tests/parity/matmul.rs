@@ -44,6 +44,16 @@ const fn product(rows: usize, depth: usize, columns: usize, a_row: usize, y_offs
 
 impl Product {
     fn case(self, constants: Vec<(&'static str, u32)>, grid: [u32; 3]) -> Case {
+        self.transposed([false; 2], constants, grid)
+    }
+
+    /// The same product of operands that lie transposed.
+    fn transposed(
+        self,
+        [a_transposed, b_transposed]: [bool; 2],
+        mut constants: Vec<(&'static str, u32)>,
+        grid: [u32; 3],
+    ) -> Case {
         let Self { rows, depth, columns, a_row, y_offset, bias } = self;
         let a = uniform(1, (a_row + rows) * depth, 1.0);
         let b = uniform(2, depth * columns, 1.0);
@@ -55,6 +65,13 @@ impl Product {
             ArrayView2::from_shape((depth, columns), &b64).expect("fits"),
             bias.then(|| ArrayView1::from(&bias64)),
         );
+        let lies = |x: &[f32], [rows, columns]: [usize; 2]| -> Vec<f32> {
+            ArrayView2::from_shape((rows, columns), x).expect("fits").t().iter().copied().collect()
+        };
+        let a = if a_transposed { lies(&a, [rows, depth]) } else { a };
+        let b = if b_transposed { lies(&b, [depth, columns]) } else { b };
+        let flags = [("A_TRANSPOSED", a_transposed), ("B_TRANSPOSED", b_transposed)];
+        constants.extend(flags.into_iter().filter(|(_, transposed)| *transposed).map(|(name, _)| (name, 1)));
         Case {
             name: format!("{self:?} {constants:?} {grid:?}"),
             constants,
@@ -71,13 +88,24 @@ impl Product {
     }
 }
 
+/// Which operands lie transposed.
+const TRANSPOSED: [[bool; 2]; 3] = [[true, false], [false, true], [true, true]];
+
+/// The products that begin at their first row, with operands transposed each way.
+fn each_way(one: impl Fn(&Product, [bool; 2]) -> Case) -> Vec<Case> {
+    let from_first = PRODUCTS.iter().filter(|p| p.a_row == 0);
+    from_first.enumerate().map(|(at, p)| one(p, TRANSPOSED[at % TRANSPOSED.len()])).collect()
+}
+
 pub(crate) fn matmul_tiled() -> Vec<Case> {
     let tiles = |size: usize| n(size.div_ceil(64).max(1));
-    PRODUCTS.iter().map(|p| p.case(Vec::new(), [tiles(p.columns), tiles(p.rows), 1])).collect()
+    let grid = |p: &Product| [tiles(p.columns), tiles(p.rows), 1];
+    let plain = PRODUCTS.iter().map(|p| p.case(Vec::new(), grid(p)));
+    plain.chain(each_way(|p, transposed| p.transposed(transposed, Vec::new(), grid(p)))).collect()
 }
 
 pub(crate) fn matmul_rows() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let mut cases = each_way(|p, way| p.transposed(way, Vec::new(), grid(p.rows * p.columns, 64, false)));
     for (at, p) in PRODUCTS.iter().enumerate() {
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         let constants = if size == 64 { Vec::new() } else { vec![("WORKGROUP_SIZE", n(size))] };

@@ -28,6 +28,7 @@ macro_rules! kernel_cases {
             unary: parity::unary;
             binary: parity::binary;
             reduce_rows: parity::reduce_rows;
+            sum_columns: parity::sum_columns;
             strided_copy: parity::strided_copy;
             gather_rows: parity::gather_rows;
             math: parity::math;
@@ -62,7 +63,7 @@ pub(crate) use gradient::{
 pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
-pub(crate) use reduce::{argmax_rows, reduce_rows};
+pub(crate) use reduce::{argmax_rows, reduce_rows, sum_columns};
 pub(crate) use train::{
     judge_step, optimizer_step, partial_sums, point_loss, point_loss_grad, softmax_cross_entropy,
     softmax_cross_entropy_grad, total_sum,

@@ -27,6 +27,25 @@ pub(crate) fn reduce_rows() -> Vec<Case> {
     cases
 }
 
+pub(crate) fn sum_columns() -> Vec<Case> {
+    let shapes = [(1, 1), (3, 2), (15, 16), (16, 17), (17, 15), (40, 33), (200, 5), (0, 3), (3, 0)];
+    let one = |(at, (rows, columns)): (usize, (usize, usize))| {
+        let x = uniform(53, rows * columns, 1.0);
+        let x64 = wide(&x);
+        let y = reference::sum_columns(ArrayView2::from_shape((rows, columns), &x64).expect("fits"));
+        let groups = n(columns.div_ceil(16).max(1));
+        Case {
+            name: format!("[{rows}, {columns}]"),
+            constants: Vec::new(),
+            dims: vec![n(rows), n(columns)],
+            buffers: vec![Slot::floats(&x), Slot::output(columns).near(0, y)],
+            grid: if at % 2 == 1 { [groups.div_ceil(2), 2, 1] } else { [groups, 1, 1] },
+            tolerance: Tolerance::sum(rows, 1.0),
+        }
+    };
+    shapes.into_iter().enumerate().map(one).collect()
+}
+
 fn case(op: Reduction, rows: usize, columns: usize, x: Vec<f32>, size: usize, folded: bool) -> Case {
     let x64 = wide(&x);
     let y = reference::reduce_rows(op, ArrayView2::from_shape((rows, columns), &x64).expect("fits"));

@@ -290,7 +290,7 @@ pub(crate) fn optimizer_step() -> Vec<Case> {
             (3, 63, Clip::default(), false),
             (2, [0, 1, 64, 200][at % 4], Clip::value(0.3), true),
         ] {
-            let update = Update { rule, rate: 0.02, step };
+            let update = Update::new(rule, 0.02, step);
             let slots = rule.slots().len();
             let (p, g) = (uniform(101, len, 1.0), uniform(102, len, 1.0));
             // Squares are larger than those of the means, so that a deviation is a number.

@@ -269,3 +269,50 @@ fn a_checkpoint_cut_short_is_refused_and_the_one_before_is_found() {
         assert!(refused.len() == 1 && refused[0].0 == paths[2], "{refused:?}");
     }
 }
+
+/// Forward pass, loss, gradients, clipping and update: one submission of a few dispatches an operation, and from the second step
+/// on no memory and no pipeline is new.
+#[test]
+fn a_step_is_one_submission_and_a_report_one_read_back() {
+    let gpu = crate::common::gpu();
+    let device = Device::Gpu(gpu.clone());
+    let mut parameters = Parameters::new(&device, 3);
+    let first = Linear::new(&mut parameters, "first.", [6, 20]).expect("a layer");
+    let second = Linear::new(&mut parameters, "second.", [20, 4]).expect("a layer");
+    let clip = Clip { value: Some(2.0), norm: Some(1.0) };
+    let mut trainer = Trainer::new(parameters, Adam::default(), 0.01).and_then(|t| t.clip(clip)).expect("a trainer");
+    let x = upload(&device, &ArrayD::from_elem(IxDyn(&[5, 6]), 0.3));
+    let mut cost = |report: bool| {
+        let before = gpu.counters();
+        trainer
+            .submit_step(|graph| {
+                let x = graph.input(&x);
+                let hidden = first.forward(graph, x)?;
+                let hidden = graph.activation(gatewise::cell::Activation::Tanh, hidden)?;
+                let scores = second.forward(graph, hidden)?;
+                graph.cross_entropy(scores, &[0, 3, 2, 1, 0], &CrossEntropy::default())
+            })
+            .expect("a step");
+        if report {
+            trainer.report().expect("finite numbers");
+        }
+        let after = gpu.counters();
+        [
+            after.submits - before.submits,
+            after.dispatches - before.dispatches,
+            after.buffers - before.buffers,
+            after.pipelines - before.pipelines,
+        ]
+    };
+    for _ in 0..3 {
+        cost(true);
+    }
+    let [submits, dispatches, buffers, pipelines] = cost(false);
+    assert_eq!((submits, buffers, pipelines), (1, 0, 0));
+    assert_eq!(dispatches, STEP_DISPATCHES);
+    assert_eq!(cost(true)[0], 2, "the report reads back");
+}
+
+/// Forward: 2 products, an activation; loss: rows, sum. Back: the scores; of each layer the bias, the weights, of the second
+/// one the input; the activation. Then 4 norms, the verdict, 4 updates.
+const STEP_DISPATCHES: u64 = 3 + 2 + 1 + 5 + 1 + 4 + 1 + 4;

@@ -31,7 +31,7 @@ fn windows_cover_every_loss_once() {
 /// has there.
 #[test]
 fn gradients_are_those_of_the_windows_steps() {
-    let config = Config::new(LstmCell::default().into(), 2, 3).layers(2);
+    let config = Config::new(LstmCell::default(), 2, 3).layers(2);
     let sequence = Sequence::new()
         .lengths([TIME, 7])
         .reset(Array2::from_shape_fn((TIME, BATCH), |(t, b)| (t, b) == (3, 0) || (t, b) == (5, 1)));
@@ -101,8 +101,7 @@ fn gradients_are_those_of_the_windows_steps() {
 #[test]
 fn a_window_that_failed_leaves_the_state() {
     let mut parameters = Parameters::new(&Device::Cpu, 6);
-    let stack =
-        Recurrent::new(&mut parameters, "lstm.", &Config::new(LstmCell::default().into(), 2, 3)).expect("a stack");
+    let stack = Recurrent::new(&mut parameters, "lstm.", &Config::new(LstmCell::default(), 2, 3)).expect("a stack");
     let mut trainer = Trainer::new(parameters, Sgd::default(), 0.0).expect("a trainer");
     let x = Tensor::from_array(&Device::Cpu, &Array3::from_elem((4, BATCH, 2), 0.3)).expect("an upload");
     let mut carry = Carry::new(stack.zero_state(&Device::Cpu, BATCH).expect("a state"));

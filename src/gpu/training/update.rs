@@ -106,7 +106,7 @@ pub(crate) fn optimizer_step(
 /// A rule's numbers at a step as the kernel takes them, and its options.
 #[expect(clippy::cast_possible_truncation, reason = "kernels compute in f32")]
 fn numbers(update: &Update) -> (OptimizerStepDims, Vec<(&'static str, u32)>) {
-    let Update { rule, rate, step } = *update;
+    let Update { rule, rate, step, .. } = *update;
     let narrow = |x: f64| x as f32;
     let first = u32::from(step == 1);
     let rate_only = OptimizerStepDims { first, rate: narrow(rate), ..OptimizerStepDims::zeroed() };
@@ -134,7 +134,7 @@ fn numbers(update: &Update) -> (OptimizerStepDims, Vec<(&'static str, u32)>) {
             (dims, flags.to_vec())
         }
         Rule::Adam(Adam { betas, eps, weight_decay, decoupled, amsgrad }) => {
-            let (size, root) = update.corrections(betas);
+            let (size, root) = update.corrections();
             let dims = OptimizerStepDims {
                 rate: narrow(size),
                 decay: narrow(if decoupled { 1.0 - rate * weight_decay } else { weight_decay }),
