@@ -196,13 +196,13 @@ fn bad_input_is_one_line_and_exit_code_two() {
         (&["vad", "eight.wav"], "eight.wav: data: expected at least 512 samples"),
         (&["vad", "nan.wav"], "nan.wav: data: expected finite samples"),
         (&["vad", "--weights", "none.safetensors"], "none.safetensors"),
-        (&["vad", "--weights", "cut.safetensors"], "cut.safetensors: header"),
+        (&["vad", "--weights", "cut.safetensors"], "cut.safetensors: the tensors' data: cut short"),
         (&["vad", "--weights", "name.safetensors"], "name.safetensors: conv1.weight: expected a tensor of this name"),
         (
             &["vad", "--weights", "shape.safetensors"],
             "shape.safetensors: conv1.weight: expected shape [128, 129, 3], found shape [129, 128, 3]",
         ),
-        (&["vad", "--weights", "dtype.safetensors"], "dtype.safetensors: stft_conv.weight: expected dtype F32"),
+        (&["vad", "--weights", "dtype.safetensors"], "dtype.safetensors: stft_conv.weight: expected elements of type F32"),
         (&["vad", "--device", "cpu", "--plot", "no/such/folder.svg"], "folder.svg"),
     ] {
         let output = gatewise(arguments, folder.path());
