@@ -17,6 +17,7 @@ mod math;
 mod memory;
 mod ops;
 mod pack;
+mod peaks;
 mod pool;
 mod product;
 mod round;
@@ -27,6 +28,7 @@ mod training;
 mod update;
 
 pub use device::{CpuDevice, CpuOptions};
+pub use peaks::Peaks;
 pub use simd::Instructions;
 
 pub(crate) use ops::{conv1d, matmul};

@@ -3,18 +3,31 @@
 //! [`GpuDevice`] owns (or borrows) a `wgpu::Device` and `Queue`; [`Kernel`]s are WGSL files in one table; a recorder collects
 //! dispatches and copies and hands them over in one submission.
 
+mod adapter;
+mod bindings;
 mod buffer;
 mod context;
+mod counters;
 mod kernel;
 mod layout;
 mod ops;
+mod peaks;
+mod pipeline_cache;
+mod pool;
+mod profile;
+mod readback;
 mod recorder;
 mod recurrent;
 mod training;
+mod tuning;
 mod uniform;
 
-pub use context::{AdapterSummary, Counters, GpuDevice, GpuOptions, adapters};
+pub use adapter::{AdapterSummary, GpuOptions, adapters};
+pub use context::GpuDevice;
+pub use counters::Counters;
 pub use kernel::{KERNELS, Kernel, KernelRun};
+pub use peaks::Peaks;
+pub use profile::{Detail, Profile};
 pub use recurrent::KernelCell;
 
 pub(crate) use buffer::Buffer;
@@ -22,6 +35,7 @@ pub(crate) use layout::{RowWords, gather_rows, strided_copy};
 pub(crate) use ops::{
     MatmulSize, Operand, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, sum_columns, unary,
 };
+pub(crate) use readback::ReadBack;
 pub(crate) use recorder::Recorder;
 pub(crate) use recurrent::{LayerStack, Run, RunState, forward};
 pub(crate) use training::{

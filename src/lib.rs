@@ -26,4 +26,4 @@ pub mod models;
 
 pub use error::{Error, Result};
 pub use ops::Recorder;
-pub use tensor::{Device, Tensor, batch_first};
+pub use tensor::{Device, ReadBack, Tensor, batch_first};

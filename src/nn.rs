@@ -5,8 +5,11 @@ mod conv1d;
 mod embedding;
 mod linear;
 mod recurrent;
+mod schedule;
 mod state;
 mod training;
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+mod tuning;
 
 pub use config::{Config, Merge};
 pub use conv1d::Conv1d;
@@ -18,3 +21,5 @@ pub(crate) use training::LayerPass;
 pub use training::{
     ParameterPlace, ParameterTensors, RecurrentGradient, StateGradient, Tape, TrainableRecurrent, TrainingOptions,
 };
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+pub use tuning::Tuned;

@@ -6,6 +6,7 @@
 mod gradient;
 mod layout;
 mod loss;
+mod recorder;
 mod softmax;
 mod update;
 
@@ -18,6 +19,7 @@ pub(crate) use update::{Moved, Verdict, judge_step, optimizer_step};
 
 pub(crate) use layout::slice_grad;
 pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice};
+pub use recorder::Recorder;
 pub use softmax::softmax;
 
 use ndarray::{ArrayView1, ArrayView2, Axis, Dim};
@@ -29,52 +31,6 @@ use crate::gpu;
 pub use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::tensor::{Device, Storage, Tensor, view};
 use crate::{cpu, reference};
-
-/// Collects operations for one device.
-#[must_use = "commands run when the recorder is submitted"]
-pub struct Recorder {
-    device: Device,
-    #[cfg(feature = "gpu")]
-    gpu: Option<gpu::Recorder>,
-}
-
-impl Device {
-    /// An empty recorder for this device.
-    pub fn recorder(&self) -> Recorder {
-        Recorder {
-            device: self.clone(),
-            #[cfg(feature = "gpu")]
-            gpu: match self {
-                Self::Gpu(gpu) => Some(gpu::Recorder::new(gpu)),
-                _ => None,
-            },
-        }
-    }
-}
-
-impl Recorder {
-    /// The device it records for.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// Hands everything recorded to the device in one submission. Results can be read once it returns: reading waits.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`], [`Error::OutOfMemory`] or [`Error::DeviceLost`]; then nothing of it has run.
-    pub fn submit(self) -> Result<()> {
-        #[cfg(feature = "gpu")]
-        if let Some(gpu) = self.gpu {
-            return gpu.submit();
-        }
-        Ok(())
-    }
-
-    #[cfg(feature = "gpu")]
-    pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {
-        self.gpu.as_mut()
-    }
-}
 
 /// One operand of a host operation: its elements.
 #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]

@@ -5,6 +5,7 @@ mod limits;
 mod problem;
 mod show;
 mod tile;
+mod tuning;
 
 pub use kind::PlanKind;
 pub use limits::{AdapterClass, Limits};
@@ -13,6 +14,7 @@ pub(crate) use tile::packed_words;
 pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
 pub(crate) use tile::{step_depth, step_words};
+pub use tuning::Choice;
 
 use crate::error::{Error, Result};
 

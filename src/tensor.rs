@@ -231,31 +231,56 @@ impl Tensor {
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
     }
 
-    /// Copies the tensor to the host.
+    /// Copies the tensor to the host, and waits for what computes it.
     ///
     /// # Errors
     /// [`Error::Shape`] where the rank is not `D`'s; [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails.
     pub fn to_array<D: Dimension>(&self) -> Result<Array<f32, D>> {
-        let wrong_rank = || Error::Shape {
-            op: "to_array",
-            what: "tensor",
-            expected: D::NDIM.map_or_else(String::new, |rank| format!("of rank {rank}")),
-            found: self.shape.clone(),
-        };
-        let array = ArrayD::from_shape_vec(IxDyn(&self.shape), self.to_vec()?).map_err(|_| wrong_rank())?;
-        array.into_dimensionality().map_err(|_| wrong_rank())
+        shaped(&self.shape, self.to_vec()?)
     }
 
-    /// Copies the elements to the host.
+    /// [`Tensor::to_array`] without blocking: the only way back to the host in a browser, and the way for a thread that has
+    /// other work meanwhile.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails.
+    /// As [`Tensor::to_array`].
+    ///
+    /// ```
+    /// use gatewise::{Device, Tensor};
+    /// # pollster::block_on(async {
+    /// let tensor = Tensor::zeros(&Device::auto(), &[2, 3])?;
+    /// let array: ndarray::Array2<f32> = tensor.to_array_async().await?;
+    /// assert_eq!(array.dim(), (2, 3));
+    /// # Ok::<(), gatewise::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn to_array_async<D: Dimension>(&self) -> Result<Array<f32, D>> {
+        shaped(&self.shape, self.to_vec_async().await?)
+    }
+
+    /// Copies the elements to the host, and waits for what computes them.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails; [`Error::Unsupported`] on a browser's GPU, where
+    /// nothing may wait.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
-        match &self.storage {
-            Storage::Host(data) => Ok(data.to_vec()),
-            #[cfg(feature = "gpu")]
-            Storage::Gpu(buffer) => buffer.read(self.len()),
-        }
+        self.read_back()?.wait()
+    }
+
+    /// [`Tensor::to_vec`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`].
+    pub async fn to_vec_async(&self) -> Result<Vec<f32>> {
+        self.read_back()?.arrive().await
+    }
+
+    /// Starts the copy to the host without waiting for it.
+    ///
+    /// # Errors
+    /// As [`Recorder::submit_and_read`](crate::ops::Recorder::submit_and_read).
+    pub fn read_back(&self) -> Result<ReadBack> {
+        self.device.recorder().submit_and_read(self)
     }
 
     pub(crate) fn storage(&self) -> &Storage {
@@ -271,6 +296,15 @@ impl Tensor {
             Storage::Gpu(_) => {
                 Err(Error::DeviceMismatch { op, what, expected: "the host".to_owned(), found: self.device.to_string() })
             }
+        }
+    }
+
+    /// Zeros a tensor on the GPU in place if nobody else holds its memory; otherwise nothing happens.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn zero_if_unshared(&mut self) -> Result<bool> {
+        match &mut self.storage {
+            Storage::Gpu(buffer) => buffer.zero_if_unshared(),
+            Storage::Host(_) => Ok(false),
         }
     }
 
@@ -292,6 +326,74 @@ impl Tensor {
     pub(crate) fn check_device(&self, op: &'static str, what: &'static str, device: &Device) -> Result<()> {
         self.device.check_same(op, what, device)
     }
+}
+
+/// A tensor's elements on their way to the host: the device works on, the caller waits when it wants to. Dropped, it costs
+/// nothing but the copy.
+#[must_use = "the elements arrive when waited for or awaited"]
+pub struct ReadBack {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) source: Source,
+}
+
+/// Where they come from.
+pub(crate) enum Source {
+    Host(Arc<Vec<f32>>),
+    #[cfg(feature = "gpu")]
+    Gpu(gpu::ReadBack),
+}
+
+impl fmt::Debug for ReadBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBack").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl ReadBack {
+    /// Waits for the elements.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`].
+    pub fn wait(self) -> Result<Vec<f32>> {
+        match self.source {
+            Source::Host(data) => Ok(data.to_vec()),
+            #[cfg(feature = "gpu")]
+            Source::Gpu(read) => read.wait(),
+        }
+    }
+
+    /// [`ReadBack::wait`] as an array.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_array`].
+    pub fn wait_array<D: Dimension>(self) -> Result<Array<f32, D>> {
+        let shape = self.shape.clone();
+        shaped(&shape, self.wait()?)
+    }
+
+    /// The elements once they are there, without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`].
+    pub async fn arrive(self) -> Result<Vec<f32>> {
+        match self.source {
+            Source::Host(data) => Ok(data.to_vec()),
+            #[cfg(feature = "gpu")]
+            Source::Gpu(read) => read.arrive().await,
+        }
+    }
+}
+
+/// A tensor's elements as an array of the rank asked for.
+fn shaped<D: Dimension>(shape: &[usize], data: Vec<f32>) -> Result<Array<f32, D>> {
+    let wrong_rank = || Error::Shape {
+        op: "to_array",
+        what: "tensor",
+        expected: D::NDIM.map_or_else(String::new, |rank| format!("of rank {rank}")),
+        found: shape.to_vec(),
+    };
+    let array = ArrayD::from_shape_vec(IxDyn(shape), data).map_err(|_| wrong_rank())?;
+    array.into_dimensionality().map_err(|_| wrong_rank())
 }
 
 /// A host vector under a shape that it is known to fit.

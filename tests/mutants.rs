@@ -140,6 +140,13 @@ const SLIPS: &[(&str, &str, &str)] = &[
         "kept[slot * dims.count + at] = slots[slot * dims.count + at];",
         "kept[slot * dims.count + at] = 0.0;",
     ),
+    ("peak_copy", "at >= dims.count", "at > dims.count"),
+    ("peak_read", "k < dims.reads", "k + 4u < dims.reads"),
+    ("peak_read", "x[(word + 2u * dims.step)", "x[(word + 1u * dims.step)"),
+    ("peak_fma", "turn < dims.turns", "turn + 1u < dims.turns"),
+    ("peak_fma", "s5 = fma(s5, m, b);", ""),
+    ("peak_step", "+= 1.0", "+= 2.0"),
+    ("peak_step", "group.x < dims.count", "group.x <= dims.count"),
 ];
 
 macro_rules! cases_of {

@@ -132,3 +132,58 @@ fn activation_codes_are_those_of_the_cell() {
         assert!(text.contains(&line), "{line}");
     }
 }
+
+/// Drivers are not asked to count a loop's turns, and may take an endless one for code that is never reached.
+#[test]
+fn every_loop_counts_towards_its_bound() {
+    // What a counter may move by. None is 0: the constants are not, and neither is the depth of a turn.
+    const STEPS: [&str; 9] = [
+        "#++",
+        "# += 1.0",
+        "# += 4u",
+        "# += DEPTH",
+        "# += SIDE",
+        "# += WORKGROUP_SIZE",
+        "# += step_depth()",
+        "# += max(8u, step_depth())",
+        "# /= 2u",
+    ];
+    let files: BTreeSet<&str> = KERNELS.iter().flat_map(|kernel| kernel.files).copied().collect();
+    let mut loops = 0;
+    for file in files {
+        let text = fs::read_to_string(shaders().join(file)).expect("the file");
+        let code: String =
+            text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
+        for word in ["while", "loop", "continuing"] {
+            let used = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|found| found == word);
+            assert!(!used, "{file}: {word}; only `for` shows its bound at a glance");
+        }
+        for (at, _) in code.match_indices("for (") {
+            let (header, rest) = code[at + 5..].split_once(") {").expect("a body");
+            let [start, bound, step] = header.split("; ").collect::<Vec<_>>()[..] else {
+                panic!("{file}: for ({header})")
+            };
+            let name = start.strip_prefix("var ").and_then(|start| start.split_once(" = ")).expect("a counter").0;
+            let halves = step.ends_with("/= 2u") && bound == format!("{name} > 0u");
+            assert!(halves || bound.starts_with(&format!("{name} < ")), "{file}: for ({header})");
+            assert!(STEPS.iter().any(|known| known.replace('#', name) == step), "{file}: for ({header})");
+            let mut depth = 1;
+            let body: String = rest
+                .chars()
+                .take_while(|c| {
+                    depth += i32::from(*c == '{') - i32::from(*c == '}');
+                    depth > 0
+                })
+                .collect();
+            for (at, _) in body.match_indices(name) {
+                let alone = !body[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+                let after = body[at + name.len()..].trim_start();
+                let changed = after.starts_with(['+', '-', '*', '/', '%']) && after[1..].starts_with(['=', '+', '-'])
+                    || after.starts_with('=') && !after.starts_with("==");
+                assert!(!(alone && changed), "{file}: {name} changes within for ({header})");
+            }
+            loops += 1;
+        }
+    }
+    assert!(loops > 20, "{loops} loops");
+}

@@ -1,47 +1,19 @@
-//! Device memory: labelled allocation from a pool, upload and read-back.
+//! Device memory: labelled allocation from a pool, and upload.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 
 use super::context::{Context, GpuDevice, lock};
+use super::counters::count;
 use crate::error::{Error, Result};
 
 /// Every storage buffer can be bound, copied from and copied to.
 const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
-const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
-const STAGING: wgpu::BufferUsages = wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
 
 /// Bytes of the widest load.
 const WORD: u64 = 16;
-
-/// Free memory that the pool keeps; beyond it buffers go back to the driver.
-const POOL_BYTES: u64 = 256 << 20;
-
-/// Buffers that are free for reuse. The queue runs commands in order, so a buffer may be handed out again while commands
-/// that use it are still in flight.
-#[derive(Default)]
-pub(super) struct Pool {
-    free: Vec<wgpu::Buffer>,
-    bytes: u64,
-}
-
-impl Pool {
-    fn take(&mut self, usage: wgpu::BufferUsages, capacity: u64) -> Option<wgpu::Buffer> {
-        let at = self.free.iter().position(|b| b.usage() == usage && b.size() == capacity)?;
-        self.bytes -= capacity;
-        Some(self.free.swap_remove(at))
-    }
-
-    fn give(&mut self, buffer: wgpu::Buffer) {
-        if self.bytes + buffer.size() <= POOL_BYTES {
-            self.bytes += buffer.size();
-            self.free.push(buffer);
-        }
-    }
-}
 
 /// Device memory of a known length; the bytes beyond it, if any, are never bound.
 #[derive(Clone)]
@@ -50,6 +22,8 @@ pub(crate) struct Buffer(Arc<Inner>);
 struct Inner {
     /// `None` only while dropping.
     raw: Option<wgpu::Buffer>,
+    /// No other buffer of the device has it, now or later.
+    number: u64,
     bytes: u64,
     pooled: bool,
     context: Arc<Context>,
@@ -57,10 +31,9 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(raw) = self.raw.take()
-            && self.pooled
-        {
-            lock(&self.context.pool).give(raw);
+        match self.raw.take() {
+            Some(raw) if self.pooled => self.context.give_buffer(self.number, raw),
+            _ => self.context.forget(self.number),
         }
     }
 }
@@ -108,12 +81,8 @@ impl Buffer {
     }
 
     /// Writes whole words from the buffer's start on.
-    fn write(&self, op: &'static str, bytes: &[u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let context = &self.0.context;
-        context.guarded(op, || context.queue.write_buffer(self.raw(), 0, bytes))
+    pub(super) fn write(&self, op: &'static str, bytes: &[u8]) -> Result<()> {
+        self.0.context.write_buffer(op, self.raw(), bytes)
     }
 
     /// Wraps a caller's buffer of `len` words.
@@ -134,36 +103,33 @@ impl Buffer {
             bytes,
             context.limits.max_storage_buffer_binding_size,
         )?;
-        Ok(Self(Arc::new(Inner { raw: Some(raw), bytes, pooled: false, context })))
+        let number = context.next_number();
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, context })))
     }
 
-    /// Memory for a submission's uniforms.
-    pub(super) fn uniforms(context: &Arc<Context>, bytes: &[u8]) -> Result<Self> {
-        let op = "uniforms";
-        context.limit(op, "a buffer's size in bytes", bytes.len() as u64, context.limits.max_buffer_size)?;
-        let buffer = Self::allocate(context, op, UNIFORM, bytes.len() as u64)?;
-        buffer.write(op, bytes)?;
-        Ok(buffer)
+    /// Memory of any usage.
+    pub(super) fn allocate(
+        context: &Arc<Context>,
+        label: &'static str,
+        usage: wgpu::BufferUsages,
+        bytes: u64,
+    ) -> Result<Self> {
+        let (number, raw) = context.take_buffer(label, usage, bytes)?;
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, context: Arc::clone(context) })))
     }
 
-    fn allocate(context: &Arc<Context>, label: &'static str, usage: wgpu::BufferUsages, bytes: u64) -> Result<Self> {
-        let capacity = capacity(bytes).min(context.limits.max_buffer_size & !3);
-        let reused = lock(&context.pool).take(usage, capacity);
-        let raw = match reused {
-            Some(raw) => raw,
-            None => {
-                context.counters.buffers.fetch_add(1, Ordering::Relaxed);
-                context.guarded(label, || {
-                    context.device.create_buffer(&wgpu::BufferDescriptor {
-                        label: Some(label),
-                        size: capacity,
-                        usage,
-                        mapped_at_creation: false,
-                    })
-                })?
-            }
-        };
-        Ok(Self(Arc::new(Inner { raw: Some(raw), bytes, pooled: true, context: Arc::clone(context) })))
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.0.context
+    }
+
+    /// The number that no other buffer of the device has.
+    pub(super) fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// Its length in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes
     }
 
     /// The driver's object.
@@ -175,7 +141,7 @@ impl Buffer {
     }
 
     /// Whether the memory goes back to the pool; without effect on a buffer with several owners.
-    fn set_pooled(&mut self, pooled: bool) {
+    pub(super) fn set_pooled(&mut self, pooled: bool) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.pooled = pooled;
         }
@@ -201,51 +167,55 @@ impl Buffer {
         self.0.bytes.next_multiple_of(WORD) <= self.raw().size()
     }
 
-    /// Copies the first `len` words back to the host, after everything submitted so far.
-    pub(crate) fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, len: usize) -> Result<Vec<T>> {
-        self.read_from(0, len)
+    /// Zeros the buffer in place if nobody else holds it, neither a clone nor a recorder; otherwise nothing happens.
+    pub(crate) fn zero_if_unshared(&mut self) -> Result<bool> {
+        let Some(inner) = Arc::get_mut(&mut self.0) else { return Ok(false) };
+        let Some(raw) = &inner.raw else { return Ok(false) };
+        inner.context.write_buffer("State", raw, &vec![0; inner.bytes as usize])?;
+        Ok(true)
+    }
+}
+
+impl Context {
+    /// A number that no other buffer or pipeline of the device has.
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// [`Buffer::read`] of the `len` words from the word `first` on.
-    pub(crate) fn read_from<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+    /// A buffer of at least `bytes` bytes, from the pool or the driver, and its number.
+    pub(super) fn take_buffer(
         &self,
-        first: usize,
-        len: usize,
-    ) -> Result<Vec<T>> {
-        const OP: &str = "read-back";
-        if len == 0 {
-            return Ok(Vec::new());
+        label: &'static str,
+        usage: wgpu::BufferUsages,
+        bytes: u64,
+    ) -> Result<(u64, wgpu::Buffer)> {
+        self.limit(label, "a buffer's size in bytes", bytes, self.limits.max_buffer_size)?;
+        let size = capacity(bytes).min(self.limits.max_buffer_size & !3);
+        if let Some(found) = lock(&self.pool).take(usage, size) {
+            return Ok(found);
         }
-        let context = &self.0.context;
-        let (first, bytes) = ((first as u64) * 4, (len as u64) * 4);
-        let mut staging = Self::allocate(context, OP, STAGING, bytes)?;
-        // Until it is unmapped again the pool must not hand it out.
-        staging.set_pooled(false);
-        context.guarded(OP, || {
-            let mut encoder =
-                context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(OP) });
-            encoder.copy_buffer_to_buffer(self.raw(), first, staging.raw(), 0, bytes);
-            context.queue.submit([encoder.finish()]);
+        count(&self.counters.buffers, 1);
+        let raw = self.guarded(label, || {
+            let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+            self.device.create_buffer(&descriptor)
         })?;
-        context.counters.submits.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = mpsc::channel();
-        let slice = staging.raw().slice(..bytes);
-        slice.map_async(wgpu::MapMode::Read, move |result| {
-            // The receiver outlives the wait below; if it is gone nobody asks for the answer.
-            let _ = sender.send(result);
-        });
-        let failed = |message: String| Error::Gpu { op: OP, message };
-        context.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| failed(error.to_string()))?;
-        // The work is done; another thread's poll may have taken the answer and be about to hand it over.
-        let mapped = receiver.recv().map_err(|error| failed(error.to_string()))?;
-        context.check_alive(OP)?;
-        mapped.map_err(|error| failed(error.to_string()))?;
-        let words = {
-            let view = slice.get_mapped_range().map_err(|error| failed(error.to_string()))?;
-            bytemuck::pod_collect_to_vec(&view[..])
-        };
-        staging.raw().unmap();
-        staging.set_pooled(true);
-        Ok(words)
+        Ok((self.next_number(), raw))
+    }
+
+    /// Puts a buffer back into the pool, or back into the driver's hands where that is full.
+    pub(super) fn give_buffer(&self, number: u64, raw: wgpu::Buffer) {
+        let refused = lock(&self.pool).give(number, raw);
+        if refused.is_err() {
+            self.forget(number);
+        }
+    }
+
+    /// Writes whole words from a buffer's start on.
+    pub(super) fn write_buffer(&self, op: &'static str, raw: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        count(&self.counters.writes, 1);
+        self.guarded(op, || self.queue.write_buffer(raw, 0, bytes))
     }
 }

@@ -1,133 +1,21 @@
-//! Adapter choice, device, limits, and what becomes of errors.
+//! The device, its limits, what it keeps between calls, and what becomes of errors.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::buffer::Pool;
-use super::kernel::{Pipeline, PipelineKey};
+use super::adapter::{AdapterSummary, GpuOptions, enumerate};
+use super::bindings::{BindGroups, Blocks};
+use super::counters::{AtomicCounters, Counters};
+use super::kernel::Pipelines;
+use super::pipeline_cache::PipelineCache;
+use super::pool::Pool;
+#[cfg(not(target_arch = "wasm32"))]
+use super::readback::Waiter;
+use super::recorder::List;
+use super::tuning::Tuning;
 use crate::error::{Error, Result};
 use crate::plan::{self, AdapterClass, PlanKind};
-
-/// Which adapter to take.
-#[derive(Clone, Debug, Default)]
-pub struct GpuOptions {
-    /// Whether a software adapter (llvmpipe, SwiftShader) will do where no hardware is found. The CPU path is faster than
-    /// any of them: they serve tests.
-    pub software: bool,
-    /// Takes the first adapter whose name contains this text, in any case.
-    pub name: Option<String>,
-    /// Plans for this class of adapter rather than for the adapter's own: how a GPU's schedule can be tested without one.
-    pub class: Option<AdapterClass>,
-    /// Does without subgroup operations, as on adapters that have none.
-    pub no_subgroups: bool,
-    /// Runs every recurrent stack that asks for no kind of plan itself by this one; a call that cannot be run so is refused.
-    pub plan: Option<PlanKind>,
-}
-
-/// One adapter of the machine.
-#[derive(Clone, Debug)]
-pub struct AdapterSummary {
-    /// Its name.
-    pub name: String,
-    /// The API that reaches it, for example `vulkan`.
-    pub backend: String,
-    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
-    pub kind: &'static str,
-    /// The driver and its version.
-    pub driver: String,
-    /// Largest storage binding in bytes.
-    pub binding_bytes: u64,
-    /// Largest buffer in bytes.
-    pub buffer_bytes: u64,
-    /// Workgroup memory in bytes.
-    pub workgroup_bytes: u32,
-    /// Invocations of a workgroup.
-    pub workgroup_invocations: u32,
-    /// Names of the optional features that later kernels can use.
-    pub features: Vec<&'static str>,
-}
-
-impl AdapterSummary {
-    /// Whether the adapter computes on the CPU.
-    pub fn is_software(&self) -> bool {
-        self.kind == "software"
-    }
-
-    fn of(adapter: &wgpu::Adapter) -> Self {
-        Self::new(&adapter.get_info(), &adapter.limits(), adapter.features())
-    }
-
-    fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
-        let known = [
-            (wgpu::Features::SHADER_F16, "shader-f16"),
-            (wgpu::Features::SUBGROUP, "subgroup"),
-            (wgpu::Features::TIMESTAMP_QUERY, "timestamp-query"),
-            (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
-            (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
-        ];
-        Self {
-            name: info.name.clone(),
-            backend: info.backend.to_str().to_owned(),
-            kind: match info.device_type {
-                wgpu::DeviceType::DiscreteGpu => "discrete",
-                wgpu::DeviceType::IntegratedGpu => "integrated",
-                wgpu::DeviceType::VirtualGpu => "virtual",
-                wgpu::DeviceType::Cpu => "software",
-                wgpu::DeviceType::Other => "other",
-            },
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            binding_bytes: limits.max_storage_buffer_binding_size,
-            buffer_bytes: limits.max_buffer_size,
-            workgroup_bytes: limits.max_compute_workgroup_storage_size,
-            workgroup_invocations: limits.max_compute_invocations_per_workgroup,
-            features: known.into_iter().filter(|(flag, _)| features.contains(*flag)).map(|(_, name)| name).collect(),
-        }
-    }
-}
-
-/// Every adapter that the machine's drivers offer, the preferred one first.
-pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate().iter().map(AdapterSummary::of).collect()
-}
-
-fn enumerate() -> Vec<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    });
-    adapters
-}
-
-/// What a device has done so far; the difference of two readings is what a call cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Kernels dispatched.
-    pub dispatches: u64,
-    /// Compute passes begun.
-    pub passes: u64,
-    /// Command buffers submitted.
-    pub submits: u64,
-    /// Buffers created, rather than taken again from the pool.
-    pub buffers: u64,
-    /// Pipelines compiled.
-    pub pipelines: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct AtomicCounters {
-    pub(super) dispatches: AtomicU64,
-    pub(super) passes: AtomicU64,
-    pub(super) submits: AtomicU64,
-    pub(super) buffers: AtomicU64,
-    pub(super) pipelines: AtomicU64,
-}
 
 /// A GPU: cheap to clone, every clone is the same device.
 #[derive(Clone)]
@@ -141,11 +29,30 @@ pub(super) struct Context {
     plan_kind: Option<PlanKind>,
     /// Bit k: a call was recorded by kind k of `PlanKind::ALL`.
     plans: AtomicU32,
-    pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    pub(super) pipelines: Mutex<Pipelines>,
+    pub(super) pipeline_cache: Option<PipelineCache>,
+    pub(super) tuning: Option<Mutex<Tuning>>,
     pub(super) pool: Mutex<Pool>,
+    pub(super) bind_groups: Mutex<BindGroups>,
+    pub(super) blocks: Mutex<Blocks>,
+    pub(super) lists: Mutex<Vec<List>>,
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) waiter: Waiter,
+    /// The next number of a buffer or pipeline.
+    pub(super) numbers: AtomicU64,
     pub(super) counters: AtomicCounters,
     adapter: AdapterSummary,
     lost: Arc<Mutex<Option<String>>>,
+}
+
+/// What a [`Profile`](super::Profile) is made of, as far as an adapter has it.
+const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+
+/// What outlives a process.
+#[derive(Default)]
+struct Kept {
+    pipelines: Option<PipelineCache>,
+    tuning: Option<Tuning>,
 }
 
 /// A lock whose holder panicked still guards sound data here: every critical section leaves it consistent.
@@ -179,7 +86,12 @@ impl GpuDevice {
             };
             return Err(Error::NoAdapter { wanted, reason });
         };
-        let wanted_features = if options.no_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
+        let subgroups = if options.no_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
+        let cache = match options.pipeline_cache {
+            Some(_) => wgpu::Features::PIPELINE_CACHE,
+            None => wgpu::Features::empty(),
+        };
+        let wanted_features = subgroups | cache | TIMESTAMPS;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("gatewise"),
             required_features: adapter.features() & wanted_features,
@@ -188,7 +100,14 @@ impl GpuDevice {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|error| Error::NoAdapter { wanted, reason: error.to_string() })?;
-        Ok(Self::open(&adapter.get_info(), AdapterSummary::of(&adapter), device, queue, options))
+        let info = adapter.get_info();
+        let cache = match &options.pipeline_cache {
+            Some(folder) => PipelineCache::open(&device, &info, folder)?,
+            None => None,
+        };
+        let adapter = AdapterSummary::of(&adapter);
+        let tuning = options.tuning.as_ref().map(|folder| Tuning::open(&adapter, folder)).transpose()?;
+        Ok(Self::open(&info, adapter, device, queue, options, Kept { pipelines: cache, tuning }))
     }
 
     /// Takes a caller's own device and queue; buffers can then be shared with it (`Tensor::from_wgpu_buffer`,
@@ -197,13 +116,8 @@ impl GpuDevice {
     /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. The library
     /// sets the device's lost callback.
     pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::open(
-            info,
-            AdapterSummary::new(info, &device.limits(), device.features()),
-            device,
-            queue,
-            &GpuOptions::default(),
-        )
+        let adapter = AdapterSummary::new(info, &device.limits(), device.features());
+        Self::open(info, adapter, device, queue, &GpuOptions::default(), Kept::default())
     }
 
     fn open(
@@ -212,6 +126,7 @@ impl GpuDevice {
         device: wgpu::Device,
         queue: wgpu::Queue,
         options: &GpuOptions,
+        kept: Kept,
     ) -> Self {
         let lost = Arc::new(Mutex::new(None));
         device.set_device_lost_callback({
@@ -242,7 +157,15 @@ impl GpuDevice {
             device,
             queue,
             pipelines: Mutex::default(),
+            pipeline_cache: kept.pipelines,
+            tuning: kept.tuning.map(Mutex::new),
             pool: Mutex::default(),
+            bind_groups: Mutex::default(),
+            blocks: Mutex::default(),
+            lists: Mutex::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            waiter: Waiter::default(),
+            numbers: AtomicU64::new(1),
             counters: AtomicCounters::default(),
             adapter,
             lost,
@@ -259,17 +182,17 @@ impl GpuDevice {
         (&self.0.device, &self.0.queue)
     }
 
+    /// Writes compiled pipelines out ([`GpuOptions::pipeline_cache`]); dropping the last owner of the device does it, too.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be written.
+    pub fn save_pipelines(&self) -> Result<()> {
+        self.0.pipeline_cache.as_ref().map_or(Ok(()), PipelineCache::save)
+    }
+
     /// What the device has done so far.
     pub fn counters(&self) -> Counters {
-        let counters = &self.0.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            dispatches: read(&counters.dispatches),
-            passes: read(&counters.passes),
-            submits: read(&counters.submits),
-            buffers: read(&counters.buffers),
-            pipelines: read(&counters.pipelines),
-        }
+        self.0.counters.read()
     }
 
     /// The limits that shape a plan on this device.
@@ -290,6 +213,10 @@ impl GpuDevice {
 
     pub(super) fn note_plan(&self, kind: PlanKind) {
         self.0.plans.fetch_or(kind.bit(), Ordering::Relaxed);
+    }
+
+    pub(super) fn of(context: &Arc<Context>) -> Self {
+        Self(Arc::clone(context))
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {

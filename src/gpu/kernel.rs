@@ -1,13 +1,15 @@
 //! The table of kernels, and their pipelines.
 
 use std::any::TypeId;
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::buffer::Buffer;
 use super::context::{Context, GpuDevice, lock};
+use super::counters::count;
+use super::pipeline_cache::PipelineCache;
 use super::recorder::Recorder;
 use super::uniform::{Declared, Uniform};
 use crate::error::{Error, Result};
@@ -103,6 +105,14 @@ kernels! {
     OPTIMIZER_STEP = "optimizer_step": [
         "common/index.wgsl", "common/activation.wgsl", "train/optimizer_step.wgsl"
     ];
+    /// A copy: the memory's bandwidth.
+    PEAK_COPY = "peak_copy": ["common/index.wgsl", "peaks/peak_copy.wgsl"];
+    /// Reads of the same words over and over: a cache's bandwidth.
+    PEAK_READ = "peak_read": ["common/index.wgsl", "peaks/peak_read.wgsl"];
+    /// Multiply-adds: the arithmetic's rate.
+    PEAK_FMA = "peak_fma": ["common/index.wgsl", "peaks/peak_fma.wgsl"];
+    /// Hardly anything: the cost of a dispatch.
+    PEAK_STEP = "peak_step": ["peaks/peak_step.wgsl"];
     /// The input's side of the gates of all steps.
     PROJECT_ROWS = "project_rows": [
         "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl",
@@ -128,12 +138,14 @@ kernels! {
 /// Values of a kernel's `override`s.
 pub(super) type Constants = Vec<(&'static str, u32)>;
 
-/// What tells two pipelines apart.
-pub(super) type PipelineKey = (&'static str, Constants);
+/// Compiled kernels by name and `override`s.
+pub(super) type Pipelines = HashMap<&'static str, HashMap<Constants, Arc<Pipeline>>>;
 
 /// A compiled kernel with the layout that its WGSL declares.
 pub(super) struct Pipeline {
     pub(super) name: &'static str,
+    /// No other pipeline or buffer of the device has it; `None` for one that no later call will ask for.
+    pub(super) number: Option<u64>,
     pub(super) raw: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
     /// Bindings after the uniform at 0.
@@ -160,16 +172,17 @@ impl Pipeline {
 impl Context {
     /// The pipeline of a kernel, compiled at its first use.
     pub(super) fn pipeline(self: &Arc<Self>, kernel: &'static Kernel, constants: &Constants) -> Result<Arc<Pipeline>> {
-        let key = (kernel.name, constants.clone());
-        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
+        if let Some(pipeline) = lock(&self.pipelines).get(kernel.name).and_then(|variants| variants.get(constants)) {
             return Ok(Arc::clone(pipeline));
         }
-        let pipeline = Arc::new(self.compile(kernel, constants)?);
-        lock(&self.pipelines).insert(key, Arc::clone(&pipeline));
+        let pipeline =
+            Arc::new(Pipeline { number: Some(self.next_number()), ..self.compile(kernel, constants, Checks::Access)? });
+        let mut pipelines = lock(&self.pipelines);
+        pipelines.entry(kernel.name).or_default().insert(constants.clone(), Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn compile(&self, kernel: &'static Kernel, constants: &Constants) -> Result<Pipeline> {
+    fn compile(&self, kernel: &'static Kernel, constants: &Constants, checks: Checks) -> Result<Pipeline> {
         let op = kernel.name;
         let reflection = Reflection::of(kernel, constants)?;
         // wgpu checks neither the memory (gfx-rs/wgpu#8946) nor a workgroup size that is an override.
@@ -192,7 +205,7 @@ impl Context {
             self.limit(op, "invocations of a workgroup along one axis", u64::from(size), u64::from(longest))?;
         }
         let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
-        self.counters.pipelines.fetch_add(1, Ordering::Relaxed);
+        count(&self.counters.pipelines, 1);
         self.guarded(op, || {
             let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(op),
@@ -203,21 +216,50 @@ impl Context {
                 bind_group_layouts: &[Some(&layout)],
                 immediate_size: 0,
             });
-            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(op),
-                source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
-            });
+            let module = self.module(kernel, checks);
             let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(op),
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: Some(op),
                 compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
-                cache: None,
+                cache: self.pipeline_cache.as_ref().map(PipelineCache::raw),
             });
             let buffers = reflection.entries.len() - 1;
-            Pipeline { name: op, raw, layout, buffers, dims: reflection.dims, accepted: OnceLock::new() }
+            let (name, dims) = (op, reflection.dims);
+            Pipeline { name, number: None, raw, layout, buffers, dims, accepted: OnceLock::new() }
         })
+    }
+}
+
+/// What a compiled kernel checks while it runs.
+#[derive(Clone, Copy)]
+enum Checks {
+    /// Every access to memory and every division. No loop is counted: that would keep drivers from unrolling it.
+    Access,
+    /// Every loop as well.
+    All,
+}
+
+impl Context {
+    fn module(&self, kernel: &'static Kernel, checks: Checks) -> wgpu::ShaderModule {
+        let source = wgpu::ShaderSource::Wgsl(kernel.source.into());
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
+        // A caller can make a `Kernel` of any text; only the crate's own are known to end.
+        match checks {
+            Checks::Access if KERNELS.iter().any(|own| std::ptr::eq(*own, kernel)) => {
+                let checks =
+                    wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+                #[expect(unsafe_code, reason = "a driver takes an endless loop for code that is never reached")]
+                // SAFETY: what is asked for is that no loop is endless. Every loop of the crate's kernels counts towards a
+                // bound in steps that are not 0 (`tests/shaders.rs` holds them to it), and the bounds are the host's own:
+                // sizes of buffers, below 2^30 words, so that no counter overflows before it gets there.
+                unsafe {
+                    self.device.create_shader_module_trusted(descriptor, checks)
+                }
+            }
+            _ => self.device.create_shader_module(descriptor),
+        }
     }
 }
 
@@ -240,14 +282,14 @@ impl GpuDevice {
     /// # Errors
     /// [`Error::Gpu`] where the WGSL, the bindings or the grid are refused; [`Error::Limit`].
     pub fn run_kernel(&self, kernel: &'static Kernel, run: &KernelRun<'_>) -> Result<Vec<Vec<u32>>> {
-        let pipeline = Arc::new(self.context().compile(kernel, &run.constants.to_vec())?);
+        let pipeline = Arc::new(self.context().compile(kernel, &run.constants.to_vec(), Checks::All)?);
         let upload = |words: &Vec<u32>| Buffer::from_slice(self, kernel.name, words);
         let buffers = run.buffers.iter().map(upload).collect::<Result<Vec<_>>>()?;
         let mut recorder = Recorder::new(self);
         let bound = recorder.bind_pipeline(pipeline, buffers.clone())?;
         recorder.dispatch_bytes(bound, bytemuck::cast_slice(run.dims), run.grid)?;
         recorder.submit()?;
-        buffers.iter().zip(run.buffers).map(|(buffer, words)| buffer.read(words.len())).collect()
+        buffers.iter().zip(run.buffers).map(|(buffer, words)| buffer.read_from(0, words.len())).collect()
     }
 }
 

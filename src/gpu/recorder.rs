@@ -1,11 +1,14 @@
 //! Dispatches and copies, collected and submitted at once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::buffer::Buffer;
-use super::context::GpuDevice;
+use super::context::{GpuDevice, lock};
+use super::counters::count;
 use super::kernel::{Constants, Kernel, Pipeline};
+use super::profile::Marks;
+#[cfg(not(target_arch = "wasm32"))]
+use super::readback::wait_for;
 use super::uniform::Uniform;
 use crate::error::{Error, Result};
 
@@ -14,10 +17,33 @@ use crate::error::{Error, Result};
 #[must_use = "commands run when the recorder is submitted"]
 pub(crate) struct Recorder {
     device: GpuDevice,
+    list: List,
+}
+
+/// What a recorder holds. Emptied lists are filled again by later recorders: a warm call then finds their room.
+#[derive(Default)]
+pub(super) struct List {
     bound: Vec<Bound>,
     commands: Vec<Command>,
     /// The uniforms of all dispatches, each at its own aligned place.
     dims: Vec<u8>,
+}
+
+/// Emptied lists that a device keeps; more recorders at a time allocate anew.
+const MOST_LISTS: usize = 8;
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let mut list = std::mem::take(&mut self.list);
+        // Buffers go back to the pool before the list does.
+        list.bound.clear();
+        list.commands.clear();
+        list.dims.clear();
+        let mut lists = lock(&self.device.context().lists);
+        if lists.len() < MOST_LISTS {
+            lists.push(list);
+        }
+    }
 }
 
 /// A kernel with its buffers, ready to be dispatched any number of times.
@@ -38,7 +64,8 @@ enum Command {
 
 impl Recorder {
     pub(crate) fn new(device: &GpuDevice) -> Self {
-        Self { device: device.clone(), bound: Vec::new(), commands: Vec::new(), dims: Vec::new() }
+        let list = lock(&device.context().lists).pop().unwrap_or_default();
+        Self { device: device.clone(), list }
     }
 
     pub(crate) fn device(&self) -> &GpuDevice {
@@ -61,18 +88,18 @@ impl Recorder {
             let message = format!("{} buffers for {} bindings", buffers.len(), pipeline.buffers);
             return Err(Error::Gpu { op: pipeline.name, message });
         }
-        self.bound.push(Bound { pipeline, buffers });
-        Ok(BoundId(self.bound.len() - 1))
+        self.list.bound.push(Bound { pipeline, buffers });
+        Ok(BoundId(self.list.bound.len() - 1))
     }
 
     /// Adds a dispatch; `dims` is the kernel's uniform.
     pub(super) fn dispatch<D: Uniform>(&mut self, bound: BoundId, dims: &D, grid: [u32; 3]) -> Result<()> {
-        self.bound[bound.0].pipeline.accept::<D>()?;
+        self.list.bound[bound.0].pipeline.accept::<D>()?;
         self.dispatch_bytes(bound, bytemuck::bytes_of(dims), grid)
     }
 
     pub(super) fn dispatch_bytes(&mut self, bound: BoundId, dims: &[u8], grid: [u32; 3]) -> Result<()> {
-        let Bound { pipeline, .. } = &self.bound[bound.0];
+        let Bound { pipeline, .. } = &self.list.bound[bound.0];
         if pipeline.dims.bytes != dims.len() as u64 {
             let message = format!("{} bytes for a uniform of {}", dims.len(), pipeline.dims.bytes);
             return Err(Error::Gpu { op: pipeline.name, message });
@@ -86,16 +113,16 @@ impl Recorder {
             self.device.context().limit(pipeline.name, "workgroups along one axis", u64::from(groups), most)?;
         }
         let alignment = limits.min_uniform_buffer_offset_alignment as usize;
-        self.dims.resize(self.dims.len().next_multiple_of(alignment), 0);
-        let at = u32::try_from(self.dims.len()).map_err(|_| Error::Limit {
+        self.list.dims.resize(self.list.dims.len().next_multiple_of(alignment), 0);
+        let at = u32::try_from(self.list.dims.len()).map_err(|_| Error::Limit {
             op: pipeline.name,
             what: "uniforms of one submission in bytes",
-            needed: self.dims.len() as u64,
+            needed: self.list.dims.len() as u64,
             limit: u64::from(u32::MAX),
             adapter: self.device.adapter().name.clone(),
         })?;
-        self.dims.extend_from_slice(dims);
-        self.commands.push(Command::Dispatch { bound: bound.0, dims: at, grid });
+        self.list.dims.extend_from_slice(dims);
+        self.list.commands.push(Command::Dispatch { bound: bound.0, dims: at, grid });
         Ok(())
     }
 
@@ -104,87 +131,123 @@ impl Recorder {
         if words > 0 {
             let (from, from_word) = (from.0.clone(), from.1 as u64);
             let (to, to_word) = (to.0.clone(), to.1 as u64);
-            self.commands.push(Command::Copy { from, from_word, to, to_word, words: words as u64 });
+            self.list.commands.push(Command::Copy { from, from_word, to, to_word, words: words as u64 });
         }
     }
 
     /// Adds zeroing of a range; offset and length in 32-bit words.
     pub(crate) fn clear(&mut self, buffer: &Buffer, word: usize, words: usize) {
         if words > 0 {
-            self.commands.push(Command::Clear { buffer: buffer.clone(), word: word as u64, words: words as u64 });
+            self.list.commands.push(Command::Clear { buffer: buffer.clone(), word: word as u64, words: words as u64 });
         }
     }
 
-    /// Hands everything over in one submission; runs of dispatches share one compute pass.
+    /// Hands everything over in one submission.
     pub(crate) fn submit(self) -> Result<()> {
+        self.submit_as("submit", None).map(|_| ())
+    }
+
+    /// [`Recorder::submit`], and waits until it is done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn submit_and_wait(self) -> Result<()> {
         const OP: &str = "submit";
-        if self.commands.is_empty() {
-            return self.device.context().check_alive(OP);
+        let device = self.device.clone();
+        if let Some(submission) = self.submit_as(OP, None)? {
+            wait_for(&device.context().device, &submission).map_err(|message| Error::Gpu { op: OP, message })?;
         }
+        device.context().check_alive(OP)
+    }
+
+    /// Hands everything over in one submission, marking times on the way; `None` where there is nothing to hand over.
+    pub(super) fn submit_as(
+        self,
+        op: &'static str,
+        mut marks: Option<&mut Marks>,
+    ) -> Result<Option<wgpu::SubmissionIndex>> {
         let context = self.device.context();
-        let uniforms = if self.dims.is_empty() { None } else { Some(Buffer::uniforms(context, &self.dims)?) };
-        let passes = context.guarded(OP, || {
+        if self.list.commands.is_empty() {
+            context.check_alive(op)?;
+            return Ok(None);
+        }
+        let uniforms = if self.list.dims.is_empty() { None } else { Some(context.uniforms(&self.list.dims)?) };
+        let (passes, submission) = context.guarded(op, || {
             // Without uniforms there are no dispatches to bind anything for.
-            let groups: Vec<wgpu::BindGroup> = uniforms
-                .iter()
-                .flat_map(|uniforms| self.bound.iter().map(|bound| self.group(bound, uniforms)))
-                .collect();
+            let bind = |bound: &Bound| {
+                uniforms.as_ref().map(|uniforms| context.bind_group(&bound.pipeline, uniforms, &bound.buffers))
+            };
+            let groups: Vec<_> = self.list.bound.iter().map(bind).collect();
             let mut encoder =
-                context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(OP) });
-            let mut passes = 0;
-            let mut commands = self.commands.iter().peekable();
-            while let Some(command) = commands.next() {
-                match command {
-                    Command::Copy { from, from_word, to, to_word, words } => {
-                        encoder.copy_buffer_to_buffer(from.raw(), from_word * 4, to.raw(), to_word * 4, words * 4);
-                    }
-                    Command::Clear { buffer, word, words } => {
-                        encoder.clear_buffer(buffer.raw(), word * 4, Some(words * 4));
-                    }
-                    Command::Dispatch { .. } => {
-                        passes += 1;
-                        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                        let mut current = None;
-                        let mut next = Some(command);
-                        while let Some(Command::Dispatch { bound, dims, grid: [x, y, z] }) = next {
-                            if current != Some(*bound) {
-                                pass.set_pipeline(&self.bound[*bound].pipeline.raw);
-                                current = Some(*bound);
-                            }
-                            pass.set_bind_group(0, &groups[*bound], &[*dims]);
-                            pass.dispatch_workgroups(*x, *y, *z);
-                            next = commands.next_if(|command| matches!(command, Command::Dispatch { .. }));
+                context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
+            let passes = self.encode(&mut encoder, &groups, marks.as_deref_mut());
+            if let Some(marks) = marks {
+                marks.resolve(&mut encoder);
+            }
+            (passes, context.queue.submit([encoder.finish()]))
+        })?;
+        count(&context.counters.dispatches, self.dispatches());
+        count(&context.counters.passes, passes);
+        count(&context.counters.submits, 1);
+        context.check_alive(op)?;
+        Ok(Some(submission))
+    }
+
+    /// Dispatches recorded so far.
+    pub(super) fn dispatches(&self) -> usize {
+        self.list.commands.iter().filter(|command| command.is_dispatch()).count()
+    }
+
+    /// Passes that they take: runs of dispatches share one.
+    pub(super) fn passes(&self) -> usize {
+        let runs = self.list.commands.chunk_by(|a, b| a.is_dispatch() == b.is_dispatch());
+        runs.filter(|run| run[0].is_dispatch()).count()
+    }
+
+    /// Encodes all commands; returns the number of passes.
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        groups: &[Option<wgpu::BindGroup>],
+        mut marks: Option<&mut Marks>,
+    ) -> usize {
+        let mut passes = 0;
+        let mut commands = self.list.commands.iter().peekable();
+        while let Some(command) = commands.next() {
+            match command {
+                Command::Copy { from, from_word, to, to_word, words } => {
+                    encoder.copy_buffer_to_buffer(from.raw(), from_word * 4, to.raw(), to_word * 4, words * 4);
+                }
+                Command::Clear { buffer, word, words } => {
+                    encoder.clear_buffer(buffer.raw(), word * 4, Some(words * 4));
+                }
+                Command::Dispatch { .. } => {
+                    passes += 1;
+                    let timestamp_writes = marks.as_deref_mut().map(Marks::pass);
+                    let mut pass =
+                        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+                    let mut current = None;
+                    let mut next = Some(command);
+                    while let Some(Command::Dispatch { bound, dims, grid: [x, y, z] }) = next {
+                        let pipeline = &self.list.bound[*bound].pipeline;
+                        if current != Some(*bound) {
+                            pass.set_pipeline(&pipeline.raw);
+                            current = Some(*bound);
                         }
+                        pass.set_bind_group(0, &groups[*bound], &[*dims]);
+                        pass.dispatch_workgroups(*x, *y, *z);
+                        if let Some(marks) = marks.as_deref_mut() {
+                            marks.dispatch(&mut pass, pipeline.name);
+                        }
+                        next = commands.next_if(|command| command.is_dispatch());
                     }
                 }
             }
-            context.queue.submit([encoder.finish()]);
-            passes
-        })?;
-        let dispatches = self.commands.iter().filter(|c| matches!(c, Command::Dispatch { .. })).count();
-        context.counters.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
-        context.counters.passes.fetch_add(passes, Ordering::Relaxed);
-        context.counters.submits.fetch_add(1, Ordering::Relaxed);
-        context.check_alive(OP)
+        }
+        passes
     }
+}
 
-    fn group(&self, bound: &Bound, uniforms: &Buffer) -> wgpu::BindGroup {
-        let dims = wgpu::BindGroupEntry {
-            binding: 0,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: uniforms.raw(),
-                offset: 0,
-                size: wgpu::BufferSize::new(bound.pipeline.dims.bytes),
-            }),
-        };
-        let buffers = (1..)
-            .zip(&bound.buffers)
-            .map(|(binding, buffer): (u32, &Buffer)| wgpu::BindGroupEntry { binding, resource: buffer.binding() });
-        let entries: Vec<_> = std::iter::once(dims).chain(buffers).collect();
-        self.device.context().device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(bound.pipeline.name),
-            layout: &bound.pipeline.layout,
-            entries: &entries,
-        })
+impl Command {
+    fn is_dispatch(&self) -> bool {
+        matches!(self, Self::Dispatch { .. })
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn forward(
     state: &RunState<'_>,
 ) -> Result<Buffer> {
     let device = recorder.device().clone();
-    let plan = stack.plan(device.plan_limits(), run.time, run.batch)?;
+    let plan = device.tuned(stack.plan(device.plan_limits(), run.time, run.batch)?, stack.kind.is_some());
     let problem = plan.problem();
     let call = Call { stack, run, plan: &plan, out: problem.out() };
     if run.time == 0 || run.batch == 0 {

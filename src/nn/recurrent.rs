@@ -13,7 +13,6 @@ use crate::gpu;
 #[cfg(feature = "gpu")]
 use crate::ops::resident;
 use crate::ops::{Recorder, host};
-use crate::plan::{Limits, Plan};
 use crate::reference::LayerState;
 use crate::tensor::{Device, Tensor, view};
 use crate::{cpu, reference};
@@ -137,24 +136,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         self.config.output_size()
     }
 
-    /// The schedule of a call on this stack's device.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] where the call does not fit the device.
-    pub fn plan(&self, time: usize, batch: usize) -> Result<Plan> {
-        let limits = match &self.device {
-            #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.plan_limits(),
-            device => &Limits { adapter: device.to_string(), binding_bytes: isize::MAX as u64, ..Limits::portable() },
-        };
-        let kind = match &self.device {
-            #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => self.config.plan.or(gpu.plan_kind()),
-            _ => self.config.plan,
-        };
-        Plan::new(self.config.problem(time, batch), limits, kind)
-    }
-
     /// A state of zeros for `batch` rows.
     ///
     /// # Errors
@@ -211,7 +192,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     }
 
     /// [`Recurrent::forward`] from a host array into a host array. On the CPU a call allocates nothing once a call of the
-    /// same `T` and `B` has been made with the same state, if both arrays are contiguous.
+    /// same `T` and `B` has been made with the same state, if both arrays are contiguous. On a GPU the call and the read-back
+    /// of its result are one submission.
     ///
     /// # Shapes
     /// `x [T, B, input]`, `y [T, B, output_size]`.
@@ -242,8 +224,10 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
             return on_cpu(stack, [time, batch], x, y, state, &Sequence::new());
         }
-        let output = self.forward(&Tensor::from_array(&self.device, &x)?, state)?;
-        y.assign(&output.to_array::<Ix3>()?);
+        let x = Tensor::from_array(&self.device, &x)?;
+        let mut recorder = self.device.recorder();
+        let output = self.record(&mut recorder, &x, state, &Sequence::new())?;
+        y.assign(&recorder.submit_and_read(&output)?.wait_array::<Ix3>()?);
         Ok(())
     }
 

@@ -185,6 +185,9 @@ impl State {
                     *now = copy(&mut recorder, initial)?;
                     recorder.submit()?;
                 }
+                // A recorder that still holds the value goes on with it.
+                #[cfg(feature = "gpu")]
+                None if now.zero_if_unshared()? => {}
                 None => *now = Tensor::zeros(&device, now.shape())?,
             }
         }

@@ -76,7 +76,7 @@ impl Tile {
         tile
     }
 
-    fn workgroups(&self, rows: usize, units: usize, z: usize) -> usize {
+    pub(super) fn workgroups(&self, rows: usize, units: usize, z: usize) -> usize {
         units.div_ceil(self.units) * rows.div_ceil(self.rows) * z
     }
 

@@ -10,6 +10,7 @@ mod elementwise;
 mod gradient;
 mod layout;
 mod matmul;
+mod peaks;
 mod reduce;
 mod train;
 
@@ -51,6 +52,10 @@ macro_rules! kernel_cases {
             total_sum: parity::total_sum;
             judge_step: parity::judge_step;
             optimizer_step: parity::optimizer_step;
+            peak_copy: parity::peak_copy;
+            peak_read: parity::peak_read;
+            peak_fma: parity::peak_fma;
+            peak_step: parity::peak_step;
         }
     };
 }
@@ -63,6 +68,7 @@ pub(crate) use gradient::{
 pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
+pub(crate) use peaks::{peak_copy, peak_fma, peak_read, peak_step};
 pub(crate) use reduce::{argmax_rows, reduce_rows, sum_columns};
 pub(crate) use train::{
     judge_step, optimizer_step, partial_sums, point_loss, point_loss_grad, softmax_cross_entropy,

@@ -1,0 +1,158 @@
+//! What the processor can do at the most, measured with the registers that the CPU path uses.
+#![allow(unsafe_code)]
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use super::device::CpuDevice;
+use super::simd::{Kernel, MOST_LANES, Simd};
+
+/// A processor's own limits, all threads of the device together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peaks {
+    /// Floating-point operations of multiply-adds in f32 a second; each counts as two.
+    pub flops: f64,
+    /// Bytes read over and over from arrays of growing size, each thread its own part: bytes of all parts, bytes a second.
+    pub read: Vec<(usize, f64)>,
+}
+
+const KIBIBYTE: usize = 1 << 10;
+const MEBIBYTE: usize = 1 << 20;
+/// Bytes of a thread's part: from the first cache to memory.
+const PARTS: [usize; 6] = [16 * KIBIBYTE, 256 * KIBIBYTE, MEBIBYTE, 4 * MEBIBYTE, 16 * MEBIBYTE, 64 * MEBIBYTE];
+/// Independent chains of multiply-adds: more than any processor's latency times its units.
+const CHAINS: usize = 12;
+/// How long a thread works at a time.
+const SLICE: Duration = Duration::from_millis(8);
+
+/// Chains of multiply-adds, nothing else.
+struct MultiplyAdds {
+    turns: usize,
+}
+
+impl Kernel for MultiplyAdds {
+    /// Something that depends on all of them, and their number.
+    type Output = (f32, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (f32, usize) {
+        let (factor, summand) = (simd.splat(black_box(0.999)), simd.splat(black_box(0.001)));
+        let mut chains: [S::F; CHAINS] = std::array::from_fn(|at| simd.splat(at as f32));
+        for _ in 0..self.turns {
+            for chain in &mut chains {
+                *chain = simd.fma(*chain, factor, summand);
+            }
+        }
+        let sum = chains[1..].iter().fold(chains[0], |sum, chain| simd.add(sum, *chain));
+        let mut lanes = [0.0; MOST_LANES];
+        // SAFETY: no register has more lanes.
+        unsafe { simd.store(lanes.as_mut_ptr(), sum) };
+        (lanes.iter().sum(), 2 * CHAINS * S::LANES * self.turns)
+    }
+}
+
+/// The sum of an array, read `times` times.
+struct Read<'a> {
+    data: &'a [f32],
+    times: usize,
+}
+
+impl Kernel for Read<'_> {
+    type Output = (f32, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (f32, usize) {
+        const WIDE: usize = 8;
+        let mut sums = [simd.splat(0.0); WIDE];
+        for _ in 0..self.times {
+            for block in black_box(self.data).chunks_exact(WIDE * S::LANES) {
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: a block holds as many registers.
+                    *sum = simd.add(*sum, unsafe { simd.load(block.as_ptr().add(at * S::LANES)) });
+                }
+            }
+        }
+        let sum = sums[1..].iter().fold(sums[0], |sum, other| simd.add(sum, *other));
+        let mut lanes = [0.0; MOST_LANES];
+        // SAFETY: no register has more lanes.
+        unsafe { simd.store(lanes.as_mut_ptr(), sum) };
+        (lanes.iter().sum(), size_of_val(self.data) * self.times)
+    }
+}
+
+impl CpuDevice {
+    /// Measures the processor with the device's threads and instructions: about half a second.
+    pub fn measure_peaks(&self) -> Peaks {
+        let instructions = self.verified();
+        let flops = self.rate(|_| (), |_| instructions.run(MultiplyAdds { turns: 20_000 }));
+        let read = PARTS.map(|bytes| {
+            let times = (2 * MEBIBYTE / bytes).max(1);
+            let part = |thread: usize| vec![1.0 + thread as f32; bytes / size_of::<f32>()];
+            let rate = self.rate(part, |data| instructions.run(Read { data, times }));
+            (bytes * self.threads(), rate)
+        });
+        Peaks { flops, read: read.to_vec() }
+    }
+
+    /// Work done by all threads at once, a second: the best of several slices of time, all threads together in each.
+    fn rate<D>(&self, prepare: impl Fn(usize) -> D + Sync, work: impl Fn(&mut D) -> (f32, usize) + Sync) -> f64 {
+        const SLICES: usize = 5;
+        let barrier = Barrier::new(self.threads());
+        let one = |thread: usize| -> [f64; SLICES] {
+            let mut data = prepare(thread);
+            black_box(work(&mut data));
+            std::array::from_fn(|_| {
+                barrier.wait();
+                let (begin, mut done) = (Instant::now(), 0);
+                while begin.elapsed() < SLICE {
+                    let (value, more) = work(&mut data);
+                    black_box(value);
+                    done += more;
+                }
+                done as f64 / begin.elapsed().as_secs_f64()
+            })
+        };
+        let rates: Vec<[f64; SLICES]> = std::thread::scope(|scope| {
+            let one = &one;
+            let others: Vec<_> = (1..self.threads()).map(|thread| scope.spawn(move || one(thread))).collect();
+            let own = one(0);
+            // A thread that panicked has said so; it counts nothing.
+            let others = others.into_iter().map(|thread| thread.join().unwrap_or([0.0; SLICES]));
+            std::iter::once(own).chain(others).collect()
+        });
+        (0..SLICES).map(|slice| rates.iter().map(|rate| rate[slice]).sum::<f64>()).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHAINS, MultiplyAdds, Read};
+    use crate::cpu::{CpuDevice, CpuOptions, Instructions};
+
+    #[test]
+    fn the_work_is_done_and_counted() {
+        for set in Instructions::ALL.into_iter().filter(|set| set.available()) {
+            let verified = set.verify().expect("available");
+            let (value, operations) = verified.run(MultiplyAdds { turns: 3 });
+            let chain = |first: f32| (0..3).fold(first, |x, _| x * 0.999 + 0.001);
+            let expected: f32 = (0..CHAINS).map(|at| chain(at as f32)).sum::<f32>() * verified.lanes() as f32;
+            assert!((value - expected).abs() < 1e-3 * expected, "{set}: {value}, {expected}");
+            assert_eq!(operations, 2 * 3 * CHAINS * verified.lanes());
+            let data: Vec<f32> = (0..1024).map(|x| x as f32 * 0.5).collect();
+            let (sum, bytes) = verified.run(Read { data: &data, times: 2 });
+            assert_eq!((sum, bytes), (2.0 * data.iter().sum::<f32>(), 8192), "{set}");
+        }
+    }
+
+    #[test]
+    fn peaks_are_measured_with_every_thread() {
+        let peaks =
+            CpuDevice::new(&CpuOptions { threads: Some(2), ..Default::default() }).expect("opens").measure_peaks();
+        assert!(peaks.flops > 1e6 && peaks.flops.is_finite());
+        assert!(
+            peaks.read.windows(2).all(|pair| pair[0].0 < pair[1].0) && peaks.read.iter().all(|(_, rate)| *rate > 1e6)
+        );
+        assert_eq!(peaks.read[0].0, 2 * 16 * 1024);
+    }
+}

@@ -1,0 +1,107 @@
+//! Which adapters there are, and which one is asked for.
+
+use std::path::PathBuf;
+
+use crate::plan::{AdapterClass, PlanKind};
+
+/// Which adapter to take.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Whether a software adapter (llvmpipe, SwiftShader) will do where no hardware is found. The CPU path is faster than
+    /// any of them: they serve tests.
+    pub software: bool,
+    /// Takes the first adapter whose name contains this text, in any case.
+    pub name: Option<String>,
+    /// Plans for this class of adapter rather than for the adapter's own: how a GPU's schedule can be tested without one.
+    pub class: Option<AdapterClass>,
+    /// Does without subgroup operations, as on adapters that have none.
+    pub no_subgroups: bool,
+    /// Runs every recurrent stack that asks for no kind of plan itself by this one; a call that cannot be run so is refused.
+    pub plan: Option<PlanKind>,
+    /// A folder that keeps compiled pipelines from run to run, where the backend hands them out (Vulkan); it is created.
+    /// Nothing is written to disk without it. The driver trusts the file, so the folder must be one that only its user writes
+    /// to; a damaged file is no harm, it counts as none.
+    pub pipeline_cache: Option<PathBuf>,
+    /// A folder of what [`Recurrent::tune`](crate::nn::Recurrent::tune) finds on each adapter and driver; it is created. Calls
+    /// then run by what is found there. Without it a plan depends on nothing but the call and the device's limits.
+    pub tuning: Option<PathBuf>,
+}
+
+/// One adapter of the machine.
+#[derive(Clone, Debug)]
+pub struct AdapterSummary {
+    /// Its name.
+    pub name: String,
+    /// The API that reaches it, for example `vulkan`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// The driver and its version.
+    pub driver: String,
+    /// Largest storage binding in bytes.
+    pub binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_bytes: u32,
+    /// Invocations of a workgroup.
+    pub workgroup_invocations: u32,
+    /// Names of the optional features that later kernels can use.
+    pub features: Vec<&'static str>,
+}
+
+impl AdapterSummary {
+    /// Whether the adapter computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        Self::new(&adapter.get_info(), &adapter.limits(), adapter.features())
+    }
+
+    pub(super) fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+        let known = [
+            (wgpu::Features::SHADER_F16, "shader-f16"),
+            (wgpu::Features::SUBGROUP, "subgroup"),
+            (wgpu::Features::TIMESTAMP_QUERY, "timestamp-query"),
+            (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
+            (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
+        ];
+        Self {
+            name: info.name.clone(),
+            backend: info.backend.to_str().to_owned(),
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => "discrete",
+                wgpu::DeviceType::IntegratedGpu => "integrated",
+                wgpu::DeviceType::VirtualGpu => "virtual",
+                wgpu::DeviceType::Cpu => "software",
+                wgpu::DeviceType::Other => "other",
+            },
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            binding_bytes: limits.max_storage_buffer_binding_size,
+            buffer_bytes: limits.max_buffer_size,
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            features: known.into_iter().filter(|(flag, _)| features.contains(*flag)).map(|(_, name)| name).collect(),
+        }
+    }
+}
+
+/// Every adapter that the machine's drivers offer, the preferred one first.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate().iter().map(AdapterSummary::of).collect()
+}
+
+pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}

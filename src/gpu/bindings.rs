@@ -1,0 +1,248 @@
+//! What calls of one shape share: bind groups and uniforms.
+//!
+//! A warm call finds both and creates neither. A bind group keeps its buffers alive, so one is dropped as soon as one of
+//! its buffers goes back to the driver; and as buffers of the pool may pair in ever new ways, only the groups used last
+//! are kept.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::buffer::Buffer;
+use super::context::{Context, lock};
+use super::counters::count;
+use super::kernel::Pipeline;
+use crate::error::Result;
+
+const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
+
+/// Storage buffers of a kernel; `tests/shaders.rs` holds every kernel to it.
+const MOST_BINDINGS: usize = 8;
+/// Bind groups of a generation.
+const MOST_GROUPS: usize = 2048;
+/// Blocks of uniforms, and bytes of them all and of one, that are kept.
+const MOST_BLOCKS: usize = 64;
+const MOST_BYTES: usize = 16 << 20;
+const LARGEST_BLOCK: usize = 4 << 20;
+
+/// Values by the numbers they were made of, the least recently used forgotten: what was not asked for while a whole
+/// generation was filled is dropped with the one before.
+pub(super) struct Recent<V> {
+    young: HashMap<Vec<u64>, V>,
+    old: HashMap<Vec<u64>, V>,
+    most: usize,
+}
+
+impl<V: Clone> Recent<V> {
+    fn new(most: usize) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), most }
+    }
+
+    fn get(&mut self, key: &[u64]) -> Option<V> {
+        if let Some(value) = self.young.get(key) {
+            return Some(value.clone());
+        }
+        let (key, value) = self.old.remove_entry(key)?;
+        self.insert(key, value.clone());
+        Some(value)
+    }
+
+    fn insert(&mut self, key: Vec<u64>, value: V) {
+        if self.young.len() >= self.most {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&[u64]) -> bool) {
+        self.young.retain(|key, _| keep(key));
+        self.old.retain(|key, _| keep(key));
+    }
+}
+
+/// The bind groups used last.
+pub(super) struct BindGroups(Recent<wgpu::BindGroup>);
+
+impl Default for BindGroups {
+    fn default() -> Self {
+        Self(Recent::new(MOST_GROUPS))
+    }
+}
+
+/// A bind group's name: the pipeline, then number and bound bytes of the uniforms and of every buffer.
+struct Key {
+    words: [u64; 3 + 2 * MOST_BINDINGS],
+    len: usize,
+}
+
+impl Key {
+    fn new(pipeline: u64, uniforms: u64, buffers: &[Buffer]) -> Self {
+        let mut key = Self { words: [0; 3 + 2 * MOST_BINDINGS], len: 3 + 2 * buffers.len() };
+        key.words[0] = pipeline;
+        key.words[1] = uniforms;
+        for (words, buffer) in key.words[3..].chunks_exact_mut(2).zip(buffers) {
+            words.copy_from_slice(&[buffer.number(), buffer.bytes()]);
+        }
+        key
+    }
+
+    fn words(&self) -> &[u64] {
+        &self.words[..self.len]
+    }
+
+    /// Whether the bind group of these words holds a buffer.
+    fn holds(words: &[u64], buffer: u64) -> bool {
+        words[1..].iter().step_by(2).any(|number| *number == buffer)
+    }
+}
+
+/// The uniforms of a submission on the device, and what they hold.
+pub(super) struct Block {
+    number: u64,
+    raw: wgpu::Buffer,
+    contents: Vec<u8>,
+}
+
+/// The uniforms of the last submissions, the most recent one last. Nothing writes to a block again while it is here, so
+/// submissions of the same contents share it.
+#[derive(Default)]
+pub(super) struct Blocks {
+    recent: Vec<Arc<Block>>,
+    bytes: usize,
+}
+
+impl Blocks {
+    fn get(&mut self, contents: &[u8]) -> Option<Arc<Block>> {
+        let at = self.recent.iter().position(|block| block.contents == contents)?;
+        self.recent[at..].rotate_left(1);
+        self.recent.last().cloned()
+    }
+
+    /// Keeps a block; returns what has to make room for it.
+    fn insert(&mut self, block: Arc<Block>) -> Vec<Arc<Block>> {
+        self.bytes += block.contents.len();
+        self.recent.push(block);
+        let mut gone = 0;
+        while self.bytes > MOST_BYTES || self.recent.len() - gone > MOST_BLOCKS {
+            self.bytes -= self.recent[gone].contents.len();
+            gone += 1;
+        }
+        self.recent.drain(..gone).collect()
+    }
+}
+
+/// A submission's uniforms.
+pub(super) enum Uniforms {
+    Shared(Arc<Block>),
+    /// Too large to be kept.
+    Own(Buffer),
+}
+
+impl Uniforms {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Shared(block) => block.number,
+            Self::Own(buffer) => buffer.number(),
+        }
+    }
+
+    fn raw(&self) -> &wgpu::Buffer {
+        match self {
+            Self::Shared(block) => &block.raw,
+            Self::Own(buffer) => buffer.raw(),
+        }
+    }
+}
+
+impl Context {
+    /// The uniforms of a submission on the device.
+    pub(super) fn uniforms(self: &Arc<Self>, contents: &[u8]) -> Result<Uniforms> {
+        const OP: &str = "uniforms";
+        if contents.len() > LARGEST_BLOCK {
+            let buffer = Buffer::allocate(self, OP, UNIFORM, contents.len() as u64)?;
+            buffer.write(OP, contents)?;
+            return Ok(Uniforms::Own(buffer));
+        }
+        if let Some(block) = lock(&self.blocks).get(contents) {
+            return Ok(Uniforms::Shared(block));
+        }
+        let (number, raw) = self.take_buffer(OP, UNIFORM, contents.len() as u64)?;
+        self.write_buffer(OP, &raw, contents)?;
+        let block = Arc::new(Block { number, raw, contents: contents.to_vec() });
+        let gone = lock(&self.blocks).insert(Arc::clone(&block));
+        for block in gone.into_iter().filter_map(Arc::into_inner) {
+            self.give_buffer(block.number, block.raw);
+        }
+        Ok(Uniforms::Shared(block))
+    }
+
+    /// The bind group of a pipeline over its uniforms and buffers.
+    pub(super) fn bind_group(&self, pipeline: &Pipeline, uniforms: &Uniforms, buffers: &[Buffer]) -> wgpu::BindGroup {
+        let Some(number) = pipeline.number else {
+            return self.create_bind_group(pipeline, uniforms, buffers);
+        };
+        let key = Key::new(number, uniforms.number(), buffers);
+        if let Some(group) = lock(&self.bind_groups).0.get(key.words()) {
+            return group;
+        }
+        let group = self.create_bind_group(pipeline, uniforms, buffers);
+        lock(&self.bind_groups).0.insert(key.words().to_vec(), group.clone());
+        group
+    }
+
+    /// Forgets the bind groups of a buffer that goes back to the driver.
+    pub(super) fn forget(&self, buffer: u64) {
+        lock(&self.bind_groups).0.retain(|words| !Key::holds(words, buffer));
+    }
+
+    fn create_bind_group(&self, pipeline: &Pipeline, uniforms: &Uniforms, buffers: &[Buffer]) -> wgpu::BindGroup {
+        let dims = wgpu::BindGroupEntry {
+            binding: 0,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: uniforms.raw(),
+                offset: 0,
+                size: wgpu::BufferSize::new(pipeline.dims.bytes),
+            }),
+        };
+        let buffers = (1..)
+            .zip(buffers)
+            .map(|(binding, buffer): (u32, &Buffer)| wgpu::BindGroupEntry { binding, resource: buffer.binding() });
+        let entries: Vec<_> = std::iter::once(dims).chain(buffers).collect();
+        count(&self.counters.bind_groups, 1);
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(pipeline.name),
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Key, Recent};
+
+    #[test]
+    fn what_is_asked_for_stays_and_what_is_not_goes() {
+        let mut recent = Recent::new(3);
+        for at in 0..100 {
+            recent.insert(vec![at], at);
+            assert_eq!(recent.get(&[0]), Some(0), "after {at}");
+            assert!(recent.young.len() + recent.old.len() <= 6);
+        }
+        assert_eq!(recent.get(&[99]), Some(99));
+        assert_eq!(recent.get(&[1]), None);
+    }
+
+    #[test]
+    fn a_buffer_that_goes_takes_its_groups_along() {
+        let mut recent = Recent::new(2);
+        // Pipeline 7, uniforms 1, then pairs of a buffer's number and its bytes.
+        for (value, key) in [[7, 1, 0, 2, 4], [7, 1, 0, 3, 2], [2, 1, 0, 4, 4], [7, 2, 0, 4, 4]].iter().enumerate() {
+            recent.insert(key.to_vec(), value);
+        }
+        recent.retain(|key| !Key::holds(key, 2));
+        assert_eq!(recent.get(&[7, 1, 0, 2, 4]), None, "buffer 2");
+        assert_eq!(recent.get(&[7, 1, 0, 3, 2]), Some(1), "two bytes, not buffer 2");
+        assert_eq!(recent.get(&[2, 1, 0, 4, 4]), Some(2), "pipeline 2");
+        assert_eq!(recent.get(&[7, 2, 0, 4, 4]), None, "uniforms 2");
+    }
+}

@@ -1,0 +1,126 @@
+//! What autotuning has found on an adapter, kept on disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::adapter::AdapterSummary;
+use super::context::{GpuDevice, lock};
+use crate::cell::Cell;
+use crate::error::{Error, Result};
+use crate::plan::{Choice, Method, Plan, Problem, Tile};
+
+const FORMAT: u64 = 1;
+
+/// The choices of one adapter and driver by the kind of call, and the file that they are kept in.
+pub(super) struct Tuning {
+    file: PathBuf,
+    adapter: String,
+    driver: String,
+    entries: BTreeMap<String, Choice>,
+}
+
+impl Tuning {
+    /// Opens what is kept in a folder for an adapter. A file that is missing, damaged, of another driver or of another layout
+    /// holds nothing.
+    pub(super) fn open(adapter: &AdapterSummary, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        let plain = |text: &str| -> String {
+            text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+        };
+        let file = folder.join(format!("tuning-{}-{}.json", adapter.backend, plain(&adapter.name)));
+        let (adapter, driver) = (adapter.name.clone(), adapter.driver.clone());
+        let text = std::fs::read(&file).unwrap_or_default();
+        let known: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let own =
+            known["format"] == FORMAT && known["adapter"] == adapter.as_str() && known["driver"] == driver.as_str();
+        let entries = known["entries"].as_object().filter(|_| own).into_iter().flatten();
+        let entries = entries.filter_map(|(key, value)| Some((key.clone(), choice(value)?))).collect();
+        Ok(Self { file, adapter, driver, entries })
+    }
+
+    fn save(&self) -> Result<()> {
+        let entries: serde_json::Map<String, Value> =
+            self.entries.iter().map(|(key, choice)| (key.clone(), written(choice))).collect();
+        let all = json!({ "format": FORMAT, "adapter": self.adapter, "driver": self.driver, "entries": entries });
+        let partial = self.file.with_extension(format!("{}.partial", std::process::id()));
+        std::fs::write(&partial, format!("{all:#}\n"))
+            .and_then(|()| std::fs::rename(&partial, &self.file))
+            .map_err(|error| Error::io(&self.file, error))
+    }
+}
+
+/// The kind of call: sizes of the stack as they are, steps and rows up to the next power of two.
+fn key(problem: &Problem) -> String {
+    let Problem { cells, input, hidden, layers, merged, weight_type, time, batch } = problem;
+    let cell = cells.first().map_or("none", Cell::name);
+    let stages = cells.first().map_or(0, |cell| cell.stages().len());
+    let (time, batch) = (time.next_power_of_two(), batch.next_power_of_two());
+    let directions = cells.len();
+    format!(
+        "{cell} stages={stages} {weight_type} I={input} H={hidden} layers={layers} directions={directions} merged={merged} T<={time} B<={batch}"
+    )
+}
+
+fn written(choice: &Choice) -> Value {
+    let tile = |tile: &Tile| {
+        let method = match tile.method {
+            Method::Rows => "rows",
+            Method::Lanes => "lanes",
+        };
+        json!({ "method": method, "rows": tile.rows, "units": tile.units, "slices": tile.slices })
+    };
+    json!({ "kind": choice.kind.name(), "project": tile(&choice.project), "step": tile(&choice.step) })
+}
+
+fn choice(value: &Value) -> Option<Choice> {
+    let tile = |value: &Value| {
+        let method = match value["method"].as_str()? {
+            "rows" => Method::Rows,
+            "lanes" => Method::Lanes,
+            _ => return None,
+        };
+        // No tile of any device is larger; what a file says may be anything.
+        let size =
+            |name: &str| value[name].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1024).contains(n));
+        Some(Tile { method, rows: size("rows")?, units: size("units")?, slices: size("slices")? })
+    };
+    let kind = value["kind"].as_str()?.parse().ok()?;
+    Some(Choice { kind, project: tile(&value["project"])?, step: tile(&value["step"])? })
+}
+
+impl GpuDevice {
+    /// Whether calls run by what autotuning found ([`GpuOptions::tuning`](super::GpuOptions::tuning)).
+    pub fn is_tuned(&self) -> bool {
+        self.context().tuning.is_some()
+    }
+
+    /// A plan by what is known of calls of its kind; as it is where nothing is. A kind that is `forced` stays.
+    pub(crate) fn tuned(&self, plan: Plan, forced: bool) -> Plan {
+        let Some(tuning) = &self.context().tuning else { return plan };
+        let known = lock(tuning).entries.get(&key(plan.problem())).copied();
+        match known {
+            Some(choice) if !forced || choice.kind == plan.kind => {
+                let as_it_is = plan.clone();
+                plan.with_choice(&choice, self.plan_limits()).unwrap_or(as_it_is)
+            }
+            _ => plan,
+        }
+    }
+
+    /// Has calls of a problem's kind run by a choice from now on; by the plan's own where there is none. Returns the choice
+    /// that was there.
+    pub(crate) fn prefer(&self, problem: &Problem, choice: Option<Choice>) -> Option<Choice> {
+        let mut tuning = lock(self.context().tuning.as_ref()?);
+        match choice {
+            Some(choice) => tuning.entries.insert(key(problem), choice),
+            None => tuning.entries.remove(&key(problem)),
+        }
+    }
+
+    /// Writes out what was found.
+    pub(crate) fn save_tuning(&self) -> Result<()> {
+        self.context().tuning.as_ref().map_or(Ok(()), |tuning| lock(tuning).save())
+    }
+}

@@ -1,0 +1,99 @@
+//! Choosing a plan by measuring.
+
+use std::time::{Duration, Instant};
+
+use ndarray::Array3;
+
+use super::recurrent::Recurrent;
+use crate::cell::{Cell, Sequence};
+use crate::error::{Error, Result};
+use crate::gpu::{Detail, GpuDevice};
+use crate::plan::{Choice, Plan};
+use crate::tensor::{Device, Tensor};
+
+const OP: &str = "Recurrent::tune";
+/// Timed runs of a candidate.
+const RUNS: usize = 5;
+/// A candidate that takes so many times the best one's time is not timed again.
+const HOPELESS: u32 = 3;
+
+/// What [`Recurrent::tune`] measured, the fastest first.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// The choices, each with its best time of a whole call.
+    pub times: Vec<(Choice, Duration)>,
+    /// The time of the plan that would run untuned.
+    pub untuned: Duration,
+}
+
+impl<C: Clone + Into<Cell>> Recurrent<C> {
+    /// Times the plans that calls of `time` steps and `batch` rows may run by, and keeps the fastest: for this device from now
+    /// on, and on disk for later ones of the same adapter and driver. Times are the GPU's own where it has a clock. Later calls
+    /// of the same stack whose steps and rows round up to the same powers of two run by it.
+    ///
+    /// Other threads' calls of the same kind go on meanwhile, by whichever candidate is being timed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless the stack lives on a GPU opened with [`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning);
+    /// what a call may meet; [`Error::Io`] where the result cannot be written.
+    pub fn tune(&self, time: usize, batch: usize) -> Result<Tuned> {
+        let unsupported = |option: &str, by| Err(Error::Unsupported { op: OP, option: option.to_owned(), by });
+        let Device::Gpu(gpu) = self.device() else { return unsupported("a choice of plans", "host devices") };
+        if !gpu.is_tuned() {
+            return unsupported("tuning", "GPUs opened without GpuOptions::tuning");
+        }
+        let config = self.configuration();
+        let problem = config.problem(time, batch);
+        let kind = config.plan.or(gpu.plan_kind());
+        let candidates = Plan::candidates(&problem, gpu.plan_limits(), kind)?;
+        let x =
+            Array3::from_shape_fn((time, batch, problem.input), |(t, b, i)| ((7 * t + 3 * b + i) as f32 * 0.37).sin());
+        let x = Tensor::from_array(self.device(), &x)?;
+        let before = gpu.prefer(&problem, None);
+        let mut times = Vec::new();
+        let mut best = Duration::MAX;
+        for choice in &candidates {
+            gpu.prefer(&problem, Some(*choice));
+            match self.fastest(gpu, &x, best) {
+                Ok(time) => {
+                    best = best.min(time);
+                    times.push((*choice, time));
+                }
+                // Whoever lost the device loses the search; another candidate may do what this one cannot.
+                Err(error @ Error::DeviceLost { .. }) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let untuned = times.iter().find(|(choice, _)| *choice == candidates[0]).map_or(best, |(_, time)| *time);
+        times.sort_by_key(|(_, time)| *time);
+        let found = times.first().map(|(choice, _)| *choice);
+        gpu.prefer(&problem, found.or(before));
+        gpu.save_tuning()?;
+        Ok(Tuned { times, untuned })
+    }
+
+    /// The best time of a whole call.
+    fn fastest(&self, gpu: &GpuDevice, x: &Tensor, best: Duration) -> Result<Duration> {
+        let mut state = self.zero_state(x.shape()[1])?;
+        let mut fastest = Duration::MAX;
+        // The first run compiles.
+        for run in 0..=RUNS {
+            let mut recorder = self.device().recorder();
+            let y = self.record(&mut recorder, x, &mut state, &Sequence::new())?;
+            let time = if gpu.has_timestamps() {
+                recorder.submit_profiled(Detail::Passes)?.total
+            } else {
+                let begin = Instant::now();
+                recorder.submit_and_read(&y)?.wait()?;
+                begin.elapsed()
+            };
+            if run > 0 {
+                fastest = fastest.min(time);
+                if fastest / HOPELESS > best {
+                    break;
+                }
+            }
+        }
+        Ok(fastest)
+    }
+}
