@@ -1,13 +1,21 @@
 //! Every golden case on every device, through the command that users prove their own machine with.
 #![cfg(all(feature = "gpu", feature = "cli"))]
 
+#[path = "common/place.rs"]
+mod place;
+
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
 fn verify(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gatewise")).arg("verify").args(arguments).output().expect("the program runs")
+    Command::new(place::program()).arg("verify").args(arguments).output().expect("the program runs")
+}
+
+/// The folder of the cases.
+fn cases() -> String {
+    place::root().join("tests/golden").display().to_string()
 }
 
 fn lines(output: &Output) -> Vec<Value> {
@@ -17,7 +25,7 @@ fn lines(output: &Output) -> Vec<Value> {
 
 #[test]
 fn every_case_passes_on_every_device_or_is_named_as_unsupported() {
-    let output = verify(&[concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "--json", "--allow-unsupported"]);
+    let output = verify(&[&cases(), "--json", "--allow-unsupported"]);
     let lines = lines(&output);
     let (summary, lines) = lines.split_last().expect("a summary");
     let mut passed: BTreeMap<(&str, &str), usize> = BTreeMap::new();
@@ -51,7 +59,8 @@ fn every_case_passes_on_every_device_or_is_named_as_unsupported() {
 #[test]
 fn a_wrong_expectation_fails_and_the_exit_status_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    let golden = cases();
+    let golden = golden.as_str();
     let manifest: Value =
         serde_json::from_str(&std::fs::read_to_string(format!("{golden}/manifest.json")).expect("the manifest"))
             .expect("JSON");
@@ -92,7 +101,8 @@ fn a_wrong_expectation_fails_and_the_exit_status_says_so() {
 fn a_folder_without_cases_and_a_case_that_is_not_there_are_bad_input() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display().to_string();
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    let golden = cases();
+    let golden = golden.as_str();
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
     std::fs::write(folder.path().join("empty/manifest.json"), r#"{"cases": []}"#).expect("a manifest");
     let empty = folder.path().join("empty").display().to_string();

@@ -202,7 +202,10 @@ fn bad_input_is_one_line_and_exit_code_two() {
             &["vad", "--weights", "shape.safetensors"],
             "shape.safetensors: conv1.weight: expected shape [128, 129, 3], found shape [129, 128, 3]",
         ),
-        (&["vad", "--weights", "dtype.safetensors"], "dtype.safetensors: stft_conv.weight: expected elements of type F32"),
+        (
+            &["vad", "--weights", "dtype.safetensors"],
+            "dtype.safetensors: stft_conv.weight: expected elements of type F32",
+        ),
         (&["vad", "--device", "cpu", "--plot", "no/such/folder.svg"], "folder.svg"),
     ] {
         let output = gatewise(arguments, folder.path());

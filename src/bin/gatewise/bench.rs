@@ -1,6 +1,9 @@
 //! `gatewise bench`: how long a forward pass takes.
 
+mod machine;
 mod measure;
+mod peaks;
+mod report;
 mod serve;
 mod shapes;
 
@@ -10,11 +13,13 @@ use std::process::ExitCode;
 use clap::Args;
 use gatewise::cell::WeightType;
 use gatewise::plan::PlanKind;
-use gatewise::{Device, Result};
+use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 
-use self::measure::{Loaded, Times, series, warm_up};
+use self::machine::Machine;
+use self::measure::{Learning, Loaded, counted, series, warm_up};
+use self::peaks::Peaks;
+use self::report::{Entry, Measurement, Row};
 use self::shapes::Shape;
 use crate::choice::{DeviceChoice, adapter, plans};
 
@@ -41,6 +46,21 @@ pub(crate) struct Arguments {
     /// Runs of a shape at the least.
     #[arg(long, default_value_t = 3)]
     min_runs: usize,
+    /// Skips shapes that will take more seconds a pass, by the slowest rate seen so far on the same device.
+    #[arg(long)]
+    most_s: Option<f64>,
+    /// Times training: forward, and back to the gradients.
+    #[arg(long)]
+    train: bool,
+    /// Measures the devices instead: memory, arithmetic, dispatches, submissions.
+    #[arg(long, conflicts_with_all = ["serve", "train"])]
+    peaks: bool,
+    /// Leaves the devices' peaks unmeasured, and so the least times by them.
+    #[arg(long)]
+    no_roofline: bool,
+    /// Has GPU plans chosen by measuring, and the choices kept for later runs.
+    #[arg(long, conflicts_with = "serve")]
+    autotune: bool,
     /// Prints one JSON line a measurement.
     #[arg(long)]
     json: bool,
@@ -50,35 +70,6 @@ pub(crate) struct Arguments {
     /// The suite file that `--serve` takes its names from.
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
-}
-
-/// One measurement; its fields are a contract.
-#[derive(Serialize)]
-struct Measurement<'a> {
-    shape: &'a str,
-    cell: &'a str,
-    #[serde(rename = "I")]
-    input: usize,
-    #[serde(rename = "H")]
-    hidden: usize,
-    layers: usize,
-    directions: usize,
-    #[serde(rename = "T")]
-    time: usize,
-    #[serde(rename = "B")]
-    batch: usize,
-    dtype: &'static str,
-    device: &'static str,
-    adapter: Option<String>,
-    threads: usize,
-    plan: String,
-    dispatches: usize,
-    submits: usize,
-    #[serde(flatten)]
-    times: Times,
-    gflops: f64,
-    /// The least time that the machine's own peaks allow; not measured yet.
-    roofline_ms: Option<f64>,
 }
 
 /// Threads of a device's calls.
@@ -101,85 +92,154 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             found: format!("{:?}", arguments.device),
         });
     }
+    let machine = Machine::of_this_process();
+    let devices = arguments.device.iter().map(|choice| arguments.open(*choice)).collect::<Result<Vec<Device>>>()?;
+    if arguments.peaks {
+        return print_peaks(&devices, &machine, arguments.json);
+    }
     let shapes = shapes::suite(&arguments.suite)?;
-    let devices: Vec<Device> = arguments
-        .device
-        .iter()
-        .map(|choice| choice.open_with(arguments.threads, arguments.plan))
-        .collect::<Result<_>>()?;
+    let mut subjects = Vec::new();
+    for device in devices {
+        let peaks = if arguments.no_roofline { None } else { Peaks::measure(&device, &machine)? };
+        subjects.push(Subject { device, peaks, slowest: None });
+    }
     let bar =
-        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * devices.len()) as u64) };
+        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * subjects.len()) as u64) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
         bar.set_style(style);
     }
     let mut rows = Vec::new();
     for shape in &shapes {
-        let mut row = Vec::new();
-        for device in &devices {
-            bar.set_message(format!("{} on {device}", shape.name));
-            let measurement = measure(device, shape, arguments)?;
+        let mut entries = Vec::new();
+        for subject in &mut subjects {
+            bar.set_message(format!("{} on {}", shape.name, subject.device));
+            let entry = subject.entry(shape, arguments)?;
             if arguments.json {
-                println!("{}", serde_json::json!(measurement));
+                println!("{}", report::line(&entry, shape, &subject.device, &machine));
             }
-            row.push(measurement.times.median_ms);
+            entries.push(entry);
             bar.inc(1);
         }
-        rows.push((shape, row));
+        rows.push(Row { shape, entries });
     }
     bar.finish_and_clear();
-    if !arguments.json {
-        print_table(&devices, &rows);
+    let devices: Vec<&Device> = subjects.iter().map(|subject| &subject.device).collect();
+    let crossovers = report::crossovers(&devices, &rows);
+    if arguments.json {
+        crossovers.iter().for_each(|crossover| println!("{}", serde_json::json!({ "crossover": crossover })));
+    } else {
+        machine.print();
+        report::print_table(&devices, &rows);
+        crossovers.iter().for_each(|crossover| println!("{crossover}"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure<'a>(device: &Device, shape: &'a Shape, arguments: &Arguments) -> Result<Measurement<'a>> {
-    let _before = plans(device);
-    let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
-    warm_up(|| loaded.run())?;
-    let times = series(arguments.budget_ms, arguments.min_runs, || loaded.run())?;
-    let (dispatches, submits) = loaded.counts()?;
-    let (kind, adapter) = adapter(device);
-    Ok(Measurement {
-        shape: &shape.name,
-        cell: &shape.cell,
-        input: shape.input,
-        hidden: shape.hidden,
-        layers: shape.layers,
-        directions: shape.directions(),
-        time: shape.time,
-        batch: shape.batch,
-        dtype: arguments.dtype.name(),
-        device: kind,
-        adapter,
-        threads: threads(device),
-        plan: plans(device),
-        dispatches,
-        submits,
-        times,
-        gflops: shape.flops() / times.median_ms / 1e6,
-        roofline_ms: None,
-    })
+impl Arguments {
+    fn open(&self, choice: DeviceChoice) -> Result<Device> {
+        if self.autotune && choice == DeviceChoice::Gpu {
+            return crate::choice::open_tuned(self.plan);
+        }
+        choice.open_with(self.threads, self.plan)
+    }
 }
 
-/// A row a shape: the devices' medians, and with two devices their ratio.
-fn print_table(devices: &[Device], rows: &[(&Shape, Vec<f64>)]) {
-    print!("{:<24}", "median ms");
+fn print_peaks(devices: &[Device], machine: &Machine, json: bool) -> Result<ExitCode> {
+    if !json {
+        machine.print();
+    }
     for device in devices {
-        print!(" {:>28}", device.to_string().chars().take(28).collect::<String>());
-    }
-    println!("{}", if devices.len() == 2 { "    ratio" } else { "" });
-    for (shape, medians) in rows {
-        print!("{:<24}", shape.name);
-        for median in medians {
-            print!(" {median:>28.3}");
-        }
-        match medians[..] {
-            [first, second] => println!(" {:>8.2}", first / second),
-            _ => println!(),
+        match Peaks::measure(device, machine)? {
+            Some(peaks) if json => println!("{}", serde_json::json!(peaks)),
+            Some(peaks) => peaks.print(),
+            None => {
+                let option = format!("--peaks on {device}");
+                return Err(Error::Unsupported { op: "bench", option, by: "the reference" });
+            }
         }
     }
-    if let ([_, second], Some((shape, _))) = (devices, rows.iter().find(|(_, m)| m.len() == 2 && m[1] < m[0])) {
-        println!("{second} overtakes from {} on", shape.name);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A device with what it can do, and the least it has done so far.
+struct Subject {
+    device: Device,
+    peaks: Option<Peaks>,
+    /// Operations a second.
+    slowest: Option<f64>,
+}
+
+impl Subject {
+    /// Times a shape, or says why not; only what no other shape could do better is an error.
+    fn entry<'a>(&mut self, shape: &'a Shape, arguments: &Arguments) -> Result<Entry<'a>> {
+        if let (Some(most), Some(slowest)) = (arguments.most_s, self.slowest) {
+            let seconds = shape.flops() / slowest;
+            if seconds > most {
+                return Ok(Entry::Skipped(format!("would take some {seconds:.0} s a pass")));
+            }
+        }
+        match self.measure(shape, arguments) {
+            Ok(measurement) => {
+                let rate = shape.flops() / measurement.times.median_ms * 1e3;
+                self.slowest = Some(self.slowest.map_or(rate, |slowest| slowest.min(rate)));
+                Ok(Entry::Measured(Box::new(measurement)))
+            }
+            Err(error @ (Error::Limit { .. } | Error::Unsupported { .. } | Error::OutOfMemory { .. })) => {
+                Ok(Entry::Skipped(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn measure<'a>(&self, shape: &'a Shape, arguments: &Arguments) -> Result<Measurement<'a>> {
+        let device = &self.device;
+        let _before = plans(device);
+        let time = |run: &mut dyn FnMut() -> Result<()>| {
+            warm_up(&mut *run)?;
+            series(arguments.budget_ms, arguments.min_runs, &mut *run)
+        };
+        let (times, on_device_ms, (dispatches, submits)) = if arguments.train {
+            let mut learning = Learning::random(device, shape)?;
+            let times = time(&mut || learning.run())?;
+            (times, None, counted(device, || learning.run())?)
+        } else {
+            let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
+            if arguments.autotune {
+                loaded.tune()?;
+                // What was tried on the way is not what runs.
+                let _tried = plans(device);
+            }
+            let times = time(&mut || loaded.run())?;
+            let on_device_ms = loaded.on_device_ms(times.runs.clamp(1, 20))?;
+            (times, on_device_ms, counted(device, || loaded.run())?)
+        };
+        let least = |peaks: &Peaks| peaks.least_ms(shape, arguments.dtype, arguments.train);
+        let least = self.peaks.as_ref().map(least);
+        let (kind, adapter) = adapter(device);
+        let passes = if arguments.train { 3.0 } else { 1.0 };
+        Ok(Measurement {
+            shape: &shape.name,
+            cell: &shape.cell,
+            input: shape.input,
+            hidden: shape.hidden,
+            layers: shape.layers,
+            directions: shape.directions(),
+            time: shape.time,
+            batch: shape.batch,
+            pass: if arguments.train { "training" } else { "forward" },
+            dtype: arguments.dtype.name(),
+            device: kind,
+            adapter,
+            threads: threads(device),
+            plan: plans(device),
+            dispatches,
+            submits,
+            times,
+            on_device_ms,
+            gflops: passes * shape.flops() / times.median_ms / 1e6,
+            roofline_ms: least.map(|[physical, _]| physical),
+            roofline_share: least.map(|[physical, _]| physical / on_device_ms.unwrap_or(times.median_ms)),
+            dispatch_roofline_ms: least.map(|[_, dispatched]| dispatched),
+        })
     }
 }

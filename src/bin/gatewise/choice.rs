@@ -46,7 +46,41 @@ impl DeviceChoice {
 
 #[cfg(feature = "gpu")]
 fn open_gpu(plan: Option<PlanKind>) -> Result<Device> {
-    Device::gpu(&gatewise::gpu::GpuOptions { software: true, plan, ..Default::default() })
+    Device::gpu(&options(plan))
+}
+
+/// Opens a GPU whose plans are chosen by measuring; what was found is kept for later runs.
+#[cfg(feature = "gpu")]
+pub(crate) fn open_tuned(plan: Option<PlanKind>) -> Result<Device> {
+    let tuning = cache_folder().ok_or_else(|| Error::Value {
+        op: "bench",
+        what: "--autotune",
+        expected: "a folder for caches: set XDG_CACHE_HOME",
+        found: "none that can be written to".to_owned(),
+    })?;
+    Device::gpu(&gatewise::gpu::GpuOptions { tuning: Some(tuning), ..options(plan) })
+}
+
+#[cfg(feature = "gpu")]
+fn options(plan: Option<PlanKind>) -> gatewise::gpu::GpuOptions {
+    gatewise::gpu::GpuOptions { software: true, plan, pipeline_cache: cache_folder(), ..Default::default() }
+}
+
+/// Where this user's caches lie, if it is there or can be made.
+#[cfg(feature = "gpu")]
+fn cache_folder() -> Option<std::path::PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
+    let home = || {
+        let below = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+        set("HOME").map(|home| home.join(below))
+    };
+    let folder = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(home)?.join("gatewise");
+    std::fs::create_dir_all(&folder).ok().map(|()| folder)
+}
+
+#[cfg(not(feature = "gpu"))]
+pub(crate) fn open_tuned(plan: Option<PlanKind>) -> Result<Device> {
+    open_gpu(plan)
 }
 
 #[cfg(not(feature = "gpu"))]

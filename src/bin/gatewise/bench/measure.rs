@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use gatewise::cell::WeightType;
-use gatewise::nn::{Recurrent, State};
+use gatewise::cell::{Sequence, WeightType};
+#[cfg(feature = "gpu")]
+use gatewise::gpu::Detail;
+use gatewise::nn::{Recurrent, State, TrainableRecurrent};
 use gatewise::weights::torch_name;
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array3, ArrayD, IxDyn};
@@ -29,7 +31,6 @@ impl Loaded {
     /// Seeded weights and input.
     pub(super) fn random(device: &Device, shape: &Shape, dtype: WeightType) -> Result<Self> {
         let stack = shape.config()?.weight_type(dtype).random(device, 2024)?;
-        let wave = |(t, b, i): (usize, usize, usize)| ((7 * t + 3 * b + i) as f32 * 0.37).sin();
         Self::of(stack, Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave))
     }
 
@@ -73,32 +74,106 @@ impl Loaded {
         Self::of(stack, x)
     }
 
-    /// One pass from a zero state to the output on the host.
+    /// One pass from a zero state to the output on the host; on a GPU pass and read-back are one submission.
     pub(super) fn run(&mut self) -> Result<()> {
         self.state.reset()?;
         match &self.x {
             Input::Host(x) => self.stack.forward_into(x.view(), &mut self.state, self.y.view_mut()),
             Input::Resident(x) => {
-                self.y = self.stack.forward(x, &mut self.state)?.to_array()?;
+                let mut recorder = self.stack.device().recorder();
+                let y = self.stack.record(&mut recorder, x, &mut self.state, &Sequence::new())?;
+                self.y = recorder.submit_and_read(&y)?.wait_array()?;
                 Ok(())
             }
         }
+    }
+
+    /// Milliseconds of a pass by a GPU's own clock, without submission and read-back, the median of several; `None` where
+    /// there is no such clock.
+    #[cfg(feature = "gpu")]
+    pub(super) fn on_device_ms(&mut self, runs: usize) -> Result<Option<f64>> {
+        let (Device::Gpu(gpu), Input::Resident(x)) = (self.stack.device(), &self.x) else { return Ok(None) };
+        if !gpu.has_timestamps() {
+            return Ok(None);
+        }
+        let mut times = Vec::new();
+        for _ in 0..runs {
+            self.state.reset()?;
+            let mut recorder = self.stack.device().recorder();
+            self.stack.record(&mut recorder, x, &mut self.state, &Sequence::new())?;
+            times.push(milliseconds(recorder.submit_profiled(Detail::Passes)?.total));
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times.get(times.len() / 2).copied())
+    }
+
+    /// There is no GPU.
+    #[cfg(not(feature = "gpu"))]
+    pub(super) fn on_device_ms(&mut self, _runs: usize) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
+    /// Has the plan of this shape chosen by measuring; only a GPU has a choice.
+    pub(super) fn tune(&self) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Device::Gpu(_) = self.stack.device() {
+            let (time, batch, _) = self.y.dim();
+            self.stack.tune(time, batch)?;
+        }
+        Ok(())
     }
 
     /// The last pass's output, `[T, B, D O]`.
     pub(super) fn output(&self) -> &Array3<f32> {
         &self.y
     }
+}
 
-    /// Dispatches and submissions of a pass, 0 where there is no GPU.
-    pub(super) fn counts(&self) -> Result<(usize, usize)> {
-        let on_host = matches!(self.stack.device(), Device::Cpu | Device::CpuWith(_) | Device::Reference);
-        if on_host {
-            return Ok((0, 0));
+/// A stack that learns, with its input and the gradient by its output.
+pub(super) struct Learning {
+    stack: TrainableRecurrent,
+    x: Tensor,
+    dy: Tensor,
+}
+
+impl Learning {
+    /// Seeded weights, input and gradient.
+    pub(super) fn random(device: &Device, shape: &Shape) -> Result<Self> {
+        let config = shape.config()?;
+        let stack = config.trainable(device, &config.random_parameters(2024)?)?;
+        let (time, batch) = (shape.time, shape.batch);
+        let x = Tensor::from_array(device, &Array3::from_shape_fn((time, batch, shape.input), wave))?;
+        let dy = Tensor::from_array(device, &Array3::from_shape_fn((time, batch, stack.output_size()), wave))?;
+        Ok(Self { stack, x, dy })
+    }
+
+    /// One pass forward from a zero state, and the gradients by all parameters and the input, on the host at the end.
+    pub(super) fn run(&mut self) -> Result<()> {
+        let mut state = self.stack.zero_state(self.x.shape()[1])?;
+        let (_y, tape) = self.stack.forward_training(&self.x, &mut state, &Sequence::new())?;
+        tape.backward(&self.dy, None)?.parameters().map(drop)
+    }
+}
+
+/// Some input that is no constant.
+fn wave((t, b, i): (usize, usize, usize)) -> f32 {
+    ((7 * t + 3 * b + i) as f32 * 0.37).sin()
+}
+
+/// Dispatches and submissions of what `run` does, 0 where there is no GPU.
+pub(super) fn counted(device: &Device, run: impl FnOnce() -> Result<()>) -> Result<(u64, u64)> {
+    match device {
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => {
+            let before = gpu.counters();
+            run()?;
+            let spent = gpu.counters() - before;
+            Ok((spent.dispatches, spent.submits))
         }
-        let (time, batch, _) = self.y.dim();
-        let plan = self.stack.plan(time, batch)?;
-        Ok((plan.dispatches(), plan.submits()))
+        _ => {
+            drop(run);
+            Ok((0, 0))
+        }
     }
 }
 

@@ -31,6 +31,15 @@ impl Shape {
         1 + usize::from(self.bidirectional)
     }
 
+    /// Gates of a unit.
+    pub(super) fn gates(&self) -> f64 {
+        match self.cell.as_str() {
+            "lstm" => 4.0,
+            cell if cell.starts_with("gru") => 3.0,
+            _ => 1.0,
+        }
+    }
+
     /// The stack that the shape describes.
     pub(super) fn config(&self) -> Result<Config> {
         let cell = cell("bench", &self.cell)?;
@@ -40,20 +49,14 @@ impl Shape {
 
     /// Floating-point operations of the matrix products of one pass; a multiply-add counts as two.
     pub(super) fn flops(&self) -> f64 {
-        let gates = if self.cell == "lstm" {
-            4.0
-        } else if self.cell == "gru" {
-            3.0
-        } else {
-            1.0
-        };
+        let gates = self.gates();
         let [input, hidden, directions, steps] =
             [self.input, self.hidden, self.directions(), self.time * self.batch].map(|n| n as f64);
         let layer = |width: f64| 2.0 * directions * gates * hidden * (width + hidden) * steps;
         layer(input) + (self.layers.saturating_sub(1)) as f64 * layer(hidden * directions)
     }
 
-    fn new(name: String, cell: &str, input: usize, hidden: usize, time: usize, batch: usize) -> Self {
+    pub(super) fn new(name: String, cell: &str, input: usize, hidden: usize, time: usize, batch: usize) -> Self {
         Self { name, cell: cell.to_owned(), input, hidden, layers: 1, bidirectional: false, time, batch }
     }
 }
@@ -128,4 +131,29 @@ fn streams() -> Vec<Shape> {
         }
     }
     shapes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{deepbench, smoke, streams};
+
+    #[test]
+    fn the_suites_are_whole() {
+        let shapes = deepbench();
+        let of = |cell: &str| shapes.iter().filter(|shape| shape.cell == cell).count();
+        assert_eq!((of("lstm"), of("gru"), of("rnn_relu")), (16, 54, 2));
+        assert!(shapes.iter().any(|s| (s.hidden, s.batch, s.time) == (2816, 4, 1500)));
+        let shapes = streams();
+        assert_eq!(shapes.len(), 3 * 2 * 8);
+        assert!(shapes.iter().any(|s| (s.hidden, s.batch, s.time) == (256, 16_384, 32)));
+        assert!(smoke().iter().chain(&streams()).chain(&deepbench()).all(|shape| shape.config().is_ok()));
+    }
+
+    #[test]
+    fn operations_are_those_of_the_products() {
+        let shape = super::Shape::new("x".to_owned(), "gru", 5, 7, 3, 2);
+        let both = super::Shape { bidirectional: true, layers: 2, ..shape.clone() };
+        assert_eq!(shape.flops(), 2.0 * 3.0 * 7.0 * (5.0 + 7.0) * 6.0);
+        assert_eq!(both.flops(), 2.0 * 2.0 * 3.0 * 7.0 * (5.0 + 7.0 + 14.0 + 7.0) * 6.0);
+    }
 }

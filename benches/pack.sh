@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Packs the program and the tests that need a GPU into one file, for another x86-64 Linux machine that has a GPU with a Vulkan driver and no
+# toolchain. There: unpack it and run `./run-gpu.sh`.
+#
+#   benches/pack.sh [FILE]       FILE: target/gatewise-gpu.tar.gz where absent
+#
+# PROFILE=dev packs an unoptimized build: it shows that the pack works, and measures nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+out=$(realpath -m "${1:-target/gatewise-gpu.tar.gz}")
+profile=${PROFILE:-release}
+tests=(golden parity properties counts submission)
+most=$((64 * 1000 * 1000))
+
+case $profile in
+dev) build=() folder=debug ;;
+*) build=(--profile "$profile") folder=$profile ;;
+esac
+cargo build --quiet "${build[@]}" --bin gatewise
+built=$(cargo test "${build[@]}" "${tests[@]/#/--test=}" --no-run 2>&1) || { echo "$built" >&2; exit 1; }
+target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+pack=$(mktemp -d)
+trap 'rm -rf "$pack"' EXIT
+mkdir -p "$pack"/{bin,lib,tests,models}
+strip -o "$pack/bin/gatewise" "$target/$folder/gatewise"
+for test in "${tests[@]}"; do
+    binary=$(sed -n "s|.*Executable tests/$test.rs (\(.*\))|\1|p" <<<"$built")
+    strip -o "$pack/bin/$test" "$binary"
+done
+# Read below CARGO_MANIFEST_DIR by the tests.
+cp -r tests/golden "$pack/tests/"
+cp -r shaders "$pack/"
+cp models/silero_vad_16k.safetensors "$pack/models/"
+cp benches/run-gpu.sh benches/cudnn.py "$pack/"
+# The loader finds the machine's own driver; only the loader may be missing there.
+loader=$(ldconfig -p | sed -n 's/.*libvulkan\.so\.1 (.*x86-64.*) => //p' | head -1)
+if [[ -n $loader ]]; then
+    cp -L "$loader" "$pack/lib/libvulkan.so.1"
+fi
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+[[ -z $(git status --porcelain --untracked-files=no 2>/dev/null) ]] || commit+=-dirty
+{ echo "commit=$commit"; echo "profile=$profile"; } >"$pack/source"
+
+mkdir -p "$(dirname "$out")"
+tar -C "$pack" -czf "$out" --owner=0 --group=0 .
+size=$(stat -c %s "$out")
+echo "$out: $((size / 1000000)) MB, commit $commit, profile $profile"
+if ((size > most)); then
+    echo "pack.sh: more than $((most / 1000000)) MB" >&2
+    exit 1
+fi

@@ -1,0 +1,223 @@
+//! What the bench prints: lines for programs, a table for people.
+
+use std::fmt;
+
+use gatewise::Device;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::machine::{Machine, driver};
+use super::measure::Times;
+use super::shapes::Shape;
+use crate::choice::adapter;
+
+/// One measurement; its fields are a contract.
+#[derive(Serialize)]
+pub(super) struct Measurement<'a> {
+    pub(super) shape: &'a str,
+    pub(super) cell: &'a str,
+    #[serde(rename = "I")]
+    pub(super) input: usize,
+    #[serde(rename = "H")]
+    pub(super) hidden: usize,
+    pub(super) layers: usize,
+    pub(super) directions: usize,
+    #[serde(rename = "T")]
+    pub(super) time: usize,
+    #[serde(rename = "B")]
+    pub(super) batch: usize,
+    /// `forward` or `training`.
+    pub(super) pass: &'static str,
+    pub(super) dtype: &'static str,
+    pub(super) device: &'static str,
+    pub(super) adapter: Option<String>,
+    pub(super) threads: usize,
+    pub(super) plan: String,
+    pub(super) dispatches: u64,
+    pub(super) submits: u64,
+    #[serde(flatten)]
+    pub(super) times: Times,
+    /// The median by a GPU's own clock: no submission, no read-back.
+    pub(super) on_device_ms: Option<f64>,
+    pub(super) gflops: f64,
+    /// The least time that the device's own peaks allow.
+    pub(super) roofline_ms: Option<f64>,
+    /// That, as a part of the time on the device's clock where there is one, else of the median.
+    pub(super) roofline_share: Option<f64>,
+    /// The least time if every step were a dispatch.
+    pub(super) dispatch_roofline_ms: Option<f64>,
+}
+
+/// What became of a shape on a device.
+pub(super) enum Entry<'a> {
+    Measured(Box<Measurement<'a>>),
+    /// Why there is no time.
+    Skipped(String),
+}
+
+impl Entry<'_> {
+    fn median_ms(&self) -> Option<f64> {
+        match self {
+            Self::Measured(measurement) => Some(measurement.times.median_ms),
+            Self::Skipped(_) => None,
+        }
+    }
+}
+
+/// A shape on every device.
+pub(super) struct Row<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) entries: Vec<Entry<'a>>,
+}
+
+/// The JSON line of an entry.
+pub(super) fn line(entry: &Entry<'_>, shape: &Shape, device: &Device, machine: &Machine) -> Value {
+    let mut line = match entry {
+        Entry::Measured(measurement) => json!(measurement),
+        Entry::Skipped(reason) => {
+            let (kind, adapter) = adapter(device);
+            json!({ "shape": shape.name, "device": kind, "adapter": adapter, "skipped": reason })
+        }
+    };
+    if let (Value::Object(line), Value::Object(machine)) = (&mut line, json!(machine)) {
+        line.insert("driver".to_owned(), json!(driver(device)));
+        line.extend(machine);
+    }
+    line
+}
+
+/// From how many rows on the second device is faster, for one size and length of sequence.
+#[derive(Serialize)]
+pub(super) struct Crossover {
+    #[serde(rename = "H")]
+    hidden: usize,
+    #[serde(rename = "T")]
+    time: usize,
+    /// The least batch from which on it stays faster; none where it never is.
+    #[serde(rename = "B")]
+    batch: Option<usize>,
+    #[serde(skip)]
+    device: String,
+}
+
+impl fmt::Display for Crossover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hidden, time, batch, device } = self;
+        match batch {
+            Some(batch) => write!(f, "H = {hidden}, T = {time}: {device} is faster from B = {batch} on"),
+            None => write!(f, "H = {hidden}, T = {time}: {device} is never faster"),
+        }
+    }
+}
+
+/// Where the second of two devices overtakes the first as the batch grows; for sizes measured with several batches.
+pub(super) fn crossovers(devices: &[&Device], rows: &[Row<'_>]) -> Vec<Crossover> {
+    let [_, second] = devices else { return Vec::new() };
+    let family = |row: &Row<'_>| (row.shape.cell.clone(), row.shape.hidden, row.shape.time);
+    let mut found = Vec::new();
+    for group in rows.chunk_by(|a, b| family(a) == family(b) && a.shape.batch < b.shape.batch) {
+        if group.len() < 3 {
+            continue;
+        }
+        let faster = |row: &Row<'_>| match row.entries.iter().map(Entry::median_ms).collect::<Vec<_>>()[..] {
+            [Some(first), Some(second)] => Some(second < first),
+            _ => None,
+        };
+        let known: Vec<(usize, bool)> = group.iter().filter_map(|row| Some((row.shape.batch, faster(row)?))).collect();
+        let batch = known.iter().rev().take_while(|(_, faster)| *faster).last().map(|(batch, _)| *batch);
+        let (hidden, time) = (group[0].shape.hidden, group[0].shape.time);
+        found.push(Crossover { hidden, time, batch, device: second.to_string() });
+    }
+    found
+}
+
+/// A row a shape: the devices' medians, the share of the roofline, and with two devices their ratio.
+pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>]) {
+    print!("{:<24}", "median ms (of the least)");
+    for device in devices {
+        print!(" {:>28}", device.to_string().chars().take(28).collect::<String>());
+    }
+    println!("{}", if devices.len() == 2 { "    ratio" } else { "" });
+    let mut reasons = Vec::new();
+    for Row { shape, entries } in rows {
+        print!("{:<24}", shape.name);
+        for entry in entries {
+            match entry {
+                Entry::Measured(measurement) => {
+                    let share = measurement.roofline_share.map_or(String::new(), |s| format!(" ({:.0} %)", 100.0 * s));
+                    let text = format!("{:.3}{share}", measurement.times.median_ms);
+                    print!(" {text:>28}");
+                }
+                Entry::Skipped(reason) => {
+                    print!(" {:>28}", "-");
+                    reasons.push(format!("{}: {reason}", shape.name));
+                }
+            }
+        }
+        match entries.iter().map(Entry::median_ms).collect::<Vec<_>>()[..] {
+            [Some(first), Some(second)] => println!(" {:>8.2}", first / second),
+            _ => println!(),
+        }
+    }
+    reasons.iter().for_each(|reason| println!("{reason}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Measurement, Row, crossovers};
+    use crate::bench::measure::Times;
+    use crate::bench::shapes::Shape;
+    use gatewise::Device;
+
+    fn measured(median_ms: f64) -> Entry<'static> {
+        let times = Times { median_ms, min_ms: median_ms, max_ms: median_ms, runs: 3 };
+        Entry::Measured(Box::new(Measurement {
+            shape: "x",
+            cell: "lstm",
+            input: 1,
+            hidden: 1,
+            layers: 1,
+            directions: 1,
+            time: 1,
+            batch: 1,
+            pass: "forward",
+            dtype: "f32",
+            device: "cpu",
+            adapter: None,
+            threads: 1,
+            plan: "none".to_owned(),
+            dispatches: 0,
+            submits: 0,
+            times,
+            on_device_ms: None,
+            gflops: 1.0,
+            roofline_ms: None,
+            roofline_share: None,
+            dispatch_roofline_ms: None,
+        }))
+    }
+
+    fn found(times: &[(Option<f64>, Option<f64>)]) -> Vec<Option<usize>> {
+        let shapes: Vec<Shape> =
+            (0..times.len()).map(|at| Shape::new(format!("b{at}"), "lstm", 8, 8, 1, 1 << at)).collect();
+        let entry = |time: Option<f64>| time.map_or(Entry::Skipped("too large".to_owned()), measured);
+        let row = |(shape, (a, b)): (&'static Shape, &(Option<f64>, Option<f64>))| Row {
+            shape,
+            entries: vec![entry(*a), entry(*b)],
+        };
+        let shapes: &'static [Shape] = shapes.leak();
+        let rows: Vec<Row<'_>> = shapes.iter().zip(times).map(row).collect();
+        crossovers(&[&Device::Cpu, &Device::Reference], &rows).into_iter().map(|crossover| crossover.batch).collect()
+    }
+
+    #[test]
+    fn the_crossover_is_where_the_second_device_stays_faster() {
+        let of = |a: f64, b: f64| (Some(a), Some(b));
+        assert_eq!(found(&[of(1.0, 5.0), of(2.0, 5.0), of(6.0, 5.0), of(9.0, 5.0)]), [Some(4)]);
+        assert_eq!(found(&[of(6.0, 5.0), of(2.0, 5.0), of(4.0, 5.0), of(9.0, 5.0)]), [Some(8)]);
+        assert_eq!(found(&[of(1.0, 5.0), of(2.0, 5.0), of(3.0, 5.0)]), [None]);
+        assert_eq!(found(&[of(9.0, 5.0), of(9.0, 5.0), of(9.0, 5.0)]), [Some(1)]);
+        assert_eq!(found(&[of(1.0, 5.0), of(9.0, 5.0), (Some(9.0), None)]), [Some(2)]);
+        assert!(found(&[of(1.0, 5.0), of(9.0, 5.0)]).is_empty(), "two sizes are no series");
+    }
+}

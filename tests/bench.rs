@@ -1,0 +1,116 @@
+//! `gatewise bench`: what it prints is a contract.
+#![cfg(all(feature = "gpu", feature = "cli"))]
+
+#[path = "common/place.rs"]
+mod place;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Lines of a bench over shapes of its own.
+fn bench(shapes: &str, arguments: &str) -> Vec<Value> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let suite = folder.path().join("suite.json");
+    std::fs::write(&suite, shapes).expect("writes");
+    let mut command = Command::new(place::program());
+    command.args(["bench", "--json", "--budget-ms", "1", "--min-runs", "2", "--suite"]).arg(&suite);
+    command.args(arguments.split(' ')).env("XDG_CACHE_HOME", folder.path());
+    let output = command.output().expect("it runs");
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{arguments}: {error}");
+    out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn number(line: &Value, field: &str) -> f64 {
+    line[field].as_f64().unwrap_or_else(|| panic!("{field} of {line}"))
+}
+
+const SMALL: &str = r#"[{"name":"a","cell":"lstm","I":8,"H":16,"layers":2,"T":5,"B":2},
+                        {"name":"b","cell":"gru","I":8,"H":16,"layers":1,"bidir":true,"T":3,"B":1}]"#;
+
+#[test]
+fn a_line_names_shape_machine_times_and_the_least_time() {
+    let lines = bench(SMALL, "--device cpu,gpu --threads 1");
+    assert_eq!(lines.len(), 4);
+    for line in &lines {
+        for field in ["shape", "cell", "dtype", "device", "plan", "pass", "cpu", "os", "version"] {
+            assert!(line[field].is_string(), "{field} of {line}");
+        }
+        assert!(number(line, "cores") >= 1.0 && number(line, "runs") >= 2.0);
+        let [least, median, most] = ["min_ms", "median_ms", "max_ms"].map(|field| number(line, field));
+        assert!(0.0 < least && least <= median && median <= most, "{line}");
+        let roofline = number(line, "roofline_ms");
+        assert!(0.0 < roofline && roofline <= number(line, "dispatch_roofline_ms"), "{line}");
+        let timed = if line["device"] == "gpu" { number(line, "on_device_ms") } else { median };
+        assert!((number(line, "roofline_share") / (roofline / timed) - 1.0).abs() < 1e-9, "{line}");
+    }
+    let gpu = lines.iter().find(|line| line["device"] == "gpu").expect("a GPU's line");
+    assert!(gpu["adapter"].is_string() && gpu["driver"].is_string());
+    assert!(number(gpu, "dispatches") > 3.0 && number(gpu, "submits") == 1.0, "{gpu}");
+    let cpu = lines.iter().find(|line| line["device"] == "cpu").expect("the CPU's line");
+    assert!(cpu["on_device_ms"].is_null() && number(cpu, "dispatches") == 0.0, "{cpu}");
+}
+
+#[test]
+fn training_is_timed_where_it_is_supported() {
+    for line in bench(SMALL, "--device cpu,gpu --train --no-roofline") {
+        if line["skipped"].is_null() {
+            assert_eq!(line["pass"], "training", "{line}");
+            assert!(line["roofline_ms"].is_null());
+            assert!(number(&line, "median_ms") > 0.0);
+        } else {
+            assert_eq!(line["device"], "gpu", "{line}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_run_is_named_and_the_rest_goes_on() {
+    // Two directions are no wave.
+    let lines = bench(SMALL, "--device gpu --no-roofline --plan wave");
+    assert!(number(&lines[0], "median_ms") > 0.0 && lines[0]["plan"] == "wave", "{}", lines[0]);
+    assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("wave")), "{}", lines[1]);
+    // What would take too long by the rates seen so far is not begun.
+    let shapes = r#"[{"name":"a","cell":"lstm","I":8,"H":16,"layers":1,"T":5,"B":2},
+                     {"name":"endless","cell":"lstm","I":4096,"H":4096,"layers":1,"T":100000,"B":1}]"#;
+    let lines = bench(shapes, "--device cpu --no-roofline --most-s 60");
+    assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("s a pass")), "{}", lines[1]);
+}
+
+#[test]
+fn a_series_of_batches_ends_with_the_crossover() {
+    let shape =
+        |batch: usize| format!(r#"{{"name":"b{batch}","cell":"lstm","I":8,"H":16,"layers":1,"T":2,"B":{batch}}}"#);
+    let shapes = format!("[{}]", [1, 2, 4].map(shape).join(","));
+    let lines = bench(&shapes, "--device cpu,gpu --no-roofline");
+    let crossover = &lines.last().expect("lines")["crossover"];
+    assert_eq!((lines.len(), &crossover["H"], &crossover["T"]), (7, &16.into(), &2.into()));
+    assert!(crossover["B"].is_null() || crossover["B"].is_u64());
+}
+
+#[test]
+fn a_tuned_bench_keeps_what_it_found() {
+    let lines = bench(
+        r#"[{"name":"a","cell":"lstm","I":8,"H":16,"layers":1,"T":2,"B":2}]"#,
+        "--device gpu --autotune --no-roofline",
+    );
+    assert!(number(&lines[0], "median_ms") > 0.0);
+}
+
+#[test]
+fn peaks_are_measured_on_both_devices() {
+    let lines = bench("[]", "--device cpu,gpu --peaks --threads 1");
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        assert!(number(line, "fma_gflops") > 0.0, "{line}");
+        let reads = line["read"].as_array().expect("a list");
+        assert!(reads.len() >= 4 && reads.iter().all(|read| number(read, "gb_s") > 0.0), "{line}");
+    }
+    let gpu = &lines[1];
+    assert_eq!(gpu["timestamps"], true);
+    for field in ["copy_gb_s", "dispatch_us", "wide_dispatch_us", "submit_us", "read_back_us"] {
+        assert!(number(gpu, field) > 0.0, "{field}");
+    }
+    assert!(lines[0]["copy_gb_s"].is_null());
+}
