@@ -18,6 +18,7 @@ mod profile;
 mod readback;
 mod recorder;
 mod recurrent;
+mod strided;
 mod training;
 mod tuning;
 mod uniform;
@@ -37,7 +38,10 @@ pub(crate) use ops::{
 };
 pub(crate) use readback::ReadBack;
 pub(crate) use recorder::Recorder;
-pub(crate) use recurrent::{LayerStack, Run, RunState, forward};
+pub(crate) use recurrent::{
+    Incoming, LayerStack, ParameterBuffers, Run, RunState, TrainingGradient, TrainingRun, TrainingStack, TrainingTape,
+    forward, forward_training,
+};
 pub(crate) use training::{
     conv1d_grad_input, conv1d_grad_weight, gather_rows_grad, judge_step, mean_steps, mean_steps_grad, optimizer_step,
     point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, sum, unary_grad,

@@ -5,6 +5,8 @@ mod limits;
 mod problem;
 mod show;
 mod tile;
+#[cfg(feature = "gpu")]
+mod training;
 mod tuning;
 
 pub use kind::PlanKind;
@@ -14,6 +16,8 @@ pub(crate) use tile::packed_words;
 pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
 pub(crate) use tile::{step_depth, step_words};
+#[cfg(feature = "gpu")]
+pub(crate) use training::{TrainingPlan, resets_after};
 pub use tuning::Choice;
 
 use crate::error::{Error, Result};

@@ -13,7 +13,9 @@ use common::{bits, gpu};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Pad, Reset, RnnCell, Sequence};
 use gatewise::gpu::{Counters, GpuDevice};
 use gatewise::models::SileroVad;
-use gatewise::nn::{Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent};
+use gatewise::nn::{
+    Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent, RecurrentGradient, TrainableRecurrent, TrainingOptions,
+};
 use gatewise::ops::Conv1dGeometry;
 use gatewise::weights::Weights;
 use gatewise::{Device, Tensor};
@@ -243,6 +245,57 @@ fn a_warm_call_allocates_little_on_the_host_and_hardly_more_for_more_steps() {
     // What a step adds is wgpu's own: an encoder's list of commands and barriers.
     assert!(few <= 130, "{few} for 10 steps");
     assert!((many - few) as f64 / 100.0 <= 1.3, "{few} for 10 steps, {many} for 110");
+}
+
+/// A step of training in one recorder: forward, and back from the output as the loss' gradient.
+fn training_step(stack: &TrainableRecurrent, x: &Tensor, sequence: &Sequence) -> RecurrentGradient {
+    let mut state = stack.zero_state(x.shape()[1]).expect("state");
+    let mut recorder = stack.device().recorder();
+    let options = TrainingOptions::default();
+    let (y, tape) = stack.record_training(&mut recorder, x, &mut state, sequence, &options).expect("records");
+    let gradient = tape.record_backward(&mut recorder, &y, None).expect("records");
+    recorder.submit().expect("runs");
+    gradient
+}
+
+#[test]
+fn a_step_of_training_is_one_submission_of_a_dispatch_or_two_a_step_each_way() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    for (cell, a_step) in cells() {
+        for (config, layers, beside) in stacks(cell) {
+            let directions = if beside > 1 { 2 } else { 1 };
+            let stack = config.trainable(&device, &config.random_parameters(3).expect("parameters")).expect("a stack");
+            let spent = |time: usize| {
+                let x = input(&device, [time, BATCH, 5]);
+                let (spent, _) = cost(&gpu, || training_step(&stack, &x, &Sequence::new()));
+                // Without steps there are gradients to clear.
+                assert_eq!(spent.submits, 1, "{config:?}, T = {time}");
+                spent.dispatches
+            };
+            assert_eq!(spent(0), 0, "{config:?}");
+            let (short, long) = (spent(7), spent(40));
+            assert_eq!(long - short, (2 * layers * a_step * 33) as u64, "{config:?}");
+            // Beside the steps: packing, the last product, the weights' gradients; the zero states cost nothing.
+            let beside = short - (2 * layers * a_step * 7) as u64;
+            assert!(beside <= (layers * directions * 14 + 8) as u64, "{config:?}: {beside}");
+        }
+    }
+}
+
+#[test]
+fn a_warm_step_of_training_takes_no_memory_and_compiles_nothing() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    for (cell, _) in cells() {
+        let config = Config::new(cell, 5, 7).bidirectional(Merge::Mul).layers(2);
+        let stack = config.trainable(&device, &config.random_parameters(3).expect("parameters")).expect("a stack");
+        let x = input(&device, [6, BATCH, 5]);
+        let sequence = Sequence::new().lengths([6, 2, 0]);
+        (0..2).for_each(|_| drop(training_step(&stack, &x, &sequence)));
+        let (spent, ()) = cost(&gpu, || (0..3).for_each(|_| drop(training_step(&stack, &x, &sequence))));
+        assert_eq!((spent.buffers, spent.pipelines, spent.submits), (0, 0, 3), "{config:?}");
+    }
 }
 
 #[test]

@@ -3,10 +3,17 @@
 
 mod common;
 
+#[cfg(feature = "gpu")]
+use std::sync::OnceLock;
+
 use gatewise::cell::{
     Activation, Cell, Forget, GruCell, LstmCell, Mix, Noise, Pad, Parameters, Reset, RnnCell, Sequence,
 };
+#[cfg(feature = "gpu")]
+use gatewise::gpu::{GpuDevice, GpuOptions};
 use gatewise::nn::{Config, Merge, StateGradient, TrainingOptions};
+#[cfg(feature = "gpu")]
+use gatewise::plan::AdapterClass;
 use gatewise::{Device, Tensor};
 use ndarray::{Array2, Array3, ArrayD};
 
@@ -16,9 +23,24 @@ const BATCH: usize = 11;
 const INPUT: usize = 5;
 const HIDDEN: usize = 7;
 
-/// The devices whose passes are compared with the reference's.
+/// The devices whose passes are compared with the reference's: the CPU, and the GPU.
 fn devices() -> Vec<Device> {
-    vec![Device::Cpu]
+    #[cfg(not(feature = "gpu"))]
+    return vec![Device::Cpu];
+    #[cfg(feature = "gpu")]
+    vec![Device::Cpu, gpus()[0].clone()]
+}
+
+/// The GPU with its own schedule, with that of hardware, and without subgroups.
+#[cfg(feature = "gpu")]
+fn gpus() -> &'static [Device; 3] {
+    static GPUS: OnceLock<[Device; 3]> = OnceLock::new();
+    GPUS.get_or_init(|| {
+        let options = GpuOptions { software: true, ..Default::default() };
+        let hardware = GpuOptions { class: Some(AdapterClass::Hardware), ..options.clone() };
+        [options.clone(), hardware, GpuOptions { no_subgroups: true, ..options }]
+            .map(|options| Device::Gpu(GpuDevice::new(&options).expect("install mesa-vulkan-drivers and libvulkan1")))
+    })
 }
 
 #[derive(Clone)]
@@ -196,6 +218,20 @@ fn layers_directions_and_merges_agree() {
         }
         for (seed, config) in (20..).zip(configs) {
             Problem::new(config, Sequence::new(), seed).compare("stack");
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn every_schedule_of_the_gpu_agrees() {
+    for cell in three() {
+        let config = Config::new(cell, INPUT, HIDDEN).layers(2).bidirectional(Merge::Mul);
+        let mut problem = Problem::new(config, Sequence::new().mask(mask()).reset(reset()).pad(Pad::Hold), 50);
+        problem.options = TrainingOptions { noise: noise(), recurrent_clip: Some(0.3) };
+        let expected = problem.run(&Device::Reference);
+        for device in gpus() {
+            problem.run(device).compare(&expected, &format!("schedule on {device}: {cell:?}"));
         }
     }
 }

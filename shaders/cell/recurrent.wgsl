@@ -5,7 +5,10 @@
 // (RESET, then CANDIDATE) and an LSTM with projection (WHOLE, then PROJECT). `current` is what the products read. With one
 // dispatch a step, h moves to `next` and the two buffers change places. With two, h stays where it is: the first dispatch reads
 // it and leaves a scratch value in `next`; for the second one the buffers have changed places.
-// CPU twin: `reference::layer`.
+//
+// A pass whose gradients are wanted (SAVE) leaves what they need: the gates' pre-activations in the place of their input's side,
+// and the state before every step in `own`. Where h is masked on its way into the products, `current` and `next` hold it masked.
+// CPU twin: `reference::layer_with_noise`.
 
 override STAGE: u32 = 0u;
 override FLAGS: bool = false;       // `flags` says which rows take part
@@ -13,6 +16,7 @@ override HOLD: bool = false;        // a skipped step repeats the row's last out
 override PROJECTED: bool = false;   // h is a projection, left to the PROJECT dispatch
 override REVERSE: u32 = 0u;         // bit d: direction d walks from the last step to the first
 override WAVE: bool = false;        // z counts layers, each a step behind the one below, rather than directions
+override SAVE: bool = false;        // leaves what the backward pass needs
 
 const WHOLE: u32 = 0u;
 const RESET: u32 = 1u;
@@ -24,6 +28,7 @@ const FLAG_RESET: u32 = 2u;
 
 struct RecurrentDims {
     scalars: CellScalars,
+    noise: Noise,
     step: u32,              // steps that the lowest layer has done before this one
     time: u32,
     batch: u32,
@@ -44,10 +49,13 @@ struct RecurrentDims {
     s: u32,                 // in `own`: the cell state, what a reset returns it to,
     s_initial: u32,
     update: u32,            // and z, between the two dispatches of a step
+    history_h: u32,         // with SAVE, in `own`: h around every step of the chunk, [directions, steps + 1, batch, out],
+    history_s: u32,         // the cell state likewise, or an RNN's pre-activations [directions, steps, batch, hidden],
+    history_initial: u32,   // and the h that a reset returns to, no element of it masked
 }
 
 @group(0) @binding(0) var<uniform> dims: RecurrentDims;
-@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(1) var<storage, read_write> gates_x: array<vec4<f32>>;   // [directions, steps, batch, hidden], a component a gate
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
 @group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
 @group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
@@ -162,8 +170,26 @@ fn is_reset(at: Place) -> bool {
     return (at.flag & FLAG_RESET) != 0u;
 }
 
+// Index of the state of a unit before the step, or after it, in a history of `own`. A direction's history runs along time.
+fn in_history(region: u32, width: u32, at: Place, unit: u32, after: u32) -> u32 {
+    let done = dims.step - dims.first_step + after;
+    let place = select(done, dims.steps - done, is_reverse(at.z));
+    return region + (((dims.direction + at.z) * (dims.steps + 1u) + place) * dims.batch + at.row) * width + unit;
+}
+
 // The unit's own h before the step.
 fn h_before(at: Place, unit: u32) -> f32 {
+    if SAVE && is_reset(at) {
+        return own[in_region(dims.history_initial, dims.out, at, unit)];
+    }
+    if SAVE {
+        return own[in_history(dims.history_h, dims.out, at, unit, 0u)];
+    }
+    return h_in_products(at, unit);
+}
+
+// What the products read of it.
+fn h_in_products(at: Place, unit: u32) -> f32 {
     let i = in_region(select(dims.h, dims.h_initial, is_reset(at)), dims.out, at, unit);
     if STAGE == CANDIDATE || STAGE == PROJECT {
         return next[i];
@@ -172,6 +198,9 @@ fn h_before(at: Place, unit: u32) -> f32 {
 }
 
 fn s_before(at: Place, unit: u32) -> f32 {
+    if SAVE && !is_reset(at) {
+        return own[in_history(dims.history_s, dims.hidden, at, unit, 0u)];
+    }
     return own[in_region(select(dims.s, dims.s_initial, is_reset(at)), dims.hidden, at, unit)];
 }
 
@@ -182,8 +211,39 @@ fn y_index(at: Place, time: u32, unit: u32) -> u32 {
     return ((time * dims.batch + at.row) * dims.directions + dims.direction + at.z) * dims.out + unit;
 }
 
-fn emit(at: Place, unit: u32, h: f32, last: bool) {
-    next[in_region(dims.h, dims.out, at, unit)] = h;
+// Index of a unit's element in a mask of every step.
+fn mask_index(at: Place, width: u32, unit: u32) -> u32 {
+    return (at.time * dims.batch + at.row) * width + unit;
+}
+
+fn leave_h(at: Place, unit: u32, h: f32) {
+    if SAVE {
+        if is_reset(at) {
+            own[in_history(dims.history_h, dims.out, at, unit, 0u)] = h_before(at, unit);
+        }
+        own[in_history(dims.history_h, dims.out, at, unit, 1u)] = h;
+    }
+    let factor = recurrent_factor(dims.noise, dims.direction + at.z, at.row * dims.out + unit);
+    next[in_region(dims.h, dims.out, at, unit)] = h * factor;
+}
+
+fn leave_s(at: Place, unit: u32, s: f32) {
+    if SAVE {
+        if is_reset(at) {
+            own[in_history(dims.history_s, dims.hidden, at, unit, 0u)] = s_before(at, unit);
+        }
+        own[in_history(dims.history_s, dims.hidden, at, unit, 1u)] = s;
+    } else {
+        own[in_region(dims.s, dims.hidden, at, unit)] = s;
+    }
+}
+
+fn emit(at: Place, unit: u32, h_next: f32, last: bool) {
+    var h = h_next;
+    if ZONEOUT_H && !moves_h(dims.noise, dims.direction + at.z, mask_index(at, dims.out, unit)) {
+        h = h_before(at, unit);
+    }
+    leave_h(at, unit, h);
     if last {
         y[y_index(at, at.time, unit)] = h;
     }
@@ -191,7 +251,7 @@ fn emit(at: Place, unit: u32, h: f32, last: bool) {
 
 // A skipped step: the state stays, the output is padding.
 fn skip(at: Place, unit: u32, last: bool) {
-    next[in_region(dims.h, dims.out, at, unit)] = h_before(at, unit);
+    leave_h(at, unit, h_before(at, unit));
     if last {
         var padding = 0.0;
         let first = select(at.time == 0u, at.time + 1u == dims.time, is_reverse(at.z));
@@ -202,23 +262,37 @@ fn skip(at: Place, unit: u32, last: bool) {
     }
 }
 
+// Index of the unit's gates in `gates_x`: a reverse direction's chunk holds its steps in the order of time.
+fn gates_index(at: Place, unit: u32) -> u32 {
+    var place = dims.step - dims.first_step;
+    if is_reverse(at.z) {
+        place = dims.steps - 1u - place;
+    }
+    let z = select(dims.direction + at.z, 0u, WAVE);
+    return ((z * dims.steps + place) * dims.batch + at.row) * dims.hidden + unit;
+}
+
 // The input's side of the unit's gates: projected beforehand, or in a layer above the lowest the sums of this dispatch.
 fn input_side(at: Place, unit: u32, x_sum: vec4<f32>) -> vec4<f32> {
     if WAVE && at.z > 0u {
         let v = vectors_of(at.z);
         return rescale(x_sum, v, dims.hidden, SCALE_INPUT, unit) + gates_at(v, dims.hidden, BIAS, unit);
     }
-    // A reverse direction's chunk holds its steps in the order of time.
-    var place = dims.step - dims.first_step;
-    if is_reverse(at.z) {
-        place = dims.steps - 1u - place;
-    }
-    let z = select(dims.direction + at.z, 0u, WAVE);
-    let i = ((z * dims.steps + place) * dims.batch + at.row) * dims.hidden + unit;
+    let i = gates_index(at, unit);
     if GATES == 1u {
         return vec4(gates_x[i / 4u][i % 4u], 0.0, 0.0, 0.0);
     }
     return gates_x[i];
+}
+
+// Leaves the unit's pre-activations for the backward pass, and beside a GRU's what its candidate's state side is made of.
+fn save_gates(at: Place, unit: u32, a: vec4<f32>) {
+    if SAVE && GATES == 1u {
+        // Neighbouring units share a word of `gates_x`.
+        own[dims.history_s + gates_index(at, unit)] = a.x;
+    } else if SAVE {
+        gates_x[gates_index(at, unit)] = a;
+    }
 }
 
 fn peepholes(at: Place, unit: u32) -> vec3<f32> {
@@ -234,13 +308,21 @@ fn peepholes(at: Place, unit: u32) -> vec3<f32> {
 
 fn whole(at: Place, unit: u32, x: vec4<f32>, a: vec4<f32>, last: bool) {
     if CELL == RNN {
+        save_gates(at, unit, x + a);
         emit(at, unit, candidate(dims.scalars, x.x + a.x), last);
     } else if CELL == GRU {
         let bias = vec4(0.0, 0.0, vector_at(vectors_of(at.z), dims.hidden, CANDIDATE_BIAS, unit), 0.0);
-        emit(at, unit, gru_update(dims.scalars, x, a + bias, h_before(at, unit)), last);
+        let state_side = a + bias;
+        save_gates(at, unit, vec4(x.x + state_side.x, x.y + state_side.y, x.z, state_side.z));
+        emit(at, unit, gru_update(dims.scalars, x, state_side, h_before(at, unit)), last);
     } else {
         let after = lstm_update(dims.scalars, x + a, peepholes(at, unit), s_before(at, unit));
-        own[in_region(dims.s, dims.hidden, at, unit)] = after.s;
+        save_gates(at, unit, x + a);
+        var s = after.s;
+        if ZONEOUT_S && !moves_s(dims.noise, dims.direction + at.z, mask_index(at, dims.hidden, unit)) {
+            s = s_before(at, unit);
+        }
+        leave_s(at, unit, s);
         if PROJECTED {
             next[in_region(dims.scratch, dims.hidden, at, unit)] = after.h;
         } else {
@@ -257,7 +339,7 @@ fn finish(z: u32, row: u32, unit: u32, sum: vec4<f32>, x_sum: vec4<f32>, last: b
     if (at.flag & FLAG_VALID) == 0u {
         // The stage that writes h skips it; the cell state returns to its initial value if the row is reset.
         if CELL == LSTM && STAGE == WHOLE {
-            own[in_region(dims.s, dims.hidden, at, unit)] = s_before(at, unit);
+            leave_s(at, unit, s_before(at, unit));
         }
         if STAGE == CANDIDATE || STAGE == PROJECT || (STAGE == WHOLE && !PROJECTED) {
             skip(at, unit, last);
@@ -273,9 +355,12 @@ fn finish(z: u32, row: u32, unit: u32, sum: vec4<f32>, x_sum: vec4<f32>, last: b
     if STAGE == WHOLE {
         whole(at, unit, x, a, last);
     } else if STAGE == RESET {
-        next[in_region(dims.scratch, dims.hidden, at, unit)] = open_gate(dims.scalars, x.x + a.x) * h_before(at, unit);
+        let reset_h = open_gate(dims.scalars, x.x + a.x) * h_in_products(at, unit);
+        save_gates(at, unit, vec4(x.x + a.x, x.y + a.y, x.z, reset_h));
+        next[in_region(dims.scratch, dims.hidden, at, unit)] = reset_h;
         own[in_region(dims.update, dims.hidden, at, unit)] = open_gate(dims.scalars, x.y + a.y);
     } else {
+        save_gates(at, unit, vec4(x.xy, x.z + a.z, x.w));
         let n = candidate(dims.scalars, x.z + a.z);
         emit(at, unit, gru_mix(own[in_region(dims.update, dims.hidden, at, unit)], n, h_before(at, unit)), last);
     }

@@ -2,35 +2,6 @@
 // state, the gates and the state update in one dispatch. An invocation owns a unit, all its gates included, of ROWS rows, or a
 // slice of its product along the depth. Weights are read once for all the rows.
 
-override UNITS: u32 = 64u;      // units of a workgroup
-override SLICES: u32 = 1u;      // parts of the depth; if there are several, at least as many as rows
-override PARTIAL: u32 = 1u;     // ROWS * SLICES * UNITS if there are several slices
-
-var<workgroup> partial: array<vec4<f32>, PARTIAL>;
-
-// The sums of one row over all slices; the row is the number of the slice.
-fn whole_row(t: Tile, slice: u32, unit: u32) -> vec4<f32> {
-    let rows = tile_rows(t);
-    workgroupBarrier();
-    for (var row = 0u; row < ROWS; row++) {
-        partial[(row * SLICES + slice) * UNITS + unit] = rows[row];
-    }
-    workgroupBarrier();
-    var sum = vec4<f32>();
-    if slice < ROWS {
-        for (var other = 0u; other < SLICES; other++) {
-            sum += partial[(slice * SLICES + other) * UNITS + unit];
-        }
-    }
-    return sum;
-}
-
-// The slice's part of a depth: whole turns of the product's loop.
-fn part_of(depth: u32, slice: u32) -> vec2<u32> {
-    let part = ((depth + 16u * SLICES - 1u) / (16u * SLICES)) * 16u;
-    return vec2(min(slice * part, depth), min((slice + 1u) * part, depth));
-}
-
 @compute @workgroup_size(UNITS, SLICES)
 fn recurrent_step(
     @builtin(workgroup_id) group: vec3<u32>,

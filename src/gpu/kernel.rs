@@ -115,24 +115,49 @@ kernels! {
     PEAK_STEP = "peak_step": ["peaks/peak_step.wgsl"];
     /// The input's side of the gates of all steps.
     PROJECT_ROWS = "project_rows": [
-        "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl",
-        "cell/project_rows.wgsl"
+        "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/project_input.wgsl", "cell/project_rows.wgsl"
     ];
     /// The same, rows shared within a subgroup.
     PROJECT_LANES = "project_lanes": [
-        "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl",
-        "cell/project_lanes.wgsl"
+        "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/project_input.wgsl", "cell/project_lanes.wgsl"
     ];
     /// One time step of a recurrent layer, or of all of them.
     RECURRENT_STEP = "recurrent_step": [
-        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vectors.wgsl",
-        "cell/recurrent.wgsl", "cell/recurrent_step.wgsl"
+        "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
+        "common/tile_slices.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl",
+        "cell/recurrent_step.wgsl"
     ];
     /// The same, rows shared within a subgroup.
     RECURRENT_STEP_LANES = "recurrent_step_lanes": [
-        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vectors.wgsl",
-        "cell/recurrent.wgsl", "cell/recurrent_step_lanes.wgsl"
+        "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/recurrent_step_lanes.wgsl"
     ];
+    /// One time step of a recurrent layer backwards.
+    RECURRENT_STEP_GRAD = "recurrent_step_grad": [
+        "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",
+        "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/tile_slices.wgsl",
+        "cell/recurrent_grad.wgsl", "cell/recurrent_step_grad.wgsl"
+    ];
+    /// The same, rows shared within a subgroup.
+    RECURRENT_STEP_GRAD_LANES = "recurrent_step_grad_lanes": [
+        "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",
+        "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/recurrent_grad.wgsl",
+        "cell/recurrent_step_grad_lanes.wgsl"
+    ];
+    /// Weights in the order of the products.
+    PACK_WEIGHTS = "pack_weights": ["common/index.wgsl", "cell/pack_weights.wgsl"];
+    /// Biases and peepholes in the order of the steps.
+    PACK_VECTORS = "pack_vectors": ["common/index.wgsl", "cell/vector_rows.wgsl", "cell/pack_vectors.wgsl"];
+    /// `y = a b` or `y += a b` by strides.
+    MATMUL_STRIDED = "matmul_strided": ["matmul/matmul_strided.wgsl"];
+    /// Sums along an axis.
+    SUM_STRIDED = "sum_strided": ["common/index.wgsl", "reduce/sum_strided.wgsl"];
+    /// A random mask.
+    DROPOUT = "dropout": ["common/index.wgsl", "common/noise.wgsl", "elementwise/dropout.wgsl"];
+    /// Zeros in the rows that a step skips.
+    SILENCE = "silence": ["common/index.wgsl", "elementwise/silence.wgsl"];
 }
 
 /// Values of a kernel's `override`s.

@@ -5,6 +5,11 @@ mod pack;
 mod project;
 mod special;
 mod step;
+mod training;
+
+pub(crate) use self::training::{
+    Incoming, ParameterBuffers, TrainingGradient, TrainingRun, TrainingStack, TrainingTape, forward_training,
+};
 
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
@@ -38,7 +43,7 @@ impl LayerStack {
         kind: Option<PlanKind>,
         parameters: &[Vec<Parameters>],
     ) -> Result<Self> {
-        let reverse = (0..).zip(directions).map(|(bit, d): (u32, _)| u32::from(*d == Direction::Reverse) << bit).sum();
+        let reverse = reverse_bits(directions);
         let packed = PackedStack::new(device, &problem, parameters)?;
         Ok(Self { problem, reverse, merge, kind, packed })
     }
@@ -52,6 +57,11 @@ impl LayerStack {
     pub(crate) fn plan(&self, limits: &Limits, time: usize, batch: usize) -> Result<Plan> {
         Plan::new(Problem { time, batch, ..self.problem.clone() }, limits, self.kind)
     }
+}
+
+/// Bit d: direction d runs in reverse.
+fn reverse_bits(directions: &[Direction]) -> u32 {
+    (0..).zip(directions).map(|(bit, d): (u32, _)| u32::from(*d == Direction::Reverse) << bit).sum()
 }
 
 /// The state that a call starts from and leaves behind, `[layers, directions, batch, ..]`.

@@ -1,5 +1,7 @@
 //! Recurrent stacks that learn: a forward pass that keeps what gradients need, and back-propagation through time.
 
+#[cfg(feature = "gpu")]
+mod gpu;
 mod reference;
 mod tape;
 
@@ -325,8 +327,9 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
                 (y, Kept::Cpu(tape))
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(_) => {
-                return Err(Error::Unsupported { op: OP, option: "training".to_owned(), by: "the GPU path" });
+            Device::Gpu(gpu) => {
+                let (y, tape) = self.on_gpu(gpu, recorder, x, state, sequence, options)?;
+                (y, Kept::Gpu(Box::new(tape)))
             }
         };
         let tape = Tape {

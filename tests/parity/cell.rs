@@ -1,5 +1,6 @@
-//! The kernels of the recurrent layers: the input projection, and the stages of a time step.
+//! The kernels of the recurrent layers: the input projection, and the stages of a time step, forward and back.
 
+mod grad;
 mod project;
 mod step;
 
@@ -7,6 +8,7 @@ use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameter
 use gatewise::gpu::KernelCell;
 use ndarray::{Array2, ArrayView1};
 
+pub(crate) use grad::{recurrent_step_grad, recurrent_step_grad_lanes};
 pub(crate) use project::{project_lanes, project_rows};
 pub(crate) use step::{recurrent_step, recurrent_step_lanes};
 

@@ -11,6 +11,7 @@ mod gradient;
 mod layout;
 mod matmul;
 mod peaks;
+mod passes;
 mod reduce;
 mod train;
 
@@ -38,6 +39,8 @@ macro_rules! kernel_cases {
             project_lanes: parity::project_lanes;
             recurrent_step: parity::recurrent_step;
             recurrent_step_lanes: parity::recurrent_step_lanes;
+            recurrent_step_grad: parity::recurrent_step_grad;
+            recurrent_step_grad_lanes: parity::recurrent_step_grad_lanes;
             unary_grad: parity::unary_grad;
             gather_rows_grad: parity::gather_rows_grad;
             conv1d_grad_input: parity::conv1d_grad_input;
@@ -56,10 +59,18 @@ macro_rules! kernel_cases {
             peak_read: parity::peak_read;
             peak_fma: parity::peak_fma;
             peak_step: parity::peak_step;
+            matmul_strided: parity::matmul_strided;
+            sum_strided: parity::sum_strided;
+            dropout: parity::dropout;
+            silence: parity::silence;
+            pack_weights: parity::pack_weights;
+            pack_vectors: parity::pack_vectors;
         }
     };
 }
-pub(crate) use cell::{project_lanes, project_rows, recurrent_step, recurrent_step_lanes};
+pub(crate) use cell::{
+    project_lanes, project_rows, recurrent_step, recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes,
+};
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};
 pub(crate) use gradient::{
@@ -69,6 +80,7 @@ pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
 pub(crate) use peaks::{peak_copy, peak_fma, peak_read, peak_step};
+pub(crate) use passes::{dropout, matmul_strided, pack_vectors, pack_weights, silence, sum_strided};
 pub(crate) use reduce::{argmax_rows, reduce_rows, sum_columns};
 pub(crate) use train::{
     judge_step, optimizer_step, partial_sums, point_loss, point_loss_grad, softmax_cross_entropy,

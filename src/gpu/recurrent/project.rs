@@ -48,6 +48,22 @@ pub(super) fn input(
     x: &Buffer,
     chunk: Chunk,
 ) -> Result<Buffer> {
+    let problem = call.plan.problem();
+    let of_step = call.run.batch * problem.hidden * problem.projected_gates();
+    let to = Buffer::new(recorder.device(), "gates_x", problem.cells.len() * chunk.steps * of_step)?;
+    input_into(recorder, call, layer, x, chunk, &to)?;
+    Ok(to)
+}
+
+/// [`input`] to memory that is there already.
+pub(super) fn input_into(
+    recorder: &mut Recorder,
+    call: &Call<'_>,
+    layer: usize,
+    x: &Buffer,
+    chunk: Chunk,
+    to: &Buffer,
+) -> Result<()> {
     let Call { stack, run, plan, .. } = *call;
     let problem = plan.problem();
     let device = recorder.device().clone();
@@ -60,7 +76,6 @@ pub(super) fn input(
     let (rows, depth, directions) = (chunk.steps * run.batch, problem.layer_input(layer), problem.cells.len());
     n((run.time * run.batch) * depth)?;
     n(directions * rows * problem.hidden * problem.projected_gates())?;
-    let to = Buffer::new(&device, "gates_x", directions * rows * problem.hidden * problem.projected_gates())?;
     let part = &stack.packed.layers[layer].input;
     let dims = ProjectDims {
         rows: n(rows)?,
@@ -74,9 +89,8 @@ pub(super) fn input(
     };
     let mut constants = tile_constants(tile, problem.weight_type, problem.gates(), depth);
     constants.push(("REVERSE", stack.reverse));
-    let buffers = [x, &part.buffer, &stack.packed.vectors, &to].map(Buffer::clone);
+    let buffers = [x, &part.buffer, &stack.packed.vectors, to].map(Buffer::clone);
     let bound = recorder.bind(kernel, &constants, buffers)?;
     let grid = [n(problem.hidden.div_ceil(tile.units))?, n(rows.div_ceil(tile.rows))?, n(directions)?];
-    recorder.dispatch(bound, &dims, grid)?;
-    Ok(to)
+    recorder.dispatch(bound, &dims, grid)
 }

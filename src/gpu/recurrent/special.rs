@@ -1,6 +1,6 @@
 //! A cell as the kernels' `override`s and scalars.
 
-use crate::cell::{Activation, Cell, Forget, Mix};
+use crate::cell::{Activation, Cell, Draw, Forget, Mask, Mix, Noise};
 use crate::gpu::kernel::Constants;
 use crate::gpu::uniform::uniform;
 
@@ -16,6 +16,42 @@ uniform! {
         gate_clip: f32,
         cell_clip: f32,
     }
+
+    /// Mirrors `Noise` in `shaders/common/noise.wgsl`.
+    pub(super) struct NoiseDims {
+        seed_low: u32,
+        seed_high: u32,
+        step: u32,
+        row: u32,
+        recurrent: u32,
+        zoneout_h: u32,
+        zoneout_s: u32,
+        recurrent_scale: f32,
+    }
+}
+
+/// The masks of a layer whose first direction is `row` of its stack, and the `override`s that switch them on.
+pub(super) fn noise_of(noise: &Noise, row: usize) -> (NoiseDims, Constants) {
+    let recurrent = noise.draw(Mask::Recurrent { row });
+    let [zoneout_h, zoneout_s] = [Mask::ZoneoutH { row }, Mask::ZoneoutS { row }].map(|mask| noise.draw(mask));
+    let threshold = |draw: Option<Draw>| draw.map_or(0, |draw| draw.threshold);
+    let [seed_low, seed_high, step, row] = noise.words(row);
+    let dims = NoiseDims {
+        seed_low,
+        seed_high,
+        step,
+        row,
+        recurrent: threshold(recurrent),
+        zoneout_h: threshold(zoneout_h),
+        zoneout_s: threshold(zoneout_s),
+        recurrent_scale: recurrent.map_or(1.0, |draw| draw.scale()),
+    };
+    let constants = vec![
+        ("RECURRENT_DROPOUT", u32::from(recurrent.is_some())),
+        ("ZONEOUT_H", u32::from(zoneout_h.is_some())),
+        ("ZONEOUT_S", u32::from(zoneout_s.is_some())),
+    ];
+    (dims, constants)
 }
 
 /// What a cell asks of a kernel: its `override`s and its scalars.

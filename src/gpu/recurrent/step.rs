@@ -2,12 +2,12 @@
 
 use super::pack::VECTOR_ROWS;
 use super::project::{self, tile_constants};
-use super::special::{CellScalars, Specialization};
+use super::special::{CellScalars, NoiseDims, Specialization};
 use super::{Call, RunState};
 use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Kernel, RECURRENT_STEP, RECURRENT_STEP_LANES};
+use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP, RECURRENT_STEP_LANES};
 use crate::gpu::ops::word;
 use crate::gpu::recorder::{BoundId, Recorder};
 use crate::gpu::uniform::uniform;
@@ -17,6 +17,7 @@ uniform! {
     /// Mirrors `RecurrentDims` in `shaders/cell/recurrent.wgsl`.
     struct RecurrentDims {
         scalars: CellScalars,
+        noise: NoiseDims,
         step: u32,
         time: u32,
         batch: u32,
@@ -37,20 +38,37 @@ uniform! {
         s: u32,
         s_initial: u32,
         update: u32,
+        history_h: u32,
+        history_s: u32,
+        history_initial: u32,
     }
 }
 
 /// The buffers that the state moves through, and where its parts lie in them.
-struct Memory {
+pub(super) struct Memory {
     /// h of all layers; with one dispatch a step it moves to the other one and back.
-    h: [Buffer; 2],
-    h_initial: usize,
-    /// Cell states, or a GRU's update gates between two dispatches.
-    own: Buffer,
-    s_initial: usize,
-    h_len: usize,
-    s_len: usize,
-    two_stages: bool,
+    pub(super) h: [Buffer; 2],
+    pub(super) h_initial: usize,
+    /// Cell states, or a GRU's update gates between two dispatches; what a backward pass needs.
+    pub(super) own: Buffer,
+    pub(super) s_initial: usize,
+    pub(super) h_len: usize,
+    pub(super) s_len: usize,
+    pub(super) two_stages: bool,
+    /// The layer that the buffers begin with.
+    pub(super) first_layer: usize,
+    pub(super) saved: Option<Saved>,
+}
+
+/// What a pass leaves for its gradients: where it lies in [`Memory::own`], and the noise of the pass.
+#[derive(Clone)]
+pub(super) struct Saved {
+    pub(super) h: usize,
+    pub(super) s: usize,
+    pub(super) initial: usize,
+    pub(super) update: usize,
+    pub(super) noise: NoiseDims,
+    pub(super) constants: Constants,
 }
 
 impl Memory {
@@ -74,7 +92,9 @@ impl Memory {
             None if two_stages => Buffer::new(&device, label, rows * problem.hidden)?,
             None => Buffer::new(&device, label, 1)?,
         };
-        let memory = Self { h: [h0, h1], h_initial: h_len, own, s_initial: s_len, h_len, s_len, two_stages };
+        let (h_initial, s_initial) = (h_len, s_len);
+        let h = [h0, h1];
+        let memory = Self { h, h_initial, own, s_initial, h_len, s_len, two_stages, first_layer: 0, saved: None };
         if resets {
             recorder.copy((state.h, 0), (&memory.h[0], 0), h_len);
             if let Some(s) = state.s {
@@ -133,7 +153,7 @@ pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<
             let gates_x = project::input(recorder, call, layer, &x, chunk)?;
             let steps = Steps::new(recorder, call, &memory, layer, chunk, [&gates_x, &y])?;
             for step in chunk.first..chunk.first + chunk.steps {
-                steps.record(recorder, step)?;
+                steps.record(recorder, step, step)?;
             }
         }
         x = call.merged(recorder, y)?;
@@ -161,7 +181,7 @@ pub(super) fn wave(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_
         let end = chunk.first + chunk.steps;
         let drain = if end == time { layers - 1 } else { 0 };
         for step in chunk.first..end + drain {
-            steps.record(recorder, step)?;
+            steps.record(recorder, step, step)?;
         }
     }
     for layer in 0..layers {
@@ -172,7 +192,7 @@ pub(super) fn wave(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_
 }
 
 /// The dispatches of a step, bound to their buffers.
-struct Steps {
+pub(super) struct Steps {
     dispatches: Vec<StepDispatch>,
 }
 
@@ -185,7 +205,7 @@ struct StepDispatch {
 }
 
 impl Steps {
-    fn new(
+    pub(super) fn new(
         recorder: &mut Recorder,
         call: &Call<'_>,
         memory: &Memory,
@@ -214,6 +234,8 @@ impl Steps {
             let cell = &problem.cells[group.start];
             let special = Specialization::of(cell);
             let first = layer * directions + group.start;
+            let row = first - memory.first_layer * directions;
+            let saved = memory.saved.as_ref();
             for &stage in cell.stages() {
                 let projects = stage == Stage::Project;
                 let gates = if projects { 1 } else { problem.gates() };
@@ -236,6 +258,7 @@ impl Steps {
                     ("REVERSE", stack.reverse),
                     ("WAVE", u32::from(wave)),
                 ]);
+                constants.extend(saved.iter().flat_map(|saved| saved.constants.iter().copied()));
                 if tile.method == Method::Rows {
                     let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
                     constants.extend([("SLICES", n(tile.slices)?), ("PARTIAL", n(partial)?)]);
@@ -262,6 +285,7 @@ impl Steps {
                 let z = if wave { problem.layers } else { group.len() };
                 let dims = RecurrentDims {
                     scalars: special.scalars,
+                    noise: saved.map_or_else(bytemuck::Zeroable::zeroed, |saved| saved.noise),
                     step: 0,
                     time: n(run.time)?,
                     batch: n(run.batch)?,
@@ -276,12 +300,15 @@ impl Steps {
                     input_weights: n(below.at)?,
                     input_stride: n(input_stride)?,
                     vectors: n(first * VECTOR_ROWS * hidden)?,
-                    h: n(first * run.batch * out)?,
-                    h_initial: n(memory.h_initial + first * run.batch * out)?,
+                    h: n(row * run.batch * out)?,
+                    h_initial: n(memory.h_initial + row * run.batch * out)?,
                     scratch: n(group.start * run.batch * hidden)?,
-                    s: n(first * run.batch * hidden)?,
-                    s_initial: n(memory.s_initial + first * run.batch * hidden)?,
-                    update: n(group.start * run.batch * hidden)?,
+                    s: n(row * run.batch * hidden)?,
+                    s_initial: n(memory.s_initial + row * run.batch * hidden)?,
+                    update: n(saved.map_or(0, |saved| saved.update) + group.start * run.batch * hidden)?,
+                    history_h: n(saved.map_or(0, |saved| saved.h))?,
+                    history_s: n(saved.map_or(0, |saved| saved.s))?,
+                    history_initial: n(saved.map_or(0, |saved| saved.initial) + row * run.batch * out)?,
                 };
                 let grid = [n(units.div_ceil(tile.units))?, n(run.batch.div_ceil(tile.rows))?, n(z)?];
                 dispatches.push(StepDispatch { bound, dims, grid });
@@ -290,10 +317,11 @@ impl Steps {
         Ok(Self { dispatches })
     }
 
-    fn record(&self, recorder: &mut Recorder, step: usize) -> Result<()> {
+    /// Records step `step`. `parity` of the steps done since the buffers were filled says where h lies.
+    pub(super) fn record(&self, recorder: &mut Recorder, step: usize, parity: usize) -> Result<()> {
         for StepDispatch { bound, dims, grid } in &self.dispatches {
             let dims = RecurrentDims { step: word(recorder.device(), RECURRENT_STEP.name, step)?, ..*dims };
-            recorder.dispatch(bound[step % 2], &dims, *grid)?;
+            recorder.dispatch(bound[parity % 2], &dims, *grid)?;
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub struct Tape {
 pub(super) enum Kept {
     Reference(Box<ReferenceTape>),
     Cpu(cpu::TrainingTape),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<super::gpu::GpuTape>),
 }
 
 impl std::fmt::Debug for Tape {
@@ -132,6 +134,8 @@ impl Tape {
                 let cpu::TrainingGradient { x, h, s, initial_h, initial_s, parameters } = d;
                 self.uploaded(HostGradient { x, h, s, initial_h, initial_s, parameters })
             }
+            #[cfg(feature = "gpu")]
+            Kept::Gpu(tape) => tape.backward(self, recorder, dy, d_state),
         }
     }
 

@@ -1,0 +1,419 @@
+// What the kernels of one time step backwards share: the bindings, and the walk from the gradients by a later step's gates to
+// those by this step's. The kernels differ in how they come by the sums.
+//
+// A dispatch multiplies the gradients by the gates of step `later` with the transposed recurrent weights, which gives the
+// gradient by h after the step before it, and goes on through that step's equations. Where h passed two dependent products, two
+// dispatches take them the other way round: CANDIDATE then RESET, PROJECT then WHOLE. What a unit hands from step to step lies
+// in regions of [directions, batch, out or hidden]. With one dispatch a step they move from `current` to `next`, and the two
+// change places. With two, the first one always reads `current` and writes `next`, the second one the other way round, and each
+// keeps what it hands on in its `next`.
+//
+// Gradients by the gates lie gate by gate, as the rows of the weights do; a GRU that resets after the matmul has the
+// candidate's input side behind them, a cell with a projection what it projects, one with peepholes their own gradients.
+// CPU twin: `reference::layer_backward_with_noise`.
+
+override STAGE: u32 = 0u;
+override TWO_STAGES: bool = false;
+override FLAGS: bool = false;       // `flags` says which rows take part
+override RESETS: bool = false;      // and which return to their initial state
+override HOLD: bool = false;        // a skipped step repeated the row's last output
+override PROJECTED: bool = false;
+override CLIP: bool = false;        // the gradient by the state is clamped between two steps
+override REVERSE: u32 = 0u;         // bit d: direction d walked from the last step to the first
+
+const WHOLE: u32 = 0u;
+const RESET: u32 = 1u;
+const CANDIDATE: u32 = 2u;
+const PROJECT: u32 = 3u;
+
+const FLAG_VALID: u32 = 1u;
+const FLAG_RESET: u32 = 2u;
+
+struct RecurrentGradDims {
+    scalars: CellScalars,
+    noise: Noise,
+    later: u32,             // the step that the first product comes from; as many as there are steps at the end
+    time: u32,
+    batch: u32,
+    hidden: u32,
+    out: u32,               // width of h
+    direction: u32,         // the one of z = 0
+    first_step: u32,        // the step that `gates` begins with
+    steps: u32,             // steps that `gates` holds
+    weights: u32,           // where the first direction's weights begin, in words of 16 bytes, and how far apart they are
+    weights_stride: u32,
+    peepholes: u32,         // in elements of `weights`: [directions, 3, hidden]
+    history_h: u32,         // in `history`, as `recurrent.wgsl` left them
+    history_s: u32,
+    rows: u32,              // of `hidden` elements a step and row in `d_gates`
+    second_row: u32,        // the one of the candidate's input side, or of what is projected
+    peephole_row: u32,      // the first of the peepholes'
+    projected: u32,         // in `d_gates`: gradients by the projection's result, [directions, steps, batch, out]
+    source: u32,            // what the product reads: rows of `source_width`, from `source_first` on
+    source_width: u32,
+    source_first: u32,
+    depth: u32,
+    gates: u32,             // regions: gradients by the gates, [directions, batch, gates, hidden];
+    scratch: u32,           // by the projection's result;
+    through_reset: u32,     // by h through the reset gate;
+    carry_h: u32,           // by h, past the products; by the cell state; by an output that later steps repeat;
+    carry_s: u32,
+    held: u32,
+    initial_h: u32,         // by what a reset returns to
+    initial_s: u32,
+    dy: u32,                // where the first direction's gradients by the output begin, how far apart the directions' are,
+    dy_direction: u32,      // and a row's width
+    dy_width: u32,
+    clip: f32,
+}
+
+@group(0) @binding(0) var<uniform> dims: RecurrentGradDims;
+@group(0) @binding(1) var<storage, read> gates: array<vec4<f32>>;   // pre-activations [directions, steps, batch, hidden]
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed transposes, see tile.wgsl, and peepholes
+@group(0) @binding(3) var<storage, read> flags: array<u32>;         // [time, batch]
+@group(0) @binding(4) var<storage, read> history: array<f32>;       // states before every step
+@group(0) @binding(5) var<storage, read> dy: array<f32>;            // [.., time, batch, dy_width]
+@group(0) @binding(6) var<storage, read> current: array<vec4<f32>>; // regions
+@group(0) @binding(7) var<storage, read_write> next: array<f32>;    // the same regions
+@group(0) @binding(8) var<storage, read_write> d_gates: array<f32>; // [directions, steps, batch, rows, hidden], in order of time
+
+struct Place { direction: u32, row: u32, step: u32, time: u32, flag: u32 }
+
+// The rows of a tile.
+struct Source { lane: u32, direction: u32, first_row: u32 }
+
+fn weight_word(at: u32) -> vec4<u32> {
+    return weights[at];
+}
+
+fn source_word(at: u32) -> vec4<f32> {
+    return current[at];
+}
+
+// Rows beyond the batch repeat its last one; nobody looks at their sums.
+fn source_row(source: Source, row: u32) -> u32 {
+    let clamped = min(source.first_row + row, dims.batch - 1u);
+    return dims.source + (source.direction * dims.batch + clamped) * dims.source_width + dims.source_first;
+}
+
+fn weights_of(direction: u32) -> u32 {
+    return dims.weights + direction * dims.weights_stride;
+}
+
+fn units() -> u32 {
+    if STAGE == PROJECT || (STAGE == WHOLE && !PROJECTED) {
+        return dims.out;
+    }
+    return dims.hidden;
+}
+
+// The invocations of a row: each has GATES units.
+fn blocks() -> u32 {
+    return (units() + GATES - 1u) / GATES;
+}
+
+fn is_reverse(direction: u32) -> bool {
+    return ((REVERSE >> direction) & 1u) != 0u;
+}
+
+fn place_of(direction: u32, row: u32, step: u32) -> Place {
+    let time = select(step, dims.time - 1u - step, is_reverse(direction));
+    var flag = FLAG_VALID;
+    if FLAGS {
+        flag = flags[time * dims.batch + row];
+    }
+    return Place(direction, row, step, time, flag);
+}
+
+fn is_valid(at: Place) -> bool {
+    return !FLAGS || (at.flag & FLAG_VALID) != 0u;
+}
+
+fn is_reset(at: Place) -> bool {
+    return RESETS && (at.flag & FLAG_RESET) != 0u;
+}
+
+fn in_region(region: u32, width: u32, at: Place, unit: u32) -> u32 {
+    return region + (at.direction * dims.batch + at.row) * width + unit;
+}
+
+// What the unit's own previous dispatch left.
+fn carried(region: u32, width: u32, at: Place, unit: u32) -> f32 {
+    let i = in_region(region, width, at, unit);
+    if TWO_STAGES {
+        return next[i];
+    }
+    return current[i / 4u][i % 4u];
+}
+
+fn leave(region: u32, width: u32, at: Place, unit: u32, value: f32) {
+    next[in_region(region, width, at, unit)] = value;
+}
+
+// What the other dispatch of the step left.
+fn from_other(region: u32, width: u32, at: Place, unit: u32) -> f32 {
+    let i = in_region(region, width, at, unit);
+    return current[i / 4u][i % 4u];
+}
+
+// The rows of `hidden` or `out` elements of a direction's step, in the order of time.
+fn chunk_row(at: Place) -> u32 {
+    let done = at.step - dims.first_step;
+    let place = select(done, dims.steps - 1u - done, is_reverse(at.direction));
+    return (at.direction * dims.steps + place) * dims.batch + at.row;
+}
+
+fn before_step(region: u32, width: u32, at: Place, unit: u32) -> f32 {
+    let done = at.step - dims.first_step;
+    let place = select(done, dims.steps - done, is_reverse(at.direction));
+    return history[region + ((at.direction * (dims.steps + 1u) + place) * dims.batch + at.row) * width + unit];
+}
+
+fn pre_activations(at: Place, unit: u32) -> vec4<f32> {
+    let i = chunk_row(at) * dims.hidden + unit;
+    if CELL == RNN {
+        return vec4(history[dims.history_s + i], 0.0, 0.0, 0.0);
+    }
+    return gates[i];
+}
+
+fn peephole(at: Place, row: u32, unit: u32) -> f32 {
+    let i = dims.peepholes + (at.direction * 3u + row) * dims.hidden + unit;
+    return bitcast<f32>(weights[i / 4u][i % 4u]);
+}
+
+fn peepholes(at: Place, unit: u32) -> vec3<f32> {
+    if !PEEPHOLE {
+        return vec3<f32>();
+    }
+    return vec3(peephole(at, 0u, unit), peephole(at, 1u, unit), peephole(at, 2u, unit));
+}
+
+// A row of the gradients that the weights' own are made of.
+fn store(at: Place, row: u32, unit: u32, value: f32) {
+    d_gates[(chunk_row(at) * dims.rows + row) * dims.hidden + unit] = value;
+}
+
+// Gates of the cell.
+fn gate_count() -> u32 {
+    if CELL == RNN {
+        return 1u;
+    }
+    if CELL == GRU || FORGET != FORGET_GATE {
+        return 3u;
+    }
+    return 4u;
+}
+
+// A gate's gradient on the state's side, for the product of the next dispatch and for the weights.
+fn leave_gate(at: Place, gate: u32, unit: u32, value: f32) {
+    next[in_region(dims.gates, gate_count() * dims.hidden, at, gate * dims.hidden + unit)] = value;
+    store(at, gate, unit, value);
+}
+
+// The cell state's gradient before the step; a reset hands it over.
+fn leave_s(at: Place, unit: u32, ds: f32) {
+    var handed = ds;
+    if RESETS {
+        var initial = carried(dims.initial_s, dims.hidden, at, unit);
+        if is_reset(at) {
+            initial += ds;
+            handed = 0.0;
+        }
+        leave(dims.initial_s, dims.hidden, at, unit, initial);
+    }
+    leave(dims.carry_s, dims.hidden, at, unit, handed);
+}
+
+fn within(x: f32) -> f32 {
+    if CLIP {
+        return clip(x, dims.clip);
+    }
+    return x;
+}
+
+// The gradient by the unit's h before step `later`, or after the last one.
+fn h_gradient(direction: u32, row: u32, unit: u32, sum: f32) -> f32 {
+    let at = place_of(direction, row, min(dims.later, dims.time - 1u));
+    var dh = carried(dims.carry_h, dims.out, at, unit);
+    let is_last = dims.later >= dims.time;
+    if !is_last && is_valid(at) {
+        var products = sum;
+        if STAGE == CANDIDATE {
+            products += from_other(dims.through_reset, dims.hidden, at, unit);
+        }
+        dh = within(dh + products * recurrent_factor(dims.noise, direction, row * dims.out + unit));
+    }
+    if RESETS {
+        var initial = carried(dims.initial_h, dims.out, at, unit);
+        if !is_last && is_reset(at) {
+            initial += dh;
+            dh = 0.0;
+        }
+        leave(dims.initial_h, dims.out, at, unit, initial);
+    }
+    return dh;
+}
+
+// The step that a unit skips: everything passes it by.
+fn skip(at: Place, unit: u32) {
+    for (var row = 0u; row < dims.rows; row++) {
+        store(at, row, unit, 0.0);
+    }
+    for (var gate = 0u; gate < gate_count(); gate++) {
+        next[in_region(dims.gates, gate_count() * dims.hidden, at, gate * dims.hidden + unit)] = 0.0;
+    }
+    if CELL == LSTM {
+        leave_s(at, unit, carried(dims.carry_s, dims.hidden, at, unit));
+    }
+}
+
+fn rnn(at: Place, unit: u32, dh: f32) {
+    leave_gate(at, 0u, unit, dh * candidate_slope(dims.scalars, pre_activations(at, unit).x));
+}
+
+fn lstm(at: Place, unit: u32, dm: f32) {
+    var ds = carried(dims.carry_s, dims.hidden, at, unit);
+    var kept = 0.0;
+    if ZONEOUT_S && !moves_s(dims.noise, at.direction, (at.time * dims.batch + at.row) * dims.hidden + unit) {
+        kept = ds;
+        ds = 0.0;
+    }
+    let s = before_step(dims.history_s, dims.hidden, at, unit);
+    let d = lstm_update_grad(dims.scalars, pre_activations(at, unit), peepholes(at, unit), s, dm, ds);
+    leave_gate(at, 0u, unit, d.a.x);
+    leave_gate(at, 1u, unit, d.a.y);
+    leave_gate(at, 2u, unit, d.a.z);
+    if FORGET == FORGET_GATE {
+        leave_gate(at, 3u, unit, d.a.w);
+    }
+    if PROJECTED {
+        store(at, dims.second_row, unit, d.m);
+    }
+    if PEEPHOLE {
+        store(at, dims.peephole_row, unit, d.p.x);
+        store(at, dims.peephole_row + 1u, unit, d.p.y);
+        store(at, dims.peephole_row + 2u, unit, d.p.z);
+    }
+    leave_s(at, unit, within(d.s + kept));
+}
+
+// The update gate and the candidate; where the reset comes after the matmul, the reset gate as well. Returns the gradient by h
+// past the products.
+fn gru(at: Place, unit: u32, dh: f32) -> f32 {
+    let a = pre_activations(at, unit);
+    let h = before_step(dims.history_h, dims.out, at, unit);
+    if STAGE == CANDIDATE {
+        let d = gru_mix_grad(dims.scalars, a.y, a.z, h, dh);
+        leave_gate(at, 1u, unit, d.z);
+        leave_gate(at, 2u, unit, d.n);
+        return d.h;
+    }
+    let r = open_gate(dims.scalars, a.x);
+    let d = gru_mix_grad(dims.scalars, a.y, a.z + r * a.w, h, dh);
+    leave_gate(at, 0u, unit, d.n * a.w * gate_slope(dims.scalars, a.x));
+    leave_gate(at, 1u, unit, d.z);
+    leave_gate(at, 2u, unit, r * d.n);
+    store(at, dims.second_row, unit, d.n);
+    return d.h;
+}
+
+// A step's first dispatch, from a unit's sum of the products of step `later`.
+fn begin(direction: u32, row: u32, unit: u32, sum: f32) {
+    let dh_after = h_gradient(direction, row, unit, sum);
+    if dims.later == 0u {
+        let at = place_of(direction, row, 0u);
+        leave(dims.carry_h, dims.out, at, unit, dh_after);
+        if CELL == LSTM && !TWO_STAGES {
+            leave(dims.carry_s, dims.hidden, at, unit, carried(dims.carry_s, dims.hidden, at, unit));
+            if RESETS {
+                leave(dims.initial_s, dims.hidden, at, unit, carried(dims.initial_s, dims.hidden, at, unit));
+            }
+        }
+        return;
+    }
+    let at = place_of(direction, row, dims.later - 1u);
+    let mask_index = (at.time * dims.batch + row) * dims.out + unit;
+    let d_output = dy[dims.dy + direction * dims.dy_direction + (at.time * dims.batch + row) * dims.dy_width + unit];
+    var held = 0.0;
+    if HOLD {
+        held = carried(dims.held, dims.out, at, unit);
+    }
+    if !is_valid(at) {
+        if HOLD {
+            leave(dims.held, dims.out, at, unit, held + d_output);
+        }
+        leave(dims.carry_h, dims.out, at, unit, dh_after);
+        if STAGE == PROJECT {
+            leave(dims.scratch, dims.out, at, unit, 0.0);
+            d_gates[dims.projected + chunk_row(at) * dims.out + unit] = 0.0;
+        } else {
+            skip(at, unit);
+        }
+        return;
+    }
+    var dh = dh_after + d_output + held;
+    if HOLD {
+        leave(dims.held, dims.out, at, unit, 0.0);
+    }
+    var past = 0.0;
+    if ZONEOUT_H && !moves_h(dims.noise, direction, mask_index) {
+        past = dh;
+        dh = 0.0;
+    }
+    if STAGE == PROJECT {
+        leave(dims.scratch, dims.out, at, unit, dh);
+        d_gates[dims.projected + chunk_row(at) * dims.out + unit] = dh;
+    } else if CELL == RNN {
+        rnn(at, unit, dh);
+    } else if CELL == LSTM {
+        lstm(at, unit, dh);
+    } else {
+        past += gru(at, unit, dh);
+    }
+    leave(dims.carry_h, dims.out, at, unit, past);
+}
+
+// Its second dispatch, from the sum of the product within the step.
+fn end(direction: u32, row: u32, unit: u32, sum: f32) {
+    let at = place_of(direction, row, dims.later - 1u);
+    if STAGE == WHOLE {
+        if is_valid(at) {
+            lstm(at, unit, sum);
+        } else {
+            skip(at, unit);
+        }
+        return;
+    }
+    // What the first dispatch found of z goes on beside r.
+    let z = dims.hidden + unit;
+    leave(dims.gates, gate_count() * dims.hidden, at, z, from_other(dims.gates, gate_count() * dims.hidden, at, z));
+    if !is_valid(at) {
+        leave_gate(at, 0u, unit, 0.0);
+        return;
+    }
+    let a = pre_activations(at, unit);
+    let factor = recurrent_factor(dims.noise, direction, row * dims.out + unit);
+    let h = before_step(dims.history_h, dims.out, at, unit) * factor;
+    leave_gate(at, 0u, unit, sum * h * gate_slope(dims.scalars, a.x));
+    leave(dims.through_reset, dims.hidden, at, unit, sum * open_gate(dims.scalars, a.x));
+}
+
+// A unit's sum of a row, from either dispatch.
+fn finish(direction: u32, row: u32, unit: u32, sum: f32) {
+    if STAGE == RESET || (STAGE == WHOLE && PROJECTED) {
+        end(direction, row, unit, sum);
+    } else {
+        begin(direction, row, unit, sum);
+    }
+}
+
+// A row's sums of an invocation's units.
+fn finish_block(direction: u32, row: u32, block: u32, sums: vec4<f32>) {
+    for (var column = 0u; column < GATES; column++) {
+        let unit = block * GATES + column;
+        if unit < units() {
+            finish(direction, row, unit, sums[column]);
+        }
+    }
+}

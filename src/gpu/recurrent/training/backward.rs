@@ -1,0 +1,491 @@
+//! Back-propagation through time.
+
+use super::pack::{BackWeights, Matrices};
+use super::weights::WeightGradients;
+use super::{ChunkTape, LayerTape, ParameterBuffers, Pass, TrainingGradient, TrainingTape};
+use crate::cell::{Activation, Mask, Pad};
+use crate::error::Result;
+use crate::gpu::buffer::Buffer;
+use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
+use crate::gpu::ops::{Operand, binary, unary, word};
+use crate::gpu::recorder::{BoundId, Recorder};
+use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
+use crate::gpu::strided::dropout;
+use crate::gpu::uniform::uniform;
+use crate::plan::{Chunk, Method, Problem, Stage};
+use crate::reference::Binary;
+
+uniform! {
+    /// Mirrors `RecurrentGradDims` in `shaders/cell/recurrent_grad.wgsl`.
+    struct RecurrentGradDims {
+        scalars: CellScalars,
+        noise: NoiseDims,
+        later: u32,
+        time: u32,
+        batch: u32,
+        hidden: u32,
+        out: u32,
+        direction: u32,
+        first_step: u32,
+        steps: u32,
+        weights: u32,
+        weights_stride: u32,
+        peepholes: u32,
+        history_h: u32,
+        history_s: u32,
+        rows: u32,
+        second_row: u32,
+        peephole_row: u32,
+        projected: u32,
+        source: u32,
+        source_width: u32,
+        source_first: u32,
+        depth: u32,
+        gates: u32,
+        scratch: u32,
+        through_reset: u32,
+        carry_h: u32,
+        carry_s: u32,
+        held: u32,
+        initial_h: u32,
+        initial_s: u32,
+        dy: u32,
+        dy_direction: u32,
+        dy_width: u32,
+        clip: f32,
+    }
+}
+
+/// Where the buffers that gradients move between keep their parts, in elements.
+#[derive(Clone, Copy)]
+struct Regions {
+    gates: usize,
+    /// By the projection's result, or through a reset gate: no cell has both.
+    between: usize,
+    carry_h: usize,
+    carry_s: usize,
+    held: usize,
+    initial_h: usize,
+    initial_s: usize,
+    len: usize,
+}
+
+/// The gradients by a layer's output: where those of a direction lie.
+struct OutputGradient {
+    buffer: Buffer,
+    /// From one direction to the next.
+    direction: usize,
+    width: usize,
+}
+
+/// What a call brings along.
+pub(crate) struct Incoming<'a> {
+    /// `[time, batch, width]`
+    pub(crate) dy: &'a Buffer,
+    /// As the state; zeros where absent.
+    pub(crate) d_h: Option<&'a Buffer>,
+    pub(crate) d_s: Option<&'a Buffer>,
+    /// Clamp of the gradient by the state between two steps.
+    pub(crate) clip: Option<f32>,
+}
+
+/// The memory of a way back, the same for all layers.
+struct Workspace {
+    regions: Regions,
+    /// Gradients by the state and the gates move from one to the other.
+    between_steps: [Buffer; 2],
+    /// What a chunk's steps leave for the weights' gradients.
+    d_gates: Buffer,
+    /// Where chunks are run again.
+    replay: Option<(ChunkTape, [Buffer; 2])>,
+}
+
+impl Pass {
+    fn regions(&self) -> Regions {
+        let (directions, hidden) = (self.directions(), self.problem().hidden);
+        let (h_len, wide_len) = (directions * self.h_len(), directions * self.problem().batch * hidden);
+        let mut len = 0;
+        // A product reads whole words.
+        let mut next = |elements: usize| {
+            let at = len;
+            len += elements.next_multiple_of(4);
+            at
+        };
+        let gates = next(self.problem().gates() * wide_len);
+        let (between, carry_h, carry_s) = (next(wide_len), next(h_len), next(wide_len));
+        let (held, initial_h, initial_s) = (next(h_len), next(h_len), next(wide_len));
+        Regions { gates, between, carry_h, carry_s, held, initial_h, initial_s, len }
+    }
+
+    /// Elements that a chunk's steps leave for the weights' gradients: rows of `hidden`, then those by the projection's result.
+    pub(super) fn d_gates(&self, steps: usize) -> (usize, usize) {
+        let all = self.directions() * steps * self.problem().batch;
+        let projected = all * self.plan.rows.count * self.problem().hidden;
+        let width = if self.problem().cells[0].projection().is_some() { self.problem().out() } else { 0 };
+        (projected, projected + all * width)
+    }
+
+    fn workspace(&self, recorder: &Recorder) -> Result<Workspace> {
+        let device = recorder.device();
+        let regions = self.regions();
+        let new = |len| Buffer::new(device, "recurrent gradients", len);
+        let replay = match self.checkpoint {
+            true => Some((self.chunk_tape(device, self.longest())?, self.exchange(device)?)),
+            false => None,
+        };
+        Ok(Workspace {
+            regions,
+            between_steps: [new(regions.len)?, new(regions.len)?],
+            d_gates: new(self.d_gates(self.longest()).1)?,
+            replay,
+        })
+    }
+
+    /// Each direction's share of the gradients by the merged output.
+    fn unmerged(&self, recorder: &mut Recorder, dy: &Buffer, tape: &LayerTape) -> Result<OutputGradient> {
+        let Problem { time, batch, .. } = *self.problem();
+        let out = self.problem().out();
+        let rows = time * batch;
+        let whole = |buffer: Buffer, direction, width| OutputGradient { buffer, direction, width };
+        if self.directions() == 1 {
+            return Ok(whole(dy.clone(), 0, out));
+        }
+        match (self.stack.merge, &tape.y) {
+            (None, _) => Ok(whole(dy.clone(), out, 2 * out)),
+            (Some(Binary::Mul), Some(y)) => {
+                let both = Buffer::new(recorder.device(), "gradients by the outputs", 2 * rows * out)?;
+                for direction in 0..2 {
+                    let other = Operand { buffer: y, stride: 2 * out, offset: (1 - direction) * out };
+                    let dy = Operand { buffer: dy, stride: out, offset: 0 };
+                    let share = binary(recorder, Binary::Mul, dy, other, [rows, out])?;
+                    recorder.copy((&share, 0), (&both, direction * rows * out), rows * out);
+                }
+                Ok(whole(both, rows * out, out))
+            }
+            (Some(Binary::Mean), _) => {
+                let half = Activation::Affine { alpha: 0.5, beta: 0.0 };
+                Ok(whole(unary(recorder, half, dy, rows * out)?, 0, out))
+            }
+            _ => Ok(whole(dy.clone(), 0, out)),
+        }
+    }
+}
+
+impl TrainingTape {
+    /// Records the gradients by everything that the forward pass read.
+    pub(crate) fn backward(&self, recorder: &mut Recorder, incoming: &Incoming<'_>) -> Result<TrainingGradient> {
+        let device = recorder.device().clone();
+        let pass = &self.pass;
+        let problem = pass.problem();
+        let Problem { time, batch, layers, input, .. } = *problem;
+        let label = "gradients by the state";
+        let (h_len, s_len) = (pass.directions() * pass.h_len(), pass.directions() * pass.s_len());
+        let states = |len: usize| -> Result<Option<Buffer>> {
+            if len == 0 && !problem.cells[0].has_cell_state() {
+                return Ok(None);
+            }
+            Buffer::new(&device, label, layers * len).map(Some)
+        };
+        let mut gradient = TrainingGradient {
+            x: Buffer::new(&device, "gradients by the input", 0)?,
+            h: Buffer::new(&device, label, layers * h_len)?,
+            s: states(s_len)?,
+            initial_h: Buffer::new(&device, label, layers * h_len)?,
+            initial_s: states(s_len)?,
+            parameters: Vec::with_capacity(layers),
+        };
+        recorder.clear(&gradient.initial_h, 0, layers * h_len);
+        if let Some(s) = &gradient.initial_s {
+            recorder.clear(s, 0, layers * s_len);
+        }
+        if self.layers.is_empty() {
+            // What no step has touched is handed through.
+            copy_or_clear(recorder, incoming.d_h, &gradient.h, layers * h_len);
+            if let Some(s) = &gradient.s {
+                copy_or_clear(recorder, incoming.d_s, s, layers * s_len);
+            }
+            gradient.x = Buffer::new(&device, "gradients by the input", time * batch * input)?;
+            for layer in 0..layers {
+                let zeros = |direction| WeightGradients::zeros(recorder, pass, (layer, direction));
+                gradient.parameters.push((0..pass.directions()).map(zeros).collect::<Result<_>>()?);
+            }
+            return Ok(gradient);
+        }
+        let workspace = pass.workspace(recorder)?;
+        let mut dy = incoming.dy.clone();
+        for (layer, tape) in self.layers.iter().enumerate().rev() {
+            let (dx, parameters) = pass.layer_back(recorder, (layer, tape), (&dy, incoming), &workspace, &gradient)?;
+            gradient.parameters.push(parameters);
+            dy = dx;
+        }
+        gradient.parameters.reverse();
+        gradient.x = dy;
+        Ok(gradient)
+    }
+}
+
+fn copy_or_clear(recorder: &mut Recorder, from: Option<&Buffer>, to: &Buffer, len: usize) {
+    match from {
+        Some(from) => recorder.copy((from, 0), (to, 0), len),
+        None => recorder.clear(to, 0, len),
+    }
+}
+
+impl Pass {
+    /// One layer: returns the gradients by its input and by its parameters, and leaves those by its state.
+    fn layer_back(
+        &self,
+        recorder: &mut Recorder,
+        (layer, tape): (usize, &LayerTape),
+        (dy, incoming): (&Buffer, &Incoming<'_>),
+        workspace: &Workspace,
+        gradient: &TrainingGradient,
+    ) -> Result<(Buffer, Vec<ParameterBuffers>)> {
+        let Problem { time, batch, .. } = *self.problem();
+        let share = self.unmerged(recorder, dy, tape)?;
+        let packed = BackWeights::record(recorder, self.problem(), self.plan.columns, &self.parameters[layer])?;
+        self.begin_back(recorder, layer, incoming, workspace);
+        let mut weights = WeightGradients::new(recorder, self, layer)?;
+        let back = Back { pass: self, layer, share: &share, packed: &packed, workspace, clip: incoming.clip };
+        let mut done = 0;
+        for (at, &chunk) in self.plan.forward.chunks.iter().enumerate().rev() {
+            let kept = match (&workspace.replay, &tape.y) {
+                (Some((replay, exchange)), Some(y)) => {
+                    let border = &tape.borders[at];
+                    self.forward_chunk(recorder, (layer, chunk), &tape.x, border, (replay, exchange), y)?;
+                    replay
+                }
+                _ => &tape.chunks[at],
+            };
+            let steps = BackSteps::new(recorder, &back, chunk, kept)?;
+            for step in (chunk.first..chunk.first + chunk.steps).rev() {
+                steps.record(recorder, step + 1, done)?;
+                done += 1;
+            }
+            weights.add(recorder, (&tape.x, kept, &workspace.d_gates), chunk)?;
+            if at == 0 {
+                steps.finish(recorder, done)?;
+                done += 1;
+            }
+        }
+        self.end_back(recorder, layer, workspace, gradient, done);
+        let mut dx = weights.input_gradient(recorder)?;
+        let draw = if layer > 0 { self.noise.draw(Mask::Dropout { layer: layer - 1 }) } else { None };
+        if let Some(draw) = draw {
+            dx = dropout(recorder, &draw, &dx, time * batch * self.problem().layer_input(layer))?;
+        }
+        Ok((dx, weights.parameters(recorder)?))
+    }
+
+    /// Puts the gradients by the last state where the first step back looks for them.
+    fn begin_back(&self, recorder: &mut Recorder, layer: usize, incoming: &Incoming<'_>, workspace: &Workspace) {
+        let Workspace { regions, between_steps: [a, b], .. } = workspace;
+        let (h_len, s_len) = (self.directions() * self.h_len(), self.directions() * self.s_len());
+        recorder.clear(a, 0, regions.len);
+        if self.two_stages() {
+            recorder.clear(b, 0, regions.len);
+        }
+        if let Some(d_h) = incoming.d_h {
+            let to = if self.two_stages() { b } else { a };
+            recorder.copy((d_h, layer * h_len), (to, regions.carry_h), h_len);
+        }
+        if let Some(d_s) = incoming.d_s {
+            recorder.copy((d_s, layer * s_len), (a, regions.carry_s), s_len);
+        }
+    }
+
+    /// Copies what the last of `done` steps left to the gradients by the state.
+    fn end_back(
+        &self,
+        recorder: &mut Recorder,
+        layer: usize,
+        workspace: &Workspace,
+        gradient: &TrainingGradient,
+        done: usize,
+    ) {
+        let Workspace { regions, between_steps, .. } = workspace;
+        let (h_len, s_len) = (self.directions() * self.h_len(), self.directions() * self.s_len());
+        let (h, s) = if self.two_stages() { (1, 0) } else { (done % 2, done % 2) };
+        recorder.copy((&between_steps[h], regions.carry_h), (&gradient.h, layer * h_len), h_len);
+        if let Some(to) = &gradient.s {
+            recorder.copy((&between_steps[s], regions.carry_s), (to, layer * s_len), s_len);
+        }
+        if self.resets {
+            recorder.copy((&between_steps[h], regions.initial_h), (&gradient.initial_h, layer * h_len), h_len);
+            if let Some(to) = &gradient.initial_s {
+                recorder.copy((&between_steps[s], regions.initial_s), (to, layer * s_len), s_len);
+            }
+        }
+    }
+}
+
+/// A layer on its way back.
+struct Back<'a> {
+    pass: &'a Pass,
+    layer: usize,
+    share: &'a OutputGradient,
+    packed: &'a BackWeights,
+    workspace: &'a Workspace,
+    clip: Option<f32>,
+}
+
+/// The dispatches of a step back, bound to their buffers.
+struct BackSteps {
+    dispatches: Vec<BackDispatch>,
+}
+
+struct BackDispatch {
+    /// For even and for odd numbers of steps done.
+    bound: [BoundId; 2],
+    dims: RecurrentGradDims,
+    grid: [u32; 3],
+    /// Whether it begins a step.
+    first: bool,
+}
+
+impl BackSteps {
+    fn new(recorder: &mut Recorder, back: &Back<'_>, chunk: Chunk, tape: &ChunkTape) -> Result<Self> {
+        let Back { pass, layer, share, packed, workspace, clip } = *back;
+        let problem = pass.problem();
+        let regions = workspace.regions;
+        let device = recorder.device().clone();
+        let (tile, columns, rows) = (&pass.plan.back, pass.plan.columns, pass.plan.rows);
+        let kernel: &'static Kernel = match tile.method {
+            Method::Rows => &RECURRENT_STEP_GRAD,
+            Method::Lanes => &RECURRENT_STEP_GRAD_LANES,
+        };
+        let n = |size: usize| word(&device, kernel.name, size);
+        let (hidden, out, gates) = (problem.hidden, problem.out(), problem.gates());
+        let two_stages = pass.two_stages();
+        let layout = pass.history(chunk.steps);
+        let (projected, d_gates_len) = pass.d_gates(chunk.steps);
+        let (noise, noise_constants) = noise_of(&pass.noise, layer * pass.directions());
+        n(d_gates_len)?;
+        n(layout.len)?;
+        n(problem.time * problem.batch * share.width.max(2 * out))?;
+        let flags = pass.flags.as_ref().unwrap_or(&tape.history);
+        let [a, b] = &workspace.between_steps;
+
+        let mut dispatches = Vec::new();
+        for group in &pass.plan.forward.groups {
+            let cell = &problem.cells[group.start];
+            let special = Specialization::of(cell);
+            for &stage in cell.stages().iter().rev() {
+                let first = match stage {
+                    Stage::Candidate | Stage::Project => true,
+                    Stage::Reset => false,
+                    Stage::Whole => !two_stages,
+                };
+                let Matrices { at, stride, depth } = match (first, packed.second) {
+                    (false, Some(second)) => second,
+                    _ => packed.first,
+                };
+                let units = if first { out } else { hidden };
+                let (source, width, from) = match (first, stage) {
+                    (false, Stage::Whole) => (regions.between, out, 0),
+                    (false, _) => (regions.gates, gates * hidden, 2 * hidden),
+                    _ => (regions.gates, gates * hidden, 0),
+                };
+                let turn = if columns == 1 { 16 } else { 8 };
+                let mut constants: Constants = special.constants.clone();
+                constants.extend(noise_constants.iter().copied());
+                constants.extend([
+                    ("ROWS", n(tile.rows)?),
+                    ("UNITS", n(tile.units)?),
+                    ("GATES", n(columns)?),
+                    ("USED", (1 << columns) - 1),
+                    ("STRADDLE", u32::from(!(width.is_multiple_of(4) && from.is_multiple_of(4)))),
+                    ("TAIL", u32::from(!depth.is_multiple_of(turn))),
+                    ("STAGE", stage as u32),
+                    ("TWO_STAGES", u32::from(two_stages)),
+                    ("FLAGS", u32::from(pass.flags.is_some())),
+                    ("RESETS", u32::from(pass.resets)),
+                    ("HOLD", u32::from(pass.pad == Pad::Hold)),
+                    ("CLIP", u32::from(clip.is_some())),
+                    ("REVERSE", pass.stack.reverse),
+                ]);
+                if tile.method == Method::Rows {
+                    let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
+                    constants.extend([("SLICES", n(tile.slices)?), ("PARTIAL", n(partial)?)]);
+                }
+                let mut bind = |[current, next]: [&Buffer; 2]| {
+                    let (dy, d_gates) = (&share.buffer, &workspace.d_gates);
+                    let buffers = [&tape.gates, &packed.buffer, flags, &tape.history, dy, current, next, d_gates];
+                    recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
+                };
+                let (there, return_) = (bind([a, b])?, bind([b, a])?);
+                let bound = match (two_stages, first) {
+                    (false, _) => [there, return_],
+                    (true, true) => [there; 2],
+                    (true, false) => [return_; 2],
+                };
+                let dims = RecurrentGradDims {
+                    scalars: special.scalars,
+                    noise,
+                    later: 0,
+                    time: n(problem.time)?,
+                    batch: n(problem.batch)?,
+                    hidden: n(hidden)?,
+                    out: n(out)?,
+                    direction: n(group.start)?,
+                    first_step: n(chunk.first)?,
+                    steps: n(chunk.steps)?,
+                    weights: n(at)?,
+                    weights_stride: n(stride)?,
+                    peepholes: n(packed.peepholes)?,
+                    history_h: n(layout.h)?,
+                    history_s: n(layout.s)?,
+                    rows: n(rows.count)?,
+                    second_row: n(rows.second)?,
+                    peephole_row: n(rows.peephole)?,
+                    projected: n(projected)?,
+                    source: n(source)?,
+                    source_width: n(width)?,
+                    source_first: n(from)?,
+                    depth: n(depth)?,
+                    gates: n(regions.gates)?,
+                    scratch: n(regions.between)?,
+                    through_reset: n(regions.between)?,
+                    carry_h: n(regions.carry_h)?,
+                    carry_s: n(regions.carry_s)?,
+                    held: n(regions.held)?,
+                    initial_h: n(regions.initial_h)?,
+                    initial_s: n(regions.initial_s)?,
+                    dy: 0,
+                    dy_direction: n(share.direction)?,
+                    dy_width: n(share.width)?,
+                    clip: clip.unwrap_or(0.0),
+                };
+                let blocks = units.div_ceil(columns);
+                let grid = [n(blocks.div_ceil(tile.units))?, n(problem.batch.div_ceil(tile.rows))?, n(group.len())?];
+                dispatches.push(BackDispatch { bound, dims, grid, first });
+            }
+        }
+        Ok(Self { dispatches })
+    }
+
+    /// Records the step before `later`; `done` steps have been recorded since the buffers were filled.
+    fn record(&self, recorder: &mut Recorder, later: usize, done: usize) -> Result<()> {
+        self.dispatch(recorder, later, done, |_| true)
+    }
+
+    /// Records what is left once the first step has been gone through: its product.
+    fn finish(&self, recorder: &mut Recorder, done: usize) -> Result<()> {
+        self.dispatch(recorder, 0, done, |dispatch| dispatch.first)
+    }
+
+    fn dispatch(
+        &self,
+        recorder: &mut Recorder,
+        later: usize,
+        done: usize,
+        wanted: impl Fn(&BackDispatch) -> bool,
+    ) -> Result<()> {
+        for dispatch in self.dispatches.iter().filter(|dispatch| wanted(dispatch)) {
+            let BackDispatch { bound, dims, grid, .. } = dispatch;
+            let dims = RecurrentGradDims { later: word(recorder.device(), RECURRENT_STEP_GRAD.name, later)?, ..*dims };
+            recorder.dispatch(bound[done % 2], &dims, *grid)?;
+        }
+        Ok(())
+    }
+}

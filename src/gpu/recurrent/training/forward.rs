@@ -1,0 +1,231 @@
+//! The forward pass of training.
+
+use super::{Border, ChunkTape, LayerTape, Pass, TrainingRun, TrainingStack, TrainingTape};
+use crate::cell::{Draw, Mask};
+use crate::error::Result;
+use crate::gpu::buffer::Buffer;
+use crate::gpu::context::GpuDevice;
+use crate::gpu::recorder::Recorder;
+use crate::gpu::recurrent::pack::PackedStack;
+use crate::gpu::recurrent::project;
+use crate::gpu::recurrent::step::{Memory, Steps};
+use crate::gpu::recurrent::{Call, LayerStack, RunState, in_whole_words};
+use crate::gpu::strided::{dropout, dropout_into, silence};
+use crate::plan::{Chunk, Problem, TrainingPlan};
+use crate::reference::Binary;
+
+/// Records a pass over the whole stack; returns `y [time, batch, width]` and what the way back needs. The state advances.
+pub(crate) fn forward_training(
+    recorder: &mut Recorder,
+    stack: TrainingStack<'_>,
+    training: TrainingRun<'_>,
+    state: &RunState<'_>,
+) -> Result<(Buffer, TrainingTape)> {
+    let device = recorder.device().clone();
+    let TrainingRun { run, noise, checkpoint } = training;
+    let problem = Problem { time: run.time, batch: run.batch, ..stack.problem.clone() };
+    let plan = TrainingPlan::new(problem, device.plan_limits(), checkpoint)?;
+    let nothing = run.time == 0 || run.batch == 0;
+    let packed = if nothing { PackedStack::empty(&device)? } else { PackedStack::record(recorder, &stack)? };
+    let reverse = stack.reverse();
+    let TrainingStack { problem, merge, parameters, .. } = stack;
+    let pass = Pass {
+        stack: LayerStack { problem, reverse, merge, kind: TrainingStack::KIND, packed },
+        parameters,
+        plan,
+        flags: run.flags.clone(),
+        resets: run.resets,
+        pad: run.pad,
+        noise,
+        initial: state.initial.map(|(h, s)| (h.clone(), s.cloned())),
+        checkpoint: checkpoint.is_some(),
+    };
+    if nothing {
+        return Ok((Buffer::new(&device, "y", 0)?, TrainingTape { pass, layers: Vec::new() }));
+    }
+    let problem = pass.problem();
+    let mut x = in_whole_words(recorder, run.x, run.time * run.batch * problem.input)?;
+    if let Some(flags) = &run.flags {
+        x = silence(recorder, &x, flags, [run.time * run.batch, problem.input])?;
+    }
+    let exchange = pass.exchange(&device)?;
+    let replayed = if pass.checkpoint { Some(pass.chunk_tape(&device, pass.longest())?) } else { None };
+    let mut layers = Vec::with_capacity(problem.layers);
+    for layer in 0..problem.layers {
+        let (tape, y) = pass.forward_layer(recorder, layer, x, (&exchange, replayed.as_ref()), state)?;
+        x = y;
+        layers.push(tape);
+    }
+    Ok((x, TrainingTape { pass, layers }))
+}
+
+impl Pass {
+    /// The buffers that h moves between.
+    pub(super) fn exchange(&self, device: &GpuDevice) -> Result<[Buffer; 2]> {
+        let label = "recurrent state";
+        let len = self.directions() * self.h_len() * if self.resets { 2 } else { 1 };
+        let scratch = self.directions() * self.problem().batch * self.problem().hidden;
+        let other = if self.two_stages() { scratch } else { len };
+        Ok([Buffer::new(device, label, len)?, Buffer::new(device, label, other)?])
+    }
+
+    /// Runs a layer over `x`; returns its tape and what the layer above reads.
+    fn forward_layer(
+        &self,
+        recorder: &mut Recorder,
+        layer: usize,
+        x: Buffer,
+        (exchange, replayed): (&[Buffer; 2], Option<&ChunkTape>),
+        state: &RunState<'_>,
+    ) -> Result<(LayerTape, Buffer)> {
+        let device = recorder.device().clone();
+        let Problem { time, batch, layers, .. } = *self.problem();
+        let run = self.run(&x);
+        let call = Call { stack: &self.stack, run: &run, plan: &self.plan.forward, out: self.problem().out() };
+        let y = call.output(&device)?;
+        let (h_len, s_len) = (self.directions() * self.h_len(), self.directions() * self.s_len());
+        let mut border = Border::new(&device, h_len, s_len)?;
+        recorder.copy((state.h, layer * h_len), (&border.h, 0), h_len);
+        if let (Some(from), Some(to)) = (state.s, &border.s) {
+            recorder.copy((from, layer * s_len), (to, 0), s_len);
+        }
+        let (mut borders, mut chunks) = (Vec::new(), Vec::new());
+        for &chunk in &self.plan.forward.chunks {
+            let own = if replayed.is_none() { Some(self.chunk_tape(&device, chunk.steps)?) } else { None };
+            if let Some(tape) = own.as_ref().or(replayed) {
+                self.forward_chunk(recorder, (layer, chunk), &x, &border, (tape, exchange), &y)?;
+                let after = self.border_after(recorder, chunk, tape)?;
+                borders.push(std::mem::replace(&mut border, after));
+            }
+            chunks.extend(own);
+        }
+        recorder.copy((&border.h, 0), (state.h, layer * h_len), h_len);
+        if let (Some(from), Some(to)) = (&border.s, state.s) {
+            recorder.copy((from, 0), (to, layer * s_len), s_len);
+        }
+        let needs_y = self.checkpoint || self.stack.merge == Some(Binary::Mul);
+        let kept = needs_y.then(|| y.clone());
+        let mut above = call.merged(recorder, y)?;
+        let draw = if layer + 1 < layers { self.noise.draw(Mask::Dropout { layer }) } else { None };
+        if let Some(draw) = draw {
+            let width = self.problem().layer_input(layer + 1);
+            above = dropout(recorder, &draw, &above, time * batch * width)?;
+        }
+        Ok((LayerTape { x, y: kept, borders, chunks }, above))
+    }
+
+    /// Runs a chunk of a layer from the state before it.
+    pub(super) fn forward_chunk(
+        &self,
+        recorder: &mut Recorder,
+        (layer, chunk): (usize, Chunk),
+        x: &Buffer,
+        border: &Border,
+        (tape, exchange): (&ChunkTape, &[Buffer; 2]),
+        y: &Buffer,
+    ) -> Result<()> {
+        let run = self.run(x);
+        let call = Call { stack: &self.stack, run: &run, plan: &self.plan.forward, out: self.problem().out() };
+        let layout = self.history(chunk.steps);
+        self.begin_chunk(recorder, (layer, chunk), border, (tape, exchange))?;
+        project::input_into(recorder, &call, layer, x, chunk, &tape.gates)?;
+        let memory = Memory {
+            h: exchange.clone(),
+            h_initial: self.directions() * self.h_len(),
+            own: tape.history.clone(),
+            s_initial: layout.initial_s,
+            h_len: self.directions() * self.h_len(),
+            s_len: layout.len,
+            two_stages: self.two_stages(),
+            first_layer: layer,
+            saved: Some(self.saved(layer, layout)),
+        };
+        let steps = Steps::new(recorder, &call, &memory, layer, chunk, [&tape.gates, y])?;
+        for done in 0..chunk.steps {
+            steps.record(recorder, chunk.first + done, done)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the state before a chunk, and what a reset returns to, where the steps look for them.
+    fn begin_chunk(
+        &self,
+        recorder: &mut Recorder,
+        (layer, chunk): (usize, Chunk),
+        border: &Border,
+        (tape, exchange): (&ChunkTape, &[Buffer; 2]),
+    ) -> Result<()> {
+        let (h_len, s_len) = (self.h_len(), self.s_len());
+        let directions = self.directions();
+        let (layout, steps) = (self.history(chunk.steps), chunk.steps);
+        let copy = |recorder: &mut Recorder, from: Option<(&Buffer, usize)>, to: (&Buffer, usize), len| match from {
+            Some(from) => recorder.copy(from, to, len),
+            None => recorder.clear(to.0, to.1, len),
+        };
+        for direction in 0..directions {
+            let place = direction * (steps + 1) + self.state_place(direction, steps, false);
+            let before = (&border.h, direction * h_len);
+            recorder.copy(before, (&tape.history, layout.h + place * h_len), h_len);
+            if let Some(s) = &border.s {
+                recorder.copy((s, direction * s_len), (&tape.history, layout.s + place * s_len), s_len);
+            }
+            let row = layer * directions + direction;
+            let draw = self.noise.draw(Mask::Recurrent { row });
+            self.copy_masked(recorder, draw, Some(before), (&exchange[0], direction * h_len))?;
+            if !self.resets {
+                continue;
+            }
+            let initial = self.initial.as_ref();
+            let initial_h = initial.map(|(h, _)| (h, row * h_len));
+            let initial_s = initial.and_then(|(_, s)| s.as_ref()).map(|s| (s, row * s_len));
+            copy(recorder, initial_h, (&tape.history, layout.initial_h + direction * h_len), h_len);
+            if s_len > 0 {
+                copy(recorder, initial_s, (&tape.history, layout.initial_s + direction * s_len), s_len);
+            }
+            for buffer in &exchange[..if self.two_stages() { 1 } else { 2 }] {
+                self.copy_masked(recorder, draw, initial_h, (buffer, (directions + direction) * h_len))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a direction's h, or zeros, masked where the products read it masked.
+    fn copy_masked(
+        &self,
+        recorder: &mut Recorder,
+        draw: Option<Draw>,
+        from: Option<(&Buffer, usize)>,
+        to: (&Buffer, usize),
+    ) -> Result<()> {
+        let len = self.h_len();
+        match (from, draw) {
+            (Some(from), Some(draw)) => return dropout_into(recorder, &draw, from, to, [len, len]),
+            (Some(from), None) => recorder.copy(from, to, len),
+            (None, _) => recorder.clear(to.0, to.1, len),
+        }
+        Ok(())
+    }
+
+    /// The state after a chunk.
+    fn border_after(&self, recorder: &mut Recorder, chunk: Chunk, tape: &ChunkTape) -> Result<Border> {
+        let (h_len, s_len) = (self.h_len(), self.s_len());
+        let layout = self.history(chunk.steps);
+        let border = Border::new(recorder.device(), self.directions() * h_len, self.directions() * s_len)?;
+        for direction in 0..self.directions() {
+            let place = direction * (chunk.steps + 1) + self.state_place(direction, chunk.steps, true);
+            recorder.copy((&tape.history, layout.h + place * h_len), (&border.h, direction * h_len), h_len);
+            if let Some(s) = &border.s {
+                recorder.copy((&tape.history, layout.s + place * s_len), (s, direction * s_len), s_len);
+            }
+        }
+        Ok(border)
+    }
+}
+
+impl Border {
+    fn new(device: &GpuDevice, h_len: usize, s_len: usize) -> Result<Self> {
+        let label = "recurrent state";
+        let s = if s_len > 0 { Some(Buffer::new(device, label, s_len)?) } else { None };
+        Ok(Self { h: Buffer::new(device, label, h_len)?, s })
+    }
+}

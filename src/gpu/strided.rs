@@ -1,0 +1,274 @@
+//! The host side of the kernels that serve gradients: products and sums by strides, masks.
+
+use super::buffer::Buffer;
+use super::kernel::{Constants, DROPOUT, MATMUL_STRIDED, SILENCE, SUM_STRIDED};
+use super::ops::{WORKGROUP_SIZE, each, fold, word};
+use super::recorder::Recorder;
+use super::uniform::uniform;
+use crate::cell::Draw;
+use crate::error::{Error, Result};
+
+/// Rows and columns of the tile that a workgroup of `matmul_strided` computes.
+const TILE: usize = 64;
+
+uniform! {
+    /// Mirrors the struct in `shaders/matmul/matmul_strided.wgsl`.
+    struct MatmulStridedDims {
+        rows: u32,
+        depth: u32,
+        columns: u32,
+        a_offset: u32,
+        a_row: i32,
+        a_depth: i32,
+        gap: u32,
+        gap_row: u32,
+        gap_depth: u32,
+        b_offset: u32,
+        b_depth: i32,
+        b_column: i32,
+        y_offset: u32,
+    }
+}
+
+uniform! {
+    /// Mirrors the struct in `shaders/reduce/sum_strided.wgsl`.
+    struct SumStridedDims {
+        outer: u32,
+        terms: u32,
+        columns: u32,
+        offset: u32,
+        outer_stride: u32,
+        term_stride: i32,
+        gap: u32,
+        gap_column: u32,
+        y_offset: u32,
+    }
+}
+
+uniform! {
+    /// Mirrors the struct in `shaders/elementwise/dropout.wgsl`.
+    struct DropoutDims {
+        key: [u32; 4],
+        threshold: u32,
+        scale: f32,
+        count: u32,
+        period: u32,
+        from_offset: u32,
+        to_offset: u32,
+        unused: [u32; 2],
+    }
+}
+
+uniform! {
+    /// Mirrors the struct in `shaders/elementwise/silence.wgsl`.
+    struct SilenceDims {
+        count: u32,
+        columns: u32,
+    }
+}
+
+/// Elements that are left out: those before `at` lie side by side, the others behind the gap.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    pub(super) at: usize,
+    pub(super) elements: usize,
+}
+
+/// An axis of an operand: how far apart its elements lie, in which order they are taken, and whether some are left out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Axis {
+    pub(super) stride: usize,
+    pub(super) descending: bool,
+    pub(super) gap: Option<Gap>,
+}
+
+impl Axis {
+    pub(super) fn of(stride: usize) -> Self {
+        Self { stride, descending: false, gap: None }
+    }
+
+    pub(super) fn descending(self, descending: bool) -> Self {
+        Self { descending, ..self }
+    }
+
+    pub(super) fn gap(self, gap: Option<Gap>) -> Self {
+        Self { gap, ..self }
+    }
+
+    /// The first element of the part from `begin` on of an axis of `len` elements, and the signed stride.
+    fn part(&self, device: &super::GpuDevice, op: &'static str, len: usize, begin: usize) -> Result<(usize, i32)> {
+        let stride = i32::try_from(self.stride).map_err(|_| Error::Limit {
+            op,
+            what: "a stride in elements",
+            needed: self.stride as u64,
+            limit: i32::MAX as u64,
+            adapter: device.adapter().name.clone(),
+        })?;
+        Ok(if self.descending { ((len - 1 - begin) * self.stride, -stride) } else { (begin * self.stride, stride) })
+    }
+}
+
+/// An operand of a product: where it begins, and its axes.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    pub(super) buffer: &'a Buffer,
+    pub(super) offset: usize,
+    /// Rows of the left operand, or columns of the right one.
+    pub(super) outer: Axis,
+    pub(super) depth: Axis,
+}
+
+/// Iterations of one loop that the driver is sure to complete, with a loop inside it.
+fn longest_depth(recorder: &Recorder) -> usize {
+    let cap = recorder.device().plan_limits().loop_cap.unwrap_or(u64::MAX);
+    usize::try_from(cap / 2).unwrap_or(usize::MAX).next_multiple_of(TILE) - TILE
+}
+
+/// `y (+)= a b` at `y_offset`, rows side by side. `[rows, depth, columns]` are the product's sizes.
+pub(super) fn matmul_strided(
+    recorder: &mut Recorder,
+    (a, b): (Matrix<'_>, Matrix<'_>),
+    [rows, depth, columns]: [usize; 3],
+    (y, y_offset): (&Buffer, usize),
+    accumulate: bool,
+) -> Result<()> {
+    let op = MATMUL_STRIDED.name;
+    let device = recorder.device().clone();
+    let n = |size: usize| word(&device, op, size);
+    n(y_offset + rows * columns)?;
+    let grid = [n(columns.div_ceil(TILE))?, n(rows.div_ceil(TILE))?, 1];
+    let by_rows = u32::from(a.outer.stride < a.depth.stride);
+    let (_, a_row) = a.outer.part(&device, op, rows, 0)?;
+    let (_, b_column) = b.outer.part(&device, op, columns, 0)?;
+    let longest = longest_depth(recorder);
+    let mut begin = 0;
+    loop {
+        let piece = longest.min(depth - begin);
+        let (a_first, a_depth) = if depth > 0 { a.depth.part(&device, op, depth, begin)? } else { (0, 0) };
+        let (b_first, b_depth) = if depth > 0 { b.depth.part(&device, op, depth, begin)? } else { (0, 0) };
+        let gap = a.outer.gap.or(a.depth.gap);
+        let at = |gap: Option<Gap>, before: usize| gap.map_or(Ok(u32::MAX), |gap| n(gap.at.saturating_sub(before)));
+        let dims = MatmulStridedDims {
+            rows: n(rows)?,
+            depth: n(piece)?,
+            columns: n(columns)?,
+            a_offset: n(a.offset + a_first)?,
+            a_row,
+            a_depth,
+            gap: n(gap.map_or(0, |gap| gap.elements))?,
+            gap_row: at(a.outer.gap, 0)?,
+            gap_depth: at(a.depth.gap, begin)?,
+            b_offset: n(b.offset + b_first)?,
+            b_depth,
+            b_column,
+            y_offset: n(y_offset)?,
+        };
+        let constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0)), ("A_BY_ROWS", by_rows)];
+        let bound = recorder.bind(&MATMUL_STRIDED, &constants, [a.buffer, b.buffer, y].map(Buffer::clone))?;
+        recorder.dispatch(bound, &dims, grid)?;
+        begin += piece;
+        if begin >= depth {
+            return Ok(());
+        }
+    }
+}
+
+/// Sums of an array `[outer, terms, columns]`.
+#[derive(Clone, Copy)]
+pub(super) struct Sum<'a> {
+    pub(super) x: &'a Buffer,
+    pub(super) offset: usize,
+    pub(super) outer: usize,
+    pub(super) outer_stride: usize,
+    pub(super) terms: usize,
+    pub(super) term: Axis,
+    pub(super) columns: usize,
+    /// In the columns.
+    pub(super) gap: Option<Gap>,
+}
+
+/// `y (+)= sum over the terms`, `[outer, columns]` at `y_offset`.
+pub(super) fn sum_strided(
+    recorder: &mut Recorder,
+    sum: &Sum<'_>,
+    (y, y_offset): (&Buffer, usize),
+    accumulate: bool,
+) -> Result<()> {
+    let op = SUM_STRIDED.name;
+    let device = recorder.device().clone();
+    let n = |size: usize| word(&device, op, size);
+    let count = sum.outer * sum.columns;
+    n(y_offset + count)?;
+    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
+    let longest = longest_depth(recorder);
+    let mut begin = 0;
+    loop {
+        let piece = longest.min(sum.terms - begin);
+        let (first, term_stride) = if sum.terms > 0 { sum.term.part(&device, op, sum.terms, begin)? } else { (0, 0) };
+        let dims = SumStridedDims {
+            outer: n(sum.outer)?,
+            terms: n(piece)?,
+            columns: n(sum.columns)?,
+            offset: n(sum.offset + first)?,
+            outer_stride: n(sum.outer_stride)?,
+            term_stride,
+            gap: n(sum.gap.map_or(0, |gap| gap.elements))?,
+            gap_column: sum.gap.map_or(Ok(u32::MAX), |gap| n(gap.at))?,
+            y_offset: n(y_offset)?,
+        };
+        let constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0))];
+        let bound = recorder.bind(&SUM_STRIDED, &constants, [sum.x, y].map(Buffer::clone))?;
+        recorder.dispatch(bound, &dims, grid)?;
+        begin += piece;
+        if begin >= sum.terms {
+            return Ok(());
+        }
+    }
+}
+
+/// `y = x` times a mask that begins anew after `period` elements: `count` elements from and to the given places.
+pub(super) fn dropout_into(
+    recorder: &mut Recorder,
+    draw: &Draw,
+    (x, from): (&Buffer, usize),
+    (y, to): (&Buffer, usize),
+    [count, period]: [usize; 2],
+) -> Result<()> {
+    let op = DROPOUT.name;
+    let device = recorder.device().clone();
+    let n = |size: usize| word(&device, op, size);
+    let dims = DropoutDims {
+        key: draw.key,
+        threshold: draw.threshold,
+        scale: draw.scale(),
+        count: n(count)?,
+        period: n(period.max(1))?,
+        from_offset: n(from)?,
+        to_offset: n(to)?,
+        unused: [0; 2],
+    };
+    n(from.max(to) + count)?;
+    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
+    let bound = recorder.bind(&DROPOUT, &Constants::new(), [x, y].map(Buffer::clone))?;
+    recorder.dispatch(bound, &dims, grid)
+}
+
+/// `x` times a mask of `len` elements, in memory of its own.
+pub(super) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Buffer, len: usize) -> Result<Buffer> {
+    let y = Buffer::new(recorder.device(), DROPOUT.name, len)?;
+    dropout_into(recorder, draw, (x, 0), (&y, 0), [len, len])?;
+    Ok(y)
+}
+
+/// `x [rows, columns]` with zeros in the rows that `flags` leaves out.
+pub(super) fn silence(
+    recorder: &mut Recorder,
+    x: &Buffer,
+    flags: &Buffer,
+    [rows, columns]: [usize; 2],
+) -> Result<Buffer> {
+    let device = recorder.device().clone();
+    let n = |size: usize| word(&device, SILENCE.name, size);
+    let dims = SilenceDims { count: n(rows * columns)?, columns: n(columns)? };
+    each(recorder, &SILENCE, &Constants::new(), &[x, flags], &dims, rows * columns)
+}

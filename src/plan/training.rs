@@ -1,0 +1,79 @@
+//! The schedule of a training pass.
+
+use super::{AdapterClass, Chunk, Limits, OP, Plan, PlanKind, Problem, Tile};
+use crate::cell::{Cell, GruCell, Reset};
+use crate::error::Result;
+
+/// The schedule of a forward pass that keeps what gradients need, and of its way back.
+#[derive(Clone, Debug)]
+pub(crate) struct TrainingPlan {
+    /// A dispatch a step; its chunks are those of the tape.
+    pub(crate) forward: Plan,
+    /// How a step back is tiled, in invocations of [`TrainingPlan::columns`] units.
+    pub(crate) back: Tile,
+    /// Units of an invocation on the way back: 1 or 4.
+    pub(crate) columns: usize,
+    /// Rows of `hidden` elements that a step of a row leaves for the weights' gradients.
+    pub(crate) rows: GradientRows,
+}
+
+/// What a step of a row leaves for the weights' gradients, in rows of `hidden` elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GradientRows {
+    /// Gradients by the gates come first; then the input's side of the candidate of a GRU that resets after the matmul, or
+    /// what an LSTM projects.
+    pub(crate) second: usize,
+    /// Then those by the peepholes.
+    pub(crate) peephole: usize,
+    /// All of them.
+    pub(crate) count: usize,
+}
+
+impl GradientRows {
+    fn of(cell: &Cell) -> Self {
+        let second = cell.gates().len();
+        let peephole = second + usize::from(resets_after(cell) || cell.projection().is_some());
+        Self { second, peephole, count: peephole + if cell.peephole() { 3 } else { 0 } }
+    }
+}
+
+/// Whether the candidate's sides have gradients of their own.
+pub(crate) fn resets_after(cell: &Cell) -> bool {
+    matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }))
+}
+
+impl TrainingPlan {
+    /// Plans a pass whose tape has chunks of `checkpoint` steps at most, where that is asked for.
+    pub(crate) fn new(problem: Problem, limits: &Limits, checkpoint: Option<usize>) -> Result<Self> {
+        let mut forward = Plan::new(problem.clone(), limits, Some(PlanKind::Step))?;
+        let cell = problem.cells[0];
+        let rows = GradientRows::of(&cell);
+        let state_rows = (problem.cells.len() * problem.batch * size_of::<f32>()) as u64;
+        let (hidden, out) = (problem.hidden as u64, problem.out() as u64);
+        let projected = if cell.projection().is_some() { out } else { 0 };
+        let gates = hidden * problem.projected_gates() as u64;
+        let gradients = hidden * rows.count as u64 + projected;
+        let history = out + hidden;
+        // Beside its steps a history has the last state, the initial one and what passes between two dispatches.
+        let fixed = state_rows * (2 * history + hidden);
+        let step = state_rows * gates.max(gradients).max(history);
+        limits.check(OP, "one step's tape in bytes", fixed + step, limits.binding_bytes)?;
+        let longest = usize::try_from((limits.binding_bytes - fixed) / step.max(1)).unwrap_or(usize::MAX);
+        let longest = longest.min(checkpoint.unwrap_or(usize::MAX)).max(1);
+        let depth = problem.gates() * problem.hidden;
+        let columns = match limits.class {
+            AdapterClass::Software => 4,
+            // Few units leave a GPU idle unless each is an invocation's own.
+            AdapterClass::Hardware if problem.out() * problem.batch.div_ceil(8) >= 1 << 14 => 4,
+            AdapterClass::Hardware => 1,
+        };
+        let units = problem.out().max(problem.hidden).div_ceil(columns);
+        let back = Tile::of_step(limits, problem.batch, units, problem.cells.len(), depth);
+        let time = problem.time;
+        forward.chunks =
+            (0..time).step_by(longest).map(|first| Chunk { first, steps: longest.min(time - first) }).collect();
+        forward.project =
+            Tile::of_projection(limits, longest.min(time) * problem.batch, problem.hidden, problem.cells.len());
+        Ok(Self { forward, back, columns, rows })
+    }
+}
