@@ -10,8 +10,8 @@ mod elementwise;
 mod gradient;
 mod layout;
 mod matmul;
-mod peaks;
 mod passes;
+mod peaks;
 mod reduce;
 mod train;
 
@@ -79,8 +79,8 @@ pub(crate) use gradient::{
 pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
-pub(crate) use peaks::{peak_copy, peak_fma, peak_read, peak_step};
 pub(crate) use passes::{dropout, matmul_strided, pack_vectors, pack_weights, silence, sum_strided};
+pub(crate) use peaks::{peak_copy, peak_fma, peak_read, peak_step};
 pub(crate) use reduce::{argmax_rows, reduce_rows, sum_columns};
 pub(crate) use train::{
     judge_step, optimizer_step, partial_sums, point_loss, point_loss_grad, softmax_cross_entropy,

@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     /// Runs every recurrent stack on a GPU by this kind of plan; a case that cannot be run so is unsupported.
     #[arg(long)]
     plan: Option<PlanKind>,
-    /// Compares gradients, too.
+    /// Compares gradients, too, where the oracle has them: the kinds torch, keras and lecture.
     #[arg(long)]
     grads: bool,
     /// Unsupported cases do not fail the run.
@@ -110,6 +110,7 @@ struct Line<'a> {
     plan: String,
     /// The largest error, measured in its own tolerance; absent where the case did not run.
     max_abs_err: Option<f64>,
+    /// The largest error of a gradient, relative to its largest element.
     max_grad_err: Option<f64>,
     /// What that error may be.
     tol: Option<f64>,
@@ -168,9 +169,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
-    if grads && case.kind != "train" {
-        return Ok(unsupported("gradients".to_owned()));
+    let verdict = judge_outputs(case, path)?;
+    match case.kind.as_str() {
+        "torch" if grads => outputs::judge_gradients(case, path, verdict, torch::gradients),
+        "keras" if grads => outputs::judge_gradients(case, path, verdict, keras::gradients),
+        "lecture" if grads => outputs::judge_gradients(case, path, verdict, lecture::gradients),
+        _ => Ok(verdict),
     }
+}
+
+fn judge_outputs(case: &Case, path: &Path) -> Result<Verdict> {
     let Path { device, weight_type } = path;
     match case.kind.as_str() {
         "torch" => outputs::judge(case, path, torch::outputs),
@@ -216,12 +224,13 @@ fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -
 }
 
 fn text(line: &Line<'_>) -> String {
-    let Line { case, kind, device, max_abs_err, tol, pass, unsupported, .. } = line;
+    let Line { case, kind, device, max_abs_err, max_grad_err, tol, pass, unsupported, .. } = line;
     let head = format!("{kind:<8} {case:<32} {device:<10}");
     match (unsupported, max_abs_err, tol) {
         (Some(reason), ..) => format!("{head} unsupported: {reason}"),
         (None, Some(error), Some(tol)) => {
-            format!("{head} {} {error:.1e} of {tol:.1e}", if *pass { "pass" } else { "FAIL" })
+            let gradients = max_grad_err.map_or_else(String::new, |error| format!(", gradients {error:.1e}"));
+            format!("{head} {} {error:.1e} of {tol:.1e}{gradients}", if *pass { "pass" } else { "FAIL" })
         }
         _ => format!("{head} FAIL: nothing was compared"),
     }

@@ -123,6 +123,13 @@ impl Case {
         self.entry["tensors"].get(name).is_some()
     }
 
+    /// What follows `prefix` in the names of the case's tensors.
+    pub(super) fn names(&self, prefix: &str) -> Vec<String> {
+        let tensors = self.entry["tensors"].as_object();
+        let names = tensors.into_iter().flat_map(|tensors| tensors.keys());
+        names.filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
+    }
+
     /// A tensor of floats, if the case has it.
     pub(super) fn optional<D: Dimension>(&self, name: &str) -> Result<Option<Array<f32, D>>> {
         self.has(name).then(|| self.floats(name)).transpose()

@@ -49,6 +49,19 @@ impl Comparison {
         self.compared += 1;
     }
 
+    /// Compares gradients: every error relative to the largest expected value, which counts as a thousandth at least.
+    pub(super) fn relative_to_max(&mut self, got: &ArrayD<f32>, expected: &ArrayD<f32>, tolerance: f64) {
+        if got.shape() != expected.shape() {
+            self.record(f64::INFINITY, tolerance);
+        } else {
+            let largest = expected.iter().map(|&x| f64::from(x).abs()).fold(1e-3, f64::max);
+            for (&got, &expected) in got.iter().zip(expected) {
+                self.record((f64::from(got) - f64::from(expected)).abs() / largest, tolerance);
+            }
+        }
+        self.compared += 1;
+    }
+
     /// Compares things that are equal or not; the error is the number of differences.
     pub(super) fn equal<T: PartialEq>(&mut self, got: &[T], expected: &[T]) {
         let differences = got.iter().zip(expected).filter(|(got, expected)| got != expected).count();
@@ -101,6 +114,18 @@ mod tests {
         let mut words = Comparison::default();
         words.equal(&["a", "b"], &["a", "c", "d"]);
         assert!(!words.passed() && words.error == 2.0);
+    }
+
+    #[test]
+    fn gradients_are_measured_by_their_largest() {
+        let mut comparison = Comparison::default();
+        let of = |values: &[f32]| arr1(values).into_dyn();
+        comparison.relative_to_max(&of(&[99.0, 1.0]), &of(&[100.0, 1.0]), 0.02);
+        assert!(comparison.passed() && (comparison.error - 0.01).abs() < 1e-9, "{comparison:?}");
+        comparison.relative_to_max(&of(&[1e-5]), &of(&[0.0]), 0.02);
+        assert!(comparison.passed(), "1e-5 is a hundredth of the least that counts");
+        comparison.relative_to_max(&of(&[]), &of(&[0.0]), 0.02);
+        assert!(!comparison.passed() && comparison.error.is_infinite());
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Pad, Parameters, Reset, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge};
 use gatewise::weights::layout::KerasArrays;
-use gatewise::{Result, batch_first};
-use ndarray::{Array2, Array3, ArrayD, Axis, Ix2, Ix3, s, stack};
+use gatewise::{Error, Result, batch_first};
+use ndarray::{Array1, Array2, Array3, ArrayD, Axis, Ix2, Ix3, s, stack};
 use serde::Deserialize;
 
 use super::case::Case;
-use super::layer::{Outcome, Stack};
-use super::outputs::{Outputs, Path, Supported};
+use super::layer::{Layer, LossGradient, Outcome};
+use super::outputs::{Named, Outputs, Path, Supported};
 
 #[derive(Deserialize)]
 struct Fields {
@@ -59,7 +59,16 @@ impl Fields {
     }
 }
 
-pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+/// A case's layer and what surrounds it.
+struct Setup {
+    fields: Fields,
+    cell: Cell,
+    merge: Merge,
+    directions: &'static [&'static str],
+    layer: Layer,
+}
+
+fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
     let fields: Fields = case.fields()?;
     let (cell, merge) = match (fields.cell(), fields.merge()) {
         (Ok(cell), Ok(merge)) => (cell, merge),
@@ -79,12 +88,20 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
         config = config.reverse();
     }
     let state = |letter: &str| states(case, directions, |direction| format!("init_{direction}{letter}"));
-    let (h0, c0) = (state("h")?, state("c")?);
-    let batch = x.len_of(Axis(1));
-    let mut layer = Stack::new(&path.device, &config, vec![parameters], batch, (h0.as_ref(), c0.as_ref()))?;
-    let got = layer.run(&x, &sequence(case, &fields)?)?;
+    let (h, s, sequence) = (state("h")?, state("c")?, sequence(case, &fields)?);
+    let layer = Layer { config, parameters: vec![parameters], h, s, x, sequence };
+    Ok(Ok(Setup { fields, cell, merge, directions, layer }))
+}
 
-    let mut outputs = layer.outputs();
+pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+    let Setup { fields, merge, directions, layer, .. } = match setup(case, path)? {
+        Ok(setup) => setup,
+        Err(option) => return Ok(Err(option)),
+    };
+    let mut stack = layer.stack(&path.device)?;
+    let got = stack.run(&layer.x, &layer.sequence)?;
+
+    let mut outputs = stack.outputs();
     outputs.add("y", output(&fields, merge, &got));
     for (letter, state) in [("h", Some(&got.h)), ("c", got.s.as_ref())] {
         for (direction, rows) in directions.iter().zip(state.iter().flat_map(|state| state.outer_iter())) {
@@ -92,6 +109,73 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
         }
     }
     Ok(Ok(outputs))
+}
+
+/// The gradients of `sum(y r_y)`.
+pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
+    let Setup { fields, cell, merge, directions, layer } = match setup(case, path)? {
+        Ok(setup) => setup,
+        Err(option) => return Ok(Err(option)),
+    };
+    let d = layer.gradients(&path.device, |y| {
+        Ok(LossGradient { y: output_gradient(case, &fields, merge, y)?, h: None, s: None })
+    })?;
+
+    let mut named = Named::new();
+    named.add("x", batch_first(&d.x).to_owned());
+    for (letter, state) in [("h", Some(&d.h)), ("c", d.s.as_ref())] {
+        for (direction, row) in directions.iter().zip(state.iter().flat_map(|state| state.outer_iter())) {
+            named.add(&format!("init_{direction}{letter}"), row.to_owned());
+        }
+    }
+    for (direction, p) in directions.iter().zip(&d.parameters[0]) {
+        let mut p = p.clone();
+        if !matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. })) {
+            // Keras' only bias is the input's; ours on the state's side was a constant.
+            p.bias_hh.iter_mut().for_each(|bias: &mut Array1<f32>| bias.fill(0.0));
+        }
+        let arrays = KerasArrays::from_parameters(&cell, &p)?;
+        named.add(&format!("{direction}kernel"), arrays.kernel);
+        named.add(&format!("{direction}recurrent_kernel"), arrays.recurrent_kernel);
+        if let Some(bias) = arrays.bias {
+            named.add(&format!("{direction}bias"), bias);
+        }
+    }
+    Ok(Ok(named))
+}
+
+/// `output` backwards: from the weights of what Keras returns to those of `y`.
+fn output_gradient(case: &Case, fields: &Fields, merge: Merge, y: &Array3<f32>) -> Result<Array3<f32>> {
+    if fields.return_sequences {
+        let mut weights: Array3<f32> = case.floats("r_y")?;
+        weights.swap_axes(0, 1);
+        if fields.go_backwards && !fields.bidirectional {
+            weights.invert_axis(Axis(0));
+        }
+        return Ok(weights);
+    }
+    let (time, batch, width) = y.dim();
+    let half = if fields.bidirectional && merge != Merge::Concat { width / 2 } else { width };
+    let weights: Array2<f32> = case.floats("r_y")?;
+    if weights.dim() != (batch, half) {
+        let (expected, found) = (format!("[{batch}, {half}]"), weights.shape().to_vec());
+        return Err(Error::Shape { op: "verify", what: "r_y", expected, found });
+    }
+    let mut dy = Array3::zeros(y.raw_dim());
+    if !fields.bidirectional {
+        dy.index_axis_mut(Axis(0), if fields.go_backwards { 0 } else { time - 1 }).assign(&weights);
+        return Ok(dy);
+    }
+    let (forward, backward) = (s![time - 1, .., ..width / 2], s![0, .., width / 2..]);
+    let [first, second] = match merge {
+        Merge::Concat => [weights.slice(s![.., ..width / 2]).to_owned(), weights.slice(s![.., width / 2..]).to_owned()],
+        Merge::Sum => [weights.clone(), weights],
+        Merge::Mul => [&weights * &y.slice(backward), &weights * &y.slice(forward)],
+        Merge::Ave => [&weights / 2.0, &weights / 2.0],
+    };
+    dy.slice_mut(forward).assign(&first);
+    dy.slice_mut(backward).assign(&second);
+    Ok(dy)
 }
 
 fn parameters(case: &Case, cell: &Cell, direction: &str) -> Result<Parameters> {

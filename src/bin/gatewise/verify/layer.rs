@@ -1,11 +1,81 @@
 //! Running one recurrent stack for a case.
 
 use gatewise::cell::{Cell, Parameters, Sequence};
-use gatewise::nn::{Config, Recurrent, State};
+use gatewise::nn::{Config, Recurrent, State, StateGradient};
 use gatewise::{Device, Result, Tensor};
 use ndarray::Array3;
 
 use super::outputs::Outputs;
+
+/// A stack as a case describes it, with what it runs over.
+pub(super) struct Layer {
+    pub(super) config: Config<Cell>,
+    /// `[layer][direction]`
+    pub(super) parameters: Vec<Vec<Parameters>>,
+    /// The state it starts from, `[layers directions, B, ..]`; zeros where absent.
+    pub(super) h: Option<Array3<f32>>,
+    pub(super) s: Option<Array3<f32>>,
+    /// `[T, B, I]`
+    pub(super) x: Array3<f32>,
+    pub(super) sequence: Sequence,
+}
+
+/// The gradients of a loss by what a stack wrote.
+pub(super) struct LossGradient {
+    /// `[T, B, width]`
+    pub(super) y: Array3<f32>,
+    /// As the state; zeros where absent.
+    pub(super) h: Option<Array3<f32>>,
+    pub(super) s: Option<Array3<f32>>,
+}
+
+/// The gradients of a loss by what a stack read.
+pub(super) struct LayerGradient {
+    pub(super) x: Array3<f32>,
+    pub(super) h: Array3<f32>,
+    pub(super) s: Option<Array3<f32>>,
+    pub(super) parameters: Vec<Vec<Parameters>>,
+}
+
+impl Layer {
+    fn batch(&self) -> usize {
+        self.x.shape()[1]
+    }
+
+    /// The stack on a device, ready to run.
+    pub(super) fn stack(&self, device: &Device) -> Result<Stack> {
+        let state = (self.h.as_ref(), self.s.as_ref());
+        Stack::new(device, &self.config, self.parameters.clone(), self.batch(), state)
+    }
+
+    /// Runs over the whole sequence and back. `loss` looks at the output `[T, B, width]`.
+    pub(super) fn gradients(
+        &self,
+        device: &Device,
+        loss: impl FnOnce(&Array3<f32>) -> Result<LossGradient>,
+    ) -> Result<LayerGradient> {
+        let stack = self.config.trainable(device, &self.parameters)?;
+        let zero = stack.zero_state(self.batch())?;
+        let h = self.h.clone().map_or_else(|| zero.h(), Ok)?;
+        let s = self.s.clone().map_or_else(|| zero.s(), |s| Ok(Some(s)))?;
+        let mut state = stack.state(h.view(), s.as_ref().map(|s| s.view()))?;
+        let x = Tensor::from_array(device, &self.x)?;
+        let (y, tape) = stack.forward_training(&x, &mut state, &self.sequence)?;
+        let by = loss(&y.to_array()?)?;
+        let upload = |array: &Array3<f32>| Tensor::from_array(device, array);
+        let like =
+            |given: Option<Array3<f32>>, shape: &Array3<f32>| given.unwrap_or_else(|| Array3::zeros(shape.raw_dim()));
+        let d_state =
+            StateGradient { h: upload(&like(by.h, &h))?, s: s.as_ref().map(|s| upload(&like(by.s, s))).transpose()? };
+        let d = tape.backward(&upload(&by.y)?, Some(&d_state))?;
+        Ok(LayerGradient {
+            x: d.x.to_array()?,
+            h: d.state.h.to_array()?,
+            s: d.state.s.as_ref().map(Tensor::to_array).transpose()?,
+            parameters: d.parameters()?,
+        })
+    }
+}
 
 /// What a stack left behind.
 pub(super) struct Outcome {

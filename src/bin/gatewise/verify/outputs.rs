@@ -6,7 +6,7 @@ use ndarray::{Array, ArrayD, Dimension};
 
 use super::Verdict;
 use super::case::Case;
-use super::compare::Tolerance;
+use super::compare::{Comparison, Tolerance};
 
 /// Where and how a case runs.
 #[derive(Clone)]
@@ -18,20 +18,38 @@ pub(super) struct Path {
 /// A value, or the name of what no path carries out.
 pub(super) type Supported<T> = std::result::Result<T, String>;
 
-/// Named results of a case.
+/// Arrays by the names under which a case stores what is expected of them.
+#[derive(Default)]
+pub(super) struct Named(Vec<(String, ArrayD<f32>)>);
+
+impl Named {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn add<D: Dimension>(&mut self, name: &str, array: Array<f32, D>) {
+        self.0.push((name.to_owned(), array.into_dyn()));
+    }
+
+    fn get(&self, name: &str) -> Option<&ArrayD<f32>> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, array)| array)
+    }
+}
+
+/// Results of a case.
 pub(super) struct Outputs {
     /// How much an error of the state may grow in one recurrent product.
     gain: f64,
-    named: Vec<(String, ArrayD<f32>)>,
+    named: Named,
 }
 
 impl Outputs {
     pub(super) fn new(gain: f64) -> Self {
-        Self { gain, named: Vec::new() }
+        Self { gain, named: Named::new() }
     }
 
     pub(super) fn add<D: Dimension>(&mut self, name: &str, array: Array<f32, D>) {
-        self.named.push((name.to_owned(), array.into_dyn()));
+        self.named.add(name, array);
     }
 }
 
@@ -56,14 +74,41 @@ pub(super) fn judge(
         weight_type => run(case, &Path { device: Device::Reference, weight_type })?.ok(),
     };
     let mut verdict = Verdict::new();
-    for (name, got) in &outputs.named {
-        let computed = reference.iter().flat_map(|reference| &reference.named).find(|(of, _)| of == name);
-        match computed {
-            Some((_, expected)) => verdict.comparison.close(got, expected, tolerance),
+    for (name, got) in &outputs.named.0 {
+        match reference.as_ref().and_then(|reference| reference.named.get(name)) {
+            Some(expected) => verdict.comparison.close(got, expected, tolerance),
             None => verdict.comparison.close(got, &case.floats(name)?, tolerance),
         }
     }
     Ok(verdict)
+}
+
+/// Runs a case forward and back and compares every gradient that the oracle stored, as `grad.` and a name.
+pub(super) fn judge_gradients(
+    case: &Case,
+    path: &Path,
+    verdict: Verdict,
+    run: impl Fn(&Case, &Path) -> Result<Supported<Named>>,
+) -> Result<Verdict> {
+    if verdict.unsupported.is_some() {
+        return Ok(verdict);
+    }
+    if path.weight_type != WeightType::F32 {
+        return Ok(super::unsupported(format!("gradients of {} weights", path.weight_type)));
+    }
+    let named = match run(case, path)? {
+        Ok(named) => named,
+        Err(option) => return Ok(super::unsupported(option)),
+    };
+    let tolerance = case.tolerance("grad_rel_to_max")?;
+    let mut comparison = Comparison::default();
+    for name in case.names("grad.") {
+        let expected = case.floats(&format!("grad.{name}"))?;
+        // A gradient that nobody computed has the shape of nothing.
+        let nothing = ArrayD::zeros(vec![0]);
+        comparison.relative_to_max(named.get(&name).unwrap_or(&nothing), &expected, tolerance);
+    }
+    Ok(Verdict { gradients: Some(comparison), ..verdict })
 }
 
 /// The CPU's products with 8-bit weights read the state rounded to 16 bits.

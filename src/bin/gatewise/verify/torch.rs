@@ -3,13 +3,13 @@
 use gatewise::Result;
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge};
+use gatewise::reference::Direction;
 use gatewise::weights::torch_name;
-use ndarray::{Array3, Ix3};
 use serde::Deserialize;
 
 use super::case::Case;
-use super::layer::Stack;
-use super::outputs::{Outputs, Path, Supported};
+use super::layer::{Layer, LossGradient};
+use super::outputs::{Named, Outputs, Path, Supported};
 
 #[derive(Deserialize)]
 struct Fields {
@@ -27,11 +27,9 @@ struct Dims {
     input: usize,
     #[serde(rename = "H")]
     hidden: usize,
-    #[serde(rename = "B")]
-    batch: usize,
 }
 
-pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+fn layer(case: &Case, path: &Path) -> Result<Supported<Layer>> {
     let fields: Fields = case.fields()?;
     let bias = fields.bias;
     let cell: Cell = match fields.cell.as_str() {
@@ -44,20 +42,27 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
         "gru" => GruCell { bias, ..Default::default() }.into(),
         other => return Ok(Err(format!("cell {other}"))),
     };
-    let Dims { input, hidden, batch } = fields.dims;
+    let Dims { input, hidden } = fields.dims;
     let mut config = Config::new(cell, input, hidden).layers(fields.layers).weight_type(path.weight_type);
     if fields.bidirectional {
         config = config.bidirectional(Merge::Concat);
     }
     let parameters = config.collect(|layer, direction, spec| case.floats(&torch_name(spec.name, layer, direction)))?;
-    let (h0, c0): (Option<Array3<f32>>, Option<Array3<f32>>) = (case.optional("h0")?, case.optional("c0")?);
-    let x = case.floats::<Ix3>("x")?;
-    let mut stack = Stack::new(&path.device, &config, parameters, batch, (h0.as_ref(), c0.as_ref()))?;
+    let (h, s, x) = (case.optional("h0")?, case.optional("c0")?, case.floats("x")?);
     let sequence = match case.lengths("lengths")? {
         Some(lengths) => Sequence::new().lengths(lengths),
         None => Sequence::new(),
     };
-    let got = stack.run(&x, &sequence)?;
+    Ok(Ok(Layer { config, parameters, h, s, x, sequence }))
+}
+
+pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+    let layer = match layer(case, path)? {
+        Ok(layer) => layer,
+        Err(option) => return Ok(Err(option)),
+    };
+    let mut stack = layer.stack(&path.device)?;
+    let got = stack.run(&layer.x, &layer.sequence)?;
 
     let mut outputs = stack.outputs();
     outputs.add("y", got.y);
@@ -66,4 +71,29 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
         outputs.add("cn", s);
     }
     Ok(Ok(outputs))
+}
+
+/// The gradients of the case's loss, `sum(y r_y)` and the same over the last state where it has weights.
+pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
+    let layer = match layer(case, path)? {
+        Ok(layer) => layer,
+        Err(option) => return Ok(Err(option)),
+    };
+    let loss = LossGradient { y: case.floats("r_y")?, h: case.optional("r_hn")?, s: case.optional("r_cn")? };
+    let d = layer.gradients(&path.device, |_| Ok(loss))?;
+
+    let mut named = Named::new();
+    named.add("x", d.x);
+    named.add("h0", d.h);
+    if let Some(s) = d.s {
+        named.add("c0", s);
+    }
+    for (at, parameters) in d.parameters.iter().enumerate() {
+        for (p, direction) in parameters.iter().zip([Direction::Forward, Direction::Reverse]) {
+            for (name, array) in p.named() {
+                named.add(&torch_name(name, at, direction), array.to_owned());
+            }
+        }
+    }
+    Ok(Ok(named))
 }
