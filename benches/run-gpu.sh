@@ -38,6 +38,24 @@ adapter=$(sed -n 's/.*"auto":"gpu (\([^"]*\), [a-z0-9]*)".*/\1/p' "$work/devices
 [[ -n $adapter ]] || { echo "run-gpu.sh: no GPU adapter" >&2; exit 1; }
 echo "== $adapter, commit $commit"
 
+date=$(date -u +%Y-%m-%d)
+name=$(tr -cs '[:alnum:]' - <<<"${adapter,,}" | sed 's/^-//; s/-*$//')
+file=$results/$name-$date.json
+# After every step, so that a run that is cut short leaves what it has.
+keep() {
+    {
+        printf '{"adapter":"%s","date":"%s","commit":"%s","profile":"%s",\n"devices":' "$adapter" "$date" "$commit" "$profile"
+        cat "$work/devices"
+        for part in verify tests peaks bench cudnn; do
+            printf ',"%s":' $part
+            touch "$work/$part"
+            array "$work/$part"
+        done
+        printf '}\n'
+    } >"$file"
+}
+keep
+
 if wanted verify; then
     for dtype in ${DTYPES:-f32 f16}; do
         gatewise verify tests/golden --device gpu --dtype "$dtype" --allow-unsupported --json >>"$work/verify.all" || echo "verify $dtype: status $?"
@@ -46,6 +64,7 @@ if wanted verify; then
     cat "$work/verify"
 fi
 
+keep
 if wanted tests; then
     for test in golden parity properties counts submission; do
         if timeout "$step_s" "bin/$test" >"$work/log" 2>&1; then passed=true; else passed=false; fi
@@ -56,10 +75,12 @@ if wanted tests; then
     done
 fi
 
+keep
 if wanted peaks; then
     gatewise bench --peaks --device cpu,gpu --json | tee "$work/peaks"
 fi
 
+keep
 if wanted bench; then
     for dtype in ${DTYPES:-f32 f16}; do
         gatewise bench --suite "${SUITE:-deepbench}" --device gpu --dtype "$dtype" --budget-ms "${BUDGET_MS:-200}" --most-s "${MOST_S:-20}" --json |
@@ -67,6 +88,7 @@ if wanted bench; then
     done
 fi
 
+keep
 if wanted cudnn; then
     for python in python3 python; do
         if $python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
@@ -75,18 +97,5 @@ if wanted cudnn; then
         fi
     done
 fi
-
-date=$(date -u +%Y-%m-%d)
-name=$(tr -cs '[:alnum:]' - <<<"${adapter,,}" | sed 's/^-//; s/-$//')
-file=$results/$name-$date.json
-touch "$work"/{verify,tests,peaks,bench,cudnn}
-{
-    printf '{"adapter":"%s","date":"%s","commit":"%s","profile":"%s",\n"devices":' "$adapter" "$date" "$commit" "$profile"
-    cat "$work/devices"
-    for part in verify tests peaks bench cudnn; do
-        printf ',"%s":' $part
-        array "$work/$part"
-    done
-    printf '}\n'
-} >"$file"
+keep
 echo "== $file"
