@@ -228,7 +228,7 @@ fn every_schedule_of_the_gpu_agrees() {
     for cell in three() {
         let config = Config::new(cell, INPUT, HIDDEN).layers(2).bidirectional(Merge::Mul);
         let mut problem = Problem::new(config, Sequence::new().mask(mask()).reset(reset()).pad(Pad::Hold), 50);
-        problem.options = TrainingOptions { noise: noise(), recurrent_clip: Some(0.3) };
+        problem.options = TrainingOptions { noise: noise(), recurrent_clip: Some(0.3), checkpoint: None };
         let expected = problem.run(&Device::Reference);
         for device in gpus() {
             problem.run(device).compare(&expected, &format!("schedule on {device}: {cell:?}"));
@@ -325,6 +325,34 @@ fn gradients_with_noise_agree_with_central_differences() {
             };
             let expected = (loss(STEP) - loss(-2.0 * STEP)) / f64::from(2.0 * STEP);
             assert!((both - expected).abs() < 5e-3 * expected.abs().max(1.0), "{cell:?}: h[{at}] {both}, {expected}");
+        }
+    }
+}
+
+#[test]
+fn checkpoints_give_the_same_bits() {
+    for device in devices() {
+        // The CPU path's chunks are whole groups of 32 steps.
+        let (time, checkpoints) = if device.to_string().contains("cpu") { (70, [1, 40]) } else { (9, [1, 4]) };
+        for cell in three() {
+            let config = Config::new(cell, INPUT, HIDDEN).layers(2).bidirectional(Merge::Mul);
+            let sequence = Sequence::new().lengths((0..BATCH).map(|b| 7 * b % (time + 1))).pad(Pad::Hold);
+            let mut problem = Problem::of_time(config, sequence, time, 90);
+            problem.options.noise = noise();
+            let bits = |problem: &Problem| -> Vec<(String, Vec<u32>)> {
+                let of = |(name, values): (String, Vec<f32>)| (name, values.into_iter().map(f32::to_bits).collect());
+                problem.run(&device).0.into_iter().map(of).collect()
+            };
+            let whole = bits(&problem);
+            for checkpoint in checkpoints {
+                problem.options.checkpoint = Some(checkpoint);
+                for ((name, got), (_, expected)) in bits(&problem).iter().zip(&whole) {
+                    assert_eq!(
+                        got, expected,
+                        "{name} with a checkpoint every {checkpoint} steps on {device}: {cell:?}"
+                    );
+                }
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::reference::{Binary, Direction};
 
 /// Rows of a part. Fixed, as the order of the gradients' sums depends on it.
 const PART_ROWS: usize = 8;
+/// Steps whose share of the weights' gradients is summed at once. Fixed likewise: chunks of whole groups give the same bits.
+const GROUP_STEPS: usize = 32;
 /// Multiply-adds of a call that are worth waking a thread.
 const CALL_WORK: usize = 1 << 18;
 
@@ -62,6 +64,8 @@ pub(crate) struct TrainingSteps {
     pub(crate) flags: Option<Vec<u32>>,
     pub(crate) pad: Pad,
     pub(crate) noise: Noise,
+    /// Steps of a chunk, rounded up to whole groups; then only the states between chunks are kept.
+    pub(crate) checkpoint: Option<usize>,
 }
 
 /// Output and state of a call.
@@ -85,7 +89,14 @@ pub(crate) struct TrainingGradient {
     pub(crate) parameters: Vec<Vec<Parameters>>,
 }
 
-/// What some rows leave behind. TrainingSteps lie at their place in time, rows of a step side by side.
+/// Some steps one after another, in the order in which a direction takes them.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    steps: usize,
+}
+
+/// What some rows leave behind. Steps lie at their place in time, rows of a step side by side.
 struct PartTape {
     rows: Range<usize>,
     layers: Vec<LayerTape>,
@@ -98,6 +109,27 @@ struct LayerTape {
 }
 
 struct DirectionTape {
+    /// Empty where chunks are run again.
+    chunks: Vec<ChunkTape>,
+    /// What each chunk began with, where it is run again.
+    borders: Vec<Walk>,
+    /// What a reset returns to: h and s.
+    initial: [Vec<f32>; 2],
+    /// The output, where a product merges it with the other direction's.
+    y: Vec<f32>,
+}
+
+/// What a direction carries from step to step.
+#[derive(Clone)]
+struct Walk {
+    h: Vec<f32>,
+    s: Vec<f32>,
+    /// The last output.
+    held: Vec<f32>,
+}
+
+/// What a chunk's steps leave for the way back.
+struct ChunkTape {
     /// Pre-activations, rows as far apart as the product leaves them.
     gates: Vec<f32>,
     /// `W_n h + b_hn` or `r h` of a GRU, the state before its projection of an LSTM.
@@ -106,8 +138,6 @@ struct DirectionTape {
     h: Vec<f32>,
     s: Vec<f32>,
     s_next: Vec<f32>,
-    /// The output, where a product merges it with the other direction's.
-    y: Vec<f32>,
 }
 
 /// Gradients of some rows.

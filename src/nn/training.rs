@@ -33,6 +33,10 @@ pub struct TrainingOptions {
     pub noise: Noise,
     /// Clamps the gradient by the state to `[-clip, clip]` between two steps of the backward pass.
     pub recurrent_clip: Option<f32>,
+    /// Gradient checkpointing: the forward pass keeps the state every so many steps and nothing between them, and the backward
+    /// pass runs those steps again. The gradients are the same bits. What grows with the length is then each layer's input,
+    /// output and their gradients alone. (The CPU path rounds up to a multiple of 32; the reference keeps only states anyway.)
+    pub checkpoint: Option<usize>,
 }
 
 /// The parameters of one layer and direction on a device, or their gradients: names and shapes as [`Cell::parameters`] says.
@@ -298,8 +302,8 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// advances when the recorder is submitted, on the host at once.
     ///
     /// # Errors
-    /// As [`TrainableRecurrent::forward_training`]; [`Error::Value`] for a probability outside `[0, 1)` or a clip that is
-    /// not a positive number.
+    /// As [`TrainableRecurrent::forward_training`]; [`Error::Value`] for a probability outside `[0, 1)`, a clip that is
+    /// not a positive number, or a checkpoint every 0 steps.
     pub fn record_training(
         &self,
         recorder: &mut Recorder,
@@ -315,6 +319,10 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         if let Some(clip) = options.recurrent_clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
             let (what, found) = ("recurrent_clip", clip.to_string());
             return Err(Error::Value { op: OP, what, expected: "a positive number", found });
+        }
+        if options.checkpoint == Some(0) {
+            let (what, expected) = ("checkpoint", "at least one step");
+            return Err(Error::Value { op: OP, what, expected, found: "0".to_owned() });
         }
         let (y, kept) = match &self.device {
             Device::Reference => {
@@ -398,7 +406,8 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             initial_s: initial_s.as_deref(),
         };
         let flags = sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
-        let steps = cpu::TrainingSteps { time, batch, flags, pad: sequence.padding(), noise: options.noise };
+        let TrainingOptions { noise, checkpoint, .. } = *options;
+        let steps = cpu::TrainingSteps { time, batch, flags, pad: sequence.padding(), noise, checkpoint };
         let (output, tape) = stack.forward(&call, steps);
         let y = Tensor::from_vec(&self.device, &[time, batch, self.output_size()], output.y)?;
         let h = Tensor::from_vec(&self.device, state.h.shape(), output.h)?;

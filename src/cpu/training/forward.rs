@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use super::step::StepForward;
 use super::weights::{LayerWeights, resets_before};
-use super::{DirectionTape, LayerTape, PartTape, TrainingCall, TrainingStack, TrainingSteps, take_rows};
+use super::{
+    ChunkTape, DirectionTape, GROUP_STEPS, LayerTape, PartTape, Span, TrainingCall, TrainingStack, TrainingSteps, Walk,
+    take_rows,
+};
 use crate::cell::{Cell, Draw, GruCell, Mask, Pad, RESET, Reset, VALID};
 use crate::plan::Stage;
 use crate::reference::{Binary, Direction};
@@ -29,6 +32,21 @@ impl TrainingSteps {
         match direction {
             Direction::Forward => k,
             Direction::Reverse => self.time - 1 - k,
+        }
+    }
+
+    /// The chunks that a tape is cut into.
+    pub(super) fn spans(&self) -> Vec<Span> {
+        let longest = self.checkpoint.map_or(self.time, |steps| steps.next_multiple_of(GROUP_STEPS)).max(1);
+        let span = |first| Span { first, steps: longest.min(self.time - first) };
+        (0..self.time).step_by(longest).map(span).collect()
+    }
+
+    /// Where a span lies in time.
+    pub(super) fn start(&self, direction: Direction, span: Span) -> usize {
+        match direction {
+            Direction::Forward => span.first,
+            Direction::Reverse => self.time - span.first - span.steps,
         }
     }
 
@@ -104,11 +122,11 @@ impl TrainingStack {
             for (at, weights) in weights.iter().enumerate() {
                 let row = layer * self.directions.len() + at;
                 let run = Run { weights, direction: self.directions[at], row, steps, rows: &rows };
-                let (tape, y, h, s) = run.forward(call, &x);
+                let (tape, y, last) = run.forward(call, &x);
                 directions.push(tape);
                 outputs.push(y);
-                output.h.push(h);
-                output.s.push(s);
+                output.h.push(last.h);
+                output.s.push(last.s);
             }
             let mut y = self.merged(&outputs);
             if self.merge == Some(Binary::Mul) {
@@ -175,27 +193,55 @@ impl Run<'_> {
         if matches!(cell, Cell::Gru(_)) || cell.projection().is_some() { self.weights.hidden } else { 0 }
     }
 
-    /// Returns what is kept, the output `[T, rows, O]`, and the last `h` and `s`.
-    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> (DirectionTape, Vec<f32>, Vec<f32>, Vec<f32>) {
-        let Self { weights, steps, rows, row, .. } = self;
-        let LayerWeights { hidden, out, set, .. } = **weights;
-        let (time, count) = (steps.time, rows.len());
-        let (s_width, second_width) = (self.cell_width(), self.second_width());
-        let gate_stride = weights.x.stride();
-        let mut tape = DirectionTape {
-            gates: vec![0.0; time * count * gate_stride],
-            second: vec![0.0; time * count * second_width],
-            h: vec![0.0; time * count * out],
-            s: vec![0.0; time * count * s_width],
-            s_next: vec![0.0; time * count * s_width],
-            y: Vec::new(),
+    /// Returns what is kept, the output `[T, rows, O]`, and the last state.
+    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> (DirectionTape, Vec<f32>, Walk) {
+        let Self { steps, rows, row, .. } = self;
+        let (out, s_width, count) = (self.weights.out, self.cell_width(), rows.len());
+        let mut walk = Walk {
+            h: rows_of(Some(call.h), *row, steps.batch, out, rows),
+            s: rows_of(Some(call.s), *row, steps.batch, s_width, rows),
+            held: vec![0.0; count * out],
         };
-        weights.x.multiply(x, weights.input, time * count, &mut tape.gates);
-        let mut y = vec![0.0; time * count * out];
-        let mut h = rows_of(Some(call.h), *row, steps.batch, out, rows);
-        let mut s = rows_of(Some(call.s), *row, steps.batch, s_width, rows);
         let initial_h = rows_of(call.initial_h, *row, steps.batch, out, rows);
         let initial_s = rows_of(call.initial_s, *row, steps.batch, s_width, rows);
+        let initial = [initial_h, initial_s];
+        let mut tape = DirectionTape { chunks: Vec::new(), borders: Vec::new(), initial, y: Vec::new() };
+        let mut y = vec![0.0; steps.time * count * out];
+        for span in steps.spans() {
+            let border = steps.checkpoint.map(|_| walk.clone());
+            let y = &mut y[steps.start(self.direction, span) * count * out..][..span.steps * count * out];
+            let chunk = self.forward_chunk(span, x, &tape.initial, &mut walk, y);
+            match border {
+                Some(border) => tape.borders.push(border),
+                None => tape.chunks.push(chunk),
+            }
+        }
+        (tape, y, walk)
+    }
+
+    /// Takes the steps of a span; `y [steps, rows, O]` is its part of the output.
+    pub(super) fn forward_chunk(
+        &self,
+        span: Span,
+        x: &[f32],
+        [initial_h, initial_s]: &[Vec<f32>; 2],
+        Walk { h, s, held }: &mut Walk,
+        y: &mut [f32],
+    ) -> ChunkTape {
+        let Self { weights, steps, rows, row, .. } = self;
+        let LayerWeights { hidden, out, input, set, .. } = **weights;
+        let (all, count) = (span.steps * rows.len(), rows.len());
+        let (s_width, second_width) = (self.cell_width(), self.second_width());
+        let gate_stride = weights.x.stride();
+        let mut tape = ChunkTape {
+            gates: vec![0.0; all * gate_stride],
+            second: vec![0.0; all * second_width],
+            h: vec![0.0; all * out],
+            s: vec![0.0; all * s_width],
+            s_next: vec![0.0; all * s_width],
+        };
+        let start = steps.start(self.direction, span);
+        weights.x.multiply(&x[start * count * input..][..all * input], input, all, &mut tape.gates);
         let mask = steps.recurrent_mask(*row, rows, out);
         let zone_h = steps.noise.draw(Mask::ZoneoutH { row: *row });
         let zone_s = steps.noise.draw(Mask::ZoneoutS { row: *row });
@@ -204,20 +250,20 @@ impl Run<'_> {
         let second_stride = weights.second.as_ref().map_or(0, |second| second.stride());
         let mut second_side = vec![0.0; count * second_stride];
         let mut new = vec![0.0; count * hidden];
-        let mut held = vec![0.0; count * out];
-        for k in 0..time {
+        for k in span.first..span.first + span.steps {
             let t = steps.place(self.direction, k);
-            let at = |width: usize| t * count * width..(t + 1) * count * width;
+            let local = t - start;
+            let at = |width: usize| local * count * width..(local + 1) * count * width;
             for r in (0..count).filter(|&r| steps.flag(t, rows.start + r) & RESET != 0) {
                 h[r * out..(r + 1) * out].copy_from_slice(&initial_h[r * out..(r + 1) * out]);
                 s[r * s_width..(r + 1) * s_width].copy_from_slice(&initial_s[r * s_width..(r + 1) * s_width]);
             }
-            tape.h[at(out)].copy_from_slice(&h);
-            tape.s[at(s_width)].copy_from_slice(&s);
-            let h_masked = masked(&h, mask.as_deref(), &mut mask_buffer);
+            tape.h[at(out)].copy_from_slice(h);
+            tape.s[at(s_width)].copy_from_slice(s);
+            let h_masked = masked(h, mask.as_deref(), &mut mask_buffer);
             weights.h.multiply(h_masked, out, count, &mut state_side);
             let valid = |r: usize| steps.flag(t, rows.start + r) & VALID != 0;
-            let DirectionTape { gates, second, s_next, .. } = &mut tape;
+            let ChunkTape { gates, second, s_next, .. } = &mut tape;
             let (gates, second, s_next) =
                 (&mut gates[at(gate_stride)], &mut second[at(second_width)], &mut s_next[at(s_width)]);
             let mut stage = |stage: Stage, state_side: &[f32], stride: usize, second: &mut [f32], new: &mut [f32]| {
@@ -269,9 +315,9 @@ impl Run<'_> {
                     held.fill(0.0);
                 }
             }
-            y[at(out)].copy_from_slice(&held);
+            y[at(out)].copy_from_slice(held);
         }
-        (tape, y, h, s)
+        tape
     }
 }
 

@@ -101,7 +101,7 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             s: optional("state", state.s.as_ref())?,
             initial: initial_h.map(|h| (h, initial_s)),
         };
-        let training = gpu::TrainingRun { run, noise: options.noise, checkpoint: None };
+        let training = gpu::TrainingRun { run, noise: options.noise, checkpoint: options.checkpoint };
         let (y, tape) = gpu::forward_training(recording(recorder, device)?, stack, training, &run_state)?;
         let y = Tensor::from_buffer(device, &[time, batch, self.output_size()], y);
         Ok((y, GpuTape { device: device.clone(), tape, parameters: self.parameters.clone() }))
