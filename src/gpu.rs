@@ -42,6 +42,7 @@ pub(crate) use recurrent::{
     Incoming, LayerStack, ParameterBuffers, Run, RunState, TrainingGradient, TrainingRun, TrainingStack, TrainingTape,
     forward, forward_training,
 };
+pub(crate) use strided::dropout;
 pub(crate) use training::{
     conv1d_grad_input, conv1d_grad_weight, gather_rows_grad, judge_step, mean_steps, mean_steps_grad, optimizer_step,
     point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, sum, unary_grad,

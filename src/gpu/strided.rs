@@ -254,7 +254,7 @@ pub(super) fn dropout_into(
 }
 
 /// `x` times a mask of `len` elements, in memory of its own.
-pub(super) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Buffer, len: usize) -> Result<Buffer> {
+pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Buffer, len: usize) -> Result<Buffer> {
     let y = Buffer::new(recorder.device(), DROPOUT.name, len)?;
     dropout_into(recorder, draw, (x, 0), (&y, 0), [len, len])?;
     Ok(y)

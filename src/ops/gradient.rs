@@ -39,8 +39,9 @@ pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Tensor) -> Resul
     const OP: &str = "dropout";
     x.check_device(OP, "x", recorder.device())?;
     #[cfg(feature = "gpu")]
-    if recorder.gpu().is_some() {
-        return Err(Error::Unsupported { op: OP, option: "dropout".to_owned(), by: "the GPU path" });
+    if let Some(gpu) = recorder.gpu() {
+        let y = gpu::dropout(gpu, draw, resident(OP, "x", x)?, x.len())?;
+        return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
     }
     let y = on_host!(recorder.device(), x = host(OP, "x", x)?; reference::dropout(draw, x[..].into()));
     Tensor::from_vec(recorder.device(), x.shape(), y)

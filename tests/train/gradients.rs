@@ -77,20 +77,12 @@ impl Case {
         self.check_differences(&expected);
         for device in devices().iter().filter(|device| !matches!(device, Device::Reference)) {
             let what = format!("{} on {device}", self.name);
-            let got = match self.run(device, &self.inputs) {
-                // What the GPU path has no gradient of, it refuses by name.
-                Err(Error::Unsupported { by: "the GPU path", .. }) if self.refused(device) => continue,
-                got => got.unwrap_or_else(|e| panic!("{what}: {e}")),
-            };
+            let got = self.run(device, &self.inputs).unwrap_or_else(|e| panic!("{what}: {e}"));
             assert_close(&what, &got.y, &expected.y, 2e-5);
             for (at, (got, expected)) in got.gradients.iter().zip(&expected.gradients).enumerate() {
                 assert_close(&format!("{what}, gradient {at}"), got, expected, 5e-5);
             }
         }
-    }
-
-    fn refused(&self, device: &Device) -> bool {
-        matches!(device, Device::Gpu(_)) && ["recurrent", "dropout"].iter().any(|name| self.name.starts_with(name))
     }
 
     fn check_differences(&self, outcome: &Outcome) {
@@ -331,10 +323,7 @@ fn masks_follow_seed_and_step() {
     assert!((240..320).contains(&kept), "{kept} of 400");
     assert_ne!(expected[0], expected[1], "two operations of one graph");
     for device in devices() {
-        match draw(&device, training(7, 2)) {
-            Err(Error::Unsupported { .. }) if matches!(device, Device::Gpu(_)) => continue,
-            got => assert_eq!(got.expect("masks"), expected, "{device}"),
-        }
+        assert_eq!(draw(&device, training(7, 2)).expect("masks"), expected, "{device}");
         assert_ne!(draw(&device, training(7, 3)).expect("masks"), expected, "{device}");
         assert_ne!(draw(&device, training(8, 2)).expect("masks"), expected, "{device}");
     }
