@@ -295,7 +295,13 @@ pub(crate) fn optimizer_step() -> Vec<Case> {
             let (p, g) = (uniform(101, len, 1.0), uniform(102, len, 1.0));
             // Squares are larger than those of the means, so that a deviation is a number.
             let kept = uniform(103, slots * len, 0.1).into_iter().enumerate();
-            let kept: Vec<f32> = kept.map(|(k, x)| if k / len.max(1) == 2 { x } else { x.abs() + 0.2 }).collect();
+            let kept = kept.map(|(k, x)| match (k / len.max(1), rule) {
+                // Above and below the mean squares.
+                (2, Rule::Adam(_)) => 4.0 * x.abs(),
+                (2, _) => x,
+                _ => x.abs() + 0.2,
+            });
+            let kept: Vec<f32> = kept.collect();
             let kept = if matches!(rule, Rule::RmsProp(RmsProp { centered: true, momentum: 0.0, .. })) {
                 kept.iter().enumerate().map(|(k, &x)| if k >= len { 0.3 * (x - 0.3) } else { x }).collect()
             } else {
