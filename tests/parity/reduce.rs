@@ -86,6 +86,11 @@ pub(crate) fn argmax_rows() -> Vec<Case> {
         let broken = |(at, &x): (usize, &f32)| if at % 3 == 0 { f32::NAN } else { x };
         cases.push(one(rows, columns, x.iter().enumerate().map(broken).collect(), size, folded));
     }
+    for size in WORKGROUPS {
+        // Every column is the largest once.
+        let diagonal = (0..130 * 130).map(|at| if at / 130 == at % 130 { 1.0 } else { -1.0 }).collect();
+        cases.push(one(130, 130, diagonal, size, false));
+    }
     for x in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
         cases.push(one(2, 70, vec![x; 140], 64, false));
     }
