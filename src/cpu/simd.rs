@@ -33,6 +33,10 @@ pub(super) trait Simd: Copy {
     const ROWS: [usize; 2];
 
     fn splat(self, x: f32) -> Self::F;
+    /// Asks for the cache line at an address, which may be any: nothing is read that a program could see.
+    fn prefetch(self, at: *const u8) {
+        let _ = at;
+    }
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers; no alignment is asked for.
     unsafe fn load(self, at: *const f32) -> Self::F;

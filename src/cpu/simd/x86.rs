@@ -51,6 +51,10 @@ impl Simd for Avx512 {
         x86!(_mm512_set1_ps(x))
     }
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        x86!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+    #[inline(always)]
     unsafe fn load(self, at: *const f32) -> Self::F {
         x86!(_mm512_loadu_ps(at))
     }
@@ -166,6 +170,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         x86!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        x86!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
     #[inline(always)]
     unsafe fn load(self, at: *const f32) -> Self::F {
