@@ -7,6 +7,7 @@
 mod backward;
 mod forward;
 mod pack;
+mod steps;
 mod weights;
 
 use super::special::noise_of;

@@ -1,81 +1,38 @@
 //! Back-propagation through time.
 
-use super::pack::{BackWeights, Matrices};
+use super::pack::BackWeights;
+use super::steps::{Back, BackSteps};
 use super::weights::WeightGradients;
 use super::{ChunkTape, LayerTape, ParameterBuffers, Pass, TrainingGradient, TrainingTape};
-use crate::cell::{Activation, Mask, Pad};
+use crate::cell::{Activation, Mask};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
-use crate::gpu::ops::{Operand, binary, unary, word};
-use crate::gpu::recorder::{BoundId, Recorder};
-use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
+use crate::gpu::ops::{Operand, binary, unary};
+use crate::gpu::recorder::Recorder;
 use crate::gpu::strided::dropout;
-use crate::gpu::uniform::uniform;
-use crate::plan::{Chunk, Method, Problem, Stage};
+use crate::plan::Problem;
 use crate::reference::Binary;
-
-uniform! {
-    /// Mirrors `RecurrentGradDims` in `shaders/cell/recurrent_grad.wgsl`.
-    struct RecurrentGradDims {
-        scalars: CellScalars,
-        noise: NoiseDims,
-        later: u32,
-        time: u32,
-        batch: u32,
-        hidden: u32,
-        out: u32,
-        direction: u32,
-        first_step: u32,
-        steps: u32,
-        weights: u32,
-        weights_stride: u32,
-        peepholes: u32,
-        history_h: u32,
-        history_s: u32,
-        rows: u32,
-        second_row: u32,
-        peephole_row: u32,
-        projected: u32,
-        source: u32,
-        source_width: u32,
-        source_first: u32,
-        depth: u32,
-        gates: u32,
-        scratch: u32,
-        through_reset: u32,
-        carry_h: u32,
-        carry_s: u32,
-        held: u32,
-        initial_h: u32,
-        initial_s: u32,
-        dy: u32,
-        dy_direction: u32,
-        dy_width: u32,
-        clip: f32,
-    }
-}
 
 /// Where the buffers that gradients move between keep their parts, in elements.
 #[derive(Clone, Copy)]
-struct Regions {
-    gates: usize,
+pub(super) struct Regions {
+    pub(super) gates: usize,
     /// By the projection's result, or through a reset gate: no cell has both.
-    between: usize,
-    carry_h: usize,
-    carry_s: usize,
-    held: usize,
-    initial_h: usize,
-    initial_s: usize,
+    pub(super) between: usize,
+    pub(super) carry_h: usize,
+    pub(super) carry_s: usize,
+    pub(super) held: usize,
+    pub(super) initial_h: usize,
+    pub(super) initial_s: usize,
     len: usize,
 }
 
 /// The gradients by a layer's output: where those of a direction lie.
-struct OutputGradient {
-    buffer: Buffer,
+pub(super) struct OutputGradient {
+    pub(super) buffer: Buffer,
     /// From one direction to the next.
-    direction: usize,
-    width: usize,
+    pub(super) direction: usize,
+    pub(super) width: usize,
 }
 
 /// What a call brings along.
@@ -90,12 +47,12 @@ pub(crate) struct Incoming<'a> {
 }
 
 /// The memory of a way back, the same for all layers.
-struct Workspace {
-    regions: Regions,
+pub(super) struct Workspace {
+    pub(super) regions: Regions,
     /// Gradients by the state and the gates move from one to the other.
-    between_steps: [Buffer; 2],
+    pub(super) between_steps: [Buffer; 2],
     /// What a chunk's steps leave for the weights' gradients.
-    d_gates: Buffer,
+    pub(super) d_gates: Buffer,
     /// Where chunks are run again.
     replay: Option<(ChunkTape, [Buffer; 2])>,
 }
@@ -316,176 +273,5 @@ impl Pass {
                 recorder.copy((&between_steps[s], regions.initial_s), (to, layer * s_len), s_len);
             }
         }
-    }
-}
-
-/// A layer on its way back.
-struct Back<'a> {
-    pass: &'a Pass,
-    layer: usize,
-    share: &'a OutputGradient,
-    packed: &'a BackWeights,
-    workspace: &'a Workspace,
-    clip: Option<f32>,
-}
-
-/// The dispatches of a step back, bound to their buffers.
-struct BackSteps {
-    dispatches: Vec<BackDispatch>,
-}
-
-struct BackDispatch {
-    /// For even and for odd numbers of steps done.
-    bound: [BoundId; 2],
-    dims: RecurrentGradDims,
-    grid: [u32; 3],
-    /// Whether it begins a step.
-    first: bool,
-}
-
-impl BackSteps {
-    fn new(recorder: &mut Recorder, back: &Back<'_>, chunk: Chunk, tape: &ChunkTape) -> Result<Self> {
-        let Back { pass, layer, share, packed, workspace, clip } = *back;
-        let problem = pass.problem();
-        let regions = workspace.regions;
-        let device = recorder.device().clone();
-        let (tile, columns, rows) = (&pass.plan.back, pass.plan.columns, pass.plan.rows);
-        let kernel: &'static Kernel = match tile.method {
-            Method::Rows => &RECURRENT_STEP_GRAD,
-            Method::Lanes => &RECURRENT_STEP_GRAD_LANES,
-        };
-        let n = |size: usize| word(&device, kernel.name, size);
-        let (hidden, out, gates) = (problem.hidden, problem.out(), problem.gates());
-        let two_stages = pass.two_stages();
-        let layout = pass.history(chunk.steps);
-        let (projected, d_gates_len) = pass.d_gates(chunk.steps);
-        let (noise, noise_constants) = noise_of(&pass.noise, layer * pass.directions());
-        n(d_gates_len)?;
-        n(layout.len)?;
-        n(problem.time * problem.batch * share.width.max(2 * out))?;
-        let flags = pass.flags.as_ref().unwrap_or(&tape.history);
-        let [a, b] = &workspace.between_steps;
-
-        let mut dispatches = Vec::new();
-        for group in &pass.plan.forward.groups {
-            let cell = &problem.cells[group.start];
-            let special = Specialization::of(cell);
-            for &stage in cell.stages().iter().rev() {
-                let first = match stage {
-                    Stage::Candidate | Stage::Project => true,
-                    Stage::Reset => false,
-                    Stage::Whole => !two_stages,
-                };
-                let Matrices { at, stride, depth } = match (first, packed.second) {
-                    (false, Some(second)) => second,
-                    _ => packed.first,
-                };
-                let units = if first { out } else { hidden };
-                let (source, width, from) = match (first, stage) {
-                    (false, Stage::Whole) => (regions.between, out, 0),
-                    (false, _) => (regions.gates, gates * hidden, 2 * hidden),
-                    _ => (regions.gates, gates * hidden, 0),
-                };
-                let turn = if columns == 1 { 16 } else { 8 };
-                let mut constants: Constants = special.constants.clone();
-                constants.extend(noise_constants.iter().copied());
-                constants.extend([
-                    ("ROWS", n(tile.rows)?),
-                    ("UNITS", n(tile.units)?),
-                    ("GATES", n(columns)?),
-                    ("USED", (1 << columns) - 1),
-                    ("STRADDLE", u32::from(!(width.is_multiple_of(4) && from.is_multiple_of(4)))),
-                    ("TAIL", u32::from(!depth.is_multiple_of(turn))),
-                    ("STAGE", stage as u32),
-                    ("TWO_STAGES", u32::from(two_stages)),
-                    ("FLAGS", u32::from(pass.flags.is_some())),
-                    ("RESETS", u32::from(pass.resets)),
-                    ("HOLD", u32::from(pass.pad == Pad::Hold)),
-                    ("CLIP", u32::from(clip.is_some())),
-                    ("REVERSE", pass.stack.reverse),
-                ]);
-                if tile.method == Method::Rows {
-                    let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
-                    constants.extend([("SLICES", n(tile.slices)?), ("PARTIAL", n(partial)?)]);
-                }
-                let mut bind = |[current, next]: [&Buffer; 2]| {
-                    let (dy, d_gates) = (&share.buffer, &workspace.d_gates);
-                    let buffers = [&tape.gates, &packed.buffer, flags, &tape.history, dy, current, next, d_gates];
-                    recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
-                };
-                let (there, return_) = (bind([a, b])?, bind([b, a])?);
-                let bound = match (two_stages, first) {
-                    (false, _) => [there, return_],
-                    (true, true) => [there; 2],
-                    (true, false) => [return_; 2],
-                };
-                let dims = RecurrentGradDims {
-                    scalars: special.scalars,
-                    noise,
-                    later: 0,
-                    time: n(problem.time)?,
-                    batch: n(problem.batch)?,
-                    hidden: n(hidden)?,
-                    out: n(out)?,
-                    direction: n(group.start)?,
-                    first_step: n(chunk.first)?,
-                    steps: n(chunk.steps)?,
-                    weights: n(at)?,
-                    weights_stride: n(stride)?,
-                    peepholes: n(packed.peepholes)?,
-                    history_h: n(layout.h)?,
-                    history_s: n(layout.s)?,
-                    rows: n(rows.count)?,
-                    second_row: n(rows.second)?,
-                    peephole_row: n(rows.peephole)?,
-                    projected: n(projected)?,
-                    source: n(source)?,
-                    source_width: n(width)?,
-                    source_first: n(from)?,
-                    depth: n(depth)?,
-                    gates: n(regions.gates)?,
-                    scratch: n(regions.between)?,
-                    through_reset: n(regions.between)?,
-                    carry_h: n(regions.carry_h)?,
-                    carry_s: n(regions.carry_s)?,
-                    held: n(regions.held)?,
-                    initial_h: n(regions.initial_h)?,
-                    initial_s: n(regions.initial_s)?,
-                    dy: 0,
-                    dy_direction: n(share.direction)?,
-                    dy_width: n(share.width)?,
-                    clip: clip.unwrap_or(0.0),
-                };
-                let blocks = units.div_ceil(columns);
-                let grid = [n(blocks.div_ceil(tile.units))?, n(problem.batch.div_ceil(tile.rows))?, n(group.len())?];
-                dispatches.push(BackDispatch { bound, dims, grid, first });
-            }
-        }
-        Ok(Self { dispatches })
-    }
-
-    /// Records the step before `later`; `done` steps have been recorded since the buffers were filled.
-    fn record(&self, recorder: &mut Recorder, later: usize, done: usize) -> Result<()> {
-        self.dispatch(recorder, later, done, |_| true)
-    }
-
-    /// Records what is left once the first step has been gone through: its product.
-    fn finish(&self, recorder: &mut Recorder, done: usize) -> Result<()> {
-        self.dispatch(recorder, 0, done, |dispatch| dispatch.first)
-    }
-
-    fn dispatch(
-        &self,
-        recorder: &mut Recorder,
-        later: usize,
-        done: usize,
-        wanted: impl Fn(&BackDispatch) -> bool,
-    ) -> Result<()> {
-        for dispatch in self.dispatches.iter().filter(|dispatch| wanted(dispatch)) {
-            let BackDispatch { bound, dims, grid, .. } = dispatch;
-            let dims = RecurrentGradDims { later: word(recorder.device(), RECURRENT_STEP_GRAD.name, later)?, ..*dims };
-            recorder.dispatch(bound[done % 2], &dims, *grid)?;
-        }
-        Ok(())
     }
 }
