@@ -3,6 +3,7 @@
 mod kind;
 mod limits;
 mod problem;
+mod scan;
 mod show;
 mod tile;
 #[cfg(feature = "gpu")]
@@ -12,6 +13,7 @@ mod tuning;
 pub use kind::PlanKind;
 pub use limits::{AdapterClass, Limits};
 pub use problem::{Problem, Stage};
+pub use scan::Scan;
 pub(crate) use tile::packed_words;
 pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
@@ -23,6 +25,9 @@ pub use tuning::Choice;
 use crate::error::{Error, Result};
 
 const OP: &str = "plan";
+
+/// Units of a layer that a workgroup walks by itself unless another plan is asked for.
+const SCANNED: usize = 128;
 
 /// A run of time steps whose input projection is computed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub struct Plan {
     pub project: Tile,
     /// How a step is tiled.
     pub step: Tile,
+    /// The workgroup that walks through time, if one does.
+    pub scan: Option<Scan>,
 }
 
 impl Plan {
@@ -79,17 +86,9 @@ impl Plan {
     /// ```
     pub fn new(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Self> {
         problem.check(limits)?;
-        let no_wave = problem.why_no_wave(limits);
-        let (kind, why) = match (kind, no_wave) {
-            (Some(PlanKind::Wave), Some(reason)) => {
-                return Err(Error::Unsupported { op: OP, option: format!("the kind wave with {reason}"), by: "plans" });
-            }
-            (Some(kind), _) => (kind, "asked for".to_owned()),
-            (None, _) if problem.layers == 1 => (PlanKind::Step, "one layer".to_owned()),
-            (None, None) => (PlanKind::Wave, "several layers of one direction".to_owned()),
-            (None, Some(reason)) => (PlanKind::Step, format!("no wave with {reason}")),
-        };
-        let longest = usize::try_from(limits.binding_bytes / problem.step_bytes().max(1)).unwrap_or(usize::MAX).max(1);
+        let (kind, why, scan) = Self::choose(&problem, limits, kind)?;
+        let binding = usize::try_from(limits.binding_bytes / problem.step_bytes().max(1)).unwrap_or(usize::MAX);
+        let longest = scan.map_or(binding, |scan| scan.longest_chunk(limits).min(binding)).max(1);
         let chunks: Vec<Chunk> = (0..problem.time)
             .step_by(longest)
             .map(|first| Chunk { first, steps: longest.min(problem.time - first) })
@@ -107,7 +106,38 @@ impl Plan {
             limits.check(OP, "workgroup memory in bytes", tile.workgroup_bytes(), limits.workgroup_bytes)?;
             limits.check(OP, "invocations of a workgroup", invocations, limits.workgroup_invocations as u64)?;
         }
-        Ok(Self { problem, kind, why, chunks, groups, project, step })
+        Ok(Self { problem, kind, why, chunks, groups, project, step, scan })
+    }
+
+    /// The kind of plan, and why: a scan for small layers, a wave for several, else steps.
+    fn choose(problem: &Problem, limits: &Limits, asked: Option<PlanKind>) -> Result<(PlanKind, String, Option<Scan>)> {
+        let (scan, no_wave) = (Scan::of(limits, problem), problem.why_no_wave(limits));
+        let refused = |kind: PlanKind, reason: &str| {
+            Err(Error::Unsupported { op: OP, option: format!("the kind {kind} with {reason}"), by: "by any plan" })
+        };
+        let for_it = "asked for".to_owned();
+        match (asked, scan, no_wave) {
+            (Some(PlanKind::Scan), Err(reason), _) => refused(PlanKind::Scan, reason),
+            (Some(PlanKind::Scan), Ok(scan), _) => Ok((PlanKind::Scan, for_it, Some(scan))),
+            (Some(PlanKind::Wave), _, Some(reason)) => refused(PlanKind::Wave, reason),
+            (Some(kind), ..) => Ok((kind, for_it, None)),
+            (None, Ok(scan), _) if problem.hidden <= SCANNED => {
+                Ok((PlanKind::Scan, format!("at most {SCANNED} units"), Some(scan)))
+            }
+            (None, scan, no_wave) => {
+                let no_scan = match scan {
+                    Err(reason) if problem.hidden <= SCANNED => format!("no scan with {reason}"),
+                    _ => format!("more than {SCANNED} units"),
+                };
+                match no_wave {
+                    None if problem.layers > 1 => Ok((PlanKind::Wave, format!("{no_scan}, several layers"), None)),
+                    Some(reason) if problem.layers > 1 => {
+                        Ok((PlanKind::Step, format!("{no_scan}, no wave with {reason}"), None))
+                    }
+                    _ => Ok((PlanKind::Step, no_scan, None)),
+                }
+            }
+        }
     }
 
     /// Why it is of this kind.
@@ -128,7 +158,9 @@ impl Plan {
         }
         let step: usize = self.groups.iter().map(|group| cells[group.start].stages().len()).sum();
         let merge = usize::from(self.problem.merged && cells.len() == 2);
+        let scanned = self.scan.map_or(1, |scan| scan.layers);
         match self.kind {
+            PlanKind::Scan => layers / scanned * (self.chunks.len() * (1 + self.groups.len()) + merge),
             PlanKind::Wave => self.chunks.len() + time + layers - 1,
             PlanKind::Step => layers * (self.chunks.len() + time * step + merge),
         }
@@ -152,21 +184,34 @@ impl Plan {
         let step_tiles = p.batch.div_ceil(self.step.rows) as u64;
         let project_tiles = (p.time * p.batch).div_ceil(self.project.rows) as u64;
         let directions = directions as u64;
+        let chunks = self.chunks.len() as u64;
         let layer = |layer: usize| {
             let input = words(gates, p.hidden, p.layer_input(layer));
+            let y = (p.time * p.batch * p.out() * size_of::<f32>()) as u64;
+            if let Some(scan) = &self.scan {
+                // The state is read and written once a chunk; weights that are kept are read as often.
+                let groups = p.batch.div_ceil(scan.rows) as u64;
+                let turns = if scan.kept > 0 { chunks } else { p.time as u64 };
+                let projection = p.time as u64 * p.projection_words() as u64 * 16;
+                let weights = groups * (turns * words(gates, p.hidden, p.out()) + projection);
+                let x = match layer % scan.layers {
+                    0 => project_tiles * input + 2 * projected / directions.max(1),
+                    _ => groups * turns * input,
+                };
+                return directions * (x + weights + chunks * state + y);
+            }
             let x = match self.kind {
                 PlanKind::Wave if layer > 0 => p.time as u64 * step_tiles * input,
                 _ => directions * project_tiles * input + 2 * projected,
             };
-            let y = (p.time * p.batch * p.out() * size_of::<f32>()) as u64;
             x + directions * (p.time as u64 * (step_tiles * recurrent + state) + y)
         };
         (0..p.layers).map(layer).sum()
     }
 
-    /// Workgroup memory of the step kernel in bytes.
+    /// Workgroup memory of the kernel that walks through time, in bytes.
     pub fn workgroup_bytes(&self) -> u64 {
-        self.step.workgroup_bytes()
+        self.scan.map_or_else(|| self.step.workgroup_bytes(), |scan| scan.workgroup_bytes())
     }
 }
 

@@ -11,7 +11,7 @@ mod place;
 use allocations::allocations;
 use common::{bits, gpu};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Pad, Reset, RnnCell, Sequence};
-use gatewise::gpu::{Counters, GpuDevice};
+use gatewise::gpu::{Counters, GpuDevice, GpuOptions};
 use gatewise::models::SileroVad;
 use gatewise::nn::{
     Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent, RecurrentGradient, TrainableRecurrent, TrainingOptions,
@@ -85,6 +85,42 @@ fn a_call_is_one_submission_of_the_dispatches_that_its_plan_names() {
             }
         }
     }
+}
+
+/// The exact counts of a GPU's schedules: small layers are scanned, a dispatch a chunk beside the projection.
+#[test]
+fn small_layers_take_a_dispatch_a_chunk_and_larger_ones_a_dispatch_a_step() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let one = |hidden: usize| Lstm::config(5, hidden);
+    // Layers that a workgroup has all at once; a layer of two directions reads the whole layer below first.
+    let cases = [
+        (one(7), 2),
+        (one(128), 2),
+        (one(7).layers(3), 2),
+        (one(7).bidirectional(Merge::Concat), 2),
+        (one(7).layers(3).bidirectional(Merge::Concat), 3 * 2),
+        (one(129), 9 + 1),
+        (one(129).layers(3), 9 + 3),
+        (one(129).bidirectional(Merge::Concat), 9 + 1),
+    ];
+    for (config, dispatches) in cases {
+        let stack = config.random(&device, 3).expect("a stack");
+        let x = input(&device, [9, 2, 5]);
+        let mut state = stack.zero_state(2).expect("state");
+        let plan = stack.plan(9, 2).expect("fits");
+        let (spent, _y) = cost(&gpu, || stack.forward(&x, &mut state).expect("runs"));
+        assert_eq!((spent.dispatches, spent.submits), (dispatches, 1), "{plan}");
+    }
+    let low = GpuDevice::new(&GpuOptions { software: true, loop_cap: Some(120), ..Default::default() }).expect("a GPU");
+    let stack = one(7).random(&Device::Gpu(low.clone()), 3).expect("a stack");
+    let plan = stack.plan(40, 2).expect("fits");
+    let chunks = plan.chunks.len() as u64;
+    let x = input(&Device::Gpu(low.clone()), [40, 2, 5]);
+    let mut state = stack.zero_state(2).expect("state");
+    let (spent, _y) = cost(&low, || stack.forward(&x, &mut state).expect("runs"));
+    assert!(chunks > 2, "{plan}");
+    assert_eq!((spent.dispatches, spent.submits), (2 * chunks, 1), "{plan}");
 }
 
 #[test]

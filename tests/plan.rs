@@ -87,6 +87,8 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
         (stacked(3, of(GruCell::default(), lstm(80, 512, 300, 4))), None),
         (stacked(3, of(GruCell::default(), lstm(80, 512, 300, 4))), Some(PlanKind::Step)),
         (stacked(2, lstm(16, 64, 50, 2)), None),
+        (lstm(16, 64, 50_000, 2), None),
+        (typed(WeightType::F16, lstm(16, 128, 50, 300)), None),
         (lstm(3, 4, 0, 1), None),
         (lstm(3, 4, 5, 0), None),
     ];
@@ -153,6 +155,8 @@ fn a_kind_that_cannot_run_the_problem_is_refused() {
     assert!(dependent.starts_with("plan: the kind wave with two dependent products a step"), "{dependent}");
     let error = "shuffle".parse::<PlanKind>().expect_err("no such kind");
     assert!(matches!(error, Error::Value { what: "kind", .. }), "{error}");
+    let wide = refusal(lstm(3, 300, 5, 2), &Limits::portable(), Some(PlanKind::Scan));
+    assert!(wide.starts_with("plan: the kind scan with more units than a workgroup has invocations"), "{wide}");
     for kind in PlanKind::ALL {
         assert_eq!(kind.name().parse::<PlanKind>().expect("its own name"), kind);
     }
@@ -217,7 +221,7 @@ mod command {
         let shapes = r#"[{"name": "a", "cell": "lstm", "I": 3, "H": 5, "layers": 2, "bidir": false, "T": 4, "B": 2}]"#;
         std::fs::write(&suite, shapes).expect("a file");
         let bench = format!("bench --suite {} --device cpu,gpu --budget-ms 1 --min-runs 1 --json", suite.display());
-        for (asked, ran) in [("step", "step"), ("wave", "wave")] {
+        for (asked, ran) in [("step", "step"), ("wave", "wave"), ("scan", "scan")] {
             let (code, text, message) = run(&format!("{bench} --plan {asked}"));
             assert_eq!(code, Some(0), "{message}");
             let plans: Vec<String> = text

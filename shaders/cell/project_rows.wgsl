@@ -9,6 +9,6 @@ fn project_rows(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let first_row = id.y * ROWS;
-    let t = product(rows_of(id.z, first_row, 0u), weights_of(id.z), unit, dims.depth, 0u, dims.depth);
+    let t = product(weights_of(id.z), rows_of(id.z, first_row, 0u), unit, dims.depth, 0u, dims.depth);
     store_rows(id.z, first_row, unit, t);
 }

@@ -96,8 +96,8 @@ fn source_row(source: Source, row: u32) -> u32 {
     return dims.source + (source.direction * dims.batch + clamped) * dims.source_width + dims.source_first;
 }
 
-fn weights_of(direction: u32) -> u32 {
-    return dims.weights + direction * dims.weights_stride;
+fn weights_of(direction: u32) -> Matrix {
+    return Matrix(dims.weights + direction * dims.weights_stride, GATES, USED);
 }
 
 fn units() -> u32 {

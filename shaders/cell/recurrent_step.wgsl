@@ -20,11 +20,11 @@ fn recurrent_step(
 
     let depth = state_depth();
     let part = part_of(depth, slice);
-    let t = product(state_source(z, first_row, 0u), state_weights(z), present, depth, part.x, part.y);
+    let t = product(state_weights(z), state_source(z, first_row, 0u), present, depth, part.x, part.y);
     var t_x = Tile();
     if WAVE && z > 0u {
         let part = part_of(dims.out, slice);
-        t_x = product(below_source(z, first_row, 0u), input_weights(z), present, dims.out, part.x, part.y);
+        t_x = product(input_weights(z), below_source(z, first_row, 0u), present, dims.out, part.x, part.y);
     }
     if SLICES > 1u {
         let sum = whole_row(t, slice, local.x);
@@ -34,7 +34,7 @@ fn recurrent_step(
         }
         let row = first_row + slice;
         if slice < ROWS && row < dims.batch && unit < units() {
-            finish(z, row, unit, sum, sum_x, last);
+            finish(place_of(z, row, last), unit, STAGE, sum, sum_x);
         }
         return;
     }
@@ -42,7 +42,7 @@ fn recurrent_step(
         let sums = tile_rows(t);
         let sums_x = tile_rows(t_x);
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish(z, first_row + row, unit, sums[row], sums_x[row], last);
+            finish(place_of(z, first_row + row, last), unit, STAGE, sums[row], sums_x[row]);
         }
     }
 }

@@ -11,7 +11,7 @@ fn recurrent_step_grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_i
     let slice = local.y;
 
     let part = part_of(dims.depth, slice);
-    let t = product(Source(0u, direction, first_row), weights_of(direction), present, dims.depth, part.x, part.y);
+    let t = product(weights_of(direction), Source(0u, direction, first_row), present, dims.depth, part.x, part.y);
     if SLICES > 1u {
         let sums = whole_row(t, slice, local.x);
         let row = first_row + slice;

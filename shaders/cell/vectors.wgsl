@@ -6,25 +6,25 @@ fn vector_at(vectors: u32, hidden: u32, row: u32, unit: u32) -> f32 {
 }
 
 // One element for each gate from 4 rows on.
-fn gates_at(vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<f32> {
+fn gates_at(gates: u32, vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<f32> {
     var v = vec4<f32>();
     v.x = vector_at(vectors, hidden, row, unit);
-    if GATES > 1u {
+    if gates > 1u {
         v.y = vector_at(vectors, hidden, row + 1u, unit);
     }
-    if GATES > 2u {
+    if gates > 2u {
         v.z = vector_at(vectors, hidden, row + 2u, unit);
     }
-    if GATES > 3u {
+    if gates > 3u {
         v.w = vector_at(vectors, hidden, row + 3u, unit);
     }
     return v;
 }
 
 // The sums of a product with int8 weights, in units of the weights.
-fn rescale(sum: vec4<f32>, vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<f32> {
+fn rescale(gates: u32, sum: vec4<f32>, vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<f32> {
     if WEIGHT_TYPE == WEIGHT_INT8 {
-        return sum * gates_at(vectors, hidden, row, unit);
+        return sum * gates_at(gates, vectors, hidden, row, unit);
     }
     return sum;
 }

@@ -1,7 +1,7 @@
 // A tile of a matrix product: up to 16 rows of a source against the packed weights of one unit, all its gates at once.
 // The kernel that includes this gives `weight_word(at) -> vec4<u32>` and `source_word(at) -> vec4<f32>`, a struct `Source` with
 // the field `lane`, and `source_row(source, row) -> u32`: where a row of the tile begins, in elements.
-// Either `tile_rows.wgsl` or `tile_lanes.wgsl` follows it with `product`.
+// Either `tile_rows.wgsl` or `tile_lanes.wgsl` follows it with `product`, and with `add_part` for weights that are kept.
 //
 // Packed weights, in words of 16 bytes: [blocks of 8 units][steps along the depth][words of a step][8 units]. A step covers 4
 // elements of the depth for all gates, or 16 of them where there is one gate; either way 16 weights a unit. It takes a word a
@@ -22,35 +22,45 @@ const WEIGHT_INT8: u32 = 3u;
 
 const BLOCK: u32 = 8u;              // units whose words lie side by side
 
+// A packed matrix: where it begins, in words, and its gates, those that a product needs among them. The latter two are
+// constants wherever a matrix is made.
+struct Matrix { first: u32, gates: u32, used: u32 }
+
+// What one step of a unit's weights is stored as: as many words as the type and the gates take, zeros for the rest.
+struct StepWords { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
+
+// The steps of 16 elements of the depth: four of them, or one where there is one gate.
+struct Part { a: StepWords, b: StepWords, c: StepWords, d: StepWords }
+
 // The sums of 16 rows, one column a row, one component a gate.
 struct Tile { a: mat4x4<f32>, b: mat4x4<f32>, c: mat4x4<f32>, d: mat4x4<f32> }
 
 // The weights' elements of the depth in one step.
-fn step_depth() -> u32 {
-    if GATES == 1u {
+fn step_depth(m: Matrix) -> u32 {
+    if m.gates == 1u {
         return 16u;
     }
     return 4u;
 }
 
 // Words of one step of a block.
-fn step_words() -> u32 {
+fn step_words(m: Matrix) -> u32 {
     if WEIGHT_TYPE == WEIGHT_INT8 {
         return BLOCK;
     }
     if WEIGHT_TYPE == WEIGHT_F16 || WEIGHT_TYPE == WEIGHT_BF16 {
         return 2u * BLOCK;
     }
-    if GATES == 1u {
+    if m.gates == 1u {
         return 4u * BLOCK;
     }
-    return GATES * BLOCK;
+    return m.gates * BLOCK;
 }
 
 // The word of a unit's weights that the step at depth `k` begins with.
-fn unit_word(weights: u32, unit: u32, depth: u32, k: u32) -> u32 {
-    let steps = ((depth + 15u) & ~15u) / step_depth();
-    return weights + ((unit / BLOCK) * steps + k / step_depth()) * step_words() + unit % BLOCK;
+fn unit_word(m: Matrix, unit: u32, depth: u32, k: u32) -> u32 {
+    let steps = ((depth + 15u) & ~15u) / step_depth(m);
+    return m.first + ((unit / BLOCK) * steps + k / step_depth(m)) * step_words(m) + unit % BLOCK;
 }
 
 fn halves(low: u32, high: u32) -> vec4<f32> {
@@ -62,37 +72,60 @@ fn brains(low: u32, high: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4(low << 16u, low & 0xffff0000u, high << 16u, high & 0xffff0000u));
 }
 
-// The 16 weights of a step: a column a gate, or a column every 4 elements of the depth.
-fn step_weights(word: u32) -> mat4x4<f32> {
+fn load_step(m: Matrix, word: u32) -> StepWords {
+    var s = StepWords();
     if WEIGHT_TYPE == WEIGHT_INT8 {
-        let q = weight_word(word);
+        s.a = weight_word(word);
+        return s;
+    }
+    if WEIGHT_TYPE == WEIGHT_F16 || WEIGHT_TYPE == WEIGHT_BF16 {
+        s.a = weight_word(word);
+        s.b = weight_word(word + BLOCK);
+        return s;
+    }
+    if m.gates == 1u || (m.used & 1u) != 0u {
+        s.a = weight_word(word);
+    }
+    if m.gates == 1u || (m.gates > 1u && (m.used & 2u) != 0u) {
+        s.b = weight_word(word + BLOCK);
+    }
+    if m.gates == 1u || (m.gates > 2u && (m.used & 4u) != 0u) {
+        s.c = weight_word(word + 2u * BLOCK);
+    }
+    if m.gates == 1u || (m.gates > 3u && (m.used & 8u) != 0u) {
+        s.d = weight_word(word + 3u * BLOCK);
+    }
+    return s;
+}
+
+// The 16 weights of a step: a column a gate, or a column every 4 elements of the depth.
+fn unpack_step(s: StepWords) -> mat4x4<f32> {
+    if WEIGHT_TYPE == WEIGHT_INT8 {
+        let q = s.a;
         return mat4x4(
             vec4<f32>(unpack4xI8(q.x)), vec4<f32>(unpack4xI8(q.y)), vec4<f32>(unpack4xI8(q.z)), vec4<f32>(unpack4xI8(q.w)));
     }
     if WEIGHT_TYPE == WEIGHT_F16 {
-        let low = weight_word(word);
-        let high = weight_word(word + BLOCK);
-        return mat4x4(halves(low.x, low.y), halves(low.z, low.w), halves(high.x, high.y), halves(high.z, high.w));
+        return mat4x4(halves(s.a.x, s.a.y), halves(s.a.z, s.a.w), halves(s.b.x, s.b.y), halves(s.b.z, s.b.w));
     }
     if WEIGHT_TYPE == WEIGHT_BF16 {
-        let low = weight_word(word);
-        let high = weight_word(word + BLOCK);
-        return mat4x4(brains(low.x, low.y), brains(low.z, low.w), brains(high.x, high.y), brains(high.z, high.w));
+        return mat4x4(brains(s.a.x, s.a.y), brains(s.a.z, s.a.w), brains(s.b.x, s.b.y), brains(s.b.z, s.b.w));
     }
-    var w = mat4x4<f32>();
-    if GATES == 1u || (USED & 1u) != 0u {
-        w[0] = bitcast<vec4<f32>>(weight_word(word));
+    return mat4x4(
+        bitcast<vec4<f32>>(s.a), bitcast<vec4<f32>>(s.b), bitcast<vec4<f32>>(s.c), bitcast<vec4<f32>>(s.d));
+}
+
+fn step_weights(m: Matrix, word: u32) -> mat4x4<f32> {
+    return unpack_step(load_step(m, word));
+}
+
+// The weights that go with every 4 elements of a part's depth.
+fn part_weights(m: Matrix, p: Part) -> array<mat4x4<f32>, 4> {
+    let w = unpack_step(p.a);
+    if m.gates == 1u {
+        return array(only_gate(w[0]), only_gate(w[1]), only_gate(w[2]), only_gate(w[3]));
     }
-    if GATES == 1u || (GATES > 1u && (USED & 2u) != 0u) {
-        w[1] = bitcast<vec4<f32>>(weight_word(word + BLOCK));
-    }
-    if GATES == 1u || (GATES > 2u && (USED & 4u) != 0u) {
-        w[2] = bitcast<vec4<f32>>(weight_word(word + 2u * BLOCK));
-    }
-    if GATES == 1u || (GATES > 3u && (USED & 8u) != 0u) {
-        w[3] = bitcast<vec4<f32>>(weight_word(word + 3u * BLOCK));
-    }
-    return w;
+    return array(w, unpack_step(p.b), unpack_step(p.c), unpack_step(p.d));
 }
 
 // Four elements of a row that begins at `first`, zeros beyond its end: what follows in the source may be anything.
@@ -118,18 +151,18 @@ fn four(first: u32, k: u32, depth: u32) -> vec4<f32> {
 }
 
 // Adds 4 elements of a row times 4 elements of the weights' depth, for every gate in use.
-fn weigh(v: vec4<f32>, w: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
+fn weigh(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
     var total = sum;
-    if GATES == 1u || (USED & 1u) != 0u {
+    if m.gates == 1u || (m.used & 1u) != 0u {
         total.x += dot(v, w[0]);
     }
-    if GATES > 1u && (USED & 2u) != 0u {
+    if m.gates > 1u && (m.used & 2u) != 0u {
         total.y += dot(v, w[1]);
     }
-    if GATES > 2u && (USED & 4u) != 0u {
+    if m.gates > 2u && (m.used & 4u) != 0u {
         total.z += dot(v, w[2]);
     }
-    if GATES > 3u && (USED & 8u) != 0u {
+    if m.gates > 3u && (m.used & 8u) != 0u {
         total.w += dot(v, w[3]);
     }
     return total;

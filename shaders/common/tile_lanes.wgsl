@@ -2,33 +2,76 @@
 // subgroup instead of once an invocation. Subgroups have at least 8 lanes, all of them active here.
 
 // The parts of 8 rows that the first 8 lanes hold, times one step's weights.
-fn add_eight(v: vec4<f32>, w: mat4x4<f32>, low: ptr<function, mat4x4<f32>>, high: ptr<function, mat4x4<f32>>) {
-    (*low)[0] = weigh(subgroupBroadcast(v, 0u), w, (*low)[0]);
-    (*low)[1] = weigh(subgroupBroadcast(v, 1u), w, (*low)[1]);
-    (*low)[2] = weigh(subgroupBroadcast(v, 2u), w, (*low)[2]);
-    (*low)[3] = weigh(subgroupBroadcast(v, 3u), w, (*low)[3]);
-    (*high)[0] = weigh(subgroupBroadcast(v, 4u), w, (*high)[0]);
-    (*high)[1] = weigh(subgroupBroadcast(v, 5u), w, (*high)[1]);
-    (*high)[2] = weigh(subgroupBroadcast(v, 6u), w, (*high)[2]);
-    (*high)[3] = weigh(subgroupBroadcast(v, 7u), w, (*high)[3]);
+fn add_eight(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, low: ptr<function, mat4x4<f32>>, high: ptr<function, mat4x4<f32>>) {
+    (*low)[0] = weigh(m, subgroupBroadcast(v, 0u), w, (*low)[0]);
+    (*low)[1] = weigh(m, subgroupBroadcast(v, 1u), w, (*low)[1]);
+    (*low)[2] = weigh(m, subgroupBroadcast(v, 2u), w, (*low)[2]);
+    (*low)[3] = weigh(m, subgroupBroadcast(v, 3u), w, (*low)[3]);
+    (*high)[0] = weigh(m, subgroupBroadcast(v, 4u), w, (*high)[0]);
+    (*high)[1] = weigh(m, subgroupBroadcast(v, 5u), w, (*high)[1]);
+    (*high)[2] = weigh(m, subgroupBroadcast(v, 6u), w, (*high)[2]);
+    (*high)[3] = weigh(m, subgroupBroadcast(v, 7u), w, (*high)[3]);
 }
 
 // Lanes 0 to 3 hold a part of a row each, lanes 4 to 7 the part that follows it along the depth.
-fn add_four(v: vec4<f32>, w: mat4x4<f32>, w_next: mat4x4<f32>, rows: ptr<function, mat4x4<f32>>) {
-    (*rows)[0] = weigh(subgroupBroadcast(v, 4u), w_next, weigh(subgroupBroadcast(v, 0u), w, (*rows)[0]));
+fn add_four(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, w_next: mat4x4<f32>, rows: ptr<function, mat4x4<f32>>) {
+    (*rows)[0] = weigh(m, subgroupBroadcast(v, 4u), w_next, weigh(m, subgroupBroadcast(v, 0u), w, (*rows)[0]));
     if ROWS > 1u {
-        (*rows)[1] = weigh(subgroupBroadcast(v, 5u), w_next, weigh(subgroupBroadcast(v, 1u), w, (*rows)[1]));
+        (*rows)[1] = weigh(m, subgroupBroadcast(v, 5u), w_next, weigh(m, subgroupBroadcast(v, 1u), w, (*rows)[1]));
     }
     if ROWS > 2u {
-        (*rows)[2] = weigh(subgroupBroadcast(v, 6u), w_next, weigh(subgroupBroadcast(v, 2u), w, (*rows)[2]));
-        (*rows)[3] = weigh(subgroupBroadcast(v, 7u), w_next, weigh(subgroupBroadcast(v, 3u), w, (*rows)[3]));
+        (*rows)[2] = weigh(m, subgroupBroadcast(v, 6u), w_next, weigh(m, subgroupBroadcast(v, 2u), w, (*rows)[2]));
+        (*rows)[3] = weigh(m, subgroupBroadcast(v, 7u), w_next, weigh(m, subgroupBroadcast(v, 3u), w, (*rows)[3]));
+    }
+}
+
+// Lanes 0 to 3 hold a part of a row, lanes 4 to 7 of another one.
+fn add_even_row(m: Matrix, v: vec4<f32>, w: array<mat4x4<f32>, 4>, sum: vec4<f32>) -> vec4<f32> {
+    var total = weigh(m, subgroupBroadcast(v, 0u), w[0], sum);
+    total = weigh(m, subgroupBroadcast(v, 1u), w[1], total);
+    total = weigh(m, subgroupBroadcast(v, 2u), w[2], total);
+    return weigh(m, subgroupBroadcast(v, 3u), w[3], total);
+}
+
+fn add_odd_row(m: Matrix, v: vec4<f32>, w: array<mat4x4<f32>, 4>, sum: vec4<f32>) -> vec4<f32> {
+    var total = weigh(m, subgroupBroadcast(v, 4u), w[0], sum);
+    total = weigh(m, subgroupBroadcast(v, 5u), w[1], total);
+    total = weigh(m, subgroupBroadcast(v, 6u), w[2], total);
+    return weigh(m, subgroupBroadcast(v, 7u), w[3], total);
+}
+
+// The lane's word of a part of two rows.
+fn lane_word(source: Source, row: u32, k: u32, depth: u32) -> vec4<f32> {
+    return four(source_row(source, row + source.lane / 4u % 2u), k + 4u * (source.lane % 4u), depth);
+}
+
+// Adds the products of up to 8 rows with a part that begins at depth `k`.
+fn add_part(m: Matrix, source: Source, k: u32, depth: u32, p: Part, t: ptr<function, Tile>) {
+    let w = part_weights(m, p);
+    var v = lane_word(source, 0u, k, depth);
+    (*t).a[0] = add_even_row(m, v, w, (*t).a[0]);
+    if ROWS > 1u {
+        (*t).a[1] = add_odd_row(m, v, w, (*t).a[1]);
+    }
+    if ROWS > 2u {
+        v = lane_word(source, 2u, k, depth);
+        (*t).a[2] = add_even_row(m, v, w, (*t).a[2]);
+        (*t).a[3] = add_odd_row(m, v, w, (*t).a[3]);
+    }
+    if ROWS > 4u {
+        v = lane_word(source, 4u, k, depth);
+        (*t).b[0] = add_even_row(m, v, w, (*t).b[0]);
+        (*t).b[1] = add_odd_row(m, v, w, (*t).b[1]);
+        v = lane_word(source, 6u, k, depth);
+        (*t).b[2] = add_even_row(m, v, w, (*t).b[2]);
+        (*t).b[3] = add_odd_row(m, v, w, (*t).b[3]);
     }
 }
 
 // The rows' products with a unit's weights over the part `begin .. end` of the depth, both multiples of 16 unless `end` is the
 // depth.
-fn product(source: Source, weights: u32, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
-    var word = unit_word(weights, unit, depth, begin);
+fn product(m: Matrix, source: Source, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
+    var word = unit_word(m, unit, depth, begin);
     if ROWS > 4u {
         var a = mat4x4<f32>();
         var b = mat4x4<f32>();
@@ -39,24 +82,24 @@ fn product(source: Source, weights: u32, unit: u32, depth: u32, begin: u32, end:
         if ROWS > 8u {
             high = source_row(source, 8u + source.lane % 8u);
         }
-        for (var k = begin; k < end; k += step_depth()) {
-            let w = step_weights(word);
-            word += step_words();
-            if GATES == 1u {
-                add_eight(four(low, k, depth), only_gate(w[0]), &a, &b);
-                add_eight(four(low, k + 4u, depth), only_gate(w[1]), &a, &b);
-                add_eight(four(low, k + 8u, depth), only_gate(w[2]), &a, &b);
-                add_eight(four(low, k + 12u, depth), only_gate(w[3]), &a, &b);
+        for (var k = begin; k < end; k += step_depth(m)) {
+            let w = step_weights(m, word);
+            word += step_words(m);
+            if m.gates == 1u {
+                add_eight(m, four(low, k, depth), only_gate(w[0]), &a, &b);
+                add_eight(m, four(low, k + 4u, depth), only_gate(w[1]), &a, &b);
+                add_eight(m, four(low, k + 8u, depth), only_gate(w[2]), &a, &b);
+                add_eight(m, four(low, k + 12u, depth), only_gate(w[3]), &a, &b);
                 if ROWS > 8u {
-                    add_eight(four(high, k, depth), only_gate(w[0]), &c, &d);
-                    add_eight(four(high, k + 4u, depth), only_gate(w[1]), &c, &d);
-                    add_eight(four(high, k + 8u, depth), only_gate(w[2]), &c, &d);
-                    add_eight(four(high, k + 12u, depth), only_gate(w[3]), &c, &d);
+                    add_eight(m, four(high, k, depth), only_gate(w[0]), &c, &d);
+                    add_eight(m, four(high, k + 4u, depth), only_gate(w[1]), &c, &d);
+                    add_eight(m, four(high, k + 8u, depth), only_gate(w[2]), &c, &d);
+                    add_eight(m, four(high, k + 12u, depth), only_gate(w[3]), &c, &d);
                 }
             } else {
-                add_eight(four(low, k, depth), w, &a, &b);
+                add_eight(m, four(low, k, depth), w, &a, &b);
                 if ROWS > 8u {
-                    add_eight(four(high, k, depth), w, &c, &d);
+                    add_eight(m, four(high, k, depth), w, &c, &d);
                 }
             }
         }
@@ -65,16 +108,16 @@ fn product(source: Source, weights: u32, unit: u32, depth: u32, begin: u32, end:
     var rows = mat4x4<f32>();
     let first = source_row(source, source.lane % 4u);
     let half = 4u * (source.lane / 4u % 2u);
-    for (var k = begin; k < end; k += max(8u, step_depth())) {
-        let w = step_weights(word);
-        word += step_words();
-        if GATES == 1u {
-            add_four(four(first, k + half, depth), only_gate(w[0]), only_gate(w[1]), &rows);
-            add_four(four(first, k + 8u + half, depth), only_gate(w[2]), only_gate(w[3]), &rows);
+    for (var k = begin; k < end; k += max(8u, step_depth(m))) {
+        let w = step_weights(m, word);
+        word += step_words(m);
+        if m.gates == 1u {
+            add_four(m, four(first, k + half, depth), only_gate(w[0]), only_gate(w[1]), &rows);
+            add_four(m, four(first, k + 8u + half, depth), only_gate(w[2]), only_gate(w[3]), &rows);
         } else {
-            let w_next = step_weights(word);
-            word += step_words();
-            add_four(four(first, k + half, depth), w, w_next, &rows);
+            let w_next = step_weights(m, word);
+            word += step_words(m);
+            add_four(m, four(first, k + half, depth), w, w_next, &rows);
         }
     }
     return Tile(rows, mat4x4<f32>(), mat4x4<f32>(), mat4x4<f32>());

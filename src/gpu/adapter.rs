@@ -18,6 +18,9 @@ pub struct GpuOptions {
     pub no_subgroups: bool,
     /// Runs every recurrent stack that asks for no kind of plan itself by this one; a call that cannot be run so is refused.
     pub plan: Option<PlanKind>,
+    /// Plans as if the driver ended loops after so many iterations, where it does not end them sooner: how chunks of time
+    /// can be tested on short sequences.
+    pub loop_cap: Option<u64>,
     /// A folder that keeps compiled pipelines from run to run, where the backend hands them out (Vulkan); it is created.
     /// Nothing is written to disk without it. The driver trusts the file, so the folder must be one that only its user writes
     /// to; a damaged file is no harm, it counts as none.

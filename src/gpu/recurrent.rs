@@ -3,6 +3,7 @@
 mod kernel_cell;
 mod pack;
 mod project;
+mod scan;
 mod special;
 mod step;
 mod training;
@@ -112,6 +113,7 @@ pub(crate) fn forward(
     match plan.kind {
         PlanKind::Step => step::layers(recorder, &call, state, x),
         PlanKind::Wave => step::wave(recorder, &call, state, &x),
+        PlanKind::Scan => scan::layers(recorder, &call, state, x),
     }
 }
 

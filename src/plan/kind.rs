@@ -14,17 +14,21 @@ pub enum PlanKind {
     /// All layers at once, each a step behind the one below: a dispatch for every diagonal of layers and steps. One
     /// direction, and cells whose state passes through one product.
     Wave,
+    /// A dispatch for a whole chunk of time: a workgroup walks its rows of a direction by itself, all layers of a stack of
+    /// one direction where they fit. Layers of as many units as a workgroup has invocations at the most.
+    Scan,
 }
 
 impl PlanKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Step, Self::Wave];
+    pub const ALL: [Self; 3] = [Self::Step, Self::Wave, Self::Scan];
 
-    /// `"step"` or `"wave"`.
+    /// `"step"`, `"wave"` or `"scan"`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
             Self::Wave => "wave",
+            Self::Scan => "scan",
         }
     }
 
@@ -48,7 +52,7 @@ impl FromStr for PlanKind {
         Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| Error::Value {
             op: OP,
             what: "kind",
-            expected: "step or wave",
+            expected: "step, wave or scan",
             found: name.to_owned(),
         })
     }

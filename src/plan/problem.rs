@@ -117,6 +117,16 @@ impl Problem {
         self.cells.len() * (0..self.layers).map(layer).sum::<usize>()
     }
 
+    /// Dependent products of a step.
+    pub(crate) fn stages(&self) -> usize {
+        self.cells.first().map_or(1, |cell| cell.stages().len())
+    }
+
+    /// Whether one binding holds the weights of all layers.
+    pub(crate) fn weights_fit_one_binding(&self, limits: &Limits) -> bool {
+        self.weight_words() as u64 * 16 <= limits.binding_bytes
+    }
+
     pub(super) fn why_no_wave(&self, limits: &Limits) -> Option<&'static str> {
         if self.cells.len() != 1 {
             return Some("two directions");
@@ -124,7 +134,7 @@ impl Problem {
         if self.cells[0].stages().len() != 1 {
             return Some("two dependent products a step");
         }
-        if self.weight_words() as u64 * 16 > limits.binding_bytes {
+        if !self.weights_fit_one_binding(limits) {
             return Some("weights beyond one binding");
         }
         None

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Method, Plan, Problem, Tile};
+use super::{Method, Plan, Problem, Scan, Tile};
 use crate::cell::Cell;
 
 /// A count with its noun.
@@ -14,14 +14,28 @@ impl fmt::Display for Count {
     }
 }
 
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rows => "rows",
+            Self::Lanes => "lanes",
+        })
+    }
+}
+
 impl fmt::Display for Tile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = match self.method {
-            Method::Rows => "rows",
-            Method::Lanes => "lanes",
-        };
         let [rows, units] = [Count(self.rows, "row"), Count(self.units, "unit")];
-        write!(f, "{rows} x {units} x {} by {by}", Count(self.slices, "slice"))
+        write!(f, "{rows} x {units} x {} by {}", Count(self.slices, "slice"), self.method)
+    }
+}
+
+impl fmt::Display for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [rows, units] = [Count(self.rows, "row"), Count(self.units, "unit")];
+        let [slices, layers] = [Count(self.slices, "slice"), Count(self.layers, "layer")];
+        let weights = if self.kept > 0 { "kept in registers" } else { "read at every step" };
+        write!(f, "{rows} x {units} x {slices} x {layers} by {}, weights {weights}", self.method)
     }
 }
 
@@ -38,9 +52,12 @@ impl fmt::Display for Plan {
         let longest = self.chunks.first().map_or(0, |chunk| chunk.steps);
         writeln!(f, "chunks      {} of up to {}", self.chunks.len(), Count(longest, "step"))?;
         writeln!(f, "projection  {}", self.project)?;
-        writeln!(f, "step        {}", self.step)?;
+        match &self.scan {
+            Some(scan) => writeln!(f, "workgroup   {scan}")?,
+            None => writeln!(f, "step        {}", self.step)?,
+        }
         writeln!(f, "dispatches  {} in {}", self.dispatches(), Count(self.submits(), "submit"))?;
         writeln!(f, "memory      {} bytes moved", self.bytes())?;
-        write!(f, "workgroup   {} bytes", self.workgroup_bytes())
+        write!(f, "            {} bytes of workgroup memory", self.workgroup_bytes())
     }
 }

@@ -31,7 +31,7 @@ const BUSY: usize = 128;
 /// Workgroups that keep the threads of a software adapter evenly busy.
 const BUSY_THREADS: usize = 16;
 /// Units of the smallest workgroup: a block of packed weights.
-const BLOCK: usize = 8;
+pub(super) const BLOCK: usize = 8;
 
 impl Tile {
     /// `y [rows, units]`, all rows at hand.

@@ -2,6 +2,7 @@
 
 mod grad;
 mod project;
+mod scan;
 mod step;
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, WeightType};
@@ -10,6 +11,7 @@ use ndarray::{Array2, ArrayView1};
 
 pub(crate) use grad::{recurrent_step_grad, recurrent_step_grad_lanes};
 pub(crate) use project::{project_lanes, project_rows};
+pub(crate) use scan::{scan_lanes, scan_rows};
 pub(crate) use step::{recurrent_step, recurrent_step_lanes};
 
 use super::POISON;

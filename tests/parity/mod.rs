@@ -41,6 +41,8 @@ macro_rules! kernel_cases {
             recurrent_step_lanes: parity::recurrent_step_lanes;
             recurrent_step_grad: parity::recurrent_step_grad;
             recurrent_step_grad_lanes: parity::recurrent_step_grad_lanes;
+            scan_rows: parity::scan_rows;
+            scan_lanes: parity::scan_lanes;
             unary_grad: parity::unary_grad;
             gather_rows_grad: parity::gather_rows_grad;
             conv1d_grad_input: parity::conv1d_grad_input;
@@ -70,6 +72,7 @@ macro_rules! kernel_cases {
 }
 pub(crate) use cell::{
     project_lanes, project_rows, recurrent_step, recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes,
+    scan_lanes, scan_rows,
 };
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};

@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         workgroup_bytes: plan.workgroup_bytes(),
         chunks: plan.chunks.iter().map(|chunk| chunk.steps).collect(),
         projection: plan.project.to_string(),
-        step: plan.step.to_string(),
+        step: plan.scan.map_or_else(|| plan.step.to_string(), |scan| scan.to_string()),
     };
     println!("{}", serde_json::json!(report));
     Ok(ExitCode::SUCCESS)

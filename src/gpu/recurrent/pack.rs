@@ -143,6 +143,15 @@ impl Part {
 }
 
 impl PackedStack {
+    /// How far apart a part of a layer and of the one above lie in the buffer that they share, in words; from layer 0 on for
+    /// what all layers have alike, from layer 1 on for the input's weights.
+    pub(super) fn stride(&self, from: usize, part: impl Fn(&PackedLayer) -> &Part) -> usize {
+        match self.layers.get(from..from + 2) {
+            Some([below, above]) => part(above).at.saturating_sub(part(below).at),
+            _ => 0,
+        }
+    }
+
     /// What was packed, `[layer][direction]`, read back. Biases that are added up are all in `bias_ih`, beside zeros.
     pub(super) fn parameters(&self, problem: &Problem) -> Result<Vec<Vec<Parameters>>> {
         let (hidden, kind) = (problem.hidden, problem.weight_type);

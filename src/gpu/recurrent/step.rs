@@ -274,14 +274,8 @@ impl Steps {
                     (true, true) => [back; 2],
                 };
                 let below = if wave && problem.layers > 1 { &stack.packed.layers[1].input } else { &packed.input };
-                let layer_stride = match stack.packed.layers.get(1) {
-                    Some(above) if wave => above.recurrent.at - packed.recurrent.at,
-                    _ => part.stride,
-                };
-                let input_stride = match stack.packed.layers.get(2) {
-                    Some(above) if wave => above.input.at - below.at,
-                    _ => 0,
-                };
+                let layer_stride = if wave { stack.packed.stride(0, |layer| &layer.recurrent) } else { part.stride };
+                let input_stride = if wave { stack.packed.stride(1, |layer| &layer.input) } else { 0 };
                 let z = if wave { problem.layers } else { group.len() };
                 let dims = RecurrentDims {
                     scalars: special.scalars,

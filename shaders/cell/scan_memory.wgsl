@@ -1,0 +1,289 @@
+// Where the scans keep their state: in the memory of a workgroup, which walks a few rows of the batch through a whole chunk of
+// time. It has one layer and direction, or the layers of a stack side by side, each a step behind the one below (LAYERS). No
+// other workgroup sees its rows.
+//
+// h lies in two regions that change places after every step. A cell of two stages leaves h in the first one, where only its own
+// unit changes it, and its scratch values in the second. A third region holds what a reset returns h to.
+
+override REVERSE: u32 = 0u;         // bit d: direction d walks from the last step to the first
+override LAYERS: u32 = 1u;          // layers of a workgroup; if there are several, z counts them rather than directions
+override STAGES: u32 = 1u;          // products that depend on each other in a step
+override RESETS: bool = false;      // `flags` may say that a row returns to its initial value
+override PITCH: u32 = 16u;          // elements of a row of a region: whole parts, zeros behind the last unit
+override STATE: u32 = 32u;          // elements of all regions
+override OWN: u32 = 1u;             // LAYERS * ROWS * hidden of a cell that has s, or z between its stages
+
+struct ScanDims {
+    scalars: CellScalars,
+    time: u32,
+    batch: u32,
+    hidden: u32,
+    out: u32,               // width of h
+    directions: u32,        // of the layer: the stride of y
+    direction: u32,         // the one of z = 0
+    first_step: u32,        // the step that the chunk begins with
+    steps: u32,             // its steps
+    weights: u32,           // where the weights of z = 0 begin, in words of 16 bytes, and how far apart those of z are
+    weights_stride: u32,
+    input_weights: u32,     // the same for the input's side of the layers above the lowest, from z = 1 on
+    input_stride: u32,
+    projection: u32,        // the same for the weights that project h
+    projection_stride: u32,
+    vectors: u32,           // where the vectors of z = 0 begin
+    h: u32,                 // elements of z = 0: h, what a reset returns it to,
+    h_initial: u32,
+    s: u32,                 // the cell state, and what a reset returns it to
+    s_initial: u32,
+}
+
+@group(0) @binding(0) var<uniform> dims: ScanDims;
+@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
+@group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
+@group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
+@group(0) @binding(5) var<storage, read_write> h_rows: array<f32>;  // [z, batch, out], perhaps the initial values behind them
+@group(0) @binding(6) var<storage, read_write> s_rows: array<f32>;  // [z, batch, hidden], perhaps the initial values behind them
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, out]
+
+var<workgroup> state: array<f32, STATE>;    // [2 or 3 regions, LAYERS, ROWS, PITCH]
+var<workgroup> own: array<f32, OWN>;        // [LAYERS, ROWS, hidden]: what only its own unit touches
+
+// The region that holds h before the step of this turn.
+var<private> here: u32;
+
+const INITIAL: u32 = 2u;
+
+// The rows of the workgroup in a region; bit r of `reset`: row r is read where the initial values lie.
+struct Source { lane: u32, z: u32, region: u32, reset: u32 }
+
+fn weight_word(at: u32) -> vec4<u32> {
+    return weights[at];
+}
+
+fn vector_element(at: u32) -> f32 {
+    return vectors[at];
+}
+
+// Invocations of different units write neighbouring elements: a vector's components would be one location.
+fn source_word(at: u32) -> vec4<f32> {
+    return vec4(state[4u * at], state[4u * at + 1u], state[4u * at + 2u], state[4u * at + 3u]);
+}
+
+fn region_row(region: u32, z: u32, row: u32) -> u32 {
+    return ((region * LAYERS + select(0u, z, LAYERS > 1u)) * ROWS + row) * PITCH;
+}
+
+fn source_row(source: Source, row: u32) -> u32 {
+    let from_initial = RESETS && ((source.reset >> row) & 1u) != 0u;
+    return region_row(select(source.region, INITIAL, from_initial), source.z, row);
+}
+
+fn flag_of(time: u32, row: u32) -> u32 {
+    if FLAGS {
+        return flags[time * dims.batch + row];
+    }
+    return FLAG_VALID;
+}
+
+fn is_reverse(z: u32) -> bool {
+    return ((REVERSE >> select(dims.direction + z, dims.direction, LAYERS > 1u)) & 1u) != 0u;
+}
+
+// Steps of the chunk that z is behind.
+fn behind(z: u32) -> u32 {
+    return select(0u, z, LAYERS > 1u);
+}
+
+fn takes_part(z: u32, turn: u32) -> bool {
+    return LAYERS == 1u || (turn >= z && turn - z < dims.steps);
+}
+
+// The step that z is at, in the order of the sequence.
+fn time_of(z: u32, turn: u32) -> u32 {
+    let step = dims.first_step + turn - behind(z);
+    return select(step, dims.time - 1u - step, is_reverse(z));
+}
+
+fn place_of(z: u32, row: u32, turn: u32) -> Place {
+    let time = time_of(z, turn);
+    return Place(z, row, time, flag_of(time, row), is_reverse(z), LAYERS == 1u || z + 1u == LAYERS);
+}
+
+// Rows of the workgroup that are reset in this step.
+fn reset_rows(z: u32, first_row: u32, turn: u32) -> u32 {
+    var reset = 0u;
+    if RESETS {
+        let time = time_of(z, turn);
+        for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
+            reset |= select(0u, 1u << row, (flag_of(time, first_row + row) & FLAG_RESET) != 0u);
+        }
+    }
+    return reset;
+}
+
+// What a stage's product reads: h, or the scratch values.
+fn state_source(z: u32, lane: u32, reset: u32) -> Source {
+    return Source(lane, z, here, reset);
+}
+
+fn scratch_source(z: u32, lane: u32) -> Source {
+    return Source(lane, z, 1u, 0u);
+}
+
+// The output of the layer below z at the step that z is at: its h, one turn ago. Where a row is skipped h is not the output, but
+// the row is skipped here, too.
+fn below_source(z: u32, lane: u32) -> Source {
+    return Source(lane, z - 1u, here, 0u);
+}
+
+fn state_weights(z: u32, used: u32) -> Matrix {
+    return Matrix(dims.weights + z * dims.weights_stride, GATES, used);
+}
+
+fn input_weights(z: u32) -> Matrix {
+    return Matrix(dims.input_weights + (z - 1u) * dims.input_stride, GATES, USED);
+}
+
+fn projection_weights(z: u32) -> Matrix {
+    return Matrix(dims.projection + z * dims.projection_stride, 1u, 1u);
+}
+
+// Gates that the first product of a step needs: those of the candidate wait for the second one in a GRU that resets before it.
+fn first_gates() -> u32 {
+    if CELL == GRU && STAGES > 1u {
+        return 3u;
+    }
+    return USED;
+}
+
+fn first_stage() -> u32 {
+    if CELL == GRU && STAGES > 1u {
+        return RESET;
+    }
+    return WHOLE;
+}
+
+// A depth in whole parts: behind the last unit both sides of the product are zeros.
+fn whole_parts(depth: u32) -> u32 {
+    return (depth + 15u) & ~15u;
+}
+
+fn vectors_of(at: Place) -> u32 {
+    return dims.vectors + at.z * VECTOR_ROWS * dims.hidden;
+}
+
+// First rows of workgroups are multiples of ROWS.
+fn in_state(region: u32, at: Place, unit: u32) -> u32 {
+    return region_row(region, at.z, at.row % ROWS) + unit;
+}
+
+fn in_own(at: Place, unit: u32) -> u32 {
+    return (behind(at.z) * ROWS + at.row % ROWS) * dims.hidden + unit;
+}
+
+fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
+    return state[in_state(select(here, INITIAL, RESETS && is_reset(at)), at, unit)];
+}
+
+fn h_in_products(at: Place, unit: u32, stage: u32) -> f32 {
+    return h_before(at, unit, stage);
+}
+
+// A scan is no pass of training: it saves nothing, and every unit moves.
+fn save_gates(at: Place, unit: u32, a: vec4<f32>) {
+}
+
+fn moves(at: Place, unit: u32) -> bool {
+    return true;
+}
+
+fn moves_cell(at: Place, unit: u32) -> bool {
+    return true;
+}
+
+fn put_h(at: Place, unit: u32, h: f32) {
+    state[in_state(select(1u - here, 0u, STAGES > 1u), at, unit)] = h;
+}
+
+fn s_before(at: Place, unit: u32) -> f32 {
+    if RESETS && is_reset(at) {
+        return s_rows[dims.s_initial + (at.z * dims.batch + at.row) * dims.hidden + unit];
+    }
+    return own[in_own(at, unit)];
+}
+
+fn put_s(at: Place, unit: u32, s: f32) {
+    own[in_own(at, unit)] = s;
+}
+
+fn put_scratch(at: Place, unit: u32, value: f32) {
+    state[in_state(1u, at, unit)] = value;
+}
+
+fn put_update(at: Place, unit: u32, z: f32) {
+    own[in_own(at, unit)] = z;
+}
+
+fn update_gate(at: Place, unit: u32) -> f32 {
+    return own[in_own(at, unit)];
+}
+
+fn y_index(at: Place, time: u32, unit: u32) -> u32 {
+    let direction = select(dims.direction + at.z, 0u, LAYERS > 1u);
+    return ((time * dims.batch + at.row) * dims.directions + direction) * dims.out + unit;
+}
+
+fn y_at(at: Place, time: u32, unit: u32) -> f32 {
+    return y[y_index(at, time, unit)];
+}
+
+fn put_y(at: Place, time: u32, unit: u32, h: f32) {
+    y[y_index(at, time, unit)] = h;
+}
+
+// The layers above the lowest compute their input's side in the same turn.
+fn takes_input(at: Place) -> bool {
+    return LAYERS > 1u && at.z > 0u;
+}
+
+fn projected(at: Place, unit: u32) -> vec4<f32> {
+    // A chunk holds its steps in the order of time.
+    let first = select(dims.first_step, dims.time - dims.first_step - dims.steps, at.reverse);
+    let direction = select(dims.direction + at.z, 0u, LAYERS > 1u);
+    let i = ((direction * dims.steps + at.time - first) * dims.batch + at.row) * dims.hidden + unit;
+    if GATES == 1u {
+        return vec4(gates_x[i / 4u][i % 4u], 0.0, 0.0, 0.0);
+    }
+    return gates_x[i];
+}
+
+// Reads a unit's state before the chunk.
+fn enter(z: u32, row: u32, unit: u32) {
+    let at = Place(z, row, 0u, 0u, false, false);
+    if unit < dims.out {
+        let i = (z * dims.batch + row) * dims.out + unit;
+        let h = h_rows[dims.h + i];
+        state[in_state(0u, at, unit)] = h;
+        if STAGES == 1u {
+            state[in_state(1u, at, unit)] = h;
+        }
+        if RESETS {
+            state[in_state(INITIAL, at, unit)] = h_rows[dims.h_initial + i];
+        }
+    }
+    if CELL == LSTM && unit < dims.hidden {
+        own[in_own(at, unit)] = s_rows[dims.s + (z * dims.batch + row) * dims.hidden + unit];
+    }
+}
+
+// Writes it after the chunk.
+fn leave(z: u32, row: u32, unit: u32) {
+    let at = Place(z, row, 0u, 0u, false, false);
+    if unit < dims.out {
+        let region = select((dims.steps + behind(z)) % 2u, 0u, STAGES > 1u);
+        h_rows[dims.h + (z * dims.batch + row) * dims.out + unit] = state[in_state(region, at, unit)];
+    }
+    if CELL == LSTM && unit < dims.hidden {
+        s_rows[dims.s + (z * dims.batch + row) * dims.hidden + unit] = own[in_own(at, unit)];
+    }
+}

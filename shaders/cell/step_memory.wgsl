@@ -1,0 +1,283 @@
+// Where the kernels of one time step keep their state: in buffers, a dispatch a step.
+//
+// `current` is what the products read. With one dispatch a step, h moves to `next` and the two buffers change places. With two, h
+// stays where it is: the first dispatch reads it and leaves a scratch value in `next`; for the second one the buffers have
+// changed places.
+//
+// A pass whose gradients are wanted (SAVE) leaves what they need: the gates' pre-activations in the place of their input's side,
+// and the state before every step in `own`. Where h is masked on its way into the products, `current` and `next` hold it masked.
+
+override STAGE: u32 = 0u;
+override REVERSE: u32 = 0u;         // bit d: direction d walks from the last step to the first
+override WAVE: bool = false;        // z counts layers, each a step behind the one below, rather than directions
+override SAVE: bool = false;        // leaves what the backward pass needs
+
+struct RecurrentDims {
+    scalars: CellScalars,
+    noise: Noise,
+    step: u32,              // steps that the lowest layer has done before this one
+    time: u32,
+    batch: u32,
+    hidden: u32,
+    out: u32,               // width of h
+    directions: u32,        // of the layer: the stride of y
+    direction: u32,         // the one of z = 0
+    first_step: u32,        // the step that gates_x begins with
+    steps: u32,             // steps that gates_x holds
+    weights: u32,           // where the weights of z = 0 begin, in words of 16 bytes, and how far apart those of z are
+    weights_stride: u32,
+    input_weights: u32,     // the same for the input's side of the layers above the lowest, from z = 1 on
+    input_stride: u32,
+    vectors: u32,           // where the vectors of z = 0 begin
+    h: u32,                 // elements of z = 0: h, and what a reset returns it to;
+    h_initial: u32,
+    scratch: u32,           // r h, or o output(s) before the projection;
+    s: u32,                 // in `own`: the cell state, what a reset returns it to,
+    s_initial: u32,
+    update: u32,            // and z, between the two dispatches of a step
+    history_h: u32,         // with SAVE, in `own`: h around every step of the chunk, [directions, steps + 1, batch, out],
+    history_s: u32,         // the cell state likewise, or an RNN's pre-activations [directions, steps, batch, hidden],
+    history_initial: u32,   // and the h that a reset returns to, no element of it masked
+}
+
+@group(0) @binding(0) var<uniform> dims: RecurrentDims;
+@group(0) @binding(1) var<storage, read_write> gates_x: array<vec4<f32>>;   // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
+@group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
+@group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
+@group(0) @binding(5) var<storage, read> current: array<vec4<f32>>; // regions of [z, batch, out or hidden]
+@group(0) @binding(6) var<storage, read_write> next: array<f32>;    // the same regions
+@group(0) @binding(7) var<storage, read_write> own: array<f32>;     // [z, batch, hidden]: what only its own unit touches
+@group(0) @binding(8) var<storage, read_write> y: array<f32>;       // [time, batch, directions, out]
+
+// The rows of a tile in a region of `current`.
+struct Source {
+    lane: u32,
+    z: u32,
+    first_row: u32,
+    time: u32,
+    region: u32,
+    initial: u32,   // the region of a row that is reset
+    width: u32,
+}
+
+fn weight_word(at: u32) -> vec4<u32> {
+    return weights[at];
+}
+
+fn source_word(at: u32) -> vec4<f32> {
+    return current[at];
+}
+
+fn vector_element(at: u32) -> f32 {
+    return vectors[at];
+}
+
+fn flag_of(time: u32, row: u32) -> u32 {
+    if FLAGS {
+        return flags[time * dims.batch + row];
+    }
+    return FLAG_VALID;
+}
+
+// Rows beyond the batch repeat its last one; nobody looks at their sums.
+fn source_row(source: Source, row: u32) -> u32 {
+    let clamped = min(source.first_row + row, dims.batch - 1u);
+    var region = source.region;
+    if FLAGS && source.initial != source.region && (flag_of(source.time, clamped) & FLAG_RESET) != 0u {
+        region = source.initial;
+    }
+    return region + (source.z * dims.batch + clamped) * source.width;
+}
+
+// Whether the layer of z has a step to do in this dispatch.
+fn takes_part(z: u32) -> bool {
+    return !WAVE || (dims.step >= z && dims.step - z < dims.time);
+}
+
+fn is_reverse(z: u32) -> bool {
+    return ((REVERSE >> select(dims.direction + z, dims.direction, WAVE)) & 1u) != 0u;
+}
+
+// The step that z is at, in the order of the sequence.
+fn time_of(z: u32) -> u32 {
+    let step = select(dims.step, dims.step - z, WAVE);
+    return select(step, dims.time - 1u - step, is_reverse(z));
+}
+
+fn place_of(z: u32, row: u32, last: bool) -> Place {
+    let time = time_of(z);
+    return Place(z, row, time, flag_of(time, row), is_reverse(z), last);
+}
+
+fn units() -> u32 {
+    if STAGE == PROJECT {
+        return dims.out;
+    }
+    return dims.hidden;
+}
+
+// What the stage's product reads: h, or the scratch value.
+fn state_source(z: u32, first_row: u32, lane: u32) -> Source {
+    if STAGE == CANDIDATE || STAGE == PROJECT {
+        return Source(lane, z, first_row, time_of(z), dims.scratch, dims.scratch, dims.hidden);
+    }
+    return Source(lane, z, first_row, time_of(z), dims.h, dims.h_initial, dims.out);
+}
+
+// The output of the layer below z at the step that z is at: its h, one dispatch ago. Where a row is skipped h is not the
+// output, but the row is skipped here, too.
+fn below_source(z: u32, first_row: u32, lane: u32) -> Source {
+    return Source(lane, z - 1u, first_row, time_of(z), dims.h, dims.h, dims.out);
+}
+
+fn state_depth() -> u32 {
+    if STAGE == CANDIDATE || STAGE == PROJECT {
+        return dims.hidden;
+    }
+    return dims.out;
+}
+
+fn state_weights(z: u32) -> Matrix {
+    return Matrix(dims.weights + z * dims.weights_stride, GATES, USED);
+}
+
+fn input_weights(z: u32) -> Matrix {
+    return Matrix(dims.input_weights + (z - 1u) * dims.input_stride, GATES, USED);
+}
+
+fn vectors_of(at: Place) -> u32 {
+    return dims.vectors + at.z * VECTOR_ROWS * dims.hidden;
+}
+
+// Index of a unit of a row in a region of the given width.
+fn in_region(region: u32, width: u32, at: Place, unit: u32) -> u32 {
+    return region + (at.z * dims.batch + at.row) * width + unit;
+}
+
+// Index of the state of a unit before the step, or after it, in a history of `own`. A direction's history runs along time.
+fn in_history(region: u32, width: u32, at: Place, unit: u32, after: u32) -> u32 {
+    let done = dims.step - dims.first_step + after;
+    let place = select(done, dims.steps - done, at.reverse);
+    return region + (((dims.direction + at.z) * (dims.steps + 1u) + place) * dims.batch + at.row) * width + unit;
+}
+
+fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
+    if SAVE && is_reset(at) {
+        return own[in_region(dims.history_initial, dims.out, at, unit)];
+    }
+    if SAVE {
+        return own[in_history(dims.history_h, dims.out, at, unit, 0u)];
+    }
+    return h_in_products(at, unit, stage);
+}
+
+fn h_in_products(at: Place, unit: u32, stage: u32) -> f32 {
+    let i = in_region(select(dims.h, dims.h_initial, is_reset(at)), dims.out, at, unit);
+    if stage == CANDIDATE || stage == PROJECT {
+        return next[i];
+    }
+    return current[i / 4u][i % 4u];
+}
+
+fn put_h(at: Place, unit: u32, h: f32) {
+    if SAVE {
+        if is_reset(at) {
+            own[in_history(dims.history_h, dims.out, at, unit, 0u)] = h_before(at, unit, STAGE);
+        }
+        own[in_history(dims.history_h, dims.out, at, unit, 1u)] = h;
+    }
+    let factor = recurrent_factor(dims.noise, dims.direction + at.z, at.row * dims.out + unit);
+    next[in_region(dims.h, dims.out, at, unit)] = h * factor;
+}
+
+fn s_before(at: Place, unit: u32) -> f32 {
+    if SAVE && !is_reset(at) {
+        return own[in_history(dims.history_s, dims.hidden, at, unit, 0u)];
+    }
+    return own[in_region(select(dims.s, dims.s_initial, is_reset(at)), dims.hidden, at, unit)];
+}
+
+fn put_s(at: Place, unit: u32, s: f32) {
+    if SAVE {
+        if is_reset(at) {
+            own[in_history(dims.history_s, dims.hidden, at, unit, 0u)] = s_before(at, unit);
+        }
+        own[in_history(dims.history_s, dims.hidden, at, unit, 1u)] = s;
+    } else {
+        own[in_region(dims.s, dims.hidden, at, unit)] = s;
+    }
+}
+
+// Index of a unit's element in a mask of every step.
+fn mask_index(at: Place, width: u32, unit: u32) -> u32 {
+    return (at.time * dims.batch + at.row) * width + unit;
+}
+
+fn moves(at: Place, unit: u32) -> bool {
+    return !ZONEOUT_H || moves_h(dims.noise, dims.direction + at.z, mask_index(at, dims.out, unit));
+}
+
+fn moves_cell(at: Place, unit: u32) -> bool {
+    return !ZONEOUT_S || moves_s(dims.noise, dims.direction + at.z, mask_index(at, dims.hidden, unit));
+}
+
+fn put_scratch(at: Place, unit: u32, value: f32) {
+    next[in_region(dims.scratch, dims.hidden, at, unit)] = value;
+}
+
+fn put_update(at: Place, unit: u32, z: f32) {
+    own[in_region(dims.update, dims.hidden, at, unit)] = z;
+}
+
+fn update_gate(at: Place, unit: u32) -> f32 {
+    return own[in_region(dims.update, dims.hidden, at, unit)];
+}
+
+fn y_index(at: Place, time: u32, unit: u32) -> u32 {
+    if WAVE {
+        return (time * dims.batch + at.row) * dims.out + unit;
+    }
+    return ((time * dims.batch + at.row) * dims.directions + dims.direction + at.z) * dims.out + unit;
+}
+
+fn y_at(at: Place, time: u32, unit: u32) -> f32 {
+    return y[y_index(at, time, unit)];
+}
+
+fn put_y(at: Place, time: u32, unit: u32, h: f32) {
+    y[y_index(at, time, unit)] = h;
+}
+
+// In a wave the layers above the lowest compute their input's side in the same dispatch.
+fn takes_input(at: Place) -> bool {
+    return WAVE && at.z > 0u;
+}
+
+// Index of the unit's gates in `gates_x`: a reverse direction's chunk holds its steps in the order of time.
+fn gates_index(at: Place, unit: u32) -> u32 {
+    var place = dims.step - dims.first_step;
+    if at.reverse {
+        place = dims.steps - 1u - place;
+    }
+    let z = select(dims.direction + at.z, 0u, WAVE);
+    return ((z * dims.steps + place) * dims.batch + at.row) * dims.hidden + unit;
+}
+
+fn projected(at: Place, unit: u32) -> vec4<f32> {
+    let i = gates_index(at, unit);
+    if GATES == 1u {
+        return vec4(gates_x[i / 4u][i % 4u], 0.0, 0.0, 0.0);
+    }
+    return gates_x[i];
+}
+
+// Leaves the unit's pre-activations for the backward pass, and beside a GRU's what its candidate's state side is made of.
+fn save_gates(at: Place, unit: u32, a: vec4<f32>) {
+    if SAVE && GATES == 1u {
+        // Neighbouring units share a word of `gates_x`.
+        own[dims.history_s + gates_index(at, unit)] = a.x;
+    } else if SAVE {
+        gates_x[gates_index(at, unit)] = a;
+    }
+}

@@ -1,0 +1,85 @@
+// Weights that an invocation reads once and keeps in registers while it walks through time: its slice of a unit's weights, up to
+// 8 parts of 16 elements of the depth. Every place is named by a constant, for only then do drivers keep them in registers; the
+// words stay packed, so that narrow weights take fewer.
+
+override KEPT: u32 = 0u;    // parts that an invocation keeps; 0: none, the product reads the weights anew at every step
+
+fn load_part(m: Matrix, word: u32) -> Part {
+    let step = step_words(m);
+    var p = Part();
+    p.a = load_step(m, word);
+    if m.gates > 1u {
+        p.b = load_step(m, word + step);
+        p.c = load_step(m, word + 2u * step);
+        p.d = load_step(m, word + 3u * step);
+    }
+    return p;
+}
+
+// The part that begins at depth `k`, zeros beyond the depth.
+fn part_at(m: Matrix, unit: u32, depth: u32, k: u32) -> Part {
+    if k >= depth {
+        return Part();
+    }
+    return load_part(m, unit_word(m, unit, depth, k));
+}
+
+// A unit's weights from depth `begin` on.
+fn keep(m: Matrix, unit: u32, depth: u32, begin: u32) -> array<Part, 8> {
+    var kept = array<Part, 8>();
+    if KEPT > 0u {
+        kept[0] = part_at(m, unit, depth, begin);
+    }
+    if KEPT > 1u {
+        kept[1] = part_at(m, unit, depth, begin + 16u);
+    }
+    if KEPT > 2u {
+        kept[2] = part_at(m, unit, depth, begin + 32u);
+    }
+    if KEPT > 3u {
+        kept[3] = part_at(m, unit, depth, begin + 48u);
+    }
+    if KEPT > 4u {
+        kept[4] = part_at(m, unit, depth, begin + 64u);
+    }
+    if KEPT > 5u {
+        kept[5] = part_at(m, unit, depth, begin + 80u);
+    }
+    if KEPT > 6u {
+        kept[6] = part_at(m, unit, depth, begin + 96u);
+    }
+    if KEPT > 7u {
+        kept[7] = part_at(m, unit, depth, begin + 112u);
+    }
+    return kept;
+}
+
+// `product` of the kept weights. The rows are padded to whole parts.
+fn kept_product(m: Matrix, source: Source, kept: ptr<function, array<Part, 8>>, depth: u32, begin: u32) -> Tile {
+    var t = Tile();
+    if KEPT > 0u {
+        add_part(m, source, begin, depth, (*kept)[0], &t);
+    }
+    if KEPT > 1u {
+        add_part(m, source, begin + 16u, depth, (*kept)[1], &t);
+    }
+    if KEPT > 2u {
+        add_part(m, source, begin + 32u, depth, (*kept)[2], &t);
+    }
+    if KEPT > 3u {
+        add_part(m, source, begin + 48u, depth, (*kept)[3], &t);
+    }
+    if KEPT > 4u {
+        add_part(m, source, begin + 64u, depth, (*kept)[4], &t);
+    }
+    if KEPT > 5u {
+        add_part(m, source, begin + 80u, depth, (*kept)[5], &t);
+    }
+    if KEPT > 6u {
+        add_part(m, source, begin + 96u, depth, (*kept)[6], &t);
+    }
+    if KEPT > 7u {
+        add_part(m, source, begin + 112u, depth, (*kept)[7], &t);
+    }
+    return t;
+}

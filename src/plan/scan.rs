@@ -1,0 +1,198 @@
+//! How a workgroup walks through time by itself.
+
+use super::limits::{AdapterClass, Limits};
+use super::problem::Problem;
+use super::tile::{BLOCK, Method, step_depth, step_words};
+use crate::cell::Cell;
+
+/// The workgroup of a scan: the rows, units and layers that it has, and how its invocations share them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Who reads the state's rows.
+    pub method: Method,
+    /// Rows of the batch that a workgroup walks: 1, 2, 4 or 8.
+    pub rows: usize,
+    /// Invocations along the units.
+    pub units: usize,
+    /// Parts that the depth is cut into; an invocation has a unit's part.
+    pub slices: usize,
+    /// Layers of a workgroup, each a step behind the one below: one, or all of the stack.
+    pub layers: usize,
+    /// Parts of 16 elements of the depth whose weights an invocation keeps in registers; 0 where it reads them anew at
+    /// every step.
+    pub kept: usize,
+    /// Elements of a row of the state in workgroup memory.
+    pub pitch: usize,
+    /// Regions of rows: two that h moves between, one for what a reset returns to.
+    regions: usize,
+    /// Elements that only their own unit touches.
+    own: usize,
+    /// Loop iterations of an invocation in a step.
+    turn: u64,
+}
+
+/// Parts of the depth that the kernels can keep.
+const MOST_KEPT: usize = 8;
+/// Registers of an invocation that weights may fill, in words of 16 bytes.
+const KEPT_WORDS: usize = 32;
+/// Bytes of registers that the weights of a workgroup may fill: what a core of a large GPU has, less what the rest takes.
+const KEPT_BYTES: usize = 160 << 10;
+/// Workgroups that keep every core of a large GPU, or the threads of a software adapter, busy.
+const BUSY: usize = 128;
+const BUSY_THREADS: usize = 4;
+/// Loop iterations beside the steps, at the most: reading and writing the state.
+const BESIDE_STEPS: u64 = 64;
+
+impl Scan {
+    /// The workgroup that suits the problem, or why no workgroup can walk it alone.
+    pub(super) fn of(limits: &Limits, problem: &Problem) -> Result<Self, &'static str> {
+        let lanes = limits.class == AdapterClass::Software && limits.subgroup >= 8;
+        let method = if lanes { Method::Lanes } else { Method::Rows };
+        let units = problem.hidden.next_multiple_of(if lanes { limits.subgroup_most.max(BLOCK) } else { BLOCK });
+        if units > limits.workgroup_invocations {
+            return Err("more units than a workgroup has invocations");
+        }
+        let together = problem.weights_fit_one_binding(limits);
+        if !together && problem.projection_words() > 0 {
+            return Err("weights beyond one binding");
+        }
+        let stacks = problem.layers > 1 && problem.cells.len() == 1 && together;
+        let all = if stacks { [problem.layers, 1] } else { [1, 1] };
+        let fitting = all.into_iter().filter(|layers| units * layers <= limits.workgroup_invocations);
+        let mut smallest = None;
+        for layers in fitting {
+            let mut slices = if lanes { 1 } else { Self::slices(limits, problem, units * layers) };
+            let mut rows = Self::rows(limits, problem, lanes, slices);
+            loop {
+                let scan = Self::laid_out(limits, problem, method, [rows, units, slices, layers]);
+                if scan.workgroup_bytes() <= limits.workgroup_bytes && scan.longest_chunk(limits) > 0 {
+                    return Ok(scan);
+                }
+                smallest = Some(scan);
+                if rows > 1 {
+                    rows /= 2;
+                } else if slices > 1 {
+                    slices /= 2;
+                } else {
+                    break;
+                }
+            }
+        }
+        match smallest {
+            Some(scan) if scan.longest_chunk(limits) == 0 => Err("a step beyond the driver's loop cap"),
+            _ => Err("a state beyond the workgroup memory"),
+        }
+    }
+
+    /// Slices of the depth: as many as there are invocations for. A software adapter has nothing that would be idle.
+    fn slices(limits: &Limits, problem: &Problem, invocations: usize) -> usize {
+        match limits.class {
+            AdapterClass::Software => 1,
+            AdapterClass::Hardware => {
+                let parts = problem.out().div_ceil(16).next_power_of_two();
+                let most = limits.workgroup_invocations / invocations;
+                parts.min(1 << most.ilog2())
+            }
+        }
+    }
+
+    /// Rows of a workgroup: one, unless enough workgroups are left that each has several.
+    fn rows(limits: &Limits, problem: &Problem, lanes: bool, slices: usize) -> usize {
+        let (most, busy) = match limits.class {
+            AdapterClass::Software => (if lanes { 4 } else { 1 }, BUSY_THREADS),
+            AdapterClass::Hardware => (slices.min(8), BUSY),
+        };
+        let mut rows = 1;
+        while 2 * rows <= most && problem.batch.div_ceil(2 * rows) * problem.cells.len() >= busy {
+            rows *= 2;
+        }
+        rows
+    }
+
+    fn laid_out(limits: &Limits, problem: &Problem, method: Method, [rows, units, slices, layers]: [usize; 4]) -> Self {
+        let (out, gates) = (problem.out(), problem.gates());
+        let parts = out.div_ceil(16).div_ceil(slices);
+        let words = parts * step_words(problem.weight_type, gates) * (16 / step_depth(gates));
+        let words = if layers > 1 { 2 * words } else { words };
+        let kept = match (limits.class, method) {
+            (AdapterClass::Software, Method::Lanes) => parts <= MOST_KEPT,
+            (AdapterClass::Software, Method::Rows) => false,
+            (AdapterClass::Hardware, _) => {
+                let all = 16 * words * units * slices * layers;
+                parts <= MOST_KEPT && words <= KEPT_WORDS && all <= KEPT_BYTES
+            }
+        };
+        let kept = if kept { parts } else { 0 };
+        let widest = problem.hidden.max(out).next_multiple_of(16);
+        let two_stages = problem.stages() > 1;
+        let has_own = problem.cells.first().is_some_and(|cell| cell.has_cell_state() || two_stages);
+        Self {
+            method,
+            rows,
+            units,
+            slices,
+            layers,
+            kept,
+            pitch: widest.max(16 * kept * slices),
+            regions: 3,
+            own: if has_own { layers * rows * problem.hidden } else { 1 },
+            turn: Self::turn(problem, method, [rows, slices, layers, kept]),
+        }
+    }
+
+    /// Loop iterations of an invocation in a step. A loop of n iterations counts n + 2.
+    fn turn(problem: &Problem, method: Method, [rows, slices, layers, kept]: [usize; 4]) -> u64 {
+        let loops = |n: usize| n as u64 + 2;
+        let sides = if layers > 1 { 2 } else { 1 };
+        let streamed = |depth: usize, gates: usize| {
+            loops(depth.next_multiple_of(16).div_ceil(slices).next_multiple_of(16) / step_depth(gates))
+        };
+        let state = if kept > 0 { 0 } else { streamed(problem.out(), problem.gates()) };
+        let shared = match method {
+            Method::Lanes => loops(rows),
+            Method::Rows if slices > 1 => loops(rows) + loops(slices),
+            Method::Rows => 0,
+        };
+        let first = loops(rows) + sides * (state + shared);
+        let second = match problem.cells.first() {
+            Some(Cell::Gru(_)) if problem.stages() > 1 => state + shared,
+            Some(_) if problem.stages() > 1 => streamed(problem.hidden, 1) + shared,
+            _ => 0,
+        };
+        1 + first + second
+    }
+
+    /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short.
+    pub(super) fn longest_chunk(&self, limits: &Limits) -> usize {
+        let Some(cap) = limits.loop_cap else { return usize::MAX };
+        let turns = cap.saturating_sub(BESIDE_STEPS) / self.turn;
+        usize::try_from(turns).unwrap_or(usize::MAX).saturating_sub(self.layers - 1)
+    }
+
+    /// Elements of the state's regions in workgroup memory.
+    pub(crate) fn state_elements(&self) -> usize {
+        self.regions * self.layers * self.rows * self.pitch
+    }
+
+    /// Elements of what only its own unit touches.
+    pub(crate) fn own_elements(&self) -> usize {
+        self.own
+    }
+
+    /// Partial sums of all gates: of every side, layer, row, slice and unit.
+    pub(crate) fn partial_elements(&self) -> usize {
+        let sides = if self.layers > 1 { 2 } else { 1 };
+        if self.slices > 1 { sides * self.layers * self.rows * self.slices * self.units } else { 1 }
+    }
+
+    /// Invocations of a workgroup.
+    pub fn invocations(&self) -> usize {
+        self.units * self.slices * self.layers
+    }
+
+    /// Workgroup memory in bytes.
+    pub fn workgroup_bytes(&self) -> u64 {
+        let partial = if self.method == Method::Rows { 16 * self.partial_elements() } else { 0 };
+        (4 * (self.state_elements() + self.own) + partial) as u64
+    }
+}
