@@ -81,9 +81,14 @@ impl Plan {
         let first = Self::new(problem.clone(), limits, kind)?;
         let kinds = PlanKind::ALL.into_iter().filter(|other| kind.is_none_or(|kind| kind == *other));
         let plans: Vec<Self> = kinds.filter_map(|kind| Self::new(problem.clone(), limits, Some(kind)).ok()).collect();
-        let mut others: Vec<(f64, Choice)> = Vec::new();
+        // Every kind as it is comes before the variants of any.
+        let mut others: Vec<(bool, f64, Choice)> = Vec::new();
         for plan in plans {
-            let steps = Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]);
+            // A scan takes no step by itself.
+            let steps = match plan.scan {
+                Some(_) => Vec::new(),
+                None => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
+            };
             let projects = Tile::variants(limits, problem.time * problem.batch, &[1]);
             let own = plan.choice();
             // Both tiles matter, but hardly to each other: each is varied beside the other's default.
@@ -92,11 +97,11 @@ impl Plan {
             let varied = std::iter::once(own).chain(varied.filter(|choice| *choice != own));
             for choice in varied.filter(|choice| *choice != first.choice()) {
                 let cost = Self { project: choice.project, step: choice.step, ..plan.clone() }.cost(limits);
-                others.push((cost, choice));
+                others.push((choice != own, cost, choice));
             }
         }
-        others.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let others = others.into_iter().map(|(_, choice)| choice);
+        others.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let others = others.into_iter().map(|(.., choice)| choice);
         Ok(std::iter::once(first.choice()).chain(others).take(MOST).collect())
     }
 
