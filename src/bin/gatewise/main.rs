@@ -6,12 +6,15 @@ mod chart;
 mod choice;
 mod devices;
 mod flow;
+mod generate;
 #[cfg(feature = "onnx")]
 mod npy;
 mod plan;
 mod plot;
 #[cfg(feature = "onnx")]
 mod run;
+mod sentiment;
+mod train;
 mod vad;
 mod verify;
 
@@ -37,6 +40,12 @@ enum Command {
     Plan(plan::Arguments),
     /// Shows how far a gradient reaches back in time in each cell.
     Flow(flow::Arguments),
+    /// Trains a model, from one command to a final accuracy.
+    Train(train::Arguments),
+    /// Shows what a trained cell makes of a sentence, word by word.
+    Sentiment(sentiment::Arguments),
+    /// Writes text with a trained character model.
+    Generate(generate::Arguments),
     /// Runs an ONNX model over NumPy files.
     #[cfg(feature = "onnx")]
     Run(run::Arguments),
@@ -55,6 +64,9 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Flow(arguments) => flow::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Sentiment(arguments) => sentiment::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         #[cfg(feature = "onnx")]
         Command::Run(arguments) => run::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),

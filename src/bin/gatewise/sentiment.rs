@@ -1,0 +1,144 @@
+//! `gatewise sentiment`: what a trained cell makes of a sentence, word by word.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use gatewise::cell::{Cell, Sequence};
+use gatewise::reference::{Direction, LayerState, UnitGates, layer_gates};
+use gatewise::train::{Graph, Mode, Parameters};
+use gatewise::{Device, Error, Result};
+use ndarray::{Array2, Array3, Axis};
+use serde_json::json;
+
+use crate::train::{Model, Vocabulary, words};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The sentence.
+    text: String,
+    /// Weights that `gatewise train sentiment` wrote.
+    #[arg(long, default_value = "models/sentiment_lstm.safetensors", value_name = "FILE")]
+    weights: PathBuf,
+    /// Prints one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What happens at one word. Means over all units.
+struct Step {
+    word: String,
+    known: bool,
+    /// `None` for a cell without gates.
+    gates: Option<Gates>,
+    /// How likely the text praises, as far as it has been read.
+    praise: f32,
+}
+
+#[derive(Clone, Copy)]
+struct Gates {
+    written: f64,
+    forgotten: f64,
+    read: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (model, parameters, weights) = Model::load(&arguments.weights, "sentiment", &Device::Cpu)?;
+    let vocabulary = weights.metadata("vocabulary")?.split(' ').map(str::to_owned).collect();
+    let steps = steps(&model, &parameters, &Vocabulary::new(vocabulary), &arguments.text)?;
+    let praise = steps.last().map_or(0.5, |step| step.praise);
+    let verdict = if praise > 0.5 { "praises" } else { "does not praise" };
+    if arguments.json {
+        let word = |step: &Step| {
+            let gates = step.gates;
+            json!({
+                "word": step.word, "known": step.known, "praise": step.praise,
+                "written": gates.map(|g| g.written), "forgotten": gates.map(|g| g.forgotten), "read": gates.map(|g| g.read),
+            })
+        };
+        let words: Vec<_> = steps.iter().map(word).collect();
+        println!("{}", json!({ "praise": praise, "verdict": verdict, "words": words }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{:<20} {:>8} {:>10} {:>8} {:>8}", "word", "written", "forgotten", "read", "praise");
+    for step in &steps {
+        let word = if step.known { step.word.clone() } else { format!("{} (unknown)", step.word) };
+        let gate = |of: fn(&Gates) -> f64| step.gates.map_or("-".to_owned(), |gates| format!("{:.3}", of(&gates)));
+        let (written, forgotten, read) = (gate(|g| g.written), gate(|g| g.forgotten), gate(|g| g.read));
+        println!("{word:<20} {written:>8} {forgotten:>10} {read:>8} {:>8.3} {}", step.praise, bar(step.praise));
+    }
+    println!("{verdict} ({praise:.3})");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A mark between two ends.
+fn bar(share: f32) -> String {
+    const WIDTH: usize = 21;
+    let at = ((share.clamp(0.0, 1.0) * (WIDTH - 1) as f32).round()) as usize;
+    (0..WIDTH)
+        .map(|i| {
+            if i == at {
+                '#'
+            } else if i == WIDTH / 2 {
+                '|'
+            } else {
+                '.'
+            }
+        })
+        .collect()
+}
+
+fn steps(model: &Model, parameters: &Parameters, vocabulary: &Vocabulary, text: &str) -> Result<Vec<Step>> {
+    let words = words(text);
+    if words.is_empty() {
+        let (what, found) = ("text", format!("{text:?}"));
+        return Err(Error::Value { op: "sentiment", what, expected: "at least one word", found });
+    }
+    let numbers = vocabulary.numbers(&words);
+    // What the model says after each word: the same words, read up to there.
+    let mut graph = Graph::new(parameters, Mode::Evaluation);
+    let x = model.vectors(&mut graph, &numbers, 1)?;
+    let y = model.outputs(&mut graph, x, None, &Sequence::new())?;
+    let mut sayings = Vec::new();
+    for end in 1..=words.len() {
+        let part = gatewise::ops::Slice { axis: 0, start: 0, step: 1, count: end };
+        let part = graph.slice(y, part)?;
+        let mean = graph.mean_over_steps(part, &Sequence::new())?;
+        let score = model.scores(&mut graph, mean)?;
+        sayings.push(graph.value(score).clone());
+    }
+    let x = graph.value(x).clone();
+    graph.submit()?;
+    let gates = gates(model, parameters, &x.to_array()?)?;
+    let one = |(at, word): (usize, String)| {
+        let score = sayings[at].to_vec()?.first().copied().unwrap_or_default();
+        let praise = 1.0 / (1.0 + (-score).exp());
+        Ok(Step { word, known: numbers[at] > 0, gates: gates.get(at).copied().flatten(), praise })
+    };
+    words.into_iter().enumerate().map(one).collect()
+}
+
+/// Mean openings at every step.
+fn gates(model: &Model, parameters: &Parameters, x: &Array3<f32>) -> Result<Vec<Option<Gates>>> {
+    let cell: Cell = model.shape.cell.cell();
+    let stack = model.stack.stack(parameters)?;
+    let layers = stack.parameters()?;
+    let Some(p) = layers.first().and_then(|layer| layer.first()).filter(|_| model.shape.cell.keeps()) else {
+        return Ok(Vec::new());
+    };
+    let zeros = |width: usize| Array2::zeros((1, width));
+    let cells = if cell.has_cell_state() { model.shape.hidden } else { 0 };
+    let state = LayerState {
+        h: zeros(model.shape.hidden),
+        s: zeros(cells),
+        initial_h: zeros(model.shape.hidden),
+        initial_s: zeros(cells),
+    };
+    let x = x.mapv(f64::from);
+    let gates = layer_gates(&cell, &p.map(f64::from), Direction::Forward, &Sequence::new(), x.view(), &state)?;
+    let mean = |step: ndarray::ArrayView2<'_, Option<UnitGates<f64>>>| {
+        let units: Vec<_> = step.iter().flatten().collect();
+        let of = |of: fn(&UnitGates<f64>) -> f64| units.iter().map(|u| of(u)).sum::<f64>() / units.len().max(1) as f64;
+        Some(Gates { written: of(|u| u.written), forgotten: 1.0 - of(|u| u.kept), read: of(|u| u.read) })
+    };
+    Ok(gates.axis_iter(Axis(0)).map(mean).collect())
+}

@@ -1,0 +1,48 @@
+//! `gatewise train`: jobs that train a model on real or made-up data, from one command to a final accuracy.
+
+mod curve;
+mod data;
+mod memory;
+mod model;
+mod run;
+mod sentiment;
+mod text;
+mod vowels;
+
+use std::process::ExitCode;
+
+use gatewise::Result;
+
+pub(crate) use data::{Vocabulary, words};
+pub(crate) use model::Model;
+pub(crate) use text::symbols_of;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(clap::Subcommand)]
+enum Job {
+    /// Who speaks: nine speakers of Japanese vowels.
+    Vowels(vowels::Arguments),
+    /// Whether a line of a movie review praises.
+    Sentiment(sentiment::Arguments),
+    /// The sum of two marked numbers, the first of them long ago.
+    Adding(memory::Arguments),
+    /// Symbols to be said again after a long pause.
+    Copy(memory::Arguments),
+    /// The next character of a text.
+    Text(text::Arguments),
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.job {
+        Job::Vowels(arguments) => vowels::run(arguments),
+        Job::Sentiment(arguments) => sentiment::run(arguments),
+        Job::Adding(arguments) => memory::run(memory::Kind::Adding, arguments),
+        Job::Copy(arguments) => memory::run(memory::Kind::Copy, arguments),
+        Job::Text(arguments) => text::run(arguments),
+    }
+}

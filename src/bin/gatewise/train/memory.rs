@@ -1,0 +1,326 @@
+//! Tasks that only a long memory solves: the adding problem (Hochreiter and Schmidhuber 1997) and the copy task (the same,
+//! and Arjovsky, Shah and Bengio 2016).
+
+use std::process::ExitCode;
+
+use gatewise::cell::Sequence;
+use gatewise::train::{
+    Adam, Clip, CrossEntropy, GradientFlow, Graph, Loss, MemoryBias, Mode, Parameters, Trainer, Var, gradient_flow,
+};
+use gatewise::{Error, Result, Tensor};
+use ndarray::{Array2, Array3, Axis};
+
+use super::data::rng;
+use super::model::{Model, Shape, best_classes};
+use super::run::{self, Limits, Next, Options, Outcome, Score, Task};
+use crate::chart;
+use crate::flow::{self, CellChoice};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The cells, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [CellChoice::Rnn, CellChoice::Lstm])]
+    cell: Vec<CellChoice>,
+    /// Steps over which something has to be remembered.
+    #[arg(long, default_value_t = 100)]
+    lag: usize,
+    /// Symbols to be copied.
+    #[arg(long, default_value_t = 2)]
+    symbols: usize,
+    /// Begins with short lags and doubles them as they are solved.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    curriculum: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Which of the two tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Two of many numbers are marked, the first in the first tenth of the sequence, the second behind the lag; at the end their
+    /// sum is asked for. Always answering 1 has a mean squared error of 1/6.
+    Adding,
+    /// Symbols at the beginning, blanks, and at the end each symbol is asked for in turn. Guessing is right one time in eight.
+    Copy,
+}
+
+const CATEGORIES: usize = 8;
+/// Steps of an epoch, and batches that are scored.
+const STEPS: usize = 50;
+const SCORED: usize = 4;
+/// The first lag of a curriculum.
+const FIRST: usize = 25;
+/// A sum within this of the truth is right (Hochreiter and Schmidhuber).
+const CLOSE: f32 = 0.04;
+/// From where the lag counts as solved, and from where a curriculum goes on to the next: a squared error of one and of two
+/// hundredths of the numbers' own variance, a share of symbols.
+const SOLVED: (f32, f32) = (0.01 / 6.0, 0.99);
+const NEXT: (f32, f32) = (0.02 / 6.0, 0.99);
+
+/// A batch: the input, and what is asked for at the last steps.
+struct Batch {
+    x: Array3<f32>,
+    answers: Answers,
+}
+
+enum Answers {
+    /// `[B]`
+    Sums(Vec<f32>),
+    /// Step by step, row by row.
+    Symbols(Vec<i64>),
+}
+
+struct Memory {
+    kind: Kind,
+    model: Model,
+    settings: String,
+    lag: usize,
+    symbols: usize,
+    curriculum: bool,
+    batch: usize,
+    seed: u64,
+    epoch: u64,
+    stage: u32,
+}
+
+pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
+    let Arguments { cell, lag, symbols, options, .. } = arguments;
+    for (what, value) in [("--lag", *lag), ("--symbols", *symbols)] {
+        if value == 0 {
+            return Err(Error::Value { op: "train", what, expected: "at least 1", found: "0".to_owned() });
+        }
+    }
+    let name = if kind == Kind::Adding { "adding" } else { "copy" };
+    let out = options.out.clone().unwrap_or_else(|| format!("runs/{name}-{lag}").into());
+    let mut flows = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for &cell in cell {
+        let (mut trainer, mut task) = prepare(kind, cell, arguments)?;
+        let limits = Limits { epochs: options.epochs.unwrap_or(60), patience: options.patience.unwrap_or(20) };
+        let outcome = run::train(&out.join(cell.name()), options, limits, &mut trainer, &mut task)?;
+        let job = format!("{name}, lag {lag}");
+        let of_cell = run::finish(&job, cell.name(), options, &trainer, &outcome);
+        if matches!(outcome, Outcome::Diverged) {
+            code = of_cell;
+        }
+        flows.push((cell.name(), task.flow(&trainer)?));
+    }
+    let title = format!("Gradient flow after training: {name}, lag {lag}");
+    let path = out.join("flow.svg");
+    chart::write(&path, &flow::picture(&title, &flows))?;
+    if !options.json {
+        println!("gradient flow: {}", path.display());
+    }
+    Ok(code)
+}
+
+fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Trainer, Memory)> {
+    let &Arguments { lag, symbols, curriculum, ref options, .. } = arguments;
+    let hidden = options.hidden.unwrap_or(32);
+    let (inputs, outputs) = match kind {
+        Kind::Adding => (2, 1),
+        Kind::Copy => (CATEGORIES + 1, CATEGORIES),
+    };
+    let device = options.device.open_with(options.threads, None)?;
+    let mut parameters = Parameters::new(&device, options.seed);
+    let model = Model::new(&mut parameters, Shape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
+    model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
+    let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.005));
+    let trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
+    let settings = format!(
+        "{kind:?} {symbols}, lag {lag}, curriculum {curriculum}, {}, {hidden} hidden, batch {batch}, seed {}",
+        cell.name(),
+        options.seed
+    );
+    let seed = options.seed;
+    Ok((trainer, Memory { kind, model, settings, lag, symbols, curriculum, batch, seed, epoch: 0, stage: 0 }))
+}
+
+impl Memory {
+    /// The lag of a stage: doubled from stage to stage, never beyond the one asked for.
+    fn lag_of(&self, stage: u32) -> usize {
+        if !self.curriculum {
+            return self.lag;
+        }
+        FIRST.checked_shl(stage).filter(|&lag| lag < self.lag).unwrap_or(self.lag)
+    }
+
+    fn draw(&self, rng: &mut fastrand::Rng, lag: usize) -> Batch {
+        match self.kind {
+            Kind::Adding => adding(rng, self.batch, lag),
+            Kind::Copy => copy(rng, self.batch, lag, self.symbols),
+        }
+    }
+
+    /// What the model says at the last steps, `[steps, B, outputs]`, and the stack's output at all steps.
+    fn answers(&self, graph: &mut Graph, batch: &Batch) -> Result<(Var, Var)> {
+        let x = Tensor::from_array(graph.device(), &batch.x)?;
+        let x = graph.input(&x);
+        let y = self.model.outputs(graph, x, None, &Sequence::new())?;
+        let (time, asked) = (batch.x.len_of(Axis(0)), if self.kind == Kind::Adding { 1 } else { self.symbols });
+        let last = gatewise::ops::Slice { axis: 0, start: time - asked, step: 1, count: asked };
+        let last = graph.slice(y, last)?;
+        Ok((self.model.scores(graph, last)?, y))
+    }
+
+    fn loss_of(&self, graph: &mut Graph, answers: Var, batch: &Batch) -> Result<Var> {
+        match &batch.answers {
+            Answers::Sums(sums) => {
+                let targets = Tensor::from_vec(graph.device(), &[1, sums.len(), 1], sums.clone())?;
+                graph.mean_squared_error(answers, &targets, &Loss::default())
+            }
+            Answers::Symbols(symbols) => graph.cross_entropy(answers, symbols, &CrossEntropy::default()),
+        }
+    }
+
+    fn score(&self, trainer: &Trainer, lag: usize, purpose: u64) -> Result<Score> {
+        let (mut loss, mut right, mut asked) = (0.0, 0, 0);
+        for at in 0..SCORED {
+            let batch = self.draw(&mut rng(self.seed, purpose, at as u64), lag);
+            let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
+            let (answers, _) = self.answers(&mut graph, &batch)?;
+            let of_batch = self.loss_of(&mut graph, answers, &batch)?;
+            let (answers, of_batch) = (graph.value(answers).clone(), graph.value(of_batch).clone());
+            graph.submit()?;
+            loss += of_batch.to_vec()?.iter().sum::<f32>() / SCORED as f32;
+            let (good, all) = right_ones(&answers, &batch.answers)?;
+            (right, asked) = (right + good, asked + all);
+        }
+        Ok(Score { loss, accuracy: Some(right as f32 / asked.max(1) as f32) })
+    }
+
+    /// How the loss of one batch flows back through the stack.
+    fn flow(&self, trainer: &Trainer) -> Result<GradientFlow> {
+        let few = Self { batch: self.batch.min(4), model: self.model.clone(), settings: String::new(), ..*self };
+        let batch = few.draw(&mut rng(self.seed, 5, 0), self.lag);
+        let parameters = trainer.parameters();
+        let mut graph = Graph::new(parameters, Mode::Evaluation);
+        let (answers, y) = few.answers(&mut graph, &batch)?;
+        let loss = few.loss_of(&mut graph, answers, &batch)?;
+        let gradients = graph.backward(loss)?;
+        graph.submit()?;
+        let stack = self.model.stack.stack(parameters)?;
+        let dy = gradients.var(y).cloned();
+        let dy = dy.map_or_else(|| Tensor::zeros(parameters.device(), &[batch.x.len_of(Axis(0)), few.batch, 1]), Ok)?;
+        let x = Tensor::from_array(parameters.device(), &batch.x)?;
+        gradient_flow(&stack, &x, &stack.zero_state(few.batch)?, &Sequence::new(), &dy)
+    }
+}
+
+/// Answers that are right, and all.
+fn right_ones(answers: &Tensor, truth: &Answers) -> Result<(usize, usize)> {
+    Ok(match truth {
+        Answers::Sums(sums) => {
+            let found = answers.to_vec()?;
+            (found.iter().zip(sums).filter(|(found, sum)| (*found - *sum).abs() < CLOSE).count(), sums.len())
+        }
+        Answers::Symbols(symbols) => {
+            let found = best_classes(&answers.to_array::<ndarray::Ix3>()?);
+            (found.iter().zip(symbols).filter(|(found, symbol)| **found as i64 == **symbol).count(), symbols.len())
+        }
+    })
+}
+
+/// `[T, B, 2]`: numbers from `[0, 1)`, and a mark at two of them, at least `lag` steps apart.
+fn adding(rng: &mut fastrand::Rng, batch: usize, lag: usize) -> Batch {
+    let head = lag.div_ceil(10);
+    let time = lag + head;
+    let mut x = Array3::zeros((time, batch, 2));
+    let mut sums = Vec::with_capacity(batch);
+    for b in 0..batch {
+        let first = rng.usize(..head);
+        let second = rng.usize(first + lag..time);
+        for t in 0..time {
+            x[[t, b, 0]] = rng.f32();
+        }
+        for marked in [first, second] {
+            x[[marked, b, 1]] = 1.0;
+        }
+        sums.push(x[[first, b, 0]] + x[[second, b, 0]]);
+    }
+    Batch { x, answers: Answers::Sums(sums) }
+}
+
+/// `[T, B, 9]`: symbols, `lag` blanks, and as many marks as symbols are asked for.
+fn copy(rng: &mut fastrand::Rng, batch: usize, lag: usize, symbols: usize) -> Batch {
+    let told = Array2::from_shape_simple_fn((symbols, batch), || rng.usize(..CATEGORIES));
+    let mut x = Array3::zeros((symbols + lag + symbols, batch, CATEGORIES + 1));
+    for ((at, b), &symbol) in told.indexed_iter() {
+        x[[at, b, symbol]] = 1.0;
+        x[[symbols + lag + at, b, CATEGORIES]] = 1.0;
+    }
+    Batch { x, answers: Answers::Symbols(told.iter().map(|&symbol| symbol as i64).collect()) }
+}
+
+impl Task for Memory {
+    fn settings(&self) -> String {
+        self.settings.clone()
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        self.model.metadata(if self.kind == Kind::Adding { "adding" } else { "copy" })
+    }
+
+    fn begin(&mut self, epoch: u64, stage: u32) -> Result<usize> {
+        (self.epoch, self.stage) = (epoch, stage);
+        Ok(STEPS)
+    }
+
+    fn loss(&mut self, graph: &mut Graph, step: usize) -> Result<Var> {
+        let at = self.epoch * STEPS as u64 + step as u64;
+        let batch = self.draw(&mut rng(self.seed, 2, at), self.lag_of(self.stage));
+        let (answers, _) = self.answers(graph, &batch)?;
+        self.loss_of(graph, answers, &batch)
+    }
+
+    fn validate(&self, trainer: &Trainer, stage: u32) -> Result<Score> {
+        self.score(trainer, self.lag_of(stage), 3)
+    }
+
+    fn test(&self, trainer: &Trainer) -> Result<Score> {
+        self.score(trainer, self.lag, 4)
+    }
+
+    fn next(&self, score: &Score, stage: u32) -> Next {
+        let last = self.lag_of(stage) >= self.lag;
+        let (error, share) = if last { SOLVED } else { NEXT };
+        let reached = match self.kind {
+            Kind::Adding => score.loss <= error,
+            Kind::Copy => score.accuracy.unwrap_or_default() >= share,
+        };
+        match (reached, last) {
+            (false, _) => Next::GoOn,
+            (true, false) => Next::Stage,
+            (true, true) => Next::Done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_adding_problem_marks_two_numbers_a_lag_apart() {
+        let batch = adding(&mut fastrand::Rng::with_seed(3), 20, 30);
+        let Answers::Sums(sums) = &batch.answers else { panic!("sums") };
+        for b in 0..20 {
+            let marked: Vec<usize> = (0..batch.x.dim().0).filter(|&t| batch.x[[t, b, 1]] == 1.0).collect();
+            let [first, second] = marked[..] else { panic!("two marks, not {marked:?}") };
+            assert!(second - first >= 30);
+            assert_eq!(sums[b], batch.x[[first, b, 0]] + batch.x[[second, b, 0]]);
+        }
+    }
+
+    #[test]
+    fn the_copy_task_asks_for_what_it_told() {
+        let batch = copy(&mut fastrand::Rng::with_seed(3), 5, 7, 3);
+        assert_eq!(batch.x.dim(), (13, 5, CATEGORIES + 1));
+        let Answers::Symbols(symbols) = &batch.answers else { panic!("symbols") };
+        for (at, b) in (0..3).flat_map(|at| (0..5).map(move |b| (at, b))) {
+            assert_eq!(batch.x[[at, b, symbols[at * 5 + b] as usize]], 1.0);
+            assert_eq!(batch.x[[10 + at, b, CATEGORIES]], 1.0);
+        }
+        assert_eq!(batch.x.slice(ndarray::s![3..10, .., ..]).sum(), 0.0);
+    }
+}

@@ -1,0 +1,160 @@
+//! The jobs' model: symbols or numbers into a recurrent stack, and a linear head.
+
+use std::path::Path;
+
+use gatewise::cell::{Parameters as CellParameters, Sequence};
+use gatewise::nn::{Config, State, TrainingOptions};
+use gatewise::train::{Embedding, Graph, Linear, MemoryBias, Parameters, Recurrent, Var};
+use gatewise::weights::Weights;
+use gatewise::{Device, Error, Result, Tensor};
+use ndarray::{Array3, Axis};
+
+use clap::ValueEnum;
+
+use crate::flow::CellChoice;
+
+/// What a model is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) cell: CellChoice,
+    /// Symbols that become vectors of `inputs` numbers; 0 where the model reads numbers.
+    pub(crate) symbols: usize,
+    pub(crate) inputs: usize,
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) outputs: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) shape: Shape,
+    embedding: Option<Embedding>,
+    pub(crate) stack: Recurrent,
+    head: Linear,
+}
+
+impl Model {
+    /// Adds a model's parameters.
+    pub(crate) fn new(parameters: &mut Parameters, shape: Shape) -> Result<Self> {
+        let Shape { cell, symbols, inputs, hidden, layers, outputs } = shape;
+        let embedding =
+            (symbols > 0).then(|| Embedding::new(parameters, "embedding.", [symbols, inputs])).transpose()?;
+        let stack = Recurrent::new(parameters, "stack.", &Config::new(cell.cell(), inputs, hidden).layers(layers))?;
+        let head = Linear::new(parameters, "head.", [hidden, outputs])?;
+        Ok(Self { shape, embedding, stack, head })
+    }
+
+    /// Opens the gates that keep the state; a cell without such gates stays as it is.
+    pub(crate) fn remember(&self, parameters: &mut Parameters, memory: MemoryBias) -> Result<()> {
+        if !self.shape.cell.keeps() {
+            return Ok(());
+        }
+        let mut values = self.stack.stack(parameters)?.parameters()?;
+        values.iter_mut().flatten().try_for_each(|p| memory.set(&self.shape.cell.cell(), p))?;
+        let device = parameters.device().clone();
+        let arrays = values.iter().flatten().flat_map(CellParameters::named);
+        for (&id, (_, array)) in self.stack.ids().iter().zip(arrays) {
+            parameters.set(id, Tensor::from_array(&device, &array)?)?;
+        }
+        Ok(())
+    }
+
+    /// The vectors of symbols that lie step by step, `[T, B, inputs]`.
+    pub(crate) fn vectors(&self, graph: &mut Graph, symbols: &[usize], batch: usize) -> Result<Var> {
+        let Some(embedding) = &self.embedding else {
+            let (what, found) = ("model", "one that reads numbers".to_owned());
+            return Err(Error::Value { op: "train", what, expected: "one that reads symbols", found });
+        };
+        let vectors = embedding.forward(graph, symbols)?;
+        graph.reshape(vectors, &[symbols.len() / batch.max(1), batch, self.shape.inputs])
+    }
+
+    /// The stack's output at every step.
+    pub(crate) fn outputs(
+        &self,
+        graph: &mut Graph,
+        x: Var,
+        state: Option<&mut State>,
+        sequence: &Sequence,
+    ) -> Result<Var> {
+        self.stack.forward(graph, x, state, sequence, &TrainingOptions::default())
+    }
+
+    /// Scores from outputs, `[.., outputs]`.
+    pub(crate) fn scores(&self, graph: &mut Graph, y: Var) -> Result<Var> {
+        self.head.forward(graph, y)
+    }
+
+    /// Scores of every step of one sequence of symbols, and its outputs, `[T, ..]`; the state moves on.
+    pub(crate) fn read(&self, parameters: &Parameters, symbols: &[usize], state: &mut State) -> Result<Array3<f32>> {
+        let mut graph = Graph::new(parameters, gatewise::train::Mode::Evaluation);
+        let x = self.vectors(&mut graph, symbols, 1)?;
+        let y = self.outputs(&mut graph, x, Some(state), &Sequence::new())?;
+        let scores = self.scores(&mut graph, y)?;
+        let scores = graph.value(scores).clone();
+        graph.submit()?;
+        scores.to_array()
+    }
+
+    /// What a file of weights says of its model.
+    pub(crate) fn metadata(&self, job: &str) -> Vec<(String, String)> {
+        let Shape { cell, symbols, inputs, hidden, layers, outputs } = self.shape;
+        let number = |key: &str, value: usize| (key.to_owned(), value.to_string());
+        let word = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        vec![
+            word("job", job),
+            word("cell", cell.name()),
+            number("symbols", symbols),
+            number("inputs", inputs),
+            number("hidden", hidden),
+            number("layers", layers),
+            number("outputs", outputs),
+        ]
+    }
+
+    /// Reads a model that a job wrote.
+    pub(crate) fn load(path: &Path, job: &str, device: &Device) -> Result<(Self, Parameters, Weights)> {
+        let weights = Weights::from_file(path)?;
+        let refuse = |field: &str, expected: &str, found: &str| Error::Format {
+            file: path.display().to_string(),
+            field: format!("metadata {field}"),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        };
+        let number = |key: &str| -> Result<usize> {
+            let word = weights.metadata(key)?;
+            word.parse().map_err(|_| refuse(key, "a whole number", word))
+        };
+        let found = weights.metadata("job")?;
+        if found != job {
+            return Err(refuse("job", job, found));
+        }
+        let name = weights.metadata("cell")?;
+        let cell = CellChoice::from_str(name, false).map_err(|_| refuse("cell", "rnn, lstm or gru", name))?;
+        let shape = Shape {
+            cell,
+            symbols: number("symbols")?,
+            inputs: number("inputs")?,
+            hidden: number("hidden")?,
+            layers: number("layers")?,
+            outputs: number("outputs")?,
+        };
+        let mut parameters = Parameters::new(device, 0);
+        let model = Self::new(&mut parameters, shape)?;
+        parameters.load(&weights)?;
+        Ok((model, parameters, weights))
+    }
+}
+
+/// The greatest score's place in every row, `[.., C]`.
+pub(crate) fn best_classes<D: ndarray::Dimension + ndarray::RemoveAxis>(scores: &ndarray::Array<f32, D>) -> Vec<usize> {
+    let best = |row: ndarray::ArrayView1<'_, f32>| {
+        row.iter().enumerate().fold(
+            (0, f32::NEG_INFINITY),
+            |best, (at, &score)| {
+                if score > best.1 { (at, score) } else { best }
+            },
+        )
+    };
+    scores.lanes(Axis(scores.ndim() - 1)).into_iter().map(|row| best(row).0).collect()
+}

@@ -1,0 +1,155 @@
+//! Speakers of Japanese vowels (Kudo, Toyama and Shimbo 1999; UCI and UEA archives).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use gatewise::cell::Sequence;
+use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Mode, Parameters, Trainer, Var};
+use gatewise::{Device, Result, Tensor};
+use ndarray::{Array2, Axis};
+
+use super::data::{self, Series};
+use super::model::{Model, Shape, best_classes};
+use super::run::{self, Limits, Options, Score, Task};
+use crate::flow::CellChoice;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The cell.
+    #[arg(long, value_enum, default_value_t = CellChoice::Lstm)]
+    cell: CellChoice,
+    /// The folder that `scripts/fetch-data` makes.
+    #[arg(long, default_value = "data", value_name = "DIR")]
+    data: PathBuf,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Series of the training file, from its end, that only say when to stop.
+const HELD_OUT: f64 = 0.1;
+/// Rows that are scored at once.
+const EVALUATED: usize = 64;
+/// Dropped between the last state and the head.
+const DROPOUT: f32 = 0.3;
+
+struct Vowels {
+    model: Model,
+    settings: String,
+    batch: usize,
+    seed: u64,
+    training: Vec<Series>,
+    validation: Vec<Series>,
+    test: Vec<Series>,
+    order: Vec<usize>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Arguments { cell, data, options } = arguments;
+    let folder = data.join("vowels");
+    let (mut training, classes) = data::series(&folder.join("JapaneseVowels_TRAIN.ts"))?;
+    let (mut test, _) = data::series(&folder.join("JapaneseVowels_TEST.ts"))?;
+    standardize(&mut training, &mut test);
+    let hidden = options.hidden.unwrap_or(32);
+    let device = options.device.open_with(options.threads, None)?;
+    let mut parameters = Parameters::new(&device, options.seed);
+    let features = training.first().map_or(0, |series| series.x.ncols());
+    let shape = Shape { cell: *cell, symbols: 0, inputs: features, hidden, layers: 1, outputs: classes.len() };
+    let model = Model::new(&mut parameters, shape)?;
+    let (batch, rate) = (options.batch()?.unwrap_or(16), options.rate.unwrap_or(0.005));
+    let mut trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
+    // Speakers come one after the other in the file: every tenth series is held out.
+    let every = (1.0 / HELD_OUT) as usize;
+    let (validation, training): (Vec<_>, Vec<_>) =
+        training.into_iter().enumerate().partition(|(at, _)| at % every == every - 1);
+    let bare = |series: Vec<(usize, Series)>| series.into_iter().map(|(_, series)| series).collect();
+    let settings = format!("vowels, {}, {hidden} hidden, batch {batch}, seed {}", cell.name(), options.seed);
+    let mut task = Vowels {
+        model,
+        settings,
+        batch,
+        seed: options.seed,
+        training: bare(training),
+        validation: bare(validation),
+        test,
+        order: Vec::new(),
+    };
+    let out = options.out.clone().unwrap_or_else(|| format!("runs/vowels-{}", cell.name()).into());
+    let limits = Limits { epochs: options.epochs.unwrap_or(120), patience: options.patience.unwrap_or(40) };
+    let outcome = run::train(&out, options, limits, &mut trainer, &mut task)?;
+    Ok(run::finish("vowels", cell.name(), options, &trainer, &outcome))
+}
+
+/// Mean 0 and deviation 1 for every feature of the training data; the test data move along.
+fn standardize(training: &mut [Series], test: &mut [Series]) {
+    let all: Vec<_> = training.iter().map(|series| series.x.view()).collect();
+    let Ok(all) = ndarray::concatenate(Axis(0), &all) else { return };
+    let (Some(mean), deviation) = (all.mean_axis(Axis(0)), all.std_axis(Axis(0), 0.0)) else { return };
+    let deviation = deviation.mapv(|d| d.max(1e-6));
+    for series in training.iter_mut().chain(test) {
+        if series.x.ncols() == mean.len() {
+            series.x = (&series.x - &mean) / &deviation;
+        }
+    }
+}
+
+impl Vowels {
+    fn scores(&self, graph: &mut Graph, series: &[&Series], device: &Device) -> Result<Var> {
+        let (x, lengths) = data::padded(series);
+        let sequence = Sequence::new().lengths(lengths);
+        let x = graph.input(&Tensor::from_array(device, &x)?);
+        let y = self.model.outputs(graph, x, None, &sequence)?;
+        let last = graph.last_step(y, &sequence)?;
+        let last = graph.dropout(last, DROPOUT)?;
+        self.model.scores(graph, last)
+    }
+
+    fn score(&self, trainer: &Trainer, series: &[Series]) -> Result<Score> {
+        let (mut loss, mut right) = (0.0, 0);
+        for part in series.chunks(EVALUATED) {
+            let part: Vec<&Series> = part.iter().collect();
+            let classes: Vec<i64> = part.iter().map(|series| series.class as i64).collect();
+            let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
+            let scores = self.scores(&mut graph, &part, trainer.parameters().device())?;
+            let of_part = graph.cross_entropy(scores, &classes, &CrossEntropy::default())?;
+            let (scores, of_part) = (graph.value(scores).clone(), graph.value(of_part).clone());
+            graph.submit()?;
+            loss += of_part.to_vec()?.iter().sum::<f32>() * part.len() as f32;
+            let found = best_classes(&scores.to_array::<ndarray::Ix2>()? as &Array2<f32>);
+            right += found.iter().zip(&part).filter(|(found, series)| **found == series.class).count();
+        }
+        let count = series.len().max(1) as f32;
+        Ok(Score { loss: loss / count, accuracy: Some(right as f32 / count) })
+    }
+}
+
+impl Task for Vowels {
+    fn settings(&self) -> String {
+        self.settings.clone()
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        self.model.metadata("vowels")
+    }
+
+    fn begin(&mut self, epoch: u64, _stage: u32) -> Result<usize> {
+        self.order = data::shuffled(self.training.len(), self.seed, epoch);
+        Ok(self.order.len().div_ceil(self.batch))
+    }
+
+    fn loss(&mut self, graph: &mut Graph, step: usize) -> Result<Var> {
+        let rows = step * self.batch..self.order.len().min((step + 1) * self.batch);
+        let series: Vec<&Series> = self.order[rows].iter().map(|&at| &self.training[at]).collect();
+        let classes: Vec<i64> = series.iter().map(|series| series.class as i64).collect();
+        let device = graph.device().clone();
+        let scores = self.scores(graph, &series, &device)?;
+        graph.cross_entropy(scores, &classes, &CrossEntropy::default())
+    }
+
+    fn validate(&self, trainer: &Trainer, _stage: u32) -> Result<Score> {
+        self.score(trainer, &self.validation)
+    }
+
+    fn test(&self, trainer: &Trainer) -> Result<Score> {
+        self.score(trainer, &self.test)
+    }
+}
