@@ -69,9 +69,10 @@ macro_rules! on_host {
     ($device:expr, $($name:ident = $elements:expr),+; $result:expr) => {
         if matches!($device, $crate::tensor::Device::Reference) {
             $(let $name = $crate::ops::wide($elements);)+
+            $(let $name = $name.as_slice();)+
             $crate::ops::narrow($result)
         } else {
-            $(let $name = $elements;)+
+            $(let $name: &[f32] = $elements;)+
             $result.into_iter().collect()
         }
     };

@@ -45,8 +45,8 @@ fn case(at: usize) -> Case {
     let instructions = Instructions {
         lengths,
         masked: (at % 4 == 2).then_some(30),
-        reset: (at % 2 == 0).then_some(25),
-        pad: if at % 3 == 0 { Pad::Hold } else { Pad::Zero },
+        reset: at.is_multiple_of(2).then_some(25),
+        pad: if at.is_multiple_of(3) { Pad::Hold } else { Pad::Zero },
     };
     Case {
         cell: cells[at % cells.len()],

@@ -30,7 +30,7 @@ pub(crate) fn activation_grad(
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), dx));
     }
     let dx = on_host!(recorder.device(), x = host(OP, "x", x)?, dy = host(OP, "dy", dy)?;
-        reference::unary_grad(activation, x[..].into(), dy[..].into()));
+        reference::unary_grad(activation, x.into(), dy.into()));
     Tensor::from_vec(recorder.device(), x.shape(), dx)
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Tensor) -> Resul
         let y = gpu::dropout(gpu, draw, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
     }
-    let y = on_host!(recorder.device(), x = host(OP, "x", x)?; reference::dropout(draw, x[..].into()));
+    let y = on_host!(recorder.device(), x = host(OP, "x", x)?; reference::dropout(draw, x.into()));
     Tensor::from_vec(recorder.device(), x.shape(), y)
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor>
         return Ok(Tensor::from_buffer(gpu.device(), &[columns], y));
     }
     let y = on_host!(recorder.device(), x = host(OP, "x", x)?;
-        reference::sum_columns(view(OP, &x[..], Dim([rows, columns]))?));
+        reference::sum_columns(view(OP, x, Dim([rows, columns]))?));
     Tensor::from_vec(recorder.device(), &[columns], y)
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn gather_rows_grad(recorder: &mut Recorder, count: usize, rows: &[us
         return Ok(Tensor::from_buffer(gpu.device(), &[count, columns], table));
     }
     let table = on_host!(recorder.device(), dy = host(OP, "dy", dy)?;
-        reference::gather_rows_grad(count, rows, view(OP, &dy[..], Dim([rows.len(), columns]))?));
+        reference::gather_rows_grad(count, rows, view(OP, dy, Dim([rows.len(), columns]))?));
     Tensor::from_vec(recorder.device(), &[count, columns], table)
 }
 
@@ -101,8 +101,8 @@ pub(crate) fn conv1d_grad_input(
         return Ok(Tensor::from_buffer(gpu.device(), &shape, dx));
     }
     let dx = on_host!(recorder.device(), weight = host(OP, "weight", weight)?, dy = host(OP, "dy", dy)?; {
-        let weight = view(OP, &weight[..], Dim([out, channels, kernel]))?;
-        reference::conv1d_grad_input(length, weight, view(OP, &dy[..], Dim([count, out, out_length]))?, geometry)
+        let weight = view(OP, weight, Dim([out, channels, kernel]))?;
+        reference::conv1d_grad_input(length, weight, view(OP, dy, Dim([count, out, out_length]))?, geometry)
     });
     Tensor::from_vec(recorder.device(), &shape, dx)
 }
@@ -133,8 +133,8 @@ pub(crate) fn conv1d_grad_weight(
         return Ok((Tensor::from_buffer(gpu.device(), &shape, weight), bias));
     }
     let weight = on_host!(recorder.device(), x = host(OP, "x", x)?, dy = host(OP, "dy", dy)?; {
-        let x = view(OP, &x[..], Dim([count, channels, length]))?;
-        reference::conv1d_grad_weight(kernel, x, view(OP, &dy[..], Dim([count, out, out_length]))?, geometry)
+        let x = view(OP, x, Dim([count, channels, length]))?;
+        reference::conv1d_grad_weight(kernel, x, view(OP, dy, Dim([count, out, out_length]))?, geometry)
     });
     Ok((Tensor::from_vec(recorder.device(), &shape, weight)?, bias))
 }
@@ -152,8 +152,8 @@ pub(crate) fn mean_steps(recorder: &mut Recorder, x: &Tensor, weights: &Tensor) 
         return Ok(Tensor::from_buffer(gpu.device(), &[batch, width], y));
     }
     let y = on_host!(recorder.device(), x = host(OP, "x", x)?, weights = host(OP, "weights", weights)?; {
-        let x = view::<_, Ix3>(OP, &x[..], Dim([time, batch, width]))?;
-        reference::mean_steps(x, view(OP, &weights[..], Dim([time, batch]))?)
+        let x = view::<_, Ix3>(OP, x, Dim([time, batch, width]))?;
+        reference::mean_steps(x, view(OP, weights, Dim([time, batch]))?)
     });
     Tensor::from_vec(recorder.device(), &[batch, width], y)
 }
@@ -173,8 +173,8 @@ pub(crate) fn mean_steps_grad(recorder: &mut Recorder, weights: &Tensor, dy: &Te
         return Ok(Tensor::from_buffer(gpu.device(), &shape, dx));
     }
     let dx = on_host!(recorder.device(), weights = host(OP, "weights", weights)?, dy = host(OP, "dy", dy)?; {
-        let weights = view(OP, &weights[..], Dim([time, batch]))?;
-        reference::mean_steps_grad(weights, view(OP, &dy[..], Dim([batch, width]))?)
+        let weights = view(OP, weights, Dim([time, batch]))?;
+        reference::mean_steps_grad(weights, view(OP, dy, Dim([batch, width]))?)
     });
     Tensor::from_vec(recorder.device(), &shape, dx)
 }

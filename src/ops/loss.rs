@@ -34,7 +34,7 @@ pub(crate) fn softmax_cross_entropy(
         return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
     }
     let loss = on_host!(recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?; {
-        let parts = reference::softmax_cross_entropy(view(OP, &x[..], Dim([rows, classes]))?, targets[..].into());
+        let parts = reference::softmax_cross_entropy(view(OP, x, Dim([rows, classes]))?, targets.into());
         [total(parts, scale)]
     });
     Tensor::from_vec(recorder.device(), &[], loss)
@@ -59,8 +59,8 @@ pub(crate) fn softmax_cross_entropy_grad(
     }
     let dy = host(OP, "dy", dy)?;
     let dx = on_host!(recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?, dy = dy; {
-        let x = view(OP, &x[..], Dim([rows, classes]))?;
-        reference::softmax_cross_entropy_grad(x, targets[..].into(), scaled(scale, dy[0]))
+        let x = view(OP, x, Dim([rows, classes]))?;
+        reference::softmax_cross_entropy_grad(x, targets.into(), scaled(scale, dy[0]))
     });
     Tensor::from_vec(recorder.device(), &[rows, classes], dx)
 }
@@ -121,8 +121,8 @@ pub(crate) fn point_loss(recorder: &mut Recorder, points: &Points<'_>) -> Result
     }
     let (x, y, weights) = (host(OP, "x", x)?, host(OP, "y", y)?, host(OP, "weights", weights)?);
     let loss = on_host!(recorder.device(), x = x, y = y, weights = weights; {
-        let (x, y) = (view(OP, &x[..], Dim([rows, width]))?, view(OP, &y[..], Dim([rows, width]))?);
-        [total(reference::point_loss(loss, x, y, weights[..].into()), scale)]
+        let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
+        [total(reference::point_loss(loss, x, y, weights.into()), scale)]
     });
     Tensor::from_vec(recorder.device(), &[], loss)
 }
@@ -142,8 +142,8 @@ pub(crate) fn point_loss_grad(recorder: &mut Recorder, points: &Points<'_>, dy: 
     }
     let (x, y, weights) = (host(OP, "x", x)?, host(OP, "y", y)?, host(OP, "weights", weights)?);
     let dx = on_host!(recorder.device(), x = x, y = y, weights = weights, dy = host(OP, "dy", dy)?; {
-        let (x, y) = (view(OP, &x[..], Dim([rows, width]))?, view(OP, &y[..], Dim([rows, width]))?);
-        reference::point_loss_grad(loss, x, y, weights[..].into(), scaled(scale, dy[0]))
+        let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
+        reference::point_loss_grad(loss, x, y, weights.into(), scaled(scale, dy[0]))
     });
     Tensor::from_vec(recorder.device(), &[rows, width], dx)
 }

@@ -141,7 +141,7 @@ pub(crate) fn optimizer_step(
     let coefficient = verdict[COEFFICIENT];
     let (p, g, kept) = (host(OP, "parameter", parameter)?, host(OP, "gradient", gradient)?, host(OP, "slots", slots)?);
     let mut both = on_host!(recorder.device(), p = p, g = g, kept = kept, c = std::slice::from_ref(&coefficient);
-        update_all(update, clip, c[0], &p[..], &g[..], &kept[..]));
+        update_all(update, clip, c[0], p, g, kept));
     let kept = both.split_off(len);
     Ok(Moved {
         parameter: Tensor::from_vec(recorder.device(), parameter.shape(), both)?,

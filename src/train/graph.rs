@@ -5,6 +5,7 @@ mod operations;
 mod sequence;
 
 pub use loss::{CrossEntropy, Loss, Reduce};
+pub(super) use sequence::Start;
 pub use sequence::Stepped;
 
 use super::parameters::{ParameterId, Parameters};

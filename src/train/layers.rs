@@ -1,6 +1,6 @@
 //! Layers whose parameters learn. Each holds the ids of its parameters; names, shapes and initial values are PyTorch's.
 
-use super::graph::{Graph, Stepped, Var};
+use super::graph::{Graph, Start, Stepped, Var};
 use super::parameters::{ParameterId, Parameters};
 use crate::cell::{Cell, Sequence};
 use crate::error::Result;
@@ -218,12 +218,12 @@ impl Recurrent {
         &self,
         graph: &mut Graph,
         x: Var,
-        state: (Var, Option<Var>),
+        (h, s): (Var, Option<Var>),
         sequence: &Sequence,
         options: &TrainingOptions,
     ) -> Result<Stepped> {
         let (stack, vars) = self.in_graph(graph)?;
-        graph.recurrent_from(&stack, &vars, x, None, state, sequence, options)
+        graph.recurrent_from(&stack, &vars, x, Start { h, s, begun: None }, sequence, options)
     }
 
     /// [`Recurrent::forward_from`] the values of a state or from others, where resets return to what the state began with.
@@ -237,7 +237,7 @@ impl Recurrent {
         options: &TrainingOptions,
     ) -> Result<Stepped> {
         let (stack, vars) = self.in_graph(graph)?;
-        let at = match at {
+        let (h, s) = match at {
             Some(at) => at,
             None => {
                 let h = state.h_tensor(graph.recorder())?;
@@ -245,6 +245,6 @@ impl Recurrent {
                 (graph.input(&h), s.map(|s| graph.input(&s)))
             }
         };
-        graph.recurrent_from(&stack, &vars, x, Some(state), at, sequence, options)
+        graph.recurrent_from(&stack, &vars, x, Start { h, s, begun: Some(state) }, sequence, options)
     }
 }

@@ -12,12 +12,15 @@ use crate::{assert_close, devices, upload};
 
 type Build = Box<dyn Fn(&mut Graph, &[Var]) -> Result<Var>>;
 
+/// Makes a case's parameters on a device.
+type OnDevice = Box<dyn Fn(&Device) -> Parameters>;
+
 /// A function of several arrays. Its gradient is that of the sum of its results, each weighed by a number of its own.
 struct Case {
     name: String,
     /// The variables, and behind them the parameters' values.
     inputs: Vec<ArrayD<f32>>,
-    parameters: Option<Box<dyn Fn(&Device) -> Parameters>>,
+    parameters: Option<OnDevice>,
     build: Build,
 }
 

@@ -20,6 +20,14 @@ pub struct Stepped {
     pub s: Option<Var>,
 }
 
+/// The state that a recurrent stack starts from.
+pub(in crate::train) struct Start<'a> {
+    pub(in crate::train) h: Var,
+    pub(in crate::train) s: Option<Var>,
+    /// A reset returns to what this state began with, or where there is none to `h` and `s` themselves.
+    pub(in crate::train) begun: Option<&'a State>,
+}
+
 impl Graph {
     /// Runs a stack whose parameters are `parameters`, and advances a state that no gradient flows into: where a sequence is
     /// cut, truncated back-propagation stops.
@@ -44,15 +52,13 @@ impl Graph {
         Ok(y)
     }
 
-    /// [`Graph::recurrent`] from a state that gradients flow into, to one that they flow from. A reset returns to what `begun`
-    /// began with, or where there is none to the state itself.
+    /// [`Graph::recurrent`] from a state that gradients flow into, to one that they flow from.
     pub(in crate::train) fn recurrent_from(
         &mut self,
         stack: &TrainableRecurrent<Cell>,
         parameters: &[Var],
         x: Var,
-        begun: Option<&State>,
-        (h, s): (Var, Option<Var>),
+        Start { h, s, begun }: Start<'_>,
         sequence: &Sequence,
         options: &TrainingOptions,
     ) -> Result<Stepped> {
