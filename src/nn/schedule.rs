@@ -4,6 +4,7 @@ use super::recurrent::Recurrent;
 use crate::cell::Cell;
 use crate::error::Result;
 use crate::plan::{Limits, Plan};
+#[cfg(feature = "gpu")]
 use crate::tensor::Device;
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
