@@ -114,3 +114,12 @@ fn peaks_are_measured_on_both_devices() {
     }
     assert!(lines[0]["copy_gb_s"].is_null());
 }
+
+#[test]
+fn a_list_of_threads_is_a_measurement_each() {
+    let lines = bench(SMALL, "--device cpu,reference --threads 1,3 --no-roofline");
+    let lines: Vec<&Value> = lines.iter().filter(|line| line["shape"] == "a").collect();
+    let seen: Vec<(&str, f64)> =
+        lines.iter().map(|line| (line["device"].as_str().unwrap_or_default(), number(line, "threads"))).collect();
+    assert_eq!(seen, [("cpu", 1.0), ("cpu", 3.0), ("reference", 1.0)]);
+}

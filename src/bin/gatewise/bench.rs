@@ -31,9 +31,10 @@ pub(crate) struct Arguments {
     /// Where to run; several are separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["cpu", "gpu"])]
     device: Vec<DeviceChoice>,
-    /// Threads of the CPU path; one a physical core where absent (`--serve` first asks the variable PEER_THREADS).
-    #[arg(long)]
-    threads: Option<usize>,
+    /// Threads of the CPU path, several numbers separated by commas; one a physical core where absent (`--serve` first asks
+    /// the variable PEER_THREADS).
+    #[arg(long, value_delimiter = ',')]
+    threads: Vec<usize>,
     /// How the weights are stored: f32, f16, bf16 or int8.
     #[arg(long, default_value_t = WeightType::F32)]
     dtype: WeightType,
@@ -78,22 +79,24 @@ fn threads(device: &Device) -> usize {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if let (true, Some(path), [device]) = (arguments.serve, &arguments.shapes, &arguments.device[..]) {
+    if let (true, Some(path), [device], [] | [_]) =
+        (arguments.serve, &arguments.shapes, &arguments.device[..], &arguments.threads[..])
+    {
         let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
-        let device = device.open_with(arguments.threads.or_else(harness), arguments.plan)?;
+        let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.plan)?;
         serve::serve(&device, &shapes::from_file(path)?, arguments.dtype)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.serve {
         return Err(gatewise::Error::Value {
             op: "bench --serve",
-            what: "device",
-            expected: "exactly one",
-            found: format!("{:?}", arguments.device),
+            what: "device and threads",
+            expected: "one device, at most one number of threads",
+            found: format!("{:?} and {:?}", arguments.device, arguments.threads),
         });
     }
     let machine = Machine::of_this_process();
-    let devices = arguments.device.iter().map(|choice| arguments.open(*choice)).collect::<Result<Vec<Device>>>()?;
+    let devices = arguments.devices()?;
     if arguments.peaks {
         return print_peaks(&devices, &machine, arguments.json);
     }
@@ -136,11 +139,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Arguments {
-    fn open(&self, choice: DeviceChoice) -> Result<Device> {
+    /// Every device asked for, the CPU once for each number of threads.
+    fn devices(&self) -> Result<Vec<Device>> {
+        let mut devices = Vec::new();
+        for &choice in &self.device {
+            let device = self.open(choice, self.threads.first().copied())?;
+            let others = if device.cpu().is_some() { self.threads.get(1..).unwrap_or_default() } else { &[] };
+            devices.push(device);
+            for &threads in others {
+                devices.push(self.open(choice, Some(threads))?);
+            }
+        }
+        Ok(devices)
+    }
+
+    fn open(&self, choice: DeviceChoice, threads: Option<usize>) -> Result<Device> {
         if self.autotune && choice == DeviceChoice::Gpu {
             return crate::choice::open_tuned(self.plan);
         }
-        choice.open_with(self.threads, self.plan)
+        choice.open_with(threads, self.plan)
     }
 }
 

@@ -135,7 +135,11 @@ pub(super) fn crossovers(devices: &[&Device], rows: &[Row<'_>]) -> Vec<Crossover
 pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>]) {
     print!("{:<24}", "median ms (of the least)");
     for device in devices {
-        print!(" {:>28}", device.to_string().chars().take(28).collect::<String>());
+        let name = match device.cpu() {
+            Some(cpu) => format!("{device}, {} thread(s)", cpu.threads()),
+            None => device.to_string(),
+        };
+        print!(" {:>28}", name.chars().take(28).collect::<String>());
     }
     println!("{}", if devices.len() == 2 { "    ratio" } else { "" });
     let mut reasons = Vec::new();
