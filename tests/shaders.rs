@@ -144,8 +144,8 @@ fn every_loop_counts_towards_its_bound() {
         "# += DEPTH",
         "# += SIDE",
         "# += WORKGROUP_SIZE",
-        "# += step_depth()",
-        "# += max(8u, step_depth())",
+        "# += step_depth(m)",
+        "# += max(8u, step_depth(m))",
         "# /= 2u",
     ];
     let files: BTreeSet<&str> = KERNELS.iter().flat_map(|kernel| kernel.files).copied().collect();
