@@ -121,12 +121,14 @@ impl Plan {
             (Some(PlanKind::Scan), Ok(scan), _) => Ok((PlanKind::Scan, for_it, Some(scan))),
             (Some(PlanKind::Wave), _, Some(reason)) => refused(PlanKind::Wave, reason),
             (Some(kind), ..) => Ok((kind, for_it, None)),
-            (None, Ok(scan), _) if problem.hidden <= SCANNED => {
+            (None, Ok(scan), _) if problem.hidden <= SCANNED && scan.method == Method::Lanes => {
                 Ok((PlanKind::Scan, format!("at most {SCANNED} units"), Some(scan)))
             }
             (None, scan, no_wave) => {
                 let no_scan = match scan {
                     Err(reason) if problem.hidden <= SCANNED => format!("no scan with {reason}"),
+                    // Not before its times on hardware are known.
+                    Ok(_) if problem.hidden <= SCANNED => "a scan without shared lanes only where asked for".to_owned(),
                     _ => format!("more than {SCANNED} units"),
                 };
                 match no_wave {

@@ -266,11 +266,12 @@ const fn shape(rows: usize, units: usize, slices: usize, kept: usize) -> Shape {
     Shape { rows, units, slices, kept }
 }
 
+/// Every shape once: llvmpipe takes long to compile a workgroup that meets at many barriers.
 pub(crate) fn scan_rows() -> Vec<Case> {
     cases(
         "scan_rows",
         &[shape(1, 16, 1, 1), shape(2, 32, 2, 1), shape(1, 40, 2, 0), shape(2, 24, 4, 0), shape(1, 24, 2, 1)],
-        1,
+        3,
     )
 }
 
