@@ -1,11 +1,11 @@
 //! Broken files: every kind has its own error, with the node or tensor.
 
-use gatewise::Error;
 use gatewise::onnx::proto::{
     AttributeProto, AttributeType, DataType, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, Segment,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 use gatewise::onnx::{OnnxModel, OnnxOptions};
+use gatewise::{Device, Error};
 
 use crate::stored::path;
 
@@ -247,6 +247,35 @@ fn external_data_lies_below_the_models_folder_and_is_whole() {
         std::os::unix::fs::symlink(folder.path().join("secret.bin"), below.join("link.bin")).expect("a link");
         let error = try_file(&[("location", "link.bin")]).map(drop).expect_err("leads out");
         assert!(error.to_string().contains("external data below the model's folder"), "{error}");
+    }
+}
+
+#[test]
+fn parts_of_other_ranks_do_not_join() {
+    let whole = |name: &str, dims: &[i64]| TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: DataType::Int64 as i32,
+        int64_data: vec![1; dims.iter().product::<i64>() as usize],
+        ..Default::default()
+    };
+    for other in [&[2_i64][..], &[], &[1, 2, 1], &[2, 1]] {
+        let mut model = model();
+        let graph = model.graph.as_mut().expect("a graph");
+        graph.initializer.extend([whole("p", &[1, 2]), whole("q", other)]);
+        let mut join = node("Concat", "c", &["p", "q"], &["shape"]);
+        join.attribute = vec![AttributeProto {
+            name: "axis".to_owned(),
+            r#type: AttributeType::Int as i32,
+            i: 1,
+            ..Default::default()
+        }];
+        graph.node = vec![join, node("Reshape", "r", &["w", "shape"], &["y"])];
+        graph.input.clear();
+        let error = read(&model.encode_to_vec())
+            .and_then(|model| model.to(&Device::Cpu)?.run(&[]))
+            .expect_err("shapes that do not agree");
+        assert!(error.to_string().contains("shapes that agree beside the axis"), "{error}");
     }
 }
 

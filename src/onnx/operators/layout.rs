@@ -57,9 +57,12 @@ pub(super) fn joined(context: &mut Context<'_>, parts: &[&Value], along: usize) 
         let total = parts.iter().fold(0_usize, |n, part| n.saturating_add(part.len()));
         context.reserve(&[total], 8)?;
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        let shapes = || format!("{:?}", parts.iter().map(|part| part.shape()).collect::<Vec<_>>());
-        concatenate(Axis(along), &views)
-            .map_err(|_| unexpected("inputs", "shapes that agree beside the axis", shapes()))
+        // `concatenate` takes it for granted that every part has the axis.
+        let alike = parts.iter().all(|part| part.ndim() == parts[0].ndim());
+        alike.then(|| concatenate(Axis(along), &views).ok()).flatten().ok_or_else(|| {
+            let shapes: Vec<_> = parts.iter().map(|part| part.shape()).collect();
+            unexpected("inputs", "shapes that agree beside the axis", format!("{shapes:?}"))
+        })
     }
     let unlike = || {
         let kinds: Vec<String> = parts.iter().map(|part| part.describe()).collect();
