@@ -36,7 +36,7 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("matmul", "if dims.has_bias != 0u", "if dims.has_bias == 0u"),
     ("matmul", "y[dims.y_offset + row", "y[row"),
     ("matmul", "j < 4u && column + j < dims.columns", "j < 4u"),
-    ("matmul", "sum3 += a_word.w * b_word;", "sum3 += a_word.z * b_word;"),
+    ("matmul", "sums[3] += a_word.w * b_word;", "sums[3] += a_word.z * b_word;"),
     ("matmul", "k += DEPTH", "k += DEPTH + 1u"),
     ("matmul", "a[k * dims.rows + row]", "a[k * dims.depth + row]"),
     ("matmul", "b[column * dims.depth + k]", "b[column * dims.columns + k]"),

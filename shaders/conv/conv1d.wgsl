@@ -1,20 +1,6 @@
 // One-dimensional cross-correlation with stride and zero padding; one invocation an output element.
 // CPU twin: `reference::conv1d`.
 
-override WORKGROUP_SIZE: u32 = 64u;
-
-struct Conv1dDims {
-    count: u32,
-    channels: u32,
-    length: u32,
-    out_channels: u32,
-    out_length: u32,
-    kernel: u32,
-    stride: u32,
-    padding: u32,
-}
-
-@group(0) @binding(0) var<uniform> dims: Conv1dDims;
 @group(0) @binding(1) var<storage, read> x: array<f32>;         // [count, channels, length]
 @group(0) @binding(2) var<storage, read> weight: array<f32>;    // [out_channels, channels, kernel]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;      // [out_channels]

@@ -2,20 +2,6 @@
 // windows that it stood in.
 // CPU twin: `reference::conv1d_grad_input`.
 
-override WORKGROUP_SIZE: u32 = 64u;
-
-struct Conv1dGradDims {
-    count: u32,
-    channels: u32,
-    length: u32,
-    out_channels: u32,
-    out_length: u32,
-    kernel: u32,
-    stride: u32,
-    padding: u32,
-}
-
-@group(0) @binding(0) var<uniform> dims: Conv1dGradDims;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;    // [out_channels, channels, kernel]
 @group(0) @binding(2) var<storage, read> dy: array<f32>;        // [count, out_channels, out_length]
 @group(0) @binding(3) var<storage, read_write> dx: array<f32>;  // [count, channels, length]

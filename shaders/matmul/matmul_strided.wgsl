@@ -1,14 +1,9 @@
 // y = a b, or y += a b, for operands whose rows and columns lie anywhere: transposes, columns of a wider row and a depth walked
-// from its end are values of the strides. A workgroup of 16 x 16 computes a tile of 64 x 64, an invocation 4 x 4 of it. Every sum
-// runs along the depth from what y holds, in one order: a product taken in pieces gives the same bits.
+// from its end are values of the strides. Every sum begins with what y holds: a product taken in pieces gives the same bits.
 // CPU twin: `reference::matmul`, on strided views.
 
 override ACCUMULATE: bool = false;      // y += a b
 override A_BY_ROWS: bool = false;       // neighbours in memory are rows of a, not its depth
-
-const TILE: u32 = 64u;      // rows and columns of the output a workgroup
-const DEPTH: u32 = 16u;     // elements of the depth a round
-const SIDE: u32 = 16u;      // invocations along either axis
 
 struct MatmulStridedDims {
     rows: u32,
@@ -30,9 +25,6 @@ struct MatmulStridedDims {
 @group(0) @binding(1) var<storage, read> a: array<f32>;         // [rows, depth] by its strides
 @group(0) @binding(2) var<storage, read> b: array<f32>;         // [depth, columns] by its strides
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;   // [rows, columns], from y_offset on
-
-var<workgroup> a_tile: array<vec4<f32>, DEPTH * SIDE>;   // 4 rows a word
-var<workgroup> b_tile: array<vec4<f32>, DEPTH * SIDE>;   // 4 columns a word
 
 fn load_a(row: u32, k: u32) -> f32 {
     if row >= dims.rows || k >= dims.depth {
@@ -73,36 +65,11 @@ fn store(row: u32, column: u32, sum: vec4<f32>) {
 
 @compute @workgroup_size(SIDE, SIDE)
 fn matmul_strided(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    let row = group.y * TILE + local.y * 4u;
-    let column = group.x * TILE + local.x * 4u;
-    var sum0 = held(row, column);
-    var sum1 = held(row + 1u, column);
-    var sum2 = held(row + 2u, column);
-    var sum3 = held(row + 3u, column);
-
-    // Each invocation fetches one word of either tile, neighbours from neighbouring memory.
-    let fetched = select(local.xy, local.yx, A_BY_ROWS);
-    let a_row = group.y * TILE + fetched.y * 4u;
-    for (var k = 0u; k < dims.depth; k += DEPTH) {
-        let a_k = k + fetched.x;
-        a_tile[fetched.x * SIDE + fetched.y] =
-            vec4(load_a(a_row, a_k), load_a(a_row + 1u, a_k), load_a(a_row + 2u, a_k), load_a(a_row + 3u, a_k));
-        let b_k = k + local.y;
-        b_tile[local.y * SIDE + local.x] =
-            vec4(load_b(b_k, column), load_b(b_k, column + 1u), load_b(b_k, column + 2u), load_b(b_k, column + 3u));
-        workgroupBarrier();
-        for (var d = 0u; d < DEPTH; d++) {
-            let a_word = a_tile[d * SIDE + local.y];
-            let b_word = b_tile[d * SIDE + local.x];
-            sum0 += a_word.x * b_word;
-            sum1 += a_word.y * b_word;
-            sum2 += a_word.z * b_word;
-            sum3 += a_word.w * b_word;
-        }
-        workgroupBarrier();
-    }
-    store(row, column, sum0);
-    store(row + 1u, column, sum1);
-    store(row + 2u, column, sum2);
-    store(row + 3u, column, sum3);
+    let at = corner(group, local);
+    let before = mat4x4(held(at.x, at.y), held(at.x + 1u, at.y), held(at.x + 2u, at.y), held(at.x + 3u, at.y));
+    let sums = add_product(group, local, select(local.xy, local.yx, A_BY_ROWS), local.xy, before);
+    store(at.x, at.y, sums[0]);
+    store(at.x + 1u, at.y, sums[1]);
+    store(at.x + 2u, at.y, sums[2]);
+    store(at.x + 3u, at.y, sums[3]);
 }

@@ -42,11 +42,11 @@ macro_rules! kernels {
 
 kernels! {
     /// `y = a b + bias` for many rows.
-    MATMUL = "matmul": ["matmul/matmul.wgsl"];
+    MATMUL = "matmul": ["matmul/dims.wgsl", "matmul/product.wgsl", "matmul/matmul.wgsl"];
     /// `y = a b + bias` for few rows.
-    MATMUL_ROWS = "matmul_rows": ["common/index.wgsl", "matmul/matmul_rows.wgsl"];
+    MATMUL_ROWS = "matmul_rows": ["common/index.wgsl", "matmul/dims.wgsl", "matmul/matmul_rows.wgsl"];
     /// One-dimensional convolution.
-    CONV1D = "conv1d": ["common/index.wgsl", "conv/conv1d.wgsl"];
+    CONV1D = "conv1d": ["common/index.wgsl", "conv/dims.wgsl", "conv/conv1d.wgsl"];
     /// Padding of the last axis.
     PAD1D = "pad1d": ["common/index.wgsl", "conv/pad1d.wgsl"];
     /// An activation of every element.
@@ -72,9 +72,9 @@ kernels! {
     /// The gradient by a table whose rows were picked.
     GATHER_ROWS_GRAD = "gather_rows_grad": ["common/index.wgsl", "layout/gather_rows_grad.wgsl"];
     /// The gradient by a convolution's signal.
-    CONV1D_GRAD_INPUT = "conv1d_grad_input": ["common/index.wgsl", "conv/conv1d_grad_input.wgsl"];
+    CONV1D_GRAD_INPUT = "conv1d_grad_input": ["common/index.wgsl", "conv/dims.wgsl", "conv/conv1d_grad_input.wgsl"];
     /// The gradient by a convolution's weights.
-    CONV1D_GRAD_WEIGHT = "conv1d_grad_weight": ["conv/conv1d_grad_weight.wgsl"];
+    CONV1D_GRAD_WEIGHT = "conv1d_grad_weight": ["conv/dims.wgsl", "conv/conv1d_grad_weight.wgsl"];
     /// The weighted sum over the first axis.
     MEAN_STEPS = "mean_steps": ["common/index.wgsl", "reduce/mean_steps.wgsl"];
     /// The gradient by what was summed.
@@ -162,7 +162,7 @@ kernels! {
     /// Biases and peepholes in the order of the steps.
     PACK_VECTORS = "pack_vectors": ["common/index.wgsl", "cell/vector_rows.wgsl", "cell/pack_vectors.wgsl"];
     /// `y = a b` or `y += a b` by strides.
-    MATMUL_STRIDED = "matmul_strided": ["matmul/matmul_strided.wgsl"];
+    MATMUL_STRIDED = "matmul_strided": ["matmul/product.wgsl", "matmul/matmul_strided.wgsl"];
     /// Sums along an axis.
     SUM_STRIDED = "sum_strided": ["common/index.wgsl", "reduce/sum_strided.wgsl"];
     /// A random mask.

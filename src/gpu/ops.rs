@@ -15,12 +15,13 @@ use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 pub(super) const WORKGROUP_SIZE: usize = 64;
 /// Below this number of rows `matmul_rows` wastes less than `matmul`'s tiles do.
 const TILED_FROM_ROWS: usize = 16;
-/// Rows and columns of the tile that a workgroup of `matmul` computes.
-const TILE: usize = 64;
+/// Rows and columns of the tile that a workgroup of `matmul` or `matmul_strided` computes.
+pub(super) const TILE: usize = 64;
 
 uniform! {
     struct MatmulDims { rows: u32, depth: u32, columns: u32, a_row: u32, y_offset: u32, has_bias: u32 }
-    struct Conv1dDims {
+    /// Of a convolution and of its gradients.
+    pub(super) struct Conv1dDims {
         count: u32,
         channels: u32,
         length: u32,
@@ -144,22 +145,38 @@ pub(crate) fn conv1d(
     geometry: Conv1dGeometry,
 ) -> Result<Buffer> {
     let op = CONV1D.name;
-    let device = recorder.device().clone();
-    let (x, [count, channels, length]) = x;
-    let (weight, [out_channels, _, kernel]) = weight;
+    let (x, signal) = x;
+    let (weight, [out, channels, kernel]) = weight;
+    check_loops(recorder.device(), op, channels * (kernel + 1))?;
+    let dims = conv1d_dims(recorder, op, signal, [out, kernel], geometry)?;
+    let len = signal[0] * out * geometry.output_length(signal[2], kernel);
+    each(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, len)
+}
+
+/// Sizes of a convolution of `[count, channels, length]` with `out` filters of `kernel` places.
+pub(super) fn conv1d_dims(
+    recorder: &Recorder,
+    op: &'static str,
+    [count, channels, length]: [usize; 3],
+    [out, kernel]: [usize; 2],
+    geometry: Conv1dGeometry,
+) -> Result<Conv1dDims> {
+    let n = |size: usize| word(recorder.device(), op, size);
     let out_length = geometry.output_length(length, kernel);
-    check_loops(&device, op, channels * (kernel + 1))?;
-    let dims = Conv1dDims {
-        count: word(&device, op, count)?,
-        channels: word(&device, op, channels)?,
-        length: word(&device, op, length)?,
-        out_channels: word(&device, op, out_channels)?,
-        out_length: word(&device, op, out_length)?,
-        kernel: word(&device, op, kernel)?,
-        stride: word(&device, op, geometry.stride)?,
-        padding: word(&device, op, geometry.padding)?,
-    };
-    each(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, count * out_channels * out_length)
+    n(count * out * out_length)?;
+    n(count * channels * length)?;
+    // The kernels' places in the padded signal.
+    n(length + 2 * geometry.padding)?;
+    Ok(Conv1dDims {
+        count: n(count)?,
+        channels: n(channels)?,
+        length: n(length)?,
+        out_channels: n(out)?,
+        out_length: n(out_length)?,
+        kernel: n(kernel)?,
+        stride: n(geometry.stride)?,
+        padding: n(geometry.padding)?,
+    })
 }
 
 /// `x [count, length]`.

@@ -2,14 +2,11 @@
 
 use super::buffer::Buffer;
 use super::kernel::{Constants, DROPOUT, MATMUL_STRIDED, SILENCE, SUM_STRIDED};
-use super::ops::{WORKGROUP_SIZE, each, fold, word};
+use super::ops::{TILE, WORKGROUP_SIZE, each, fold, word};
 use super::recorder::Recorder;
 use super::uniform::uniform;
 use crate::cell::Draw;
 use crate::error::{Error, Result};
-
-/// Rows and columns of the tile that a workgroup of `matmul_strided` computes.
-const TILE: usize = 64;
 
 uniform! {
     /// Mirrors the struct in `shaders/matmul/matmul_strided.wgsl`.

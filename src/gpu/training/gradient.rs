@@ -6,7 +6,7 @@ use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{
     CONV1D_GRAD_INPUT, CONV1D_GRAD_WEIGHT, Constants, GATHER_ROWS_GRAD, MEAN_STEPS, MEAN_STEPS_GRAD, UNARY_GRAD,
 };
-use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, each, fold, produce, word};
+use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, conv1d_dims, each, fold, produce, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::reference::Conv1dGeometry;
@@ -14,17 +14,6 @@ use crate::reference::Conv1dGeometry;
 uniform! {
     struct UnaryGradDims { count: u32, alpha: f32, beta: f32 }
     struct GatherRowsGradDims { rows: u32, columns: u32 }
-    /// Of both gradients of a convolution.
-    struct Conv1dGradDims {
-        count: u32,
-        channels: u32,
-        length: u32,
-        out_channels: u32,
-        out_length: u32,
-        kernel: u32,
-        stride: u32,
-        padding: u32,
-    }
     /// Of the mean and of its gradient.
     struct MeanStepsDims { steps: u32, rows: u32, columns: u32 }
 }
@@ -103,31 +92,6 @@ pub(crate) fn conv1d_grad_weight(
     let weights = out * channels * kernel;
     let grid = fold(&device, op, weights)?;
     produce(recorder, &CONV1D_GRAD_WEIGHT, &Constants::new(), &[x, dy], &dims, weights, grid)
-}
-
-fn conv1d_dims(
-    recorder: &Recorder,
-    op: &'static str,
-    [count, channels, length]: [usize; 3],
-    [out, kernel]: [usize; 2],
-    geometry: Conv1dGeometry,
-) -> Result<Conv1dGradDims> {
-    let n = |size: usize| word(recorder.device(), op, size);
-    let out_length = geometry.output_length(length, kernel);
-    n(count * out * out_length)?;
-    n(count * channels * length)?;
-    // The kernels' places in the padded signal.
-    n(length + 2 * geometry.padding)?;
-    Ok(Conv1dGradDims {
-        count: n(count)?,
-        channels: n(channels)?,
-        length: n(length)?,
-        out_channels: n(out)?,
-        out_length: n(out_length)?,
-        kernel: n(kernel)?,
-        stride: n(geometry.stride)?,
-        padding: n(geometry.padding)?,
-    })
 }
 
 /// The weighted sum of the steps of `x [time, batch, width]`.
