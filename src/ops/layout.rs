@@ -98,8 +98,9 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     let mut shape = x.shape().to_vec();
     shape[axis] = count;
     let mut from = Place::contiguous(x.shape());
-    from.offset = start * from.strides[axis].unsigned_abs();
-    from.strides[axis] *= step;
+    // An empty slice may begin anywhere, beyond the tensor, too.
+    from.offset = if count == 0 { 0 } else { start * from.strides[axis].unsigned_abs() };
+    from.strides[axis] = from.strides[axis].wrapping_mul(step);
     let to = Place::contiguous(&shape);
     assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
 }
@@ -108,11 +109,11 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
 pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice, dy: &Tensor) -> Result<Tensor> {
     const OP: &str = "slice_grad";
     dy.check_device(OP, "dy", recorder.device())?;
-    let Slice { axis, start, step, .. } = slice;
+    let Slice { axis, start, step, count } = slice;
     let len = elements(OP, "shape", shape)?;
     let mut to = Place::contiguous(shape);
-    to.offset = start * to.strides[axis].unsigned_abs();
-    to.strides[axis] *= step;
+    to.offset = if count == 0 { 0 } else { start * to.strides[axis].unsigned_abs() };
+    to.strides[axis] = to.strides[axis].wrapping_mul(step);
     let from = Place::contiguous(dy.shape());
     #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {

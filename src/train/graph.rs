@@ -8,6 +8,8 @@ pub use loss::{CrossEntropy, Loss, Reduce};
 pub(super) use sequence::Start;
 pub use sequence::Stepped;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::parameters::{ParameterId, Parameters};
 use crate::error::{Error, Result, check_shape};
 use crate::ops::{self, Binary, Recorder};
@@ -15,9 +17,12 @@ use crate::tensor::{Device, Tensor};
 
 const OP: &str = "Graph";
 
-/// A value in a [`Graph`].
+/// A value in a [`Graph`], and in no other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Var(usize);
+pub struct Var {
+    graph: u64,
+    at: usize,
+}
 
 /// What a graph is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +80,8 @@ struct Operation {
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 pub struct Graph {
+    /// Tells its values from those of other graphs.
+    number: u64,
     recorder: Recorder,
     mode: Mode,
     parameters: Vec<Tensor>,
@@ -95,7 +102,9 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// An empty graph over the parameters as they are now.
     pub fn new(parameters: &Parameters, mode: Mode) -> Self {
+        static GRAPHS: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: GRAPHS.fetch_add(1, Ordering::Relaxed),
             recorder: parameters.device().recorder(),
             mode,
             parameters: parameters.tensors().to_vec(),
@@ -149,27 +158,34 @@ impl Graph {
     }
 
     /// A value's tensor. On a GPU it holds something once the graph is submitted.
-    pub fn value(&self, var: Var) -> &Tensor {
-        &self.values[var.0].tensor
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a value of another graph, as from every operation that takes one.
+    pub fn value(&self, var: Var) -> Result<&Tensor> {
+        let own = if var.graph == self.number { self.values.get(var.at) } else { None };
+        own.map(|value| &value.tensor).ok_or_else(|| {
+            let (expected, found) = ("a value of this graph", "one of another graph".to_owned());
+            Error::Value { op: OP, what: "var", expected, found }
+        })
     }
 
-    fn shape(&self, var: Var) -> &[usize] {
-        self.value(var).shape()
+    fn shape(&self, var: Var) -> Result<&[usize]> {
+        self.value(var).map(Tensor::shape)
     }
 
     fn push(&mut self, tensor: Tensor, wanted: bool) -> Var {
         self.values.push(Value { tensor, wanted });
-        Var(self.values.len() - 1)
+        Var { graph: self.number, at: self.values.len() - 1 }
     }
 
-    /// Adds an operation's results and how to walk back through it.
+    /// Adds an operation's results and how to walk back through it. The inputs are this graph's own: their values have been read.
     fn operation<const N: usize>(
         &mut self,
         inputs: &[Var],
         outputs: [Tensor; N],
         backward: impl FnOnce(&mut Recorder, &[Option<Tensor>], &[bool]) -> Result<Vec<Option<Tensor>>> + 'static,
     ) -> [Var; N] {
-        let wanted = inputs.iter().any(|input| self.values[input.0].wanted);
+        let wanted = inputs.iter().any(|input| self.values[input.at].wanted);
         let outputs = outputs.map(|output| self.push(output, wanted));
         if wanted {
             let backward = Box::new(backward);
@@ -198,30 +214,30 @@ impl Graph {
     /// # Errors
     /// [`Error::Shape`] unless the loss is a scalar, shape `[]`; [`Error::Value`] where it depends on no parameter and no variable.
     pub fn backward(&mut self, loss: Var) -> Result<Gradients> {
-        check_shape(OP, "loss", &[], self.shape(loss))?;
-        if !self.values[loss.0].wanted {
+        check_shape(OP, "loss", &[], self.shape(loss)?)?;
+        if !self.values[loss.at].wanted {
             let (what, found) = ("loss", "one of inputs only".to_owned());
             return Err(Error::Value { op: OP, what, expected: "a value that depends on a parameter", found });
         }
         let mut by_value: Vec<Option<Tensor>> = self.values.iter().map(|_| None).collect();
-        by_value[loss.0] = Some(Tensor::from_vec(self.recorder.device(), &[], vec![1.0])?);
+        by_value[loss.at] = Some(Tensor::from_vec(self.recorder.device(), &[], vec![1.0])?);
         for Operation { inputs, outputs, backward } in std::mem::take(&mut self.operations).into_iter().rev() {
-            let d_outputs: Vec<Option<Tensor>> = outputs.iter().map(|output| by_value[output.0].clone()).collect();
+            let d_outputs: Vec<Option<Tensor>> = outputs.iter().map(|output| by_value[output.at].clone()).collect();
             if d_outputs.iter().all(Option::is_none) {
                 continue;
             }
-            let wanted: Vec<bool> = inputs.iter().map(|input| self.values[input.0].wanted).collect();
+            let wanted: Vec<bool> = inputs.iter().map(|input| self.values[input.at].wanted).collect();
             let d_inputs = backward(&mut self.recorder, &d_outputs, &wanted)?;
-            for (input, d) in inputs.iter().zip(d_inputs).filter(|(input, _)| self.values[input.0].wanted) {
+            for (input, d) in inputs.iter().zip(d_inputs).filter(|(input, _)| self.values[input.at].wanted) {
                 let Some(d) = d else { continue };
-                let sum = match by_value[input.0].take() {
+                let sum = match by_value[input.at].take() {
                     Some(before) => ops::binary(&mut self.recorder, Binary::Add, &before, &d)?,
                     None => d,
                 };
-                by_value[input.0] = Some(sum);
+                by_value[input.at] = Some(sum);
             }
         }
-        Ok(Gradients { leaves: self.leaves.clone(), by_value })
+        Ok(Gradients { graph: self.number, leaves: self.leaves.clone(), by_value })
     }
 
     /// Hands everything recorded to the device in one submission.
@@ -236,6 +252,7 @@ impl Graph {
 /// The gradients of a loss.
 #[derive(Clone, Debug)]
 pub struct Gradients {
+    graph: u64,
     leaves: Vec<Option<Var>>,
     by_value: Vec<Option<Tensor>>,
 }
@@ -247,8 +264,9 @@ impl Gradients {
         self.var(leaf)
     }
 
-    /// By any value of the graph on the loss's way; `None` where the loss does not depend on it.
+    /// By any value of the graph on the loss's way; `None` where the loss does not depend on it, as on no value of another graph.
     pub fn var(&self, var: Var) -> Option<&Tensor> {
-        self.by_value.get(var.0).and_then(Option::as_ref)
+        let own = if var.graph == self.graph { self.by_value.get(var.at) } else { None };
+        own.and_then(Option::as_ref)
     }
 }

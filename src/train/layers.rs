@@ -175,7 +175,7 @@ impl Recurrent {
 
     fn in_graph(&self, graph: &mut Graph) -> Result<(TrainableRecurrent<Cell>, Vec<Var>)> {
         let vars = self.ids.iter().map(|&id| graph.parameter(id)).collect::<Result<Vec<_>>>()?;
-        let tensors: Vec<_> = vars.iter().map(|&var| graph.value(var).clone()).collect();
+        let tensors: Vec<_> = vars.iter().map(|&var| graph.value(var).cloned()).collect::<Result<_>>()?;
         Ok((self.config.trainable_from(graph.device(), tensors)?, vars))
     }
 
@@ -200,7 +200,7 @@ impl Recurrent {
         match state {
             Some(state) => graph.recurrent(&stack, &vars, x, state, sequence, options),
             None => {
-                let batch = graph.value(x).shape().get(1).copied().unwrap_or_default();
+                let batch = graph.value(x)?.shape().get(1).copied().unwrap_or_default();
                 let mut state = stack.zero_state(batch)?;
                 graph.recurrent(&stack, &vars, x, &mut state, sequence, options)
             }

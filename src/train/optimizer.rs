@@ -94,7 +94,7 @@ impl Optimizer {
         let gradients = graph.backward(loss)?;
         self.slots.resize_with(parameters.len(), || None);
         self.counts.resize(parameters.len(), 0);
-        let loss = graph.value(loss).clone();
+        let loss = graph.value(loss)?.clone();
         let (verdict, moved) = self.record(&mut graph, &loss, &gradients, parameters, rate)?;
         graph.submit()?;
 

@@ -161,7 +161,7 @@ impl Carry {
             let found = format!("{} instead of {}", window.inputs().start, self.at);
             return Err(Error::Value { op: OP, what: "window", expected: "the one after the last", found });
         }
-        let length = graph.value(x).shape().first().copied().unwrap_or_default();
+        let length = graph.value(x)?.shape().first().copied().unwrap_or_default();
         check_shape(OP, "steps of x", &[window.inputs().len()], &[length])?;
         let part = |graph: &mut Graph, range: &Range<usize>| {
             let (start, count) = (range.start - window.inputs().start, range.len());
@@ -171,7 +171,7 @@ impl Carry {
         let mut state = self.state.record_clone(graph.recorder())?;
         if !carried.is_empty() {
             let x = part(graph, carried)?;
-            let x = graph.input(&graph.value(x).clone());
+            let x = graph.input(&graph.value(x)?.clone());
             stack.forward(graph, x, Some(&mut state), &sequence.part(carried.clone()), options)?;
         }
         let y = if *next == steps.end || *next == steps.start {
@@ -185,8 +185,8 @@ impl Carry {
             let (before, after) = (steps.start..*next, *next..steps.end);
             let (x_before, x_after) = (part(graph, &before)?, part(graph, &after)?);
             let stepped = stack.forward_within(graph, x_before, &state, None, &sequence.part(before), options)?;
-            let h = graph.value(stepped.h).clone();
-            let s = stepped.s.map(|s| graph.value(s).clone());
+            let h = graph.value(stepped.h)?.clone();
+            let s = stepped.s.map(|s| graph.value(s).cloned()).transpose()?;
             let kept = state.record_at(graph.recorder(), &h, s.as_ref())?;
             let from = Some((stepped.h, stepped.s));
             let rest = stack.forward_within(graph, x_after, &state, from, &sequence.part(after), options)?;

@@ -56,7 +56,7 @@ impl Case {
         let mut graph = Graph::new(&parameters, Mode::Training { seed: 3, step: 8 });
         let vars: Vec<Var> = given.iter().map(|input| graph.variable(&upload(device, input))).collect();
         let y = (self.build)(&mut graph, &vars)?;
-        let value = graph.value(y).clone();
+        let value = graph.value(y)?.clone();
         let weights = graph.input(&upload(device, &random(77, value.shape(), 1.0)));
         let weighed = graph.mul(y, weights)?;
         let loss = graph.sum(weighed)?;
@@ -68,16 +68,18 @@ impl Case {
         Ok(Outcome { y: value.to_vec()?, gradients: by_variable.chain(by_parameter).map(read).collect::<Result<_>>()? })
     }
 
-    /// The weighed sum in `f64`, from results in `f32`.
-    fn sum(&self, inputs: &[ArrayD<f32>]) -> f64 {
-        let y = self.run(&Device::Reference, inputs).expect("a run").y;
+    /// The weighed sum in `f64`, from a device's results in `f32`.
+    fn sum(&self, device: &Device, inputs: &[ArrayD<f32>]) -> f64 {
+        let y = self.run(device, inputs).expect("a run").y;
         let weights = random(77, &[y.len()], 1.0);
         y.iter().zip(&weights).map(|(&y, &w)| f64::from(y) * f64::from(w)).sum()
     }
 
     fn check(&self) {
         let expected = self.run(&Device::Reference, &self.inputs).unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        self.check_differences(&expected);
+        // A sample of each input; a stack has many parameters, and other tests that look at every one of them.
+        let sampled = if self.parameters.is_some() { 2 } else { 12 };
+        self.check_differences(&Device::Reference, &expected, sampled);
         for device in devices().iter().filter(|device| !matches!(device, Device::Reference)) {
             let what = format!("{} on {device}", self.name);
             let got = self.run(device, &self.inputs).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -88,13 +90,12 @@ impl Case {
         }
     }
 
-    fn check_differences(&self, outcome: &Outcome) {
+    /// Compares gradients, `sampled` of every input's, with central differences of a device's own results.
+    fn check_differences(&self, device: &Device, outcome: &Outcome, sampled: usize) {
         const STEP: f32 = 1e-2;
         for (at, gradient) in outcome.gradients.iter().enumerate() {
             assert_eq!(gradient.len(), self.inputs[at].len(), "{}: gradient {at}", self.name);
             let largest = gradient.iter().fold(0.1_f64, |most, &d| most.max(f64::from(d).abs()));
-            // A sample of each input; a stack has many parameters, and other tests that look at every one of them.
-            let sampled = if self.parameters.is_some() { 2 } else { 12 };
             let every = gradient.len().div_ceil(sampled).max(1);
             for element in (0..gradient.len()).step_by(every) {
                 let moved = |by: f32| {
@@ -102,7 +103,7 @@ impl Case {
                     if let Some(x) = inputs[at].iter_mut().nth(element) {
                         *x += by;
                     }
-                    self.sum(&inputs)
+                    self.sum(device, &inputs)
                 };
                 let difference = (moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP);
                 let error = (difference - f64::from(gradient[element])).abs();
@@ -244,7 +245,7 @@ fn losses_are_pytorchs() {
                     _ => graph.mean_squared_error(x, &goals, &options),
                 }
                 .expect("a loss");
-                let tensor = graph.value(value).clone();
+                let tensor = graph.value(value).expect("its own").clone();
                 let gradients = graph.backward(value).expect("a backward pass");
                 graph.submit().expect("a submission");
                 let what = format!("{loss} {name} on {device}");
@@ -259,52 +260,68 @@ fn losses_are_pytorchs() {
     }
 }
 
-/// Recurrent stacks as a part of a graph, by all their parameters, their input and their state.
+/// A recurrent stack as a part of a graph, by all its parameters, its input and its state.
+fn recurrent(config: &Config<Cell>, sequence: Sequence, from_state: bool) -> Case {
+    let make = {
+        let config = config.clone();
+        move |device: &Device| {
+            let mut parameters = Parameters::new(device, 9);
+            let stack = Recurrent::new(&mut parameters, "rnn.", &config).expect("a stack");
+            (parameters, stack)
+        }
+    };
+    let (parameters, stack) = make(&Device::Cpu);
+    let has_s = config.zero_state(&Device::Cpu, 3).expect("a state").s().expect("s").is_some();
+    let rows = config.parameter_places().iter().filter(|place| place.name == "weight_hh").count();
+    let shapes: [&[usize]; 3] = [&[5, 3, 2], &[rows, 3, 4], &[rows, 3, 4]];
+    let used = if !from_state { 1 } else { 2 + usize::from(has_s) };
+    let options = TrainingOptions {
+        noise: Noise { dropout: 0.2, recurrent_dropout: 0.2, ..Noise::default() },
+        ..TrainingOptions::default()
+    };
+    let mut case = case(format!("recurrent, from a state: {from_state}, {config:?}"), &shapes[..used], move |g, v| {
+        if !from_state {
+            return stack.forward(g, v[0], None, &sequence, &options);
+        }
+        let stepped = stack.forward_from(g, v[0], (v[1], v.get(2).copied()), &sequence, &options)?;
+        let parts = [Some(stepped.y), Some(stepped.h), stepped.s].into_iter().flatten();
+        let flat = |var| {
+            let len = g.value(var)?.len();
+            g.reshape(var, &[len])
+        };
+        let parts = parts.map(flat).collect::<Result<Vec<_>>>()?;
+        g.concat(&parts, 0)
+    });
+    case.inputs.extend(parameters.named().map(|(_, tensor)| tensor.to_array().expect("a read-back")));
+    case.parameters = Some(Box::new(move |device| make(device).0));
+    case
+}
+
+fn plain_cells() -> [Cell; 3] {
+    [RnnCell::default().into(), LstmCell::default().into(), GruCell::default().into()]
+}
+
 #[test]
 fn recurrent_stacks() {
-    fn check(config: &Config<Cell>, sequence: Sequence, from_state: bool) {
-        let make = {
-            let config = config.clone();
-            move |device: &Device| {
-                let mut parameters = Parameters::new(device, 9);
-                let stack = Recurrent::new(&mut parameters, "rnn.", &config).expect("a stack");
-                (parameters, stack)
-            }
-        };
-        let (parameters, stack) = make(&Device::Cpu);
-        let has_s = config.zero_state(&Device::Cpu, 3).expect("a state").s().expect("s").is_some();
-        let rows = config.parameter_places().iter().filter(|place| place.name == "weight_hh").count();
-        let shapes: [&[usize]; 3] = [&[5, 3, 2], &[rows, 3, 4], &[rows, 3, 4]];
-        let used = if !from_state { 1 } else { 2 + usize::from(has_s) };
-        let options = TrainingOptions {
-            noise: Noise { dropout: 0.2, recurrent_dropout: 0.2, ..Noise::default() },
-            ..TrainingOptions::default()
-        };
-        let mut case =
-            case(format!("recurrent, from a state: {from_state}, {config:?}"), &shapes[..used], move |g, v| {
-                if !from_state {
-                    return stack.forward(g, v[0], None, &sequence, &options);
-                }
-                let stepped = stack.forward_from(g, v[0], (v[1], v.get(2).copied()), &sequence, &options)?;
-                let parts = [Some(stepped.y), Some(stepped.h), stepped.s].into_iter().flatten();
-                let flat = |var| {
-                    let len = g.value(var).len();
-                    g.reshape(var, &[len])
-                };
-                let parts = parts.map(flat).collect::<Result<Vec<_>>>()?;
-                g.concat(&parts, 0)
-            });
-        case.inputs.extend(parameters.named().map(|(_, tensor)| tensor.to_array().expect("a read-back")));
-        case.parameters = Some(Box::new(move |device| make(device).0));
-        case.check();
-    }
     let lengths = Sequence::new().lengths([5, 2, 4]);
     let reset = Sequence::new().reset(Array2::from_shape_fn((5, 3), |(t, b)| t == 2 && b != 1));
-    let (lstm, gru, rnn) = (LstmCell::default().into(), GruCell::default().into(), RnnCell::default().into());
+    let [rnn, lstm, gru] = plain_cells();
     for from_state in [false, true] {
-        check(&Config::new(lstm, 2, 4).layers(2).bidirectional(Merge::Concat), lengths.clone(), from_state);
-        check(&Config::new(gru, 2, 4).layers(2), reset.clone(), from_state);
-        check(&Config::new(rnn, 2, 4), Sequence::new(), from_state);
+        let lstm = Config::new(lstm, 2, 4).layers(2).bidirectional(Merge::Concat);
+        recurrent(&lstm, lengths.clone(), from_state).check();
+        recurrent(&Config::new(gru, 2, 4).layers(2), reset.clone(), from_state).check();
+        recurrent(&Config::new(rnn, 2, 4), Sequence::new(), from_state).check();
+    }
+}
+
+/// Every parameter and every number of input and state, without any other path's help.
+#[test]
+fn gradients_on_the_gpu_are_the_slopes_of_its_own_results() {
+    let gpu = devices().into_iter().find(|device| matches!(device, Device::Gpu(_))).expect("a GPU");
+    for cell in plain_cells() {
+        let case = recurrent(&Config::new(cell, 2, 4), Sequence::new().lengths([5, 2, 4]), true);
+        let outcome = case.run(&gpu, &case.inputs).expect("a run");
+        case.check_differences(&gpu, &outcome, usize::MAX);
     }
 }
 
@@ -316,7 +333,7 @@ fn masks_follow_seed_and_step() {
         let mut graph = Graph::new(&parameters, mode);
         let x = graph.input(&upload(device, &ArrayD::ones(IxDyn(&[40, 10]))));
         let (a, b) = (graph.dropout(x, 0.3)?, graph.dropout(x, 0.3)?);
-        let values = [a, b].map(|var| graph.value(var).clone());
+        let values = [a, b].map(|var| graph.value(var).expect("its own").clone());
         graph.submit()?;
         values.iter().map(Tensor::to_vec).collect()
     };

@@ -1,7 +1,8 @@
 //! Misuse: one clear error that names the place, and nothing has changed.
 
-use gatewise::cell::Sequence;
+use gatewise::cell::{Activation, Sequence};
 use gatewise::nn::{Lstm, TrainingOptions};
+use gatewise::ops::{Conv1dGeometry, Slice};
 use gatewise::train::{
     Adam, Carry, Checkpoint, Clip, CrossEntropy, Graph, Linear, Loss, Mode, Optimizer, Parameters, Recurrent, RmsProp,
     Rule, Sgd, Tbptt, Trainer, Var,
@@ -74,6 +75,51 @@ fn operations_name_both_shapes() {
     let given = upload(&Device::Cpu, &ArrayD::zeros(IxDyn(&[])));
     let given = g.input(&given);
     refused(g.backward(given), &["loss", "depends on a parameter"]);
+}
+
+/// Every operation that takes a value, given one of another graph that has more of them, and one that this graph has by number.
+#[test]
+fn values_of_another_graph_are_refused() {
+    let (mut g, other) = (graph(&Device::Cpu), &mut graph(&Device::Cpu));
+    let own = zeros(&mut g, &[3, 2, 4]);
+    let foreign = [zeros(other, &[3, 2, 4]), zeros(other, &[3, 2, 4])];
+    let target = upload(&Device::Cpu, &ArrayD::zeros(IxDyn(&[3, 2, 4])));
+    let mut parameters = Parameters::new(&Device::Cpu, 1);
+    let stack = Recurrent::new(&mut parameters, "a.", &Lstm::config(4, 3)).expect("a stack");
+    let (sequence, options) = (Sequence::new(), TrainingOptions::default());
+    let words = ["var", "a value of this graph", "another graph"];
+    for x in foreign {
+        refused(g.value(x).cloned(), &words);
+        let weight = zeros(&mut g, &[4, 4]);
+        refused(g.linear(x, weight, None), &words);
+        refused(g.linear(own, x, None), &words);
+        refused(g.linear(own, weight, Some(x)), &words);
+        refused(g.embedding(x, &[0]), &words);
+        refused(g.conv1d(x, own, own, Conv1dGeometry { stride: 1, padding: 0 }), &words);
+        refused(g.activation(Activation::Tanh, x), &words);
+        refused(g.dropout(x, 0.5), &words);
+        refused(g.reshape(x, &[24]), &words);
+        refused(g.permute(x, &[1, 0, 2]), &words);
+        refused(g.slice(x, Slice { axis: 0, start: 0, step: 1, count: 1 }), &words);
+        refused(g.concat(&[own, x], 0), &words);
+        refused(g.add(own, x), &words);
+        refused(g.mul(x, own), &words);
+        refused(g.scale(x, 2.0), &words);
+        refused(g.sum(x), &words);
+        refused(g.last_step(x, &sequence), &words);
+        refused(g.mean_over_steps(x, &sequence), &words);
+        refused(g.cross_entropy(x, &[0; 6], &CrossEntropy::default()), &words);
+        refused(g.mean_squared_error(x, &target, &Loss::default()), &words);
+        refused(g.binary_cross_entropy(x, &target, &Loss::default()), &words);
+        refused(g.backward(x), &words);
+        let mut in_stack = Graph::new(&parameters, Mode::Evaluation);
+        refused(stack.forward(&mut in_stack, x, None, &sequence, &options), &words);
+        let x_own = zeros(&mut in_stack, &[3, 2, 4]);
+        refused(stack.forward_from(&mut in_stack, x_own, (x, Some(x)), &sequence, &options), &words);
+    }
+    let loss = g.sum(own).expect("a sum");
+    let gradients = g.backward(loss).expect("a backward pass");
+    assert!(gradients.var(own).is_some() && foreign.iter().all(|&x| gradients.var(x).is_none()));
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn gradients_are_those_of_the_windows_steps() {
                         let loss =
                             graph.mean_squared_error(y, &upload(&goal, window.losses.clone())?, &Loss::default())?;
                         let gradients = graph.backward(loss)?;
-                        let value = graph.value(y).clone();
+                        let value = graph.value(y)?.clone();
                         graph.submit()?;
                         let by = stack.ids().iter().filter_map(|&id| gradients.parameter(id));
                         std::iter::once(&value).chain(by).map(Tensor::to_vec).collect()
@@ -108,7 +108,7 @@ fn a_window_that_failed_leaves_the_state() {
             let x = x.to_array::<ndarray::Ix3>()?.slice_axis(Axis(0), windows[at].inputs().into()).to_owned();
             let x = graph.input(&Tensor::from_array(&Device::Cpu, &x)?);
             let y = carry.forward(graph, &stack, x, &windows[at], &Sequence::new(), &TrainingOptions::default())?;
-            let goal = Tensor::zeros(&Device::Cpu, graph.value(y).shape())?;
+            let goal = Tensor::zeros(&Device::Cpu, graph.value(y)?.shape())?;
             graph.mean_squared_error(y, &goal, &Loss::default())
         })?;
         Ok(report.loss)

@@ -104,9 +104,9 @@ fn steps(model: &Model, parameters: &Parameters, vocabulary: &Vocabulary, text: 
         let part = graph.slice(y, part)?;
         let mean = graph.mean_over_steps(part, &Sequence::new())?;
         let score = model.scores(&mut graph, mean)?;
-        sayings.push(graph.value(score).clone());
+        sayings.push(graph.value(score)?.clone());
     }
-    let x = graph.value(x).clone();
+    let x = graph.value(x)?.clone();
     graph.submit()?;
     let gates = gates(model, parameters, &x.to_array()?)?;
     let one = |(at, word): (usize, String)| {

@@ -75,7 +75,7 @@ impl Graph {
     /// have, and where all targets are ignored: their mean is no number.
     pub fn cross_entropy(&mut self, x: Var, targets: &[i64], options: &CrossEntropy) -> Result<Var> {
         const OP: &str = "cross_entropy";
-        let shape = self.shape(x).to_vec();
+        let shape = self.shape(x)?.to_vec();
         let (classes, rows) = match shape.split_last() {
             Some((&classes, outer)) => (classes, outer.iter().product::<usize>()),
             None => (0, 0),
@@ -92,7 +92,7 @@ impl Graph {
             return Err(Error::Value { op: OP, what: "targets", expected, found });
         }
         let scale = reduce.scale(counted);
-        let scores = self.value(x).reshape(&[rows, classes])?;
+        let scores = self.value(x)?.reshape(&[rows, classes])?;
         let loss = ops::softmax_cross_entropy(&mut self.recorder, &scores, &targets, scale)?;
         Ok(self.unary(x, loss, move |recorder, dy| {
             ops::softmax_cross_entropy_grad(recorder, &scores, &targets, scale, dy)?.reshape(&shape)
@@ -124,7 +124,7 @@ impl Graph {
 
     fn point_loss(&mut self, op: &'static str, loss: PointLoss, x: Var, y: &Tensor, options: &Loss) -> Result<Var> {
         self.check_here("y", y)?;
-        let shape = self.shape(x).to_vec();
+        let shape = self.shape(x)?.to_vec();
         check_shape(op, "y", &shape, y.shape())?;
         let len = y.len();
         if len == 0 {
@@ -147,7 +147,7 @@ impl Graph {
         }
         let (scale, size) = (options.reduce.scale(counted), [rows, len / rows]);
         let weights = Tensor::from_vec(self.device(), &[rows], weights)?;
-        let (x_rows, y) = (self.value(x).reshape(&size)?, y.reshape(&size)?);
+        let (x_rows, y) = (self.value(x)?.reshape(&size)?, y.reshape(&size)?);
         let points = Points { loss, x: &x_rows, y: &y, weights: &weights, scale };
         let value = ops::point_loss(&mut self.recorder, &points)?;
         Ok(self.unary(x, value, move |recorder, dy| {

@@ -16,21 +16,21 @@ impl Graph {
     /// [`Error::Shape`] where they do not fit.
     pub fn linear(&mut self, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
         const OP: &str = "linear";
-        let [outputs, inputs] = axes(OP, "weight", "[out, in]", self.shape(weight))?;
-        let outer = match self.shape(x).split_last() {
+        let [outputs, inputs] = axes(OP, "weight", "[out, in]", self.shape(weight)?)?;
+        let outer = match self.shape(x)?.split_last() {
             Some((&last, outer)) if last == inputs => outer.to_vec(),
             _ => {
-                let found = self.shape(x).to_vec();
+                let found = self.shape(x)?.to_vec();
                 return Err(Error::Shape { op: OP, what: "x", expected: format!("[.., {inputs}]"), found });
             }
         };
         let rows: usize = outer.iter().product();
-        let (flat, w) = (self.value(x).reshape(&[rows, inputs])?, self.value(weight).clone());
-        let b = bias.map(|bias| self.value(bias).clone());
+        let (flat, w) = (self.value(x)?.reshape(&[rows, inputs])?, self.value(weight)?.clone());
+        let b = bias.map(|bias| self.value(bias).cloned()).transpose()?;
         let y = ops::product(&mut self.recorder, (&flat, false), (&w, true), b.as_ref())?;
         let y = y.reshape(&[&outer[..], &[outputs]].concat())?;
         let operands: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
-        let x_shape = self.shape(x).to_vec();
+        let x_shape = self.shape(x)?.to_vec();
         let [y] = self.operation(&operands, [y], move |recorder, dy, wanted| {
             let Some(dy) = &dy[0] else { return Ok(vec![None; wanted.len()]) };
             let dy = dy.reshape(&[rows, outputs])?;
@@ -54,8 +54,9 @@ impl Graph {
     /// # Errors
     /// [`Error::Value`] for a symbol that the table does not have.
     pub fn embedding(&mut self, table: Var, symbols: &[usize]) -> Result<Var> {
-        let y = ops::gather_rows(&mut self.recorder, &self.values[table.0].tensor, symbols)?;
-        let (count, symbols) = (self.shape(table)[0], symbols.to_vec());
+        let vectors = self.value(table)?.clone();
+        let y = ops::gather_rows(&mut self.recorder, &vectors, symbols)?;
+        let (count, symbols) = (vectors.shape()[0], symbols.to_vec());
         Ok(self.unary(table, y, move |recorder, dy| ops::gather_rows_grad(recorder, count, &symbols, dy)))
     }
 
@@ -67,7 +68,7 @@ impl Graph {
     /// # Errors
     /// As [`ops::conv1d`].
     pub fn conv1d(&mut self, x: Var, weight: Var, bias: Var, geometry: Conv1dGeometry) -> Result<Var> {
-        let [x_value, w, b] = [x, weight, bias].map(|var| self.value(var).clone());
+        let (x_value, w, b) = (self.value(x)?.clone(), self.value(weight)?.clone(), self.value(bias)?.clone());
         let y = ops::conv1d(&mut self.recorder, &x_value, &w, &b, geometry)?;
         let (length, kernel) = (x_value.shape()[2], w.shape()[2]);
         let [y] = self.operation(&[x, weight, bias], [y], move |recorder, dy, wanted| {
@@ -88,7 +89,7 @@ impl Graph {
     /// # Errors
     /// [`Error::DeviceMismatch`] where `x` lives elsewhere than the graph.
     pub fn activation(&mut self, activation: Activation, x: Var) -> Result<Var> {
-        let value = self.value(x).clone();
+        let value = self.value(x)?.clone();
         let y = ops::activation(&mut self.recorder, activation, &value)?;
         Ok(self.unary(x, y, move |recorder, dy| ops::activation_grad(recorder, activation, &value, dy)))
     }
@@ -103,10 +104,11 @@ impl Graph {
             let expected = "at least 0 and below 1";
             return Err(Error::Value { op: "dropout", what: "p", expected, found: p.to_string() });
         }
+        let value = self.value(x)?.clone();
         let at = self.next_draw();
         let Mode::Training { seed, step } = self.mode else { return Ok(x) };
         let Some(draw) = Draw::new(seed, step, Mask::Other { at }, p) else { return Ok(x) };
-        let y = ops::dropout(&mut self.recorder, &draw, &self.values[x.0].tensor)?;
+        let y = ops::dropout(&mut self.recorder, &draw, &value)?;
         Ok(self.unary(x, y, move |recorder, dy| ops::dropout(recorder, &draw, dy)))
     }
 
@@ -121,7 +123,7 @@ impl Graph {
     /// # Errors
     /// [`Error::Shape`] where the number of elements differs.
     pub fn reshape(&mut self, x: Var, shape: &[usize]) -> Result<Var> {
-        let (y, before) = (self.value(x).reshape(shape)?, self.shape(x).to_vec());
+        let (y, before) = (self.value(x)?.reshape(shape)?, self.shape(x)?.to_vec());
         Ok(self.unary(x, y, move |_, dy| dy.reshape(&before)))
     }
 
@@ -130,7 +132,8 @@ impl Graph {
     /// # Errors
     /// As [`ops::permute`].
     pub fn permute(&mut self, x: Var, order: &[usize]) -> Result<Var> {
-        let y = ops::permute(&mut self.recorder, &self.values[x.0].tensor, order)?;
+        let value = self.value(x)?.clone();
+        let y = ops::permute(&mut self.recorder, &value, order)?;
         let mut back = vec![0; order.len()];
         order.iter().enumerate().for_each(|(at, &axis)| back[axis] = at);
         Ok(self.unary(x, y, move |recorder, dy| ops::permute(recorder, dy, &back)))
@@ -141,8 +144,9 @@ impl Graph {
     /// # Errors
     /// As [`ops::slice`].
     pub fn slice(&mut self, x: Var, slice: Slice) -> Result<Var> {
-        let y = ops::slice(&mut self.recorder, &self.values[x.0].tensor, slice)?;
-        let before = self.shape(x).to_vec();
+        let value = self.value(x)?.clone();
+        let y = ops::slice(&mut self.recorder, &value, slice)?;
+        let before = value.shape().to_vec();
         Ok(self.unary(x, y, move |recorder, dy| ops::slice_grad(recorder, &before, slice, dy)))
     }
 
@@ -151,7 +155,7 @@ impl Graph {
     /// # Errors
     /// As [`ops::concat`].
     pub fn concat(&mut self, parts: &[Var], axis: usize) -> Result<Var> {
-        let tensors: Vec<Tensor> = parts.iter().map(|&part| self.value(part).clone()).collect();
+        let tensors: Vec<Tensor> = parts.iter().map(|&part| self.value(part).cloned()).collect::<Result<_>>()?;
         let y = ops::concat(&mut self.recorder, &tensors.iter().collect::<Vec<_>>(), axis)?;
         let extents: Vec<usize> = tensors.iter().map(|tensor| tensor.shape()[axis]).collect();
         let [y] = self.operation(parts, [y], move |recorder, dy, wanted| {
@@ -172,7 +176,7 @@ impl Graph {
     /// # Errors
     /// [`Error::Shape`] where the shapes differ.
     pub fn add(&mut self, a: Var, b: Var) -> Result<Var> {
-        let (a_value, b_value) = (self.value(a).clone(), self.value(b).clone());
+        let (a_value, b_value) = (self.value(a)?.clone(), self.value(b)?.clone());
         let y = ops::binary(&mut self.recorder, Binary::Add, &a_value, &b_value)?;
         let [y] = self.operation(&[a, b], [y], |_, dy, _| Ok(vec![dy[0].clone(), dy[0].clone()]));
         Ok(y)
@@ -183,7 +187,7 @@ impl Graph {
     /// # Errors
     /// [`Error::Shape`] where the shapes differ.
     pub fn mul(&mut self, a: Var, b: Var) -> Result<Var> {
-        let (a_value, b_value) = (self.value(a).clone(), self.value(b).clone());
+        let (a_value, b_value) = (self.value(a)?.clone(), self.value(b)?.clone());
         let y = ops::binary(&mut self.recorder, Binary::Mul, &a_value, &b_value)?;
         let [y] = self.operation(&[a, b], [y], move |recorder, dy, wanted| {
             let Some(dy) = &dy[0] else { return Ok(vec![None; wanted.len()]) };
@@ -208,8 +212,9 @@ impl Graph {
     /// # Errors
     /// [`Error::DeviceMismatch`] where `x` lives elsewhere than the graph.
     pub fn sum(&mut self, x: Var) -> Result<Var> {
-        let y = ops::sum(&mut self.recorder, &self.values[x.0].tensor)?;
-        let before = self.shape(x).to_vec();
+        let value = self.value(x)?.clone();
+        let y = ops::sum(&mut self.recorder, &value)?;
+        let before = value.shape().to_vec();
         Ok(self.unary(x, y, move |recorder, dy| ops::expand(recorder, dy, &before)))
     }
 

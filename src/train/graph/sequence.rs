@@ -41,7 +41,7 @@ impl Graph {
         options: &TrainingOptions,
     ) -> Result<Var> {
         let options = self.with_noise(options);
-        let x_value = self.value(x).clone();
+        let x_value = self.value(x)?.clone();
         let (y, tape) = stack.record_training(&mut self.recorder, &x_value, state, sequence, &options)?;
         let inputs: Vec<Var> = [x].iter().chain(parameters).copied().collect();
         let [y] = self.operation(&inputs, [y], move |recorder, dy, wanted| {
@@ -63,8 +63,8 @@ impl Graph {
         options: &TrainingOptions,
     ) -> Result<Stepped> {
         let options = self.with_noise(options);
-        let x_value = self.value(x).clone();
-        let (h_value, s_value) = (self.value(h).clone(), s.map(|s| self.value(s).clone()));
+        let x_value = self.value(x)?.clone();
+        let (h_value, s_value) = (self.value(h)?.clone(), s.map(|s| self.value(s).cloned()).transpose()?);
         let mut state = match begun {
             Some(begun) => begun.record_at(&mut self.recorder, &h_value, s_value.as_ref())?,
             None => stack.record_state(&mut self.recorder, &h_value, s_value.as_ref())?,
@@ -133,7 +133,7 @@ impl Graph {
     /// [`Error::Value`] for a row without a valid step; [`Error::Shape`] where `y` or the sequence does not fit.
     pub fn last_step(&mut self, y: Var, sequence: &Sequence) -> Result<Var> {
         const OP: &str = "last_step";
-        let [time, batch, width] = axes(OP, "y", "[T, B, W]", self.shape(y))?;
+        let [time, batch, width] = axes(OP, "y", "[T, B, W]", self.shape(y)?)?;
         let valid = sequence.valid(time, batch)?;
         let last = |row: usize| (0..time).rev().find(|&t| valid[[t, row]]).map(|t| t * batch + row);
         let rows = (0..batch).map(|row| last(row).ok_or_else(|| without_steps(OP, row))).collect::<Result<Vec<_>>>()?;
@@ -150,7 +150,7 @@ impl Graph {
     /// As [`Graph::last_step`].
     pub fn mean_over_steps(&mut self, y: Var, sequence: &Sequence) -> Result<Var> {
         const OP: &str = "mean_over_steps";
-        let [time, batch, _] = axes(OP, "y", "[T, B, W]", self.shape(y))?;
+        let [time, batch, _] = axes(OP, "y", "[T, B, W]", self.shape(y)?)?;
         let valid = sequence.valid(time, batch)?;
         let counts: Vec<usize> = valid.columns().into_iter().map(|row| row.iter().filter(|&&v| v).count()).collect();
         if let Some(row) = counts.iter().position(|&count| count == 0) {
@@ -158,7 +158,8 @@ impl Graph {
         }
         let share = |(t, b)| if valid[[t, b]] { 1.0 / counts[b] as f32 } else { 0.0 };
         let weights = Tensor::from_array(self.device(), &Array2::from_shape_fn((time, batch), share))?;
-        let mean = ops::mean_steps(&mut self.recorder, &self.values[y.0].tensor, &weights)?;
+        let value = self.value(y)?.clone();
+        let mean = ops::mean_steps(&mut self.recorder, &value, &weights)?;
         Ok(self.unary(y, mean, move |recorder, dy| ops::mean_steps_grad(recorder, &weights, dy)))
     }
 }

@@ -180,7 +180,7 @@ impl Memory {
             let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
             let (answers, _) = self.answers(&mut graph, &batch)?;
             let of_batch = self.loss_of(&mut graph, answers, &batch)?;
-            let (answers, of_batch) = (graph.value(answers).clone(), graph.value(of_batch).clone());
+            let (answers, of_batch) = (graph.value(answers)?.clone(), graph.value(of_batch)?.clone());
             graph.submit()?;
             loss += of_batch.to_vec()?.iter().sum::<f32>() / SCORED as f32;
             let (good, all) = right_ones(&answers, &batch.answers)?;

@@ -91,7 +91,7 @@ impl Model {
         let x = self.vectors(&mut graph, symbols, 1)?;
         let y = self.outputs(&mut graph, x, Some(state), &Sequence::new())?;
         let scores = self.scores(&mut graph, y)?;
-        let scores = graph.value(scores).clone();
+        let scores = graph.value(scores)?.clone();
         graph.submit()?;
         scores.to_array()
     }

@@ -121,7 +121,7 @@ impl Sentiment {
             let scores = self.scores(&mut graph, &part)?;
             let targets = targets(&part, trainer.parameters().device())?;
             let of_part = graph.binary_cross_entropy(scores, &targets, &Loss::default())?;
-            let (scores, of_part) = (graph.value(scores).clone(), graph.value(of_part).clone());
+            let (scores, of_part) = (graph.value(scores)?.clone(), graph.value(of_part)?.clone());
             graph.submit()?;
             loss += of_part.to_vec()?.iter().sum::<f32>() * part.len() as f32;
             right +=

@@ -163,7 +163,7 @@ impl Text {
             let y = self.model.outputs(&mut graph, x, Some(&mut state), &Sequence::new())?;
             let scores = self.model.scores(&mut graph, y)?;
             let of_window = graph.cross_entropy(scores, &targets, &CrossEntropy::default())?;
-            let of_window = graph.value(of_window).clone();
+            let of_window = graph.value(of_window)?.clone();
             graph.submit()?;
             loss += f64::from(of_window.to_vec()?.iter().sum::<f32>()) * targets.len() as f64;
             count += targets.len();

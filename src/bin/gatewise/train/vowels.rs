@@ -111,7 +111,7 @@ impl Vowels {
             let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
             let scores = self.scores(&mut graph, &part, trainer.parameters().device())?;
             let of_part = graph.cross_entropy(scores, &classes, &CrossEntropy::default())?;
-            let (scores, of_part) = (graph.value(scores).clone(), graph.value(of_part).clone());
+            let (scores, of_part) = (graph.value(scores)?.clone(), graph.value(of_part)?.clone());
             graph.submit()?;
             loss += of_part.to_vec()?.iter().sum::<f32>() * part.len() as f32;
             let found = best_classes(&scores.to_array::<ndarray::Ix2>()? as &Array2<f32>);

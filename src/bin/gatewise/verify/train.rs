@@ -157,7 +157,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     }
     let mut graph = trainer.evaluation();
     let last = model.loss(&mut graph)?;
-    let last = graph.value(last).clone();
+    let last = graph.value(last)?.clone();
     graph.submit()?;
     losses.extend(last.to_vec()?);
 
