@@ -10,13 +10,14 @@ mod place;
 
 use allocations::allocations;
 use common::{bits, gpu};
-use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Pad, Reset, RnnCell, Sequence};
+use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Noise, Pad, Reset, RnnCell, Sequence};
 use gatewise::gpu::{Counters, GpuDevice, GpuOptions};
 use gatewise::models::SileroVad;
 use gatewise::nn::{
     Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent, RecurrentGradient, TrainableRecurrent, TrainingOptions,
 };
 use gatewise::ops::Conv1dGeometry;
+use gatewise::train::{Adam, Clip, CrossEntropy, Parameters, Schedule, Trainer};
 use gatewise::weights::Weights;
 use gatewise::{Device, Tensor};
 use ndarray::{Array1, Array2, Array3};
@@ -331,6 +332,47 @@ fn a_warm_step_of_training_takes_no_memory_and_compiles_nothing() {
         (0..2).for_each(|_| drop(training_step(&stack, &x, &sequence)));
         let (spent, ()) = cost(&gpu, || (0..3).for_each(|_| drop(training_step(&stack, &x, &sequence))));
         assert_eq!((spent.buffers, spent.pipelines, spent.submits), (0, 0, 3), "{config:?}");
+    }
+}
+
+/// A whole step, the optimiser's included: its number, its rate and its masks' keys are others every time, and yet it finds
+/// memory and bind groups of the steps before.
+#[test]
+fn a_warm_step_of_a_trainer_creates_nothing() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let mut parameters = Parameters::new(&device, 5);
+    let config = Lstm::config(5, 7).layers(2);
+    let stack = gatewise::train::Recurrent::new(&mut parameters, "lstm.", &config).expect("a stack");
+    let head = gatewise::train::Linear::new(&mut parameters, "head.", [7, 3]).expect("a head");
+    let mut trainer = Trainer::new(parameters, Adam::default(), 0.01)
+        .and_then(|trainer| trainer.clip(Clip::norm(1.0)))
+        .expect("a trainer")
+        .schedule(Schedule::Exponential { gamma: 0.99 });
+    let noise = Noise { dropout: 0.2, recurrent_dropout: 0.2, ..Noise::default() };
+    let options = TrainingOptions { noise, ..TrainingOptions::default() };
+    let x = input(&device, [6, BATCH, 5]);
+    let mut step = |read: bool| {
+        trainer
+            .submit_step(|graph| {
+                let x = graph.input(&x);
+                let y = stack.forward(graph, x, None, &Sequence::new(), &options)?;
+                let last = graph.last_step(y, &Sequence::new())?;
+                let last = graph.dropout(last, 0.1)?;
+                let scores = head.forward(graph, last)?;
+                graph.cross_entropy(scores, &[0, 2, 1], &CrossEntropy::default())
+            })
+            .expect("a step");
+        if read {
+            trainer.report().expect("a report");
+        }
+    };
+    for read in [false, true] {
+        (0..6).for_each(|_| step(read));
+        // More steps than blocks of uniforms are kept.
+        let (spent, ()) = cost(&gpu, || (0..70).for_each(|_| step(read)));
+        assert_eq!((spent.buffers, spent.bind_groups, spent.pipelines), (0, 0, 0), "{spent:?}");
+        assert_eq!(spent.submits, if read { 140 } else { 70 }, "{spent:?}");
     }
 }
 

@@ -133,7 +133,8 @@ impl Blocks {
 /// A submission's uniforms.
 pub(super) enum Uniforms {
     Shared(Arc<Block>),
-    /// Too large to be kept.
+    /// Too large to be kept, or never asked for again. The pool has the same memory for the next submission of this kind, so
+    /// that its bind groups are found, too.
     Own(Buffer),
 }
 
@@ -154,10 +155,10 @@ impl Uniforms {
 }
 
 impl Context {
-    /// The uniforms of a submission on the device.
-    pub(super) fn uniforms(self: &Arc<Self>, contents: &[u8]) -> Result<Uniforms> {
+    /// The uniforms of a submission on the device; `passing` ones will not be met again.
+    pub(super) fn uniforms(self: &Arc<Self>, contents: &[u8], passing: bool) -> Result<Uniforms> {
         const OP: &str = "uniforms";
-        if contents.len() > LARGEST_BLOCK {
+        if passing || contents.len() > LARGEST_BLOCK {
             let buffer = Buffer::allocate(self, OP, UNIFORM, contents.len() as u64)?;
             buffer.write(OP, contents)?;
             return Ok(Uniforms::Own(buffer));

@@ -27,6 +27,8 @@ pub(super) struct List {
     commands: Vec<Command>,
     /// The uniforms of all dispatches, each at its own aligned place.
     dims: Vec<u8>,
+    /// Whether they are others at every submission.
+    passing: bool,
 }
 
 /// Emptied lists that a device keeps; more recorders at a time allocate anew.
@@ -39,6 +41,7 @@ impl Drop for Recorder {
         list.bound.clear();
         list.commands.clear();
         list.dims.clear();
+        list.passing = false;
         let mut lists = lock(&self.device.context().lists);
         if lists.len() < MOST_LISTS {
             lists.push(list);
@@ -126,6 +129,11 @@ impl Recorder {
         Ok(())
     }
 
+    /// Says that a number which is another one at every submission, a training step's for example, is among the uniforms.
+    pub(super) fn has_passing_numbers(&mut self) {
+        self.list.passing = true;
+    }
+
     /// Adds a copy between two buffers; offsets and length in 32-bit words.
     pub(crate) fn copy(&mut self, from: (&Buffer, usize), to: (&Buffer, usize), words: usize) {
         if words > 0 {
@@ -169,7 +177,8 @@ impl Recorder {
             context.check_alive(op)?;
             return Ok(None);
         }
-        let uniforms = if self.list.dims.is_empty() { None } else { Some(context.uniforms(&self.list.dims)?) };
+        let List { dims, passing, .. } = &self.list;
+        let uniforms = if dims.is_empty() { None } else { Some(context.uniforms(dims, *passing)?) };
         let (passes, submission) = context.guarded(op, || {
             // Without uniforms there are no dispatches to bind anything for.
             let bind = |bound: &Bound| {

@@ -246,6 +246,8 @@ pub(super) fn dropout_into(
     };
     n(from.max(to) + count)?;
     let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
+    // A mask's key tells steps apart.
+    recorder.has_passing_numbers();
     let bound = recorder.bind(&DROPOUT, &Constants::new(), [x, y].map(Buffer::clone))?;
     recorder.dispatch(bound, &dims, grid)
 }

@@ -2,6 +2,7 @@
 
 use crate::cell::{Activation, Cell, Draw, Forget, Mask, Mix, Noise};
 use crate::gpu::kernel::Constants;
+use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 
 uniform! {
@@ -31,11 +32,16 @@ uniform! {
 }
 
 /// The masks of a layer whose first direction is `row` of its stack, and the `override`s that switch them on.
-pub(super) fn noise_of(noise: &Noise, row: usize) -> (NoiseDims, Constants) {
+pub(super) fn noise_of(recorder: &mut Recorder, noise: &Noise, row: usize) -> (NoiseDims, Constants) {
     let recurrent = noise.draw(Mask::Recurrent { row });
     let [zoneout_h, zoneout_s] = [Mask::ZoneoutH { row }, Mask::ZoneoutS { row }].map(|mask| noise.draw(mask));
     let threshold = |draw: Option<Draw>| draw.map_or(0, |draw| draw.threshold);
-    let [seed_low, seed_high, step, row] = noise.words(row);
+    let draws = [recurrent, zoneout_h, zoneout_s].iter().any(Option::is_some);
+    let [seed_low, seed_high, step, row] = if draws { noise.words(row) } else { [0; 4] };
+    if draws {
+        // Seed and step.
+        recorder.has_passing_numbers();
+    }
     let dims = NoiseDims {
         seed_low,
         seed_high,

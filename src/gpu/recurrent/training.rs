@@ -17,6 +17,7 @@ use crate::cell::{Noise, Pad};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
+use crate::gpu::recorder::Recorder;
 use crate::plan::{PlanKind, Problem, TrainingPlan};
 use crate::reference::{Binary, Direction};
 
@@ -181,8 +182,8 @@ impl Pass {
         if self.is_reverse(direction) == after { 0 } else { steps }
     }
 
-    fn saved(&self, layer: usize, layout: HistoryLayout) -> Saved {
-        let (noise, constants) = noise_of(&self.noise, layer * self.directions());
+    fn saved(&self, recorder: &mut Recorder, layer: usize, layout: HistoryLayout) -> Saved {
+        let (noise, constants) = noise_of(recorder, &self.noise, layer * self.directions());
         let mut constants = constants;
         constants.push(("SAVE", 1));
         Saved { h: layout.h, s: layout.s, initial: layout.initial_h, update: layout.update, noise, constants }

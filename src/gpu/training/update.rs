@@ -75,6 +75,7 @@ pub(crate) fn judge_step(
         offset += len.div_ceil(RUN);
     }
     check_loops(&device, op, count.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
+    recorder.has_passing_numbers();
     let dims = JudgeStepDims { count: word(&device, op, count)?, step, limit: clip.norm.unwrap_or_default() };
     let constants = vec![("CLIPPED", u32::from(clip.norm.is_some()))];
     produce(recorder, &JUDGE_STEP, &constants, &[loss, &partial, before], &dims, words, [1, 1, 1])

@@ -138,7 +138,7 @@ impl Pass {
             s_len: layout.len,
             two_stages: self.two_stages(),
             first_layer: layer,
-            saved: Some(self.saved(layer, layout)),
+            saved: Some(self.saved(recorder, layer, layout)),
         };
         let steps = Steps::new(recorder, &call, &memory, layer, chunk, [&tape.gates, y])?;
         for done in 0..chunk.steps {

@@ -94,7 +94,7 @@ impl BackSteps {
         let two_stages = pass.two_stages();
         let layout = pass.history(chunk.steps);
         let (projected, d_gates_len) = pass.d_gates(chunk.steps);
-        let (noise, noise_constants) = noise_of(&pass.noise, layer * pass.directions());
+        let (noise, noise_constants) = noise_of(recorder, &pass.noise, layer * pass.directions());
         n(d_gates_len)?;
         n(layout.len)?;
         n(problem.time * problem.batch * share.width.max(2 * out))?;
