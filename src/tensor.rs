@@ -143,7 +143,8 @@ impl Tensor {
         S: Data<Elem = f32>,
         D: Dimension,
     {
-        Self::from_vec(device, array.shape(), array.iter().copied().collect())
+        let data = array.as_slice().map_or_else(|| array.iter().copied().collect(), <[f32]>::to_vec);
+        Self::from_vec(device, array.shape(), data)
     }
 
     /// Moves a host vector of `shape` to a device.

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::memory::Aligned;
 use super::product::{Source, Unpack, interleaved};
@@ -165,11 +165,9 @@ impl Panels {
         let mut numbers = Aligned::zeros(panels * width * depth);
         for (panel, numbers) in numbers.chunks_exact_mut((width * depth).max(1)).enumerate() {
             let first = panel * width;
-            for column in 0..width.min(columns - first) {
-                for (k, &x) in weight.row(first + column).iter().enumerate() {
-                    numbers[k * width + column] = x;
-                }
-            }
+            let part = weight.slice(s![first..columns.min(first + width), ..]);
+            let rows = numbers.chunks_exact_mut(width).map(|row| &mut row[..part.nrows()]);
+            transpose(part, rows);
         }
         let bias = layout.columns(|column| bias.map_or(0.0, |bias| bias[column])).collect();
         let scale = std::iter::repeat_n(1.0, panels * width).collect();
@@ -235,6 +233,27 @@ impl Panels {
     /// Whether the state must be rounded before it is multiplied.
     pub(super) fn rounds_operand(&self) -> bool {
         matches!(self.numbers, Numbers::Dot(..))
+    }
+}
+
+/// Writes the columns of a matrix to rows: by whole rows where the columns lie in one piece, else a few columns at a time,
+/// so that neither side strides through memory.
+pub(super) fn transpose<'a>(matrix: ArrayView2<'_, f32>, rows: impl Iterator<Item = &'a mut [f32]>) {
+    const TOGETHER: usize = 16;
+    if matrix.strides()[0] == 1 || matrix.nrows() == 1 {
+        for (column, row) in matrix.columns().into_iter().zip(rows) {
+            match column.to_slice() {
+                Some(column) => row.copy_from_slice(column),
+                None => row.iter_mut().zip(column).for_each(|(to, &from)| *to = from),
+            }
+        }
+        return;
+    }
+    let mut rows: Vec<&mut [f32]> = rows.collect();
+    for (first, some) in (0..).step_by(TOGETHER).zip(matrix.axis_chunks_iter(Axis(0), TOGETHER)) {
+        for (column, row) in some.columns().into_iter().zip(&mut rows) {
+            row[first..first + column.len()].iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+        }
     }
 }
 

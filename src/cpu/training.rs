@@ -10,7 +10,7 @@ mod weights;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2};
 
 use self::weights::LayerWeights;
 use super::device::CpuDevice;
@@ -249,7 +249,7 @@ impl TrainingTape {
             s: vec![0.0; s_len],
             initial_h: vec![0.0; rows * stack.out],
             initial_s: vec![0.0; s_len],
-            parameters: stack.zero_parameters(),
+            parameters: Vec::new(),
         };
         for part in parts {
             put_rows(&mut gradient.x, *batch, input, &part.rows, &part.x);
@@ -264,9 +264,16 @@ impl TrainingTape {
                     put_rows(&mut into[row * batch * width..], *batch, width, &part.rows, values);
                 }
             }
+            if gradient.parameters.is_empty() {
+                gradient.parameters = part.parameters;
+                continue;
+            }
             for (into, from) in gradient.parameters.iter_mut().flatten().zip(part.parameters.iter().flatten()) {
                 into.add(from);
             }
+        }
+        if gradient.parameters.is_empty() {
+            gradient.parameters = stack.zero_parameters();
         }
         gradient
     }
@@ -307,11 +314,6 @@ fn matrix(buffer: &[f32], rows: usize, stride: usize, first: usize, columns: usi
     ArrayView2::from_shape((rows, stride), &buffer[..rows * stride])
         .map(|all| all.slice_move(ndarray::s![.., first..first + columns]))
         .unwrap_or_else(|_| unreachable!("a slice of rows times stride numbers is a matrix of that shape"))
-}
-
-/// `into += a^T b`.
-fn add_transposed_product(mut into: ArrayViewMut2<'_, f32>, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) {
-    ndarray::linalg::general_mat_mul(1.0, &a.t(), &b, 1.0, &mut into);
 }
 
 /// The sums of a matrix's columns.

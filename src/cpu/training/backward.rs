@@ -4,10 +4,10 @@ use ndarray::{ArrayView2, s};
 
 use super::forward::{Run, masked, resets_after, rows_of};
 use super::step::StepBackward;
-use super::weights::LayerWeights;
+use super::weights::{LayerWeights, add_transposed_product};
 use super::{
-    ChunkTape, DirectionTape, GROUP_STEPS, PartGradient, PartTape, Span, TrainingStack, TrainingSteps,
-    add_transposed_product, column_sums, matrix, take_rows, zeros,
+    ChunkTape, DirectionTape, GROUP_STEPS, PartGradient, PartTape, Span, TrainingStack, TrainingSteps, column_sums,
+    matrix, take_rows, zeros,
 };
 use crate::cell::{Mask, Pad, Parameters, RESET, VALID};
 use crate::plan::Stage;
@@ -317,7 +317,7 @@ impl Run<'_> {
         dp: &mut Parameters,
     ) {
         let Self { weights, steps, rows, .. } = self;
-        let LayerWeights { hidden, out, input, .. } = **weights;
+        let LayerWeights { hidden, out, input, set, .. } = **weights;
         let (gates, first) = (weights.gates(), weights.first_gates());
         let (skipped, all) = (place * rows.len(), steps_of_group * rows.len());
         let part = (skipped, all);
@@ -331,11 +331,12 @@ impl Run<'_> {
         let h = if mask.is_some() { &h_masked } else { h };
         let d_gates = rows_part(&d.gates, part, gates, 0..gates);
         let d_first = rows_part(d.first.as_ref().unwrap_or(&d.gates), part, gates, 0..first);
-        add_transposed_product(dp.weight_ih.view_mut(), d_gates, matrix(x, all, input, 0, input));
-        add_transposed_product(dp.weight_hh.slice_mut(s![..first, ..]), d_first, matrix(h, all, out, 0, out));
+        add_transposed_product(set, dp.weight_ih.view_mut(), d_gates, matrix(x, all, input, 0, input));
+        add_transposed_product(set, dp.weight_hh.slice_mut(s![..first, ..]), d_first, matrix(h, all, out, 0, out));
         let d_candidate = rows_part(&d.gates, part, gates, first..gates);
         if first < gates {
             add_transposed_product(
+                set,
                 dp.weight_hh.slice_mut(s![first.., ..]),
                 d_candidate,
                 rows_part(&tape.second, part, hidden, 0..hidden),
@@ -350,6 +351,7 @@ impl Run<'_> {
         }
         if let Some(weight) = &mut dp.weight_hr {
             add_transposed_product(
+                set,
                 weight.view_mut(),
                 rows_part(&d.projected, part, out, 0..out),
                 rows_part(&tape.second, part, hidden, 0..hidden),

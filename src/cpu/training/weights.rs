@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView1, ArrayView2, Axis, s};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::cell::{Cell, GruCell, Parameters, Reset};
-use crate::cpu::pack::Panels;
+use crate::cpu::pack::{Panels, transpose};
 use crate::cpu::product::{Product, Rows, Target};
 use crate::cpu::simd::Verified;
 
@@ -32,6 +32,28 @@ impl Matrix {
         let panels = self.panels.run(0..self.panels.layout.panels());
         let target = Target { numbers: out, panel_stride, row_stride };
         self.set.run(Product { panels, rows: Rows { numbers, stride, count }, target });
+    }
+}
+
+/// `into += a^T b`, by the kernel of the forward products. Every element is one sum over the rows of both in their order.
+pub(super) fn add_transposed_product(
+    set: Verified,
+    mut into: ArrayViewMut2<'_, f32>,
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+) {
+    let (depth, count) = a.dim();
+    if into.is_empty() || depth == 0 {
+        return;
+    }
+    let b = Matrix::new(b.reversed_axes(), None, set);
+    let mut numbers = vec![0.0; count * depth];
+    transpose(a, numbers.chunks_exact_mut(depth));
+    let stride = b.stride();
+    let mut product = vec![0.0; count * stride];
+    b.multiply(&numbers, depth, count, &mut product);
+    for (mut into, product) in into.rows_mut().into_iter().zip(product.chunks_exact(stride)) {
+        into.iter_mut().zip(product).for_each(|(into, product)| *into += product);
     }
 }
 
