@@ -195,6 +195,7 @@ impl Context {
             return Ok(found);
         }
         count(&self.counters.buffers, 1);
+        self.counters.bytes.fetch_add(size, Ordering::Relaxed);
         let raw = self.guarded(label, || {
             let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
             self.device.create_buffer(&descriptor)

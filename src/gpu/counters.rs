@@ -41,6 +41,9 @@ counters! {
     submits,
     /// Buffers created, rather than taken again from the pool.
     buffers,
+    /// Bytes of the buffers created. None go back to the driver before the pool is full, so of a device's first calls it is the
+    /// memory that they take.
+    bytes,
     /// Buffers written from the host; for each the driver's library takes staging memory of its own.
     writes,
     /// Bind groups created, rather than found among the last calls'.
