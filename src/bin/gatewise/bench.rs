@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     {
         let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
         let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.plan)?;
-        serve::serve(&device, &shapes::from_file(path)?, arguments.dtype)?;
+        serve::serve(&device, &shapes::from_file(path)?, arguments.dtype, arguments.train)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.serve {

@@ -2,16 +2,39 @@
 
 use std::time::{Duration, Instant};
 
-use gatewise::cell::{Sequence, WeightType};
+use gatewise::cell::{Parameters, Sequence, WeightType};
 #[cfg(feature = "gpu")]
 use gatewise::gpu::Detail;
-use gatewise::nn::{Recurrent, State, TrainableRecurrent};
+use gatewise::nn::{Config, Recurrent, State, TrainableRecurrent, TrainingOptions};
 use gatewise::weights::torch_name;
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array3, ArrayD, IxDyn};
 use serde::Serialize;
 
 use super::shapes::Shape;
+
+/// Weights, one array for each name and layer, and input.
+pub(super) struct Given<A> {
+    pub(super) x: Vec<f32>,
+    pub(super) array: A,
+}
+
+impl<A: FnMut(&str) -> Result<Vec<f32>>> Given<A> {
+    fn fit(mut self, shape: &Shape, config: &Config) -> Result<(Vec<Vec<Parameters>>, Array3<f32>)> {
+        let misfit = |what, expected: &[usize], found: usize| {
+            let expected = format!("{expected:?}");
+            Error::Shape { op: "bench", what, expected, found: vec![found] }
+        };
+        let parameters = config.collect(|layer, direction, spec| {
+            let values = (self.array)(&torch_name(spec.name, layer, direction))?;
+            let found = values.len();
+            ArrayD::from_shape_vec(IxDyn(&spec.shape), values).map_err(|_| misfit(spec.name, &spec.shape, found))
+        })?;
+        let (sizes, found) = ([shape.time, shape.batch, shape.input], self.x.len());
+        let x = Array3::from_shape_vec(sizes, self.x).map_err(|_| misfit("x", &sizes, found))?;
+        Ok((parameters, x))
+    }
+}
 
 /// A stack with its input, ready to run: the weights on the device, the input where the device computes.
 pub(super) struct Loaded {
@@ -44,34 +67,16 @@ impl Loaded {
         Ok(Self { stack, x, state, y })
     }
 
-    /// Given weights, one array for each name and layer, and input.
+    /// Given weights and input.
     pub(super) fn new(
         device: &Device,
         shape: &Shape,
         dtype: WeightType,
-        x: Vec<f32>,
-        mut array: impl FnMut(&str) -> Result<Vec<f32>>,
+        given: Given<impl FnMut(&str) -> Result<Vec<f32>>>,
     ) -> Result<Self> {
         let config = shape.config()?.weight_type(dtype);
-        let parameters = config.collect(|layer, direction, spec| {
-            let values = array(&torch_name(spec.name, layer, direction))?;
-            let found = vec![values.len()];
-            ArrayD::from_shape_vec(IxDyn(&spec.shape), values).map_err(|_| Error::Shape {
-                op: "bench",
-                what: spec.name,
-                expected: format!("{:?}", spec.shape),
-                found,
-            })
-        })?;
-        let stack = config.build(device, parameters)?;
-        let found = vec![x.len()];
-        let x = Array3::from_shape_vec((shape.time, shape.batch, shape.input), x).map_err(|_| Error::Shape {
-            op: "bench",
-            what: "x",
-            expected: format!("{:?}", [shape.time, shape.batch, shape.input]),
-            found,
-        })?;
-        Self::of(stack, x)
+        let (parameters, x) = given.fit(shape, &config)?;
+        Self::of(config.build(device, parameters)?, x)
     }
 
     /// One pass from a zero state to the output on the host; on a GPU pass and read-back are one submission.
@@ -129,29 +134,57 @@ impl Loaded {
     }
 }
 
-/// A stack that learns, with its input and the gradient by its output.
+/// A stack that learns, with its input and output. The loss is half the sum of the output's squares, so that the gradient by the
+/// output is the output.
 pub(super) struct Learning {
     stack: TrainableRecurrent,
     x: Tensor,
-    dy: Tensor,
+    y: Tensor,
 }
 
 impl Learning {
-    /// Seeded weights, input and gradient.
+    /// Seeded weights and input.
     pub(super) fn random(device: &Device, shape: &Shape) -> Result<Self> {
         let config = shape.config()?;
-        let stack = config.trainable(device, &config.random_parameters(2024)?)?;
-        let (time, batch) = (shape.time, shape.batch);
-        let x = Tensor::from_array(device, &Array3::from_shape_fn((time, batch, shape.input), wave))?;
-        let dy = Tensor::from_array(device, &Array3::from_shape_fn((time, batch, stack.output_size()), wave))?;
-        Ok(Self { stack, x, dy })
+        let x = Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave);
+        Self::of(config.trainable(device, &config.random_parameters(2024)?)?, &x)
     }
 
-    /// One pass forward from a zero state, and the gradients by all parameters and the input, on the host at the end.
+    /// Given weights and input.
+    pub(super) fn new(
+        device: &Device,
+        shape: &Shape,
+        given: Given<impl FnMut(&str) -> Result<Vec<f32>>>,
+    ) -> Result<Self> {
+        let config = shape.config()?;
+        let (parameters, x) = given.fit(shape, &config)?;
+        Self::of(config.trainable(device, &parameters)?, &x)
+    }
+
+    fn of(stack: TrainableRecurrent, x: &Array3<f32>) -> Result<Self> {
+        let x = Tensor::from_array(stack.device(), x)?;
+        Ok(Self { y: x.clone(), x, stack })
+    }
+
+    /// One pass forward from a zero state, and the gradients by all parameters and the input, which stay where an optimiser
+    /// wants them; the output comes to the host, and all is done by then.
     pub(super) fn run(&mut self) -> Result<()> {
         let mut state = self.stack.zero_state(self.x.shape()[1])?;
-        let (_y, tape) = self.stack.forward_training(&self.x, &mut state, &Sequence::new())?;
-        tape.backward(&self.dy, None)?.parameters().map(drop)
+        let mut recorder = self.stack.device().recorder();
+        let options = TrainingOptions::default();
+        let (y, tape) = self.stack.record_training(&mut recorder, &self.x, &mut state, &Sequence::new(), &options)?;
+        let _gradient = tape.record_backward(&mut recorder, &y, None)?;
+        match self.stack.device().cpu() {
+            Some(_) => recorder.submit()?,
+            None => drop(recorder.submit_and_read(&y)?.wait_array::<ndarray::Ix3>()?),
+        }
+        self.y = y;
+        Ok(())
+    }
+
+    /// The last pass's output, `[T, B, D O]`.
+    pub(super) fn output(&self) -> Result<Array3<f32>> {
+        self.y.to_array()
     }
 }
 

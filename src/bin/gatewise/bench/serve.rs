@@ -7,7 +7,8 @@
 //! quit
 //! ```
 //!
-//! Weights, input and a float64 reference come from `$PEERS_ROOT/data/NAME`.
+//! A run is a forward pass to the output on the host, or with `--train` that and the way back to all gradients by half the sum
+//! of the output's squares. Weights, input and a float64 reference come from `$PEERS_ROOT/data/NAME`.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
@@ -18,12 +19,12 @@ use gatewise::cell::WeightType;
 use gatewise::{Device, Error, Result};
 use serde_json::{Value, json};
 
-use super::measure::{Loaded, milliseconds, series, warm_up};
+use super::measure::{Given, Learning, Loaded, milliseconds, series, warm_up};
 use super::shapes::Shape;
 
-pub(super) fn serve(device: &Device, shapes: &[Shape], dtype: WeightType) -> Result<()> {
+pub(super) fn serve(device: &Device, shapes: &[Shape], dtype: WeightType, train: bool) -> Result<()> {
     let root = std::env::var_os("PEERS_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let mut server = Server { device, shapes, dtype, data: root.join("data"), subjects: HashMap::new() };
+    let mut server = Server { device, shapes, dtype, train, data: root.join("data"), subjects: HashMap::new() };
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| Error::io("standard input", error))?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -46,13 +47,36 @@ struct Server<'a> {
     device: &'a Device,
     shapes: &'a [Shape],
     dtype: WeightType,
+    train: bool,
     data: PathBuf,
     subjects: HashMap<String, Subject>,
 }
 
+/// What is timed: a forward pass, or one there and back.
+enum Work {
+    Infers(Box<Loaded>),
+    Learns(Box<Learning>),
+}
+
+impl Work {
+    fn run(&mut self) -> Result<()> {
+        match self {
+            Self::Infers(loaded) => loaded.run(),
+            Self::Learns(learning) => learning.run(),
+        }
+    }
+
+    fn errors(&self, expected: &[f64]) -> Result<(f64, f64)> {
+        Ok(match self {
+            Self::Infers(loaded) => errors(loaded.output().iter().copied(), expected),
+            Self::Learns(learning) => errors(learning.output()?.into_iter(), expected),
+        })
+    }
+}
+
 /// A loaded and warmed shape.
 struct Subject {
-    loaded: Loaded,
+    work: Work,
     facts: Value,
 }
 
@@ -79,11 +103,11 @@ impl Server<'_> {
             found: name.to_owned(),
         })?;
         if !self.subjects.contains_key(name) {
-            let subject = Subject::load(self.device, shape, self.dtype, &self.data.join(name))?;
+            let subject = Subject::load(self, shape, &self.data.join(name))?;
             self.subjects.insert(name.to_owned(), subject);
         }
         let Some(subject) = self.subjects.get_mut(name) else { return Ok(Value::Null) };
-        let times = series(budget_ms, min_runs, || subject.loaded.run())?;
+        let times = series(budget_ms, min_runs, || subject.work.run())?;
         let mut answer = subject.facts.clone();
         answer["median_ms"] = json!(times.median_ms);
         answer["min_ms"] = json!(times.min_ms);
@@ -95,18 +119,24 @@ impl Server<'_> {
 }
 
 impl Subject {
-    fn load(device: &Device, shape: &Shape, dtype: WeightType, data: &Path) -> Result<Self> {
+    fn load(server: &Server<'_>, shape: &Shape, data: &Path) -> Result<Self> {
+        let Server { device, dtype, train, .. } = *server;
         let floats = |name: &str| read(&data.join(format!("{name}.f32")), f32::from_le_bytes);
         let expected: Vec<f64> = read(&data.join("y_ref.f64"), f64::from_le_bytes)?;
         let begin = Instant::now();
-        let mut loaded = Loaded::new(device, shape, dtype, floats("x")?, floats)?;
+        let given = Given { x: floats("x")?, array: floats };
+        let mut work = if train {
+            Work::Learns(Box::new(Learning::new(device, shape, given)?))
+        } else {
+            Work::Infers(Box::new(Loaded::new(device, shape, dtype, given)?))
+        };
         let load_ms = milliseconds(begin.elapsed());
         let begin = Instant::now();
-        loaded.run()?;
+        work.run()?;
         let first_ms = milliseconds(begin.elapsed());
-        let (max, relative) = errors(loaded.output().iter().copied(), &expected);
+        let (max, relative) = work.errors(&expected)?;
         let begin = Instant::now();
-        let warm_runs = warm_up(|| loaded.run())?;
+        let warm_runs = warm_up(|| work.run())?;
         let facts = json!({
             "load_ms": load_ms,
             "first_ms": first_ms,
@@ -115,7 +145,7 @@ impl Subject {
             "max_abs_err": max,
             "rel_rms_err": relative,
         });
-        Ok(Self { loaded, facts })
+        Ok(Self { work, facts })
     }
 }
 
