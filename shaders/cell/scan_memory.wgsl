@@ -5,10 +5,8 @@
 // h lies in two regions that change places after every step. A cell of two stages leaves h in the first one, where only its own
 // unit changes it, and its scratch values in the second. A third region holds what a reset returns h to.
 
-override REVERSE: u32 = 0u;         // bit d: direction d walks from the last step to the first
 override LAYERS: u32 = 1u;          // layers of a workgroup; if there are several, z counts them rather than directions
 override STAGES: u32 = 1u;          // products that depend on each other in a step
-override RESETS: bool = false;      // `flags` may say that a row returns to its initial value
 override PITCH: u32 = 16u;          // elements of a row of a region: whole parts, zeros behind the last unit
 override STATE: u32 = 32u;          // elements of all regions
 override OWN: u32 = 1u;             // LAYERS * ROWS * hidden of a cell that has s, or z between its stages
@@ -56,14 +54,6 @@ const INITIAL: u32 = 2u;
 // The rows of the workgroup in a region; bit r of `reset`: row r is read where the initial values lie.
 struct Source { lane: u32, z: u32, region: u32, reset: u32 }
 
-fn weight_word(at: u32) -> vec4<u32> {
-    return weights[at];
-}
-
-fn vector_element(at: u32) -> f32 {
-    return vectors[at];
-}
-
 // Invocations of different units write neighbouring elements: a vector's components would be one location.
 fn source_word(at: u32) -> vec4<f32> {
     return vec4(state[4u * at], state[4u * at + 1u], state[4u * at + 2u], state[4u * at + 3u]);
@@ -78,15 +68,8 @@ fn source_row(source: Source, row: u32) -> u32 {
     return region_row(select(source.region, INITIAL, from_initial), source.z, row);
 }
 
-fn flag_of(time: u32, row: u32) -> u32 {
-    if FLAGS {
-        return flags[time * dims.batch + row];
-    }
-    return FLAG_VALID;
-}
-
-fn is_reverse(z: u32) -> bool {
-    return ((REVERSE >> select(dims.direction + z, dims.direction, LAYERS > 1u)) & 1u) != 0u;
+fn direction_of(z: u32) -> u32 {
+    return dims.direction + select(z, 0u, LAYERS > 1u);
 }
 
 // Steps of the chunk that z is behind.
@@ -100,8 +83,7 @@ fn takes_part(z: u32, turn: u32) -> bool {
 
 // The step that z is at, in the order of the sequence.
 fn time_of(z: u32, turn: u32) -> u32 {
-    let step = dims.first_step + turn - behind(z);
-    return select(step, dims.time - 1u - step, is_reverse(z));
+    return time_at(z, dims.first_step + turn - behind(z));
 }
 
 fn place_of(z: u32, row: u32, turn: u32) -> Place {
@@ -136,10 +118,6 @@ fn below_source(z: u32, lane: u32) -> Source {
     return Source(lane, z - 1u, here, 0u);
 }
 
-fn state_weights(z: u32, used: u32) -> Matrix {
-    return Matrix(dims.weights + z * dims.weights_stride, GATES, used);
-}
-
 fn input_weights(z: u32) -> Matrix {
     return Matrix(dims.input_weights + (z - 1u) * dims.input_stride, GATES, USED);
 }
@@ -163,15 +141,6 @@ fn first_stage() -> u32 {
     return WHOLE;
 }
 
-// A depth in whole parts: behind the last unit both sides of the product are zeros.
-fn whole_parts(depth: u32) -> u32 {
-    return (depth + 15u) & ~15u;
-}
-
-fn vectors_of(at: Place) -> u32 {
-    return dims.vectors + at.z * VECTOR_ROWS * dims.hidden;
-}
-
 // First rows of workgroups are multiples of ROWS.
 fn in_state(region: u32, at: Place, unit: u32) -> u32 {
     return region_row(region, at.z, at.row % ROWS) + unit;
@@ -187,18 +156,6 @@ fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
 
 fn h_in_products(at: Place, unit: u32, stage: u32) -> f32 {
     return h_before(at, unit, stage);
-}
-
-// A scan is no pass of training: it saves nothing, and every unit moves.
-fn save_gates(at: Place, unit: u32, a: vec4<f32>) {
-}
-
-fn moves(at: Place, unit: u32) -> bool {
-    return true;
-}
-
-fn moves_cell(at: Place, unit: u32) -> bool {
-    return true;
 }
 
 fn put_h(at: Place, unit: u32, h: f32) {
@@ -228,33 +185,9 @@ fn update_gate(at: Place, unit: u32) -> f32 {
     return own[in_own(at, unit)];
 }
 
-fn y_index(at: Place, time: u32, unit: u32) -> u32 {
-    let direction = select(dims.direction + at.z, 0u, LAYERS > 1u);
-    return ((time * dims.batch + at.row) * dims.directions + direction) * dims.out + unit;
-}
-
-fn y_at(at: Place, time: u32, unit: u32) -> f32 {
-    return y[y_index(at, time, unit)];
-}
-
-fn put_y(at: Place, time: u32, unit: u32, h: f32) {
-    y[y_index(at, time, unit)] = h;
-}
-
 // The layers above the lowest compute their input's side in the same turn.
 fn takes_input(at: Place) -> bool {
     return LAYERS > 1u && at.z > 0u;
-}
-
-fn projected(at: Place, unit: u32) -> vec4<f32> {
-    // A chunk holds its steps in the order of time.
-    let first = select(dims.first_step, dims.time - dims.first_step - dims.steps, at.reverse);
-    let direction = select(dims.direction + at.z, 0u, LAYERS > 1u);
-    let i = ((direction * dims.steps + at.time - first) * dims.batch + at.row) * dims.hidden + unit;
-    if GATES == 1u {
-        return vec4(gates_x[i / 4u][i % 4u], 0.0, 0.0, 0.0);
-    }
-    return gates_x[i];
 }
 
 // Reads a unit's state before the chunk.

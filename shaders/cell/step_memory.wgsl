@@ -61,23 +61,8 @@ struct Source {
     width: u32,
 }
 
-fn weight_word(at: u32) -> vec4<u32> {
-    return weights[at];
-}
-
 fn source_word(at: u32) -> vec4<f32> {
     return current[at];
-}
-
-fn vector_element(at: u32) -> f32 {
-    return vectors[at];
-}
-
-fn flag_of(time: u32, row: u32) -> u32 {
-    if FLAGS {
-        return flags[time * dims.batch + row];
-    }
-    return FLAG_VALID;
 }
 
 // Rows beyond the batch repeat its last one; nobody looks at their sums.
@@ -144,10 +129,6 @@ fn state_weights(z: u32) -> Matrix {
 
 fn input_weights(z: u32) -> Matrix {
     return Matrix(dims.input_weights + (z - 1u) * dims.input_stride, GATES, USED);
-}
-
-fn vectors_of(at: Place) -> u32 {
-    return dims.vectors + at.z * VECTOR_ROWS * dims.hidden;
 }
 
 // Index of a unit of a row in a region of the given width.
@@ -239,14 +220,6 @@ fn y_index(at: Place, time: u32, unit: u32) -> u32 {
         return (time * dims.batch + at.row) * dims.out + unit;
     }
     return ((time * dims.batch + at.row) * dims.directions + dims.direction + at.z) * dims.out + unit;
-}
-
-fn y_at(at: Place, time: u32, unit: u32) -> f32 {
-    return y[y_index(at, time, unit)];
-}
-
-fn put_y(at: Place, time: u32, unit: u32, h: f32) {
-    y[y_index(at, time, unit)] = h;
 }
 
 // In a wave the layers above the lowest compute their input's side in the same dispatch.

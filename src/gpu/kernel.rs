@@ -127,23 +127,25 @@ kernels! {
     RECURRENT_STEP = "recurrent_step": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
         "common/tile_slices.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl",
-        "cell/step_memory.wgsl", "cell/recurrent_step.wgsl"
+        "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step.wgsl"
     ];
     /// The same, rows shared within a subgroup.
     RECURRENT_STEP_LANES = "recurrent_step_lanes": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/step_memory.wgsl",
-        "cell/recurrent_step_lanes.wgsl"
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl",
+        "cell/step_memory.wgsl", "cell/recurrent_step_lanes.wgsl"
     ];
     /// A chunk of time of a recurrent layer, or of all of them.
     SCAN_ROWS = "scan_rows": [
         "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/kept.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/scan_memory.wgsl", "cell/scan_rows.wgsl"
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl",
+        "cell/scan_memory.wgsl", "cell/scan_rows.wgsl"
     ];
     /// The same, rows shared within a subgroup.
     SCAN_LANES = "scan_lanes": [
         "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/kept.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/scan_memory.wgsl", "cell/scan_lanes.wgsl"
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl",
+        "cell/scan_memory.wgsl", "cell/scan_lanes.wgsl"
     ];
     /// One time step of a recurrent layer backwards.
     RECURRENT_STEP_GRAD = "recurrent_step_grad": [
