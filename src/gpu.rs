@@ -22,6 +22,7 @@ mod strided;
 mod training;
 mod tuning;
 mod uniform;
+mod watch;
 
 pub use adapter::{AdapterSummary, GpuOptions, adapters};
 pub use context::GpuDevice;

@@ -9,9 +9,10 @@ mod tile;
 #[cfg(feature = "gpu")]
 mod training;
 mod tuning;
+mod wide;
 
 pub use kind::PlanKind;
-pub use limits::{AdapterClass, Limits};
+pub use limits::{AdapterClass, Limits, Together};
 pub use problem::{Problem, Stage};
 pub use scan::Scan;
 pub(crate) use tile::packed_words;
@@ -21,10 +22,17 @@ pub(crate) use tile::{step_depth, step_words};
 #[cfg(feature = "gpu")]
 pub(crate) use training::{TrainingPlan, resets_after};
 pub use tuning::Choice;
+#[cfg(feature = "gpu")]
+pub(crate) use wide::HEADER;
+pub use wide::Wide;
 
+use crate::cell::Cell;
 use crate::error::{Error, Result};
 
 const OP: &str = "plan";
+
+/// A way to run a problem, or why it does not fit.
+type Fit<T> = std::result::Result<T, &'static str>;
 
 /// Units of a layer that a workgroup walks by itself unless another plan is asked for.
 const SCANNED: usize = 128;
@@ -56,6 +64,8 @@ pub struct Plan {
     pub step: Tile,
     /// The workgroup that walks through time, if one does.
     pub scan: Option<Scan>,
+    /// The workgroups that walk through time together, if several do.
+    pub wide: Option<Wide>,
 }
 
 impl Plan {
@@ -86,9 +96,17 @@ impl Plan {
     /// ```
     pub fn new(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Self> {
         problem.check(limits)?;
-        let (kind, why, scan) = Self::choose(&problem, limits, kind)?;
+        let (scan, wide) = (Scan::of(limits, &problem), Wide::of(limits, &problem));
+        let (kind, why) = Self::choose(&problem, limits, kind, &scan, &wide)?;
+        let scan = scan.ok().filter(|_| kind == PlanKind::Scan);
+        let wide = wide.ok().filter(|_| kind == PlanKind::Wide);
         let binding = usize::try_from(limits.binding_bytes / problem.step_bytes().max(1)).unwrap_or(usize::MAX);
-        let longest = scan.map_or(binding, |scan| scan.longest_chunk(limits).min(binding)).max(1);
+        let walked = scan.map(|scan| scan.longest_chunk(limits)).or(wide.map(|wide| wide.longest_chunk(limits)));
+        let longest = walked.unwrap_or(usize::MAX).min(binding).max(1);
+        if let Some(wide) = &wide {
+            let words = 4 * wide.exchange_words(&problem) as u64;
+            limits.check(OP, "what workgroups exchange in bytes", words, limits.binding_bytes)?;
+        }
         let chunks: Vec<Chunk> = (0..problem.time)
             .step_by(longest)
             .map(|first| Chunk { first, steps: longest.min(problem.time - first) })
@@ -106,40 +124,81 @@ impl Plan {
             limits.check(OP, "workgroup memory in bytes", tile.workgroup_bytes(), limits.workgroup_bytes)?;
             limits.check(OP, "invocations of a workgroup", invocations, limits.workgroup_invocations as u64)?;
         }
-        Ok(Self { problem, kind, why, chunks, groups, project, step, scan })
+        Ok(Self { problem, kind, why, chunks, groups, project, step, scan, wide })
     }
 
-    /// The kind of plan, and why: a scan for small layers, a wave for several, else steps.
-    fn choose(problem: &Problem, limits: &Limits, asked: Option<PlanKind>) -> Result<(PlanKind, String, Option<Scan>)> {
-        let (scan, no_wave) = (Scan::of(limits, problem), problem.why_no_wave(limits));
-        let refused = |kind: PlanKind, reason: &str| {
-            Err(Error::Unsupported { op: OP, option: format!("the kind {kind} with {reason}"), by: "by any plan" })
-        };
-        let for_it = "asked for".to_owned();
-        match (asked, scan, no_wave) {
-            (Some(PlanKind::Scan), Err(reason), _) => refused(PlanKind::Scan, reason),
-            (Some(PlanKind::Scan), Ok(scan), _) => Ok((PlanKind::Scan, for_it, Some(scan))),
-            (Some(PlanKind::Wave), _, Some(reason)) => refused(PlanKind::Wave, reason),
-            (Some(kind), ..) => Ok((kind, for_it, None)),
-            (None, Ok(scan), _) if problem.hidden <= SCANNED && scan.method == Method::Lanes => {
-                Ok((PlanKind::Scan, format!("at most {SCANNED} units"), Some(scan)))
-            }
-            (None, scan, no_wave) => {
-                let no_scan = match scan {
-                    Err(reason) if problem.hidden <= SCANNED => format!("no scan with {reason}"),
-                    // Not before its times on hardware are known.
-                    Ok(_) if problem.hidden <= SCANNED => "a scan without shared lanes only where asked for".to_owned(),
-                    _ => format!("more than {SCANNED} units"),
-                };
-                match no_wave {
-                    None if problem.layers > 1 => Ok((PlanKind::Wave, format!("{no_scan}, several layers"), None)),
-                    Some(reason) if problem.layers > 1 => {
-                        Ok((PlanKind::Step, format!("{no_scan}, no wave with {reason}"), None))
-                    }
-                    _ => Ok((PlanKind::Step, no_scan, None)),
+    /// The kind of plan, and why: a scan for small layers, one over several workgroups for wider ones where the caller lets
+    /// them wait for each other, a wave for several layers, else steps.
+    fn choose(
+        problem: &Problem,
+        limits: &Limits,
+        asked: Option<PlanKind>,
+        scan: &Fit<Scan>,
+        wide: &Fit<Wide>,
+    ) -> Result<(PlanKind, String)> {
+        let no_wave = problem.why_no_wave(limits);
+        if let Some(kind) = asked {
+            let reason = match kind {
+                PlanKind::Step => None,
+                PlanKind::Wave => no_wave,
+                PlanKind::Scan => scan.err(),
+                PlanKind::Wide => wide.err(),
+            };
+            return match reason {
+                None => Ok((kind, "asked for".to_owned())),
+                Some(reason) => {
+                    let option = format!("the kind {kind} with {reason}");
+                    Err(Error::Unsupported { op: OP, option, by: "by any plan" })
                 }
+            };
+        }
+        let small = problem.hidden <= SCANNED;
+        if let Ok(Scan { method: Method::Lanes, .. }) = scan
+            && small
+        {
+            return Ok((PlanKind::Scan, format!("at most {SCANNED} units")));
+        }
+        let mut why = match scan {
+            Err(reason) if small => format!("no scan with {reason}"),
+            // Not before its times on hardware are known.
+            Ok(_) if small => "a scan without shared lanes only where asked for".to_owned(),
+            _ => format!("more than {SCANNED} units"),
+        };
+        if limits.together_unasked && !small {
+            match wide {
+                Ok(wide) if wide.workgroups > 1 && wide.kept > 0 => {
+                    return Ok((PlanKind::Wide, format!("{why}, workgroups may wait for each other")));
+                }
+                Ok(_) => why.push_str(", too many weights for registers"),
+                Err(reason) => why = format!("{why}, not over several workgroups with {reason}"),
             }
         }
+        Ok(match no_wave {
+            None if problem.layers > 1 => (PlanKind::Wave, format!("{why}, several layers")),
+            Some(reason) if problem.layers > 1 => (PlanKind::Step, format!("{why}, no wave with {reason}")),
+            _ => (PlanKind::Step, why),
+        })
+    }
+
+    /// What this device knows a plan of [`PlanKind::Wide`] by: what must run at once, and as which kernel.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn together(&self) -> Option<String> {
+        let cell = self.problem.cells.first().map_or("none", Cell::name);
+        let Problem { cells, hidden, weight_type, batch, .. } = &self.problem;
+        let wide = self.wide?;
+        let waiting = wide.workgroups * batch.div_ceil(wide.rows) * cells.len();
+        Some(format!("{cell} {weight_type} H={hidden} {wide} of {waiting}"))
+    }
+
+    /// The same call by a dispatch a step, or a wave of them.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    #[cfg(feature = "gpu")]
+    pub(crate) fn by_steps(self, limits: &Limits, why: &str) -> Result<Self> {
+        let wave = self.problem.layers > 1 && self.problem.why_no_wave(limits).is_none();
+        let kind = if wave { PlanKind::Wave } else { PlanKind::Step };
+        Ok(Self { why: why.to_owned(), ..Self::new(self.problem, limits, Some(kind))? })
     }
 
     /// Why it is of this kind.
@@ -163,6 +222,8 @@ impl Plan {
         let scanned = self.scan.map_or(1, |scan| scan.layers);
         match self.kind {
             PlanKind::Scan => layers / scanned * (self.chunks.len() * (1 + self.groups.len()) + merge),
+            // What walks the chunk again where the workgroups did not run at once is dispatched in any case.
+            PlanKind::Wide => layers * (self.chunks.len() * (1 + 2 * self.groups.len()) + merge),
             PlanKind::Wave => self.chunks.len() + time + layers - 1,
             PlanKind::Step => layers * (self.chunks.len() + time * step + merge),
         }
@@ -202,6 +263,15 @@ impl Plan {
                 };
                 return directions * (x + weights + chunks * state + y);
             }
+            if let Some(wide) = &self.wide {
+                // As for a scan; h is written once a step and read by every workgroup.
+                let tiles = p.batch.div_ceil(wide.rows) as u64;
+                let turns = if wide.kept > 0 { chunks } else { p.time as u64 };
+                let exchanged = p.time as u64 * (1 + wide.workgroups as u64) * (p.batch * p.out() * 4) as u64;
+                let x = project_tiles * input + 2 * projected / directions.max(1);
+                return directions
+                    * (x + tiles * turns * words(gates, p.hidden, p.out()) + exchanged + chunks * state + y);
+            }
             let x = match self.kind {
                 PlanKind::Wave if layer > 0 => p.time as u64 * step_tiles * input,
                 _ => directions * project_tiles * input + 2 * projected,
@@ -213,7 +283,11 @@ impl Plan {
 
     /// Workgroup memory of the kernel that walks through time, in bytes.
     pub fn workgroup_bytes(&self) -> u64 {
-        self.scan.map_or_else(|| self.step.workgroup_bytes(), |scan| scan.workgroup_bytes())
+        match (&self.scan, &self.wide) {
+            (Some(scan), _) => scan.workgroup_bytes(),
+            (_, Some(wide)) => wide.workgroup_bytes(),
+            _ => self.step.workgroup_bytes(),
+        }
     }
 }
 

@@ -7,6 +7,8 @@ mod cell;
 mod parity;
 #[path = "parity/support.rs"]
 mod support;
+#[path = "mutants/wide.rs"]
+mod wide;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -288,4 +290,10 @@ fn every_slip_is_caught() {
 fn every_slip_in_the_recurrent_layers_is_caught() {
     let survivors = survivors(cell::SLIPS);
     assert!(survivors.is_empty(), "{} of {} survive:\n{}", survivors.len(), cell::SLIPS.len(), survivors.join("\n"));
+}
+
+#[test]
+fn every_slip_in_the_scan_over_several_workgroups_is_caught() {
+    let survivors = survivors(wide::SLIPS);
+    assert!(survivors.is_empty(), "{} of {} survive:\n{}", survivors.len(), wide::SLIPS.len(), survivors.join("\n"));
 }

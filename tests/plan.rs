@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use gatewise::Error;
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell, WeightType};
-use gatewise::plan::{AdapterClass, Limits, Plan, PlanKind, Problem};
+use gatewise::plan::{AdapterClass, Limits, Plan, PlanKind, Problem, Together};
 
 /// A GPU of a data centre.
 fn large() -> Limits {
@@ -17,6 +17,12 @@ fn large() -> Limits {
         workgroup_invocations: 1024,
         ..Limits::portable()
     }
+}
+
+/// The same where its workgroups may wait for each other.
+fn together() -> Limits {
+    let together = Together { workgroups: 128, ..Together::default() };
+    Limits { adapter: "a large GPU, together".to_owned(), together, together_unasked: true, ..large() }
 }
 
 /// Mesa's software adapter.
@@ -97,6 +103,20 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
         .iter()
         .flat_map(|(problem, kind)| everywhere.iter().map(|limits| (limits.clone(), problem.clone(), *kind)))
         .collect();
+    for problem in [
+        lstm(64, 1024, 100, 1),
+        typed(WeightType::F16, lstm(32, 1024, 25, 4)),
+        both(of(GruCell::default(), lstm(80, 512, 300, 3))),
+        stacked(3, of(RnnCell::default(), lstm(64, 384, 1600, 16))),
+        // More weights than registers hold, a second product a step, a layer that one workgroup has.
+        lstm(64, 2048, 25, 1),
+        of(before, lstm(48, 256, 12, 1)),
+        lstm(64, 128, 100, 1),
+    ] {
+        table.push((together(), problem, None));
+    }
+    table.push((Limits::portable(), typed(WeightType::Int8, lstm(64, 300, 100, 20)), Some(PlanKind::Wide)));
+    table.push((llvmpipe(), lstm(64, 300, 100, 2), Some(PlanKind::Wide)));
     table.push((small(), lstm(3, 16, 60, 4), None));
     table.push((small(), stacked(3, lstm(3, 8, 60, 4)), Some(PlanKind::Wave)));
     table
@@ -157,6 +177,16 @@ fn a_kind_that_cannot_run_the_problem_is_refused() {
     assert!(matches!(error, Error::Value { what: "kind", .. }), "{error}");
     let wide = refusal(lstm(3, 300, 5, 2), &Limits::portable(), Some(PlanKind::Scan));
     assert!(wide.starts_with("plan: the kind scan with more units than a workgroup has invocations"), "{wide}");
+    let wide = |problem, limits: &Limits| refusal(problem, limits, Some(PlanKind::Wide));
+    let dependent = wide(of(before, lstm(3, 300, 5, 2)), &large());
+    assert!(dependent.starts_with("plan: the kind wide with two dependent products a step"), "{dependent}");
+    let few = Limits { together: Together { workgroups: 3, ..Together::default() }, ..large() };
+    let units = wide(lstm(3, 1000, 5, 2), &few);
+    assert!(units.starts_with("plan: the kind wide with more units than its workgroups have invocations"), "{units}");
+    let narrow = wide(lstm(3, 8000, 5, 1), &Limits { together: together().together, ..Limits::portable() });
+    assert!(narrow.starts_with("plan: the kind wide with a state beyond the workgroup memory"), "{narrow}");
+    let cut = wide(lstm(3, 300, 5, 2), &Limits { loop_cap: Some(200), ..large() });
+    assert!(cut.starts_with("plan: the kind wide with a step beyond the driver's loop cap"), "{cut}");
     for kind in PlanKind::ALL {
         assert_eq!(kind.name().parse::<PlanKind>().expect("its own name"), kind);
     }

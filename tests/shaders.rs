@@ -137,13 +137,14 @@ fn activation_codes_are_those_of_the_cell() {
 #[test]
 fn every_loop_counts_towards_its_bound() {
     // What a counter may move by. None is 0: the constants are not, and neither is the depth of a turn.
-    const STEPS: [&str; 9] = [
+    const STEPS: [&str; 10] = [
         "#++",
         "# += 1.0",
         "# += 4u",
         "# += DEPTH",
         "# += SIDE",
         "# += WORKGROUP_SIZE",
+        "# += UNITS * SLICES",
         "# += step_depth(m)",
         "# += max(8u, step_depth(m))",
         "# /= 2u",

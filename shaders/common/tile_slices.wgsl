@@ -6,6 +6,15 @@ override PARTIAL: u32 = 1u;     // ROWS * SLICES * UNITS if there are several sl
 
 var<workgroup> partial: array<vec4<f32>, PARTIAL>;
 
+// What all slices have found of a row of a unit.
+fn gathered(row: u32, unit: u32) -> vec4<f32> {
+    var sum = vec4<f32>();
+    for (var slice = 0u; slice < SLICES; slice++) {
+        sum += partial[(row * SLICES + slice) * UNITS + unit];
+    }
+    return sum;
+}
+
 // The sums of one row over all slices; the row is the number of the slice.
 fn whole_row(t: Tile, slice: u32, unit: u32) -> vec4<f32> {
     let rows = tile_rows(t);
@@ -16,9 +25,7 @@ fn whole_row(t: Tile, slice: u32, unit: u32) -> vec4<f32> {
     workgroupBarrier();
     var sum = vec4<f32>();
     if slice < ROWS {
-        for (var other = 0u; other < SLICES; other++) {
-            sum += partial[(slice * SLICES + other) * UNITS + unit];
-        }
+        sum = gathered(slice, unit);
     }
     return sum;
 }

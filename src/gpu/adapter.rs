@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::plan::{AdapterClass, PlanKind};
+use crate::plan::{AdapterClass, PlanKind, Together};
 
 /// Which adapter to take.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,11 @@ pub struct GpuOptions {
     /// A folder of what [`Recurrent::tune`](crate::nn::Recurrent::tune) finds on each adapter and driver; it is created. Calls
     /// then run by what is found there. Without it a plan depends on nothing but the call and the device's limits.
     pub tuning: Option<PathBuf>,
+    /// Lets workgroups wait for each other, so many at the most, where a layer is too wide for one
+    /// ([`PlanKind::Wide`]). No API promises that they run at once: where they turn out not to, the call is computed again on
+    /// the device, right but slowly, and later calls take steps. Plans do so by themselves on GPUs of NVIDIA and Intel and
+    /// discrete ones of AMD through Vulkan or DX12, on others only where the kind is asked for.
+    pub together: Option<Together>,
 }
 
 /// One adapter of the machine.

@@ -1,5 +1,6 @@
 //! The device, its limits, what it keeps between calls, and what becomes of errors.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use super::pool::Pool;
 use super::readback::Waiter;
 use super::recorder::List;
 use super::tuning::Tuning;
+use super::watch::Expected;
 use crate::error::{Error, Result};
 use crate::plan::{self, AdapterClass, PlanKind};
 
@@ -32,6 +34,10 @@ pub(super) struct Context {
     pub(super) pipelines: Mutex<Pipelines>,
     pub(super) pipeline_cache: Option<PipelineCache>,
     pub(super) tuning: Option<Mutex<Tuning>>,
+    /// What was found not to run at once: [`Plan::together`](plan::Plan::together).
+    pub(super) denied: Mutex<BTreeSet<String>>,
+    /// Words that say so, on their way.
+    pub(super) expected: Mutex<Vec<Expected>>,
     pub(super) pool: Mutex<Pool>,
     pub(super) bind_groups: Mutex<BindGroups>,
     pub(super) blocks: Mutex<Blocks>,
@@ -47,6 +53,22 @@ pub(super) struct Context {
 
 /// What a [`Profile`](super::Profile) is made of, as far as an adapter has it.
 const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+
+/// Whether an adapter is of those known to go on with all workgroups that they have begun with: no API promises it, Metal's and
+/// mobile GPUs do not, nor do software adapters, which run one after another.
+fn runs_at_once(info: &wgpu::AdapterInfo) -> bool {
+    const NVIDIA: u32 = 0x10de;
+    const AMD: u32 = 0x1002;
+    const INTEL: u32 = 0x8086;
+    let discrete = info.device_type == wgpu::DeviceType::DiscreteGpu;
+    let integrated = info.device_type == wgpu::DeviceType::IntegratedGpu;
+    matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Dx12)
+        && match info.vendor {
+            NVIDIA | INTEL => discrete || integrated,
+            AMD => discrete,
+            _ => false,
+        }
+}
 
 /// What outlives a process.
 #[derive(Default)]
@@ -148,6 +170,8 @@ impl GpuDevice {
             workgroup_bytes: u64::from(limits.max_compute_workgroup_storage_size),
             workgroup_invocations: limits.max_compute_invocations_per_workgroup as usize,
             loop_cap: loop_cap.then_some(65_535).into_iter().chain(options.loop_cap).min(),
+            together: options.together.unwrap_or_default(),
+            together_unasked: options.together.is_some() && runs_at_once(info),
         };
         Self(Arc::new(Context {
             limits,
@@ -158,6 +182,8 @@ impl GpuDevice {
             queue,
             pipelines: Mutex::default(),
             pipeline_cache: kept.pipelines,
+            denied: Mutex::new(kept.tuning.as_ref().map(Tuning::denied).unwrap_or_default()),
+            expected: Mutex::default(),
             tuning: kept.tuning.map(Mutex::new),
             pool: Mutex::default(),
             bind_groups: Mutex::default(),

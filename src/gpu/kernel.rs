@@ -147,6 +147,12 @@ kernels! {
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_lanes.wgsl"
     ];
+    /// A chunk of time of a recurrent layer, over several workgroups.
+    SCAN_WIDE = "scan_wide": [
+        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
+        "common/tile_slices.wgsl", "common/kept.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl", "cell/exchange_memory.wgsl", "cell/scan_wide.wgsl"
+    ];
     /// One time step of a recurrent layer backwards.
     RECURRENT_STEP_GRAD = "recurrent_step_grad": [
         "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",

@@ -10,6 +10,7 @@ use super::profile::Marks;
 #[cfg(not(target_arch = "wasm32"))]
 use super::readback::wait_for;
 use super::uniform::Uniform;
+use super::watch::Watched;
 use crate::error::{Error, Result};
 
 /// A list of commands that becomes one submission. Nothing runs, and nothing on the device changes, before
@@ -29,6 +30,8 @@ pub(super) struct List {
     dims: Vec<u8>,
     /// Whether they are others at every submission.
     passing: bool,
+    /// Words that the host looks at once all is done.
+    watched: Vec<Watched>,
 }
 
 /// Emptied lists that a device keeps; more recorders at a time allocate anew.
@@ -42,6 +45,7 @@ impl Drop for Recorder {
         list.commands.clear();
         list.dims.clear();
         list.passing = false;
+        list.watched.clear();
         let mut lists = lock(&self.device.context().lists);
         if lists.len() < MOST_LISTS {
             lists.push(list);
@@ -150,6 +154,10 @@ impl Recorder {
         }
     }
 
+    pub(super) fn watched(&mut self) -> &mut Vec<Watched> {
+        &mut self.list.watched
+    }
+
     /// Hands everything over in one submission.
     pub(crate) fn submit(self) -> Result<()> {
         self.submit_as("submit", None).map(|_| ())
@@ -168,17 +176,19 @@ impl Recorder {
 
     /// Hands everything over in one submission, marking times on the way; `None` where there is nothing to hand over.
     pub(super) fn submit_as(
-        self,
+        mut self,
         op: &'static str,
         mut marks: Option<&mut Marks>,
     ) -> Result<Option<wgpu::SubmissionIndex>> {
-        let context = self.device.context();
+        let context = Arc::clone(self.device.context());
         if self.list.commands.is_empty() {
             context.check_alive(op)?;
             return Ok(None);
         }
         let List { dims, passing, .. } = &self.list;
         let uniforms = if dims.is_empty() { None } else { Some(context.uniforms(dims, *passing)?) };
+        let watched = std::mem::take(&mut self.list.watched);
+        let staged = context.stage(&watched)?;
         let (passes, submission) = context.guarded(op, || {
             // Without uniforms there are no dispatches to bind anything for.
             let bind = |bound: &Bound| {
@@ -188,6 +198,9 @@ impl Recorder {
             let mut encoder =
                 context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
             let passes = self.encode(&mut encoder, &groups, marks.as_deref_mut());
+            for (word, staged) in watched.iter().zip(&staged) {
+                word.copy(&mut encoder, staged);
+            }
             if let Some(marks) = marks {
                 marks.resolve(&mut encoder);
             }
@@ -196,6 +209,7 @@ impl Recorder {
         count(&context.counters.dispatches, self.dispatches());
         count(&context.counters.passes, passes);
         count(&context.counters.submits, 1);
+        context.ask_for(watched, staged);
         context.check_alive(op)?;
         Ok(Some(submission))
     }

@@ -7,6 +7,7 @@ mod scan;
 mod special;
 mod step;
 mod training;
+mod wide;
 
 pub(crate) use self::training::{
     Incoming, ParameterBuffers, TrainingGradient, TrainingRun, TrainingStack, TrainingTape, forward_training,
@@ -114,6 +115,7 @@ pub(crate) fn forward(
         PlanKind::Step => step::layers(recorder, &call, state, x),
         PlanKind::Wave => step::wave(recorder, &call, state, &x),
         PlanKind::Scan => scan::layers(recorder, &call, state, x),
+        PlanKind::Wide => wide::layers(recorder, &call, state, x),
     }
 }
 

@@ -1,12 +1,12 @@
 //! What autotuning has found on an adapter, kept on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::adapter::AdapterSummary;
-use super::context::{GpuDevice, lock};
+use super::context::{Context, GpuDevice, lock};
 use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::plan::{Choice, Method, Plan, Problem, Tile};
@@ -19,6 +19,8 @@ pub(super) struct Tuning {
     adapter: String,
     driver: String,
     entries: BTreeMap<String, Choice>,
+    /// What was found not to run at once.
+    denied: BTreeSet<String>,
 }
 
 impl Tuning {
@@ -35,15 +37,24 @@ impl Tuning {
         let known: Value = serde_json::from_slice(&text).unwrap_or_default();
         let own =
             known["format"] == FORMAT && known["adapter"] == adapter.as_str() && known["driver"] == driver.as_str();
+        let denied = known["denied"].as_array().filter(|_| own).into_iter().flatten();
+        let denied = denied.filter_map(|together| together.as_str().map(str::to_owned)).collect();
         let entries = known["entries"].as_object().filter(|_| own).into_iter().flatten();
         let entries = entries.filter_map(|(key, value)| Some((key.clone(), choice(value)?))).collect();
-        Ok(Self { file, adapter, driver, entries })
+        Ok(Self { file, adapter, driver, entries, denied })
+    }
+
+    pub(super) fn denied(&self) -> BTreeSet<String> {
+        self.denied.clone()
     }
 
     fn save(&self) -> Result<()> {
         let entries: serde_json::Map<String, Value> =
             self.entries.iter().map(|(key, choice)| (key.clone(), written(choice))).collect();
-        let all = json!({ "format": FORMAT, "adapter": self.adapter, "driver": self.driver, "entries": entries });
+        let mut all = json!({ "format": FORMAT, "adapter": self.adapter, "driver": self.driver, "entries": entries });
+        if !self.denied.is_empty() {
+            all["denied"] = json!(self.denied);
+        }
         let partial = self.file.with_extension(format!("{}.partial", std::process::id()));
         std::fs::write(&partial, format!("{all:#}\n"))
             .and_then(|()| std::fs::rename(&partial, &self.file))
@@ -90,23 +101,42 @@ fn choice(value: &Value) -> Option<Choice> {
     Some(Choice { kind, project: tile(&value["project"])?, step: tile(&value["step"])? })
 }
 
+impl Context {
+    pub(super) fn is_denied(&self, together: &str) -> bool {
+        lock(&self.denied).contains(together)
+    }
+
+    /// Has plans do without what was found not to run at once: here, and in what is kept on disk.
+    pub(super) fn deny(&self, together: String) {
+        if let Some(tuning) = &self.tuning {
+            let mut tuning = lock(tuning);
+            tuning.denied.insert(together.clone());
+            // A folder that cannot be written to costs another process the same discovery, and no call anything.
+            let _ = tuning.save();
+        }
+        lock(&self.denied).insert(together);
+    }
+}
+
 impl GpuDevice {
     /// Whether calls run by what autotuning found ([`GpuOptions::tuning`](super::GpuOptions::tuning)).
     pub fn is_tuned(&self) -> bool {
         self.context().tuning.is_some()
     }
 
-    /// A plan by what is known of calls of its kind; as it is where nothing is. A kind that is `forced` stays.
+    /// A plan by what is known of calls of its kind; as it is where nothing is. A kind that is `forced` stays, unless its
+    /// workgroups were found not to run at once.
     pub(crate) fn tuned(&self, plan: Plan, forced: bool) -> Plan {
-        let Some(tuning) = &self.context().tuning else { return plan };
-        let known = lock(tuning).entries.get(&key(plan.problem())).copied();
-        match known {
+        let known = self.context().tuning.as_ref();
+        let known = known.and_then(|tuning| lock(tuning).entries.get(&key(plan.problem())).copied());
+        let plan = match known {
             Some(choice) if !forced || choice.kind == plan.kind => {
                 let as_it_is = plan.clone();
                 plan.with_choice(&choice, self.plan_limits()).unwrap_or(as_it_is)
             }
             _ => plan,
-        }
+        };
+        self.permitted(plan)
     }
 
     /// Has calls of a problem's kind run by a choice from now on; by the plan's own where there is none. Returns the choice

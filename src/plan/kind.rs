@@ -17,18 +17,23 @@ pub enum PlanKind {
     /// A dispatch for a whole chunk of time: a workgroup walks its rows of a direction by itself, all layers of a stack of
     /// one direction where they fit. Layers of as many units as a workgroup has invocations at the most.
     Scan,
+    /// A scan over several workgroups, for wider layers: each has some of a direction's units, and after every step tells the
+    /// others its part of h. It needs workgroups that run at once, which no API promises: a dispatch behind it walks the chunk
+    /// again, alone, where that was not so. Cells whose state passes through one product.
+    Wide,
 }
 
 impl PlanKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Step, Self::Wave, Self::Scan];
+    pub const ALL: [Self; 4] = [Self::Step, Self::Wave, Self::Scan, Self::Wide];
 
-    /// `"step"`, `"wave"` or `"scan"`.
+    /// `"step"`, `"wave"`, `"scan"` or `"wide"`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
             Self::Wave => "wave",
             Self::Scan => "scan",
+            Self::Wide => "wide",
         }
     }
 
@@ -52,7 +57,7 @@ impl FromStr for PlanKind {
         Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| Error::Value {
             op: OP,
             what: "kind",
-            expected: "step, wave or scan",
+            expected: "step, wave, scan or wide",
             found: name.to_owned(),
         })
     }

@@ -13,6 +13,21 @@ pub enum AdapterClass {
     Software,
 }
 
+/// Workgroups of one dispatch that wait for each other ([`PlanKind::Wide`](super::PlanKind::Wide)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Together {
+    /// How many of them may, at the most: as many as the GPU surely runs at once.
+    pub workgroups: usize,
+    /// How often one looks for what another one has to tell before it gives up. A look takes about a microsecond.
+    pub looks: u32,
+}
+
+impl Default for Together {
+    fn default() -> Self {
+        Self { workgroups: 64, looks: 1 << 14 }
+    }
+}
+
 /// The limits of a device that shape a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -32,6 +47,10 @@ pub struct Limits {
     pub workgroup_invocations: usize,
     /// Loop iterations after which the driver silently leaves a shader, if it does.
     pub loop_cap: Option<u64>,
+    /// Workgroups that may wait for each other.
+    pub together: Together,
+    /// Whether they may where no plan was asked for.
+    pub together_unasked: bool,
 }
 
 impl Limits {
@@ -46,6 +65,8 @@ impl Limits {
             workgroup_bytes: 16 << 10,
             workgroup_invocations: 256,
             loop_cap: None,
+            together: Together::default(),
+            together_unasked: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! How a workgroup walks through time by itself.
 
+use super::Fit;
 use super::limits::{AdapterClass, Limits};
 use super::problem::Problem;
 use super::tile::{BLOCK, Method, step_depth, step_words};
@@ -45,7 +46,7 @@ const BESIDE_STEPS: u64 = 64;
 
 impl Scan {
     /// The workgroup that suits the problem, or why no workgroup can walk it alone.
-    pub(super) fn of(limits: &Limits, problem: &Problem) -> Result<Self, &'static str> {
+    pub(super) fn of(limits: &Limits, problem: &Problem) -> Fit<Self> {
         let lanes = limits.class == AdapterClass::Software && limits.subgroup >= 8;
         let method = if lanes { Method::Lanes } else { Method::Rows };
         let units = problem.hidden.next_multiple_of(if lanes { limits.subgroup_most.max(BLOCK) } else { BLOCK });

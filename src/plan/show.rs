@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Method, Plan, Problem, Scan, Tile};
+use super::{Method, Plan, Problem, Scan, Tile, Wide};
 use crate::cell::Cell;
 
 /// A count with its noun.
@@ -39,6 +39,15 @@ impl fmt::Display for Scan {
     }
 }
 
+impl fmt::Display for Wide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [workgroups, rows] = [Count(self.workgroups, "workgroup"), Count(self.rows, "row")];
+        let [units, slices] = [Count(self.units, "unit"), Count(self.slices, "slice")];
+        let weights = if self.kept > 0 { "kept in registers" } else { "read at every step" };
+        write!(f, "{workgroups} x {rows} x {units} x {slices}, weights {weights}")
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Problem { cells, input, hidden, layers, time, batch, weight_type, .. } = self.problem();
@@ -52,9 +61,10 @@ impl fmt::Display for Plan {
         let longest = self.chunks.first().map_or(0, |chunk| chunk.steps);
         writeln!(f, "chunks      {} of up to {}", self.chunks.len(), Count(longest, "step"))?;
         writeln!(f, "projection  {}", self.project)?;
-        match &self.scan {
-            Some(scan) => writeln!(f, "workgroup   {scan}")?,
-            None => writeln!(f, "step        {}", self.step)?,
+        match (&self.scan, &self.wide) {
+            (Some(scan), _) => writeln!(f, "workgroup   {scan}")?,
+            (_, Some(wide)) => writeln!(f, "together    {wide}")?,
+            _ => writeln!(f, "step        {}", self.step)?,
         }
         writeln!(f, "dispatches  {} in {}", self.dispatches(), Count(self.submits(), "submit"))?;
         writeln!(f, "memory      {} bytes moved", self.bytes())?;

@@ -91,7 +91,7 @@ fn bytes(rows: usize, slices: usize, units: usize) -> u64 {
     (rows * slices * units * 16) as u64
 }
 
-fn fitting_rows(rows: usize) -> usize {
+pub(super) fn fitting_rows(rows: usize) -> usize {
     rows.clamp(1, MAX_ROWS).next_power_of_two()
 }
 

@@ -59,8 +59,12 @@ impl Plan {
     /// The same call by another choice.
     ///
     /// # Errors
-    /// As [`Plan::new`] where the kind cannot run the problem; a tile that does not fit the device is left as it was.
+    /// As [`Plan::new`] where the kind cannot run the problem; a tile that does not fit the device is left as it was, and so is
+    /// a plan whose workgroups must not wait for each other.
     pub fn with_choice(self, choice: &Choice, limits: &Limits) -> Result<Self> {
+        if choice.kind == PlanKind::Wide && self.kind != PlanKind::Wide && !limits.together_unasked {
+            return Ok(self);
+        }
         let mut plan =
             if self.kind == choice.kind { self } else { Self::new(self.problem, limits, Some(choice.kind))? };
         if choice.project.fits(limits) && choice.project.slices == 1 {
@@ -79,15 +83,19 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn candidates(problem: &Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Vec<Choice>> {
         let first = Self::new(problem.clone(), limits, kind)?;
-        let kinds = PlanKind::ALL.into_iter().filter(|other| kind.is_none_or(|kind| kind == *other));
+        let kinds = PlanKind::ALL.into_iter().filter(|other| match kind {
+            Some(kind) => kind == *other,
+            // Workgroups wait for each other only where the caller lets them.
+            None => *other != PlanKind::Wide || limits.together_unasked,
+        });
         let plans: Vec<Self> = kinds.filter_map(|kind| Self::new(problem.clone(), limits, Some(kind)).ok()).collect();
         // Every kind as it is comes before the variants of any.
         let mut others: Vec<(bool, f64, Choice)> = Vec::new();
         for plan in plans {
             // A scan takes no step by itself.
-            let steps = match plan.scan {
-                Some(_) => Vec::new(),
-                None => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
+            let steps = match plan.kind {
+                PlanKind::Scan | PlanKind::Wide => Vec::new(),
+                PlanKind::Step | PlanKind::Wave => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
             };
             let projects = Tile::variants(limits, problem.time * problem.batch, &[1]);
             let own = plan.choice();

@@ -238,11 +238,16 @@ pub(super) const SLIPS: &[Slip] = &[
     ),
     // cell/recurrent_step.wgsl
     slip("recurrent_step", "let rows = tile_rows(t);\n    workgroupBarrier();", "let rows = tile_rows(t);", "Wave"),
-    slip("recurrent_step", "workgroupBarrier();\n    var sum", "var sum", "slices: 8"),
     slip(
         "recurrent_step",
-        "partial[(slice * SLICES + other) * UNITS + unit]",
-        "partial[(other * SLICES + slice) * UNITS + unit]",
+        "workgroupBarrier();\n    var sum = vec4<f32>();\n    if",
+        "var sum = vec4<f32>();\n    if",
+        "slices: 8",
+    ),
+    slip(
+        "recurrent_step",
+        "sum += partial[(row * SLICES + slice) * UNITS + unit]",
+        "sum += partial[(slice * SLICES + row) * UNITS + unit]",
         "slices: 8",
     ),
     slip("recurrent_step", "(depth + 16u * SLICES - 1u) / (16u * SLICES)", "depth / (16u * SLICES)", "slices: 4"),

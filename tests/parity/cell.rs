@@ -4,6 +4,7 @@ mod grad;
 mod project;
 mod scan;
 mod step;
+mod wide;
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, WeightType};
 use gatewise::gpu::KernelCell;
@@ -13,6 +14,7 @@ pub(crate) use grad::{recurrent_step_grad, recurrent_step_grad_lanes};
 pub(crate) use project::{project_lanes, project_rows};
 pub(crate) use scan::{scan_lanes, scan_rows};
 pub(crate) use step::{recurrent_step, recurrent_step_lanes};
+pub(crate) use wide::scan_wide;
 
 use super::POISON;
 use crate::support::uniform;

@@ -43,6 +43,7 @@ macro_rules! kernel_cases {
             recurrent_step_grad_lanes: parity::recurrent_step_grad_lanes;
             scan_rows: parity::scan_rows;
             scan_lanes: parity::scan_lanes;
+            scan_wide: parity::scan_wide;
             unary_grad: parity::unary_grad;
             gather_rows_grad: parity::gather_rows_grad;
             conv1d_grad_input: parity::conv1d_grad_input;
@@ -72,7 +73,7 @@ macro_rules! kernel_cases {
 }
 pub(crate) use cell::{
     project_lanes, project_rows, recurrent_step, recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes,
-    scan_lanes, scan_rows,
+    scan_lanes, scan_rows, scan_wide,
 };
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};
@@ -104,6 +105,8 @@ enum Word {
     Exactly(u32),
     /// A float near this one.
     Near(f64),
+    /// A float near this one whose lowest bit is this.
+    Tagged(f64, u32),
 }
 
 /// A buffer before and after the run.
@@ -144,6 +147,11 @@ impl Slot {
         self.after[at] = Word::Near(value);
     }
 
+    /// Expects a result within the case's tolerance, its lowest bit a tag where there is one.
+    pub(crate) fn expect_tagged(&mut self, at: usize, value: f64, tag: Option<u32>) {
+        self.after[at] = tag.map_or(Word::Near(value), |tag| Word::Tagged(value, tag));
+    }
+
     /// Expects these very bits from `offset` on.
     pub(crate) fn expect_bits(&mut self, offset: usize, expected: &[f32]) {
         for (word, value) in self.after[offset..].iter_mut().zip(expected) {
@@ -177,6 +185,11 @@ impl Slot {
                 }
                 Word::Near(wanted) if !tolerance.allows(value.into(), wanted) => {
                     return Err(format!("[{index}]: expected {wanted}, got {value} ({tolerance:?})"));
+                }
+                Word::Tagged(wanted, tag) if got & 1 != tag || !tolerance.allows(value.into(), wanted) => {
+                    return Err(format!(
+                        "[{index}]: expected {wanted} tagged {tag}, got {got:#x} ({value}, {tolerance:?})"
+                    ));
                 }
                 _ => {}
             }

@@ -114,7 +114,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         workgroup_bytes: plan.workgroup_bytes(),
         chunks: plan.chunks.iter().map(|chunk| chunk.steps).collect(),
         projection: plan.project.to_string(),
-        step: plan.scan.map_or_else(|| plan.step.to_string(), |scan| scan.to_string()),
+        step: match (plan.scan, plan.wide) {
+            (Some(scan), _) => scan.to_string(),
+            (_, Some(wide)) => wide.to_string(),
+            _ => plan.step.to_string(),
+        },
     };
     println!("{}", serde_json::json!(report));
     Ok(ExitCode::SUCCESS)

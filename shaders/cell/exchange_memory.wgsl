@@ -1,0 +1,249 @@
+// Where a scan over several workgroups keeps its state. Each of them owns some units, and tells the others their h through
+// `exchange`, a word a unit. Nothing orders what one workgroup writes for another one, so a word tells by itself which step it
+// is of: the lowest bit of h is a phase. A step's words lie in slot step % 2, and the phase turns over whenever a slot is
+// written again. Nobody is a step further than a neighbour whose words it still waits for, so a slot's words are never more
+// than one turn ahead of a reader. For that every word is waited for, also one that a reset then replaces.
+//
+// Only the products see h without its lowest bit: `own_h` goes to `y` and into the unit's own next step. What they see is
+// h (1 + d), |d| <= 2^-23, so a pre-activation is off by 2^-23 sum |w h| at the most. Rounding alone may put a sum of n products
+// off by n 2^-24 sum |w h|: the exchange counts as two more of them.
+//
+// That all workgroups run at once is not promised by any API. A reader looks only so many times; then it raises ABORTED, which
+// every reader looks at, and all leave. Nothing that the chunk starts from has been written to, so a dispatch of REDO, which does
+// nothing otherwise, walks it again: one workgroup for all units of its rows, h in the two slots by all its bits. h that is not
+// finite cannot carry a phase and is left to it, too. Once raised, ABORTED stays so for the rest of the call.
+
+override REDO: bool = false;        // walks alone what was aborted
+override PITCH: u32 = 16u;          // elements of a row of h: whole parts, zeros behind the last unit
+override STATE: u32 = 16u;          // ROWS * PITCH; 1 with REDO
+
+struct WideDims {
+    scalars: CellScalars,
+    time: u32,
+    batch: u32,
+    hidden: u32,
+    out: u32,               // width of h: hidden
+    directions: u32,        // of the layer: the stride of y
+    direction: u32,         // the one of z = 0
+    first_step: u32,        // the step that the chunk begins with
+    steps: u32,             // its steps
+    weights: u32,           // where the weights of z = 0 begin, in words of 16 bytes, and how far apart those of z are
+    weights_stride: u32,
+    vectors: u32,           // where the vectors of z = 0 begin
+    h: u32,                 // elements of z = 0: h before the chunk, after it, and what a reset returns it to;
+    h_after: u32,
+    h_initial: u32,
+    s: u32,                 // the cell state likewise
+    s_after: u32,
+    s_initial: u32,
+    exchange: u32,          // words of z = 0, a multiple of 4
+    looks: u32,             // looks at a word before a reader gives up
+}
+
+@group(0) @binding(0) var<uniform> dims: WideDims;
+@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
+@group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
+@group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
+@group(0) @binding(5) var<storage, read_write> h_rows: array<f32>;  // regions of [z, batch, hidden]
+@group(0) @binding(6) var<storage, read_write> s_rows: array<f32>;  // regions of [z, batch, hidden]
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, hidden]
+@group(0) @binding(8) var<storage, read_write> exchange: array<atomic<u32>>;    // ABORTED, then [z, 2 slots, batch, PITCH]
+
+const ABORTED: u32 = 0u;
+const TIRED: u32 = 1u;          // bits of it: somebody was waited for in vain;
+const NOT_FINITE: u32 = 2u;     // h is not finite
+
+var<workgroup> state: array<f32, STATE>;    // [ROWS, PITCH]: h before the step
+var<workgroup> leaving: atomic<u32>;        // whether an invocation has given up
+
+// What the invocation's only unit and row has, unless REDO.
+var<private> own_h: f32;
+var<private> own_s: f32;
+
+// The rows of the workgroup before a step.
+struct Source { lane: u32, z: u32, first_row: u32, step: u32 }
+
+fn direction_of(z: u32) -> u32 {
+    return dims.direction + z;
+}
+
+// The slot of h after `step` steps: a multiple of 4 words.
+fn slot(z: u32, row: u32, step: u32) -> u32 {
+    return dims.exchange + ((2u * z + step % 2u) * dims.batch + row) * PITCH;
+}
+
+// Slots begin as zeros: the first words have phase 1.
+fn phase(step: u32) -> u32 {
+    return ((step + 1u) / 2u) % 2u;
+}
+
+fn source_row(source: Source, row: u32) -> u32 {
+    if REDO {
+        return slot(source.z, min(source.first_row + row, dims.batch - 1u), source.step);
+    }
+    return row * PITCH;
+}
+
+fn exchanged(at: u32) -> f32 {
+    return bitcast<f32>(atomicLoad(&exchange[at]));
+}
+
+fn source_word(at: u32) -> vec4<f32> {
+    let i = 4u * at;
+    if REDO {
+        return vec4(exchanged(i), exchanged(i + 1u), exchanged(i + 2u), exchanged(i + 3u));
+    }
+    return vec4(state[i], state[i + 1u], state[i + 2u], state[i + 3u]);
+}
+
+fn place_of(z: u32, row: u32, step: u32) -> Place {
+    let time = time_at(z, step);
+    return Place(z, row, time, flag_of(time, row), is_reverse(z), true);
+}
+
+// The step that a place is at, in the order of processing.
+fn step_of(at: Place) -> u32 {
+    return time_at(at.z, at.time);
+}
+
+fn in_region(region: u32, z: u32, row: u32, unit: u32) -> u32 {
+    return region + (z * dims.batch + row) * dims.hidden + unit;
+}
+
+fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
+    if RESETS && is_reset(at) {
+        return h_rows[in_region(dims.h_initial, at.z, at.row, unit)];
+    }
+    if REDO {
+        return exchanged(slot(at.z, at.row, step_of(at)) + unit);
+    }
+    return own_h;
+}
+
+fn h_in_products(at: Place, unit: u32, stage: u32) -> f32 {
+    return h_before(at, unit, stage);
+}
+
+fn give_up(why: u32) {
+    atomicOr(&exchange[ABORTED], why);
+    atomicStore(&leaving, 1u);
+}
+
+fn put_h(at: Place, unit: u32, h: f32) {
+    let step = step_of(at) + 1u;
+    let bits = bitcast<u32>(h);
+    let word = slot(at.z, at.row, step) + unit;
+    if REDO {
+        atomicStore(&exchange[word], bits);
+        return;
+    }
+    own_h = h;
+    if (bits & 0x7f800000u) == 0x7f800000u {
+        give_up(NOT_FINITE);
+    }
+    atomicStore(&exchange[word], (bits & ~1u) | phase(step));
+}
+
+fn s_before(at: Place, unit: u32) -> f32 {
+    if RESETS && is_reset(at) {
+        return s_rows[in_region(dims.s_initial, at.z, at.row, unit)];
+    }
+    if REDO {
+        return s_rows[in_region(dims.s_after, at.z, at.row, unit)];
+    }
+    return own_s;
+}
+
+fn put_s(at: Place, unit: u32, s: f32) {
+    own_s = s;
+    if REDO {
+        s_rows[in_region(dims.s_after, at.z, at.row, unit)] = s;
+    }
+}
+
+// There is one product a step, of the state's side.
+fn takes_input(at: Place) -> bool {
+    return false;
+}
+
+fn put_scratch(at: Place, unit: u32, value: f32) {
+}
+
+fn put_update(at: Place, unit: u32, z: f32) {
+}
+
+fn update_gate(at: Place, unit: u32) -> f32 {
+    return 0.0;
+}
+
+// Waits for a word of `step`.
+fn receive(word: u32, step: u32) -> f32 {
+    for (var look = 0u; look < dims.looks; look++) {
+        let bits = atomicLoad(&exchange[word]);
+        if (bits & 1u) == phase(step) {
+            return bitcast<f32>(bits);
+        }
+        if atomicLoad(&exchange[ABORTED]) != 0u {
+            atomicStore(&leaving, 1u);
+            return 0.0;
+        }
+    }
+    give_up(TIRED);
+    return 0.0;
+}
+
+// Brings h before a step to where the products read it: from the other workgroups, at a chunk's first step from where the chunk
+// starts, after a reset from where that returns to.
+fn bring(z: u32, first_row: u32, step: u32, invocation: u32) {
+    for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
+        let at = place_of(z, first_row + row, step);
+        let resets = RESETS && is_reset(at);
+        let words = slot(z, at.row, step);
+        // Alone all of h is there already.
+        let count = select(dims.hidden, 0u, REDO && !resets);
+        for (var unit = invocation; unit < count; unit += UNITS * SLICES) {
+            var h = 0.0;
+            if !REDO && step > dims.first_step {
+                h = receive(words + unit, step);
+            } else if !resets {
+                h = h_rows[in_region(dims.h, z, at.row, unit)];
+            }
+            if resets {
+                h = h_rows[in_region(dims.h_initial, z, at.row, unit)];
+            }
+            if REDO {
+                atomicStore(&exchange[words + unit], bitcast<u32>(h));
+            } else {
+                state[row * PITCH + unit] = h;
+            }
+        }
+    }
+}
+
+// Reads a unit's state before the chunk.
+fn enter(z: u32, row: u32, unit: u32) {
+    own_h = h_rows[in_region(dims.h, z, row, unit)];
+    if CELL == LSTM {
+        own_s = s_rows[in_region(dims.s, z, row, unit)];
+    }
+    if REDO {
+        atomicStore(&exchange[slot(z, row, dims.first_step) + unit], bitcast<u32>(own_h));
+        if CELL == LSTM {
+            s_rows[in_region(dims.s_after, z, row, unit)] = own_s;
+        }
+    }
+}
+
+// Writes it after the chunk; REDO has done so for s.
+fn leave(z: u32, row: u32, unit: u32) {
+    let after = in_region(dims.h_after, z, row, unit);
+    if REDO {
+        h_rows[after] = exchanged(slot(z, row, dims.first_step + dims.steps) + unit);
+        return;
+    }
+    h_rows[after] = own_h;
+    if CELL == LSTM {
+        s_rows[in_region(dims.s_after, z, row, unit)] = own_s;
+    }
+}
