@@ -105,6 +105,12 @@ fn slope<S: Simd>(v: S, activation: Activation, limit: Option<f32>, x: S::F) -> 
     (y, dy)
 }
 
+/// An activation's value alone. No closure: what is not inlined would lose the instruction set.
+#[inline(always)]
+fn value<S: Simd>(v: S, activation: Activation, limit: Option<f32>, x: S::F) -> S::F {
+    activate(v, activation, clip(v, x, limit))
+}
+
 /// The peephole weight of a gate, or zero.
 #[inline(always)]
 fn peephole<S: Simd>(v: S, at: Units, weights: &[f32], gate: usize) -> S::F {
@@ -134,30 +140,36 @@ impl StepForward<'_> {
         at.accumulate(v, self.gates, gate, state_side)
     }
 
+    /// [`StepForward::complete`], with what the gate sees of the cell state.
+    #[inline(always)]
+    fn see<S: Simd>(&mut self, v: S, at: Units, gate: usize, row: usize, s: S::F) -> S::F {
+        let a = self.complete(v, at, gate);
+        if self.peephole.is_empty() {
+            return a;
+        }
+        let seen = v.mul(at.load(v, self.peephole, row), s);
+        at.accumulate(v, self.gates, gate, seen)
+    }
+
     #[inline(always)]
     fn rnn<S: Simd>(&mut self, v: S, cell: &RnnCell, at: Units) {
         let a = self.complete(v, at, 0);
-        at.store(v, self.out, 0, activate(v, cell.activation, clip(v, a, cell.gate_clip)));
+        at.store(v, self.out, 0, value(v, cell.activation, cell.gate_clip, a));
     }
 
     #[inline(always)]
     fn lstm<S: Simd>(&mut self, v: S, cell: &LstmCell, at: Units) {
         let s = at.load(v, self.s, 0);
-        let gate = |a: S::F| activate(v, cell.gate, clip(v, a, cell.gate_clip));
-        let see = |this: &mut Self, gate: usize, row: usize, s: S::F| {
-            this.complete(v, at, gate);
-            let seen = v.mul(peephole(v, at, this.peephole, row), s);
-            at.accumulate(v, this.gates, gate, seen)
-        };
-        let i = gate(see(self, 0, 0, s));
+        let limit = cell.gate_clip;
+        let i = value(v, cell.gate, limit, self.see(v, at, 0, 0, s));
         let (f, g_at) = match cell.forget {
-            Forget::Gate => (gate(see(self, 1, 1, s)), 2),
+            Forget::Gate => (value(v, cell.gate, limit, self.see(v, at, 1, 1, s)), 2),
             Forget::Never => (v.splat(1.0), 1),
             Forget::Coupled => (v.sub(v.splat(1.0), i), 1),
         };
-        let g = activate(v, cell.candidate, clip(v, self.complete(v, at, g_at), cell.gate_clip));
+        let g = value(v, cell.candidate, limit, self.complete(v, at, g_at));
         let s_next = clip(v, v.fma(f, s, v.mul(i, g)), cell.cell_clip);
-        let o = gate(see(self, g_at + 1, 2, s_next));
+        let o = value(v, cell.gate, limit, self.see(v, at, g_at + 1, 2, s_next));
         at.store(v, self.s_next, 0, s_next);
         at.store(v, self.out, 0, v.mul(o, activate(v, cell.output, s_next)));
     }
@@ -166,27 +178,27 @@ impl StepForward<'_> {
     fn gru_reset<S: Simd>(&mut self, v: S, cell: &GruCell, at: Units) {
         let a_r = self.complete(v, at, 0);
         self.complete(v, at, 1);
-        let r = activate(v, cell.gate, clip(v, a_r, cell.gate_clip));
+        let r = value(v, cell.gate, cell.gate_clip, a_r);
         at.store(v, self.second, 0, v.mul(r, at.load(v, self.h_masked, 0)));
     }
 
     #[inline(always)]
     fn gru<S: Simd>(&mut self, v: S, cell: &GruCell, at: Units) {
-        let gate = |a: S::F| activate(v, cell.gate, clip(v, a, cell.gate_clip));
+        let limit = cell.gate_clip;
         let (z, a_n) = match cell.reset {
             Reset::After => {
                 let (a_r, a_z) = (self.complete(v, at, 0), self.complete(v, at, 1));
                 let state_side = at.load(v, self.state_side, 2);
                 at.store(v, self.second, 0, state_side);
-                let r = gate(a_r);
-                (gate(a_z), at.accumulate(v, self.gates, 2, v.mul(r, state_side)))
+                let r = value(v, cell.gate, limit, a_r);
+                (value(v, cell.gate, limit, a_z), at.accumulate(v, self.gates, 2, v.mul(r, state_side)))
             }
             Reset::Before => {
                 let state_side = at.load(v, self.state_side, 0);
-                (gate(at.load(v, self.gates, 1)), at.accumulate(v, self.gates, 2, state_side))
+                (value(v, cell.gate, limit, at.load(v, self.gates, 1)), at.accumulate(v, self.gates, 2, state_side))
             }
         };
-        let n = activate(v, cell.candidate, clip(v, a_n, cell.gate_clip));
+        let n = value(v, cell.candidate, limit, a_n);
         let h = at.load(v, self.h, 0);
         let rest = v.sub(v.splat(1.0), z);
         let new = match cell.mix {
@@ -222,24 +234,22 @@ impl StepBackward<'_> {
     #[inline(always)]
     fn lstm<S: Simd>(&mut self, v: S, cell: &LstmCell, at: Units) {
         let (s, s_next) = (at.load(v, self.s, 0), at.load(v, self.s_next, 0));
-        let open = |this: &Self, gate: usize| slope(v, cell.gate, cell.gate_clip, at.load(v, this.gates, gate));
-        let p = |this: &Self, row: usize| peephole(v, at, this.peephole, row);
         let (zero, one) = (v.splat(0.0), v.splat(1.0));
         let g_at = if cell.forget == Forget::Gate { 2 } else { 1 };
-        let (i, di_da) = open(self, 0);
+        let (i, di_da) = slope(v, cell.gate, cell.gate_clip, at.load(v, self.gates, 0));
         let (f, df_da) = match cell.forget {
-            Forget::Gate => open(self, 1),
+            Forget::Gate => slope(v, cell.gate, cell.gate_clip, at.load(v, self.gates, 1)),
             Forget::Never => (one, zero),
             Forget::Coupled => (v.sub(one, i), zero),
         };
         let (g, dg_da) = slope(v, cell.candidate, cell.gate_clip, at.load(v, self.gates, g_at));
-        let (o, do_da) = open(self, g_at + 1);
+        let (o, do_da) = slope(v, cell.gate, cell.gate_clip, at.load(v, self.gates, g_at + 1));
         let (y, dy_ds) = slope(v, cell.output, None, s_next);
 
         let dm = at.load(v, self.d_out, 0);
         let da_o = v.mul(v.mul(dm, y), do_da);
         let mut ds = v.fma(v.mul(dm, o), dy_ds, at.load(v, self.ds, 0));
-        ds = v.fma(da_o, p(self, 2), ds);
+        ds = v.fma(da_o, peephole(v, at, self.peephole, 2), ds);
         if let Some(limit) = cell.cell_clip {
             let inside = map_lanes(v, v.fma(f, s, v.mul(i, g)), |s| if s.abs() > limit { 0.0 } else { 1.0 });
             ds = v.mul(ds, inside);
@@ -251,9 +261,9 @@ impl StepBackward<'_> {
         }
         let da_i = v.mul(di, di_da);
         let da_f = v.mul(df, df_da);
-        let mut ds_before = v.fma(da_i, p(self, 0), v.mul(ds, f));
+        let mut ds_before = v.fma(da_i, peephole(v, at, self.peephole, 0), v.mul(ds, f));
         if cell.forget == Forget::Gate {
-            ds_before = v.fma(da_f, p(self, 1), ds_before);
+            ds_before = v.fma(da_f, peephole(v, at, self.peephole, 1), ds_before);
             at.store(v, self.d_gates, 1, da_f);
         }
         at.store(v, self.d_gates, 0, da_i);
