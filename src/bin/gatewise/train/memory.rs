@@ -27,11 +27,24 @@ pub(crate) struct Arguments {
     /// Symbols to be copied.
     #[arg(long, default_value_t = 2)]
     symbols: usize,
-    /// Begins with short lags and doubles them as they are solved.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    curriculum: bool,
+    /// Begins with short lags and doubles them as they are solved: the copy task does unless told otherwise.
+    #[arg(long, action = clap::ArgAction::Set)]
+    curriculum: Option<bool>,
+    /// What the first weights are.
+    #[arg(long, value_enum, default_value_t = Initial::Chrono)]
+    initial: Initial,
     #[command(flatten)]
     options: Options,
+}
+
+/// The first weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Initial {
+    /// Gates that keep the state for up to the lag from the beginning (Tallec and Ollivier 2018), where the cell has them, and
+    /// weights of the input by the number of inputs.
+    Chrono,
+    /// PyTorch's.
+    Torch,
 }
 
 /// Which of the two tasks.
@@ -49,7 +62,7 @@ const CATEGORIES: usize = 8;
 const STEPS: usize = 50;
 const SCORED: usize = 4;
 /// The first lag of a curriculum.
-const FIRST: usize = 25;
+const FIRST: usize = 5;
 /// A sum within this of the truth is right (Hochreiter and Schmidhuber).
 const CLOSE: f32 = 0.04;
 /// From where the lag counts as solved, and from where a curriculum goes on to the next: a squared error of one and of two
@@ -115,7 +128,8 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Trainer, Memory)> {
-    let &Arguments { lag, symbols, curriculum, ref options, .. } = arguments;
+    let &Arguments { lag, symbols, initial, ref options, .. } = arguments;
+    let curriculum = arguments.curriculum.unwrap_or(kind == Kind::Copy);
     let hidden = options.hidden.unwrap_or(32);
     let (inputs, outputs) = match kind {
         Kind::Adding => (2, 1),
@@ -124,11 +138,14 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Train
     let device = options.device.open_with(options.threads, None)?;
     let mut parameters = Parameters::new(&device, options.seed);
     let model = Model::new(&mut parameters, Shape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
-    model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
+    if initial == Initial::Chrono {
+        model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
+        model.hear(&mut parameters, options.seed)?;
+    }
     let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.005));
     let trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
     let settings = format!(
-        "{kind:?} {symbols}, lag {lag}, curriculum {curriculum}, {}, {hidden} hidden, batch {batch}, seed {}",
+        "{kind:?} {symbols}, lag {lag}, curriculum {curriculum}, {initial:?}, {}, {hidden} hidden, batch {batch}, seed {}",
         cell.name(),
         options.seed
     );

@@ -7,7 +7,7 @@ use gatewise::nn::{Config, State, TrainingOptions};
 use gatewise::train::{Embedding, Graph, Linear, MemoryBias, Parameters, Recurrent, Var};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Result, Tensor};
-use ndarray::{Array3, Axis};
+use ndarray::{Array3, ArrayD, Axis};
 
 use clap::ValueEnum;
 
@@ -57,6 +57,19 @@ impl Model {
             parameters.set(id, Tensor::from_array(&device, &array)?)?;
         }
         Ok(())
+    }
+
+    /// Draws the weights of the stack's input again, uniform in `[-1/sqrt(inputs), 1/sqrt(inputs))` like those of a linear layer
+    /// (LeCun, Bottou, Orr and Mueller 1998: by the number of inputs). PyTorch's bound is that of the recurrent weights,
+    /// `1/sqrt(hidden)`, from which one input in a hundred steps hardly moves a gate.
+    pub(crate) fn hear(&self, parameters: &mut Parameters, seed: u64) -> Result<()> {
+        let Some(&id) = self.stack.ids().first() else { return Ok(()) };
+        let shape = parameters.get(id)?.shape().to_vec();
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let bound = 1.0 / (self.shape.inputs as f32).sqrt();
+        let weights = ArrayD::from_shape_simple_fn(shape, || bound * (2.0 * rng.f32() - 1.0));
+        let device = parameters.device().clone();
+        parameters.set(id, Tensor::from_array(&device, &weights)?)
     }
 
     /// The vectors of symbols that lie step by step, `[T, B, inputs]`.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gatewise::cell::Sequence;
-use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Mode, Parameters, Trainer, Var};
+use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Mode, Parameters, Schedule, Trainer, Var};
 use gatewise::{Device, Result, Tensor};
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Array3, Axis};
 
 use super::data::{self, Series};
 use super::model::{Model, Shape, best_classes};
@@ -29,8 +29,13 @@ pub(crate) struct Arguments {
 const HELD_OUT: f64 = 0.1;
 /// Rows that are scored at once.
 const EVALUATED: usize = 64;
+/// Factor of the learning rate from epoch to epoch.
+const DECAY: f64 = 0.93;
 /// Dropped between the last state and the head.
 const DROPOUT: f32 = 0.3;
+/// Deviation of the noise on a training step's input, in deviations of the features: new speech every time, where there is
+/// little.
+const NOISE: f32 = 0.6;
 
 struct Vowels {
     model: Model,
@@ -41,6 +46,7 @@ struct Vowels {
     validation: Vec<Series>,
     test: Vec<Series>,
     order: Vec<usize>,
+    epoch: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -55,12 +61,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let features = training.first().map_or(0, |series| series.x.ncols());
     let shape = Shape { cell: *cell, symbols: 0, inputs: features, hidden, layers: 1, outputs: classes.len() };
     let model = Model::new(&mut parameters, shape)?;
-    let (batch, rate) = (options.batch()?.unwrap_or(16), options.rate.unwrap_or(0.005));
-    let mut trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
+    let (batch, rate) = (options.batch()?.unwrap_or(16), options.rate.unwrap_or(0.01));
     // Speakers come one after the other in the file: every tenth series is held out.
     let every = (1.0 / HELD_OUT) as usize;
     let (validation, training): (Vec<_>, Vec<_>) =
         training.into_iter().enumerate().partition(|(at, _)| at % every == every - 1);
+    let epoch = training.len().div_ceil(batch) as f64;
+    let mut trainer = Trainer::new(parameters, Adam::default(), rate)?
+        .clip(Clip::norm(1.0))?
+        .schedule(Schedule::Exponential { gamma: DECAY.powf(1.0 / epoch) })
+        .seed(options.seed);
     let bare = |series: Vec<(usize, Series)>| series.into_iter().map(|(_, series)| series).collect();
     let settings = format!("vowels, {}, {hidden} hidden, batch {batch}, seed {}", cell.name(), options.seed);
     let mut task = Vowels {
@@ -72,9 +82,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         validation: bare(validation),
         test,
         order: Vec::new(),
+        epoch: 0,
     };
     let out = options.out.clone().unwrap_or_else(|| format!("runs/vowels-{}", cell.name()).into());
-    let limits = Limits { epochs: options.epochs.unwrap_or(120), patience: options.patience.unwrap_or(40) };
+    let limits = Limits { epochs: options.epochs.unwrap_or(60), patience: options.patience.unwrap_or(40) };
     let outcome = run::train(&out, options, limits, &mut trainer, &mut task)?;
     Ok(run::finish("vowels", cell.name(), options, &trainer, &outcome))
 }
@@ -93,8 +104,7 @@ fn standardize(training: &mut [Series], test: &mut [Series]) {
 }
 
 impl Vowels {
-    fn scores(&self, graph: &mut Graph, series: &[&Series], device: &Device) -> Result<Var> {
-        let (x, lengths) = data::padded(series);
+    fn scores(&self, graph: &mut Graph, (x, lengths): (Array3<f32>, Vec<usize>), device: &Device) -> Result<Var> {
         let sequence = Sequence::new().lengths(lengths);
         let x = graph.input(&Tensor::from_array(device, &x)?);
         let y = self.model.outputs(graph, x, None, &sequence)?;
@@ -109,7 +119,7 @@ impl Vowels {
             let part: Vec<&Series> = part.iter().collect();
             let classes: Vec<i64> = part.iter().map(|series| series.class as i64).collect();
             let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
-            let scores = self.scores(&mut graph, &part, trainer.parameters().device())?;
+            let scores = self.scores(&mut graph, data::padded(&part), trainer.parameters().device())?;
             let of_part = graph.cross_entropy(scores, &classes, &CrossEntropy::default())?;
             let (scores, of_part) = (graph.value(scores)?.clone(), graph.value(of_part)?.clone());
             graph.submit()?;
@@ -132,6 +142,7 @@ impl Task for Vowels {
     }
 
     fn begin(&mut self, epoch: u64, _stage: u32) -> Result<usize> {
+        self.epoch = epoch;
         self.order = data::shuffled(self.training.len(), self.seed, epoch);
         Ok(self.order.len().div_ceil(self.batch))
     }
@@ -141,7 +152,10 @@ impl Task for Vowels {
         let series: Vec<&Series> = self.order[rows].iter().map(|&at| &self.training[at]).collect();
         let classes: Vec<i64> = series.iter().map(|series| series.class as i64).collect();
         let device = graph.device().clone();
-        let scores = self.scores(graph, &series, &device)?;
+        let (mut x, lengths) = data::padded(&series);
+        let mut rng = data::rng(self.seed, 6, (self.epoch << 32) | step as u64);
+        x.mapv_inplace(|x| x + NOISE * data::normal(&mut rng));
+        let scores = self.scores(graph, (x, lengths), &device)?;
         graph.cross_entropy(scores, &classes, &CrossEntropy::default())
     }
 
