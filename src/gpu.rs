@@ -18,6 +18,8 @@ mod profile;
 mod readback;
 mod recorder;
 mod recurrent;
+mod reflection;
+mod specialize;
 mod strided;
 mod training;
 mod tuning;

@@ -1,18 +1,18 @@
 //! The table of kernels, and their pipelines.
 
 use std::any::TypeId;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-
-use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::buffer::Buffer;
 use super::context::{Context, GpuDevice, lock};
 use super::counters::count;
 use super::pipeline_cache::PipelineCache;
 use super::recorder::Recorder;
+use super::reflection::Variant;
 use super::uniform::{Declared, Uniform};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A compute kernel: a WGSL file, its entry point, its label, all under one name.
 #[derive(Debug)]
@@ -23,6 +23,13 @@ pub struct Kernel {
     pub files: &'static [&'static str],
     /// Their text, one after another: what the driver compiles.
     pub source: &'static str,
+}
+
+impl Kernel {
+    /// Whether it is one of [`KERNELS`] rather than a caller's.
+    pub(super) fn is_own(&'static self) -> bool {
+        KERNELS.iter().any(|own| std::ptr::eq(*own, self))
+    }
 }
 
 macro_rules! kernels {
@@ -228,15 +235,15 @@ impl Context {
 
     fn compile(&self, kernel: &'static Kernel, constants: &Constants, checks: Checks) -> Result<Pipeline> {
         let op = kernel.name;
-        let reflection = Reflection::of(kernel, constants)?;
+        let variant = Variant::of(kernel, constants)?;
         // wgpu checks neither the memory (gfx-rs/wgpu#8946) nor a workgroup size that is an override.
         self.limit(
             op,
             "workgroup memory in bytes",
-            reflection.workgroup_bytes,
+            variant.workgroup_bytes,
             u64::from(self.limits.max_compute_workgroup_storage_size),
         )?;
-        let invocations = reflection.workgroup.iter().map(|&size| u64::from(size)).product();
+        let invocations = variant.workgroup.iter().map(|&size| u64::from(size)).product();
         let most = u64::from(self.limits.max_compute_invocations_per_workgroup);
         self.limit(op, "invocations of a workgroup", invocations, most)?;
         let limits = &self.limits;
@@ -245,32 +252,31 @@ impl Context {
             limits.max_compute_workgroup_size_y,
             limits.max_compute_workgroup_size_z,
         ];
-        for (size, longest) in reflection.workgroup.into_iter().zip(longest) {
+        for (size, longest) in variant.workgroup.into_iter().zip(longest) {
             self.limit(op, "invocations of a workgroup along one axis", u64::from(size), u64::from(longest))?;
         }
-        let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
         count(&self.counters.pipelines, 1);
         self.guarded(op, || {
             let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(op),
-                entries: &reflection.entries,
+                entries: &variant.entries,
             });
             let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(op),
                 bind_group_layouts: &[Some(&layout)],
                 immediate_size: 0,
             });
-            let module = self.module(kernel, checks);
+            let module = self.module(kernel, variant.module, checks);
             let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(op),
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: Some(op),
-                compilation_options: wgpu::PipelineCompilationOptions { constants: &constants, ..Default::default() },
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: self.pipeline_cache.as_ref().map(PipelineCache::raw),
             });
-            let buffers = reflection.entries.len() - 1;
-            let (name, dims) = (op, reflection.dims);
+            let buffers = variant.entries.len() - 1;
+            let (name, dims) = (op, variant.dims);
             Pipeline { name, number: None, raw, layout, buffers, dims, accepted: OnceLock::new() }
         })
     }
@@ -286,12 +292,12 @@ enum Checks {
 }
 
 impl Context {
-    fn module(&self, kernel: &'static Kernel, checks: Checks) -> wgpu::ShaderModule {
-        let source = wgpu::ShaderSource::Wgsl(kernel.source.into());
+    fn module(&self, kernel: &'static Kernel, module: naga::Module, checks: Checks) -> wgpu::ShaderModule {
+        let source = wgpu::ShaderSource::Naga(Cow::Owned(module));
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
         // A caller can make a `Kernel` of any text; only the crate's own are known to end.
         match checks {
-            Checks::Access if KERNELS.iter().any(|own| std::ptr::eq(*own, kernel)) => {
+            Checks::Access if kernel.is_own() => {
                 let checks =
                     wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
                 #[expect(unsafe_code, reason = "a driver takes an endless loop for code that is never reached")]
@@ -334,78 +340,5 @@ impl GpuDevice {
         recorder.dispatch_bytes(bound, bytemuck::cast_slice(run.dims), run.grid)?;
         recorder.submit()?;
         buffers.iter().zip(run.buffers).map(|(buffer, words)| buffer.read_from(0, words.len())).collect()
-    }
-}
-
-/// What a kernel's WGSL declares.
-struct Reflection {
-    entries: Vec<wgpu::BindGroupLayoutEntry>,
-    dims: Declared,
-    workgroup_bytes: u64,
-    /// Invocations of a workgroup along each axis.
-    workgroup: [u32; 3],
-}
-
-impl Reflection {
-    fn of(kernel: &'static Kernel, constants: &Constants) -> Result<Self> {
-        let refused = |message: String| Error::Gpu { op: kernel.name, message };
-        let module =
-            naga::front::wgsl::parse_str(kernel.source).map_err(|e| refused(e.emit_to_string(kernel.source)))?;
-        let info =
-            Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32)
-                .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-                .subgroup_operations(naga::valid::SubgroupOperationSet::all())
-                .validate(&module)
-                .map_err(|e| refused(e.emit_to_string(kernel.source)))?;
-        let mut values = naga::back::PipelineConstants::default();
-        values.extend(constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))));
-        let (module, _) = naga::back::pipeline_constants::process_overrides(
-            &module,
-            &info,
-            Some((naga::ShaderStage::Compute, kernel.name)),
-            &values,
-        )
-        .map_err(|e| refused(e.to_string()))?;
-        let mut layouter = naga::proc::Layouter::default();
-        layouter.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
-
-        let workgroup = module.entry_points.iter().find(|point| point.name == kernel.name).map(|p| p.workgroup_size);
-        let mut reflection = Self {
-            entries: Vec::new(),
-            dims: Declared::default(),
-            workgroup_bytes: 0,
-            workgroup: workgroup.unwrap_or([1; 3]),
-        };
-        for (_, variable) in module.global_variables.iter() {
-            let bytes = layouter[variable.ty].size;
-            let ty = match variable.space {
-                naga::AddressSpace::WorkGroup => {
-                    reflection.workgroup_bytes += u64::from(bytes);
-                    continue;
-                }
-                naga::AddressSpace::Uniform => {
-                    reflection.dims = Declared::of(&module, variable.ty, bytes);
-                    wgpu::BufferBindingType::Uniform
-                }
-                naga::AddressSpace::Storage { access } => {
-                    wgpu::BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
-                }
-                _ => continue,
-            };
-            let Some(binding) = &variable.binding else {
-                continue;
-            };
-            reflection.entries.push(wgpu::BindGroupLayoutEntry {
-                binding: binding.binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty,
-                    has_dynamic_offset: ty == wgpu::BufferBindingType::Uniform,
-                    min_binding_size: None,
-                },
-                count: None,
-            });
-        }
-        Ok(reflection)
     }
 }

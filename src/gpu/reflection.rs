@@ -1,0 +1,111 @@
+//! What a kernel's WGSL declares, and what a driver gets of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use naga::Module;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+
+use super::context::lock;
+use super::kernel::{Constants, Kernel};
+use super::specialize::specialized;
+use super::uniform::Declared;
+use crate::error::{Error, Result};
+
+/// A kernel for some values of its `override`s.
+pub(super) struct Variant {
+    pub(super) entries: Vec<wgpu::BindGroupLayoutEntry>,
+    pub(super) dims: Declared,
+    pub(super) workgroup_bytes: u64,
+    /// Invocations of a workgroup along each axis.
+    pub(super) workgroup: [u32; 3],
+    /// Without `override`s and without what they close.
+    pub(super) module: Module,
+}
+
+/// A text as naga reads it.
+struct Parsed {
+    module: Module,
+    info: ModuleInfo,
+}
+
+/// The crate's own texts that have been read: each once a process, however many variants and devices it is for.
+static PARSED: LazyLock<Mutex<HashMap<&'static str, Arc<Parsed>>>> = LazyLock::new(Mutex::default);
+
+fn parsed(kernel: &'static Kernel) -> Result<Arc<Parsed>> {
+    let text = kernel.source;
+    let refused = |message: String| Error::Gpu { op: kernel.name, message };
+    if let Some(parsed) = lock(&PARSED).get(text) {
+        return Ok(Arc::clone(parsed));
+    }
+    let module = naga::front::wgsl::parse_str(text).map_err(|e| refused(e.emit_to_string(text)))?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .map_err(|e| refused(e.emit_to_string(text)))?;
+    let parsed = Arc::new(Parsed { module, info });
+    // A caller may bring any number of texts.
+    if kernel.is_own() {
+        lock(&PARSED).insert(text, Arc::clone(&parsed));
+    }
+    Ok(parsed)
+}
+
+impl Variant {
+    pub(super) fn of(kernel: &'static Kernel, constants: &Constants) -> Result<Self> {
+        let refused = |message: String| Error::Gpu { op: kernel.name, message };
+        let parsed = parsed(kernel)?;
+        let mut values = naga::back::PipelineConstants::default();
+        values.extend(constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))));
+        let (module, _) = naga::back::pipeline_constants::process_overrides(
+            &parsed.module,
+            &parsed.info,
+            Some((naga::ShaderStage::Compute, kernel.name)),
+            &values,
+        )
+        .map_err(|e| refused(e.to_string()))?;
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
+
+        let workgroup = module.entry_points.iter().find(|point| point.name == kernel.name).map(|p| p.workgroup_size);
+        let mut variant = Self {
+            entries: Vec::new(),
+            dims: Declared::default(),
+            workgroup_bytes: 0,
+            workgroup: workgroup.unwrap_or([1; 3]),
+            module: specialized(&module),
+        };
+        for (_, variable) in module.global_variables.iter() {
+            let bytes = layouter[variable.ty].size;
+            let ty = match variable.space {
+                naga::AddressSpace::WorkGroup => {
+                    variant.workgroup_bytes += u64::from(bytes);
+                    continue;
+                }
+                naga::AddressSpace::Uniform => {
+                    variant.dims = Declared::of(&module, variable.ty, bytes);
+                    wgpu::BufferBindingType::Uniform
+                }
+                naga::AddressSpace::Storage { access } => {
+                    wgpu::BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+                }
+                _ => continue,
+            };
+            let Some(binding) = &variable.binding else {
+                continue;
+            };
+            variant.entries.push(wgpu::BindGroupLayoutEntry {
+                binding: binding.binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty,
+                    has_dynamic_offset: ty == wgpu::BufferBindingType::Uniform,
+                    min_binding_size: None,
+                },
+                count: None,
+            });
+        }
+        Ok(variant)
+    }
+}
