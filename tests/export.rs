@@ -1,6 +1,8 @@
 //! Layers to PyTorch-named files and back, bit for bit, on every device.
 #![cfg(feature = "gpu")]
 
+use std::sync::OnceLock;
+
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, WeightType};
 use gatewise::gpu::GpuOptions;
 use gatewise::nn::{Config, Conv1d, Embedding, Gru, Linear, Lstm, Merge, Recurrent, Rnn};
@@ -14,9 +16,12 @@ const INPUT: usize = 5;
 const HIDDEN: usize = 11;
 
 fn devices() -> Vec<Device> {
-    let gpu = Device::gpu(&GpuOptions { software: true, ..Default::default() })
-        .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine");
-    vec![Device::Reference, Device::Cpu, gpu]
+    static GPU: OnceLock<Device> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| {
+        Device::gpu(&GpuOptions { software: true, ..Default::default() })
+            .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine")
+    });
+    vec![Device::Reference, Device::Cpu, gpu.clone()]
 }
 
 fn bits<D: Dimension>(array: &Array<f32, D>) -> Vec<u32> {

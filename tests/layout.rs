@@ -1,15 +1,20 @@
 //! Operations that move elements, on every device, against `ndarray`'s own.
 #![cfg(feature = "gpu")]
 
+use std::sync::OnceLock;
+
 use gatewise::gpu::GpuOptions;
 use gatewise::ops::{self, Slice};
 use gatewise::{Device, Error, Recorder, Result, Tensor};
 use ndarray::{Array1, Array2, Array3, ArrayD, Axis, IxDyn, s};
 
 fn devices() -> Vec<Device> {
-    let gpu = Device::gpu(&GpuOptions { software: true, ..Default::default() })
-        .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine");
-    vec![Device::Reference, Device::Cpu, gpu]
+    static GPU: OnceLock<Device> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| {
+        Device::gpu(&GpuOptions { software: true, ..Default::default() })
+            .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine")
+    });
+    vec![Device::Reference, Device::Cpu, gpu.clone()]
 }
 
 fn counted() -> Array3<f32> {

@@ -2,6 +2,7 @@
 #![cfg(feature = "gpu")]
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use gatewise::gpu::GpuOptions;
 use gatewise::models::{G2p, RnNoise, ThaiSegmenter, UzMorph, UzVocabulary};
@@ -25,7 +26,8 @@ fn gpu() -> Device {
 }
 
 fn devices() -> [Device; 3] {
-    [Device::Reference, Device::Cpu, gpu()]
+    static GPU: OnceLock<Device> = OnceLock::new();
+    [Device::Reference, Device::Cpu, GPU.get_or_init(gpu).clone()]
 }
 
 /// A golden case: its entry in the manifest, its tensors.

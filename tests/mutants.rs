@@ -5,6 +5,8 @@
 mod cell;
 #[path = "parity/mod.rs"]
 mod parity;
+#[path = "mutants/scan.rs"]
+mod scan;
 #[path = "parity/support.rs"]
 mod support;
 #[path = "mutants/wide.rs"]
@@ -296,4 +298,10 @@ fn every_slip_in_the_recurrent_layers_is_caught() {
 fn every_slip_in_the_scan_over_several_workgroups_is_caught() {
     let survivors = survivors(wide::SLIPS);
     assert!(survivors.is_empty(), "{} of {} survive:\n{}", survivors.len(), wide::SLIPS.len(), survivors.join("\n"));
+}
+
+#[test]
+fn every_slip_in_the_scans_is_caught() {
+    let survivors = survivors(scan::SLIPS);
+    assert!(survivors.is_empty(), "{} of {} survive:\n{}", survivors.len(), scan::SLIPS.len(), survivors.join("\n"));
 }

@@ -1,15 +1,20 @@
 //! Element-wise operations that graphs ask for, on every device, against `f64`.
 #![cfg(feature = "gpu")]
 
+use std::sync::OnceLock;
+
 use gatewise::gpu::GpuOptions;
 use gatewise::ops::{self, Binary, Math};
 use gatewise::{Device, Tensor};
 use ndarray::Array2;
 
 fn devices() -> Vec<Device> {
-    let gpu = Device::gpu(&GpuOptions { software: true, ..Default::default() })
-        .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine");
-    vec![Device::Reference, Device::Cpu, gpu]
+    static GPU: OnceLock<Device> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| {
+        Device::gpu(&GpuOptions { software: true, ..Default::default() })
+            .expect("install mesa-vulkan-drivers and libvulkan1: the GPU path is tested on every machine")
+    });
+    vec![Device::Reference, Device::Cpu, gpu.clone()]
 }
 
 /// Numbers of every kind: signs, zeros, halves, whole numbers, large, small, infinite, NaN.

@@ -5,6 +5,9 @@
 pub(crate) mod case;
 
 #[cfg(feature = "gpu")]
+use std::sync::OnceLock;
+
+#[cfg(feature = "gpu")]
 use gatewise::Device;
 #[cfg(feature = "gpu")]
 use gatewise::gpu::{GpuDevice, GpuOptions};
@@ -39,10 +42,12 @@ pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [
     })
 }
 
-/// Every device of the machine.
+/// Every device of the machine. All tests of a program share the GPU, and so the pipelines that any of them has compiled; one
+/// that counts or loses its device opens its own.
 #[cfg(feature = "gpu")]
 pub(crate) fn devices() -> Vec<Device> {
-    vec![Device::Reference, Device::Cpu, Device::Gpu(gpu())]
+    static GPU: OnceLock<GpuDevice> = OnceLock::new();
+    vec![Device::Reference, Device::Cpu, Device::Gpu(GPU.get_or_init(gpu).clone())]
 }
 
 /// Every bit of an array: equal also where both are the same NaN.

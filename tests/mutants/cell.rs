@@ -2,7 +2,7 @@
 
 use super::Slip;
 
-const fn slip(kernel: &'static str, right: &'static str, wrong: &'static str, likely: &'static str) -> Slip {
+pub(super) const fn slip(kernel: &'static str, right: &'static str, wrong: &'static str, likely: &'static str) -> Slip {
     Slip { kernel, right, wrong, likely }
 }
 

@@ -15,6 +15,9 @@ mod peaks;
 mod reduce;
 mod train;
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
+
 use gatewise::gpu::{GpuDevice, KERNELS, Kernel, KernelRun};
 
 use crate::support::Tolerance;
@@ -226,19 +229,32 @@ impl Case {
     }
 }
 
+/// The words of a kernel's uniform by its fields' names.
+struct Fields {
+    places: Vec<(String, usize)>,
+    words: usize,
+}
+
 /// The uniform of a kernel, its fields by the names that the WGSL gives them; fields that are not named are zero.
 pub(crate) fn dims(kernel: &str, fields: &[(&str, u32)]) -> Vec<u32> {
+    static KNOWN: LazyLock<Mutex<HashMap<&str, Fields>>> = LazyLock::new(Mutex::default);
     let kernel = KERNELS.iter().find(|known| known.name == kernel).expect("in the table");
-    let module = naga::front::wgsl::parse_str(kernel.source).expect("valid WGSL");
-    let uniform = module.global_variables.iter().find(|(_, variable)| variable.space == naga::AddressSpace::Uniform);
-    let (_, uniform) = uniform.expect("a uniform");
-    let mut places = Vec::new();
-    let bytes = uniform_fields(&module, uniform.ty, "", 0, &mut places);
-    let mut words = vec![0; bytes / 4];
-    for (name, value) in fields {
-        let place = places.iter().find(|(known, _)| known == name);
-        let (_, at) = place.unwrap_or_else(|| panic!("{}: no field {name} in its uniform", kernel.name));
-        words[*at] = *value;
+    let mut known = KNOWN.lock().expect("no panic while it is held");
+    let Fields { places, words } = known.entry(kernel.name).or_insert_with(|| {
+        let module = naga::front::wgsl::parse_str(kernel.source).expect("valid WGSL");
+        let uniform =
+            module.global_variables.iter().find(|(_, variable)| variable.space == naga::AddressSpace::Uniform);
+        let (_, uniform) = uniform.expect("a uniform");
+        let mut places = Vec::new();
+        let bytes = uniform_fields(&module, uniform.ty, "", 0, &mut places);
+        Fields { places, words: bytes / 4 }
+    });
+    let places: Vec<Option<usize>> =
+        fields.iter().map(|(name, _)| places.iter().find(|(known, _)| known == name).map(|(_, at)| *at)).collect();
+    let mut words = vec![0; *words];
+    drop(known);
+    for ((name, value), at) in fields.iter().zip(places) {
+        words[at.unwrap_or_else(|| panic!("{}: no field {name} in its uniform", kernel.name))] = *value;
     }
     words
 }

@@ -266,15 +266,20 @@ const fn shape(rows: usize, units: usize, slices: usize, kept: usize) -> Shape {
     Shape { rows, units, slices, kept }
 }
 
-/// Every shape once: llvmpipe takes long to compile a workgroup that meets at many barriers.
 pub(crate) fn scan_rows() -> Vec<Case> {
-    cases(
-        "scan_rows",
-        &[shape(1, 16, 1, 1), shape(2, 32, 2, 1), shape(1, 40, 2, 0), shape(2, 24, 4, 0), shape(1, 24, 2, 1)],
-        3,
-    )
+    let shapes = [
+        shape(1, 16, 1, 1),
+        shape(2, 32, 2, 1),
+        shape(1, 40, 2, 0),
+        shape(2, 20, 4, 0),
+        shape(1, 24, 2, 1),
+        shape(4, 16, 4, 1),
+        shape(2, 8, 8, 0),
+    ];
+    cases("scan_rows", &shapes, 2)
 }
 
 pub(crate) fn scan_lanes() -> Vec<Case> {
-    cases("scan_lanes", &[shape(1, 16, 1, 1), shape(2, 32, 1, 2), shape(4, 24, 1, 0)], 2)
+    let shapes = [shape(1, 16, 1, 1), shape(2, 32, 1, 2), shape(4, 24, 1, 0), shape(2, 56, 1, 3), shape(1, 128, 1, 8)];
+    cases("scan_lanes", &shapes, 2)
 }
