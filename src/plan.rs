@@ -127,7 +127,7 @@ impl Plan {
         Ok(Self { problem, kind, why, chunks, groups, project, step, scan, wide })
     }
 
-    /// The kind of plan, and why: a scan for small layers, one over several workgroups for wider ones where the caller lets
+    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, one over several workgroups for wider ones where the caller lets
     /// them wait for each other, a wave for several layers, else steps.
     fn choose(
         problem: &Problem,
@@ -153,13 +153,16 @@ impl Plan {
             };
         }
         let small = problem.hidden <= SCANNED;
+        let single = problem.time == 1;
         if let Ok(Scan { method: Method::Lanes, .. }) = scan
             && small
+            && !single
         {
             return Ok((PlanKind::Scan, format!("at most {SCANNED} units")));
         }
         let mut why = match scan {
             Err(reason) if small => format!("no scan with {reason}"),
+            Ok(_) if small && single => "a single step".to_owned(),
             // Not before its times on hardware are known.
             Ok(_) if small => "a scan without shared lanes only where asked for".to_owned(),
             _ => format!("more than {SCANNED} units"),
