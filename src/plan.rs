@@ -127,8 +127,8 @@ impl Plan {
         Ok(Self { problem, kind, why, chunks, groups, project, step, scan, wide })
     }
 
-    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, one over several workgroups for wider ones where the caller lets
-    /// them wait for each other, a wave for several layers, else steps.
+    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, one over several workgroups
+    /// for wider ones where the caller lets them wait for each other, a wave for several layers, else steps.
     fn choose(
         problem: &Problem,
         limits: &Limits,

@@ -235,6 +235,8 @@ mod command {
             ("plan -I 3 -H 8 -T 5 --directions 2 --plan wave", "the kind wave with two directions"),
             ("plan -I 3 -H 8 -T 5 --cell lstn", "rnn, rnn_relu, lstm, gru or gru_reset_before, got lstn"),
             ("plan -I 3 -H 8 -T 5 -B 99999999", "one step's input projection in bytes"),
+            ("plan -I 3 -H 0 -T 5", "hidden must be at least 1, got 0"),
+            ("plan -I 3 -H 8 -T 5 --layers 0", "layers must be at least 1, got 0"),
         ] {
             let (code, text, message) = run(arguments);
             assert_eq!((code, text.as_str()), (Some(2), ""), "{message}");

@@ -4,7 +4,7 @@ use super::limits::Limits;
 use super::tile::packed_words;
 use super::{MAX_ROWS, OP};
 use crate::cell::{Cell, GruCell, Reset, WeightType};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What is to be run: a stack of layers over a batch of sequences.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,10 +53,17 @@ impl Cell {
 }
 
 impl Problem {
-    /// Refuses what no schedule could run on the device: single steps and whole arrays that no binding holds, loops that the
-    /// driver would cut short.
+    /// Refuses what no schedule could run on the device: layers without units, single steps and whole arrays that no binding
+    /// holds, loops that the driver would cut short.
     pub(super) fn check(&self, limits: &Limits) -> Result<()> {
         let (directions, width) = (self.cells.len(), self.hidden.max(self.out()));
+        let counts =
+            [("input", self.input), ("hidden", self.hidden), ("layers", self.layers), ("directions", directions)];
+        for (what, count) in counts {
+            if count == 0 {
+                return Err(Error::Value { op: OP, what, expected: "at least 1", found: "0".to_owned() });
+            }
+        }
         let bindings = [
             ("one step's input projection in bytes", self.step_bytes()),
             ("the input in bytes", floats(&[self.time, self.batch, self.input])),
