@@ -91,6 +91,11 @@ pub(super) const SLIPS: &[Slip] = &[
     ),
     slip("scan_lanes", "state_weights(z, 4u), scratch_source", "state_weights(z, 2u), scratch_source", "Gru"),
     slip("scan_lanes", "select(PROJECT, CANDIDATE, CELL == GRU)", "PROJECT", "Gru"),
+    slip("scan_lanes", "dims.projection + z * dims.projection_stride", "dims.projection", "layers: 2"),
+    slip("scan_rows", "dims.projection + z * dims.projection_stride", "dims.projection", "layers: 2"),
+    slip("scan_rows", "keep(state_weights(z, USED), present", "keep(state_weights(0u, USED), present", "layers: 2"),
+    slip("scan_rows", "time - dims.first_step - dims.steps, at.reverse", "first_step, at.reverse", "chunk: (1, 3)"),
+    slip("scan_lanes", "time - dims.first_step - dims.steps, at.reverse", "first_step, at.reverse", "chunk: (1, 3)"),
     // common/kept.wgsl
     slip("scan_rows", "part_at(m, unit, depth, begin);", "part_at(m, unit, depth, begin + 16u);", ""),
     slip("scan_rows", "p.c = load_step(m, word + 2u * step);", "p.c = load_step(m, word + step);", ""),

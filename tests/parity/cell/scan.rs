@@ -262,6 +262,27 @@ fn cases(kernel: &str, shapes: &[Shape], every: usize) -> Vec<Case> {
     cases
 }
 
+/// What no turn of the covers above comes to: a projection of several layers whose weights are kept, and a reverse direction
+/// in the midst of time whose steps before the chunk are fewer than those behind it.
+fn covers(kernel: &str, shape: Shape) -> [Case; 2] {
+    let run = Run {
+        cell: two_stage_cells()[2],
+        kind: WeightType::F32,
+        shape,
+        hidden: shape.units - 3,
+        batch: shape.rows + 1,
+        time: 6,
+        chunk: (1, 3),
+        layers: 2,
+        directions: (0, 1),
+        reverse: 0,
+        flags: false,
+        hold: false,
+    };
+    let reverse = Run { cell: two_stage_cells()[1], layers: 1, directions: (0, 2), reverse: 0b10, ..run };
+    [run.case(kernel), reverse.case(kernel)]
+}
+
 const fn shape(rows: usize, units: usize, slices: usize, kept: usize) -> Shape {
     Shape { rows, units, slices, kept }
 }
@@ -276,10 +297,14 @@ pub(crate) fn scan_rows() -> Vec<Case> {
         shape(4, 16, 4, 1),
         shape(2, 8, 8, 0),
     ];
-    cases("scan_rows", &shapes, 2)
+    let mut cases = cases("scan_rows", &shapes, 2);
+    cases.extend(covers("scan_rows", shape(2, 20, 2, 1)));
+    cases
 }
 
 pub(crate) fn scan_lanes() -> Vec<Case> {
     let shapes = [shape(1, 16, 1, 1), shape(2, 32, 1, 2), shape(4, 24, 1, 0), shape(2, 56, 1, 3), shape(1, 128, 1, 8)];
-    cases("scan_lanes", &shapes, 2)
+    let mut cases = cases("scan_lanes", &shapes, 2);
+    cases.extend(covers("scan_lanes", shape(2, 24, 1, 2)));
+    cases
 }
