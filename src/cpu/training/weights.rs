@@ -53,7 +53,7 @@ pub(super) fn add_transposed_product(
     let mut product = vec![0.0; count * stride];
     b.multiply(&numbers, depth, count, &mut product);
     for (mut into, product) in into.rows_mut().into_iter().zip(product.chunks_exact(stride)) {
-        into.iter_mut().zip(product).for_each(|(into, product)| *into += product);
+        into += &ArrayView1::from(&product[..into.len()]);
     }
 }
 
