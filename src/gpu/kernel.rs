@@ -330,7 +330,7 @@ impl GpuDevice {
     /// Compiles a kernel anew and runs it once; returns every buffer as the kernel left it.
     ///
     /// # Errors
-    /// [`Error::Gpu`] where the WGSL, the bindings or the grid are refused; [`Error::Limit`].
+    /// [`Error::Gpu`](crate::Error::Gpu) where the WGSL, the bindings or the grid are refused; [`Error::Limit`](crate::Error::Limit).
     pub fn run_kernel(&self, kernel: &'static Kernel, run: &KernelRun<'_>) -> Result<Vec<Vec<u32>>> {
         let pipeline = Arc::new(self.context().compile(kernel, &run.constants.to_vec(), Checks::All)?);
         let upload = |words: &Vec<u32>| Buffer::from_slice(self, kernel.name, words);
