@@ -7,6 +7,7 @@
 //! layer      input projection of a chunk of steps, then step by step product and update; a thread owns some panels
 //! stack      layers and directions, and the threads among them
 //! training   the same with what gradients need kept, and backwards; a thread owns some rows of the batch
+//! outer      sums of outer products, which the weights' gradients are
 //! ```
 //!
 //! `unsafe` is confined to the modules that say so at their top: registers, kernels, and memory that threads share.
@@ -16,11 +17,13 @@ mod layer;
 mod math;
 mod memory;
 mod ops;
+mod outer;
 mod pack;
 mod peaks;
 mod pool;
 mod product;
 mod round;
+mod scratch;
 mod simd;
 mod stack;
 mod state;
@@ -33,4 +36,6 @@ pub use simd::Instructions;
 
 pub(crate) use ops::{conv1d, matmul};
 pub(crate) use stack::{Stack, StackCall, Workspace};
-pub(crate) use training::{TrainingCall, TrainingGradient, TrainingStack, TrainingSteps, TrainingTape};
+pub(crate) use training::{
+    NamedParameters, TrainingCall, TrainingGradient, TrainingStack, TrainingSteps, TrainingTape,
+};

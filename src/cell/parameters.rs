@@ -123,6 +123,16 @@ impl<F: Copy> Parameters<F> {
         named
     }
 
+    /// The parameters themselves by name, in the order of [`Cell::parameters`]; each is row-major if it was made so.
+    pub(crate) fn into_named(self) -> Vec<(&'static str, ArrayD<F>)> {
+        let mut named = vec![("weight_ih", self.weight_ih.into_dyn()), ("weight_hh", self.weight_hh.into_dyn())];
+        named.extend(self.bias_ih.map(|a| ("bias_ih", a.into_dyn())));
+        named.extend(self.bias_hh.map(|a| ("bias_hh", a.into_dyn())));
+        named.extend(self.weight_hr.map(|a| ("weight_hr", a.into_dyn())));
+        named.extend(self.peephole.map(|a| ("peephole", a.into_dyn())));
+        named
+    }
+
     /// The same parameters in another number type.
     pub fn map<G>(&self, mut f: impl FnMut(F) -> G) -> Parameters<G> {
         Parameters {

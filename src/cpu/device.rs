@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use super::pool::Pool;
+use super::scratch::Scratch;
 use super::simd::{Instructions, Verified};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,7 @@ pub struct CpuOptions {
 pub struct CpuDevice {
     pool: Arc<Pool>,
     instructions: Verified,
+    scratch: Scratch,
 }
 
 impl CpuDevice {
@@ -54,7 +56,7 @@ impl CpuDevice {
     }
 
     fn of(threads: usize, instructions: Verified) -> Self {
-        Self { pool: Arc::new(Pool::new(threads)), instructions }
+        Self { pool: Arc::new(Pool::new(threads)), instructions, scratch: Scratch::default() }
     }
 
     /// The most threads that a call takes.
@@ -69,6 +71,11 @@ impl CpuDevice {
 
     pub(super) fn verified(&self) -> Verified {
         self.instructions
+    }
+
+    /// Where the device's calls leave buffers for one another.
+    pub(super) fn scratch(&self) -> &Scratch {
+        &self.scratch
     }
 
     pub(super) fn pool(&self) -> &Pool {

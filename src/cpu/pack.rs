@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, ArrayViewMut2};
 
 use super::memory::Aligned;
 use super::product::{Source, Unpack, interleaved};
@@ -157,23 +157,6 @@ impl Panels {
         Self { layout, depth, numbers, scale, bias }
     }
 
-    /// Packs the columns of a product in their own order: `weight [columns, depth]`, whatever its layout in memory.
-    pub(super) fn plain(weight: ArrayView2<'_, f32>, bias: Option<ArrayView1<'_, f32>>, lanes: usize) -> Self {
-        let (columns, depth) = weight.dim();
-        let layout = Layout { gates: &[0], blocks: 4, units: columns, lanes };
-        let (panels, width) = (layout.panels(), layout.width());
-        let mut numbers = Aligned::zeros(panels * width * depth);
-        for (panel, numbers) in numbers.chunks_exact_mut((width * depth).max(1)).enumerate() {
-            let first = panel * width;
-            let part = weight.slice(s![first..columns.min(first + width), ..]);
-            let rows = numbers.chunks_exact_mut(width).map(|row| &mut row[..part.nrows()]);
-            transpose(part, rows);
-        }
-        let bias = layout.columns(|column| bias.map_or(0.0, |bias| bias[column])).collect();
-        let scale = std::iter::repeat_n(1.0, panels * width).collect();
-        Self { layout, depth, numbers: Numbers::F32(numbers), scale, bias }
-    }
-
     /// The rows of a matrix and its bias that the panels hold, written to their places.
     pub(super) fn unpack(&self, mut weight: ArrayViewMut2<'_, f32>, bias: Option<&mut Array1<f32>>) {
         let (width, depth) = (self.layout.width(), self.depth);
@@ -233,27 +216,6 @@ impl Panels {
     /// Whether the state must be rounded before it is multiplied.
     pub(super) fn rounds_operand(&self) -> bool {
         matches!(self.numbers, Numbers::Dot(..))
-    }
-}
-
-/// Writes the columns of a matrix to rows: by whole rows where the columns lie in one piece, else a few columns at a time,
-/// so that neither side strides through memory.
-pub(super) fn transpose<'a>(matrix: ArrayView2<'_, f32>, rows: impl Iterator<Item = &'a mut [f32]>) {
-    const TOGETHER: usize = 16;
-    if matrix.strides()[0] == 1 || matrix.nrows() == 1 {
-        for (column, row) in matrix.columns().into_iter().zip(rows) {
-            match column.to_slice() {
-                Some(column) => row.copy_from_slice(column),
-                None => row.iter_mut().zip(column).for_each(|(to, &from)| *to = from),
-            }
-        }
-        return;
-    }
-    let mut rows: Vec<&mut [f32]> = rows.collect();
-    for (first, some) in (0..).step_by(TOGETHER).zip(matrix.axis_chunks_iter(Axis(0), TOGETHER)) {
-        for (column, row) in some.columns().into_iter().zip(&mut rows) {
-            row[first..first + column.len()].iter_mut().zip(column).for_each(|(to, &from)| *to = from);
-        }
     }
 }
 

@@ -7,7 +7,7 @@ mod tape;
 
 use std::sync::Arc;
 
-use ndarray::{Array, ArrayView3, Axis, Dimension};
+use ndarray::{Array, ArrayD, ArrayView3, Axis, Dimension};
 
 pub use self::tape::{RecurrentGradient, StateGradient, Tape};
 
@@ -35,7 +35,7 @@ pub struct TrainingOptions {
     pub recurrent_clip: Option<f32>,
     /// Gradient checkpointing: the forward pass keeps the state every so many steps and nothing between them, and the backward
     /// pass runs those steps again. The gradients are the same bits. What grows with the length is then each layer's input,
-    /// output and their gradients alone. (The CPU path rounds up to a multiple of 32; the reference keeps only states anyway.)
+    /// output and their gradients alone. (The CPU path rounds up to a multiple of 64; the reference keeps only states anyway.)
     pub checkpoint: Option<usize>,
 }
 
@@ -53,6 +53,25 @@ impl ParameterTensors {
     pub fn from_host(device: &Device, p: &Parameters) -> Result<Self> {
         let upload = |(name, array)| Ok((name, Tensor::from_array(device, &array)?));
         Ok(Self { named: p.named().into_iter().map(upload).collect::<Result<_>>()? })
+    }
+
+    /// Moves parameters to a device.
+    pub(crate) fn moved(device: &Device, p: Parameters) -> Result<Self> {
+        let upload = |(name, array): (_, ArrayD<f32>)| {
+            let shape = array.shape().to_vec();
+            let numbers = if array.is_standard_layout() {
+                array.into_raw_vec_and_offset().0
+            } else {
+                array.into_iter().collect()
+            };
+            Ok((name, Tensor::from_vec(device, &shape, numbers)?))
+        };
+        Ok(Self { named: p.into_named().into_iter().map(upload).collect::<Result<_>>()? })
+    }
+
+    /// The numbers of parameters that lie on the host.
+    fn on_host(&self) -> Result<cpu::NamedParameters<'_>> {
+        self.named.iter().map(|(name, tensor)| Ok((*name, host(OP, name, tensor)?))).collect()
     }
 
     /// Names and tensors, in the order of [`Cell::parameters`].
@@ -390,11 +409,15 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         sequence: &Sequence,
         options: &TrainingOptions,
     ) -> Result<(Tensor, cpu::TrainingTape)> {
-        let Config { hidden, ref directions, merge, .. } = self.config;
+        let Config { input, hidden, ref directions, merge, .. } = self.config;
         let [time, batch, _] = axes(OP, "x", "[T, B, input]", x.shape())?;
         let cpu = self.device.cpu().unwrap_or_else(cpu::CpuDevice::shared);
-        let (cells, parameters) = (self.config.cells(), self.parameters()?);
-        let stack = Arc::new(cpu::TrainingStack::new(&cpu, &cells, directions, merge.op(), hidden, &parameters));
+        let mut parameters = Vec::with_capacity(self.parameters.len());
+        for layer in &self.parameters {
+            parameters.push(layer.iter().map(ParameterTensors::on_host).collect::<Result<Vec<_>>>()?);
+        }
+        let (cells, sizes) = (self.config.cells(), [input, hidden]);
+        let stack = Arc::new(cpu::TrainingStack::new(&cpu, &cells, directions, merge.op(), sizes, &parameters));
         let read = |tensor: Option<&'_ Tensor>| -> Result<Option<Vec<f32>>> { tensor.map(Tensor::to_vec).transpose() };
         let (initial_h, initial_s) = state.initial();
         let (initial_h, initial_s) = (read(initial_h)?, read(initial_s)?);

@@ -1,25 +1,18 @@
-//! The forward pass of some rows of a batch.
+//! The forward pass: a layer after the other, each direction's parts of the rows side by side.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::step::StepForward;
 use super::weights::{LayerWeights, resets_before};
 use super::{
-    ChunkTape, DirectionTape, GROUP_STEPS, LayerTape, PartTape, Span, TrainingCall, TrainingStack, TrainingSteps, Walk,
-    take_rows,
+    ChunkTape, GROUP_STEPS, LayerTape, RunTape, Span, TrainingCall, TrainingOutput, TrainingStack, TrainingSteps,
+    TrainingTape, Walk, put_rows, take_rows,
 };
 use crate::cell::{Cell, Draw, GruCell, Mask, Pad, RESET, Reset, VALID};
+use crate::cpu::scratch::{Buffer, Scratch};
 use crate::plan::Stage;
 use crate::reference::{Binary, Direction};
-
-/// What some rows put out.
-pub(super) struct PartOutput {
-    /// `[T, rows, width]`
-    pub(super) y: Vec<f32>,
-    /// By `layer * directions + direction`.
-    pub(super) h: Vec<Vec<f32>>,
-    pub(super) s: Vec<Vec<f32>>,
-}
 
 impl TrainingSteps {
     /// The flags of a row of a step.
@@ -85,12 +78,12 @@ pub(super) fn masked<'a>(a: &'a [f32], mask: Option<&[f32]>, buffer: &'a mut [f3
     &buffer[..a.len()]
 }
 
-/// Lets the elements that a mask drops keep their old value.
-fn zone_out(draw: Option<Draw>, first: u32, old: &[f32], new: &mut [f32]) {
-    let Some(draw) = draw else { return };
-    for ((index, &old), new) in (first..).zip(old).zip(new) {
-        if !draw.keeps(index) {
-            *new = old;
+/// Moves a state on; the elements that a mask drops keep their old value.
+fn advance(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
+    let Some(draw) = zoneout else { return state.copy_from_slice(new) };
+    for ((index, state), &new) in (first..).zip(state).zip(new) {
+        if draw.keeps(index) {
+            *state = new;
         }
     }
 }
@@ -104,53 +97,80 @@ pub(super) fn rows_of(state: Option<&[f32]>, row: usize, batch: usize, width: us
 }
 
 impl TrainingStack {
-    pub(super) fn forward_part(
-        &self,
+    /// Runs all layers over the sequence and keeps what the backward pass needs. The slices have the lengths that
+    /// [`TrainingCall`] says.
+    pub(crate) fn forward(
+        self: Arc<Self>,
         call: &TrainingCall<'_>,
-        steps: &TrainingSteps,
-        rows: Range<usize>,
-    ) -> (PartTape, PartOutput) {
-        let mut x = take_rows(call.x, steps.time, steps.batch, self.layers[0][0].input, &rows);
-        if steps.flags.is_some() {
-            silence(&mut x, steps, &rows);
-        }
+        steps: TrainingSteps,
+    ) -> (TrainingOutput, TrainingTape) {
+        let TrainingSteps { time, batch, .. } = steps;
+        let threads = self.threads(&steps);
+        let parts = self.parts(batch, threads);
+        let mut output = TrainingOutput {
+            y: vec![0.0; time * batch * self.width()],
+            h: vec![0.0; call.h.len()],
+            s: vec![0.0; call.s.len()],
+        };
+        let mut x = self.each(threads, &parts, |rows| self.input_rows(call, &steps, rows));
         let mut layers = Vec::with_capacity(self.layers.len());
-        let mut output = PartOutput { y: Vec::new(), h: Vec::new(), s: Vec::new() };
-        for (layer, weights) in self.layers.iter().enumerate() {
-            let mut directions = Vec::new();
-            let mut outputs = Vec::new();
-            for (at, weights) in weights.iter().enumerate() {
-                let row = layer * self.directions.len() + at;
-                let run = Run { weights, direction: self.directions[at], row, steps, rows: &rows };
-                let (tape, y, last) = run.forward(call, &x);
-                directions.push(tape);
+        for layer in 0..self.layers.len() {
+            let runs = self.runs(layer, &steps, &parts);
+            let results = self.each(threads, runs.iter().zip(x.iter().cycle()), |(run, x)| run.forward(call, x));
+            let (mut tapes, mut outputs) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
+            for (run, (tape, y, last)) in runs.iter().zip(results) {
+                put_rows(&mut output.h[run.row * batch * self.out..], batch, self.out, run.rows, &last.h);
+                if !call.s.is_empty() {
+                    put_rows(&mut output.s[run.row * batch * self.hidden..], batch, self.hidden, run.rows, &last.s);
+                }
+                tapes.push(tape);
                 outputs.push(y);
-                output.h.push(last.h);
-                output.s.push(last.s);
             }
-            let mut y = self.merged(&outputs);
-            if self.merge == Some(Binary::Mul) {
-                directions.iter_mut().zip(outputs).for_each(|(tape, y)| tape.y = y);
-            }
+            let mut y = if self.directions.len() == 2 {
+                let (forward, reverse) = outputs.split_at(parts.len());
+                let y = self.each(threads, forward.iter().zip(reverse), |(a, b)| self.merged(a, b));
+                if self.merge == Some(Binary::Mul) {
+                    tapes.iter_mut().zip(outputs).for_each(|(tape, y)| tape.y = Some(y));
+                }
+                y
+            } else {
+                outputs
+            };
             if layer + 1 < self.layers.len() {
-                steps.drop_out(layer, &rows, self.width(), &mut y);
+                y.iter_mut().zip(&parts).for_each(|(y, rows)| steps.drop_out(layer, rows, self.width(), y));
             }
-            layers.push(LayerTape { x: std::mem::replace(&mut x, y), directions });
+            layers.push(LayerTape { x: std::mem::replace(&mut x, y), runs: tapes });
         }
-        output.y = x;
-        (PartTape { rows, layers }, output)
+        x.iter().zip(&parts).for_each(|(y, rows)| put_rows(&mut output.y, batch, self.width(), rows, y));
+        (output, TrainingTape { stack: self, steps, threads, parts, layers })
     }
 
-    /// The directions' outputs as one.
-    fn merged(&self, outputs: &[Vec<f32>]) -> Vec<f32> {
-        match (self.merge, outputs) {
-            (Some(op), [a, b]) => a.iter().zip(b).map(|(&a, &b)| op.apply(a, b)).collect(),
-            (None, [a, b]) => {
-                let rows = a.chunks_exact(self.out).zip(b.chunks_exact(self.out));
-                rows.flat_map(|(a, b)| a.iter().chain(b)).copied().collect()
-            }
-            _ => outputs.first().cloned().unwrap_or_default(),
+    /// Some rows of the input, `[T, rows, input]`.
+    fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Buffer {
+        let width = self.layers[0][0].input;
+        let mut x = self.device.scratch().take(steps.time * rows.len() * width);
+        take_rows(call.x, steps.batch, width, rows, &mut x);
+        if steps.flags.is_some() {
+            silence(&mut x, steps, rows);
         }
+        x
+    }
+
+    /// Both directions' outputs as one.
+    fn merged(&self, forward: &[f32], reverse: &[f32]) -> Buffer {
+        let pairs = forward.iter().zip(reverse);
+        if let Some(op) = self.merge {
+            let mut y = self.device.scratch().take(forward.len());
+            y.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| *y = op.apply(a, b));
+            return y;
+        }
+        let mut y = self.device.scratch().take(2 * forward.len());
+        let rows = forward.chunks_exact(self.out).zip(reverse.chunks_exact(self.out));
+        for (y, (a, b)) in y.chunks_exact_mut(2 * self.out).zip(rows) {
+            y[..self.out].copy_from_slice(a);
+            y[self.out..].copy_from_slice(b);
+        }
+        y
     }
 }
 
@@ -166,7 +186,7 @@ fn silence(x: &mut [f32], steps: &TrainingSteps, rows: &Range<usize>) {
     }
 }
 
-/// One layer and direction of some rows.
+/// A layer and direction of some rows.
 pub(super) struct Run<'a> {
     pub(super) weights: &'a LayerWeights,
     pub(super) direction: Direction,
@@ -174,6 +194,7 @@ pub(super) struct Run<'a> {
     pub(super) row: usize,
     pub(super) steps: &'a TrainingSteps,
     pub(super) rows: &'a Range<usize>,
+    pub(super) scratch: &'a Scratch,
 }
 
 impl Run<'_> {
@@ -193,8 +214,13 @@ impl Run<'_> {
         if matches!(cell, Cell::Gru(_)) || cell.projection().is_some() { self.weights.hidden } else { 0 }
     }
 
+    /// A buffer in which rows that a step skips may be left alone: they hold zeros.
+    pub(super) fn blank(&self, len: usize) -> Buffer {
+        if self.steps.flags.is_some() { self.scratch.zeros(len) } else { self.scratch.take(len) }
+    }
+
     /// Returns what is kept, the output `[T, rows, O]`, and the last state.
-    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> (DirectionTape, Vec<f32>, Walk) {
+    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> (RunTape, Buffer, Walk) {
         let Self { steps, rows, row, .. } = self;
         let (out, s_width, count) = (self.weights.out, self.cell_width(), rows.len());
         let mut walk = Walk {
@@ -205,8 +231,8 @@ impl Run<'_> {
         let initial_h = rows_of(call.initial_h, *row, steps.batch, out, rows);
         let initial_s = rows_of(call.initial_s, *row, steps.batch, s_width, rows);
         let initial = [initial_h, initial_s];
-        let mut tape = DirectionTape { chunks: Vec::new(), borders: Vec::new(), initial, y: Vec::new() };
-        let mut y = vec![0.0; steps.time * count * out];
+        let mut tape = RunTape { chunks: Vec::new(), borders: Vec::new(), initial, y: None };
+        let mut y = self.scratch.take(steps.time * count * out);
         for span in steps.spans() {
             let border = steps.checkpoint.map(|_| walk.clone());
             let y = &mut y[steps.start(self.direction, span) * count * out..][..span.steps * count * out];
@@ -234,11 +260,11 @@ impl Run<'_> {
         let (s_width, second_width) = (self.cell_width(), self.second_width());
         let gate_stride = weights.x.stride();
         let mut tape = ChunkTape {
-            gates: vec![0.0; all * gate_stride],
-            second: vec![0.0; all * second_width],
-            h: vec![0.0; all * out],
-            s: vec![0.0; all * s_width],
-            s_next: vec![0.0; all * s_width],
+            gates: self.scratch.take(all * gate_stride),
+            second: self.blank(all * second_width),
+            h: self.scratch.take(all * out),
+            s: self.scratch.take(all * s_width),
+            s_next: self.blank(all * s_width),
         };
         let start = steps.start(self.direction, span);
         weights.x.multiply(&x[start * count * input..][..all * input], input, all, &mut tape.gates);
@@ -246,10 +272,10 @@ impl Run<'_> {
         let zone_h = steps.noise.draw(Mask::ZoneoutH { row: *row });
         let zone_s = steps.noise.draw(Mask::ZoneoutS { row: *row });
         let mut mask_buffer = vec![0.0; if mask.is_some() { count * out } else { 0 }];
-        let mut state_side = vec![0.0; count * weights.h.stride()];
+        let mut state_side = self.scratch.take(count * weights.h.stride());
         let second_stride = weights.second.as_ref().map_or(0, |second| second.stride());
-        let mut second_side = vec![0.0; count * second_stride];
-        let mut new = vec![0.0; count * hidden];
+        let mut second_side = self.scratch.take(count * second_stride);
+        let mut new = self.scratch.take(count * hidden);
         for k in span.first..span.first + span.steps {
             let t = steps.place(self.direction, k);
             let local = t - start;
@@ -289,28 +315,25 @@ impl Run<'_> {
                 Some(candidate) if self.first_stage() == Stage::Reset => {
                     candidate.multiply(second, hidden, count, &mut second_side);
                     stage(Stage::Candidate, &second_side, second_stride, second, &mut new);
-                    (&mut new, hidden)
+                    (&new, hidden)
                 }
                 Some(projection) => {
                     for r in (0..count).filter(|&r| valid(r)) {
                         second[r * hidden..(r + 1) * hidden].copy_from_slice(&new[r * hidden..(r + 1) * hidden]);
                     }
                     projection.multiply(second, hidden, count, &mut second_side);
-                    (&mut second_side, second_stride)
+                    (&second_side, second_stride)
                 }
-                None => (&mut new, hidden),
+                None => (&new, hidden),
             };
             for r in 0..count {
                 let (h, held) = (&mut h[r * out..(r + 1) * out], &mut held[r * out..(r + 1) * out]);
                 if valid(r) {
-                    let new_h = &mut new_h[r * new_stride..][..out];
-                    zone_out(zone_h, steps.mask_index(t, rows.start + r, out), h, new_h);
-                    h.copy_from_slice(new_h);
-                    held.copy_from_slice(new_h);
-                    let s = &mut s[r * s_width..(r + 1) * s_width];
-                    let mut new_s = s_next[r * s_width..(r + 1) * s_width].to_vec();
-                    zone_out(zone_s, steps.mask_index(t, rows.start + r, s_width), s, &mut new_s);
-                    s.copy_from_slice(&new_s);
+                    advance(h, &new_h[r * new_stride..][..out], zone_h, steps.mask_index(t, rows.start + r, out));
+                    held.copy_from_slice(h);
+                    let cells = r * s_width..(r + 1) * s_width;
+                    let first = steps.mask_index(t, rows.start + r, s_width);
+                    advance(&mut s[cells.clone()], &s_next[cells], zone_s, first);
                 } else if steps.pad == Pad::Zero {
                     held.fill(0.0);
                 }

@@ -1,59 +1,108 @@
 //! A layer's weights as both passes read them.
 
-use std::ops::Range;
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
-
+use super::NamedParameters;
 use crate::cell::{Cell, GruCell, Parameters, Reset};
-use crate::cpu::pack::{Panels, transpose};
-use crate::cpu::product::{Product, Rows, Target};
+use crate::cpu::device::CpuDevice;
+use crate::cpu::pack::PanelRun;
+use crate::cpu::product::{Product, Rows, Source, Target};
+use crate::cpu::scratch::Buffer;
 use crate::cpu::simd::Verified;
+
+/// Registers of a panel.
+const VECTORS: usize = 4;
+/// Numbers of the left operand that stay in the second cache while all panels pass.
+const CACHED: usize = 1 << 16;
 
 /// A matrix packed for products from the left, `y = x M + b`.
 pub(super) struct Matrix {
-    panels: Panels,
+    /// `[panels, depth, width]`
+    numbers: Buffer,
+    /// `[panels, width]`
+    scale: Buffer,
+    bias: Buffer,
+    depth: usize,
     set: Verified,
 }
 
 impl Matrix {
-    /// `weight [columns, depth]`.
-    fn new(weight: ArrayView2<'_, f32>, bias: Option<ArrayView1<'_, f32>>, set: Verified) -> Self {
-        Self { panels: Panels::plain(weight, bias, set.lanes()), set }
+    /// `weight [columns, depth]`, whatever its layout in memory.
+    fn new(device: &CpuDevice, weight: ArrayView2<'_, f32>, bias: Option<&[f32]>) -> Self {
+        let (set, scratch) = (device.verified(), device.scratch());
+        let (columns, depth) = weight.dim();
+        let width = VECTORS * set.lanes();
+        let stride = columns.next_multiple_of(width);
+        let mut numbers = scratch.take(stride * depth);
+        let panels = numbers.chunks_exact_mut((width * depth).max(1));
+        for (panel, weight) in panels.zip(weight.axis_chunks_iter(Axis(0), width)) {
+            if weight.nrows() < width {
+                panel.fill(0.0);
+            }
+            transpose(weight, panel.chunks_exact_mut(width).map(|row| &mut row[..weight.nrows()]));
+        }
+        let mut scale = scratch.take(stride);
+        scale.fill(1.0);
+        let mut padded = scratch.zeros(stride);
+        if let Some(bias) = bias {
+            padded[..columns].copy_from_slice(bias);
+        }
+        Self { numbers, scale, bias: padded, depth, set }
     }
 
     /// Numbers of a row of the product: its columns, padded to whole panels.
     pub(super) fn stride(&self) -> usize {
-        self.panels.layout.panels() * self.panels.layout.width()
+        self.scale.len()
     }
 
     /// The product of the first numbers of `count` rows, `stride` apart; rows of `out` are [`Matrix::stride`] apart.
     pub(super) fn multiply(&self, numbers: &[f32], stride: usize, count: usize, out: &mut [f32]) {
-        let (panel_stride, row_stride) = (self.panels.layout.width(), self.stride());
-        let panels = self.panels.run(0..self.panels.layout.panels());
-        let target = Target { numbers: out, panel_stride, row_stride };
-        self.set.run(Product { panels, rows: Rows { numbers, stride, count }, target });
+        let (depth, row_stride) = (self.depth, self.stride());
+        let panel_stride = VECTORS * self.set.lanes();
+        let panels = PanelRun {
+            source: Source::F32(&self.numbers),
+            scale: &self.scale,
+            bias: &self.bias,
+            depth,
+            vectors: VECTORS,
+            count: row_stride / panel_stride,
+            backwards: false,
+        };
+        let all = Rows { numbers, stride, count };
+        let together = (CACHED / depth.max(1)).max(1);
+        for first in (0..count).step_by(together) {
+            let rows = all.slice(first..count.min(first + together));
+            let target = Target { numbers: &mut out[first * row_stride..], panel_stride, row_stride };
+            self.set.run(Product { panels, rows, target });
+        }
     }
 }
 
-/// `into += a^T b`, by the kernel of the forward products. Every element is one sum over the rows of both in their order.
-pub(super) fn add_transposed_product(
-    set: Verified,
-    mut into: ArrayViewMut2<'_, f32>,
-    a: ArrayView2<'_, f32>,
-    b: ArrayView2<'_, f32>,
-) {
-    let (depth, count) = a.dim();
-    if into.is_empty() || depth == 0 {
+/// Writes the columns of a matrix to rows: by whole rows where the columns lie in one piece, else by squares, so that neither
+/// side strides through memory.
+fn transpose<'a>(matrix: ArrayView2<'_, f32>, rows: impl Iterator<Item = &'a mut [f32]>) {
+    const SIDE: usize = 16;
+    if matrix.strides()[0] == 1 || matrix.nrows() == 1 {
+        for (column, row) in matrix.columns().into_iter().zip(rows) {
+            match column.to_slice() {
+                Some(column) => row.copy_from_slice(column),
+                None => row.iter_mut().zip(column).for_each(|(to, &from)| *to = from),
+            }
+        }
         return;
     }
-    let b = Matrix::new(b.reversed_axes(), None, set);
-    let mut numbers = vec![0.0; count * depth];
-    transpose(a, numbers.chunks_exact_mut(depth));
-    let stride = b.stride();
-    let mut product = vec![0.0; count * stride];
-    b.multiply(&numbers, depth, count, &mut product);
-    for (mut into, product) in into.rows_mut().into_iter().zip(product.chunks_exact(stride)) {
-        into += &ArrayView1::from(&product[..into.len()]);
+    let mut rows: Vec<&mut [f32]> = rows.collect();
+    for (first, some) in (0..).step_by(SIDE).zip(matrix.axis_chunks_iter(Axis(0), SIDE)) {
+        for (rows, square) in rows.chunks_mut(SIDE).zip(some.axis_chunks_iter(Axis(1), SIDE)) {
+            let mut numbers = [[0.0; SIDE]; SIDE];
+            for (to, from) in numbers.iter_mut().zip(square.rows()) {
+                to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+            }
+            for (column, row) in rows.iter_mut().enumerate() {
+                let row = &mut row[first..first + square.nrows()];
+                row.iter_mut().zip(&numbers).for_each(|(to, from)| *to = from[column]);
+            }
+        }
     }
 }
 
@@ -80,32 +129,60 @@ pub(super) struct LayerWeights {
 
 impl LayerWeights {
     /// Packs parameters that fit the cell.
-    pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, set: Verified) -> Self {
+    pub(super) fn new(
+        cell: &Cell,
+        [input, hidden]: [usize; 2],
+        named: &NamedParameters<'_>,
+        device: &CpuDevice,
+    ) -> Self {
+        let given = |name| named.iter().find(|(named, _)| *named == name).map(|(_, numbers)| *numbers);
+        let weight = |name, columns: usize| {
+            let numbers = given(name).unwrap_or_default();
+            ArrayView2::from_shape((numbers.len() / columns.max(1), columns), numbers)
+                .unwrap_or_else(|_| unreachable!("{name} has the shape that the cell says"))
+        };
+        let matrix = |weight, bias| Matrix::new(device, weight, bias);
+        let out = cell.output_size(hidden);
+        let (ih, hh) = (weight("weight_ih", input), weight("weight_hh", out));
         let first = if resets_before(cell) { 2 * hidden } else { cell.gates().len() * hidden };
-        let (h, candidate) = p.weight_hh.view().split_at(Axis(0), first);
-        let bias = |range: Range<usize>| p.bias_hh.as_ref().map(|bias| bias.slice(s![range]));
-        let matrix = |weight, bias| Matrix::new(weight, bias, set);
-        let (second, second_back) = match &p.weight_hr {
-            Some(weight) => (Some(matrix(weight.view(), None)), Some(matrix(weight.t(), None))),
-            None if resets_before(cell) => {
-                let bias = bias(first..first + hidden);
-                (Some(matrix(candidate, bias)), Some(matrix(candidate.reversed_axes(), None)))
-            }
-            None => (None, None),
+        let (h, candidate) = (hh.slice(s![..first, ..]), hh.slice(s![first.., ..]));
+        let (bias_h, bias_candidate) = given("bias_hh").map(|bias| bias.split_at(first)).unzip();
+        let (second, second_back) = if cell.projection().is_some() {
+            let weight = weight("weight_hr", hidden);
+            (Some(matrix(weight, None)), Some(matrix(weight.reversed_axes(), None)))
+        } else if resets_before(cell) {
+            (Some(matrix(candidate, bias_candidate)), Some(matrix(candidate.reversed_axes(), None)))
+        } else {
+            (None, None)
         };
         Self {
             cell: *cell,
-            input: p.weight_ih.ncols(),
+            input,
             hidden,
-            out: cell.output_size(hidden),
-            x: matrix(p.weight_ih.view(), p.bias_ih.as_ref().map(|bias| bias.view())),
-            h: matrix(h, bias(0..first)),
+            out,
+            x: matrix(ih, given("bias_ih")),
+            h: matrix(h, bias_h),
             second,
-            x_back: matrix(p.weight_ih.t(), None),
+            x_back: matrix(ih.reversed_axes(), None),
             h_back: matrix(h.reversed_axes(), None),
             second_back,
-            peephole: p.peephole.as_ref().map(|p| p.iter().copied().collect()).unwrap_or_default(),
-            set,
+            peephole: given("peephole").unwrap_or_default().to_vec(),
+            set: device.verified(),
+        }
+    }
+
+    /// Gradients of zero.
+    pub(super) fn zero_parameters(&self) -> Parameters {
+        let Self { input, hidden, out, .. } = *self;
+        let rows = self.gates();
+        let bias = || self.cell.bias().then(|| Array1::zeros(rows));
+        Parameters {
+            weight_ih: Array2::zeros((rows, input)),
+            weight_hh: Array2::zeros((rows, out)),
+            bias_ih: bias(),
+            bias_hh: bias(),
+            weight_hr: self.cell.projection().map(|out| Array2::zeros((out, hidden))),
+            peephole: self.cell.peephole().then(|| Array2::zeros((3, hidden))),
         }
     }
 

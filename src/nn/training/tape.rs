@@ -144,14 +144,14 @@ impl Tape {
             let s = self.state.1.map(|shape| Tensor::from_vec(&self.device, &shape, s)).transpose()?;
             Ok(StateGradient { h: Tensor::from_vec(&self.device, &self.state.0, h)?, s })
         };
-        let upload = |layer: &Vec<Parameters>| {
-            layer.iter().map(|p| ParameterTensors::from_host(&self.device, p)).collect::<Result<_>>()
+        let upload = |layer: Vec<Parameters>| {
+            layer.into_iter().map(|p| ParameterTensors::moved(&self.device, p)).collect::<Result<_>>()
         };
         Ok(RecurrentGradient {
             x: Tensor::from_vec(&self.device, &self.x, d.x)?,
             state: state(d.h, d.s)?,
             initial: state(d.initial_h, d.initial_s)?,
-            parameters: d.parameters.iter().map(upload).collect::<Result<_>>()?,
+            parameters: d.parameters.into_iter().map(upload).collect::<Result<_>>()?,
         })
     }
 }

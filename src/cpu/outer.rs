@@ -1,0 +1,228 @@
+//! Sums of outer products, `into += a^T b`: what the gradient of a matrix is made of.
+//!
+//! Every element is a sum over blocks of rows in their order, whatever the threads and the columns that each of them takes.
+#![allow(unsafe_code)]
+
+use super::math::{load_part, store_part};
+use super::scratch::{Buffer, Scratch};
+use super::simd::{Kernel, Simd, Verified};
+
+/// Rows that are packed, and summed in registers, at once.
+const DEPTH: usize = 192;
+/// Columns of `a` that lie side by side when packed: a cache line.
+pub(super) const BLOCK: usize = 16;
+/// Registers of `b` in a tile.
+const VECTORS: usize = 3;
+/// Columns of `a` that are packed at once, so that they stay in the second cache beside `b`.
+const COLUMNS: usize = 256;
+
+/// Some rows of the sums `a^T b` for one `a` and several `b`.
+pub(super) struct OuterSums<'a> {
+    /// The first column of `a` that they belong to.
+    pub(super) first: usize,
+    pub(super) sums: Vec<OuterSum<'a>>,
+}
+
+/// The same rows of one sum, row-major.
+pub(super) struct OuterSum<'a> {
+    pub(super) into: &'a mut [f32],
+    /// Columns of `b`.
+    pub(super) width: usize,
+}
+
+impl OuterSums<'_> {
+    /// Adds the outer products of rows of `a` with as many of each `b`.
+    pub(super) fn add<'r>(
+        &mut self,
+        set: Verified,
+        scratch: &Scratch,
+        mut a: impl Iterator<Item = &'r [f32]>,
+        b: &mut [impl Iterator<Item = &'r [f32]>],
+    ) {
+        let Some(count) = self.sums.first().and_then(|sum| sum.into.len().checked_div(sum.width)) else { return };
+        let panel = VECTORS * set.lanes();
+        let mut packed_a = Packed::new(scratch, BLOCK, count.min(COLUMNS));
+        let mut packed_b: Vec<Packed> = self.sums.iter().map(|sum| Packed::new(scratch, panel, sum.width)).collect();
+        let mut rows: Vec<&[f32]> = Vec::with_capacity(DEPTH);
+        loop {
+            rows.clear();
+            rows.extend(a.by_ref().take(DEPTH));
+            let depth = rows.len();
+            if depth == 0 {
+                return;
+            }
+            for ((packed, b), sum) in packed_b.iter_mut().zip(&mut *b).zip(&self.sums) {
+                packed.pack(b.take(depth).map(|row| &row[..sum.width]));
+            }
+            for part in (0..count).step_by(COLUMNS) {
+                let columns = part..count.min(part + COLUMNS);
+                packed_a.pack(rows.iter().map(|row| &row[self.first + columns.start..self.first + columns.end]));
+                for (packed, OuterSum { into, width }) in packed_b.iter().zip(&mut self.sums) {
+                    let into = &mut into[columns.start * *width..columns.end * *width];
+                    set.run(Block { a: &packed_a.numbers, b: &packed.numbers, depth, into, width: *width });
+                }
+            }
+        }
+    }
+}
+
+/// Rows cut into pieces of a few columns, `[pieces, DEPTH, width]`. What lies beside the last columns and rows is not looked at.
+struct Packed {
+    numbers: Buffer,
+    width: usize,
+}
+
+impl Packed {
+    fn new(scratch: &Scratch, width: usize, columns: usize) -> Self {
+        Self { numbers: scratch.take(columns.div_ceil(width) * DEPTH * width), width }
+    }
+
+    fn pack<'r>(&mut self, rows: impl Iterator<Item = &'r [f32]>) {
+        for (k, row) in rows.enumerate() {
+            let places = self.numbers.chunks_exact_mut(DEPTH * self.width);
+            for (piece, place) in row.chunks(self.width).zip(places) {
+                let place = &mut place[k * self.width..][..piece.len()];
+                // Cache lines are copied without a call.
+                let (lines, rest) = piece.as_chunks::<BLOCK>();
+                let (places, rest_place) = place.as_chunks_mut::<BLOCK>();
+                places.iter_mut().zip(lines).for_each(|(place, line)| *place = *line);
+                rest_place.copy_from_slice(rest);
+            }
+        }
+    }
+}
+
+/// `into += a^T b` of packed rows.
+struct Block<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    depth: usize,
+    /// `[columns of a, width]`
+    into: &'a mut [f32],
+    width: usize,
+}
+
+/// A tile's operands: `depth` rows of [`BLOCK`] and of [`VECTORS`] registers' numbers.
+#[derive(Clone, Copy)]
+struct Tile {
+    a: *const f32,
+    b: *const f32,
+    depth: usize,
+}
+
+impl Tile {
+    /// Adds to `into [up to R, width]` the columns of `b` from `first` on: `V` registers, the last one perhaps in part.
+    ///
+    /// # Safety
+    /// `a` points to `depth` rows of [`BLOCK`] numbers, less what lies before the tile; `b` to as many of [`VECTORS`] registers.
+    #[inline(always)]
+    unsafe fn add<S: Simd, const V: usize, const R: usize>(self, v: S, into: &mut [f32], width: usize, first: usize) {
+        let mut sums = [[v.splat(0.0); V]; R];
+        // SAFETY: the rows that the caller vouches for.
+        unsafe {
+            for k in 0..self.depth {
+                let (a, b) = (self.a.add(k * BLOCK), self.b.add(k * VECTORS * S::LANES));
+                let mut columns = [v.splat(0.0); V];
+                for (column, numbers) in columns.iter_mut().enumerate() {
+                    *numbers = v.load(b.add(column * S::LANES));
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let a = v.splat(*a.add(row));
+                    for (sum, b) in sums.iter_mut().zip(columns) {
+                        *sum = v.fma(a, b, *sum);
+                    }
+                }
+            }
+        }
+        for (into, sums) in into.chunks_exact_mut(width).zip(sums) {
+            for (into, sum) in into[first..].chunks_mut(S::LANES).zip(sums) {
+                let whole = v.add(load_part(v, into), sum);
+                store_part(v, into, whole);
+            }
+        }
+    }
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, v: S) {
+        let Self { a, b, depth, into, width } = self;
+        let panel = VECTORS * S::LANES;
+        // Rows of a tile; they divide a block.
+        let rows = if S::ROWS[1] >= 8 { 8 } else { 4 };
+        let (blocks, panels) = ((into.len() / width).div_ceil(BLOCK), width.div_ceil(panel));
+        assert!(depth <= DEPTH && a.len() >= blocks * DEPTH * BLOCK && b.len() >= panels * DEPTH * panel);
+        for (block, into) in into.chunks_mut(BLOCK * width).enumerate() {
+            for at in 0..panels {
+                let first = at * panel;
+                for (tile, into) in into.chunks_mut(rows * width).enumerate() {
+                    let a = a[block * DEPTH * BLOCK + tile * rows..].as_ptr();
+                    let tile = Tile { a, b: b[at * DEPTH * panel..].as_ptr(), depth };
+                    // SAFETY: by the assertion above; a tile's rows end inside its block.
+                    unsafe {
+                        match ((width - first).div_ceil(S::LANES).min(VECTORS), rows) {
+                            (1, 8) => tile.add::<S, 1, 8>(v, into, width, first),
+                            (2, 8) => tile.add::<S, 2, 8>(v, into, width, first),
+                            (3, 8) => tile.add::<S, 3, 8>(v, into, width, first),
+                            (1, _) => tile.add::<S, 1, 4>(v, into, width, first),
+                            (2, _) => tile.add::<S, 2, 4>(v, into, width, first),
+                            _ => tile.add::<S, 3, 4>(v, into, width, first),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Instructions;
+    use super::*;
+
+    /// `sum a^T b` in `f64`, on top of what is there.
+    fn plain(into: &[f32], a: &[Vec<f32>], b: &[Vec<f32>], first: usize, width: usize) -> Vec<f64> {
+        let element = |(at, &old): (usize, &f32)| {
+            let product = |(a, b): (&Vec<f32>, &Vec<f32>)| f64::from(a[first + at / width]) * f64::from(b[at % width]);
+            f64::from(old) + a.iter().zip(b).map(product).sum::<f64>()
+        };
+        into.iter().enumerate().map(element).collect()
+    }
+
+    fn rows(count: usize, width: usize, seed: usize) -> Vec<Vec<f32>> {
+        let number = |at: usize| ((at * 7 + seed) as f32 * 0.37).sin();
+        (0..count).map(|row| (0..width).map(|column| number(row * width + column)).collect()).collect()
+    }
+
+    #[test]
+    fn sums_of_outer_products_at_the_edges_of_tiles_and_blocks() {
+        for set in Instructions::ALL.into_iter().filter_map(|set| set.verify().ok()) {
+            for (depth, first, count, width) in [
+                (0, 0, 3, 5),
+                (1, 0, 1, 1),
+                (3, 2, 17, 49),
+                (DEPTH, 1, 15, 16),
+                (DEPTH + 1, 0, COLUMNS + 3, 33),
+                (2 * DEPTH + 5, 4, 24, 97),
+            ] {
+                let a = rows(depth, first + count + 2, 1);
+                let widths = [width, 2 * width + 1];
+                let b = widths.map(|width| rows(depth, width, 2 + width));
+                let start = |width: usize| -> Vec<f32> { (0..count * width).map(|at| at as f32 * 0.01).collect() };
+                let mut into = widths.map(start);
+                let sums = into.iter_mut().zip(widths).map(|(into, width)| OuterSum { into, width }).collect();
+                let mut iterators = [&b[0], &b[1]].map(|b| b.iter().map(Vec::as_slice));
+                let rows_of_a = a.iter().map(Vec::as_slice);
+                OuterSums { first, sums }.add(set, &Scratch::default(), rows_of_a, &mut iterators);
+                for ((into, width), b) in into.iter().zip(widths).zip(&b) {
+                    let expected = plain(&start(width), &a, b, first, width);
+                    for (at, (found, expected)) in into.iter().zip(expected).enumerate() {
+                        let right = (f64::from(*found) - expected).abs() < 1e-5 * (1.0 + expected.abs());
+                        assert!(right, "{} {count}x{width}, {at}: {found} for {expected}", set.set());
+                    }
+                }
+            }
+        }
+    }
+}
