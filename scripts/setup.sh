@@ -1,6 +1,6 @@
 # What the other scripts need on a fresh Debian machine; sourced, not run. Installs only what is missing.
 
-MINIMUM_RUST=1.88
+MINIMUM_RUST=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
 
 say() { printf '%s\n' "$*" >&2; }
 
