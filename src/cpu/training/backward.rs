@@ -5,7 +5,7 @@ use super::forward::{Run, masked, resets_after, rows_of};
 use super::gradient::Passed;
 use super::step::StepBackward;
 use super::weights::LayerWeights;
-use super::{ChunkTape, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows, take_rows};
+use super::{ChunkTape, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows};
 use crate::cell::{Mask, Pad, Parameters, RESET, VALID};
 use crate::cpu::scratch::Buffer;
 use crate::plan::Stage;
@@ -32,7 +32,7 @@ impl TrainingTape {
     ) -> TrainingGradient {
         let Self { stack, steps, threads, parts, layers } = self;
         let (time, batch, threads) = (steps.time, steps.batch, *threads);
-        let (input, out, scratch) = (stack.layers[0][0].input, stack.out, stack.device.scratch());
+        let (input, out) = (stack.layers[0][0].input, stack.out);
         let rows = stack.layers.len() * stack.directions.len() * batch;
         let hidden = if stack.layers[0][0].cell.has_cell_state() { stack.hidden } else { 0 };
         let mut gradient = TrainingGradient {
@@ -44,24 +44,39 @@ impl TrainingTape {
             parameters: stack.zero_parameters(),
         };
         let call = Call { d_h, d_s, clip };
-        let mut dy = stack.each(threads, parts, |rows| {
-            let mut part = scratch.take(time * rows.len() * stack.width());
-            take_rows(dy, batch, stack.width(), rows, &mut part);
-            part
-        });
+        // By parts; the last layer's is the caller's.
+        let mut upper: Option<Vec<Buffer>> = None;
         for (layer, tape) in layers.iter().enumerate().rev() {
             let runs = stack.runs(layer, steps, parts);
             let mut backs: Vec<Back> = runs.iter().map(|run| Back::new(run, &call)).collect();
-            // Both directions share a part's gradient by the output unless each takes something else of it.
-            let own: Vec<Option<Buffer>> = stack.each(threads, 0..runs.len(), |at| {
+            let outer = |at: usize| {
                 let (direction, part) = (at / parts.len(), at % parts.len());
-                stack.unmerged(&dy[part], direction, [part, part + parts.len()].map(|at| tape.runs.get(at)))
+                let offset = if stack.merge.is_none() { direction * out } else { 0 };
+                let stride = stack.width();
+                match &upper {
+                    None => OutputGradient { numbers: dy, batch, first: parts[part].start, stride, offset },
+                    Some(dy) => {
+                        OutputGradient { numbers: &dy[part], batch: parts[part].len(), first: 0, stride, offset }
+                    }
+                }
+            };
+            // What a merge by arithmetic makes of it for each direction.
+            let own: Vec<Option<Buffer>> = stack.each(threads, 0..runs.len(), |at| {
+                let other = (at + parts.len()) % (2 * parts.len());
+                stack.unmerged(&outer(at), runs[at].rows.len(), tape.runs.get(other)?)
             });
             for (index, span) in steps.spans().into_iter().enumerate().rev() {
                 let items = runs.iter().zip(&mut backs).enumerate();
                 let passed = stack.each(threads, items, |(at, (run, back))| {
                     let x = &tape.x[at % parts.len()];
-                    let dy = own[at].as_deref().unwrap_or(&dy[at % parts.len()]);
+                    let own = own[at].as_deref().map(|numbers| OutputGradient {
+                        numbers,
+                        batch: run.rows.len(),
+                        first: 0,
+                        stride: out,
+                        offset: 0,
+                    });
+                    let dy = &own.unwrap_or_else(|| outer(at));
                     let replayed = run.replay(span, index, x, &tape.runs[at]);
                     let chunk = replayed.as_ref().or(tape.runs[at].chunks.get(index));
                     let through = chunk.map(|chunk| run.back_through(&call, span, chunk, dy, back));
@@ -95,9 +110,10 @@ impl TrainingTape {
             if layer > 0 {
                 dx.iter_mut().zip(parts).for_each(|(dx, rows)| steps.drop_out(layer - 1, rows, stack.width(), dx));
             }
-            dy = dx;
+            upper = Some(dx);
         }
-        dy.iter().zip(parts).for_each(|(dx, rows)| put_rows(&mut gradient.x, batch, input, rows, dx));
+        let dx = upper.iter().flatten().zip(parts);
+        dx.for_each(|(dx, rows)| put_rows(&mut gradient.x, batch, input, rows, dx));
         gradient
     }
 }
@@ -107,32 +123,40 @@ impl TrainingStack {
         self.layers.iter().map(|layer| layer.iter().map(LayerWeights::zero_parameters).collect()).collect()
     }
 
-    /// One direction's share of some rows' gradient by the merged output, where it is not the whole; `tapes` are both
-    /// directions' of the rows.
-    fn unmerged(&self, dy: &[f32], direction: usize, tapes: [Option<&RunTape>; 2]) -> Option<Buffer> {
-        let scratch = self.device.scratch();
-        match self.merge {
-            None if self.directions.len() == 2 => {
-                let mut own = scratch.take(dy.len() / 2);
-                let pairs = dy.chunks_exact(2 * self.out);
-                for (own, pair) in own.chunks_exact_mut(self.out).zip(pairs) {
-                    own.copy_from_slice(&pair[direction * self.out..(direction + 1) * self.out]);
-                }
-                Some(own)
+    /// One direction's share of `count` rows' gradient by the output, where arithmetic merges it with the `other` one's.
+    fn unmerged(&self, dy: &OutputGradient<'_>, count: usize, other: &RunTape) -> Option<Buffer> {
+        let factor = match self.merge {
+            Some(Binary::Mul) => Some(other.y.as_ref()?),
+            Some(Binary::Mean) => None,
+            _ => return None,
+        };
+        let time = dy.numbers.len() / (dy.batch * dy.stride).max(1);
+        let mut own = self.device.scratch().take(time * count * self.out);
+        for (row, own) in own.chunks_exact_mut(self.out).enumerate() {
+            let pairs = own.iter_mut().zip(dy.row(row / count, row % count, self.out));
+            match factor {
+                Some(y) => pairs.zip(&y[row * self.out..]).for_each(|((own, dy), y)| *own = dy * y),
+                None => pairs.for_each(|(own, dy)| *own = dy / 2.0),
             }
-            Some(Binary::Mul) => {
-                let y = tapes[1 - direction].and_then(|tape| tape.y.as_ref())?;
-                let mut own = scratch.take(dy.len());
-                own.iter_mut().zip(dy.iter().zip(&y[..])).for_each(|(own, (dy, y))| *own = dy * y);
-                Some(own)
-            }
-            Some(Binary::Mean) => {
-                let mut own = scratch.take(dy.len());
-                own.iter_mut().zip(dy).for_each(|(own, dy)| *own = dy / 2.0);
-                Some(own)
-            }
-            _ => None,
         }
+        Some(own)
+    }
+}
+
+/// Some rows' gradient by a layer's output, or a direction's columns of it.
+struct OutputGradient<'a> {
+    numbers: &'a [f32],
+    /// Rows of a step, and the first that is meant.
+    batch: usize,
+    first: usize,
+    /// Numbers of a row, and the first that is meant.
+    stride: usize,
+    offset: usize,
+}
+
+impl<'a> OutputGradient<'a> {
+    fn row(&self, step: usize, row: usize, width: usize) -> &'a [f32] {
+        &self.numbers[(step * self.batch + self.first + row) * self.stride + self.offset..][..width]
     }
 }
 
@@ -184,7 +208,14 @@ impl Run<'_> {
     }
 
     /// Goes back through a span.
-    fn back_through(&self, call: &Call<'_>, span: Span, chunk: &ChunkTape, dy: &[f32], back: &mut Back) -> Through {
+    fn back_through(
+        &self,
+        call: &Call<'_>,
+        span: Span,
+        chunk: &ChunkTape,
+        dy: &OutputGradient<'_>,
+        back: &mut Back,
+    ) -> Through {
         let Self { weights, steps, rows, row, direction, scratch } = self;
         let Back { dh, ds, held, initial_h, initial_s, dx } = back;
         let LayerWeights { hidden, out, set, .. } = **weights;
@@ -217,15 +248,17 @@ impl Run<'_> {
             let local = t - start;
             let at = |width: usize| local * count * width..(local + 1) * count * width;
             let valid = |r: usize| steps.flag(t, rows.start + r) & VALID != 0;
-            let dy = &dy[t * count * out..(t + 1) * count * out];
             for r in 0..count {
                 let range = r * out..(r + 1) * out;
-                if valid(r) {
-                    let sources = dy[range.clone()].iter().zip(&held[range.clone()]);
+                let dy = dy.row(t, r, out);
+                if steps.flags.is_none() {
+                    add(&mut dh[range], dy);
+                } else if valid(r) {
+                    let sources = dy.iter().zip(&held[range.clone()]);
                     dh[range.clone()].iter_mut().zip(sources).for_each(|(dh, (dy, held))| *dh += dy + held);
                     held[range].fill(0.0);
                 } else if steps.pad == Pad::Hold {
-                    held[range.clone()].iter_mut().zip(&dy[range]).for_each(|(held, dy)| *held += dy);
+                    add(&mut held[range], dy);
                 } else {
                     held[range].fill(0.0);
                 }

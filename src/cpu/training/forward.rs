@@ -330,7 +330,9 @@ impl Run<'_> {
                 let (h, held) = (&mut h[r * out..(r + 1) * out], &mut held[r * out..(r + 1) * out]);
                 if valid(r) {
                     advance(h, &new_h[r * new_stride..][..out], zone_h, steps.mask_index(t, rows.start + r, out));
-                    held.copy_from_slice(h);
+                    if steps.flags.is_some() {
+                        held.copy_from_slice(h);
+                    }
                     let cells = r * s_width..(r + 1) * s_width;
                     let first = steps.mask_index(t, rows.start + r, s_width);
                     advance(&mut s[cells.clone()], &s_next[cells], zone_s, first);
@@ -338,7 +340,7 @@ impl Run<'_> {
                     held.fill(0.0);
                 }
             }
-            y[at(out)].copy_from_slice(held);
+            y[at(out)].copy_from_slice(if steps.flags.is_some() { held } else { h });
         }
         tape
     }
