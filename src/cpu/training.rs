@@ -5,6 +5,7 @@
 mod backward;
 mod forward;
 mod gradient;
+mod merge;
 mod step;
 mod weights;
 

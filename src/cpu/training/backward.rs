@@ -3,13 +3,13 @@
 
 use super::forward::{Run, masked, resets_after, rows_of};
 use super::gradient::Passed;
+use super::merge::OutputGradient;
 use super::step::StepBackward;
 use super::weights::LayerWeights;
 use super::{ChunkTape, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows};
 use crate::cell::{Mask, Pad, Parameters, RESET, VALID};
 use crate::cpu::scratch::Buffer;
 use crate::plan::Stage;
-use crate::reference::Binary;
 
 /// The gradients by what a call wrote, laid out as in [`TrainingTape::backward`].
 struct Call<'a> {
@@ -121,42 +121,6 @@ impl TrainingTape {
 impl TrainingStack {
     fn zero_parameters(&self) -> Vec<Vec<Parameters>> {
         self.layers.iter().map(|layer| layer.iter().map(LayerWeights::zero_parameters).collect()).collect()
-    }
-
-    /// One direction's share of `count` rows' gradient by the output, where arithmetic merges it with the `other` one's.
-    fn unmerged(&self, dy: &OutputGradient<'_>, count: usize, other: &RunTape) -> Option<Buffer> {
-        let factor = match self.merge {
-            Some(Binary::Mul) => Some(other.y.as_ref()?),
-            Some(Binary::Mean) => None,
-            _ => return None,
-        };
-        let time = dy.numbers.len() / (dy.batch * dy.stride).max(1);
-        let mut own = self.device.scratch().take(time * count * self.out);
-        for (row, own) in own.chunks_exact_mut(self.out).enumerate() {
-            let pairs = own.iter_mut().zip(dy.row(row / count, row % count, self.out));
-            match factor {
-                Some(y) => pairs.zip(&y[row * self.out..]).for_each(|((own, dy), y)| *own = dy * y),
-                None => pairs.for_each(|(own, dy)| *own = dy / 2.0),
-            }
-        }
-        Some(own)
-    }
-}
-
-/// Some rows' gradient by a layer's output, or a direction's columns of it.
-struct OutputGradient<'a> {
-    numbers: &'a [f32],
-    /// Rows of a step, and the first that is meant.
-    batch: usize,
-    first: usize,
-    /// Numbers of a row, and the first that is meant.
-    stride: usize,
-    offset: usize,
-}
-
-impl<'a> OutputGradient<'a> {
-    fn row(&self, step: usize, row: usize, width: usize) -> &'a [f32] {
-        &self.numbers[(step * self.batch + self.first + row) * self.stride + self.offset..][..width]
     }
 }
 

@@ -155,23 +155,6 @@ impl TrainingStack {
         }
         x
     }
-
-    /// Both directions' outputs as one.
-    fn merged(&self, forward: &[f32], reverse: &[f32]) -> Buffer {
-        let pairs = forward.iter().zip(reverse);
-        if let Some(op) = self.merge {
-            let mut y = self.device.scratch().take(forward.len());
-            y.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| *y = op.apply(a, b));
-            return y;
-        }
-        let mut y = self.device.scratch().take(2 * forward.len());
-        let rows = forward.chunks_exact(self.out).zip(reverse.chunks_exact(self.out));
-        for (y, (a, b)) in y.chunks_exact_mut(2 * self.out).zip(rows) {
-            y[..self.out].copy_from_slice(a);
-            y[self.out..].copy_from_slice(b);
-        }
-        y
-    }
 }
 
 /// Zeros where a step is skipped: what stands there, even a NaN, has no say in the weights' gradients.
