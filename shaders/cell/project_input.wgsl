@@ -53,9 +53,8 @@ fn weights_of(direction: u32) -> Matrix {
 fn store_rows(direction: u32, first_row: u32, unit: u32, t: Tile) {
     let v = dims.vectors + direction * VECTOR_ROWS * dims.hidden;
     let bias = gates_at(GATES, v, dims.hidden, BIAS, unit);
-    let sums = tile_rows(t);
     for (var row = 0u; row < min(ROWS, dims.rows - first_row); row++) {
-        let sum = rescale(GATES, sums[row], v, dims.hidden, SCALE_INPUT, unit) + bias;
+        let sum = rescale(GATES, tile_row(t, row), v, dims.hidden, SCALE_INPUT, unit) + bias;
         let at = (direction * dims.rows + first_row + row) * dims.hidden + unit;
         if GATES == 1u {
             gates_x[at] = sum.x;

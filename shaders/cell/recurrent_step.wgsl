@@ -39,10 +39,8 @@ fn recurrent_step(
         return;
     }
     if unit < units() {
-        let sums = tile_rows(t);
-        let sums_x = tile_rows(t_x);
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish(place_of(z, first_row + row, last), unit, STAGE, sums[row], sums_x[row]);
+            finish(place_of(z, first_row + row, last), unit, STAGE, tile_row(t, row), tile_row(t_x, row));
         }
     }
 }

@@ -21,9 +21,8 @@ fn recurrent_step_grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_i
         return;
     }
     if block < blocks() {
-        let sums = tile_rows(t);
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish_block(direction, first_row + row, block, sums[row]);
+            finish_block(direction, first_row + row, block, tile_row(t, row));
         }
     }
 }

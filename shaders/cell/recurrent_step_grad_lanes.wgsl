@@ -14,10 +14,10 @@ fn recurrent_step_grad_lanes(
     let present = min(block, blocks() - 1u);
 
     let source = Source(lane, direction, first_row);
-    let sums = tile_rows(product(weights_of(direction), source, present, dims.depth, 0u, dims.depth));
+    let t = product(weights_of(direction), source, present, dims.depth, 0u, dims.depth);
     if block < blocks() {
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish_block(direction, first_row + row, block, sums[row]);
+            finish_block(direction, first_row + row, block, tile_row(t, row));
         }
     }
 }

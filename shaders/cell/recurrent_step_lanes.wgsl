@@ -19,14 +19,14 @@ fn recurrent_step_lanes(
     let present = min(unit, units() - 1u);
 
     let depth = state_depth();
-    let sums = tile_rows(product(state_weights(z), state_source(z, first_row, lane), present, depth, 0u, depth));
-    var sums_x = array<vec4<f32>, 16>();
+    let t = product(state_weights(z), state_source(z, first_row, lane), present, depth, 0u, depth);
+    var t_x = Tile();
     if WAVE && z > 0u {
-        sums_x = tile_rows(product(input_weights(z), below_source(z, first_row, lane), present, dims.out, 0u, dims.out));
+        t_x = product(input_weights(z), below_source(z, first_row, lane), present, dims.out, 0u, dims.out);
     }
     if unit < units() {
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish(place_of(z, first_row + row, last), unit, STAGE, sums[row], sums_x[row]);
+            finish(place_of(z, first_row + row, last), unit, STAGE, tile_row(t, row), tile_row(t_x, row));
         }
     }
 }

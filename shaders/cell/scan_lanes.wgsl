@@ -33,16 +33,16 @@ fn scan_lanes(
     for (var turn = 0u; turn < dims.steps + LAYERS - 1u; turn++) {
         here = select(turn % 2u, 0u, STAGES > 1u);
         let takes = takes_part(z, turn);
-        var sums_x = array<vec4<f32>, 16>();
+        var t_x = Tile();
         if takes {
             let source = state_source(z, lane, reset_rows(z, first_row, turn));
-            let sums = tile_rows(state_product(state_weights(z, first_gates()), source, &kept, present));
+            let t = state_product(state_weights(z, first_gates()), source, &kept, present);
             if LAYERS > 1u && z > 0u {
-                sums_x = tile_rows(state_product(input_weights(z), below_source(z, lane), &kept_below, present));
+                t_x = state_product(input_weights(z), below_source(z, lane), &kept_below, present);
             }
             if unit < dims.hidden {
                 for (var row = 0u; row < rows; row++) {
-                    finish(place_of(z, first_row + row, turn), unit, first_stage(), sums[row], sums_x[row]);
+                    finish(place_of(z, first_row + row, turn), unit, first_stage(), tile_row(t, row), tile_row(t_x, row));
                 }
             }
         }
@@ -58,10 +58,9 @@ fn scan_lanes(
                     second = product(projection_weights(z), scratch_source(z, lane), projecting, all, 0u, all);
                 }
                 if unit < dims.out {
-                    let sums = tile_rows(second);
                     for (var row = 0u; row < rows; row++) {
                         let stage = select(PROJECT, CANDIDATE, CELL == GRU);
-                        finish(place_of(z, first_row + row, turn), unit, stage, sums[row], sums_x[row]);
+                        finish(place_of(z, first_row + row, turn), unit, stage, tile_row(second, row), tile_row(t_x, row));
                     }
                 }
             }

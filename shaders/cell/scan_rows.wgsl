@@ -14,9 +14,8 @@ fn partial_at(side: u32, z: u32, row: u32, slice: u32, unit: u32) -> u32 {
 }
 
 fn share(side: u32, z: u32, slice: u32, unit: u32, t: Tile) {
-    let rows = tile_rows(t);
     for (var row = 0u; row < ROWS; row++) {
-        partial[partial_at(side, z, row, slice, unit)] = rows[row];
+        partial[partial_at(side, z, row, slice, unit)] = tile_row(t, row);
     }
 }
 

@@ -24,32 +24,21 @@ fn part_at(m: Matrix, unit: u32, depth: u32, k: u32) -> Part {
     return load_part(m, unit_word(m, unit, depth, k));
 }
 
-// A unit's weights from depth `begin` on.
+// A unit's weights from depth `begin` on. One place reads them all: llvmpipe makes much code of every read.
 fn keep(m: Matrix, unit: u32, depth: u32, begin: u32) -> array<Part, 8> {
     var kept = array<Part, 8>();
-    if KEPT > 0u {
-        kept[0] = part_at(m, unit, depth, begin);
-    }
-    if KEPT > 1u {
-        kept[1] = part_at(m, unit, depth, begin + 16u);
-    }
-    if KEPT > 2u {
-        kept[2] = part_at(m, unit, depth, begin + 32u);
-    }
-    if KEPT > 3u {
-        kept[3] = part_at(m, unit, depth, begin + 48u);
-    }
-    if KEPT > 4u {
-        kept[4] = part_at(m, unit, depth, begin + 64u);
-    }
-    if KEPT > 5u {
-        kept[5] = part_at(m, unit, depth, begin + 80u);
-    }
-    if KEPT > 6u {
-        kept[6] = part_at(m, unit, depth, begin + 96u);
-    }
-    if KEPT > 7u {
-        kept[7] = part_at(m, unit, depth, begin + 112u);
+    for (var i = 0u; i < KEPT; i++) {
+        let part = part_at(m, unit, depth, begin + 16u * i);
+        switch i {
+            case 0u: { kept[0] = part; }
+            case 1u: { kept[1] = part; }
+            case 2u: { kept[2] = part; }
+            case 3u: { kept[3] = part; }
+            case 4u: { kept[4] = part; }
+            case 5u: { kept[5] = part; }
+            case 6u: { kept[6] = part; }
+            default: { kept[7] = part; }
+        }
     }
     return kept;
 }

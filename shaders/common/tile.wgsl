@@ -173,9 +173,32 @@ fn only_gate(w: vec4<f32>) -> mat4x4<f32> {
     return mat4x4(w, vec4<f32>(), vec4<f32>(), vec4<f32>());
 }
 
-// A tile's rows by number, for loops.
-fn tile_rows(t: Tile) -> array<vec4<f32>, 16> {
-    return array<vec4<f32>, 16>(
-        t.a[0], t.a[1], t.a[2], t.a[3], t.b[0], t.b[1], t.b[2], t.b[3],
-        t.c[0], t.c[1], t.c[2], t.c[3], t.d[0], t.d[1], t.d[2], t.d[3]);
+// A tile's row by number, for loops. It is chosen, not indexed: drivers would put an array into memory or unfold it into branches,
+// and llvmpipe makes three times as much code of a kernel that does.
+fn tile_row(t: Tile, row: u32) -> vec4<f32> {
+    var sums = t.a[0];
+    if ROWS > 1u {
+        sums = select(sums, t.a[1], row == 1u);
+    }
+    if ROWS > 2u {
+        sums = select(sums, t.a[2], row == 2u);
+        sums = select(sums, t.a[3], row == 3u);
+    }
+    if ROWS > 4u {
+        sums = select(sums, t.b[0], row == 4u);
+        sums = select(sums, t.b[1], row == 5u);
+        sums = select(sums, t.b[2], row == 6u);
+        sums = select(sums, t.b[3], row == 7u);
+    }
+    if ROWS > 8u {
+        sums = select(sums, t.c[0], row == 8u);
+        sums = select(sums, t.c[1], row == 9u);
+        sums = select(sums, t.c[2], row == 10u);
+        sums = select(sums, t.c[3], row == 11u);
+        sums = select(sums, t.d[0], row == 12u);
+        sums = select(sums, t.d[1], row == 13u);
+        sums = select(sums, t.d[2], row == 14u);
+        sums = select(sums, t.d[3], row == 15u);
+    }
+    return sums;
 }

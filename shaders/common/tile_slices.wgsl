@@ -17,10 +17,9 @@ fn gathered(row: u32, unit: u32) -> vec4<f32> {
 
 // The sums of one row over all slices; the row is the number of the slice.
 fn whole_row(t: Tile, slice: u32, unit: u32) -> vec4<f32> {
-    let rows = tile_rows(t);
     workgroupBarrier();
     for (var row = 0u; row < ROWS; row++) {
-        partial[(row * SLICES + slice) * UNITS + unit] = rows[row];
+        partial[(row * SLICES + slice) * UNITS + unit] = tile_row(t, row);
     }
     workgroupBarrier();
     var sum = vec4<f32>();

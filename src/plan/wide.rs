@@ -108,7 +108,7 @@ impl Wide {
             pitch: depth.max(16 * kept * slices),
             looks,
             turn: 1 + together.max(again),
-            beside: 2 * loops(workgroups) + 16,
+            beside: 2 * loops(workgroups) + loops(MOST_KEPT) + 16,
             alone: 16 * packed_words(kind, gates, hidden, hidden) as u64,
         })
     }

@@ -91,7 +91,9 @@ pub(super) const SLIPS: &[Slip] = &[
         "stage: Reset",
     ),
     slip("recurrent_step", "* steps + k / step_depth(m))", "* steps)", "slices: 4"),
-    slip("project_rows", "t.c[0], t.c[1], t.c[2], t.c[3],", "t.c[0], t.c[1], t.c[3], t.c[2],", "rows: 16"),
+    slip("project_rows", "select(sums, t.c[2], row == 10u)", "select(sums, t.c[3], row == 10u)", "rows: 16"),
+    slip("project_rows", "select(sums, t.b[1], row == 5u)", "select(sums, t.b[1], row == 6u)", "rows: 8"),
+    slip("project_lanes", "if ROWS > 4u {\n        sums", "if ROWS > 8u {\n        sums", "rows: 8"),
     // common/tile_rows.wgsl
     slip(
         "project_rows",
@@ -237,7 +239,7 @@ pub(super) const SLIPS: &[Slip] = &[
         "Int8",
     ),
     // cell/recurrent_step.wgsl
-    slip("recurrent_step", "let rows = tile_rows(t);\n    workgroupBarrier();", "let rows = tile_rows(t);", "Wave"),
+    slip("recurrent_step", "workgroupBarrier();\n    for (var row", "for (var row", "Wave"),
     slip(
         "recurrent_step",
         "workgroupBarrier();\n    var sum = vec4<f32>();\n    if",
@@ -255,7 +257,7 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("recurrent_step", "row < dims.batch && unit < units()", "unit < units()", "slices: 8"),
     slip("recurrent_step", "row < dims.batch && unit < units()", "row < dims.batch", "slices: 8"),
     slip("recurrent_step", "row < min(ROWS, dims.batch - first_row)", "row < ROWS", "slices: 1"),
-    slip("recurrent_step", "sums[row], sums_x[row])", "sums[row], sums[row])", "Wave"),
+    slip("recurrent_step", "tile_row(t_x, row))", "tile_row(t, row))", "Wave"),
     slip("recurrent_step", "sum_x = whole_row(t_x, slice, local.x);", "sum_x = sum;", "Wave"),
     slip("recurrent_step", "let last = !WAVE || z + 1u == groups.z;", "let last = true;", "Wave"),
     // cell/recurrent_step_lanes.wgsl
@@ -268,7 +270,7 @@ pub(super) const SLIPS: &[Slip] = &[
     ),
     slip("recurrent_step_lanes", "if unit < units() {", "if unit <= units() {", ""),
     slip("recurrent_step_lanes", "row < min(ROWS, dims.batch - first_row)", "row < ROWS", ""),
-    slip("recurrent_step_lanes", "sums[row], sums_x[row])", "sums[row], sums_x[0])", "Wave"),
+    slip("recurrent_step_lanes", "tile_row(t_x, row))", "tile_row(t_x, 0u))", "Wave"),
     // common/cell.wgsl
     slip(
         "recurrent_step",
