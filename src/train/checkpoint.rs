@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array, Dimension, IxDyn};
 
-use super::parameters::ParameterId;
 use super::schedule::{Plateau, Progress};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
@@ -161,10 +160,10 @@ impl Checkpoint {
         };
 
         let (parameters, optimizer) = trainer.parts();
-        for (at, value) in values.into_iter().enumerate() {
-            parameters.set(ParameterId(at), value)?;
+        for (id, value) in parameters.ids().to_vec().into_iter().zip(values) {
+            parameters.set(id, value)?;
         }
-        optimizer.recall(step, remembered, counts);
+        optimizer.recall(step, parameters, remembered, counts);
         (trainer.seed, trainer.plateau) = (seed, plateau);
         Ok(())
     }

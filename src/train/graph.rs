@@ -84,6 +84,7 @@ pub struct Graph {
     number: u64,
     recorder: Recorder,
     mode: Mode,
+    ids: Vec<ParameterId>,
     parameters: Vec<Tensor>,
     /// The leaf of every parameter that was asked for.
     leaves: Vec<Option<Var>>,
@@ -107,6 +108,7 @@ impl Graph {
             number: GRAPHS.fetch_add(1, Ordering::Relaxed),
             recorder: parameters.device().recorder(),
             mode,
+            ids: parameters.ids().to_vec(),
             parameters: parameters.tensors().to_vec(),
             leaves: vec![None; parameters.len()],
             values: Vec::new(),
@@ -143,17 +145,15 @@ impl Graph {
     /// A parameter. Asked for twice it is the same value, which collects the gradients of all its uses.
     ///
     /// # Errors
-    /// [`Error::Value`] for an id that the graph's parameters do not have.
+    /// [`Error::Value`] for an id of other parameters than the graph's.
     pub fn parameter(&mut self, id: ParameterId) -> Result<Var> {
-        let Some(leaf) = self.leaves.get(id.0) else {
-            let found = format!("{} of {}", id.0, self.leaves.len());
-            return Err(Error::Value { op: OP, what: "id", expected: "one of the graph's parameters", found });
-        };
-        if let Some(var) = *leaf {
+        let (expected, found) = ("one of the graph's parameters", "one of other parameters".to_owned());
+        let at = id.place_in(&self.ids).ok_or(Error::Value { op: OP, what: "id", expected, found })?;
+        if let Some(var) = self.leaves[at] {
             return Ok(var);
         }
-        let var = self.push(self.parameters[id.0].clone(), true);
-        self.leaves[id.0] = Some(var);
+        let var = self.push(self.parameters[at].clone(), true);
+        self.leaves[at] = Some(var);
         Ok(var)
     }
 
@@ -237,7 +237,7 @@ impl Graph {
                 by_value[input.at] = Some(sum);
             }
         }
-        Ok(Gradients { graph: self.number, leaves: self.leaves.clone(), by_value })
+        Ok(Gradients { graph: self.number, ids: self.ids.clone(), leaves: self.leaves.clone(), by_value })
     }
 
     /// Hands everything recorded to the device in one submission.
@@ -253,15 +253,21 @@ impl Graph {
 #[derive(Clone, Debug)]
 pub struct Gradients {
     graph: u64,
+    ids: Vec<ParameterId>,
     leaves: Vec<Option<Var>>,
     by_value: Vec<Option<Tensor>>,
 }
 
 impl Gradients {
-    /// By a parameter; `None` where the loss does not depend on it.
+    /// By a parameter; `None` where the loss does not depend on it, as on none of other parameters than the graph's.
     pub fn parameter(&self, id: ParameterId) -> Option<&Tensor> {
-        let leaf = self.leaves.get(id.0).copied().flatten()?;
+        let leaf = self.leaves[id.place_in(&self.ids)?]?;
         self.var(leaf)
+    }
+
+    /// All by parameters.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (ParameterId, &Tensor)> {
+        self.ids.iter().filter_map(|&id| Some((id, self.parameter(id)?)))
     }
 
     /// By any value of the graph on the loss's way; `None` where the loss does not depend on it, as on no value of another graph.

@@ -36,6 +36,8 @@ use crate::tensor::Tensor;
 pub struct Optimizer {
     rule: Rule,
     clip: Clip,
+    /// The parameters of the last step.
+    ids: Vec<ParameterId>,
     /// By parameter, `[slots, elements]`; none before its first gradient.
     slots: Vec<Option<Tensor>>,
     /// By parameter: its updates so far.
@@ -58,6 +60,7 @@ impl Optimizer {
         Ok(Self {
             rule,
             clip: Clip::default(),
+            ids: Vec::new(),
             slots: Vec::new(),
             counts: Vec::new(),
             steps: 0,
@@ -89,9 +92,11 @@ impl Optimizer {
     /// Walks back from the loss, clips, updates every parameter that the loss depends on, and submits it all.
     ///
     /// # Errors
-    /// As [`Graph::backward`] and [`Graph::submit`]; then nothing has changed.
+    /// [`Error::Value`] where the graph was made over other parameters, or the optimiser remembers others; as
+    /// [`Graph::backward`] and [`Graph::submit`]. Then nothing has changed.
     pub fn step(&mut self, mut graph: Graph, loss: Var, parameters: &mut Parameters, rate: f64) -> Result<()> {
         let gradients = graph.backward(loss)?;
+        self.check_remembered(parameters)?;
         self.slots.resize_with(parameters.len(), || None);
         self.counts.resize(parameters.len(), 0);
         let loss = graph.value(loss)?.clone();
@@ -101,10 +106,11 @@ impl Optimizer {
         let mut updated = vec![false; parameters.len()];
         for (id, Moved { parameter, slots }) in moved {
             parameters.set(id, parameter)?;
-            self.slots[id.0] = Some(slots);
-            self.counts[id.0] += 1;
-            updated[id.0] = true;
+            self.slots[id.at] = Some(slots);
+            self.counts[id.at] += 1;
+            updated[id.at] = true;
         }
+        self.ids = parameters.ids().to_vec();
         self.verdict = Some(verdict);
         self.steps += 1;
         match self.unreported.last_mut() {
@@ -112,6 +118,15 @@ impl Optimizer {
             _ => self.unreported.push((updated, 1)),
         }
         Ok(())
+    }
+
+    /// Parameters may have been added since the last step, but must be the same.
+    fn check_remembered(&self, parameters: &Parameters) -> Result<()> {
+        if parameters.ids().starts_with(&self.ids) {
+            return Ok(());
+        }
+        let (expected, found) = ("those of the optimiser's steps before", "other parameters".to_owned());
+        Err(Error::Value { op: "Optimizer", what: "parameters", expected, found })
     }
 
     /// Records the verdict on a step and the update of every parameter that has a gradient.
@@ -124,8 +139,7 @@ impl Optimizer {
         rate: f64,
     ) -> Result<(Verdict, Vec<(ParameterId, Moved)>)> {
         let recorder = graph.recorder();
-        let with_gradient: Vec<(ParameterId, &Tensor)> =
-            (0..parameters.len()).map(ParameterId).filter_map(|id| Some((id, gradients.parameter(id)?))).collect();
+        let with_gradient: Vec<(ParameterId, &Tensor)> = gradients.parameters().collect();
         let before = match &self.verdict {
             Some(verdict) => verdict.clone(),
             None => Verdict::fresh(parameters.device())?,
@@ -136,11 +150,11 @@ impl Optimizer {
         let mut moved = Vec::new();
         for (id, gradient) in with_gradient {
             let parameter = parameters.get(id)?.clone();
-            let slots = match &self.slots[id.0] {
+            let slots = match &self.slots[id.at] {
                 Some(slots) => slots.clone(),
                 None => Tensor::zeros(parameters.device(), &[self.rule.slots().len(), parameter.len()])?,
             };
-            let update = Update::new(self.rule, rate, self.counts[id.0] + 1);
+            let update = Update::new(self.rule, rate, self.counts[id.at] + 1);
             let now = Moved { parameter, slots };
             moved.push((id, ops::optimizer_step(recorder, &update, &self.clip, &verdict, &now, gradient)?));
         }
@@ -181,13 +195,14 @@ impl Optimizer {
 
     /// What is remembered of every parameter, by its id and PyTorch's name of the slot.
     pub(super) fn remembered(&self) -> impl Iterator<Item = (ParameterId, u64, &Tensor)> {
-        let slots = self.slots.iter().zip(&self.counts).enumerate();
-        slots.filter_map(|(at, (slots, &count))| Some((ParameterId(at), count, slots.as_ref()?)))
+        let slots = self.ids.iter().zip(&self.slots).zip(&self.counts);
+        slots.filter_map(|((&id, slots), &count)| Some((id, count, slots.as_ref()?)))
     }
 
     /// Takes the place of an optimiser that had come this far.
-    pub(super) fn recall(&mut self, steps: u64, slots: Vec<Option<Tensor>>, counts: Vec<u64>) {
+    pub(super) fn recall(&mut self, steps: u64, parameters: &Parameters, slots: Vec<Option<Tensor>>, counts: Vec<u64>) {
         let Self { rule, clip, .. } = *self;
-        *self = Self { rule, clip, slots, counts, steps, verdict: None, unreported: Vec::new() };
+        let ids = parameters.ids().to_vec();
+        *self = Self { rule, clip, ids, slots, counts, steps, verdict: None, unreported: Vec::new() };
     }
 }

@@ -1,5 +1,7 @@
 //! What learns: tensors by name.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use ndarray::{ArrayBase, Data, Dimension, IxDyn};
 
 use crate::error::{Error, Result, check_shape};
@@ -8,9 +10,26 @@ use crate::weights::Weights;
 
 const OP: &str = "Parameters";
 
-/// Names a parameter of one [`Parameters`].
+/// Names a parameter of one [`Parameters`] and of its clones, and of no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ParameterId(pub(super) usize);
+pub struct ParameterId {
+    /// Which of the parameters it is.
+    pub(super) at: usize,
+    /// No other parameter of the process has it.
+    number: u64,
+}
+
+impl ParameterId {
+    fn new(at: usize) -> Self {
+        static ADDED: AtomicU64 = AtomicU64::new(0);
+        Self { at, number: ADDED.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Where it stands among `ids`, if it is one of them.
+    pub(super) fn place_in(self, ids: &[Self]) -> Option<usize> {
+        (ids.get(self.at) == Some(&self)).then_some(self.at)
+    }
+}
 
 /// All parameters of a model on a device, by PyTorch's names. Layers hold the ids of theirs; an optimiser puts other tensors
 /// in their places.
@@ -29,6 +48,7 @@ pub struct ParameterId(pub(super) usize);
 pub struct Parameters {
     device: Device,
     rng: fastrand::Rng,
+    ids: Vec<ParameterId>,
     names: Vec<String>,
     tensors: Vec<Tensor>,
 }
@@ -37,7 +57,7 @@ impl Parameters {
     /// No parameters yet; initial values are drawn from the seed.
     pub fn new(device: &Device, seed: u64) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
-        Self { device: device.clone(), rng, names: Vec::new(), tensors: Vec::new() }
+        Self { device: device.clone(), rng, ids: Vec::new(), names: Vec::new(), tensors: Vec::new() }
     }
 
     /// The device they live on.
@@ -84,9 +104,11 @@ impl Parameters {
             let (expected, found) = ("a name that no parameter has", name.to_owned());
             return Err(Error::Value { op: OP, what: "name", expected, found });
         }
+        let id = ParameterId::new(self.ids.len());
+        self.ids.push(id);
         self.names.push(name.to_owned());
         self.tensors.push(tensor);
-        Ok(ParameterId(self.tensors.len() - 1))
+        Ok(id)
     }
 
     /// The seed of a further generator of initial values, drawn from this one.
@@ -116,15 +138,15 @@ impl Parameters {
 
     /// The parameter of a name.
     pub fn find(&self, name: &str) -> Option<ParameterId> {
-        self.names.iter().position(|found| found == name).map(ParameterId)
+        self.names.iter().position(|found| found == name).map(|at| self.ids[at])
     }
 
     /// A parameter's value.
     ///
     /// # Errors
-    /// [`Error::Value`] for an id of other parameters that these do not have.
+    /// [`Error::Value`] for an id of other parameters.
     pub fn get(&self, id: ParameterId) -> Result<&Tensor> {
-        self.tensors.get(id.0).ok_or_else(|| self.unknown(id))
+        Ok(&self.tensors[self.place(id)?])
     }
 
     /// A parameter's name.
@@ -132,12 +154,12 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::get`].
     pub fn name(&self, id: ParameterId) -> Result<&str> {
-        self.names.get(id.0).map(String::as_str).ok_or_else(|| self.unknown(id))
+        Ok(&self.names[self.place(id)?])
     }
 
-    fn unknown(&self, id: ParameterId) -> Error {
-        let found = format!("{} of {}", id.0, self.tensors.len());
-        Error::Value { op: OP, what: "id", expected: "one of these parameters", found }
+    fn place(&self, id: ParameterId) -> Result<usize> {
+        let (expected, found) = ("one of these parameters", "one of other parameters".to_owned());
+        id.place_in(&self.ids).ok_or(Error::Value { op: OP, what: "id", expected, found })
     }
 
     /// Puts another value in a parameter's place.
@@ -145,11 +167,16 @@ impl Parameters {
     /// # Errors
     /// [`Error::Shape`] or [`Error::DeviceMismatch`] where it does not fit; as [`Parameters::get`].
     pub fn set(&mut self, id: ParameterId, tensor: Tensor) -> Result<()> {
-        let old = self.get(id)?;
-        check_shape(OP, "parameter", old.shape(), tensor.shape())?;
+        let at = self.place(id)?;
+        check_shape(OP, "parameter", self.tensors[at].shape(), tensor.shape())?;
         tensor.check_device(OP, "parameter", &self.device)?;
-        self.tensors[id.0] = tensor;
+        self.tensors[at] = tensor;
         Ok(())
+    }
+
+    /// All of them, in the order they were added.
+    pub(super) fn ids(&self) -> &[ParameterId] {
+        &self.ids
     }
 
     pub(super) fn tensors(&self) -> &[Tensor] {

@@ -131,9 +131,62 @@ fn parameters_have_their_own_names_and_shapes() {
     refused(parameters.set(layer.weight, wrong), &["[2, 3]", "[3, 2]"]);
     let elsewhere = Tensor::zeros(&Device::Reference, &[2, 3]).expect("zeros");
     refused(parameters.set(layer.weight, elsewhere), &["reference"]);
-    let none = Parameters::new(&Device::Cpu, 1);
-    refused(none.get(layer.weight).cloned(), &["id", "0 of 0"]);
-    refused(Graph::new(&none, Mode::Evaluation).parameter(layer.weight), &["id", "0 of 0"]);
+}
+
+#[test]
+fn ids_of_other_parameters_are_refused() {
+    let new = || {
+        let mut parameters = Parameters::new(&Device::Cpu, 1);
+        let layer = Linear::new(&mut parameters, "a.", [3, 2]).expect("a layer");
+        (parameters, layer)
+    };
+    let ((mut parameters, own), (other, theirs)) = (new(), new());
+    assert_ne!(own.weight, theirs.weight);
+    let (words, value) = (["id", "one of these parameters", "other parameters"], || {
+        upload(&Device::Cpu, &ArrayD::zeros(IxDyn(&[2, 3])))
+    });
+    for empty in [&parameters, &Parameters::new(&Device::Cpu, 1)] {
+        refused(empty.get(theirs.weight).cloned(), &words);
+        refused(empty.name(theirs.weight).map(str::to_owned), &words);
+        refused(empty.clone().set(theirs.weight, value()), &words);
+        let mut graph = Graph::new(empty, Mode::Evaluation);
+        refused(graph.parameter(theirs.weight), &["id", "one of the graph's parameters", "other parameters"]);
+    }
+
+    // A clone is of the same parameters, but for those that either gets later.
+    let mut clone = parameters.clone();
+    clone.set(own.weight, value()).expect("its own id");
+    assert_eq!(parameters.find("a.bias"), clone.find("a.bias"));
+    let bias = value().to_array::<IxDyn>().expect("zeros");
+    let (later, in_clone) =
+        (parameters.add("later", &bias).expect("one more"), clone.add("later", &bias).expect("one more"));
+    refused(parameters.get(in_clone).cloned(), &words);
+    refused(clone.get(later).cloned(), &words);
+
+    // Neither a step of a graph over others, nor one of an optimiser that has moved others.
+    let loss = |parameters: &Parameters, layer: &Linear| {
+        let mut graph = Graph::new(parameters, Mode::Evaluation);
+        let weight = graph.parameter(layer.weight).expect("a weight");
+        let loss = graph.sum(weight).expect("a sum");
+        (graph, loss)
+    };
+    let (mut graph, sum) = loss(&other, &theirs);
+    let gradients = graph.backward(sum).expect("a backward pass");
+    assert!(gradients.parameter(theirs.weight).is_some() && gradients.parameter(own.weight).is_none());
+    let mut optimizer = Optimizer::new(Sgd::default()).expect("a rule");
+    let before = parameters.weights().expect("weights").to_bytes().expect("bytes");
+    let (graph, sum) = loss(&other, &theirs);
+    refused(optimizer.step(graph, sum, &mut parameters, 0.5), &words);
+    assert_eq!((optimizer.steps(), parameters.weights().expect("weights").to_bytes().expect("bytes")), (0, before));
+    let (graph, sum) = loss(&parameters, &own);
+    optimizer.step(graph, sum, &mut parameters, 0.5).expect("its own");
+    let (graph, sum) = loss(&other, &theirs);
+    let words = ["parameters", "the optimiser's steps before", "other parameters"];
+    refused(optimizer.step(graph, sum, &mut other.clone(), 0.5), &words);
+    parameters.add("latest", &bias).expect("one more");
+    let (graph, sum) = loss(&parameters, &own);
+    optimizer.step(graph, sum, &mut parameters, 0.5).expect("its own and one more");
+    assert_eq!(optimizer.steps(), 2);
 }
 
 #[test]
