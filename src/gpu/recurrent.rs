@@ -1,5 +1,6 @@
 //! Recurrent layers on the GPU: weights packed for the kernels, and one call recorded as a list of dispatches.
 
+mod alternate;
 mod kernel_cell;
 mod pack;
 mod project;

@@ -40,6 +40,17 @@ pub(super) fn tile_constants(tile: &Tile, kind: WeightType, gates: usize, depth:
     ]
 }
 
+/// The same where a step's product may be cut along its depth: `shaders/common/tile_slices.wgsl`.
+pub(super) fn sliced_constants(tile: &Tile, kind: WeightType, gates: usize, depth: usize) -> Constants {
+    let mut constants = tile_constants(tile, kind, gates, depth);
+    if tile.method == Method::Rows {
+        let small = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+        let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
+        constants.extend([("SLICES", small(tile.slices)), ("PARTIAL", small(partial))]);
+    }
+    constants
+}
+
 /// The input's side of all gates for a chunk of steps of a layer, `[directions, steps, batch, hidden, 1 or 4 gates]`.
 pub(super) fn input(
     recorder: &mut Recorder,

@@ -1,7 +1,8 @@
 //! A dispatch a step: one layer after another, or all layers at once, each a step behind the one below.
 
+use super::alternate::{Alternating, Turn};
 use super::pack::VECTOR_ROWS;
-use super::project::{self, tile_constants};
+use super::project::{self, sliced_constants};
 use super::special::{CellScalars, NoiseDims, Specialization};
 use super::{Call, RunState};
 use crate::cell::Pad;
@@ -9,7 +10,7 @@ use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP, RECURRENT_STEP_LANES};
 use crate::gpu::ops::word;
-use crate::gpu::recorder::{BoundId, Recorder};
+use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, Method, PlanKind, Stage};
 
@@ -193,15 +194,7 @@ pub(super) fn wave(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_
 
 /// The dispatches of a step, bound to their buffers.
 pub(super) struct Steps {
-    dispatches: Vec<StepDispatch>,
-}
-
-/// One dispatch of a step.
-struct StepDispatch {
-    /// For even and for odd steps.
-    bound: [BoundId; 2],
-    dims: RecurrentDims,
-    grid: [u32; 3],
+    dispatches: Vec<Alternating<RecurrentDims>>,
 }
 
 impl Steps {
@@ -248,7 +241,7 @@ impl Steps {
                     _ => (1 << gates) - 1,
                 };
                 let mut constants = special.constants.clone();
-                constants.extend(tile_constants(tile, problem.weight_type, gates, depth));
+                constants.extend(sliced_constants(tile, problem.weight_type, gates, depth));
                 constants.retain(|(name, _)| *name != "USED");
                 constants.extend([
                     ("USED", used),
@@ -259,19 +252,15 @@ impl Steps {
                     ("WAVE", u32::from(wave)),
                 ]);
                 constants.extend(saved.iter().flat_map(|saved| saved.constants.iter().copied()));
-                if tile.method == Method::Rows {
-                    let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
-                    constants.extend([("SLICES", n(tile.slices)?), ("PARTIAL", n(partial)?)]);
-                }
                 let mut bind = |[current, next]: [&Buffer; 2]| {
                     let buffers = [gates_x, &part.buffer, &stack.packed.vectors, flags, current, next, &memory.own, y];
                     recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
                 };
-                let (there, back) = (bind([&memory.h[0], &memory.h[1]])?, bind([&memory.h[1], &memory.h[0]])?);
-                let bound = match (memory.two_stages, second) {
-                    (false, _) => [there, back],
-                    (true, false) => [there; 2],
-                    (true, true) => [back; 2],
+                let bound = [bind([&memory.h[0], &memory.h[1]])?, bind([&memory.h[1], &memory.h[0]])?];
+                let turn = match (memory.two_stages, second) {
+                    (false, _) => Turn::Only,
+                    (true, false) => Turn::First,
+                    (true, true) => Turn::Second,
                 };
                 let below = if wave && problem.layers > 1 { &stack.packed.layers[1].input } else { &packed.input };
                 let layer_stride = if wave { stack.packed.stride(0, |layer| &layer.recurrent) } else { part.stride };
@@ -305,7 +294,7 @@ impl Steps {
                     history_initial: n(saved.map_or(0, |saved| saved.initial) + row * run.batch * out)?,
                 };
                 let grid = [n(units.div_ceil(tile.units))?, n(run.batch.div_ceil(tile.rows))?, n(z)?];
-                dispatches.push(StepDispatch { bound, dims, grid });
+                dispatches.push(Alternating::new(turn, bound, dims, grid));
             }
         }
         Ok(Self { dispatches })
@@ -313,9 +302,9 @@ impl Steps {
 
     /// Records step `step`. `parity` of the steps done since the buffers were filled says where h lies.
     pub(super) fn record(&self, recorder: &mut Recorder, step: usize, parity: usize) -> Result<()> {
-        for StepDispatch { bound, dims, grid } in &self.dispatches {
-            let dims = RecurrentDims { step: word(recorder.device(), RECURRENT_STEP.name, step)?, ..*dims };
-            recorder.dispatch(bound[parity % 2], &dims, *grid)?;
+        let step = word(recorder.device(), RECURRENT_STEP.name, step)?;
+        for dispatch in &self.dispatches {
+            dispatch.record(recorder, parity, |dims| dims.step = step)?;
         }
         Ok(())
     }

@@ -3,12 +3,14 @@
 use super::backward::{OutputGradient, Workspace};
 use super::pack::{BackWeights, Matrices};
 use super::{ChunkTape, Pass};
-use crate::cell::Pad;
+use crate::cell::{Pad, WeightType};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
 use crate::gpu::ops::word;
-use crate::gpu::recorder::{BoundId, Recorder};
+use crate::gpu::recorder::Recorder;
+use crate::gpu::recurrent::alternate::{Alternating, Turn};
+use crate::gpu::recurrent::project::sliced_constants;
 use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
 use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, Method, Stage};
@@ -66,16 +68,8 @@ pub(super) struct Back<'a> {
 
 /// The dispatches of a step back, bound to their buffers.
 pub(super) struct BackSteps {
-    dispatches: Vec<BackDispatch>,
-}
-
-struct BackDispatch {
-    /// For even and for odd numbers of steps done.
-    bound: [BoundId; 2],
-    dims: RecurrentGradDims,
-    grid: [u32; 3],
-    /// Whether it begins a step.
-    first: bool,
+    /// Each with whether it begins a step.
+    dispatches: Vec<(bool, Alternating<RecurrentGradDims>)>,
 }
 
 impl BackSteps {
@@ -121,16 +115,12 @@ impl BackSteps {
                     (false, _) => (regions.gates, gates * hidden, 2 * hidden),
                     _ => (regions.gates, gates * hidden, 0),
                 };
-                let turn = if columns == 1 { 16 } else { 8 };
                 let mut constants: Constants = special.constants.clone();
                 constants.extend(noise_constants.iter().copied());
+                constants.extend(sliced_constants(tile, WeightType::F32, columns, depth));
+                constants.retain(|(name, _)| *name != "STRADDLE");
                 constants.extend([
-                    ("ROWS", n(tile.rows)?),
-                    ("UNITS", n(tile.units)?),
-                    ("GATES", n(columns)?),
-                    ("USED", (1 << columns) - 1),
                     ("STRADDLE", u32::from(!(width.is_multiple_of(4) && from.is_multiple_of(4)))),
-                    ("TAIL", u32::from(!depth.is_multiple_of(turn))),
                     ("STAGE", stage as u32),
                     ("TWO_STAGES", u32::from(two_stages)),
                     ("FLAGS", u32::from(pass.flags.is_some())),
@@ -139,20 +129,16 @@ impl BackSteps {
                     ("CLIP", u32::from(clip.is_some())),
                     ("REVERSE", pass.stack.reverse),
                 ]);
-                if tile.method == Method::Rows {
-                    let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
-                    constants.extend([("SLICES", n(tile.slices)?), ("PARTIAL", n(partial)?)]);
-                }
                 let mut bind = |[current, next]: [&Buffer; 2]| {
                     let (dy, d_gates) = (&share.buffer, &workspace.d_gates);
                     let buffers = [&tape.gates, &packed.buffer, flags, &tape.history, dy, current, next, d_gates];
                     recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
                 };
-                let (there, return_) = (bind([a, b])?, bind([b, a])?);
-                let bound = match (two_stages, first) {
-                    (false, _) => [there, return_],
-                    (true, true) => [there; 2],
-                    (true, false) => [return_; 2],
+                let bound = [bind([a, b])?, bind([b, a])?];
+                let turn = match (two_stages, first) {
+                    (false, _) => Turn::Only,
+                    (true, true) => Turn::First,
+                    (true, false) => Turn::Second,
                 };
                 let dims = RecurrentGradDims {
                     scalars: special.scalars,
@@ -193,7 +179,7 @@ impl BackSteps {
                 };
                 let blocks = units.div_ceil(columns);
                 let grid = [n(blocks.div_ceil(tile.units))?, n(problem.batch.div_ceil(tile.rows))?, n(group.len())?];
-                dispatches.push(BackDispatch { bound, dims, grid, first });
+                dispatches.push((first, Alternating::new(turn, bound, dims, grid)));
             }
         }
         Ok(Self { dispatches })
@@ -201,25 +187,20 @@ impl BackSteps {
 
     /// Records the step before `later`; `done` steps have been recorded since the buffers were filled.
     pub(super) fn record(&self, recorder: &mut Recorder, later: usize, done: usize) -> Result<()> {
-        self.dispatch(recorder, later, done, |_| true)
+        self.dispatch(recorder, later, done, false)
     }
 
     /// Records what is left once the first step has been gone through: its product.
     pub(super) fn finish(&self, recorder: &mut Recorder, done: usize) -> Result<()> {
-        self.dispatch(recorder, 0, done, |dispatch| dispatch.first)
+        self.dispatch(recorder, 0, done, true)
     }
 
-    fn dispatch(
-        &self,
-        recorder: &mut Recorder,
-        later: usize,
-        done: usize,
-        wanted: impl Fn(&BackDispatch) -> bool,
-    ) -> Result<()> {
-        for dispatch in self.dispatches.iter().filter(|dispatch| wanted(dispatch)) {
-            let BackDispatch { bound, dims, grid, .. } = dispatch;
-            let dims = RecurrentGradDims { later: word(recorder.device(), RECURRENT_STEP_GRAD.name, later)?, ..*dims };
-            recorder.dispatch(bound[done % 2], &dims, *grid)?;
+    fn dispatch(&self, recorder: &mut Recorder, later: usize, done: usize, only_first: bool) -> Result<()> {
+        let later = word(recorder.device(), RECURRENT_STEP_GRAD.name, later)?;
+        for (first, dispatch) in &self.dispatches {
+            if *first || !only_first {
+                dispatch.record(recorder, done, |dims| dims.later = later)?;
+            }
         }
         Ok(())
     }
