@@ -16,9 +16,9 @@ pub use limits::{AdapterClass, Limits, Together};
 pub use problem::{Problem, Stage};
 pub use scan::Scan;
 pub(crate) use tile::packed_words;
-pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
-pub(crate) use tile::{step_depth, step_words};
+pub(crate) use tile::{BLOCK, step_depth, step_words};
+pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
 pub(crate) use training::{TrainingPlan, resets_after};
 pub use tuning::Choice;

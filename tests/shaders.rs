@@ -20,7 +20,8 @@ fn module(source: &str, name: &str) -> Module {
 }
 
 /// Kernels that pass values between the lanes of a subgroup, and run only where an adapter has them.
-const WITH_SUBGROUPS: [&str; 4] = ["project_lanes", "recurrent_step_lanes", "recurrent_step_grad_lanes", "scan_lanes"];
+const WITH_SUBGROUPS: [&str; 5] =
+    ["project_lanes", "recurrent_step_lanes", "recurrent_step_grad_lanes", "scan_lanes", "matmul_strided_lanes"];
 
 #[test]
 fn every_kernel_validates_with_the_capabilities_it_may_ask_for() {

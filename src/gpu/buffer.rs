@@ -127,6 +127,11 @@ impl Buffer {
         self.0.number
     }
 
+    /// Its length in 32-bit words.
+    pub(super) fn words(&self) -> usize {
+        (self.0.bytes / 4) as usize
+    }
+
     /// Its length in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.0.bytes

@@ -177,7 +177,11 @@ kernels! {
     /// Biases and peepholes in the order of the steps.
     PACK_VECTORS = "pack_vectors": ["common/index.wgsl", "cell/vector_rows.wgsl", "cell/pack_vectors.wgsl"];
     /// `y = a b` or `y += a b` by strides.
-    MATMUL_STRIDED = "matmul_strided": ["matmul/product.wgsl", "matmul/matmul_strided.wgsl"];
+    MATMUL_STRIDED = "matmul_strided": [
+        "matmul/strided_dims.wgsl", "matmul/product.wgsl", "matmul/matmul_strided.wgsl"
+    ];
+    /// The same, rows of `a` shared within a subgroup.
+    MATMUL_STRIDED_LANES = "matmul_strided_lanes": ["matmul/strided_dims.wgsl", "matmul/matmul_strided_lanes.wgsl"];
     /// Sums along an axis.
     SUM_STRIDED = "sum_strided": ["common/index.wgsl", "reduce/sum_strided.wgsl"];
     /// A random mask.

@@ -1,15 +1,16 @@
 //! The host side of the kernels that serve gradients: products and sums by strides, masks.
 
 use super::buffer::Buffer;
-use super::kernel::{Constants, DROPOUT, MATMUL_STRIDED, SILENCE, SUM_STRIDED};
+use super::kernel::{Constants, DROPOUT, Kernel, MATMUL_STRIDED, MATMUL_STRIDED_LANES, SILENCE, SUM_STRIDED};
 use super::ops::{TILE, WORKGROUP_SIZE, each, fold, word};
 use super::recorder::Recorder;
 use super::uniform::uniform;
 use crate::cell::Draw;
 use crate::error::{Error, Result};
+use crate::plan::Limits;
 
 uniform! {
-    /// Mirrors the struct in `shaders/matmul/matmul_strided.wgsl`.
+    /// Mirrors the struct in `shaders/matmul/strided_dims.wgsl`.
     struct MatmulStridedDims {
         rows: u32,
         depth: u32,
@@ -115,6 +116,52 @@ pub(super) struct Matrix<'a> {
     pub(super) depth: Axis,
 }
 
+impl Matrix<'_> {
+    /// Whether words of four elements are whole along one axis, and begin wherever the other one goes.
+    fn in_words(&self) -> bool {
+        let [along, across] =
+            if self.outer.stride < self.depth.stride { [self.outer, self.depth] } else { [self.depth, self.outer] };
+        let whole = |size: usize| size.is_multiple_of(WORD);
+        let gap = |axis: Axis| axis.gap.is_none_or(|gap| whole(gap.at) && whole(gap.elements));
+        let axes = along.stride == 1 && !along.descending && whole(across.stride) && gap(along) && gap(across);
+        axes && whole(self.offset) && self.buffer.in_whole_words()
+    }
+}
+
+/// Elements of a word.
+const WORD: usize = 4;
+
+/// The kernel of a product, and the rows and columns of a workgroup.
+struct ProductTile {
+    kernel: &'static Kernel,
+    rows: usize,
+    columns: usize,
+    /// What the kernel is told of it.
+    constants: Constants,
+}
+
+impl ProductTile {
+    fn of(
+        limits: &Limits,
+        (a, b): (&Matrix<'_>, &Matrix<'_>),
+        [rows, depth, columns]: [usize; 3],
+        y_offset: usize,
+    ) -> Self {
+        let by_rows = a.outer.stride == 1;
+        let sizes = rows > 0 && columns > 0 && columns.is_multiple_of(WORD) && y_offset.is_multiple_of(WORD);
+        let a_in_words = a.in_words() && (by_rows || depth.is_multiple_of(WORD));
+        let tile: u16 = if by_rows || rows > 8 { 32 } else { 8 };
+        let fits = rows.div_ceil(usize::from(tile)) <= usize::from(u16::MAX);
+        if limits.shares_lanes() && sizes && fits && a_in_words && b.in_words() && b.outer.stride == 1 {
+            let units = u16::try_from(limits.subgroup_most).unwrap_or(u16::MAX);
+            let constants = vec![("ROWS", u32::from(tile)), ("UNITS", u32::from(units))];
+            let (rows, columns) = (usize::from(tile), WORD * usize::from(units));
+            return Self { kernel: &MATMUL_STRIDED_LANES, rows, columns, constants };
+        }
+        Self { kernel: &MATMUL_STRIDED, rows: TILE, columns: TILE, constants: Constants::new() }
+    }
+}
+
 /// Iterations of one loop that the driver is sure to complete, with a loop inside it.
 fn longest_depth(recorder: &Recorder) -> usize {
     let cap = recorder.device().plan_limits().loop_cap.unwrap_or(u64::MAX);
@@ -129,11 +176,12 @@ pub(super) fn matmul_strided(
     (y, y_offset): (&Buffer, usize),
     accumulate: bool,
 ) -> Result<()> {
-    let op = MATMUL_STRIDED.name;
     let device = recorder.device().clone();
+    let tile = ProductTile::of(device.plan_limits(), (&a, &b), [rows, depth, columns], y_offset);
+    let op = tile.kernel.name;
     let n = |size: usize| word(&device, op, size);
     n(y_offset + rows * columns)?;
-    let grid = [n(columns.div_ceil(TILE))?, n(rows.div_ceil(TILE))?, 1];
+    let grid = [n(columns.div_ceil(tile.columns))?, n(rows.div_ceil(tile.rows))?, 1];
     let by_rows = u32::from(a.outer.stride < a.depth.stride);
     let (_, a_row) = a.outer.part(&device, op, rows, 0)?;
     let (_, b_column) = b.outer.part(&device, op, columns, 0)?;
@@ -160,8 +208,9 @@ pub(super) fn matmul_strided(
             b_column,
             y_offset: n(y_offset)?,
         };
-        let constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0)), ("A_BY_ROWS", by_rows)];
-        let bound = recorder.bind(&MATMUL_STRIDED, &constants, [a.buffer, b.buffer, y].map(Buffer::clone))?;
+        let mut constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0)), ("A_BY_ROWS", by_rows)];
+        constants.extend(tile.constants.iter().copied());
+        let bound = recorder.bind(tile.kernel, &constants, [a.buffer, b.buffer, y].map(Buffer::clone))?;
         recorder.dispatch(bound, &dims, grid)?;
         begin += piece;
         if begin >= depth {

@@ -70,6 +70,11 @@ impl Limits {
         }
     }
 
+    /// Whether lanes of a subgroup pass each other what they have loaded: a load of a lane costs a software adapter more.
+    pub(crate) fn shares_lanes(&self) -> bool {
+        self.class == AdapterClass::Software && self.subgroup >= 8
+    }
+
     pub(super) fn check(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
         if needed <= limit {
             return Ok(());

@@ -31,7 +31,7 @@ const BUSY: usize = 128;
 /// Workgroups that keep the threads of a software adapter evenly busy.
 const BUSY_THREADS: usize = 16;
 /// Units of the smallest workgroup: a block of packed weights.
-pub(super) const BLOCK: usize = 8;
+pub(crate) const BLOCK: usize = 8;
 
 impl Tile {
     /// `y [rows, units]`, all rows at hand.
@@ -61,7 +61,7 @@ impl Tile {
     }
 
     fn whole_depth(limits: &Limits, rows: usize, units: usize, z: usize) -> Self {
-        let lanes = limits.class == AdapterClass::Software && limits.subgroup >= 8;
+        let lanes = limits.shares_lanes();
         let (method, most, busy) = match limits.class {
             AdapterClass::Software if lanes => (Method::Lanes, MAX_ROWS, BUSY_THREADS),
             AdapterClass::Software => (Method::Rows, 8, BUSY_THREADS),

@@ -66,6 +66,7 @@ macro_rules! kernel_cases {
             peak_fma: parity::peak_fma;
             peak_step: parity::peak_step;
             matmul_strided: parity::matmul_strided;
+            matmul_strided_lanes: parity::matmul_strided_lanes;
             sum_strided: parity::sum_strided;
             dropout: parity::dropout;
             silence: parity::silence;
@@ -86,7 +87,9 @@ pub(crate) use gradient::{
 pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
-pub(crate) use passes::{dropout, matmul_strided, pack_vectors, pack_weights, silence, sum_strided};
+pub(crate) use passes::{
+    dropout, matmul_strided, matmul_strided_lanes, pack_vectors, pack_weights, silence, sum_strided,
+};
 pub(crate) use peaks::{peak_copy, peak_fma, peak_read, peak_step};
 pub(crate) use reduce::{argmax_rows, reduce_rows, sum_columns};
 pub(crate) use train::{

@@ -50,7 +50,7 @@ impl Strided {
         }
     }
 
-    fn case(self, by_rows: bool) -> Case {
+    fn case(self, by_rows: bool, tile: [usize; 2]) -> Case {
         let [rows, depth, columns] = self.size;
         let skipped = |row: usize, k: usize| match self.gap {
             Some((elements, from_row, from_depth))
@@ -86,7 +86,7 @@ impl Strided {
         });
         let (gap, gap_row, gap_depth) = self.gap.unwrap_or((0, None, None));
         let from = |place: Option<usize>| place.map_or(u32::MAX, n);
-        let tiles = |size: usize| n(size.div_ceil(64).max(1));
+        let tiles = |size: usize, tile: usize| n(size.div_ceil(tile).max(1));
         Case {
             name: format!("{self:?} by rows {by_rows}"),
             constants: vec![("ACCUMULATE", u32::from(self.accumulate)), ("A_BY_ROWS", u32::from(by_rows))],
@@ -110,7 +110,7 @@ impl Strided {
                 Slot::floats(&b),
                 Slot::in_place(&before).near(self.y_offset, expected.collect::<Vec<f64>>()),
             ],
-            grid: [tiles(columns), tiles(rows), 1],
+            grid: [tiles(columns, tile[1]), tiles(rows, tile[0]), 1],
             tolerance: Tolerance::sum(depth + 1, 1.0),
         }
     }
@@ -128,7 +128,35 @@ pub(crate) fn matmul_strided() -> Vec<Case> {
     all.push(Strided { a: (0, 1, 24), gap, ..Strided::plain(18, 9, 5) });
     all.push(Strided { a: (0, 24, 1), gap: Some((6, None, Some(12))), ..Strided::plain(9, 18, 5) });
     all.push(Strided { b: (3, 28, 4), accumulate: true, ..Strided::plain(6, 11, 7) });
-    all.into_iter().enumerate().map(|(at, strided)| strided.case(at % 2 == 1)).collect()
+    all.into_iter().enumerate().map(|(at, strided)| strided.case(at % 2 == 1, [64, 64])).collect()
+}
+
+pub(crate) fn matmul_strided_lanes() -> Vec<Case> {
+    let mut all = Vec::new();
+    let sizes: [[usize; 3]; 7] =
+        [[1, 1, 4], [5, 3, 8], [31, 17, 36], [32, 4, 32], [33, 5, 40], [70, 64, 64], [6, 0, 4]];
+    for [rows, depth, columns] in sizes {
+        // As `Strided::transposed`, in whole words.
+        let (width, last) = (rows.next_multiple_of(4) + 4, depth.saturating_sub(1));
+        let a = (last * width + 4, 1, -width.cast_signed());
+        let b = (last * columns, -columns.cast_signed(), 1);
+        all.push((32, Strided { a, b, y_offset: 8, accumulate: true, ..Strided::plain(rows, depth, columns) }));
+        let along = Strided::plain(rows, depth.next_multiple_of(4), columns);
+        all.push((32, along));
+        let last = along.size[1].saturating_sub(1);
+        let b = (4 + last * (columns + 4), -(columns + 4).cast_signed(), 1);
+        all.push((8, Strided { b, y_offset: 4, accumulate: true, ..along }));
+    }
+    let by_rows = |a, gap, size: [usize; 3]| Strided { a, gap, ..Strided::plain(size[0], size[1], size[2]) };
+    all.push((32, by_rows((0, 1, 56), Some((8, Some(12), None)), [45, 9, 12])));
+    all.push((32, by_rows((4, 60, 1), Some((12, None, Some(24))), [9, 40, 4])));
+    let cases = all.into_iter().enumerate().map(|(at, (rows, strided))| {
+        let units = [8, 32, 64][at % 3];
+        let mut case = strided.case(strided.a.1 == 1, [rows, 4 * units]);
+        case.constants.extend([("ROWS", n(rows)), ("UNITS", n(units))]);
+        case
+    });
+    cases.collect()
 }
 
 pub(crate) fn sum_strided() -> Vec<Case> {
@@ -250,17 +278,23 @@ pub(crate) fn pack_weights() -> Vec<Case> {
         (1, 3, 40, true),
         (4, 3, 18, true),
         (4, 16, 33, true),
+        // In whole words along the depth, and along the columns.
+        (4, 9, 20, false),
+        (1, 11, 12, false),
+        (4, 18, 21, true),
     ];
     for (index, (gates, units, depth, side_by_side)) in shapes.into_iter().enumerate() {
         let size = WORKGROUPS[index % WORKGROUPS.len()];
         // The last unit of a transpose has a column less than the others.
-        let columns = if side_by_side && gates > 1 { gates * units - 1 } else { gates * units };
+        let whole = index > 6;
+        let columns = if side_by_side && gates > 1 && !whole { gates * units - 1 } else { gates * units };
         let (unit_columns, gate_columns) = if side_by_side { (gates, 1) } else { (1, units) };
         let (column_stride, depth_stride) = if side_by_side { (1, columns) } else { (depth, 1) };
-        let (from, to) = (2, 8);
+        let (from, to) = (if whole { 4 } else { 2 }, 8);
         let x = uniform(78, from + columns * depth, 1.0);
         let (words, step_depth) = if gates == 1 { (4, 16) } else { (gates, 4) };
-        let steps = depth.next_multiple_of(16) / step_depth;
+        let (padded_units, padded_depth) = (units.next_multiple_of(BLOCK), depth.next_multiple_of(16));
+        let steps = padded_depth / step_depth;
         let mut expected = Vec::new();
         for unit in 0..units.div_ceil(BLOCK) {
             for step in 0..steps {
@@ -288,12 +322,28 @@ pub(crate) fn pack_weights() -> Vec<Case> {
         let count = expected.len();
         cases.push(Case {
             name: format!("{gates} columns, {units} units, depth {depth}, side by side {side_by_side}"),
-            constants: vec![("GATES", n(gates)), ("WORKGROUP_SIZE", n(size))],
-            dims: [count, units, depth, columns, unit_columns, gate_columns, column_stride, depth_stride, from, to]
-                .map(n)
-                .to_vec(),
+            constants: vec![
+                ("GATES", n(gates)),
+                ("WORDS", n(usize::from(whole) + usize::from(whole && side_by_side))),
+                ("WORKGROUP_SIZE", n(size)),
+            ],
+            dims: [
+                padded_units,
+                padded_depth,
+                units,
+                depth,
+                columns,
+                unit_columns,
+                gate_columns,
+                column_stride,
+                depth_stride,
+                from,
+                to / 4,
+            ]
+            .map(n)
+            .to_vec(),
             buffers: vec![Slot::floats(&x), Slot::output(to + count).exactly(to, expected)],
-            grid: grid(count, size, index % 2 == 1),
+            grid: [n(padded_units.div_ceil(size)), n(padded_depth / 4), 1],
             tolerance: EXACT,
         });
     }

@@ -7,10 +7,8 @@ use crate::cell::{Cell, GruCell, Parameters, Reset, WeightType, quantize_row};
 use crate::error::{Result, axes};
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
-use crate::plan::{Problem, packed_words, step_depth, step_words};
+use crate::plan::{BLOCK, Problem, packed_words, step_depth, step_words};
 
-/// Units whose words lie side by side.
-const BLOCK: usize = 8;
 /// 32-bit elements of a word.
 const WORD: usize = 4;
 

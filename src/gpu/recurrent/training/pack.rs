@@ -8,14 +8,16 @@ use crate::gpu::context::GpuDevice;
 use crate::gpu::kernel::{PACK_VECTORS, PACK_WEIGHTS};
 use crate::gpu::ops::{WORKGROUP_SIZE, fold, word};
 use crate::gpu::recorder::Recorder;
+use crate::gpu::recurrent::in_whole_words;
 use crate::gpu::recurrent::pack::{PackedLayer, PackedStack, Part, VECTOR_ROWS};
 use crate::gpu::uniform::uniform;
-use crate::plan::{Problem, Stage, packed_words, resets_after};
+use crate::plan::{BLOCK, Problem, Stage, packed_words, resets_after};
 
 uniform! {
     /// Mirrors the struct in `shaders/cell/pack_weights.wgsl`.
     struct PackWeightsDims {
-        count: u32,
+        padded_units: u32,
+        padded_depth: u32,
         units: u32,
         depth: u32,
         columns: u32,
@@ -24,7 +26,7 @@ uniform! {
         column_stride: u32,
         depth_stride: u32,
         from_offset: u32,
-        to_offset: u32,
+        to_word: u32,
     }
 }
 
@@ -50,6 +52,16 @@ struct Layout {
     column_stride: usize,
     depth_stride: usize,
     offset: usize,
+}
+
+/// How a source is read: the values of `WORDS` in `shaders/cell/pack_weights.wgsl`.
+enum SourceWords {
+    /// Element by element.
+    None,
+    /// Four elements of the depth at a time.
+    AlongDepth,
+    /// Four columns of a unit.
+    AlongColumns,
 }
 
 impl Layout {
@@ -86,11 +98,12 @@ impl Layout {
         let op = PACK_WEIGHTS.name;
         let device = recorder.device().clone();
         let n = |size: usize| word(&device, op, size);
-        let count = self.words() * 4;
-        n(at * 4 + count)?;
-        n(self.columns * self.depth)?;
+        n((at + self.words()) * 4)?;
+        n(self.offset + self.columns * self.depth)?;
+        let (units, depth) = (self.units.next_multiple_of(BLOCK), self.depth.next_multiple_of(16));
         let dims = PackWeightsDims {
-            count: n(count)?,
+            padded_units: n(units)?,
+            padded_depth: n(depth)?,
             units: n(self.units)?,
             depth: n(self.depth)?,
             columns: n(self.columns)?,
@@ -99,10 +112,24 @@ impl Layout {
             column_stride: n(self.column_stride)?,
             depth_stride: n(self.depth_stride)?,
             from_offset: n(self.offset)?,
-            to_offset: n(at * 4)?,
+            to_word: n(at)?,
         };
-        let bound = recorder.bind(&PACK_WEIGHTS, &vec![("GATES", n(self.gates)?)], [from, to].map(Buffer::clone))?;
-        recorder.dispatch(bound, &dims, fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?)
+        let from = in_whole_words(recorder, from, from.words())?;
+        let constants = vec![("GATES", n(self.gates)?), ("WORDS", self.source_words() as u32)];
+        let bound = recorder.bind(&PACK_WEIGHTS, &constants, [&from, to].map(Buffer::clone))?;
+        recorder.dispatch(bound, &dims, [n(units.div_ceil(WORKGROUP_SIZE))?, n(depth / 4)?, 1])
+    }
+
+    fn source_words(&self) -> SourceWords {
+        let whole = |sizes: [usize; 3]| sizes.iter().all(|size| size.is_multiple_of(4));
+        let side_by_side = (self.column_stride, self.gate_columns, self.unit_columns) == (1, 1, 4) && self.gates == 4;
+        if self.depth_stride == 1 && whole([self.offset, self.column_stride, self.depth]) {
+            SourceWords::AlongDepth
+        } else if side_by_side && whole([self.offset, self.depth_stride, self.columns]) {
+            SourceWords::AlongColumns
+        } else {
+            SourceWords::None
+        }
     }
 }
 
