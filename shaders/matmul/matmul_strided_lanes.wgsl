@@ -11,17 +11,13 @@ override ROWS: u32 = 32u;       // of a workgroup: 32, or 8 where a runs along t
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;       // [depth, columns] by its strides
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>; // [rows, columns], from y_offset on
 
-// Four elements along memory. Rows beyond the end repeat the last of them; nobody looks at their sums.
+// Four elements along memory, zeros beyond the depth: what is read there is thrown away, which costs less than a branch around
+// it. Rows beyond the end repeat the last of them; nobody looks at their sums.
 fn a_word(row: u32, k: u32) -> vec4<f32> {
-    if k >= dims.depth {
-        return vec4<f32>();
-    }
     let present = min(row, select(dims.rows - 1u, (dims.rows - 1u) & ~3u, A_BY_ROWS));
-    var at = i32(dims.a_offset) + i32(present) * dims.a_row + i32(k) * dims.a_depth;
-    if present >= dims.gap_row || k >= dims.gap_depth {
-        at += i32(dims.gap);
-    }
-    return a[u32(at) / 4u];
+    let gap = select(0u, dims.gap, present >= dims.gap_row || k >= dims.gap_depth);
+    let at = i32(dims.a_offset + gap) + i32(present) * dims.a_row + i32(k) * dims.a_depth;
+    return select(vec4<f32>(), a[u32(at) / 4u], k < dims.depth);
 }
 
 // A lane's part of a, 4 places of the depth of 4 rows: a column a row.
@@ -47,10 +43,8 @@ fn row_of(column: u32, lane: u32) -> u32 {
 }
 
 fn b_word(k: u32, column: u32) -> vec4<f32> {
-    if k >= dims.depth {
-        return vec4<f32>();
-    }
-    return b[u32(i32(dims.b_offset) + i32(k) * dims.b_depth + i32(column)) / 4u];
+    let at = i32(dims.b_offset) + i32(k) * dims.b_depth + i32(column);
+    return select(vec4<f32>(), b[u32(at) / 4u], k < dims.depth);
 }
 
 fn y_word(row: u32, column: u32) -> u32 {
