@@ -16,19 +16,13 @@ fn load_part(m: Matrix, word: u32) -> Part {
     return p;
 }
 
-// The part that begins at depth `k`, zeros beyond the depth.
-fn part_at(m: Matrix, unit: u32, depth: u32, k: u32) -> Part {
-    if k >= depth {
-        return Part();
-    }
-    return load_part(m, unit_word(m, unit, depth, k));
-}
-
-// A unit's weights from depth `begin` on. One place reads them all: llvmpipe makes much code of every read.
+// A unit's weights from depth `begin` on. Parts beyond the depth repeat its last one: the rows are zeros there. One place reads them
+// all, for llvmpipe makes much code of every read.
 fn keep(m: Matrix, unit: u32, depth: u32, begin: u32) -> array<Part, 8> {
     var kept = array<Part, 8>();
+    let last = (depth - 1u) & ~15u;
     for (var i = 0u; i < KEPT; i++) {
-        let part = part_at(m, unit, depth, begin + 16u * i);
+        let part = load_part(m, unit_word(m, unit, depth, min(begin + 16u * i, last)));
         switch i {
             case 0u: { kept[0] = part; }
             case 1u: { kept[1] = part; }

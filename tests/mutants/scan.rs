@@ -97,7 +97,7 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("scan_rows", "time - dims.first_step - dims.steps, at.reverse", "first_step, at.reverse", "chunk: (1, 3)"),
     slip("scan_lanes", "time - dims.first_step - dims.steps, at.reverse", "first_step, at.reverse", "chunk: (1, 3)"),
     // common/kept.wgsl
-    slip("scan_rows", "part_at(m, unit, depth, begin + 16u * i);", "part_at(m, unit, depth, begin + 16u);", ""),
-    slip("scan_lanes", "case 6u: { kept[6] = part; }", "case 6u: { kept[5] = part; }", "kept: 8"),
+    slip("scan_rows", "min(begin + 16u * i, last)", "min(begin + 16u, last)", ""),
+    slip("scan_lanes", "case 1u: { kept[1] = part; }", "case 1u: { kept[0] = part; }", "kept: 2"),
     slip("scan_rows", "p.c = load_step(m, word + 2u * step);", "p.c = load_step(m, word + step);", ""),
 ];
