@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use gatewise::cell::{Cell, LstmCell, WeightType};
+use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell, WeightType};
 use gatewise::plan::Stage;
 use gatewise::reference::{gru_gate, gru_update, lstm_update, rnn_update};
 
@@ -458,6 +458,32 @@ fn cases(kernel: &str, tiles: &[Tile], every: usize) -> Vec<Case> {
     cases
 }
 
+/// Batches of many tiles, the last one full or not.
+fn large_batches(kernel: &str, tile: Tile) -> Vec<Case> {
+    let (lstm, gru, rnn) = (LstmCell::default().into(), GruCell::default().into(), RnnCell::default().into());
+    let case = |(batch, cell, kind): (usize, Cell, WeightType)| {
+        let run = Step {
+            cell,
+            stage: Stage::Whole,
+            kind,
+            tile,
+            hidden: tile.units + 3,
+            batch,
+            time: 3,
+            step: 1,
+            chunk: (0, 3),
+            cover: Cover::Directions { first: 0, count: 2, of: 2 },
+            reverse: 0b10,
+            flags: batch == 64,
+            hold: false,
+        };
+        run.case(kernel)
+    };
+    [(33, lstm, WeightType::F32), (64, gru, WeightType::F16), (65, lstm, WeightType::Int8), (65, rnn, WeightType::F32)]
+        .map(case)
+        .into()
+}
+
 /// Mostly small tiles, which drivers compile faster.
 pub(crate) fn recurrent_step() -> Vec<Case> {
     let tiles = [
@@ -475,9 +501,14 @@ pub(crate) fn recurrent_step() -> Vec<Case> {
         tile(2, 16, 1),
         tile(4, 8, 4),
     ];
-    cases("recurrent_step", &tiles, 1)
+    let mut cases = cases("recurrent_step", &tiles, 1);
+    cases.extend(large_batches("recurrent_step", tile(8, 8, 16)));
+    cases
 }
 
 pub(crate) fn recurrent_step_lanes() -> Vec<Case> {
-    cases("recurrent_step_lanes", &[tile(1, 16, 1), tile(2, 16, 1), tile(8, 16, 1), tile(4, 64, 1), tile(2, 32, 1)], 3)
+    let tiles = [tile(1, 16, 1), tile(2, 16, 1), tile(8, 16, 1), tile(4, 64, 1), tile(2, 32, 1)];
+    let mut cases = cases("recurrent_step_lanes", &tiles, 3);
+    cases.extend(large_batches("recurrent_step_lanes", tile(16, 16, 1)));
+    cases
 }
