@@ -2,6 +2,7 @@
 
 mod kind;
 mod limits;
+mod matrices;
 mod problem;
 mod scan;
 mod show;
@@ -13,6 +14,7 @@ mod wide;
 
 pub use kind::PlanKind;
 pub use limits::{AdapterClass, Limits, Together};
+pub use matrices::Matrices;
 pub use problem::{Problem, Stage};
 pub use scan::Scan;
 pub(crate) use tile::packed_words;
@@ -60,6 +62,8 @@ pub struct Plan {
     pub groups: Vec<std::ops::Range<usize>>,
     /// How the input projection is tiled.
     pub project: Tile,
+    /// The adapter's own matrices that it is computed by instead, if they suit.
+    pub matrices: Option<Matrices>,
     /// How a step is tiled.
     pub step: Tile,
     /// The workgroup that walks through time, if one does.
@@ -117,6 +121,7 @@ impl Plan {
             if same { std::iter::once(0..directions).collect() } else { (0..directions).map(|d| d..d + 1).collect() };
         let rows = chunks.first().map_or(0, |chunk| chunk.steps) * problem.batch;
         let project = Tile::of_projection(limits, rows, problem.hidden, directions);
+        let matrices = Matrices::of(limits, &problem, rows).ok();
         let z = if kind == PlanKind::Wave { problem.layers } else { directions };
         let step = Tile::of_step(limits, problem.batch, problem.hidden, z, problem.out());
         for tile in [&project, &step] {
@@ -124,7 +129,7 @@ impl Plan {
             limits.check(OP, "workgroup memory in bytes", tile.workgroup_bytes(), limits.workgroup_bytes)?;
             limits.check(OP, "invocations of a workgroup", invocations, limits.workgroup_invocations as u64)?;
         }
-        Ok(Self { problem, kind, why, chunks, groups, project, step, scan, wide })
+        Ok(Self { problem, kind, why, chunks, groups, project, matrices, step, scan, wide })
     }
 
     /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, one over several workgroups
@@ -248,7 +253,8 @@ impl Plan {
         let recurrent = words(gates, p.hidden, p.out()) + p.projection_words() as u64 * 16;
         let state = (p.batch * (2 * p.out() + 2 * p.hidden) * size_of::<f32>()) as u64;
         let step_tiles = p.batch.div_ceil(self.step.rows) as u64;
-        let project_tiles = (p.time * p.batch).div_ceil(self.project.rows) as u64;
+        let project_rows = self.matrices.map_or(self.project.rows, Matrices::rows);
+        let project_tiles = (p.time * p.batch).div_ceil(project_rows) as u64;
         let directions = directions as u64;
         let chunks = self.chunks.len() as u64;
         let layer = |layer: usize| {

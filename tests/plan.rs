@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use gatewise::Error;
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell, WeightType};
-use gatewise::plan::{AdapterClass, Limits, Plan, PlanKind, Problem, Together};
+use gatewise::plan::{AdapterClass, Limits, Matrices, Plan, PlanKind, Problem, Together};
 
 /// A GPU of a data centre.
 fn large() -> Limits {
@@ -42,6 +42,11 @@ fn llvmpipe() -> Limits {
 /// A device whose bindings hold 4,096 numbers.
 fn small() -> Limits {
     Limits { adapter: "a small GPU".to_owned(), binding_bytes: 16 << 10, ..Limits::portable() }
+}
+
+/// A large GPU that lists matrices of these kinds.
+fn with_matrices(adapter: &str, matrices: &[Matrices]) -> Limits {
+    Limits { adapter: adapter.to_owned(), matrices: matrices.to_vec(), ..large() }
 }
 
 fn lstm(input: usize, hidden: usize, time: usize, batch: usize) -> Problem {
@@ -117,6 +122,14 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
     }
     table.push((Limits::portable(), typed(WeightType::Int8, lstm(64, 300, 100, 20)), Some(PlanKind::Wide)));
     table.push((llvmpipe(), lstm(64, 300, 100, 2), Some(PlanKind::Wide)));
+    let half = || with_matrices("a large GPU with matrices of f16", &[Matrices::Half]);
+    let both_kinds = || with_matrices("a large GPU with matrices of both kinds", &[Matrices::Half, Matrices::Float]);
+    for kind in WeightType::ALL {
+        table.push((half(), typed(kind, lstm(512, 512, 25, 16)), None));
+        table.push((both_kinds(), typed(kind, both(of(GruCell::default(), lstm(80, 100, 40, 2)))), None));
+    }
+    // A single row would mostly be padding.
+    table.push((both_kinds(), lstm(64, 128, 1, 1), None));
     table.push((small(), lstm(3, 16, 60, 4), None));
     table.push((small(), stacked(3, lstm(3, 8, 60, 4)), Some(PlanKind::Wave)));
     table
@@ -165,6 +178,45 @@ fn workgroups_beyond_the_device_are_refused() {
     assert_eq!(message, "plan: invocations of a workgroup needs 8, the limit of a WebGPU adapter is 4");
 }
 
+/// Matrices serve weights that they hold exactly, on adapters whose workgroups have a subgroup for every gate.
+#[test]
+fn matrices_are_chosen_where_they_keep_the_precision() {
+    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").matrices;
+    let half = with_matrices("half", &[Matrices::Half]);
+    let of_type = |kind| typed(kind, lstm(64, 256, 30, 4));
+    for (kind, held) in [
+        (WeightType::F32, None),
+        (WeightType::Bf16, None),
+        (WeightType::F16, Some(Matrices::Half)),
+        (WeightType::Int8, Some(Matrices::Half)),
+    ] {
+        assert_eq!(chosen(&half, of_type(kind)), held, "{kind}");
+        assert_eq!(chosen(&with_matrices("float", &[Matrices::Float]), of_type(kind)), Some(Matrices::Float), "{kind}");
+        assert_eq!(chosen(&large(), of_type(kind)), None, "an adapter that lists none");
+    }
+    let f16 = || of_type(WeightType::F16);
+    // Half a tile of rows, and one row less.
+    assert_eq!(chosen(&half, Problem { time: 4, ..f16() }), Some(Matrices::Half));
+    assert_eq!(chosen(&half, Problem { time: 15, batch: 1, ..f16() }), None);
+    for other in [
+        Limits { class: AdapterClass::Software, ..half.clone() },
+        Limits { subgroup: 0, subgroup_most: 0, ..half.clone() },
+        Limits { subgroup_most: 128, ..half.clone() },
+        Limits { workgroup_bytes: Matrices::Half.workgroup_bytes() - 1, ..half.clone() },
+    ] {
+        assert_eq!(chosen(&other, f16()), None, "{other:?}");
+    }
+    // Three gates take less room than four.
+    let wide = Limits { subgroup_most: 64, workgroup_invocations: 192, ..half };
+    assert_eq!(chosen(&wide, f16()), None);
+    assert_eq!(chosen(&wide, of(GruCell::default(), f16())), Some(Matrices::Half));
+    for kind in Matrices::ALL {
+        assert_eq!(kind.name().parse::<Matrices>().expect("its own name"), kind);
+    }
+    let error = "quarter".parse::<Matrices>().expect_err("no such kind");
+    assert!(matches!(error, Error::Value { what: "matrices", .. }), "{error}");
+}
+
 #[test]
 fn a_kind_that_cannot_run_the_problem_is_refused() {
     let wave = |problem| refusal(problem, &large(), Some(PlanKind::Wave));
@@ -211,6 +263,9 @@ mod command {
         let plan = Plan::new(problem.clone(), &Limits::portable(), None).expect("fits");
         assert_eq!((code, text), (Some(0), format!("{plan}\n")));
 
+        let (code, text, _) = run("plan -I 64 -H 128 -T 100 -B 3 --dtype f16 --matrices half");
+        assert!(code == Some(0) && text.contains("\nprojection  32 rows x 16 units by matrices of f16\n"), "{text}");
+
         let (code, text, _) = run("plan -I 64 -H 128 --directions 2 -T 100 -B 3 --plan step --json");
         let plan = Plan::new(problem, &Limits::portable(), Some(PlanKind::Step)).expect("fits");
         let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -242,6 +297,15 @@ mod command {
             assert_eq!((code, text.as_str()), (Some(2), ""), "{message}");
             assert!(message.contains(words) && message.trim_end().lines().count() == 1, "{message}");
         }
+    }
+
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn matrices_that_the_adapter_does_not_list_are_refused() {
+        let listed = gatewise::gpu::adapters()[0].features.contains(&"cooperative-matrix");
+        let (code, _, message) = run("verify --device gpu --matrices tests/golden --case rnn_tanh_T1_B1");
+        let refused = code == Some(2) && message.contains("lists none that there is a kernel for");
+        assert_eq!(refused, !listed, "{message}");
     }
 
     /// `--plan` reaches the calls of a bench, and its lines name the plan that ran.

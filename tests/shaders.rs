@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use gatewise::cell::Activation;
 use gatewise::gpu::KERNELS;
+use gatewise::plan::Matrices;
+use naga::back::{pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
 
@@ -23,27 +25,75 @@ fn module(source: &str, name: &str) -> Module {
 const WITH_SUBGROUPS: [&str; 5] =
     ["project_lanes", "recurrent_step_lanes", "recurrent_step_grad_lanes", "scan_lanes", "matmul_strided_lanes"];
 
+/// Kernels that multiply by the adapter's own matrices, which a subgroup does together, and what more each needs.
+const WITH_MATRICES: [(&str, Capabilities); 2] =
+    [("project_matrix_half", Capabilities::SHADER_FLOAT16), ("project_matrix_float", Capabilities::empty())];
+
+/// A validator for no more than what a kernel may ask for.
+fn validator(kernel: &str) -> Validator {
+    // `unpack2x16float`, which every WebGPU device has.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let matrices = WITH_MATRICES.iter().find(|(name, _)| *name == kernel);
+    if let Some((_, more)) = matrices {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX | *more;
+    }
+    let subgroups = matrices.is_some() || WITH_SUBGROUPS.contains(&kernel);
+    if subgroups {
+        capabilities |= Capabilities::SUBGROUP;
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if subgroups {
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    }
+    validator
+}
+
 #[test]
 fn every_kernel_validates_with_the_capabilities_it_may_ask_for() {
-    // `unpack2x16float`, which every WebGPU device has.
-    let halves = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     for kernel in KERNELS {
         let module = module(kernel.source, kernel.name);
-        let subgroups = WITH_SUBGROUPS.contains(&kernel.name);
-        let capabilities = if subgroups { halves | Capabilities::SUBGROUP } else { halves };
-        let mut validator = Validator::new(ValidationFlags::all(), capabilities);
-        if subgroups {
-            validator
-                .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-                .subgroup_operations(SubgroupOperationSet::all());
-        }
-        let result = validator.validate(&module);
+        let result = validator(kernel.name).validate(&module);
         assert!(
             result.is_ok(),
             "{}: {}",
             kernel.name,
             result.err().map_or_else(String::new, |e| e.emit_to_string(kernel.source))
         );
+    }
+}
+
+/// No adapter of the machines that run these tests has matrices: what a driver would get is looked at instead.
+#[test]
+fn kernels_of_matrices_become_code_for_matrices() {
+    const MULTIPLY: u16 = 4459; // OpCooperativeMatrixMulAddKHR
+    const STORE: u16 = 4458; // OpCooperativeMatrixStoreKHR
+    for ((name, _), matrices) in WITH_MATRICES.into_iter().zip(Matrices::ALL) {
+        assert_eq!(name, format!("project_matrix_{}", matrices.name()));
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("in the table");
+        let module = module(kernel.source, name);
+        let info = validator(name).validate(&module).expect("valid");
+        let entry = (ShaderStage::Compute, name);
+        let values = naga::back::PipelineConstants::default();
+        let (module, info) = process_overrides(&module, &info, Some(entry), &values).expect("defaults");
+        let options = spv::Options { lang_version: (1, 6), ..spv::Options::default() };
+        let words = spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
+        let count = |opcode: u16| {
+            let (mut at, mut count) = (5, 0);
+            while at < words.len() {
+                count += usize::from(words[at] & 0xffff == u32::from(opcode));
+                at += (words[at] >> 16) as usize;
+            }
+            count
+        };
+        // In functions of one multiplication and one store each, which drivers copy to where they are called.
+        assert_eq!((count(MULTIPLY), count(STORE)), (1, 1), "{name}");
+
+        let memory = module.global_variables.iter().filter(|(_, variable)| variable.space == AddressSpace::WorkGroup);
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).expect("types of known sizes");
+        let bytes: u32 = memory.map(|(_, variable)| layouter[variable.ty].size).sum();
+        assert_eq!(u64::from(bytes), matrices.workgroup_bytes(), "{name}: what the plan counts on");
+        assert!(bytes <= 16 << 10, "{name}: the least that WebGPU grants");
     }
 }
 

@@ -50,19 +50,23 @@ fn weights_of(direction: u32) -> Matrix {
     return Matrix(dims.weights + direction * dims.weights_stride, GATES, USED);
 }
 
+fn put_gates(direction: u32, row: u32, unit: u32, sum: vec4<f32>) {
+    let at = (direction * dims.rows + row) * dims.hidden + unit;
+    if GATES == 1u {
+        gates_x[at] = sum.x;
+    } else {
+        gates_x[4u * at] = sum.x;
+        gates_x[4u * at + 1u] = sum.y;
+        gates_x[4u * at + 2u] = sum.z;
+        gates_x[4u * at + 3u] = sum.w;
+    }
+}
+
 fn store_rows(direction: u32, first_row: u32, unit: u32, t: Tile) {
     let v = dims.vectors + direction * VECTOR_ROWS * dims.hidden;
     let bias = gates_at(GATES, v, dims.hidden, BIAS, unit);
     for (var row = 0u; row < min(ROWS, dims.rows - first_row); row++) {
         let sum = rescale(GATES, tile_row(t, row), v, dims.hidden, SCALE_INPUT, unit) + bias;
-        let at = (direction * dims.rows + first_row + row) * dims.hidden + unit;
-        if GATES == 1u {
-            gates_x[at] = sum.x;
-        } else {
-            gates_x[4u * at] = sum.x;
-            gates_x[4u * at + 1u] = sum.y;
-            gates_x[4u * at + 2u] = sum.z;
-            gates_x[4u * at + 3u] = sum.w;
-        }
+        put_gates(direction, first_row + row, unit, sum);
     }
 }

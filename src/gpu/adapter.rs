@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::plan::{AdapterClass, PlanKind, Together};
+use crate::plan::{AdapterClass, Matrices, PlanKind, Together};
 
 /// Which adapter to take.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,10 @@ pub struct GpuOptions {
     /// the device, right but slowly, and later calls take steps. Plans do so by themselves on GPUs of NVIDIA and Intel and
     /// discrete ones of AMD through Vulkan or DX12, on others only where the kind is asked for.
     pub together: Option<Together>,
+    /// Multiplies by the adapter's own matrices where these keep the precision of a layer's weights ([`Matrices`]): an
+    /// experimental feature of wgpu, which promises no more of it than that. An adapter that lists none of a kind that there
+    /// is a kernel for is refused.
+    pub matrices: bool,
 }
 
 /// One adapter of the machine.
@@ -96,6 +100,22 @@ impl AdapterSummary {
     }
 }
 
+/// The kinds of matrices that there is a kernel for among those that an adapter lists.
+pub(super) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matrices> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let is_listed = |kind: &Matrices| {
+        let operand = match kind {
+            Matrices::Half => F16,
+            Matrices::Float => F32,
+        };
+        listed.iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size].iter().all(|&size| size as usize == kind.side())
+                && (p.ab_type, p.cr_type) == (operand, F32)
+        })
+    };
+    Matrices::ALL.into_iter().filter(is_listed).collect()
+}
+
 /// Every adapter that the machine's drivers offer, the preferred one first.
 pub fn adapters() -> Vec<AdapterSummary> {
     enumerate().iter().map(AdapterSummary::of).collect()
@@ -112,4 +132,37 @@ pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
         wgpu::DeviceType::Cpu => 4,
     });
     adapters
+}
+
+#[cfg(test)]
+mod tests {
+    use wgpu::CooperativeScalarType::{F16, F32, I32};
+
+    use super::{Matrices, matrices};
+
+    #[test]
+    fn matrices_are_those_that_there_is_a_kernel_for() {
+        let listed = |m_size, n_size, k_size, ab_type, cr_type| wgpu::CooperativeMatrixProperties {
+            m_size,
+            n_size,
+            k_size,
+            ab_type,
+            cr_type,
+            saturating_accumulation: false,
+        };
+        let (half, float) = (listed(16, 16, 16, F16, F32), listed(8, 8, 8, F32, F32));
+        assert_eq!(matrices(&[half, float]), [Matrices::Half, Matrices::Float]);
+        assert_eq!(matrices(&[float]), [Matrices::Float]);
+        // Another size, another type of operands or of sums.
+        let others = [
+            listed(16, 8, 16, F16, F32),
+            listed(16, 16, 8, F16, F32),
+            listed(16, 16, 16, F16, F16),
+            listed(8, 8, 8, F16, F32),
+            listed(16, 16, 16, F32, F32),
+            listed(16, 16, 16, I32, I32),
+        ];
+        assert_eq!(matrices(&others), []);
+        assert_eq!(matrices(&[others[3], half]), [Matrices::Half]);
+    }
 }

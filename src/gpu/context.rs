@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::adapter::{AdapterSummary, GpuOptions, enumerate};
+use super::adapter::{AdapterSummary, GpuOptions, enumerate, matrices};
 use super::bindings::{BindGroups, Blocks};
 use super::counters::{AtomicCounters, Counters};
 use super::kernel::Pipelines;
@@ -17,7 +17,7 @@ use super::recorder::List;
 use super::tuning::Tuning;
 use super::watch::Expected;
 use crate::error::{Error, Result};
-use crate::plan::{self, AdapterClass, PlanKind};
+use crate::plan::{self, AdapterClass, Matrices, PlanKind};
 
 /// A GPU: cheap to clone, every clone is the same device.
 #[derive(Clone)]
@@ -54,6 +54,28 @@ pub(super) struct Context {
 /// What a [`Profile`](super::Profile) is made of, as far as an adapter has it.
 const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 
+/// What kernels of matrices ask for.
+fn of_matrices(matrices: &[Matrices]) -> wgpu::Features {
+    let one = |kind: &Matrices| match kind {
+        Matrices::Half => wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16,
+        Matrices::Float => wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+    };
+    matrices.iter().map(one).fold(wgpu::Features::empty(), wgpu::Features::union)
+}
+
+/// wgpu's leave to use them.
+fn experimental(matrices: &[Matrices]) -> wgpu::ExperimentalFeatures {
+    if matrices.is_empty() {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    #[expect(unsafe_code, reason = "wgpu hands experimental features out on this word only")]
+    // SAFETY: what is asked for is to know that wgpu's own code of these features may be unsound. The caller has asked for them
+    // by `GpuOptions::matrices`, which says so, and of all of them only cooperative matrices are requested.
+    unsafe {
+        wgpu::ExperimentalFeatures::enabled()
+    }
+}
+
 /// Whether an adapter is of those known to go on with all workgroups that they have begun with: no API promises it, Metal's and
 /// mobile GPUs do not, nor do software adapters, which run one after another.
 fn runs_at_once(info: &wgpu::AdapterInfo) -> bool {
@@ -70,11 +92,13 @@ fn runs_at_once(info: &wgpu::AdapterInfo) -> bool {
         }
 }
 
-/// What outlives a process.
+/// What a device of the crate's own brings along.
 #[derive(Default)]
 struct Kept {
     pipelines: Option<PipelineCache>,
     tuning: Option<Tuning>,
+    /// What the device was opened with, of what its adapter lists.
+    matrices: Vec<Matrices>,
 }
 
 /// A lock whose holder panicked still guards sound data here: every critical section leaves it consistent.
@@ -114,10 +138,18 @@ impl GpuDevice {
             None => wgpu::Features::empty(),
         };
         let wanted_features = subgroups | cache | TIMESTAMPS;
+        let mut matrices =
+            if options.matrices { matrices(&adapter.cooperative_matrix_properties()) } else { Vec::new() };
+        matrices.retain(|kind| adapter.features().contains(of_matrices(&[*kind])));
+        if options.matrices && matrices.is_empty() {
+            let reason = format!("{} lists none that there is a kernel for", adapter.get_info().name);
+            return Err(Error::NoAdapter { wanted: format!("{wanted} with cooperative matrices"), reason });
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("gatewise"),
-            required_features: adapter.features() & wanted_features,
+            required_features: (adapter.features() & wanted_features) | of_matrices(&matrices),
             required_limits: adapter.limits(),
+            experimental_features: experimental(&matrices),
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -129,7 +161,7 @@ impl GpuDevice {
         };
         let adapter = AdapterSummary::of(&adapter);
         let tuning = options.tuning.as_ref().map(|folder| Tuning::open(&adapter, folder)).transpose()?;
-        Ok(Self::open(&info, adapter, device, queue, options, Kept { pipelines: cache, tuning }))
+        Ok(Self::open(&info, adapter, device, queue, options, Kept { pipelines: cache, tuning, matrices }))
     }
 
     /// Takes a caller's own device and queue; buffers can then be shared with it (`Tensor::from_wgpu_buffer`,
@@ -169,6 +201,7 @@ impl GpuDevice {
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             workgroup_bytes: u64::from(limits.max_compute_workgroup_storage_size),
             workgroup_invocations: limits.max_compute_invocations_per_workgroup as usize,
+            matrices: kept.matrices,
             loop_cap: loop_cap.then_some(65_535).into_iter().chain(options.loop_cap).min(),
             together: options.together.unwrap_or_default(),
             together_unasked: options.together.is_some() && runs_at_once(info),

@@ -130,6 +130,16 @@ kernels! {
         "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
         "cell/project_input.wgsl", "cell/project_lanes.wgsl"
     ];
+    /// The same by the adapter's matrices of f16.
+    PROJECT_MATRIX_HALF = "project_matrix_half": [
+        "common/matrix_half.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/project_input.wgsl", "cell/project_matrix.wgsl", "cell/project_matrix_half.wgsl"
+    ];
+    /// The same by those of f32.
+    PROJECT_MATRIX_FLOAT = "project_matrix_float": [
+        "common/matrix_float.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/project_input.wgsl", "cell/project_matrix.wgsl", "cell/project_matrix_float.wgsl"
+    ];
     /// One time step of a recurrent layer, or of all of them.
     RECURRENT_STEP = "recurrent_step": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",

@@ -29,6 +29,12 @@ struct Parsed {
     info: ModuleInfo,
 }
 
+/// What any kernel may ask for; whether the device has it is the planner's business.
+pub(super) const CAPABILITIES: Capabilities = Capabilities::SUBGROUP
+    .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    .union(Capabilities::SHADER_FLOAT16)
+    .union(Capabilities::COOPERATIVE_MATRIX);
+
 /// The crate's own texts that have been read: each once a process, however many variants and devices it is for.
 static PARSED: LazyLock<Mutex<HashMap<&'static str, Arc<Parsed>>>> = LazyLock::new(Mutex::default);
 
@@ -39,7 +45,7 @@ fn parsed(kernel: &'static Kernel) -> Result<Arc<Parsed>> {
         return Ok(Arc::clone(parsed));
     }
     let module = naga::front::wgsl::parse_str(text).map_err(|e| refused(e.emit_to_string(text)))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    let info = Validator::new(ValidationFlags::all(), CAPABILITIES)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)

@@ -293,15 +293,15 @@ fn breaks(block: &Block) -> bool {
 #[cfg(test)]
 mod tests {
     use naga::back::pipeline_constants::process_overrides;
-    use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+    use naga::valid::{ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
     use naga::{Block, Module, ShaderStage, Statement};
 
     use super::specialized;
     use crate::gpu::KERNELS;
+    use crate::gpu::reflection::CAPABILITIES;
 
     fn validator() -> Validator {
-        let mut validator =
-            Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+        let mut validator = Validator::new(ValidationFlags::all(), CAPABILITIES);
         validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
         validator
     }

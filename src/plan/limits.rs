@@ -1,5 +1,6 @@
 //! What a device allows, as far as a plan depends on it.
 
+use super::matrices::Matrices;
 use crate::error::{Error, Result};
 
 /// What an adapter computes on.
@@ -45,6 +46,8 @@ pub struct Limits {
     pub workgroup_bytes: u64,
     /// Invocations of a workgroup.
     pub workgroup_invocations: usize,
+    /// The adapter's own matrices that calls may use.
+    pub matrices: Vec<Matrices>,
     /// Loop iterations after which the driver silently leaves a shader, if it does.
     pub loop_cap: Option<u64>,
     /// Workgroups that may wait for each other.
@@ -64,6 +67,7 @@ impl Limits {
             binding_bytes: 128 << 20,
             workgroup_bytes: 16 << 10,
             workgroup_invocations: 256,
+            matrices: Vec::new(),
             loop_cap: None,
             together: Together::default(),
             together_unasked: false,

@@ -48,6 +48,13 @@ impl fmt::Display for Wide {
     }
 }
 
+impl Plan {
+    /// How the input projection is cut up, in words.
+    pub fn projection(&self) -> String {
+        self.matrices.map_or_else(|| self.project.to_string(), |matrices| matrices.to_string())
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Problem { cells, input, hidden, layers, time, batch, weight_type, .. } = self.problem();
@@ -60,7 +67,7 @@ impl fmt::Display for Plan {
         writeln!(f, "plan        {}: {}", self.kind, self.why())?;
         let longest = self.chunks.first().map_or(0, |chunk| chunk.steps);
         writeln!(f, "chunks      {} of up to {}", self.chunks.len(), Count(longest, "step"))?;
-        writeln!(f, "projection  {}", self.project)?;
+        writeln!(f, "projection  {}", self.projection())?;
         match (&self.scan, &self.wide) {
             (Some(scan), _) => writeln!(f, "workgroup   {scan}")?,
             (_, Some(wide)) => writeln!(f, "together    {wide}")?,

@@ -97,7 +97,11 @@ impl Plan {
                 PlanKind::Scan | PlanKind::Wide => Vec::new(),
                 PlanKind::Step | PlanKind::Wave => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
             };
-            let projects = Tile::variants(limits, problem.time * problem.batch, &[1]);
+            // Where the adapter's own matrices project the input, no tile does.
+            let projects = match plan.matrices {
+                Some(_) => Vec::new(),
+                None => Tile::variants(limits, problem.time * problem.batch, &[1]),
+            };
             let own = plan.choice();
             // Both tiles matter, but hardly to each other: each is varied beside the other's default.
             let varied = steps.into_iter().map(|step| Choice { step, ..own });

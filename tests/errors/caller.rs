@@ -109,6 +109,20 @@ fn a_buffer_of_another_device_or_one_that_is_gone() {
 }
 
 #[test]
+fn an_adapter_without_matrices() {
+    let asked = GpuOptions { software: true, matrices: true, ..Default::default() };
+    match GpuDevice::new(&asked) {
+        Ok(found) => assert!(!found.plan_limits().matrices.is_empty(), "opened with what it was asked for"),
+        Err(error) => {
+            let message = error.to_string();
+            assert!(matches!(error, Error::NoAdapter { .. }), "{message}");
+            assert!(message.contains(" with cooperative matrices: "), "{message}");
+            assert!(message.ends_with(" lists none that there is a kernel for"), "{message}");
+        }
+    }
+}
+
+#[test]
 fn an_adapter_that_is_not_there() {
     let options = GpuOptions { software: true, name: Some("No Such Adapter".to_owned()), ..Default::default() };
     let error = GpuDevice::new(&options).expect_err("no such adapter");

@@ -1,6 +1,7 @@
 //! The kernels of the recurrent layers: the input projection, and the stages of a time step, forward and back.
 
 mod grad;
+mod matrices;
 mod project;
 mod scan;
 mod step;
@@ -11,7 +12,8 @@ use gatewise::gpu::KernelCell;
 use ndarray::{Array2, ArrayView1};
 
 pub(crate) use grad::{recurrent_step_grad, recurrent_step_grad_lanes};
-pub(crate) use project::{project_lanes, project_rows};
+pub(crate) use matrices::emulated;
+pub(crate) use project::{project_lanes, project_matrix_float, project_matrix_half, project_rows};
 pub(crate) use scan::{scan_lanes, scan_rows};
 pub(crate) use step::{recurrent_step, recurrent_step_lanes};
 pub(crate) use wide::scan_wide;

@@ -40,6 +40,8 @@ macro_rules! kernel_cases {
             argmax_rows: parity::argmax_rows;
             project_rows: parity::project_rows;
             project_lanes: parity::project_lanes;
+            project_matrix_half: parity::project_matrix_half;
+            project_matrix_float: parity::project_matrix_float;
             recurrent_step: parity::recurrent_step;
             recurrent_step_lanes: parity::recurrent_step_lanes;
             recurrent_step_grad: parity::recurrent_step_grad;
@@ -76,8 +78,8 @@ macro_rules! kernel_cases {
     };
 }
 pub(crate) use cell::{
-    project_lanes, project_rows, recurrent_step, recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes,
-    scan_lanes, scan_rows, scan_wide,
+    emulated, project_lanes, project_matrix_float, project_matrix_half, project_rows, recurrent_step,
+    recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes, scan_lanes, scan_rows, scan_wide,
 };
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};
@@ -224,7 +226,7 @@ impl Case {
         let buffers: Vec<Vec<u32>> = self.buffers.iter().map(|slot| slot.before.clone()).collect();
         let run = KernelRun { constants: &self.constants, dims: &self.dims, buffers: &buffers, grid: self.grid };
         let named = |message: String| format!("{} {}: {message}", kernel.name, self.name);
-        let after = gpu.run_kernel(kernel, &run).map_err(|error| named(error.to_string()))?;
+        let after = gpu.run_kernel(emulated(kernel), &run).map_err(|error| named(error.to_string()))?;
         for (binding, (slot, got)) in (1..).zip(self.buffers.iter().zip(&after)) {
             slot.check(self.tolerance, got).map_err(|message| named(format!("binding {binding}{message}")))?;
         }
@@ -282,9 +284,11 @@ fn uniform_fields(
     *span as usize
 }
 
-/// Whether an adapter has what a kernel asks for: those that pass values between lanes need subgroups of at least 8.
+/// Whether an adapter has what a kernel asks for: those that pass values between lanes need subgroups of at least 8, and so
+/// do the workgroups of several subgroups that cases of matrices are laid out for.
 pub(crate) fn can_run(gpu: &GpuDevice, kernel: &Kernel) -> bool {
-    !kernel.source.contains("subgroupBroadcast") || gpu.plan_limits().subgroup >= 8
+    let subgroups = ["subgroupBroadcast", "subgroup_id"].iter().any(|word| kernel.source.contains(word));
+    !subgroups || gpu.plan_limits().subgroup >= 8
 }
 
 /// A size as the uniforms hold it.

@@ -12,7 +12,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gatewise::cell::WeightType;
-use gatewise::plan::PlanKind;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -21,7 +20,7 @@ use self::measure::{Learning, Loaded, counted, series, warm_up};
 use self::peaks::Peaks;
 use self::report::{Entry, Measurement, Row};
 use self::shapes::Shape;
-use crate::choice::{DeviceChoice, adapter, plans};
+use crate::choice::{DeviceChoice, Schedule, adapter, plans};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -38,9 +37,8 @@ pub(crate) struct Arguments {
     /// How the weights are stored: f32, f16, bf16 or int8.
     #[arg(long, default_value_t = WeightType::F32)]
     dtype: WeightType,
-    /// Runs every shape on a GPU by this kind of plan.
-    #[arg(long)]
-    plan: Option<PlanKind>,
+    #[command(flatten)]
+    schedule: Schedule,
     /// Milliseconds that a shape is timed for on a device.
     #[arg(long, default_value_t = 300.0)]
     budget_ms: f64,
@@ -83,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         (arguments.serve, &arguments.shapes, &arguments.device[..], &arguments.threads[..])
     {
         let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
-        let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.plan)?;
+        let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.schedule)?;
         serve::serve(&device, &shapes::from_file(path)?, arguments.dtype, arguments.train)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -155,9 +153,9 @@ impl Arguments {
 
     fn open(&self, choice: DeviceChoice, threads: Option<usize>) -> Result<Device> {
         if self.autotune && choice == DeviceChoice::Gpu {
-            return crate::choice::open_tuned(self.plan);
+            return crate::choice::open_tuned(self.schedule);
         }
-        choice.open_with(threads, self.plan)
+        choice.open_with(threads, self.schedule)
     }
 }
 

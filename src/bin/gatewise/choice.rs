@@ -1,10 +1,22 @@
-//! Options that several commands take: `--device`, `--plan`, `--cell`.
+//! Options that several commands take: `--device`, `--plan`, `--matrices`, `--cell`.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use gatewise::cpu::CpuOptions;
 use gatewise::plan::PlanKind;
 use gatewise::{Device, Error, Result};
+
+/// How a GPU runs recurrent stacks.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Schedule {
+    /// Runs every recurrent stack on a GPU by this kind of plan.
+    #[arg(long)]
+    plan: Option<PlanKind>,
+    /// Multiplies by a GPU's own cooperative matrices where these keep the precision (experimental); refused where it lists
+    /// none.
+    #[arg(long)]
+    matrices: bool,
+}
 
 /// Where a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,8 +33,8 @@ pub(crate) enum DeviceChoice {
 
 impl DeviceChoice {
     /// Opens the device, the CPU path with a number of threads.
-    pub(crate) fn open_with(self, threads: Option<usize>, plan: Option<PlanKind>) -> Result<Device> {
-        match (self.open_planned(plan)?, threads) {
+    pub(crate) fn open_with(self, threads: Option<usize>, schedule: Schedule) -> Result<Device> {
+        match (self.open_planned(schedule)?, threads) {
             (Device::Cpu, Some(_)) => Device::cpu_with(&CpuOptions { threads, ..Default::default() }),
             (device, _) => Ok(device),
         }
@@ -30,40 +42,40 @@ impl DeviceChoice {
 
     /// Opens the device.
     pub(crate) fn open(self) -> Result<Device> {
-        self.open_planned(None)
+        self.open_planned(Schedule::default())
     }
 
-    /// Opens the device; on a GPU every recurrent stack runs by the given kind of plan.
-    pub(crate) fn open_planned(self, plan: Option<PlanKind>) -> Result<Device> {
+    /// Opens the device; a GPU runs recurrent stacks as the schedule says.
+    pub(crate) fn open_planned(self, schedule: Schedule) -> Result<Device> {
         match self {
             Self::Auto => Ok(Device::auto()),
             Self::Cpu => Ok(Device::Cpu),
-            Self::Gpu => open_gpu(plan),
+            Self::Gpu => open_gpu(schedule),
             Self::Reference => Ok(Device::Reference),
         }
     }
 }
 
 #[cfg(feature = "gpu")]
-fn open_gpu(plan: Option<PlanKind>) -> Result<Device> {
-    Device::gpu(&options(plan))
+fn open_gpu(schedule: Schedule) -> Result<Device> {
+    Device::gpu(&options(schedule))
 }
 
 /// Opens a GPU whose plans are chosen by measuring; what was found is kept for later runs.
 #[cfg(feature = "gpu")]
-pub(crate) fn open_tuned(plan: Option<PlanKind>) -> Result<Device> {
+pub(crate) fn open_tuned(schedule: Schedule) -> Result<Device> {
     let tuning = cache_folder().ok_or_else(|| Error::Value {
         op: "bench",
         what: "--autotune",
         expected: "a folder for caches: set XDG_CACHE_HOME",
         found: "none that can be written to".to_owned(),
     })?;
-    Device::gpu(&gatewise::gpu::GpuOptions { tuning: Some(tuning), ..options(plan) })
+    Device::gpu(&gatewise::gpu::GpuOptions { tuning: Some(tuning), ..options(schedule) })
 }
 
 #[cfg(feature = "gpu")]
-fn options(plan: Option<PlanKind>) -> gatewise::gpu::GpuOptions {
-    gatewise::gpu::GpuOptions { software: true, plan, pipeline_cache: cache_folder(), ..Default::default() }
+fn options(Schedule { plan, matrices }: Schedule) -> gatewise::gpu::GpuOptions {
+    gatewise::gpu::GpuOptions { software: true, plan, matrices, pipeline_cache: cache_folder(), ..Default::default() }
 }
 
 /// Where this user's caches lie, if it is there or can be made.
@@ -79,12 +91,12 @@ fn cache_folder() -> Option<std::path::PathBuf> {
 }
 
 #[cfg(not(feature = "gpu"))]
-pub(crate) fn open_tuned(plan: Option<PlanKind>) -> Result<Device> {
-    open_gpu(plan)
+pub(crate) fn open_tuned(schedule: Schedule) -> Result<Device> {
+    open_gpu(schedule)
 }
 
 #[cfg(not(feature = "gpu"))]
-fn open_gpu(_plan: Option<PlanKind>) -> Result<Device> {
+fn open_gpu(_schedule: Schedule) -> Result<Device> {
     Err(Error::NoAdapter {
         wanted: "any adapter".to_owned(),
         reason: "this program was built without the feature `gpu`".to_owned(),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::WeightType;
-use gatewise::plan::{Limits, Plan, PlanKind, Problem};
+use gatewise::plan::{Limits, Matrices, Plan, PlanKind, Problem};
 use gatewise::{Device, Result};
 use serde::Serialize;
 
@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// The kind of plan, rather than the one that suits the call.
     #[arg(long)]
     plan: Option<PlanKind>,
+    /// Plans as if the adapter listed cooperative matrices of this kind, half or float.
+    #[arg(long)]
+    matrices: Option<Matrices>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -84,10 +87,17 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let limits = match arguments.adapter {
+    let mut limits = match arguments.adapter {
         Adapter::Portable => Limits::portable(),
         Adapter::Device => limits_of(&DeviceChoice::Gpu.open()?),
     };
+    if let Some(matrices) = arguments.matrices {
+        limits.matrices = vec![matrices];
+        if limits.subgroup == 0 {
+            // An adapter that has matrices has subgroups, most often of this size.
+            (limits.subgroup, limits.subgroup_most) = (32, 32);
+        }
+    }
     let &Arguments { input, hidden, layers, directions, time, batch, dtype, .. } = arguments;
     let cells = vec![cell("plan", &arguments.cell)?; directions];
     let problem = Problem { cells, input, hidden, layers, merged: false, weight_type: dtype, time, batch };
@@ -113,7 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         bytes: plan.bytes(),
         workgroup_bytes: plan.workgroup_bytes(),
         chunks: plan.chunks.iter().map(|chunk| chunk.steps).collect(),
-        projection: plan.project.to_string(),
+        projection: plan.projection(),
         step: match (plan.scan, plan.wide) {
             (Some(scan), _) => scan.to_string(),
             (_, Some(wide)) => wide.to_string(),

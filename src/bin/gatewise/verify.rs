@@ -18,7 +18,6 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::WeightType;
-use gatewise::plan::PlanKind;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -26,7 +25,7 @@ use serde::Serialize;
 use self::case::Case;
 use self::compare::Comparison;
 use self::outputs::Path;
-use crate::choice::{DeviceChoice, adapter, plans};
+use crate::choice::{DeviceChoice, Schedule, adapter, plans};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -41,9 +40,9 @@ pub(crate) struct Arguments {
     /// How weights are stored. With a narrow type, layers are compared with the reference on the weights that it can hold.
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
-    /// Runs every recurrent stack on a GPU by this kind of plan; a case that cannot be run so is unsupported.
-    #[arg(long)]
-    plan: Option<PlanKind>,
+    /// A case that cannot be run so is unsupported.
+    #[command(flatten)]
+    schedule: Schedule,
     /// Compares gradients, too, where the oracle has them: the kinds torch, keras and lecture.
     #[arg(long)]
     grads: bool,
@@ -65,14 +64,14 @@ enum Devices {
 }
 
 impl Devices {
-    fn open(self, plan: Option<PlanKind>) -> Result<Vec<Device>> {
+    fn open(self, schedule: Schedule) -> Result<Vec<Device>> {
         let choices = match self {
             Self::Reference => vec![DeviceChoice::Reference],
             Self::Cpu => vec![DeviceChoice::Cpu],
             Self::Gpu => vec![DeviceChoice::Gpu],
             Self::All => vec![DeviceChoice::Reference, DeviceChoice::Cpu, DeviceChoice::Gpu],
         };
-        choices.into_iter().map(|choice| choice.open_planned(plan)).collect()
+        choices.into_iter().map(|choice| choice.open_planned(schedule)).collect()
     }
 }
 
@@ -127,7 +126,7 @@ struct Summary {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cases = case::cases(&arguments.path, arguments.case.as_deref())?;
-    let devices = arguments.device.open(arguments.plan)?;
+    let devices = arguments.device.open(arguments.schedule)?;
     let bar =
         if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((cases.len() * devices.len()) as u64) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}") {

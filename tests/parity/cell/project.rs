@@ -1,6 +1,7 @@
 //! The input's side of the gates.
 
 use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Parameters, Reset, RnnCell, WeightType};
+use gatewise::plan::Matrices;
 
 use super::super::{Case, POISON, Slot, dims, n, wide};
 use super::{Layer, Tile, product, row_of, tile, tile_constants};
@@ -21,6 +22,8 @@ struct Projection {
     directions: usize,
     /// Bit d: direction d walks from the last step to the first.
     reverse: u32,
+    /// The magnitude of the last of every four elements of a row of `x`; of all others 1.
+    large: f32,
 }
 
 impl Projection {
@@ -34,12 +37,14 @@ impl Projection {
     }
 
     fn case(self, kernel: &str) -> Case {
-        let Self { cell, kind, tile, depth, hidden, batch, time, first, steps, directions, reverse } = self;
+        let Self { cell, kind, tile, depth, hidden, batch, time, first, steps, directions, reverse, large } = self;
         let gates = cell.gates().len();
         let (rows, stored) = (steps * batch, if gates == 1 { 1 } else { 4 });
         let layers: Vec<Layer> =
             (1..=directions as u64).map(|seed| Layer::new(&cell, depth, hidden, kind, seed)).collect();
-        let x = uniform(9, time * batch * depth, 1.0);
+        let mut x = uniform(9, time * batch * depth, 1.0);
+        let is_large = |at: usize| depth < 4 || at % depth % 4 == 3;
+        x.iter_mut().enumerate().filter(|(at, _)| is_large(*at)).for_each(|(_, x)| *x *= large);
         let x64 = wide(&x);
 
         let mut expected = Vec::new();
@@ -59,7 +64,17 @@ impl Projection {
         let vectors_at = 5;
         let vectors = layers.iter().flat_map(|layer| layer.packed.vectors.clone());
         let vectors: Vec<f32> = std::iter::repeat_n(POISON, vectors_at).chain(vectors).collect();
-        let mut constants = tile_constants(tile, kind, gates, depth);
+        let mut constants = match kernel.contains("matrix") {
+            // A subgroup of 8 for every gate.
+            true => vec![
+                ("GATES", n(gates)),
+                ("WEIGHT_TYPE", kind as u32),
+                ("STRADDLE", u32::from(!depth.is_multiple_of(4))),
+                ("TAIL", u32::from(!depth.is_multiple_of(tile.units))),
+                ("WORKGROUP_SIZE", n(8 * gates)),
+            ],
+            false => tile_constants(tile, kind, gates, depth),
+        };
         constants.extend([("USED", (1 << gates) - 1), ("REVERSE", reverse)]);
         Case {
             name: format!("{self:?}"),
@@ -84,7 +99,7 @@ impl Projection {
                 Slot::output(expected.len()).near(0, expected),
             ],
             grid: [n(hidden.div_ceil(tile.units)), n(rows.div_ceil(tile.rows)), n(directions)],
-            tolerance: Tolerance::sum(depth, 1.0),
+            tolerance: Tolerance::sum(depth, f64::from(large).max(1.0)),
         }
     }
 }
@@ -122,6 +137,7 @@ fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
             steps: one_of(&[1, 3, 5]),
             directions,
             reverse: one_of(&[0, 1, 2, 3]) as u32 & ((1 << directions) - 1),
+            large: 1.0,
         };
         cases.push(projection.case(kernel));
     }
@@ -139,10 +155,62 @@ fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
             steps: 1,
             directions: 2,
             reverse: 1,
+            large: 1.0,
         };
         cases.push(plain.case(kernel));
     }
     cases
+}
+
+/// Products by matrices of a side, for types that are exact in their operands: around a tile's edges in rows, units and depth,
+/// and with inputs that f16 does not hold.
+fn matrix_cases(kernel: &str, kind: Matrices, types: &[WeightType]) -> Vec<Case> {
+    let (side, tall) = (kind.side(), kind.rows());
+    let cells: [Cell; 4] = [
+        LstmCell::default().into(),
+        GruCell::default().into(),
+        RnnCell::default().into(),
+        LstmCell { forget: Forget::Coupled, ..LstmCell::default() }.into(),
+    ];
+    let shapes = [
+        (side, side, tall, 1.0),
+        (2 * side + 1, side + 1, 2 * tall + 1, 1.0),
+        (side - 1, side - 3, tall - 1, 1e6),
+        (3 * side + 4, 3, side + 1, 1e-6),
+        (5, 9, 3, 3e30),
+        (2 * side, 2 * side, side, 1e-3),
+        (1, 3, 2, f32::INFINITY),
+    ];
+    let mut cases = Vec::new();
+    for (at, (depth, hidden, rows, large)) in shapes.into_iter().enumerate() {
+        for (turn, kind) in types.iter().enumerate() {
+            let directions = 1 + (at + turn) % 2;
+            let projection = Projection {
+                cell: cells[(at + turn) % 4],
+                kind: *kind,
+                tile: tile(tall, side, 1),
+                depth,
+                hidden,
+                batch: rows,
+                time: 3,
+                first: at % 3,
+                steps: 1,
+                directions,
+                reverse: (1 + turn as u32 % 3) & ((1 << directions) - 1),
+                large,
+            };
+            cases.push(projection.case(kernel));
+        }
+    }
+    cases
+}
+
+pub(crate) fn project_matrix_half() -> Vec<Case> {
+    matrix_cases("project_matrix_half", Matrices::Half, &[WeightType::F16, WeightType::Int8])
+}
+
+pub(crate) fn project_matrix_float() -> Vec<Case> {
+    matrix_cases("project_matrix_float", Matrices::Float, &WeightType::ALL)
 }
 
 /// Mostly small tiles, which drivers compile faster.

@@ -135,7 +135,7 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Train
         Kind::Adding => (2, 1),
         Kind::Copy => (CATEGORIES + 1, CATEGORIES),
     };
-    let device = options.device.open_with(options.threads, None)?;
+    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let model = Model::new(&mut parameters, Shape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
     if initial == Initial::Chrono {

@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (mut test, _) = data::series(&folder.join("JapaneseVowels_TEST.ts"))?;
     standardize(&mut training, &mut test);
     let hidden = options.hidden.unwrap_or(32);
-    let device = options.device.open_with(options.threads, None)?;
+    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let features = training.first().map_or(0, |series| series.x.ncols());
     let shape = Shape { cell: *cell, symbols: 0, inputs: features, hidden, layers: 1, outputs: classes.len() };

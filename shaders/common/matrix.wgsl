@@ -1,0 +1,18 @@
+// What the invocations of a subgroup do together with matrices in the workgroup's memory. The kernel that includes this has there
+// `left`, its matrices row by row, `right`, column by column, and `found`, row by row; `at`: a matrix' first element.
+
+fn left_at(at: u32) -> Left {
+    return coopLoadT<Left>(&left[at], SIDE);
+}
+
+fn right_at(at: u32) -> Right {
+    return coopLoad<Right>(&right[at], SIDE);
+}
+
+fn multiply(a: Left, b: Right, sums: Sums) -> Sums {
+    return coopMultiplyAdd(a, b, sums);
+}
+
+fn put_sums(sums: Sums, at: u32) {
+    coopStoreT(sums, &found[at], SIDE);
+}
