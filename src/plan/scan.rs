@@ -34,6 +34,8 @@ pub struct Scan {
 
 /// Parts of the depth that the kernels can keep.
 const MOST_KEPT: usize = 8;
+/// Parts that are kept on a software adapter: llvmpipe takes longer to compile what keeps more than some forty calls save.
+const SOFTWARE_KEPT: usize = 4;
 /// Registers of an invocation that weights may fill, in words of 16 bytes.
 const KEPT_WORDS: usize = 32;
 /// Bytes of registers that the weights of a workgroup may fill: what a core of a large GPU has, less what the rest takes.
@@ -116,7 +118,7 @@ impl Scan {
         let words = parts * step_words(problem.weight_type, gates) * (16 / step_depth(gates));
         let words = if layers > 1 { 2 * words } else { words };
         let kept = match (limits.class, method) {
-            (AdapterClass::Software, Method::Lanes) => parts <= MOST_KEPT,
+            (AdapterClass::Software, Method::Lanes) => parts <= SOFTWARE_KEPT,
             (AdapterClass::Software, Method::Rows) => false,
             (AdapterClass::Hardware, _) => {
                 let all = 16 * words * units * slices * layers;
