@@ -28,7 +28,6 @@ pub use tuning::Choice;
 pub(crate) use wide::HEADER;
 pub use wide::Wide;
 
-use crate::cell::Cell;
 use crate::error::{Error, Result};
 
 const OP: &str = "plan";
@@ -191,7 +190,7 @@ impl Plan {
     /// What this device knows a plan of [`PlanKind::Wide`] by: what must run at once, and as which kernel.
     #[cfg(feature = "gpu")]
     pub(crate) fn together(&self) -> Option<String> {
-        let cell = self.problem.cells.first().map_or("none", Cell::name);
+        let cell = self.problem.cells.first().map_or("none", crate::cell::Cell::name);
         let Problem { cells, hidden, weight_type, batch, .. } = &self.problem;
         let wide = self.wide?;
         let waiting = wide.workgroups * batch.div_ceil(wide.rows) * cells.len();
