@@ -166,7 +166,7 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("peak_read", "k < dims.reads", "k + 4u < dims.reads"),
     ("peak_read", "x[(word + 2u * dims.step)", "x[(word + 1u * dims.step)"),
     ("peak_fma", "turn < dims.turns", "turn + 1u < dims.turns"),
-    ("peak_fma", "s5 = fma(s5, m, b);", ""),
+    ("peak_fma", "s3 = four_times(s3, m, b);", ""),
     ("peak_step", "+= 1.0", "+= 2.0"),
     ("peak_step", "group.x < dims.count", "group.x <= dims.count"),
     ("matmul_strided", "at += i32(dims.gap);", "at += 0;"),

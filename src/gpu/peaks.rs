@@ -52,7 +52,7 @@ const WORD: usize = 16;
 /// Dispatches in a row.
 const CHAIN: usize = 1000;
 /// Floating-point operations of an invocation of `peak_fma` in a turn.
-const FMA_OPERATIONS: usize = 64;
+const FMA_OPERATIONS: usize = 128;
 
 /// How much work the kernels are given: enough to keep the device busy for some milliseconds.
 struct Load {
