@@ -114,10 +114,7 @@ impl Plan {
             .step_by(longest)
             .map(|first| Chunk { first, steps: longest.min(problem.time - first) })
             .collect();
-        let directions = problem.cells.len();
-        let same = problem.cells.windows(2).all(|pair| pair[0] == pair[1]);
-        let groups =
-            if same { std::iter::once(0..directions).collect() } else { (0..directions).map(|d| d..d + 1).collect() };
+        let (directions, groups) = (problem.cells.len(), problem.groups());
         let rows = chunks.first().map_or(0, |chunk| chunk.steps) * problem.batch;
         let project = Tile::of_projection(limits, rows, problem.hidden, directions);
         let matrices = Matrices::of(limits, &problem, rows).ok();
@@ -131,8 +128,9 @@ impl Plan {
         Ok(Self { problem, kind, why, chunks, groups, project, matrices, step, scan, wide })
     }
 
-    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, one over several workgroups
-    /// for wider ones where the caller lets them wait for each other, a wave for several layers, else steps.
+    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, and for those whose steps would
+    /// take more dispatches than that and than T + L + 2; a scan over several workgroups for wider ones where the caller lets them wait for
+    /// each other; a wave for several layers, else steps.
     fn choose(
         problem: &Problem,
         limits: &Limits,
@@ -158,11 +156,15 @@ impl Plan {
         }
         let small = problem.hidden <= SCANNED;
         let single = problem.time == 1;
-        if let Ok(Scan { method: Method::Lanes, .. }) = scan
-            && small
-            && !single
-        {
-            return Ok((PlanKind::Scan, format!("at most {SCANNED} units")));
+        if let Ok(Scan { method: Method::Lanes, layers: at_once, .. }) = scan {
+            if small && !single {
+                return Ok((PlanKind::Scan, format!("at most {SCANNED} units")));
+            }
+            let steps = problem.step_dispatches();
+            let few = (problem.time + problem.layers + 2).max(problem.scan_dispatches(*at_once));
+            if no_wave.is_some() && steps > few {
+                return Ok((PlanKind::Scan, format!("steps would take {steps} dispatches")));
+            }
         }
         let mut why = match scan {
             Err(reason) if small => format!("no scan with {reason}"),
@@ -220,19 +222,19 @@ impl Plan {
 
     /// Dispatches of the whole call.
     pub fn dispatches(&self) -> usize {
-        let Problem { cells, layers, time, .. } = &self.problem;
+        let Problem { layers, time, .. } = &self.problem;
         if *time == 0 || self.problem.batch == 0 {
             return 0;
         }
-        let step: usize = self.groups.iter().map(|group| cells[group.start].stages().len()).sum();
-        let merge = usize::from(self.problem.merged && cells.len() == 2);
+        let merge = self.problem.merges();
+        let again = self.chunks.len() - 1;
         let scanned = self.scan.map_or(1, |scan| scan.layers);
         match self.kind {
-            PlanKind::Scan => layers / scanned * (self.chunks.len() * (1 + self.groups.len()) + merge),
+            PlanKind::Scan => layers / scanned * again * (1 + self.groups.len()) + self.problem.scan_dispatches(scanned),
             // What walks the chunk again where the workgroups did not run at once is dispatched in any case.
             PlanKind::Wide => layers * (self.chunks.len() * (1 + 2 * self.groups.len()) + merge),
             PlanKind::Wave => self.chunks.len() + time + layers - 1,
-            PlanKind::Step => layers * (self.chunks.len() + time * step + merge),
+            PlanKind::Step => layers * again + self.problem.step_dispatches(),
         }
     }
 

@@ -93,7 +93,8 @@ fn a_call_is_one_submission_of_the_dispatches_that_its_plan_names() {
 fn small_layers_take_a_dispatch_a_chunk_and_larger_ones_a_dispatch_a_step() {
     let gpu = gpu();
     let device = Device::Gpu(gpu.clone());
-    let one = |hidden: usize| Lstm::config(5, hidden);
+    let one = |hidden: usize| Config::new(Cell::from(LstmCell::default()), 5, hidden);
+    let before = Cell::from(GruCell { reset: Reset::Before, ..Default::default() });
     // Layers that a workgroup has all at once; a layer of two directions reads the whole layer below first.
     let cases = [
         (one(7), 2),
@@ -104,6 +105,10 @@ fn small_layers_take_a_dispatch_a_chunk_and_larger_ones_a_dispatch_a_step() {
         (one(129), 9 + 1),
         (one(129).layers(3), 9 + 3),
         (one(129).bidirectional(Merge::Concat), 9 + 1),
+        // Steps would take more than T + L + 2.
+        (one(129).layers(3).bidirectional(Merge::Concat), 3 * 2),
+        (one(129).layers(2).bidirectional(Merge::Sum), 2 * 3),
+        (Config::new(before, 5, 129), 2),
     ];
     for (config, dispatches) in cases {
         let stack = config.random(&device, 3).expect("a stack");

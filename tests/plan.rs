@@ -151,6 +151,38 @@ fn refusal(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> String 
     Plan::new(problem, limits, kind).expect_err("must be refused").to_string()
 }
 
+/// Where lanes share rows no call takes more dispatches than T + L + 2, or than two a layer and a third that merges directions,
+/// if that is more; and a small layer takes two a chunk.
+#[test]
+fn calls_take_few_dispatches() {
+    let before = GruCell { reset: Reset::Before, ..GruCell::default() };
+    let projected = LstmCell { projection: Some(100), ..LstmCell::default() };
+    let cells: [Cell; 5] = [
+        RnnCell::default().into(),
+        LstmCell::default().into(),
+        projected.into(),
+        GruCell::default().into(),
+        before.into(),
+    ];
+    let sizes = [7, 128, 129, 512, 1024].into_iter().flat_map(|hidden| [1, 2, 3, 40].map(|time| (hidden, time)));
+    for (hidden, time) in sizes {
+        for cell in cells {
+            for layers in [1, 2, 4] {
+                let one = stacked(layers, of(cell, lstm(20, hidden, time, 3)));
+                for problem in [one.clone(), both(one.clone()), Problem { merged: true, ..both(one) }] {
+                    let plan = Plan::new(problem, &llvmpipe(), None).expect("fits");
+                    let a_layer = 2 + usize::from(plan.problem().merged);
+                    assert!(plan.dispatches() <= (time + layers + 2).max(a_layer * layers), "{plan}");
+                    let alone = layers == 1 && plan.problem().cells.len() == 1;
+                    if alone && hidden <= 128 && time > 1 {
+                        assert_eq!(plan.dispatches(), 2 * plan.chunks.len(), "{plan}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_no_binding_holds_is_refused() {
     let few = small();

@@ -1,5 +1,8 @@
 //! What is to be run.
 
+use std::iter;
+use std::ops::Range;
+
 use super::limits::Limits;
 use super::tile::packed_words;
 use super::{MAX_ROWS, OP};
@@ -127,6 +130,29 @@ impl Problem {
     /// Dependent products of a step.
     pub(crate) fn stages(&self) -> usize {
         self.cells.first().map_or(1, |cell| cell.stages().len())
+    }
+
+    /// Directions that share their dispatches: all of them where their cells are the same.
+    pub(super) fn groups(&self) -> Vec<Range<usize>> {
+        let directions = self.cells.len();
+        let same = self.cells.windows(2).all(|pair| pair[0] == pair[1]);
+        if same { iter::once(0..directions).collect() } else { (0..directions).map(|d| d..d + 1).collect() }
+    }
+
+    /// Dispatches a layer that merge its directions' outputs.
+    pub(super) fn merges(&self) -> usize {
+        usize::from(self.merged && self.cells.len() == 2)
+    }
+
+    /// Dispatches of the whole call, were `at_once` layers scanned in a single chunk.
+    pub(super) fn scan_dispatches(&self, at_once: usize) -> usize {
+        self.layers / at_once * (1 + self.groups().len() + self.merges())
+    }
+
+    /// Dispatches of the whole call, were every step one of its own and the input projected in a single chunk.
+    pub(super) fn step_dispatches(&self) -> usize {
+        let step: usize = self.groups().iter().map(|group| self.cells[group.start].stages().len()).sum();
+        self.layers * (1 + self.time * step + self.merges())
     }
 
     /// Whether one binding holds the weights of all layers.
