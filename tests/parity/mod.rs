@@ -223,14 +223,26 @@ pub(crate) struct Case {
 impl Case {
     /// Runs the case and compares every word of every buffer.
     pub(crate) fn run(&self, gpu: &GpuDevice, kernel: &'static Kernel) -> Result<(), String> {
+        self.check(kernel, &self.buffers_after(gpu, kernel)?)
+    }
+
+    /// What the kernel leaves in the buffers.
+    pub(crate) fn buffers_after(&self, gpu: &GpuDevice, kernel: &'static Kernel) -> Result<Vec<Vec<u32>>, String> {
         let buffers: Vec<Vec<u32>> = self.buffers.iter().map(|slot| slot.before.clone()).collect();
         let run = KernelRun { constants: &self.constants, dims: &self.dims, buffers: &buffers, grid: self.grid };
-        let named = |message: String| format!("{} {}: {message}", kernel.name, self.name);
-        let after = gpu.run_kernel(emulated(kernel), &run).map_err(|error| named(error.to_string()))?;
-        for (binding, (slot, got)) in (1..).zip(self.buffers.iter().zip(&after)) {
-            slot.check(self.tolerance, got).map_err(|message| named(format!("binding {binding}{message}")))?;
+        gpu.run_kernel(emulated(kernel), &run).map_err(|error| self.named(kernel, &error.to_string()))
+    }
+
+    pub(crate) fn check(&self, kernel: &Kernel, after: &[Vec<u32>]) -> Result<(), String> {
+        for (binding, (slot, got)) in (1..).zip(self.buffers.iter().zip(after)) {
+            slot.check(self.tolerance, got)
+                .map_err(|message| self.named(kernel, &format!("binding {binding}{message}")))?;
         }
         Ok(())
+    }
+
+    fn named(&self, kernel: &Kernel, message: &str) -> String {
+        format!("{} {}: {message}", kernel.name, self.name)
     }
 }
 
