@@ -62,9 +62,11 @@ pub struct Plan {
     /// How the input projection is tiled.
     pub project: Tile,
     /// The adapter's own matrices that it is computed by instead, if they suit.
-    pub matrices: Option<Matrices>,
+    pub project_matrices: Option<Matrices>,
     /// How a step is tiled.
     pub step: Tile,
+    /// The adapter's own matrices that it is computed by instead, if they suit.
+    pub step_matrices: Option<Matrices>,
     /// The workgroup that walks through time, if one does.
     pub scan: Option<Scan>,
     /// The workgroups that walk through time together, if several do.
@@ -117,20 +119,24 @@ impl Plan {
         let (directions, groups) = (problem.cells.len(), problem.groups());
         let rows = chunks.first().map_or(0, |chunk| chunk.steps) * problem.batch;
         let project = Tile::of_projection(limits, rows, problem.hidden, directions);
-        let matrices = Matrices::of(limits, &problem, rows).ok();
+        let project_matrices = Matrices::of_projection(limits, &problem, rows).ok();
         let z = if kind == PlanKind::Wave { problem.layers } else { directions };
+        let step_matrices = match kind {
+            PlanKind::Step | PlanKind::Wave => Matrices::of_step(limits, &problem, kind.sides()).ok(),
+            PlanKind::Scan | PlanKind::Wide => None,
+        };
         let step = Tile::of_step(limits, problem.batch, problem.hidden, z, problem.out());
         for tile in [&project, &step] {
             let invocations = (tile.units * tile.slices) as u64;
             limits.check(OP, "workgroup memory in bytes", tile.workgroup_bytes(), limits.workgroup_bytes)?;
             limits.check(OP, "invocations of a workgroup", invocations, limits.workgroup_invocations as u64)?;
         }
-        Ok(Self { problem, kind, why, chunks, groups, project, matrices, step, scan, wide })
+        Ok(Self { problem, kind, why, chunks, groups, project, project_matrices, step, step_matrices, scan, wide })
     }
 
-    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, and for those whose steps would
-    /// take more dispatches than that and than T + L + 2; a scan over several workgroups for wider ones where the caller lets them wait for
-    /// each other; a wave for several layers, else steps.
+    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, and for all whose steps would
+    /// be many dispatches, more than T + L + 2; a scan over several workgroups for wide layers where the caller lets them wait
+    /// for each other; a wave for several layers, else steps.
     fn choose(
         problem: &Problem,
         limits: &Limits,
@@ -230,7 +236,9 @@ impl Plan {
         let again = self.chunks.len() - 1;
         let scanned = self.scan.map_or(1, |scan| scan.layers);
         match self.kind {
-            PlanKind::Scan => layers / scanned * again * (1 + self.groups.len()) + self.problem.scan_dispatches(scanned),
+            PlanKind::Scan => {
+                layers / scanned * again * (1 + self.groups.len()) + self.problem.scan_dispatches(scanned)
+            }
             // What walks the chunk again where the workgroups did not run at once is dispatched in any case.
             PlanKind::Wide => layers * (self.chunks.len() * (1 + 2 * self.groups.len()) + merge),
             PlanKind::Wave => self.chunks.len() + time + layers - 1,
@@ -253,8 +261,9 @@ impl Plan {
         let projected = (p.time as u64) * p.step_bytes();
         let recurrent = words(gates, p.hidden, p.out()) + p.projection_words() as u64 * 16;
         let state = (p.batch * (2 * p.out() + 2 * p.hidden) * size_of::<f32>()) as u64;
-        let step_tiles = p.batch.div_ceil(self.step.rows) as u64;
-        let project_rows = self.matrices.map_or(self.project.rows, Matrices::rows);
+        let step_rows = self.step_matrices.map_or(self.step.rows, Matrices::rows);
+        let step_tiles = p.batch.div_ceil(step_rows) as u64;
+        let project_rows = self.project_matrices.map_or(self.project.rows, Matrices::rows);
         let project_tiles = (p.time * p.batch).div_ceil(project_rows) as u64;
         let directions = directions as u64;
         let chunks = self.chunks.len() as u64;
@@ -293,9 +302,10 @@ impl Plan {
 
     /// Workgroup memory of the kernel that walks through time, in bytes.
     pub fn workgroup_bytes(&self) -> u64 {
-        match (&self.scan, &self.wide) {
-            (Some(scan), _) => scan.workgroup_bytes(),
-            (_, Some(wide)) => wide.workgroup_bytes(),
+        match (&self.scan, &self.wide, self.step_matrices) {
+            (Some(scan), ..) => scan.workgroup_bytes(),
+            (_, Some(wide), _) => wide.workgroup_bytes(),
+            (.., Some(matrices)) => matrices.workgroup_bytes(self.kind.sides()),
             _ => self.step.workgroup_bytes(),
         }
     }

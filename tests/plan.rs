@@ -128,6 +128,8 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
         table.push((half(), typed(kind, lstm(512, 512, 25, 16)), None));
         table.push((both_kinds(), typed(kind, both(of(GruCell::default(), lstm(80, 100, 40, 2)))), None));
     }
+    table.push((half(), typed(WeightType::F16, lstm(512, 512, 25, 64)), None));
+    table.push((half(), stacked(3, typed(WeightType::Int8, of(GruCell::default(), lstm(80, 512, 25, 32)))), None));
     // A single row would mostly be padding.
     table.push((both_kinds(), lstm(64, 128, 1, 1), None));
     table.push((small(), lstm(3, 16, 60, 4), None));
@@ -210,10 +212,30 @@ fn workgroups_beyond_the_device_are_refused() {
     assert_eq!(message, "plan: invocations of a workgroup needs 8, the limit of a WebGPU adapter is 4");
 }
 
+/// A step takes them from as many rows on as a workgroup has; in a wave it has room for both sides of the sums.
+#[test]
+fn steps_of_many_rows_take_matrices() {
+    let chosen = |limits: &Limits, problem, kind| Plan::new(problem, limits, Some(kind)).expect("fits").step_matrices;
+    let half = with_matrices("half", &[Matrices::Half]);
+    let of_batch = |batch| typed(WeightType::F16, stacked(2, lstm(64, 256, 30, batch)));
+    for kind in [PlanKind::Step, PlanKind::Wave] {
+        assert_eq!(chosen(&half, of_batch(32), kind), Some(Matrices::Half), "{kind}");
+        assert_eq!(chosen(&half, of_batch(31), kind), None, "{kind}");
+    }
+    assert_eq!(chosen(&half, typed(WeightType::F16, lstm(64, 256, 30, 32)), PlanKind::Scan), None);
+    let tight = Limits { workgroup_bytes: Matrices::Half.workgroup_bytes(2) - 1, ..half };
+    assert_eq!(chosen(&tight, of_batch(32), PlanKind::Step), Some(Matrices::Half));
+    assert_eq!(chosen(&tight, of_batch(32), PlanKind::Wave), None);
+    let float = with_matrices("float", &[Matrices::Float]);
+    let before = GruCell { reset: Reset::Before, ..GruCell::default() };
+    assert_eq!(chosen(&float, of(before, lstm(64, 256, 30, 16)), PlanKind::Step), Some(Matrices::Float));
+    assert_eq!(chosen(&float, of(before, lstm(64, 256, 30, 15)), PlanKind::Step), None);
+}
+
 /// Matrices serve weights that they hold exactly, on adapters whose workgroups have a subgroup for every gate.
 #[test]
 fn matrices_are_chosen_where_they_keep_the_precision() {
-    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").matrices;
+    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").project_matrices;
     let half = with_matrices("half", &[Matrices::Half]);
     let of_type = |kind| typed(kind, lstm(64, 256, 30, 4));
     for (kind, held) in [
@@ -234,7 +256,7 @@ fn matrices_are_chosen_where_they_keep_the_precision() {
         Limits { class: AdapterClass::Software, ..half.clone() },
         Limits { subgroup: 0, subgroup_most: 0, ..half.clone() },
         Limits { subgroup_most: 128, ..half.clone() },
-        Limits { workgroup_bytes: Matrices::Half.workgroup_bytes() - 1, ..half.clone() },
+        Limits { workgroup_bytes: Matrices::Half.workgroup_bytes(1) - 1, ..half.clone() },
     ] {
         assert_eq!(chosen(&other, f16()), None, "{other:?}");
     }

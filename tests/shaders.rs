@@ -26,15 +26,19 @@ const WITH_SUBGROUPS: [&str; 5] =
     ["project_lanes", "recurrent_step_lanes", "recurrent_step_grad_lanes", "scan_lanes", "matmul_strided_lanes"];
 
 /// Kernels that multiply by the adapter's own matrices, which a subgroup does together, and what more each needs.
-const WITH_MATRICES: [(&str, Capabilities); 2] =
-    [("project_matrix_half", Capabilities::SHADER_FLOAT16), ("project_matrix_float", Capabilities::empty())];
+const WITH_MATRICES: [(&str, Matrices, Capabilities); 4] = [
+    ("project_matrix_half", Matrices::Half, Capabilities::SHADER_FLOAT16),
+    ("project_matrix_float", Matrices::Float, Capabilities::empty()),
+    ("recurrent_step_matrix_half", Matrices::Half, Capabilities::SHADER_FLOAT16),
+    ("recurrent_step_matrix_float", Matrices::Float, Capabilities::empty()),
+];
 
 /// A validator for no more than what a kernel may ask for.
 fn validator(kernel: &str) -> Validator {
     // `unpack2x16float`, which every WebGPU device has.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    let matrices = WITH_MATRICES.iter().find(|(name, _)| *name == kernel);
-    if let Some((_, more)) = matrices {
+    let matrices = WITH_MATRICES.iter().find(|(name, ..)| *name == kernel);
+    if let Some((.., more)) = matrices {
         capabilities |= Capabilities::COOPERATIVE_MATRIX | *more;
     }
     let subgroups = matrices.is_some() || WITH_SUBGROUPS.contains(&kernel);
@@ -67,13 +71,12 @@ fn every_kernel_validates_with_the_capabilities_it_may_ask_for() {
 fn kernels_of_matrices_become_code_for_matrices() {
     const MULTIPLY: u16 = 4459; // OpCooperativeMatrixMulAddKHR
     const STORE: u16 = 4458; // OpCooperativeMatrixStoreKHR
-    for ((name, _), matrices) in WITH_MATRICES.into_iter().zip(Matrices::ALL) {
-        assert_eq!(name, format!("project_matrix_{}", matrices.name()));
+    for ((name, matrices, _), sides) in WITH_MATRICES.into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 2)]) {
         let kernel = KERNELS.iter().find(|kernel| kernel.name == name).expect("in the table");
         let module = module(kernel.source, name);
         let info = validator(name).validate(&module).expect("valid");
         let entry = (ShaderStage::Compute, name);
-        let values = naga::back::PipelineConstants::default();
+        let values = [("SIDES".to_owned(), sides as f64)].into_iter().collect();
         let (module, info) = process_overrides(&module, &info, Some(entry), &values).expect("defaults");
         let options = spv::Options { lang_version: (1, 6), ..spv::Options::default() };
         let words = spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
@@ -92,7 +95,7 @@ fn kernels_of_matrices_become_code_for_matrices() {
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).expect("types of known sizes");
         let bytes: u32 = memory.map(|(_, variable)| layouter[variable.ty].size).sum();
-        assert_eq!(u64::from(bytes), matrices.workgroup_bytes(), "{name}: what the plan counts on");
+        assert_eq!(u64::from(bytes), matrices.workgroup_bytes(sides), "{name}: what the plan counts on");
         assert!(bytes <= 16 << 10, "{name}: the least that WebGPU grants");
     }
 }

@@ -132,13 +132,15 @@ kernels! {
     ];
     /// The same by the adapter's matrices of f16.
     PROJECT_MATRIX_HALF = "project_matrix_half": [
-        "common/matrix_half.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
-        "cell/project_input.wgsl", "cell/project_matrix.wgsl", "cell/project_matrix_half.wgsl"
+        "common/matrix_half.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl", "cell/project_matrix.wgsl",
+        "cell/project_matrix_half.wgsl"
     ];
     /// The same by those of f32.
     PROJECT_MATRIX_FLOAT = "project_matrix_float": [
-        "common/matrix_float.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
-        "cell/project_input.wgsl", "cell/project_matrix.wgsl", "cell/project_matrix_float.wgsl"
+        "common/matrix_float.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl", "cell/project_matrix.wgsl",
+        "cell/project_matrix_float.wgsl"
     ];
     /// One time step of a recurrent layer, or of all of them.
     RECURRENT_STEP = "recurrent_step": [
@@ -151,6 +153,20 @@ kernels! {
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl",
         "cell/step_memory.wgsl", "cell/recurrent_step_lanes.wgsl"
+    ];
+    /// The same for many rows, by the adapter's matrices of f16.
+    RECURRENT_STEP_MATRIX_HALF = "recurrent_step_matrix_half": [
+        "common/matrix_half.wgsl", "common/matrix.wgsl", "common/activation.wgsl", "common/noise.wgsl",
+        "common/cell.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
+        "cell/recurrent_step_matrix_half.wgsl"
+    ];
+    /// The same by those of f32.
+    RECURRENT_STEP_MATRIX_FLOAT = "recurrent_step_matrix_float": [
+        "common/matrix_float.wgsl", "common/matrix.wgsl", "common/activation.wgsl", "common/noise.wgsl",
+        "common/cell.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
+        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
+        "cell/recurrent_step_matrix_float.wgsl"
     ];
     /// A chunk of time of a recurrent layer, or of all of them.
     SCAN_ROWS = "scan_rows": [

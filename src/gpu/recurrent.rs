@@ -3,6 +3,7 @@
 mod alternate;
 mod kernel_cell;
 mod pack;
+mod product;
 mod project;
 mod scan;
 mod special;

@@ -37,6 +37,11 @@ impl PlanKind {
         }
     }
 
+    /// Sides of a unit's sums in one dispatch: the state's, and in a wave the input's, too.
+    pub(crate) const fn sides(self) -> usize {
+        if matches!(self, Self::Wave) { 2 } else { 1 }
+    }
+
     /// A bit of its own.
     #[cfg(feature = "gpu")]
     pub(crate) const fn bit(self) -> u32 {

@@ -9,7 +9,8 @@ use super::{Fit, OP};
 use crate::cell::WeightType;
 use crate::error::{Error, Result};
 
-/// A kind of cooperative matrices that the input projection can be computed by. An adapter lists what it has.
+/// A kind of cooperative matrices that the input projection, and a step of many rows, can be computed by. An adapter lists what it
+/// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Matrices {
     /// 16 by 16, operands in f16, sums in f32: for weights that are exact in f16. An element of the input is the sum of two
@@ -49,14 +50,15 @@ impl Matrices {
         STRIPES * self.side()
     }
 
-    /// Workgroup memory in bytes: operands of both sides, sums, and where operands are narrow the rows' largest magnitudes.
-    pub const fn workgroup_bytes(self) -> u64 {
+    /// Workgroup memory in bytes: both operands, and for each of the `sides` that a unit's sums have apart from each other the sums
+    /// and the rows' largest magnitudes.
+    pub const fn workgroup_bytes(self, sides: usize) -> u64 {
         let area = self.side() * self.side();
         let (bytes, parts) = match self {
             Self::Half => (2, 2),
             Self::Float => (4, 1),
         };
-        (bytes * area * (parts * STRIPES + GATES) + 4 * area * GATES + 4 * self.rows()) as u64
+        (bytes * area * (parts * STRIPES + GATES) + sides * 4 * (area * GATES + self.rows())) as u64
     }
 
     /// Whether weights of a type are exact in the operands.
@@ -65,19 +67,32 @@ impl Matrices {
     }
 
     /// Invocations of a workgroup: a subgroup for every gate.
-    pub(crate) fn invocations(limits: &Limits, problem: &Problem) -> usize {
-        limits.subgroup_most * problem.gates()
+    pub(crate) fn invocations(limits: &Limits, gates: usize) -> usize {
+        limits.subgroup_most * gates
     }
 
     /// The kind that suits a projection of `rows` rows, or why there is none.
-    pub(super) fn of(limits: &Limits, problem: &Problem, rows: usize) -> Fit<Self> {
+    pub(super) fn of_projection(limits: &Limits, problem: &Problem, rows: usize) -> Fit<Self> {
+        let found = Self::of(limits, problem, 1)?;
+        // Fewer would mostly be padding.
+        if 2 * rows < found.rows() { Err("few rows") } else { Ok(found) }
+    }
+
+    /// The kind that suits a step whose units' sums have so many sides, or why there is none. Less than a workgroup's rows are
+    /// left to smaller tiles: a step waits for the one before, and a tile of many rows makes few workgroups.
+    pub(super) fn of_step(limits: &Limits, problem: &Problem, sides: usize) -> Fit<Self> {
+        let found = Self::of(limits, problem, sides)?;
+        if problem.batch < found.rows() { Err("few rows") } else { Ok(found) }
+    }
+
+    fn of(limits: &Limits, problem: &Problem, sides: usize) -> Fit<Self> {
         if limits.matrices.is_empty() {
             return Err("no cooperative matrices");
         }
         if limits.class == AdapterClass::Software {
             return Err("a software adapter");
         }
-        let invocations = Self::invocations(limits, problem);
+        let invocations = Self::invocations(limits, problem.gates());
         if invocations == 0 || invocations > limits.workgroup_invocations.min(256) {
             return Err("subgroups that no workgroup has one a gate of");
         }
@@ -86,12 +101,8 @@ impl Matrices {
         else {
             return Err("weights that the adapter's matrices do not hold exactly");
         };
-        if found.workgroup_bytes() > limits.workgroup_bytes {
+        if found.workgroup_bytes(sides) > limits.workgroup_bytes {
             return Err("matrices beyond the workgroup memory");
-        }
-        // Fewer would mostly be padding.
-        if 2 * rows < found.rows() {
-            return Err("few rows");
         }
         Ok(found)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Method, Plan, Problem, Scan, Tile, Wide};
+use super::{Method, Plan, PlanKind, Problem, Scan, Tile, Wide};
 use crate::cell::Cell;
 
 /// A count with its noun.
@@ -51,7 +51,17 @@ impl fmt::Display for Wide {
 impl Plan {
     /// How the input projection is cut up, in words.
     pub fn projection(&self) -> String {
-        self.matrices.map_or_else(|| self.project.to_string(), |matrices| matrices.to_string())
+        self.project_matrices.map_or_else(|| self.project.to_string(), |matrices| matrices.to_string())
+    }
+
+    /// How the walk through time is cut up, in words.
+    pub fn walk(&self) -> String {
+        match (&self.scan, &self.wide, self.step_matrices) {
+            (Some(scan), ..) => scan.to_string(),
+            (_, Some(wide), _) => wide.to_string(),
+            (.., Some(matrices)) => matrices.to_string(),
+            _ => self.step.to_string(),
+        }
     }
 }
 
@@ -68,11 +78,12 @@ impl fmt::Display for Plan {
         let longest = self.chunks.first().map_or(0, |chunk| chunk.steps);
         writeln!(f, "chunks      {} of up to {}", self.chunks.len(), Count(longest, "step"))?;
         writeln!(f, "projection  {}", self.projection())?;
-        match (&self.scan, &self.wide) {
-            (Some(scan), _) => writeln!(f, "workgroup   {scan}")?,
-            (_, Some(wide)) => writeln!(f, "together    {wide}")?,
-            _ => writeln!(f, "step        {}", self.step)?,
-        }
+        let walker = match self.kind {
+            PlanKind::Scan => "workgroup",
+            PlanKind::Wide => "together",
+            PlanKind::Step | PlanKind::Wave => "step",
+        };
+        writeln!(f, "{walker:<12}{}", self.walk())?;
         writeln!(f, "dispatches  {} in {}", self.dispatches(), Count(self.submits(), "submit"))?;
         writeln!(f, "memory      {} bytes moved", self.bytes())?;
         write!(f, "            {} bytes of workgroup memory", self.workgroup_bytes())

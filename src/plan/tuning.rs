@@ -92,13 +92,12 @@ impl Plan {
         // Every kind as it is comes before the variants of any.
         let mut others: Vec<(bool, f64, Choice)> = Vec::new();
         for plan in plans {
-            // A scan takes no step by itself.
-            let steps = match plan.kind {
-                PlanKind::Scan | PlanKind::Wide => Vec::new(),
-                PlanKind::Step | PlanKind::Wave => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
+            // A scan takes no step by itself; where the adapter's own matrices compute a product, no tile does.
+            let steps = match (plan.kind, plan.step_matrices) {
+                (PlanKind::Step | PlanKind::Wave, None) => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
+                _ => Vec::new(),
             };
-            // Where the adapter's own matrices project the input, no tile does.
-            let projects = match plan.matrices {
+            let projects = match plan.project_matrices {
                 Some(_) => Vec::new(),
                 None => Tile::variants(limits, problem.time * problem.batch, &[1]),
             };

@@ -5,6 +5,7 @@ mod matrices;
 mod project;
 mod scan;
 mod step;
+mod step_cases;
 mod wide;
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, WeightType};
@@ -15,7 +16,9 @@ pub(crate) use grad::{recurrent_step_grad, recurrent_step_grad_lanes};
 pub(crate) use matrices::emulated;
 pub(crate) use project::{project_lanes, project_matrix_float, project_matrix_half, project_rows};
 pub(crate) use scan::{scan_lanes, scan_rows};
-pub(crate) use step::{recurrent_step, recurrent_step_lanes};
+pub(crate) use step_cases::{
+    recurrent_step, recurrent_step_lanes, recurrent_step_matrix_float, recurrent_step_matrix_half,
+};
 pub(crate) use wide::scan_wide;
 
 use super::POISON;
@@ -102,6 +105,21 @@ fn row_of(matrices: &[Vec<u32>], first: usize, gap: usize) -> (Vec<u32>, usize, 
         words.extend(vec![POISON.to_bits(); 4 * gap]);
     }
     (words, first, matrices.first().map_or(0, |matrix| matrix.len() / 4 + gap))
+}
+
+/// The `override`s of a kernel's product: those of matrices, whose `tile` is a workgroup's part, or of `common/tile.wgsl`.
+fn product_constants(
+    kernel: &str,
+    tile: Tile,
+    kind: WeightType,
+    gates: usize,
+    depth: usize,
+) -> Vec<(&'static str, u32)> {
+    if kernel.contains("matrix") {
+        matrices::constants(tile, kind, gates, depth)
+    } else {
+        tile_constants(tile, kind, gates, depth)
+    }
 }
 
 /// The `override`s of `common/tile.wgsl`.

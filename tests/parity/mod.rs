@@ -44,6 +44,8 @@ macro_rules! kernel_cases {
             project_matrix_float: parity::project_matrix_float;
             recurrent_step: parity::recurrent_step;
             recurrent_step_lanes: parity::recurrent_step_lanes;
+            recurrent_step_matrix_half: parity::recurrent_step_matrix_half;
+            recurrent_step_matrix_float: parity::recurrent_step_matrix_float;
             recurrent_step_grad: parity::recurrent_step_grad;
             recurrent_step_grad_lanes: parity::recurrent_step_grad_lanes;
             scan_rows: parity::scan_rows;
@@ -79,7 +81,8 @@ macro_rules! kernel_cases {
 }
 pub(crate) use cell::{
     emulated, project_lanes, project_matrix_float, project_matrix_half, project_rows, recurrent_step,
-    recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes, scan_lanes, scan_rows, scan_wide,
+    recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes, recurrent_step_matrix_float,
+    recurrent_step_matrix_half, scan_lanes, scan_rows, scan_wide,
 };
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};

@@ -124,11 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         workgroup_bytes: plan.workgroup_bytes(),
         chunks: plan.chunks.iter().map(|chunk| chunk.steps).collect(),
         projection: plan.projection(),
-        step: match (plan.scan, plan.wide) {
-            (Some(scan), _) => scan.to_string(),
-            (_, Some(wide)) => wide.to_string(),
-            _ => plan.step.to_string(),
-        },
+        step: plan.walk(),
     };
     println!("{}", serde_json::json!(report));
     Ok(ExitCode::SUCCESS)

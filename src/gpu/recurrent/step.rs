@@ -2,17 +2,18 @@
 
 use super::alternate::{Alternating, Turn};
 use super::pack::VECTOR_ROWS;
-use super::project::{self, sliced_constants};
+use super::product::Product;
+use super::project;
 use super::special::{CellScalars, NoiseDims, Specialization};
 use super::{Call, RunState};
 use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP, RECURRENT_STEP_LANES};
+use crate::gpu::kernel::{Constants, RECURRENT_STEP};
 use crate::gpu::ops::word;
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
-use crate::plan::{Chunk, Method, PlanKind, Stage};
+use crate::plan::{Chunk, PlanKind, Stage};
 
 uniform! {
     /// Mirrors `RecurrentDims` in `shaders/cell/recurrent.wgsl`.
@@ -209,12 +210,8 @@ impl Steps {
         let Call { stack, run, plan, out } = *call;
         let problem = plan.problem();
         let device = recorder.device().clone();
-        let (tile, hidden, directions) = (&plan.step, problem.hidden, problem.cells.len());
-        let kernel: &'static Kernel = match tile.method {
-            Method::Rows => &RECURRENT_STEP,
-            Method::Lanes => &RECURRENT_STEP_LANES,
-        };
-        let n = |size: usize| word(&device, kernel.name, size);
+        let (hidden, directions) = (problem.hidden, problem.cells.len());
+        let n = |size: usize| word(&device, RECURRENT_STEP.name, size);
         let wave = plan.kind == PlanKind::Wave;
         let packed = &stack.packed.layers[layer];
         // The binding must hold something; `FLAGS` says that it is not read.
@@ -240,8 +237,9 @@ impl Steps {
                     Stage::Candidate => 0b100,
                     _ => (1 << gates) - 1,
                 };
+                let product = Product::of_step(device.plan_limits(), plan, gates, depth);
                 let mut constants = special.constants.clone();
-                constants.extend(sliced_constants(tile, problem.weight_type, gates, depth));
+                constants.extend(product.constants);
                 constants.retain(|(name, _)| *name != "USED");
                 constants.extend([
                     ("USED", used),
@@ -254,7 +252,7 @@ impl Steps {
                 constants.extend(saved.iter().flat_map(|saved| saved.constants.iter().copied()));
                 let mut bind = |[current, next]: [&Buffer; 2]| {
                     let buffers = [gates_x, &part.buffer, &stack.packed.vectors, flags, current, next, &memory.own, y];
-                    recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
+                    recorder.bind(product.kernel, &constants, buffers.map(Buffer::clone))
                 };
                 let bound = [bind([&memory.h[0], &memory.h[1]])?, bind([&memory.h[1], &memory.h[0]])?];
                 let turn = match (memory.two_stages, second) {
@@ -293,7 +291,7 @@ impl Steps {
                     history_s: n(saved.map_or(0, |saved| saved.s))?,
                     history_initial: n(saved.map_or(0, |saved| saved.initial) + row * run.batch * out)?,
                 };
-                let grid = [n(units.div_ceil(tile.units))?, n(run.batch.div_ceil(tile.rows))?, n(z)?];
+                let grid = [n(units.div_ceil(product.units))?, n(run.batch.div_ceil(product.rows))?, n(z)?];
                 dispatches.push(Alternating::new(turn, bound, dims, grid));
             }
         }

@@ -1,22 +1,30 @@
-//! The input projection by an adapter's own matrices. No adapter of the machines that run these tests has any: the kernel runs
-//! with all that is its own, and with a stand-in for the four functions by which a subgroup reads, multiplies and writes a
+//! Products by an adapter's own matrices. No adapter of the machines that run these tests has any: the kernels run
+//! with all that is their own, and with a stand-in for the four functions by which a subgroup reads, multiplies and writes a
 //! matrix. So nothing here speaks of what hardware does in those.
 
+use gatewise::cell::WeightType;
 use gatewise::gpu::Kernel;
 use gatewise::plan::Matrices;
 
-/// The stand-in, for workgroups of a subgroup of 8 a gate. Sums lie in the workgroup's memory, an eighth of every matrix' elements
-/// to an invocation; a matrix of sums is known by the operands that it is the sum of.
+use super::super::n;
+use super::Tile;
+
+/// The stand-in, for workgroups of a subgroup of 8 a gate. An invocation has an eighth of the elements of every matrix of sums; such
+/// a matrix is known by its number, from 1 on, that its first product gives it.
 const STAND_IN: &str = "
 alias Left = u32;
 alias Right = u32;
 alias Sums = u32;
 
 var<private> invocation: u32;
-var<workgroup> totals: array<f32, 4u * STRIPES * AREA>;     // [gates, STRIPES, SIDE rows, SIDE units]
+var<private> numbers: u32;
+var<private> totals: array<f32, 2u * STRIPES * AREA / 8u>;  // [sides, STRIPES, AREA / 8]
 
 fn left_at(at: u32) -> Left { return at; }
 fn right_at(at: u32) -> Right { return at; }
+
+// The place of an element that is the invocation's own.
+fn own_at(sums: Sums, i: u32) -> u32 { return (sums - 1u) * AREA / 8u + i / 8u; }
 
 fn part_of_sum(row: u32, column: u32) -> f32 {
     return left[row] * right[column] + left[row + 1u] * right[column + 1u]
@@ -24,25 +32,46 @@ fn part_of_sum(row: u32, column: u32) -> f32 {
 }
 
 fn multiply(a: Left, b: Right, sums: Sums) -> Sums {
-    let first = b * STRIPES + a % (STRIPES * AREA);
+    var number = sums;
+    if number == 0u {
+        numbers++;
+        number = numbers;
+    }
     for (var i = invocation % 8u; i < AREA; i += 8u) {
-        var sum = totals[first + i];
+        var sum = totals[own_at(number, i)];
         for (var k = 0u; k < SIDE; k += 4u) {
             sum += part_of_sum(a + i / SIDE * SIDE + k, b + i % SIDE * SIDE + k);
         }
-        totals[first + i] = sum;
+        totals[own_at(number, i)] = sum;
     }
-    return first;
+    return number;
 }
 
 fn put_sums(sums: Sums, at: u32) {
-    for (var i = invocation % 8u; i < AREA; i += 8u) { found[at + i] = totals[sums + i]; }
+    for (var i = invocation % 8u; i < AREA; i += 8u) {
+        found[at + i] = 0.0;
+        if sums > 0u {
+            found[at + i] = totals[own_at(sums, i)];
+        }
+    }
 }
 ";
 
+/// The `override`s of a product by matrices, a subgroup of 8 for every gate.
+pub(super) fn constants(tile: Tile, kind: WeightType, gates: usize, depth: usize) -> Vec<(&'static str, u32)> {
+    vec![
+        ("GATES", n(gates)),
+        ("WEIGHT_TYPE", kind as u32),
+        ("STRADDLE", u32::from(!depth.is_multiple_of(4))),
+        ("TAIL", u32::from(!depth.is_multiple_of(tile.units))),
+        ("WORKGROUP_SIZE", n(8 * gates)),
+    ]
+}
+
 /// The kind of matrices that a kernel multiplies by, if it does.
 fn matrices(kernel: &Kernel) -> Option<Matrices> {
-    Matrices::ALL.into_iter().find(|kind| kernel.name.strip_prefix("project_matrix_") == Some(kind.name()))
+    let (_, name) = kernel.name.split_once("_matrix_")?;
+    Matrices::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
 /// A kernel with the stand-in in the place of matrices; any other kernel as it is. A slip that it may have been given stays.
@@ -57,9 +86,11 @@ pub(crate) fn emulated(kernel: &'static Kernel) -> &'static Kernel {
         "alias Operand = f32;\nconst SIDE: u32 = {side}u;\nconst PARTS: u32 = {parts}u;\nfn narrow(x: f32) -> Operand {{ return {narrow}; }}\n"
     );
     // What follows the two files that the stand-in replaces.
-    let rest = kernel.source.find("// A tile of a matrix product").expect("common/tile.wgsl comes third");
-    let entry =
-        kernel.source[rest..].replace("    project_matrix(group", "    invocation = lane;\n    project_matrix(group");
-    let source = Box::leak((head + STAND_IN + &entry).into_boxed_str());
+    let (_, rest) = kernel.source.split_once("coopStoreT(sums, &found[at], SIDE);\n}\n").expect("common/matrix.wgsl");
+    let (call, body) =
+        (format!("    {}(group", kernel.name.replace(&format!("_{}", kind.name()), "")), "    invocation = lane;\n");
+    let rest = rest.replace(&call, &format!("{body}{call}"));
+    assert!(rest.contains(body), "{}: an entry point that calls what both kinds share", kernel.name);
+    let source = Box::leak((head + STAND_IN + &rest).into_boxed_str());
     Box::leak(Box::new(Kernel { name: kernel.name, files: kernel.files, source }))
 }

@@ -4,7 +4,7 @@ use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Parameters, Reset, RnnCell
 use gatewise::plan::Matrices;
 
 use super::super::{Case, POISON, Slot, dims, n, wide};
-use super::{Layer, Tile, product, row_of, tile, tile_constants};
+use super::{Layer, Tile, product, product_constants, row_of, tile};
 use crate::support::{Tolerance, uniform};
 
 /// A projection of `steps` steps from `first` on, out of `time`.
@@ -64,17 +64,7 @@ impl Projection {
         let vectors_at = 5;
         let vectors = layers.iter().flat_map(|layer| layer.packed.vectors.clone());
         let vectors: Vec<f32> = std::iter::repeat_n(POISON, vectors_at).chain(vectors).collect();
-        let mut constants = match kernel.contains("matrix") {
-            // A subgroup of 8 for every gate.
-            true => vec![
-                ("GATES", n(gates)),
-                ("WEIGHT_TYPE", kind as u32),
-                ("STRADDLE", u32::from(!depth.is_multiple_of(4))),
-                ("TAIL", u32::from(!depth.is_multiple_of(tile.units))),
-                ("WORKGROUP_SIZE", n(8 * gates)),
-            ],
-            false => tile_constants(tile, kind, gates, depth),
-        };
+        let mut constants = product_constants(kernel, tile, kind, gates, depth);
         constants.extend([("USED", (1 << gates) - 1), ("REVERSE", reverse)]);
         Case {
             name: format!("{self:?}"),

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell, WeightType};
+use gatewise::cell::{Cell, LstmCell, WeightType};
 use gatewise::plan::Stage;
 use gatewise::reference::{gru_gate, gru_update, lstm_update, rnn_update};
 
 use super::super::{Case, POISON, Slot, dims, n, wide};
-use super::{Layer, Tile, cells, product, row_of, tile, tile_constants, two_stage_cells};
+use super::{Layer, Tile, product, product_constants, row_of};
 use crate::support::{Tolerance, uniform};
 
 /// Bits of a flag word.
@@ -16,7 +16,7 @@ const RESET: u32 = 2;
 
 /// What a dispatch covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cover {
+pub(super) enum Cover {
     /// `count` of a layer's `of` directions, from `first` on.
     Directions { first: usize, count: usize, of: usize },
     /// So many layers, each a step behind the one below.
@@ -25,23 +25,23 @@ enum Cover {
 
 /// One dispatch of one stage.
 #[derive(Clone, Copy, Debug)]
-struct Step {
-    cell: Cell,
-    stage: Stage,
-    kind: WeightType,
-    tile: Tile,
-    hidden: usize,
-    batch: usize,
-    time: usize,
+pub(super) struct Step {
+    pub(super) cell: Cell,
+    pub(super) stage: Stage,
+    pub(super) kind: WeightType,
+    pub(super) tile: Tile,
+    pub(super) hidden: usize,
+    pub(super) batch: usize,
+    pub(super) time: usize,
     /// Steps that the lowest layer has done.
-    step: usize,
+    pub(super) step: usize,
     /// The chunk of time whose projected input is at hand.
-    chunk: (usize, usize),
-    cover: Cover,
+    pub(super) chunk: (usize, usize),
+    pub(super) cover: Cover,
     /// Bit d: direction d walks from the last step to the first.
-    reverse: u32,
-    flags: bool,
-    hold: bool,
+    pub(super) reverse: u32,
+    pub(super) flags: bool,
+    pub(super) hold: bool,
 }
 
 /// Places of the state's parts in a buffer: behind one another with gaps, each for all layers or directions of the dispatch.
@@ -302,7 +302,7 @@ impl Step {
         }
     }
 
-    fn case(mut self, kernel: &str) -> Case {
+    pub(super) fn case(mut self, kernel: &str) -> Case {
         // A projection is narrower than the units; its width is a choice of the case's.
         if let Cell::Lstm(LstmCell { projection: Some(width), .. }) = &mut self.cell {
             *width = (self.hidden * 2 / 3).max(1);
@@ -345,7 +345,8 @@ impl Step {
         };
         let (units, depth) = (if projects { out } else { hidden }, if self.is_second() { hidden } else { out });
         let mut constants = layers[0].packed.constants.clone();
-        constants.extend(tile_constants(self.tile, self.kind, if projects { 1 } else { gates }, depth));
+        let gates = if projects { 1 } else { gates };
+        constants.extend(product_constants(kernel, self.tile, self.kind, gates, depth));
         constants.extend([
             ("USED", gates_used),
             ("STAGE", self.stage as u32),
@@ -354,6 +355,9 @@ impl Step {
             ("REVERSE", self.reverse),
             ("WAVE", u32::from(matches!(self.cover, Cover::Wave { .. }))),
         ]);
+        if kernel.contains("matrix") {
+            constants.push(("SIDES", if matches!(self.cover, Cover::Wave { .. }) { 2 } else { 1 }));
+        }
         if kernel == "recurrent_step" {
             let Tile { rows, units, slices } = self.tile;
             let partial = if slices > 1 { rows * slices * units } else { 1 };
@@ -405,110 +409,4 @@ impl Step {
             tolerance: Tolerance { abs: 4e-6 + Tolerance::sum(depth, 0.5).abs, rel: 0.0 },
         }
     }
-}
-
-/// Every cell in every cover in turn, its sizes around the edges of every tile; one of `every` of them.
-fn cases(kernel: &str, tiles: &[Tile], every: usize) -> Vec<Case> {
-    let both = Cover::Directions { first: 0, count: 2, of: 2 };
-    // Cover, reversed directions, steps done, chunk.
-    let directions = [
-        (both, 0b10, 3, (1, 3)),
-        (Cover::Directions { first: 1, count: 1, of: 2 }, 0b10, 4, (3, 2)),
-        (Cover::Directions { first: 0, count: 1, of: 1 }, 0, 2, (0, 5)),
-        (both, 0b10, 0, (0, 5)),
-        (Cover::Directions { first: 0, count: 1, of: 1 }, 1, 3, (2, 2)),
-    ];
-    let waves = [
-        (Cover::Wave { layers: 3 }, 0, 3, (2, 3)),
-        (Cover::Wave { layers: 3 }, 1, 4, (0, 5)),
-        (Cover::Wave { layers: 3 }, 0, 1, (0, 5)),
-        (Cover::Wave { layers: 3 }, 0, 6, (3, 2)),
-    ];
-    let mut runs = Vec::new();
-    for (at, cell) in cells().into_iter().enumerate() {
-        for turn in 0..2 {
-            runs.push((cell, directions[(2 * at + turn) % directions.len()]));
-            runs.push((cell, waves[(2 * at + turn) % waves.len()]));
-        }
-    }
-    for (at, cell) in two_stage_cells().into_iter().enumerate() {
-        runs.extend((0..3).map(|turn| (cell, directions[(2 * at + turn) % directions.len()])));
-    }
-    let staged = |(cell, run): (Cell, _)| cell.stages().iter().map(move |&stage| (cell, run, stage));
-    let mut cases = Vec::new();
-    for (at, (cell, (cover, reverse, step, chunk), stage)) in
-        runs.into_iter().flat_map(staged).step_by(every).enumerate()
-    {
-        let tile = tiles[at % tiles.len()];
-        let mut rng = fastrand::Rng::with_seed(at as u64);
-        let mut one_of = |sizes: &[usize]| sizes[rng.usize(0..sizes.len())];
-        // Depths that fill every slice, and such as leave the last ones without a part.
-        let hidden = if tile.slices > 1 && tile.slices <= 4 {
-            one_of(&[16 * tile.slices, 16 * tile.slices + 1, 16 * tile.slices + 4, tile.units + 1])
-        } else {
-            one_of(&[tile.units + 1, tile.units, tile.units - 1, 3, 20])
-        };
-        let batch = one_of(&[tile.rows, tile.rows + 1, (tile.rows - 1).max(2), 3]);
-        let kind = WeightType::ALL[one_of(&[0, 1, 2, 3])];
-        // Before a row's first output there is none to hold.
-        let (flags, hold) = (step == 0 || one_of(&[0, 1]) == 1, step == 0 || one_of(&[0, 1]) == 1);
-        let run = Step { cell, stage, kind, tile, hidden, batch, time: 5, step, chunk, cover, reverse, flags, hold };
-        cases.push(run.case(kernel));
-    }
-    cases
-}
-
-/// Batches of many tiles, the last one full or not.
-fn large_batches(kernel: &str, tile: Tile) -> Vec<Case> {
-    let (lstm, gru, rnn) = (LstmCell::default().into(), GruCell::default().into(), RnnCell::default().into());
-    let case = |(batch, cell, kind): (usize, Cell, WeightType)| {
-        let run = Step {
-            cell,
-            stage: Stage::Whole,
-            kind,
-            tile,
-            hidden: tile.units + 3,
-            batch,
-            time: 3,
-            step: 1,
-            chunk: (0, 3),
-            cover: Cover::Directions { first: 0, count: 2, of: 2 },
-            reverse: 0b10,
-            flags: batch == 64,
-            hold: false,
-        };
-        run.case(kernel)
-    };
-    [(33, lstm, WeightType::F32), (64, gru, WeightType::F16), (65, lstm, WeightType::Int8), (65, rnn, WeightType::F32)]
-        .map(case)
-        .into()
-}
-
-/// Mostly small tiles, which drivers compile faster.
-pub(crate) fn recurrent_step() -> Vec<Case> {
-    let tiles = [
-        tile(1, 8, 1),
-        tile(2, 8, 4),
-        tile(4, 16, 1),
-        tile(1, 8, 2),
-        tile(2, 32, 2),
-        tile(4, 8, 8),
-        tile(1, 64, 1),
-        tile(2, 16, 4),
-        tile(8, 8, 16),
-        tile(1, 16, 1),
-        tile(16, 8, 1),
-        tile(2, 16, 1),
-        tile(4, 8, 4),
-    ];
-    let mut cases = cases("recurrent_step", &tiles, 1);
-    cases.extend(large_batches("recurrent_step", tile(8, 8, 16)));
-    cases
-}
-
-pub(crate) fn recurrent_step_lanes() -> Vec<Case> {
-    let tiles = [tile(1, 16, 1), tile(2, 16, 1), tile(8, 16, 1), tile(4, 64, 1), tile(2, 32, 1)];
-    let mut cases = cases("recurrent_step_lanes", &tiles, 3);
-    cases.extend(large_batches("recurrent_step_lanes", tile(16, 16, 1)));
-    cases
 }

@@ -10,7 +10,7 @@ use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_
 use crate::gpu::ops::word;
 use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::alternate::{Alternating, Turn};
-use crate::gpu::recurrent::project::sliced_constants;
+use crate::gpu::recurrent::product::sliced_constants;
 use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
 use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, Method, Stage};

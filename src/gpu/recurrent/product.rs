@@ -1,0 +1,108 @@
+//! The kernels that a product of rows and packed weights can be computed by, and what a workgroup of each has.
+
+use crate::cell::WeightType;
+use crate::gpu::kernel::{
+    Constants, Kernel, PROJECT_LANES, PROJECT_MATRIX_FLOAT, PROJECT_MATRIX_HALF, PROJECT_ROWS, RECURRENT_STEP,
+    RECURRENT_STEP_LANES, RECURRENT_STEP_MATRIX_FLOAT, RECURRENT_STEP_MATRIX_HALF,
+};
+use crate::plan::{Limits, Matrices, Method, Plan, Tile};
+
+/// A kernel for one call.
+pub(super) struct Product {
+    pub(super) kernel: &'static Kernel,
+    pub(super) constants: Constants,
+    /// Rows and units of a workgroup.
+    pub(super) rows: usize,
+    pub(super) units: usize,
+}
+
+impl Product {
+    /// The input projection of a layer that reads `depth` features.
+    pub(super) fn of_projection(limits: &Limits, plan: &Plan, depth: usize) -> Self {
+        let (kind, gates) = (plan.problem().weight_type, plan.problem().gates());
+        if let Some(matrices) = plan.project_matrices {
+            let kernel = match matrices {
+                Matrices::Half => &PROJECT_MATRIX_HALF,
+                Matrices::Float => &PROJECT_MATRIX_FLOAT,
+            };
+            return Self::by_matrices(kernel, matrices, matrix_constants(limits, matrices, kind, gates, depth, 1));
+        }
+        let kernel = match plan.project.method {
+            Method::Rows => &PROJECT_ROWS,
+            Method::Lanes => &PROJECT_LANES,
+        };
+        Self::by_tiles(kernel, &plan.project, tile_constants(&plan.project, kind, gates, depth))
+    }
+
+    /// A stage of a step, whose product has so many gates and is so deep.
+    pub(super) fn of_step(limits: &Limits, plan: &Plan, gates: usize, depth: usize) -> Self {
+        let kind = plan.problem().weight_type;
+        if let Some(matrices) = plan.step_matrices {
+            let kernel = match matrices {
+                Matrices::Half => &RECURRENT_STEP_MATRIX_HALF,
+                Matrices::Float => &RECURRENT_STEP_MATRIX_FLOAT,
+            };
+            let constants = matrix_constants(limits, matrices, kind, gates, depth, plan.kind.sides());
+            return Self::by_matrices(kernel, matrices, constants);
+        }
+        let kernel = match plan.step.method {
+            Method::Rows => &RECURRENT_STEP,
+            Method::Lanes => &RECURRENT_STEP_LANES,
+        };
+        Self::by_tiles(kernel, &plan.step, sliced_constants(&plan.step, kind, gates, depth))
+    }
+
+    fn by_tiles(kernel: &'static Kernel, tile: &Tile, constants: Constants) -> Self {
+        Self { kernel, constants, rows: tile.rows, units: tile.units }
+    }
+
+    fn by_matrices(kernel: &'static Kernel, matrices: Matrices, constants: Constants) -> Self {
+        Self { kernel, constants, rows: matrices.rows(), units: matrices.side() }
+    }
+}
+
+/// The `override`s of `shaders/common/tile_matrix.wgsl`.
+fn matrix_constants(
+    limits: &Limits,
+    matrices: Matrices,
+    kind: WeightType,
+    gates: usize,
+    depth: usize,
+    sides: usize,
+) -> Constants {
+    let mut constants = product_constants(kind, gates, depth, matrices.side());
+    constants.extend([("WORKGROUP_SIZE", small(Matrices::invocations(limits, gates))), ("SIDES", small(sides))]);
+    constants
+}
+
+/// Those of `shaders/common/tile_slices.wgsl`, for a product that may be cut along its depth.
+pub(super) fn sliced_constants(tile: &Tile, kind: WeightType, gates: usize, depth: usize) -> Constants {
+    let mut constants = tile_constants(tile, kind, gates, depth);
+    if tile.method == Method::Rows {
+        let partial = if tile.slices > 1 { tile.rows * tile.slices * tile.units } else { 1 };
+        constants.extend([("SLICES", small(tile.slices)), ("PARTIAL", small(partial))]);
+    }
+    constants
+}
+
+/// Those of `shaders/common/tile_rows.wgsl` and `tile_lanes.wgsl`.
+fn tile_constants(tile: &Tile, kind: WeightType, gates: usize, depth: usize) -> Constants {
+    let mut constants = product_constants(kind, gates, depth, if gates == 1 { 16 } else { 8 });
+    constants.extend([("ROWS", small(tile.rows)), ("UNITS", small(tile.units))]);
+    constants
+}
+
+/// Those of any product whose loop covers `turn` elements of the depth at a time.
+fn product_constants(kind: WeightType, gates: usize, depth: usize, turn: usize) -> Constants {
+    vec![
+        ("GATES", small(gates)),
+        ("USED", (1 << gates) - 1),
+        ("WEIGHT_TYPE", kind as u32),
+        ("STRADDLE", u32::from(!depth.is_multiple_of(4))),
+        ("TAIL", u32::from(!depth.is_multiple_of(turn))),
+    ]
+}
+
+fn small(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
