@@ -49,7 +49,7 @@ const BESIDE_STEPS: u64 = 64;
 impl Scan {
     /// The workgroup that suits the problem, or why no workgroup can walk it alone.
     pub(super) fn of(limits: &Limits, problem: &Problem) -> Fit<Self> {
-        let lanes = limits.class == AdapterClass::Software && limits.subgroup >= 8;
+        let lanes = limits.shares_lanes();
         let method = if lanes { Method::Lanes } else { Method::Rows };
         let units = problem.hidden.next_multiple_of(if lanes { limits.subgroup_most.max(BLOCK) } else { BLOCK });
         if units > limits.workgroup_invocations {
@@ -99,14 +99,17 @@ impl Scan {
         }
     }
 
-    /// Rows of a workgroup: one, unless enough workgroups are left that each has several.
+    /// Rows of a workgroup: one, unless enough workgroups are left that each has several. Those that read their weights at every
+    /// step read them once for all of their rows.
     fn rows(limits: &Limits, problem: &Problem, lanes: bool, slices: usize) -> usize {
         let (most, busy) = match limits.class {
-            AdapterClass::Software => (if lanes { 4 } else { 1 }, BUSY_THREADS),
+            AdapterClass::Software if !lanes => (1, BUSY_THREADS),
+            AdapterClass::Software if problem.out().div_ceil(16) <= SOFTWARE_KEPT => (4, BUSY_THREADS),
+            AdapterClass::Software => (8, BUSY_THREADS / 2),
             AdapterClass::Hardware => (slices.min(8), BUSY),
         };
         let mut rows = 1;
-        while 2 * rows <= most && problem.batch.div_ceil(2 * rows) * problem.cells.len() >= busy {
+        while 2 * rows <= most.min(problem.batch) && problem.batch.div_ceil(2 * rows) * problem.cells.len() >= busy {
             rows *= 2;
         }
         rows
