@@ -65,6 +65,8 @@ fn bad_arguments_get_one_line() {
     for (arguments, expected) in [
         (&["--forget-bias", "wide"][..], "--forget-bias must be a number, `chrono` or `none`, got wide"),
         (&["--time", "0"], "--time must be at least 1"),
+        (&["--batch", "18446744073709551615"], "x must be an array [T, B, input] that memory holds"),
+        (&["--time", "1", "--batch", "1", "--hidden", "16777216"], "weights must be an array [layers, hidden, hidden]"),
         (&["--plot", "flow.jpg"], ".svg or .png"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatewise"));

@@ -201,8 +201,15 @@ fn what_is_wrong_is_said_in_one_line() {
         (place.train_vowels(&nowhere, "out", &[]), "scripts/fetch-data"),
         (place.train_vowels(&data, "first", &["--epochs", "2"]), "--resume to go on"),
         (place.train_vowels(&data, "first", &["--epochs", "2", "--resume", "--seed", "9"]), "settings"),
-        (place.train_vowels(&data, "out", &["--batch", "0"]), "--batch must be at least 1"),
-        (gatewise(&["train", "adding", "--lag", "0"]), "--lag must be at least 1"),
+        (place.train_vowels(&data, "out", &["--batch", "0"]), "--batch must be between 1 and 16777216"),
+        (gatewise(&["train", "adding", "--lag", "0"]), "--lag must be between 1 and 16777216"),
+        (gatewise(&["train", "adding", "--lag", "18446744073709551615"]), "--lag must be between 1 and 16777216"),
+        (gatewise(&["train", "copy", "--batch", "4611686018427387904"]), "--batch must be between 1 and 16777216"),
+        (gatewise(&["train", "copy", "--lag", "16777216", "--batch", "16777216"]), "x must be an array [T, B, inputs]"),
+        (
+            gatewise(&["train", "copy", "--hidden", "16777216", "--batch", "1", "--lag", "1"]),
+            "weights must be an array [layers, hidden",
+        ),
         (gatewise(&["train", "text", &place.name("none.txt")]), "scripts/fetch-data"),
         (
             gatewise(&["sentiment", "fine", "--weights", &place.name("first/best.safetensors")]),

@@ -31,6 +31,13 @@ pub(crate) enum DeviceChoice {
     Reference,
 }
 
+impl Schedule {
+    /// The first of these options that was given.
+    pub(crate) fn given(self) -> Option<String> {
+        self.plan.map(|kind| format!("--plan {kind}")).or_else(|| self.matrices.then(|| "--matrices".to_owned()))
+    }
+}
+
 impl DeviceChoice {
     /// Opens the device, the CPU path with a number of threads.
     pub(crate) fn open_with(self, threads: Option<usize>, schedule: Schedule) -> Result<Device> {
@@ -128,6 +135,17 @@ pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
             found: name.to_owned(),
         }),
     }
+}
+
+/// Refuses an array of f32 that cannot be counted or that no memory is left for; `axes` names its sizes.
+pub(crate) fn holdable(op: &'static str, what: &'static str, axes: &str, sizes: &[usize]) -> Result<()> {
+    // An axis of 0 does not excuse the others: not every array has it.
+    let elements = sizes.iter().try_fold(1_usize, |elements, &size| elements.checked_mul(size.max(1)));
+    let holds = |elements| Vec::<f32>::new().try_reserve_exact(elements).is_ok();
+    if elements.is_some_and(holds) {
+        return Ok(());
+    }
+    Err(Error::Shape { op, what, expected: format!("an array {axes} that memory holds"), found: sizes.to_vec() })
 }
 
 /// How machine-readable output names a device, and the adapter of a GPU.

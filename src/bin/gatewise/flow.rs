@@ -12,6 +12,7 @@ use ndarray::Array3;
 use serde_json::json;
 
 use crate::chart::{self, Chart, Line, Panel};
+use crate::choice::holdable;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -102,6 +103,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let (what, found) = if arguments.time == 0 { ("--time", 0) } else { ("--batch", 0) };
         return Err(Error::Value { op: "flow", what, expected: "at least 1", found: found.to_string() });
     }
+    let &Arguments { time, batch, input, hidden, layers, .. } = arguments;
+    holdable("flow", "x", "[T, B, input]", &[time, batch, input])?;
+    holdable("flow", "y", "[T, B, hidden]", &[time, batch, hidden])?;
+    holdable("flow", "weights", "[layers, hidden, hidden]", &[layers, hidden, hidden])?;
     let flows: Vec<_> =
         arguments.cell.iter().map(|&cell| Ok((cell.name(), flow(arguments, cell, memory)?))).collect::<Result<_>>()?;
     if let Some(path) = &arguments.csv {

@@ -6,7 +6,7 @@ use gatewise::nn::{Config, Merge};
 use gatewise::{Error, Result};
 use serde::Deserialize;
 
-use crate::choice::cell;
+use crate::choice::{cell, holdable};
 
 /// One problem, in the format of the suite files.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,6 +38,22 @@ impl Shape {
             cell if cell.starts_with("gru") => 3.0,
             _ => 1.0,
         }
+    }
+
+    /// Refuses sizes whose arrays no memory holds.
+    fn check(&self) -> Result<()> {
+        let Self { name, input, hidden, layers, time, batch, .. } = self;
+        let directions = self.directions();
+        let arrays: [(&'static str, &str, &[usize]); 5] = [
+            ("x", "[T, B, I]", &[*time, *batch, *input]),
+            ("y", "[T, B, D, H]", &[*time, *batch, directions, *hidden]),
+            ("state", "[layers, D, B, H]", &[*layers, directions, *batch, *hidden]),
+            ("weights", "[D, H, I]", &[directions, *hidden, *input]),
+            ("weights", "[layers, D, H, H]", &[*layers, directions, *hidden, *hidden]),
+        ];
+        arrays
+            .into_iter()
+            .try_for_each(|(what, axes, sizes)| holdable("bench", what, &format!("{axes} of {name:?}"), sizes))
     }
 
     /// The stack that the shape describes.
@@ -80,6 +96,7 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<Shape>> {
         expected: "a list of shapes {name, cell, I, H, layers, bidir, T, B}".to_owned(),
         found: error.to_string(),
     })?;
+    shapes.iter().try_for_each(Shape::check)?;
     Ok(shapes)
 }
 

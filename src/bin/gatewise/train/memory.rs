@@ -7,13 +7,14 @@ use gatewise::cell::Sequence;
 use gatewise::train::{
     Adam, Clip, CrossEntropy, GradientFlow, Graph, Loss, MemoryBias, Mode, Parameters, Trainer, Var, gradient_flow,
 };
-use gatewise::{Error, Result, Tensor};
+use gatewise::{Result, Tensor};
 use ndarray::{Array2, Array3, Axis};
 
 use super::data::rng;
 use super::model::{Model, Shape, best_classes};
 use super::run::{self, Limits, Next, Options, Outcome, Score, Task};
 use crate::chart;
+use crate::choice::holdable;
 use crate::flow::{self, CellChoice};
 
 #[derive(clap::Args)]
@@ -99,9 +100,7 @@ struct Memory {
 pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { cell, lag, symbols, options, .. } = arguments;
     for (what, value) in [("--lag", *lag), ("--symbols", *symbols)] {
-        if value == 0 {
-            return Err(Error::Value { op: "train", what, expected: "at least 1", found: "0".to_owned() });
-        }
+        run::size(what, value)?;
     }
     let name = if kind == Kind::Adding { "adding" } else { "copy" };
     let out = options.out.clone().unwrap_or_else(|| format!("runs/{name}-{lag}").into());
@@ -135,6 +134,10 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Train
         Kind::Adding => (2, 1),
         Kind::Copy => (CATEGORIES + 1, CATEGORIES),
     };
+    let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.005));
+    let time = if kind == Kind::Adding { lag + head(lag) } else { lag + 2 * symbols };
+    holdable("train", "x", "[T, B, inputs]", &[time, batch, inputs])?;
+    holdable("train", "y", "[T, B, hidden]", &[time, batch, hidden])?;
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let model = Model::new(&mut parameters, Shape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
@@ -142,7 +145,6 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Train
         model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
         model.hear(&mut parameters, options.seed)?;
     }
-    let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.005));
     let trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
     let settings = format!(
         "{kind:?} {symbols}, lag {lag}, curriculum {curriculum}, {initial:?}, {}, {hidden} hidden, batch {batch}, seed {}",
@@ -238,9 +240,14 @@ fn right_ones(answers: &Tensor, truth: &Answers) -> Result<(usize, usize)> {
     })
 }
 
+/// Steps of which the first marked number is one.
+fn head(lag: usize) -> usize {
+    lag.div_ceil(10)
+}
+
 /// `[T, B, 2]`: numbers from `[0, 1)`, and a mark at two of them, at least `lag` steps apart.
 fn adding(rng: &mut fastrand::Rng, batch: usize, lag: usize) -> Batch {
-    let head = lag.div_ceil(10);
+    let head = head(lag);
     let time = lag + head;
     let mut x = Array3::zeros((time, batch, 2));
     let mut sums = Vec::with_capacity(batch);

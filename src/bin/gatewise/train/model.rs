@@ -11,6 +11,7 @@ use ndarray::{Array3, ArrayD, Axis};
 
 use clap::ValueEnum;
 
+use crate::choice::holdable;
 use crate::flow::CellChoice;
 
 /// What a model is made of.
@@ -37,6 +38,9 @@ impl Model {
     /// Adds a model's parameters.
     pub(crate) fn new(parameters: &mut Parameters, shape: Shape) -> Result<Self> {
         let Shape { cell, symbols, inputs, hidden, layers, outputs } = shape;
+        holdable("train", "embedding", "[symbols, inputs]", &[symbols, inputs])?;
+        holdable("train", "weights", "[layers, hidden, inputs]", &[layers, hidden, inputs])?;
+        holdable("train", "weights", "[layers, hidden, hidden]", &[layers, hidden, hidden])?;
         let embedding =
             (symbols > 0).then(|| Embedding::new(parameters, "embedding.", [symbols, inputs])).transpose()?;
         let stack = Recurrent::new(parameters, "stack.", &Config::new(cell.cell(), inputs, hidden).layers(layers))?;

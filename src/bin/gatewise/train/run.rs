@@ -58,12 +58,16 @@ pub(crate) struct Options {
 impl Options {
     /// Rows of a batch, where the user says.
     pub(crate) fn batch(&self) -> Result<Option<usize>> {
-        if self.batch == Some(0) {
-            let (expected, found) = ("at least 1", "0".to_owned());
-            return Err(Error::Value { op: "train", what: "--batch", expected, found });
-        }
-        Ok(self.batch)
+        self.batch.map(|batch| size("--batch", batch)).transpose()
     }
+}
+
+/// A size that counts rows or steps.
+pub(crate) fn size(what: &'static str, value: usize) -> Result<usize> {
+    if (1..=1 << 24).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::Value { op: "train", what, expected: "between 1 and 16777216", found: value.to_string() })
 }
 
 /// How good a model is on data that it does not learn from.
