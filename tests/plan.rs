@@ -346,6 +346,11 @@ mod command {
             ("plan -I 3 -H 8 -T 5 -B 99999999", "one step's input projection in bytes"),
             ("plan -I 3 -H 0 -T 5", "hidden must be at least 1, got 0"),
             ("plan -I 3 -H 8 -T 5 --layers 0", "layers must be at least 1, got 0"),
+            ("plan -I 3 -H 8 -T 18446744073709551615 --json", "the input in bytes"),
+            ("plan -I 3 -H 8 -T 18446744073709551615 -B 0", "the input in bytes"),
+            ("plan -I 3 -H 4611686018427387904 -T 5 -B 0", "one step's input projection in bytes"),
+            ("plan -I 4611686018427387904 -H 8 -T 0", "the input in bytes"),
+            ("plan -I 3 -H 8 -T 5 -B 0 --layers 18446744073709551615", "the state in bytes"),
         ] {
             let (code, text, message) = run(arguments);
             assert_eq!((code, text.as_str()), (Some(2), ""), "{message}");
@@ -360,6 +365,19 @@ mod command {
         let (code, _, message) = run("verify --device gpu --matrices tests/golden --case rnn_tanh_T1_B1");
         let refused = code == Some(2) && message.contains("lists none that there is a kernel for");
         assert_eq!(refused, !listed, "{message}");
+    }
+
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn matrices_that_a_software_adapter_would_not_use_are_refused() {
+        let software = gatewise::gpu::adapters().iter().all(|adapter| adapter.is_software());
+        let (code, text, message) = run("plan -I 64 -H 128 -T 100 -B 64 --dtype f16 --matrices half --adapter device");
+        if software {
+            assert_eq!((code, text.as_str(), message.lines().count()), (Some(2), "", 1), "{message}");
+            assert!(message.contains("--matrices half on") && message.contains("a software adapter"), "{message}");
+        } else {
+            assert!(code == Some(0) && text.contains("by matrices of f16"), "{text}{message}");
+        }
     }
 
     /// `--plan` reaches the calls of a bench, and its lines name the plan that ran.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::WeightType;
-use gatewise::plan::{Limits, Matrices, Plan, PlanKind, Problem};
-use gatewise::{Device, Result};
+use gatewise::plan::{AdapterClass, Limits, Matrices, Plan, PlanKind, Problem};
+use gatewise::{Device, Error, Result};
 use serde::Serialize;
 
 use crate::choice::{DeviceChoice, cell};
@@ -92,6 +92,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Adapter::Device => limits_of(&DeviceChoice::Gpu.open()?),
     };
     if let Some(matrices) = arguments.matrices {
+        if limits.class == AdapterClass::Software {
+            let option = format!("--matrices {} on {}", matrices.name(), limits.adapter);
+            return Err(Error::Unsupported { op: "plan", option, by: "by a software adapter" });
+        }
         limits.matrices = vec![matrices];
         if limits.subgroup == 0 {
             // An adapter that has matrices has subgroups, most often of this size.
@@ -101,6 +105,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let &Arguments { input, hidden, layers, directions, time, batch, dtype, .. } = arguments;
     let cells = vec![cell("plan", &arguments.cell)?; directions];
     let problem = Problem { cells, input, hidden, layers, merged: false, weight_type: dtype, time, batch };
+    if time == 0 || batch == 0 {
+        // An empty call takes no memory by which its other sizes could be told to be too large.
+        Plan::new(Problem { time: time.max(1), batch: batch.max(1), ..problem.clone() }, &limits, arguments.plan)?;
+    }
     let plan = Plan::new(problem, &limits, arguments.plan)?;
     if !arguments.json {
         println!("{plan}");
