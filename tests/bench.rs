@@ -4,22 +4,35 @@
 #[path = "common/place.rs"]
 mod place;
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// Lines of a bench over shapes of its own.
-fn bench(shapes: &str, arguments: &str) -> Vec<Value> {
+/// A bench over shapes of its own.
+fn run(shapes: &str, arguments: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let suite = folder.path().join("suite.json");
     std::fs::write(&suite, shapes).expect("writes");
     let mut command = Command::new(place::program());
     command.args(["bench", "--json", "--budget-ms", "1", "--min-runs", "2", "--suite"]).arg(&suite);
     command.args(arguments.split(' ')).env("XDG_CACHE_HOME", folder.path());
-    let output = command.output().expect("it runs");
+    command.output().expect("it runs")
+}
+
+/// Its lines.
+fn bench(shapes: &str, arguments: &str) -> Vec<Value> {
+    let output = run(shapes, arguments);
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{arguments}: {error}");
     out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// The one line that a bench is refused with.
+fn refused(shapes: &str, arguments: &str) -> String {
+    let output = run(shapes, arguments);
+    let error = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    assert_eq!((output.status.code(), error.lines().count(), &output.stdout[..]), (Some(2), 1, &[][..]), "{error}");
+    error
 }
 
 fn number(line: &Value, field: &str) -> f64 {
@@ -56,11 +69,41 @@ fn a_line_names_shape_machine_times_and_the_least_time() {
 fn training_is_timed_where_it_is_supported() {
     for line in bench(SMALL, "--device cpu,gpu --train --no-roofline") {
         if line["skipped"].is_null() {
+            assert_eq!(line["on_device_ms"].is_null(), line["device"] == "cpu", "{line}");
             assert_eq!(line["pass"], "training", "{line}");
             assert!(line["roofline_ms"].is_null());
             assert!(number(&line, "median_ms") > 0.0);
         } else {
             assert_eq!(line["device"], "gpu", "{line}");
+        }
+    }
+}
+
+#[test]
+fn training_refuses_what_it_would_not_heed() {
+    for option in ["--dtype f16", "--dtype bf16", "--dtype int8", "--plan step", "--matrices", "--autotune"] {
+        let error = refused(SMALL, &format!("--device gpu --train --no-roofline {option}"));
+        assert!(error.contains(&format!("bench --train: {option} is not supported by training")), "{error}");
+    }
+    let error = refused("[]", "--device cpu --train --dtype f16 --serve --shapes absent.json");
+    assert!(error.contains("bench --train: --dtype f16"), "{error}");
+    assert!(bench(SMALL, "--device cpu --train --no-roofline --dtype f32").iter().all(|line| line["dtype"] == "f32"));
+}
+
+#[test]
+fn sizes_that_no_memory_holds_are_refused() {
+    let shape = |sizes: &str| format!(r#"[{{"name":"a","cell":"lstm","layers":1,{sizes}}}]"#);
+    for (sizes, array) in [
+        (r#""I":8,"H":16,"T":18446744073709551615,"B":1"#, "x"),
+        (r#""I":8,"H":16,"T":3,"B":4611686018427387904"#, "x"),
+        (r#""I":1,"H":16777216,"T":4096,"B":4096"#, "y"),
+        (r#""I":8,"H":16,"T":0,"B":4611686018427387904"#, "x"),
+        (r#""I":0,"H":16,"T":4611686018427387904,"B":4"#, "x"),
+        (r#""I":16777216,"H":16777216,"T":1,"B":1"#, "weights"),
+    ] {
+        for device in ["cpu", "gpu --most-s 1", "cpu --train"] {
+            let error = refused(&shape(sizes), &format!("--no-roofline --device {device}"));
+            assert!(error.contains(&format!("bench: {array} must be an array [")), "{error}");
         }
     }
 }
@@ -76,6 +119,17 @@ fn what_cannot_run_is_named_and_the_rest_goes_on() {
                      {"name":"endless","cell":"lstm","I":4096,"H":4096,"layers":1,"T":100000,"B":1}]"#;
     let lines = bench(shapes, "--device cpu --no-roofline --most-s 60");
     assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("s a pass")), "{}", lines[1]);
+}
+
+/// A single row is a launch and hardly any work: its rate says nothing of thousands.
+#[test]
+fn large_batches_are_not_judged_by_the_launch_of_one_row() {
+    let shape =
+        |batch: usize| format!(r#"{{"name":"b{batch}","cell":"lstm","I":8,"H":8,"layers":1,"T":1,"B":{batch}}}"#);
+    let shapes = format!("[{}]", [1, 64, 4096, 65_536].map(shape).join(","));
+    for line in bench(&shapes, "--device gpu --no-roofline --most-s 2") {
+        assert!(line["skipped"].is_null(), "{line}");
+    }
 }
 
 #[test]

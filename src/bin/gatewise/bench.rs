@@ -1,5 +1,6 @@
 //! `gatewise bench`: how long a forward pass takes.
 
+mod estimate;
 mod machine;
 mod measure;
 mod peaks;
@@ -15,6 +16,7 @@ use gatewise::cell::WeightType;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::estimate::Estimates;
 use self::machine::Machine;
 use self::measure::{Learning, Loaded, counted, series, warm_up};
 use self::peaks::Peaks;
@@ -45,10 +47,11 @@ pub(crate) struct Arguments {
     /// Runs of a shape at the least.
     #[arg(long, default_value_t = 3)]
     min_runs: usize,
-    /// Skips shapes that will take more seconds a pass, by the slowest rate seen so far on the same device.
+    /// Skips shapes that will take more seconds a pass, by the measured shape whose steps are nearest in work on the same
+    /// device.
     #[arg(long)]
     most_s: Option<f64>,
-    /// Times training: forward, and back to the gradients.
+    /// Times training, which is in f32: forward, and back to the gradients.
     #[arg(long)]
     train: bool,
     /// Measures the devices instead: memory, arithmetic, dispatches, submissions.
@@ -77,6 +80,7 @@ fn threads(device: &Device) -> usize {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    arguments.check()?;
     if let (true, Some(path), [device], [] | [_]) =
         (arguments.serve, &arguments.shapes, &arguments.device[..], &arguments.threads[..])
     {
@@ -102,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut subjects = Vec::new();
     for device in devices {
         let peaks = if arguments.no_roofline { None } else { Peaks::measure(&device, &machine)? };
-        subjects.push(Subject { device, peaks, slowest: None });
+        subjects.push(Subject { device, peaks, estimates: Estimates::default() });
     }
     let bar =
         if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * subjects.len()) as u64) };
@@ -137,6 +141,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Arguments {
+    /// Refuses what training would leave unheeded: it has weights in f32 and a schedule of its own.
+    fn check(&self) -> Result<()> {
+        let unheeded = [
+            (self.dtype != WeightType::F32).then(|| format!("--dtype {}", self.dtype)),
+            self.schedule.given(),
+            self.autotune.then(|| "--autotune".to_owned()),
+        ];
+        match unheeded.into_iter().flatten().next() {
+            Some(option) if self.train => {
+                let by = "by training, which has weights in f32 and a schedule of its own";
+                Err(Error::Unsupported { op: "bench --train", option, by })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Every device asked for, the CPU once for each number of threads.
     fn devices(&self) -> Result<Vec<Device>> {
         let mut devices = Vec::new();
@@ -176,27 +196,24 @@ fn print_peaks(devices: &[Device], machine: &Machine, json: bool) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// A device with what it can do, and the least it has done so far.
+/// A device with what it can do, and what it has done so far.
 struct Subject {
     device: Device,
     peaks: Option<Peaks>,
-    /// Operations a second.
-    slowest: Option<f64>,
+    estimates: Estimates,
 }
 
 impl Subject {
     /// Times a shape, or says why not; only what no other shape could do better is an error.
     fn entry<'a>(&mut self, shape: &'a Shape, arguments: &Arguments) -> Result<Entry<'a>> {
-        if let (Some(most), Some(slowest)) = (arguments.most_s, self.slowest) {
-            let seconds = shape.flops() / slowest;
-            if seconds > most {
-                return Ok(Entry::Skipped(format!("would take some {seconds:.0} s a pass")));
-            }
+        if let (Some(most), Some(seconds)) = (arguments.most_s, self.estimates.seconds(shape))
+            && seconds > most
+        {
+            return Ok(Entry::Skipped(format!("would take some {seconds:.0} s a pass")));
         }
         match self.measure(shape, arguments) {
             Ok(measurement) => {
-                let rate = shape.flops() / measurement.times.median_ms * 1e3;
-                self.slowest = Some(self.slowest.map_or(rate, |slowest| slowest.min(rate)));
+                self.estimates.note(shape, measurement.times.median_ms / 1e3);
                 Ok(Entry::Measured(Box::new(measurement)))
             }
             Err(error @ (Error::Limit { .. } | Error::Unsupported { .. } | Error::OutOfMemory { .. })) => {
@@ -213,10 +230,11 @@ impl Subject {
             warm_up(&mut *run)?;
             series(arguments.budget_ms, arguments.min_runs, &mut *run)
         };
-        let (times, on_device_ms, (dispatches, submits)) = if arguments.train {
+        let (times, kept, on_device_ms, (dispatches, submits)) = if arguments.train {
             let mut learning = Learning::random(device, shape)?;
             let times = time(&mut || learning.run())?;
-            (times, None, counted(device, || learning.run())?)
+            let on_device_ms = learning.on_device_ms(times.runs.clamp(1, 20))?;
+            (times, None, on_device_ms, counted(device, || learning.run())?)
         } else {
             let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
             if arguments.autotune {
@@ -226,9 +244,9 @@ impl Subject {
             }
             let times = time(&mut || loaded.run())?;
             let on_device_ms = loaded.on_device_ms(times.runs.clamp(1, 20))?;
-            (times, on_device_ms, counted(device, || loaded.run())?)
+            (times, loaded.kept_chunks()?, on_device_ms, counted(device, || loaded.run())?)
         };
-        let least = |peaks: &Peaks| peaks.least_ms(shape, arguments.dtype, arguments.train);
+        let least = |peaks: &Peaks| peaks.least_ms(shape, arguments.dtype, arguments.train, kept);
         let least = self.peaks.as_ref().map(least);
         let (kind, adapter) = adapter(device);
         let passes = if arguments.train { 3.0 } else { 1.0 };

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use gatewise::cell::{Parameters, Sequence, WeightType};
 #[cfg(feature = "gpu")]
-use gatewise::gpu::Detail;
+use gatewise::gpu::{Detail, GpuDevice};
 use gatewise::nn::{Config, Recurrent, State, TrainableRecurrent, TrainingOptions};
 use gatewise::weights::torch_name;
-use gatewise::{Device, Error, Result, Tensor};
+use gatewise::{Device, Error, Recorder, Result, Tensor};
 use ndarray::{Array3, ArrayD, IxDyn};
 use serde::Serialize;
 
@@ -54,6 +54,10 @@ impl Loaded {
     /// Seeded weights and input.
     pub(super) fn random(device: &Device, shape: &Shape, dtype: WeightType) -> Result<Self> {
         let stack = shape.config()?.weight_type(dtype).random(device, 2024)?;
+        if device.cpu().is_none() {
+            // Before an input is made that a GPU would refuse.
+            stack.plan(shape.time, shape.batch)?;
+        }
         Self::of(stack, Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave))
     }
 
@@ -98,23 +102,33 @@ impl Loaded {
     #[cfg(feature = "gpu")]
     pub(super) fn on_device_ms(&mut self, runs: usize) -> Result<Option<f64>> {
         let (Device::Gpu(gpu), Input::Resident(x)) = (self.stack.device(), &self.x) else { return Ok(None) };
-        if !gpu.has_timestamps() {
-            return Ok(None);
-        }
-        let mut times = Vec::new();
-        for _ in 0..runs {
+        profiled(gpu, runs, || {
             self.state.reset()?;
             let mut recorder = self.stack.device().recorder();
             self.stack.record(&mut recorder, x, &mut self.state, &Sequence::new())?;
-            times.push(milliseconds(recorder.submit_profiled(Detail::Passes)?.total));
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(times.get(times.len() / 2).copied())
+            Ok(recorder)
+        })
     }
 
     /// There is no GPU.
     #[cfg(not(feature = "gpu"))]
     pub(super) fn on_device_ms(&mut self, _runs: usize) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
+    /// Chunks of time that a GPU's plan keeps the recurrent weights in registers for; `None` where they are read at every step.
+    #[cfg(feature = "gpu")]
+    pub(super) fn kept_chunks(&self) -> Result<Option<usize>> {
+        let Device::Gpu(_) = self.stack.device() else { return Ok(None) };
+        let (time, batch, _) = self.y.dim();
+        let plan = self.stack.plan(time, batch)?;
+        let kept = plan.scan.map(|scan| scan.kept).or(plan.wide.map(|wide| wide.kept));
+        Ok(kept.filter(|kept| *kept > 0).map(|_| plan.chunks.len()))
+    }
+
+    /// There is no GPU.
+    #[cfg(not(feature = "gpu"))]
+    pub(super) fn kept_chunks(&self) -> Result<Option<usize>> {
         Ok(None)
     }
 
@@ -169,11 +183,7 @@ impl Learning {
     /// One pass forward from a zero state, and the gradients by all parameters and the input, which stay where an optimiser
     /// wants them; the output comes to the host, and all is done by then.
     pub(super) fn run(&mut self) -> Result<()> {
-        let mut state = self.stack.zero_state(self.x.shape()[1])?;
-        let mut recorder = self.stack.device().recorder();
-        let options = TrainingOptions::default();
-        let (y, tape) = self.stack.record_training(&mut recorder, &self.x, &mut state, &Sequence::new(), &options)?;
-        let _gradient = tape.record_backward(&mut recorder, &y, None)?;
+        let (recorder, y) = self.record()?;
         match self.stack.device().cpu() {
             Some(_) => recorder.submit()?,
             None => drop(recorder.submit_and_read(&y)?.wait_array::<ndarray::Ix3>()?),
@@ -182,10 +192,46 @@ impl Learning {
         Ok(())
     }
 
+    fn record(&self) -> Result<(Recorder, Tensor)> {
+        let mut state = self.stack.zero_state(self.x.shape()[1])?;
+        let mut recorder = self.stack.device().recorder();
+        let options = TrainingOptions::default();
+        let (y, tape) = self.stack.record_training(&mut recorder, &self.x, &mut state, &Sequence::new(), &options)?;
+        let _gradient = tape.record_backward(&mut recorder, &y, None)?;
+        Ok((recorder, y))
+    }
+
+    /// As [`Loaded::on_device_ms`], of the way forward and back.
+    #[cfg(feature = "gpu")]
+    pub(super) fn on_device_ms(&self, runs: usize) -> Result<Option<f64>> {
+        let Device::Gpu(gpu) = self.stack.device() else { return Ok(None) };
+        profiled(gpu, runs, || Ok(self.record()?.0))
+    }
+
+    /// There is no GPU.
+    #[cfg(not(feature = "gpu"))]
+    pub(super) fn on_device_ms(&self, _runs: usize) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// The last pass's output, `[T, B, D O]`.
     pub(super) fn output(&self) -> Result<Array3<f32>> {
         self.y.to_array()
     }
+}
+
+/// The median of several recordings by a GPU's own clock, in milliseconds; `None` where there is no such clock.
+#[cfg(feature = "gpu")]
+fn profiled(gpu: &GpuDevice, runs: usize, mut record: impl FnMut() -> Result<Recorder>) -> Result<Option<f64>> {
+    if !gpu.has_timestamps() {
+        return Ok(None);
+    }
+    let mut times = Vec::new();
+    for _ in 0..runs {
+        times.push(milliseconds(record()?.submit_profiled(Detail::Passes)?.total));
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times.get(times.len() / 2).copied())
 }
 
 /// Some input that is no constant.

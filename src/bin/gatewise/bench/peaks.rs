@@ -100,7 +100,15 @@ impl Peaks {
     /// A step reads the recurrent weights of all directions from the memory that is fastest for as many bytes, or multiplies
     /// with them, or waits for the step before; the input's products and what they read and write come first. Training walks
     /// through the steps once more, and multiplies twice more by the input's weights and once by each step's gradients.
-    pub(super) fn least_ms(&self, shape: &Shape, weight_type: WeightType, training: bool) -> [f64; 2] {
+    /// Where registers keep the recurrent weights, `kept` says for how many chunks of time; they are read once for each. A
+    /// dispatch a step reads them every time.
+    pub(super) fn least_ms(
+        &self,
+        shape: &Shape,
+        weight_type: WeightType,
+        training: bool,
+        kept: Option<usize>,
+    ) -> [f64; 2] {
         let weight = match weight_type {
             WeightType::F32 => 4.0,
             WeightType::F16 | WeightType::Bf16 => 2.0,
@@ -110,13 +118,16 @@ impl Peaks {
             [shape.hidden, shape.directions(), shape.time, shape.batch].map(|n| n as f64);
         let rows = directions * shape.gates() * hidden;
         let flops = self.fma_gflops * 1e9;
-        let (mut before, mut step, mut after) = (0.0, 0.0, 0.0);
+        let reads = kept.map_or(time, |chunks| chunks as f64);
+        let (mut before, mut after, mut walked, mut stepped) = (0.0, 0.0, 0.0, 0.0);
         for layer in 0..shape.layers {
             let input = if layer == 0 { shape.input as f64 } else { hidden * directions };
             let moved = rows * input * weight + time * batch * (input + rows) * 4.0;
             before += f64::max(2.0 * rows * input * batch * time / flops, moved / self.bandwidth(moved));
             let weights = rows * hidden * weight;
-            step += f64::max(2.0 * rows * hidden * batch / flops, weights / self.bandwidth(weights));
+            let (product, reading) = (2.0 * rows * hidden * batch / flops, weights / self.bandwidth(weights));
+            walked += f64::max(time * product, reads * reading);
+            stepped += time * f64::max(product, reading);
             if training {
                 let kept = 2.0 * (rows + directions * hidden) * batch * time * 4.0;
                 after += 2.0 * f64::max(2.0 * rows * input * batch * time / flops, moved / self.bandwidth(moved));
@@ -127,8 +138,9 @@ impl Peaks {
         // Layers that run as a wave wait together.
         let steps = (time + shape.layers as f64 - 1.0).max(time);
         let on_gpu = self.dispatch_us.is_some();
-        let least = |wait: f64| 1e3 * (before + after + walks * f64::max(time * step, steps * wait));
-        [least(if on_gpu { EXCHANGE } else { 0.0 }), least(self.dispatch_us.unwrap_or(0.0) * 1e-6)]
+        let least = |walk: f64, wait: f64| 1e3 * (before + after + walks * f64::max(walk, steps * wait));
+        let dispatch = self.dispatch_us.unwrap_or(0.0) * 1e-6;
+        [least(walked, if on_gpu { EXCHANGE } else { 0.0 }), least(stepped, dispatch)]
     }
 
     /// Bytes a second from an array of so many bytes: the best measured with that many or more.
@@ -211,29 +223,38 @@ mod tests {
         // gates of one step.
         let bytes = 4.0 * 1024.0 * 1024.0 * 4.0;
         let input = |steps: f64| (bytes + steps * (1024.0 + 4096.0) * 4.0) / 200e9;
-        let [physical, dispatched] = peaks(Some(3.0)).least_ms(&lstm(1024, 10, 1), WeightType::F32, false);
+        let [physical, dispatched] = peaks(Some(3.0)).least_ms(&lstm(1024, 10, 1), WeightType::F32, false, None);
         near(physical, 1e3 * (input(10.0) + 10.0 * bytes / 200e9));
         near(dispatched, physical);
         // Weights of half the width take half the time.
-        let [half, _] = peaks(Some(3.0)).least_ms(&lstm(1024, 1000, 1), WeightType::F16, false);
-        let [whole, _] = peaks(Some(3.0)).least_ms(&lstm(1024, 1000, 1), WeightType::F32, false);
+        let [half, _] = peaks(Some(3.0)).least_ms(&lstm(1024, 1000, 1), WeightType::F16, false, None);
+        let [whole, _] = peaks(Some(3.0)).least_ms(&lstm(1024, 1000, 1), WeightType::F32, false, None);
         assert!((0.5..0.56).contains(&(half / whole)), "{half}, {whole}");
         // 64 units: 64 KiB, less than a microsecond; the wait is all.
         let waits = |wait: f64| 100.0 * wait;
-        let [physical, dispatched] = peaks(Some(3.0)).least_ms(&lstm(64, 100, 1), WeightType::F32, false);
+        let [physical, dispatched] = peaks(Some(3.0)).least_ms(&lstm(64, 100, 1), WeightType::F32, false, None);
         near(dispatched - physical, 1e3 * (waits(3e-6) - waits(0.5e-6)));
         // Many rows: 2 x 4 x 64 x 64 x 4096 operations a step at 1 TFLOP/s.
-        let [rows, _] = peaks(Some(3.0)).least_ms(&lstm(64, 100, 4096), WeightType::F32, false);
+        let [rows, _] = peaks(Some(3.0)).least_ms(&lstm(64, 100, 4096), WeightType::F32, false, None);
         assert!(rows > 100.0 * 2.0 * 4.0 * 64.0 * 64.0 * 4096.0 / 1e12 * 1e3);
+        // Weights that stay in registers are read once a chunk: the products are left, or the waits.
+        let large = |kept, batch| peaks(Some(3.0)).least_ms(&lstm(1024, 1000, batch), WeightType::F32, false, kept);
+        let products = 1000.0 * 2.0 * 4.0 * 1024.0 * 1024.0 / 1e12;
+        let [physical, dispatched] = large(Some(2), 1);
+        near(physical, 1e3 * (products + products));
+        near(dispatched, large(None, 1)[1]);
+        near(large(Some(200), 1)[0], 1e3 * (products + 200.0 * bytes / 200e9));
+        near(large(None, 1)[0], 1e3 * (products + 1000.0 * bytes / 200e9));
+        near(large(Some(2), 64)[0], large(None, 64)[0]);
         // A processor waits for nobody.
-        let [physical, dispatched] = peaks(None).least_ms(&lstm(64, 100, 1), WeightType::F32, false);
+        let [physical, dispatched] = peaks(None).least_ms(&lstm(64, 100, 1), WeightType::F32, false, None);
         near(physical, dispatched);
         assert!(physical < 1e3 * waits(0.5e-6));
     }
 
     #[test]
     fn training_takes_more_than_two_passes_and_less_than_four() {
-        let of = |training: bool| peaks(Some(3.0)).least_ms(&lstm(512, 50, 32), WeightType::F32, training)[0];
+        let of = |training: bool| peaks(Some(3.0)).least_ms(&lstm(512, 50, 32), WeightType::F32, training, None)[0];
         assert!((2.0..4.0).contains(&(of(true) / of(false))));
     }
 
@@ -242,11 +263,12 @@ mod tests {
         let one = lstm(1024, 10, 1);
         let both = Shape { bidirectional: true, ..one.clone() };
         let three = Shape { layers: 3, ..one.clone() };
-        let of = |shape: &Shape| peaks(Some(3.0)).least_ms(shape, WeightType::F32, false)[0];
+        let of = |shape: &Shape| peaks(Some(3.0)).least_ms(shape, WeightType::F32, false, None)[0];
         assert!((1.9..2.1).contains(&(of(&both) / of(&one))));
         assert!((2.9..3.1).contains(&(of(&three) / of(&one))));
-        let waiting =
-            |layers: usize| peaks(Some(1e3)).least_ms(&Shape { layers, ..lstm(8, 10, 1) }, WeightType::F32, false)[1];
+        let waiting = |layers: usize| {
+            peaks(Some(1e3)).least_ms(&Shape { layers, ..lstm(8, 10, 1) }, WeightType::F32, false, None)[1]
+        };
         near(((waiting(3) - waiting(1)) * 100.0).round(), 200.0);
     }
 }

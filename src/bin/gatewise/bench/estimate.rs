@@ -1,0 +1,93 @@
+//! How long a shape will take, by those measured before it.
+
+use super::shapes::Shape;
+
+/// What a device has measured so far.
+#[derive(Default)]
+pub(super) struct Estimates {
+    known: Vec<Known>,
+}
+
+struct Known {
+    /// Operations of a step.
+    step: f64,
+    steps: f64,
+    /// Operations a second.
+    rate: f64,
+}
+
+impl Estimates {
+    /// Notes that a pass took so many seconds.
+    pub(super) fn note(&mut self, shape: &Shape, seconds: f64) {
+        let (step, steps) = per_step(shape);
+        self.known.push(Known { step, steps, rate: step * steps / seconds });
+    }
+
+    /// Seconds of a pass, at the rate of the measured shape whose steps are nearest in work, among equals of the one nearest in
+    /// steps: small steps are bound by their latency, large ones by arithmetic or memory. `None` where nothing was measured.
+    pub(super) fn seconds(&self, shape: &Shape) -> Option<f64> {
+        let (step, steps) = per_step(shape);
+        let distance = |known: &Known| [(known.step / step).ln().abs(), (known.steps / steps).ln().abs()];
+        let nearest = self.known.iter().min_by(|a, b| {
+            let ([a, a_steps], [b, b_steps]) = (distance(a), distance(b));
+            a.total_cmp(&b).then(a_steps.total_cmp(&b_steps))
+        })?;
+        Some(step * steps / nearest.rate)
+    }
+}
+
+/// Operations of a step, and steps.
+fn per_step(shape: &Shape) -> (f64, f64) {
+    let steps = shape.time.max(1) as f64;
+    ((shape.flops() / steps).max(1.0), steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Estimates;
+    use crate::bench::shapes::Shape;
+
+    fn lstm(hidden: usize, time: usize, batch: usize) -> Shape {
+        Shape::new("x".to_owned(), "lstm", hidden, hidden, time, batch)
+    }
+
+    /// Seconds on a device with a launch of 20 us a step and 1 TFLOP/s.
+    fn true_seconds(shape: &Shape) -> f64 {
+        20e-6 * shape.time as f64 + shape.flops() / 1e12
+    }
+
+    #[test]
+    fn large_shapes_are_judged_by_large_ones() {
+        let mut estimates = Estimates::default();
+        assert_eq!(estimates.seconds(&lstm(64, 1, 1)), None);
+        // As the suite of streams grows: every batch by the one before it, a quarter of its size.
+        for time in [1, 32] {
+            for batch in [1, 4, 16, 64, 256, 1024, 4096, 16_384] {
+                let shape = lstm(64, time, batch);
+                if let Some(seconds) = estimates.seconds(&shape) {
+                    let ratio = seconds / true_seconds(&shape);
+                    assert!((0.2..5.0).contains(&ratio), "T = {time}, B = {batch}: {ratio}");
+                }
+                estimates.note(&shape, true_seconds(&shape));
+            }
+        }
+    }
+
+    #[test]
+    fn many_small_steps_are_judged_by_small_ones() {
+        let mut estimates = Estimates::default();
+        for shape in [lstm(64, 10, 1), lstm(64, 10, 16_384)] {
+            estimates.note(&shape, true_seconds(&shape));
+        }
+        let long = lstm(80, 100_000, 1);
+        let seconds = estimates.seconds(&long).expect("two were measured");
+        assert!((0.5..5.0).contains(&(seconds / true_seconds(&long))), "{seconds}");
+        // Where nothing larger is known, the small one has to do.
+        let mut small = Estimates::default();
+        small.note(&lstm(64, 10, 1), 1.0);
+        let seconds = small.seconds(&lstm(64, 20, 4)).expect("one was measured");
+        assert!((seconds - 8.0).abs() < 1e-9, "{seconds}");
+        // Shapes without work have no rate, and no reason to be skipped.
+        assert!(small.seconds(&lstm(64, 0, 4)).expect("one was measured").is_finite());
+    }
+}
