@@ -88,6 +88,13 @@ impl Layer {
         let exact = kind.round_parameters(given.clone()).map(f64::from);
         Self { exact, packed: KernelCell::new(cell, hidden, &given, kind) }
     }
+
+    /// What its activations and clips are set by, named as the uniforms' fields.
+    fn scalars(&self) -> Vec<(String, u32)> {
+        let names = ["gate_alpha", "gate_beta", "candidate_alpha", "candidate_beta", "output_alpha", "output_beta"];
+        let names = names.into_iter().chain(["gate_clip", "cell_clip"]).map(|name| format!("scalars.{name}"));
+        names.zip(self.packed.scalars.clone()).collect()
+    }
 }
 
 /// The products of a matrix of `gates * units` rows with `x`, a unit's gates side by side.

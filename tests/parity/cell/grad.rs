@@ -420,9 +420,7 @@ impl Back {
             let partial = if slices > 1 { rows * slices * units } else { 1 };
             constants.extend([("SLICES", n(slices)), ("PARTIAL", n(partial))]);
         }
-        let names = ["gate_alpha", "gate_beta", "candidate_alpha", "candidate_beta", "output_alpha", "output_beta"];
-        let names = names.into_iter().chain(["gate_clip", "cell_clip"]).map(|name| format!("scalars.{name}"));
-        let scalars: Vec<(String, u32)> = names.zip(layers[0].packed.scalars.clone()).collect();
+        let scalars = layers[0].scalars();
         let (second_row, peephole_row, rows) = self.rows();
         let fields = [
             ("later", self.later),

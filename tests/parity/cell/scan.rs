@@ -194,9 +194,7 @@ impl Run {
             let partial = if slices > 1 { sides * self.layers * tile_rows * slices * units } else { 1 };
             constants.extend([("SLICES", n(slices)), ("PARTIAL", n(partial))]);
         }
-        let names = ["gate_alpha", "gate_beta", "candidate_alpha", "candidate_beta", "output_alpha", "output_beta"];
-        let names = names.into_iter().chain(["gate_clip", "cell_clip"]).map(|name| format!("scalars.{name}"));
-        let scalars: Vec<(String, u32)> = names.zip(packed[0].packed.scalars.clone()).collect();
+        let scalars = packed[0].scalars();
         let fields = [
             ("time", time),
             ("batch", batch),

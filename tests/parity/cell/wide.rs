@@ -215,9 +215,7 @@ impl Run {
             ("HOLD", u32::from(self.hold)),
             ("REVERSE", self.reverse),
         ]);
-        let names = ["gate_alpha", "gate_beta", "candidate_alpha", "candidate_beta", "output_alpha", "output_beta"];
-        let names = names.into_iter().chain(["gate_clip", "cell_clip"]).map(|name| format!("scalars.{name}"));
-        let scalars: Vec<(String, u32)> = names.zip(packed[0].packed.scalars.clone()).collect();
+        let scalars = packed[0].scalars();
         let fields = [
             ("time", TIME),
             ("batch", batch),
