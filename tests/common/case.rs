@@ -97,7 +97,7 @@ impl Case {
     }
 
     /// Direction and cell, in the order of the state's rows.
-    fn ways(&self) -> Vec<(Direction, Cell)> {
+    pub(crate) fn ways(&self) -> Vec<(Direction, Cell)> {
         let reverse = self.reverse_cell.unwrap_or(self.cell);
         match self.directions {
             Directions::Forward => vec![(Direction::Forward, self.cell)],
@@ -217,17 +217,22 @@ impl Case {
                 h.index_axis_mut(Axis(0), row).assign(&state.h);
                 s.index_axis_mut(Axis(0), row).assign(&state.s);
             }
-            below = match (self.directions, &outputs[..]) {
-                (Directions::Both(Merge::Concat), [a, b]) => {
-                    concatenate(Axis(2), &[a.view(), b.view()]).expect("one shape")
-                }
-                (Directions::Both(Merge::Sum), [a, b]) => a + b,
-                (Directions::Both(Merge::Mul), [a, b]) => a * b,
-                (Directions::Both(Merge::Ave), [a, b]) => (a + b) / 2.0,
-                _ => outputs.remove(0),
-            };
+            below = self.merged(outputs);
         }
         Outcome { y: below, h, s }
+    }
+
+    /// What a layer hands on, of its directions' outputs.
+    pub(crate) fn merged(&self, mut outputs: Vec<Array3<f64>>) -> Array3<f64> {
+        match (self.directions, &outputs[..]) {
+            (Directions::Both(Merge::Concat), [a, b]) => {
+                concatenate(Axis(2), &[a.view(), b.view()]).expect("one shape")
+            }
+            (Directions::Both(Merge::Sum), [a, b]) => a + b,
+            (Directions::Both(Merge::Mul), [a, b]) => a * b,
+            (Directions::Both(Merge::Ave), [a, b]) => (a + b) / 2.0,
+            _ => outputs.remove(0),
+        }
     }
 
     /// The same arrays with the weights that the case's type can hold.

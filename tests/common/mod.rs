@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 
 #[cfg(feature = "gpu")]
 use gatewise::Device;
+use gatewise::cell::{Cell, GruCell, Reset};
 #[cfg(feature = "gpu")]
 use gatewise::gpu::{GpuDevice, GpuOptions};
+use gatewise::plan::PlanKind;
 use ndarray::{ArrayBase, Data, Dimension};
 
 /// The machine's GPU, a software one included: a machine without any fails the tests.
@@ -48,6 +50,16 @@ pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [
 pub(crate) fn devices() -> Vec<Device> {
     static GPU: OnceLock<GpuDevice> = OnceLock::new();
     vec![Device::Reference, Device::Cpu, Device::Gpu(GPU.get_or_init(gpu).clone())]
+}
+
+/// Why a kind of plan cannot run a cell in so many directions, as the kinds' documentation has it.
+pub(crate) fn refusal(kind: PlanKind, cell: &Cell, directions: usize) -> Option<&'static str> {
+    let two_products = cell.projection().is_some() || matches!(cell, Cell::Gru(GruCell { reset: Reset::Before, .. }));
+    match kind {
+        PlanKind::Wave if directions != 1 => Some("two directions"),
+        PlanKind::Wave | PlanKind::Wide if two_products => Some("two dependent products a step"),
+        _ => None,
+    }
 }
 
 /// Every bit of an array: equal also where both are the same NaN.
