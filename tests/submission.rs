@@ -6,10 +6,10 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{gpu, gpu_with};
-use gatewise::cell::Sequence;
+use gatewise::cell::{Activation, Sequence};
 use gatewise::gpu::{Detail, GpuDevice, GpuOptions};
 use gatewise::nn::Lstm;
-use gatewise::{Device, Error, Tensor};
+use gatewise::{Device, Error, Tensor, ops};
 use ndarray::{Array2, Array3};
 
 fn tensor(device: &Device, shape: [usize; 3]) -> Tensor {
@@ -199,6 +199,32 @@ fn pipelines_are_kept_on_disk_and_a_damaged_file_is_no_harm() {
     }
     // Nothing partial is left behind.
     assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1);
+}
+
+/// More memory than is kept in any case: a call that is repeated finds all of it, and calls of another kind let it go.
+#[test]
+fn a_call_that_takes_much_memory_finds_it_again() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let x = Tensor::zeros(&device, &[48 << 20 >> 2]).expect("48 MiB");
+    let created = |links: usize, x: &Tensor| {
+        let before = gpu.counters();
+        let mut recorder = device.recorder();
+        let mut link = x.clone();
+        for _ in 0..links {
+            link = ops::activation(&mut recorder, Activation::Relu, &link).expect("records");
+        }
+        recorder.submit().expect("submits");
+        drop(link);
+        (gpu.counters() - before).buffers
+    };
+    assert!(created(7, &x) > 0);
+    for _ in 0..3 {
+        assert_eq!(created(7, &x), 0, "336 MiB are kept from one call to the next");
+    }
+    let small = Tensor::zeros(&device, &[3]).expect("a tensor");
+    (0..9).for_each(|_| _ = created(2, &small));
+    assert!(created(7, &x) > 0, "some of it has gone back to the driver");
 }
 
 #[test]

@@ -208,12 +208,10 @@ impl Context {
         Ok((self.next_number(), raw))
     }
 
-    /// Puts a buffer back into the pool, or back into the driver's hands where that is full.
+    /// Puts a buffer back into the pool.
     pub(super) fn give_buffer(&self, number: u64, raw: wgpu::Buffer) {
-        let refused = lock(&self.pool).give(number, raw);
-        if refused.is_err() {
-            self.forget(number);
-        }
+        let gone = lock(&self.pool).give(number, raw);
+        gone.into_iter().for_each(|number| self.forget(number));
     }
 
     /// Writes whole words from a buffer's start on.

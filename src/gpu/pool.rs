@@ -2,38 +2,69 @@
 
 use std::collections::HashMap;
 
-/// Free memory that the pool keeps; beyond it buffers go back to the driver.
-const MOST_BYTES: u64 = 256 << 20;
+/// Free memory that the pool keeps in any case.
+const LEAST_BYTES: u64 = 256 << 20;
+/// Submissions whose need of memory is remembered.
+const REMEMBERED: usize = 8;
 
 /// Free buffers by usage and size. The queue runs commands in order, so a buffer may be handed out again while commands
 /// that use it are still in flight.
 ///
 /// Of several the one created first is handed out: then calls of one shape meet the same buffers in the same places,
 /// whatever the order in which they came back, and find the bind groups of the call before.
+///
+/// It keeps as much as one of the last submissions has asked for, so that a call that is repeated finds all of its buffers;
+/// beyond that those go back to the driver first that have waited longest.
 #[derive(Default)]
 pub(super) struct Pool {
     /// Youngest first in each list.
-    free: HashMap<(wgpu::BufferUsages, u64), Vec<(u64, wgpu::Buffer)>>,
+    free: HashMap<(wgpu::BufferUsages, u64), Vec<Free>>,
     bytes: u64,
+    /// Buffers that have come back so far.
+    given: u64,
+    /// Bytes asked for before each of the last submissions, the next one first.
+    asked: [u64; 1 + REMEMBERED],
+}
+
+struct Free {
+    number: u64,
+    buffer: wgpu::Buffer,
+    /// When it came back.
+    since: u64,
 }
 
 impl Pool {
     /// A free buffer with its number.
     pub(super) fn take(&mut self, usage: wgpu::BufferUsages, capacity: u64) -> Option<(u64, wgpu::Buffer)> {
-        let found = self.free.get_mut(&(usage, capacity))?.pop()?;
+        self.asked[0] += capacity;
+        let Free { number, buffer, .. } = self.free.get_mut(&(usage, capacity))?.pop()?;
         self.bytes -= capacity;
-        Some(found)
+        Some((number, buffer))
     }
 
-    /// Keeps a buffer, or hands it back where the pool is full.
-    pub(super) fn give(&mut self, number: u64, buffer: wgpu::Buffer) -> Result<(), wgpu::Buffer> {
-        if self.bytes + buffer.size() > MOST_BYTES {
-            return Err(buffer);
-        }
+    /// Begins to count what the next submission asks for.
+    pub(super) fn submitted(&mut self) {
+        self.asked.rotate_right(1);
+        self.asked[0] = 0;
+    }
+
+    /// Keeps a buffer. Returns the numbers of those that go back to the driver instead.
+    pub(super) fn give(&mut self, number: u64, buffer: wgpu::Buffer) -> Vec<u64> {
+        self.given += 1;
         self.bytes += buffer.size();
         let list = self.free.entry((buffer.usage(), buffer.size())).or_default();
-        let at = list.partition_point(|(other, _)| *other > number);
-        list.insert(at, (number, buffer));
-        Ok(())
+        let at = list.partition_point(|other| other.number > number);
+        list.insert(at, Free { number, buffer, since: self.given });
+        let most = self.asked.into_iter().fold(LEAST_BYTES, u64::max);
+        std::iter::from_fn(|| if self.bytes > most { self.drop_oldest() } else { None }).collect()
+    }
+
+    fn drop_oldest(&mut self) -> Option<u64> {
+        let since = self.free.values().flatten().map(|free| free.since).min()?;
+        let list = self.free.values_mut().find(|list| list.iter().any(|free| free.since == since))?;
+        let at = list.iter().position(|free| free.since == since)?;
+        let Free { number, buffer, .. } = list.remove(at);
+        self.bytes -= buffer.size();
+        Some(number)
     }
 }

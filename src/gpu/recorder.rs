@@ -209,6 +209,7 @@ impl Recorder {
         count(&context.counters.dispatches, self.dispatches());
         count(&context.counters.passes, passes);
         count(&context.counters.submits, 1);
+        lock(&context.pool).submitted();
         context.ask_for(watched, staged);
         context.check_alive(op)?;
         Ok(Some(submission))
