@@ -5,6 +5,7 @@ use super::pack::VECTOR_ROWS;
 use super::product::Product;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
+use crate::gpu::context::GpuDevice;
 use crate::gpu::ops::word;
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
@@ -24,23 +25,17 @@ uniform! {
     }
 }
 
-/// The input's side of all gates for a chunk of steps of a layer, `[directions, steps, batch, hidden, 1 or 4 gates]`.
-pub(super) fn input(
-    recorder: &mut Recorder,
-    call: &Call<'_>,
-    layer: usize,
-    x: &Buffer,
-    chunk: Chunk,
-) -> Result<Buffer> {
+/// Room for the input's side of all gates of a chunk of steps. A call needs it once: by the time that the next chunk or layer is
+/// projected, the one before has been read.
+pub(super) fn room(device: &GpuDevice, call: &Call<'_>) -> Result<Buffer> {
     let problem = call.plan.problem();
+    let longest = call.plan.chunks.first().map_or(0, |chunk| chunk.steps);
     let of_step = call.run.batch * problem.hidden * problem.projected_gates();
-    let to = Buffer::new(recorder.device(), "gates_x", problem.cells.len() * chunk.steps * of_step)?;
-    input_into(recorder, call, layer, x, chunk, &to)?;
-    Ok(to)
+    Buffer::new(device, "gates_x", problem.cells.len() * longest * of_step)
 }
 
-/// [`input`] to memory that is there already.
-pub(super) fn input_into(
+/// The input's side of all gates for a chunk of steps of a layer, `[directions, steps, batch, hidden, 1 or 4 gates]`.
+pub(super) fn input(
     recorder: &mut Recorder,
     call: &Call<'_>,
     layer: usize,

@@ -92,11 +92,12 @@ pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<
     let device = recorder.device().clone();
     let Some(scan) = call.plan.scan else { return Buffer::new(&device, "y", 0) };
     let memory = Memory::new(recorder, call, state)?;
+    let gates_x = project::room(&device, call)?;
     let mut x = x;
     for layer in (0..call.plan.problem().layers).step_by(scan.layers) {
         let y = call.output(&device)?;
         for &chunk in &call.plan.chunks {
-            let gates_x = project::input(recorder, call, layer, &x, chunk)?;
+            project::input(recorder, call, layer, &x, chunk, &gates_x)?;
             walk(recorder, call, &scan, &memory, layer, chunk, [&gates_x, &y])?;
         }
         x = call.merged(recorder, y)?;

@@ -16,7 +16,7 @@ use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, PlanKind, Stage};
 
 uniform! {
-    /// Mirrors `RecurrentDims` in `shaders/cell/recurrent.wgsl`.
+    /// Mirrors the struct in `shaders/cell/step_memory.wgsl`.
     struct RecurrentDims {
         scalars: CellScalars,
         noise: NoiseDims,
@@ -148,11 +148,12 @@ pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<
     let device = recorder.device().clone();
     let memory = Memory::new(recorder, call, state)?;
     let layers = call.plan.problem().layers;
+    let gates_x = project::room(&device, call)?;
     let mut x = x;
     for layer in 0..layers {
         let y = call.output(&device)?;
         for &chunk in &call.plan.chunks {
-            let gates_x = project::input(recorder, call, layer, &x, chunk)?;
+            project::input(recorder, call, layer, &x, chunk, &gates_x)?;
             let steps = Steps::new(recorder, call, &memory, layer, chunk, [&gates_x, &y])?;
             for step in chunk.first..chunk.first + chunk.steps {
                 steps.record(recorder, step, step)?;
@@ -177,8 +178,9 @@ pub(super) fn wave(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_
         recorder.copy((&memory.h[0], layer * len), (&memory.h[1], layer * len), len);
     }
     let y = call.output(&device)?;
+    let gates_x = project::room(&device, call)?;
     for &chunk in &call.plan.chunks {
-        let gates_x = project::input(recorder, call, 0, x, chunk)?;
+        project::input(recorder, call, 0, x, chunk, &gates_x)?;
         let steps = Steps::new(recorder, call, &memory, 0, chunk, [&gates_x, &y])?;
         let end = chunk.first + chunk.steps;
         let drain = if end == time { layers - 1 } else { 0 };

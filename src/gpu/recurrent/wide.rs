@@ -95,11 +95,12 @@ pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<
         exchange: Buffer::new(&device, "exchange", words)?,
     };
     recorder.clear(&memory.exchange, 0, words);
+    let gates_x = project::room(&device, call)?;
     let mut x = x;
     for layer in 0..problem.layers {
         let y = call.output(&device)?;
         for (at, &chunk) in call.plan.chunks.iter().enumerate() {
-            let gates_x = project::input(recorder, call, layer, &x, chunk)?;
+            project::input(recorder, call, layer, &x, chunk, &gates_x)?;
             walk(recorder, call, &wide, &memory, [layer, at], chunk, [&gates_x, &y])?;
         }
         x = call.merged(recorder, y)?;

@@ -128,7 +128,7 @@ impl Pass {
         let call = Call { stack: &self.stack, run: &run, plan: &self.plan.forward, out: self.problem().out() };
         let layout = self.history(chunk.steps);
         self.begin_chunk(recorder, (layer, chunk), border, (tape, exchange))?;
-        project::input_into(recorder, &call, layer, x, chunk, &tape.gates)?;
+        project::input(recorder, &call, layer, x, chunk, &tape.gates)?;
         let memory = Memory {
             h: exchange.clone(),
             h_initial: self.directions() * self.h_len(),
