@@ -1,5 +1,6 @@
 //! From shape and limits to a schedule. Pure: no GPU is needed to compute, print or test a plan.
 
+mod invocation;
 mod kind;
 mod limits;
 mod matrices;
@@ -45,6 +46,13 @@ pub struct Chunk {
     pub first: usize,
     /// Steps it covers.
     pub steps: usize,
+}
+
+impl Chunk {
+    /// `time` steps in chunks of `longest` at the most.
+    fn all(time: usize, longest: usize) -> Vec<Self> {
+        (0..time).step_by(longest).map(|first| Self { first, steps: longest.min(time - first) }).collect()
+    }
 }
 
 /// The schedule of one call: which projections and steps become which dispatches, and how a kernel's invocations share the
@@ -107,31 +115,48 @@ impl Plan {
         let wide = wide.ok().filter(|_| kind == PlanKind::Wide);
         let binding = usize::try_from(limits.binding_bytes / problem.step_bytes().max(1)).unwrap_or(usize::MAX);
         let walked = scan.map(|scan| scan.longest_chunk(limits)).or(wide.map(|wide| wide.longest_chunk(limits)));
-        let longest = walked.unwrap_or(usize::MAX).min(binding).max(1);
+        let longest = walked.unwrap_or(usize::MAX).min(binding).clamp(1, problem.time.max(1));
         if let Some(wide) = &wide {
             let words = 4 * wide.exchange_words(&problem) as u64;
             limits.check(OP, "what workgroups exchange in bytes", words, limits.binding_bytes)?;
         }
-        let chunks: Vec<Chunk> = (0..problem.time)
-            .step_by(longest)
-            .map(|first| Chunk { first, steps: longest.min(problem.time - first) })
-            .collect();
         let (directions, groups) = (problem.cells.len(), problem.groups());
-        let rows = chunks.first().map_or(0, |chunk| chunk.steps) * problem.batch;
+        let rows = longest.saturating_mul(problem.batch);
         let project = Tile::of_projection(limits, rows, problem.hidden, directions);
         let project_matrices = Matrices::of_projection(limits, &problem, rows).ok();
+        let project_rows = project_matrices.map_or(project.rows, Matrices::rows);
+        // Every step of a chunk has its workgroups in the dispatch of the projection.
+        let longest = longest.min(limits.workgroups * project_rows / problem.batch.max(1)).max(1);
+        let chunks = Chunk::all(if problem.batch == 0 { 0 } else { problem.time }, longest);
         let z = if kind == PlanKind::Wave { problem.layers } else { directions };
-        let step_matrices = match kind {
-            PlanKind::Step | PlanKind::Wave => Matrices::of_step(limits, &problem, kind.sides()).ok(),
-            PlanKind::Scan | PlanKind::Wide => None,
-        };
         let step = Tile::of_step(limits, problem.batch, problem.hidden, z, problem.out());
-        for tile in [&project, &step] {
+        let by_steps = matches!(kind, PlanKind::Step | PlanKind::Wave);
+        let step_matrices = Matrices::of_step(limits, &problem, kind.sides()).ok().filter(|_| by_steps);
+        let plan =
+            Self { problem, kind, why, chunks, groups, project, project_matrices, step, step_matrices, scan, wide };
+        plan.check(limits)?;
+        Ok(plan)
+    }
+
+    /// Refuses workgroups that the device does not have, and loops that the driver would cut short.
+    fn check(&self, limits: &Limits) -> Result<()> {
+        let Problem { batch, hidden, layers, .. } = self.problem;
+        let directions = self.problem.cells.len();
+        let rows = self.chunks.first().map_or(0, |chunk| chunk.steps.saturating_mul(batch));
+        let project_rows = self.project_matrices.map_or(self.project.rows, Matrices::rows);
+        limits.check_grid([hidden.div_ceil(self.project.units), rows.div_ceil(project_rows), directions])?;
+        let walking = self.scan.map(|scan| scan.rows).or(self.wide.map(|wide| wide.rows)).unwrap_or(self.step.rows);
+        let z = if self.kind == PlanKind::Wave { layers } else { directions };
+        limits.check_grid([hidden.max(self.problem.out()).div_ceil(self.step.units), batch.div_ceil(walking), z])?;
+        let by_steps = matches!(self.kind, PlanKind::Step | PlanKind::Wave);
+        let turns = self.problem.turns(&self.project, by_steps.then_some(&self.step));
+        limits.check(OP, "loop iterations of one invocation", turns, limits.loop_cap.unwrap_or(u64::MAX))?;
+        for tile in [&self.project, &self.step] {
             let invocations = (tile.units * tile.slices) as u64;
             limits.check(OP, "workgroup memory in bytes", tile.workgroup_bytes(), limits.workgroup_bytes)?;
             limits.check(OP, "invocations of a workgroup", invocations, limits.workgroup_invocations as u64)?;
         }
-        Ok(Self { problem, kind, why, chunks, groups, project, project_matrices, step, step_matrices, scan, wide })
+        Ok(())
     }
 
     /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, and for all whose steps would
@@ -162,20 +187,24 @@ impl Plan {
         }
         let small = problem.hidden <= SCANNED;
         let single = problem.time == 1;
-        if let Ok(Scan { method: Method::Lanes, layers: at_once, .. }) = scan {
+        // A software adapter without lanes to share gains nothing.
+        let gains = limits.class == AdapterClass::Hardware || limits.shares_lanes();
+        if let Ok(scan) = scan
+            && gains
+        {
             if small && !single {
                 return Ok((PlanKind::Scan, format!("at most {SCANNED} units")));
             }
             let steps = problem.step_dispatches();
-            let few = (problem.time + problem.layers + 2).max(problem.scan_dispatches(*at_once));
-            if no_wave.is_some() && steps > few {
+            let few = (problem.time + problem.layers + 2).max(problem.scan_dispatches(scan.layers));
+            // On a GPU the workgroups of a wide layer are too few.
+            if limits.shares_lanes() && no_wave.is_some() && steps > few {
                 return Ok((PlanKind::Scan, format!("steps would take {steps} dispatches")));
             }
         }
         let mut why = match scan {
             Err(reason) if small => format!("no scan with {reason}"),
             Ok(_) if small && single => "a single step".to_owned(),
-            // Not before its times on hardware are known.
             Ok(_) if small => "a scan without shared lanes only where asked for".to_owned(),
             _ => format!("more than {SCANNED} units"),
         };
@@ -233,7 +262,7 @@ impl Plan {
             return 0;
         }
         let merge = self.problem.merges();
-        let again = self.chunks.len() - 1;
+        let again = self.chunks.len().saturating_sub(1);
         let scanned = self.scan.map_or(1, |scan| scan.layers);
         match self.kind {
             PlanKind::Scan => {

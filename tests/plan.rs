@@ -201,8 +201,55 @@ fn what_no_binding_holds_is_refused() {
 #[test]
 fn loops_that_the_driver_would_cut_are_refused() {
     let long = refusal(lstm(270_000, 2, 1, 2), &llvmpipe(), None);
-    assert_eq!(long, "plan: loop iterations of one invocation needs 67516, the limit of llvmpipe is 65535");
+    assert_eq!(long, "plan: loop iterations of one invocation needs 67506, the limit of llvmpipe is 65535");
     Plan::new(lstm(270_000, 2, 1, 2), &large(), None).expect("a GPU without such a cap");
+}
+
+/// A loop of n turns counts n + 2: of this depth llvmpipe would have left out the last of 16 rows.
+#[test]
+fn every_loop_of_an_invocation_counts() {
+    Plan::new(lstm(262_060, 1, 1, 16), &llvmpipe(), None).expect("65,535 iterations");
+    refusal(lstm(262_061, 1, 1, 16), &llvmpipe(), None);
+}
+
+#[test]
+fn sizes_that_nobody_could_run_are_refused_without_a_batch_too() {
+    for (hidden, input, layers) in [(usize::MAX, 1, 1), (1, usize::MAX, 1), (1, 1, usize::MAX), (1 << 40, 1 << 40, 2)] {
+        for (time, batch) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+            refusal(stacked(layers, lstm(input, hidden, time, batch)), &large(), None);
+        }
+    }
+    for time in [1, usize::MAX] {
+        let none = Plan::new(lstm(3, 4, time, 0), &large(), None).expect("nothing to run");
+        assert_eq!((none.chunks.len(), none.dispatches()), (0, 0));
+    }
+}
+
+#[test]
+fn a_matrix_that_no_binding_holds_is_refused() {
+    let message = refusal(lstm(64, 4096, 5, 1), &Limits::portable(), None);
+    assert_eq!(message, "plan: a layer's weights in bytes needs 268435456, the limit of a WebGPU adapter is 134217728");
+    Plan::new(typed(WeightType::F16, lstm(64, 4096, 5, 1)), &Limits::portable(), None).expect("half as many bytes");
+}
+
+/// The projection of many rows is cut up along time rather than refused.
+#[test]
+fn a_dispatch_has_no_more_workgroups_than_the_device_allows() {
+    for (limits, rows) in [(large(), 8), (llvmpipe(), 16)] {
+        let limits = Limits { binding_bytes: 8 << 30, ..limits };
+        let plan = Plan::new(lstm(64, 64, 32, 65_536), &limits, Some(PlanKind::Step)).expect("fits");
+        let longest = plan.chunks[0].steps;
+        assert_eq!((longest, plan.chunks.len()), (65_535 * rows / 65_536, 32_usize.div_ceil(longest)), "{plan}");
+        let message = refusal(lstm(64, 64, 2, 65_536 * rows), &limits, Some(PlanKind::Step));
+        assert!(message.starts_with("plan: workgroups along one axis needs 65536, the limit"), "{message}");
+    }
+}
+
+/// Many rows fill a GPU by themselves: then an invocation ends its own sums.
+#[test]
+fn only_small_batches_cut_the_depth() {
+    let slices = |batch| Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").step.slices;
+    assert_eq!([1, 16, 128, 256].map(slices), [32, 16, 2, 1]);
 }
 
 #[test]
@@ -289,7 +336,8 @@ fn a_kind_that_cannot_run_the_problem_is_refused() {
     let few = Limits { together: Together { workgroups: 3, ..Together::default() }, ..large() };
     let units = wide(lstm(3, 1000, 5, 2), &few);
     assert!(units.starts_with("plan: the kind wide with more units than its workgroups have invocations"), "{units}");
-    let narrow = wide(lstm(3, 8000, 5, 1), &Limits { together: together().together, ..Limits::portable() });
+    let narrow = Limits { binding_bytes: 4 << 30, together: together().together, ..Limits::portable() };
+    let narrow = wide(lstm(3, 8000, 5, 1), &narrow);
     assert!(narrow.starts_with("plan: the kind wide with a state beyond the workgroup memory"), "{narrow}");
     let cut = wide(lstm(3, 300, 5, 2), &Limits { loop_cap: Some(200), ..large() });
     assert!(cut.starts_with("plan: the kind wide with a step beyond the driver's loop cap"), "{cut}");

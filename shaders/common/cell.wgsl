@@ -1,5 +1,5 @@
 // The cells' equations, from gate pre-activations to the new state. Every recurrent kernel ends in one of these functions.
-// CPU twins: `reference::rnn_step`, `reference::lstm_step`, `reference::gru_step`; the codes mirror `gpu/recurrent.rs`.
+// CPU twins: `reference::rnn_step`, `reference::lstm_step`, `reference::gru_step`; the codes mirror `gpu/recurrent/special.rs`.
 
 override CELL: u32 = 1u;                    // RNN, LSTM or GRU
 override GATE_ACTIVATION: u32 = 2u;

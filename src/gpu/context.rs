@@ -201,6 +201,7 @@ impl GpuDevice {
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             workgroup_bytes: u64::from(limits.max_compute_workgroup_storage_size),
             workgroup_invocations: limits.max_compute_invocations_per_workgroup as usize,
+            workgroups: limits.max_compute_workgroups_per_dimension as usize,
             matrices: kept.matrices,
             loop_cap: loop_cap.then_some(65_535).into_iter().chain(options.loop_cap).min(),
             together: options.together.unwrap_or_default(),

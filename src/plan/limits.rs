@@ -1,5 +1,6 @@
 //! What a device allows, as far as a plan depends on it.
 
+use super::OP;
 use super::matrices::Matrices;
 use crate::error::{Error, Result};
 
@@ -46,6 +47,8 @@ pub struct Limits {
     pub workgroup_bytes: u64,
     /// Invocations of a workgroup.
     pub workgroup_invocations: usize,
+    /// Workgroups of a dispatch along one axis.
+    pub workgroups: usize,
     /// The adapter's own matrices that calls may use.
     pub matrices: Vec<Matrices>,
     /// Loop iterations after which the driver silently leaves a shader, if it does.
@@ -67,6 +70,7 @@ impl Limits {
             binding_bytes: 128 << 20,
             workgroup_bytes: 16 << 10,
             workgroup_invocations: 256,
+            workgroups: 65_535,
             matrices: Vec::new(),
             loop_cap: None,
             together: Together::default(),
@@ -77,6 +81,12 @@ impl Limits {
     /// Whether lanes of a subgroup pass each other what they have loaded: a load of a lane costs a software adapter more.
     pub(crate) fn shares_lanes(&self) -> bool {
         self.class == AdapterClass::Software && self.subgroup >= 8
+    }
+
+    /// Whether a dispatch may have so many workgroups along each axis.
+    pub(super) fn check_grid(&self, grid: [usize; 3]) -> Result<()> {
+        let workgroups = grid.into_iter().max().unwrap_or_default() as u64;
+        self.check(OP, "workgroups along one axis", workgroups, self.workgroups as u64)
     }
 
     pub(super) fn check(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {

@@ -3,9 +3,10 @@
 use std::iter;
 use std::ops::Range;
 
+use super::OP;
+use super::invocation::loops;
 use super::limits::Limits;
-use super::tile::packed_words;
-use super::{MAX_ROWS, OP};
+use super::tile::{Tile, packed_words};
 use crate::cell::{Cell, GruCell, Reset, WeightType};
 use crate::error::{Error, Result};
 
@@ -57,7 +58,7 @@ impl Cell {
 
 impl Problem {
     /// Refuses what no schedule could run on the device: layers without units, single steps and whole arrays that no binding
-    /// holds, loops that the driver would cut short.
+    /// holds.
     pub(super) fn check(&self, limits: &Limits) -> Result<()> {
         let (directions, width) = (self.cells.len(), self.hidden.max(self.out()));
         let counts =
@@ -67,17 +68,35 @@ impl Problem {
                 return Err(Error::Value { op: OP, what, expected: "at least 1", found: "0".to_owned() });
             }
         }
+        let one = Self { batch: self.batch.max(1), ..self.clone() };
         let bindings = [
-            ("one step's input projection in bytes", self.step_bytes()),
+            ("one step's input projection in bytes", one.step_bytes()),
+            ("a layer's weights in bytes", self.widest_weights()),
             ("the input in bytes", floats(&[self.time, self.batch, self.input])),
             ("a layer's output in bytes", floats(&[self.time, self.batch, directions, self.out()])),
-            ("the state in bytes", floats(&[self.layers, directions, self.batch, width])),
+            ("the state in bytes", floats(&[self.layers, directions, one.batch, width])),
         ];
-        for (what, bytes) in bindings {
-            limits.check(OP, what, bytes, limits.binding_bytes)?;
-        }
-        let turns = self.depth().div_ceil(4) as u64 + MAX_ROWS as u64;
-        limits.check(OP, "loop iterations of one invocation", turns, limits.loop_cap.unwrap_or(u64::MAX))
+        bindings.into_iter().try_for_each(|(what, bytes)| limits.check(OP, what, bytes, limits.binding_bytes))
+    }
+
+    /// Loop iterations of one invocation of a projection, and of a step where there is one, at the most. In a wave a step has two
+    /// products.
+    pub(super) fn turns(&self, project: &Tile, step: Option<&Tile>) -> u64 {
+        let along = |depth: usize| loops(depth.div_ceil(4));
+        let projection = along(self.deepest_input()) + loops(project.rows);
+        let step = step.map_or(0, |tile| {
+            let sliced = if tile.slices > 1 { loops(tile.rows) + loops(tile.slices) } else { 0 };
+            let sides = if self.layers > 1 { 2 } else { 1 };
+            sides * (along(self.hidden.max(self.out())) + sliced) + loops(tile.rows)
+        });
+        projection.max(step)
+    }
+
+    /// Bytes of the largest matrices of packed weights that one binding must hold: a layer's, of all its directions.
+    fn widest_weights(&self) -> u64 {
+        let deepest = self.deepest_input().max(self.out());
+        let words = packed_words(self.weight_type, self.gates(), self.hidden, deepest);
+        (words as u64).saturating_mul(16).saturating_mul(self.cells.len() as u64)
     }
 
     /// Width of one direction's output.
@@ -99,6 +118,11 @@ impl Problem {
         }
     }
 
+    /// The most features that a layer reads: all but the lowest read the same.
+    fn deepest_input(&self) -> usize {
+        if self.layers > 1 { self.input.max(self.layer_input(1)) } else { self.input }
+    }
+
     /// Elements of a unit in the projected input: its gates, padded to a whole word where there are several.
     pub(crate) fn projected_gates(&self) -> usize {
         if self.gates() > 1 { 4 } else { 1 }
@@ -107,11 +131,6 @@ impl Problem {
     /// Bytes of the input projection of one step, all directions.
     pub(super) fn step_bytes(&self) -> u64 {
         floats(&[self.batch, self.hidden, self.projected_gates(), self.cells.len()])
-    }
-
-    /// The longest dot product of the call.
-    fn depth(&self) -> usize {
-        (0..self.layers).map(|layer| self.layer_input(layer)).max().unwrap_or(0).max(self.hidden)
     }
 
     /// Words of 16 bytes of the weights that project h, of one layer and direction.
@@ -124,7 +143,8 @@ impl Problem {
     pub(crate) fn weight_words(&self) -> usize {
         let words = |depth| packed_words(self.weight_type, self.gates(), self.hidden, depth);
         let layer = |layer| words(self.layer_input(layer)) + words(self.out()) + self.projection_words();
-        self.cells.len() * (0..self.layers).map(layer).sum::<usize>()
+        let others = if self.layers > 1 { (self.layers - 1) * layer(1) } else { 0 };
+        self.cells.len() * (layer(0) + others)
     }
 
     /// Dependent products of a step.

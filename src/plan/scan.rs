@@ -1,9 +1,11 @@
 //! How a workgroup walks through time by itself.
 
 use super::Fit;
+use super::invocation::{can_keep, kept_words, loops};
 use super::limits::{AdapterClass, Limits};
 use super::problem::Problem;
-use super::tile::{BLOCK, Method, step_depth, step_words};
+use super::tile::{BLOCK, Method, packed_words, step_depth};
+use super::wide::ALONE_BYTES;
 use crate::cell::Cell;
 
 /// The workgroup of a scan: the rows, units and layers that it has, and how its invocations share them.
@@ -30,19 +32,21 @@ pub struct Scan {
     own: usize,
     /// Loop iterations of an invocation in a step.
     turn: u64,
+    /// Bytes that a workgroup reads in a step, or what it could read in the time that a step takes at the least.
+    bytes: u64,
 }
 
-/// Parts of the depth that the kernels can keep.
-const MOST_KEPT: usize = 8;
 /// Parts that are kept on a software adapter: llvmpipe takes longer to compile what keeps more than some forty calls save.
 const SOFTWARE_KEPT: usize = 4;
-/// Registers of an invocation that weights may fill, in words of 16 bytes.
-const KEPT_WORDS: usize = 32;
 /// Bytes of registers that the weights of a workgroup may fill: what a core of a large GPU has, less what the rest takes.
 const KEPT_BYTES: usize = 160 << 10;
 /// Workgroups that keep every core of a large GPU, or the threads of a software adapter, busy.
 const BUSY: usize = 128;
 const BUSY_THREADS: usize = 4;
+/// What a workgroup could read while it waits for its own barriers.
+const LEAST_BYTES: u64 = 16 << 10;
+/// Layers of a workgroup at the most: WebGPU's limit of its third axis.
+const LAYERS: usize = 64;
 /// Loop iterations beside the steps, at the most: reading and writing the state.
 const BESIDE_STEPS: u64 = 64;
 
@@ -59,7 +63,7 @@ impl Scan {
         if !together && problem.projection_words() > 0 {
             return Err("weights beyond one binding");
         }
-        let stacks = problem.layers > 1 && problem.cells.len() == 1 && together;
+        let stacks = problem.layers > 1 && problem.layers <= LAYERS && problem.cells.len() == 1 && together;
         let all = if stacks { [problem.layers, 1] } else { [1, 1] };
         let fitting = all.into_iter().filter(|layers| units * layers <= limits.workgroup_invocations);
         let mut smallest = None;
@@ -118,14 +122,14 @@ impl Scan {
     fn laid_out(limits: &Limits, problem: &Problem, method: Method, [rows, units, slices, layers]: [usize; 4]) -> Self {
         let (out, gates) = (problem.out(), problem.gates());
         let parts = out.div_ceil(16).div_ceil(slices);
-        let words = parts * step_words(problem.weight_type, gates) * (16 / step_depth(gates));
+        let words = kept_words(parts, problem.weight_type, gates);
         let words = if layers > 1 { 2 * words } else { words };
         let kept = match (limits.class, method) {
             (AdapterClass::Software, Method::Lanes) => parts <= SOFTWARE_KEPT,
             (AdapterClass::Software, Method::Rows) => false,
             (AdapterClass::Hardware, _) => {
                 let all = 16 * words * units * slices * layers;
-                parts <= MOST_KEPT && words <= KEPT_WORDS && all <= KEPT_BYTES
+                can_keep(parts, words) && all <= KEPT_BYTES
             }
         };
         let kept = if kept { parts } else { 0 };
@@ -143,12 +147,19 @@ impl Scan {
             regions: 3,
             own: if has_own { layers * rows * problem.hidden } else { 1 },
             turn: Self::turn(problem, method, [rows, slices, layers, kept]),
+            bytes: if kept > 0 { LEAST_BYTES } else { Self::bytes(problem, layers).max(LEAST_BYTES) },
         }
     }
 
-    /// Loop iterations of an invocation in a step. A loop of n iterations counts n + 2.
+    /// Bytes of the weights of so many layers.
+    fn bytes(problem: &Problem, layers: usize) -> u64 {
+        let sides = 2 * layers as u64 - 1;
+        let product = packed_words(problem.weight_type, problem.gates(), problem.hidden, problem.out()) as u64;
+        16 * (sides * product + (layers * problem.projection_words()) as u64)
+    }
+
+    /// Loop iterations of an invocation in a step.
     fn turn(problem: &Problem, method: Method, [rows, slices, layers, kept]: [usize; 4]) -> u64 {
-        let loops = |n: usize| n as u64 + 2;
         let sides = if layers > 1 { 2 } else { 1 };
         let streamed = |depth: usize, gates: usize| {
             loops(depth.next_multiple_of(16).div_ceil(slices).next_multiple_of(16) / step_depth(gates))
@@ -168,11 +179,24 @@ impl Scan {
         1 + first + second
     }
 
-    /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short.
+    /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short. A GPU's watchdog wants its
+    /// dispatches short, too.
     pub(super) fn longest_chunk(&self, limits: &Limits) -> usize {
-        let Some(cap) = limits.loop_cap else { return usize::MAX };
-        let turns = cap.saturating_sub(BESIDE_STEPS) / self.turn;
-        usize::try_from(turns).unwrap_or(usize::MAX).saturating_sub(self.layers - 1)
+        let beside = self.layers - 1;
+        let capped = match limits.loop_cap {
+            None => usize::MAX,
+            Some(cap) => {
+                let turns = cap.saturating_sub(BESIDE_STEPS) / self.turn;
+                usize::try_from(turns).unwrap_or(usize::MAX).saturating_sub(beside)
+            }
+        };
+        match limits.class {
+            AdapterClass::Software => capped,
+            AdapterClass::Hardware => {
+                let watched = usize::try_from(ALONE_BYTES / self.bytes).unwrap_or(usize::MAX);
+                capped.min(watched.saturating_sub(beside).max(1))
+            }
+        }
     }
 
     /// Elements of the state's regions in workgroup memory.

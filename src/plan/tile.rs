@@ -30,6 +30,10 @@ pub struct Tile {
 const BUSY: usize = 128;
 /// Workgroups that keep the threads of a software adapter evenly busy.
 const BUSY_THREADS: usize = 16;
+/// Parts of a tile's depth at the most.
+pub(super) const MOST_SLICES: usize = 32;
+/// Invocations that keep a large GPU busy: a subgroup of 32 for every one of its schedulers, several times.
+const FULL: usize = 1 << 15;
 /// Units of the smallest workgroup: a block of packed weights.
 pub(crate) const BLOCK: usize = 8;
 
@@ -44,13 +48,16 @@ impl Tile {
         if limits.class == AdapterClass::Software {
             return Self::whole_depth(limits, batch, units, z);
         }
-        // Few rows leave most of a GPU idle unless many invocations share a unit's depth.
+        // Few rows leave most of a GPU idle unless many invocations share a unit's depth. Many rows fill it, and then every
+        // invocation ends its own sums, in registers.
         let invocations = limits.workgroup_invocations.min(256);
         let mut tile = Self { method: Method::Rows, rows: fitting_rows(batch).min(8), units: 32, slices: 1 };
         while tile.units > BLOCK && tile.workgroups(batch, units, z) < BUSY {
             tile.units /= 2;
         }
-        let slices = (invocations / tile.units).min(depth.div_ceil(16).next_power_of_two()).max(1);
+        let parts = depth.div_ceil(16).next_power_of_two();
+        let idle = (FULL / (tile.workgroups(batch, units, z) * tile.units).max(1)).max(1).next_power_of_two();
+        let slices = (invocations / tile.units).min(parts).min(MOST_SLICES).min(idle).max(1);
         // Every slice ends with the sum of one row, so there must be as many of them.
         let fits = |rows| rows <= slices && bytes(rows, slices, tile.units) <= limits.workgroup_bytes;
         while slices > 1 && tile.rows > 1 && !fits(tile.rows) {
@@ -110,7 +117,10 @@ pub(crate) fn step_words(kind: WeightType, gates: usize) -> usize {
     }
 }
 
-/// Words of 16 bytes of a matrix of packed weights, `gates * units` by `depth`.
+/// Words of 16 bytes of a matrix of packed weights, `gates * units` by `depth`; the largest number where they cannot be counted.
 pub(crate) fn packed_words(kind: WeightType, gates: usize, units: usize, depth: usize) -> usize {
-    units.next_multiple_of(BLOCK) * (depth.next_multiple_of(16) / step_depth(gates)) * step_words(kind, gates)
+    let [units, depth] =
+        [(units, BLOCK), (depth, 16)].map(|(size, whole)| (size as u128).next_multiple_of(whole as u128));
+    let words = units.saturating_mul(depth / step_depth(gates) as u128).saturating_mul(step_words(kind, gates) as u128);
+    usize::try_from(words).unwrap_or(usize::MAX)
 }

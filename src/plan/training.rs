@@ -59,7 +59,8 @@ impl TrainingPlan {
         let step = state_rows * gates.max(gradients).max(history);
         limits.check(OP, "one step's tape in bytes", fixed + step, limits.binding_bytes)?;
         let longest = usize::try_from((limits.binding_bytes - fixed) / step.max(1)).unwrap_or(usize::MAX);
-        let longest = longest.min(checkpoint.unwrap_or(usize::MAX)).max(1);
+        let projected = forward.chunks.first().map_or(usize::MAX, |chunk| chunk.steps);
+        let longest = longest.min(projected).min(checkpoint.unwrap_or(usize::MAX)).max(1);
         let depth = problem.gates() * problem.hidden;
         let columns = match limits.class {
             AdapterClass::Software => 4,
@@ -70,8 +71,9 @@ impl TrainingPlan {
         let units = problem.out().max(problem.hidden).div_ceil(columns);
         let back = Tile::of_step(limits, problem.batch, units, problem.cells.len(), depth);
         let time = problem.time;
-        forward.chunks =
-            (0..time).step_by(longest).map(|first| Chunk { first, steps: longest.min(time - first) }).collect();
+        forward.chunks = Chunk::all(time, longest);
+        // What a tape holds has been computed by tiles wherever gradients are compared.
+        (forward.project_matrices, forward.step_matrices) = (None, None);
         forward.project =
             Tile::of_projection(limits, longest.min(time) * problem.batch, problem.hidden, problem.cells.len());
         Ok(Self { forward, back, columns, rows })

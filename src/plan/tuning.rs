@@ -21,7 +21,7 @@ pub struct Choice {
 const MOST: usize = 24;
 
 impl Tile {
-    /// Whether a device can run it.
+    /// Whether there is such a tile on a device.
     fn fits(&self, limits: &Limits) -> bool {
         let powers = self.rows.is_power_of_two() && self.units.is_power_of_two() && self.slices.is_power_of_two();
         let invocations = self.units * self.slices <= limits.workgroup_invocations.min(256);
@@ -65,15 +65,20 @@ impl Plan {
         if choice.kind == PlanKind::Wide && self.kind != PlanKind::Wide && !limits.together_unasked {
             return Ok(self);
         }
-        let mut plan =
-            if self.kind == choice.kind { self } else { Self::new(self.problem, limits, Some(choice.kind))? };
+        let plan = if self.kind == choice.kind { self } else { Self::new(self.problem, limits, Some(choice.kind))? };
+        Ok(plan.with_tiles(choice, limits).unwrap_or(plan))
+    }
+
+    /// The same with other tiles, as far as there are such; `None` where it would be beyond the device then.
+    fn with_tiles(&self, choice: &Choice, limits: &Limits) -> Option<Self> {
+        let mut plan = self.clone();
         if choice.project.fits(limits) && choice.project.slices == 1 {
             plan.project = choice.project;
         }
         if choice.step.fits(limits) {
             plan.step = choice.step;
         }
-        Ok(plan)
+        plan.check(limits).is_ok().then_some(plan)
     }
 
     /// What is worth measuring for a problem, at most some two dozen choices: first the one that [`Plan::new`] makes, then
@@ -105,7 +110,8 @@ impl Plan {
             // Both tiles matter, but hardly to each other: each is varied beside the other's default.
             let varied = steps.into_iter().map(|step| Choice { step, ..own });
             let varied = varied.chain(projects.into_iter().map(|project| Choice { project, ..own }));
-            let varied = std::iter::once(own).chain(varied.filter(|choice| *choice != own));
+            let varied = varied.filter(|choice| *choice != own && plan.with_tiles(choice, limits).is_some());
+            let varied = std::iter::once(own).chain(varied);
             for choice in varied.filter(|choice| *choice != first.choice()) {
                 let cost = Self { project: choice.project, step: choice.step, ..plan.clone() }.cost(limits);
                 others.push((choice != own, cost, choice));

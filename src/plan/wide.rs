@@ -1,9 +1,10 @@
 //! How several workgroups walk through time together.
 
 use super::Fit;
+use super::invocation::{MOST_KEPT, can_keep, kept_words, loops};
 use super::limits::Limits;
 use super::problem::Problem;
-use super::tile::{BLOCK, fitting_rows, packed_words, step_depth, step_words};
+use super::tile::{BLOCK, fitting_rows, packed_words, step_depth};
 
 /// The workgroups of a scan over several of them, and how the invocations of each share its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +33,12 @@ pub struct Wide {
 
 /// Invocations of a workgroup at the most: those of more could keep no weights.
 const INVOCATIONS: usize = 256;
-/// Parts of the depth that the kernels can keep.
-const MOST_KEPT: usize = 8;
-/// Registers of an invocation that weights may fill, in words of 16 bytes.
-const KEPT_WORDS: usize = 32;
 /// Words ahead of the exchanged ones: whether all was given up, in a cache line of its own.
 pub(crate) const HEADER: usize = 32;
 /// Looks where the driver counts loop iterations.
 const CAPPED_LOOKS: u32 = 8;
 /// What one workgroup may read alone in a dispatch: a tenth of a second at 20 GB/s, well before a watchdog resets a GPU.
-const ALONE_BYTES: u64 = 2 << 30;
+pub(super) const ALONE_BYTES: u64 = 2 << 30;
 
 impl Wide {
     /// The workgroups that suit the problem, or why it cannot be run so.
@@ -84,15 +81,12 @@ impl Wide {
             return None;
         }
         let parts = (depth / 16).div_ceil(slices);
-        let words = parts * step_words(kind, gates) * (16 / step_depth(gates));
-        let kept = if parts <= MOST_KEPT && words <= KEPT_WORDS { parts } else { 0 };
+        let kept = if can_keep(parts, kept_words(parts, kind, gates)) { parts } else { 0 };
         let workgroups = hidden.div_ceil(units);
         let looks = match limits.loop_cap {
             Some(_) => limits.together.looks.min(CAPPED_LOOKS),
             None => limits.together.looks,
         };
-        // A loop of n iterations counts n + 2.
-        let loops = |n: usize| n as u64 + 2;
         let words_of_row = hidden.div_ceil(units * slices) as u64;
         let received = loops(rows) + rows as u64 * (2 + words_of_row * (1 + u64::from(looks) + 2));
         let shared = if slices > 1 { loops(slices) } else { 0 };
