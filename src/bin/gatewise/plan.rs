@@ -105,10 +105,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let &Arguments { input, hidden, layers, directions, time, batch, dtype, .. } = arguments;
     let cells = vec![cell("plan", &arguments.cell)?; directions];
     let problem = Problem { cells, input, hidden, layers, merged: false, weight_type: dtype, time, batch };
-    if time == 0 || batch == 0 {
-        // An empty call takes no memory by which its other sizes could be told to be too large.
-        Plan::new(Problem { time: time.max(1), batch: batch.max(1), ..problem.clone() }, &limits, arguments.plan)?;
-    }
     let plan = Plan::new(problem, &limits, arguments.plan)?;
     if !arguments.json {
         println!("{plan}");
