@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     /// Runs of a shape at the least.
     #[arg(long, default_value_t = 3)]
     min_runs: usize,
-    /// Skips shapes that will take more seconds a pass, by the measured shape whose steps are nearest in work on the same
+    /// Skips shapes that will take more seconds a pass, by the measured shape nearest in steps and their work on the same
     /// device.
     #[arg(long)]
     most_s: Option<f64>,
