@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the program and the tests that need a GPU into one file, for another x86-64 Linux machine that has a GPU with a Vulkan driver and no
+# Packs the program and the tests that run kernels into one file, for another x86-64 Linux machine that has a GPU with a Vulkan driver and no
 # toolchain. There: unpack it and run `./run-gpu.sh`.
 #
 #   benches/pack.sh [FILE]       FILE: target/gatewise-gpu.tar.gz where absent
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(realpath -m "${1:-target/gatewise-gpu.tar.gz}")
 profile=${PROFILE:-release}
-tests=(golden parity properties counts submission)
+tests=(golden parity schedules wide properties training counts submission tuning)
 most=$((64 * 1000 * 1000))
 
 case $profile in

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs a pack on this machine: its devices, every golden case, the tests, what the adapter can do, the benchmark, and PyTorch with cuDNN on the
-# same shapes where a Python with torch and CUDA is found. Writes one JSON file, and says where.
+# Runs a pack on this machine: its devices, every golden case with every plan and type of weights, the tests, what the adapter can do, the
+# benchmark, and PyTorch with cuDNN on the same shapes where a Python with torch and CUDA is found. Writes one JSON file, and says where.
 #
 #   ./run-gpu.sh [FOLDER]        FOLDER: results where absent
 #
-# SUITE (deepbench), DTYPES (f32 f16), BUDGET_MS (200), MOST_S (20) and STEP_S (900, seconds that any one step may take) change what is run; SKIP
-# names steps to leave out (verify tests peaks bench cudnn).
+# SUITE (deepbench), DTYPES (f32 f16), BUDGET_MS (200), MOST_S (20), STEP_S (900, seconds that any one step may take) and VERIFY_S (180, seconds
+# that the golden cases may take one way) change what is run; SKIP names steps to leave out (verify tests plans peaks bench cudnn).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 root=$PWD
@@ -25,10 +25,14 @@ if ! ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1'; then
 fi
 
 step_s=${STEP_S:-900}
+verify_s=${VERIFY_S:-180}
+((verify_s < step_s)) || verify_s=$step_s
 wanted() { [[ " ${SKIP:-} " != *" $1 "* ]]; }
 # Lines of JSON as one array; nothing as an empty one.
 array() { [[ -s $1 ]] && { printf '['; paste -sd, "$1"; printf ']'; } || printf '[]'; }
-gatewise() { timeout "$step_s" bin/gatewise "$@"; }
+# A hung driver does not hear the first signal.
+limited() { timeout -k 10 "$@"; }
+gatewise() { limited "$step_s" bin/gatewise "$@"; }
 
 bin/gatewise devices
 bin/gatewise devices --json >"$work/devices" || exit 1
@@ -56,26 +60,64 @@ keep() {
 }
 keep
 
+# Every golden case, with these options; a line of what came of it, and one for each case that failed.
+verify() {
+    limited "$verify_s" bin/gatewise verify tests/golden --device gpu --allow-unsupported --json "$@" >"$work/cases" 2>"$work/log"
+    local status=$? summary
+    summary=$(sed -n 's/^{"summary":\(.*\)}$/\1/p' "$work/cases")
+    printf '{"options":"%s","status":%d,"cases":%d,"summary":%s,"failed":' "$*" $status "$(grep -c '"case":' "$work/cases")" "${summary:-null}" >>"$work/verify"
+    grep '"pass":false' "$work/cases" | grep '"unsupported":null' >"$work/failed"
+    array "$work/failed" | tr -d '\n' >>"$work/verify"
+    echo '}' >>"$work/verify"
+    case $status in
+    0 | 1) echo "verify $*: $summary" ;;
+    124 | 137) echo "verify $*: stopped after $verify_s s and $(grep -c '"case":' "$work/cases") cases" ;;
+    *) echo "verify $*: status $status: $(tail -1 "$work/log")" ;;
+    esac
+    head -5 "$work/failed"
+    keep
+}
+
 if wanted verify; then
-    for dtype in ${DTYPES:-f32 f16}; do
-        gatewise verify tests/golden --device gpu --dtype "$dtype" --allow-unsupported --json >>"$work/verify.all" || echo "verify $dtype: status $?"
+    for dtype in f32 f16; do
+        verify --dtype $dtype
     done
-    grep '"summary"\|"pass":false' "$work/verify.all" >"$work/verify" || true
-    cat "$work/verify"
+    limited "$verify_s" bin/gatewise verify tests/golden --device gpu --dtype f16 --matrices --case rnn_tanh_T1_B1 >/dev/null 2>"$work/log"
+    # Exit code 2 where the adapter lists none that there is a kernel for.
+    if (($? == 2)); then
+        echo "verify --dtype f16 --matrices: skipped: $(tail -1 "$work/log")"
+    else
+        verify --dtype f16 --matrices
+        verify --dtype f16 --matrices --plan step
+    fi
 fi
 
-keep
 if wanted tests; then
-    for test in golden parity properties counts submission; do
-        if timeout "$step_s" "bin/$test" >"$work/log" 2>&1; then passed=true; else passed=false; fi
+    for test in golden parity schedules wide properties training counts submission tuning; do
+        limited "$step_s" "bin/$test" >"$work/log" 2>&1
+        status=$?
+        if ((status == 0)); then passed=true; else passed=false; fi
         summary=$(grep '^test result' "$work/log" | tail -1)
+        ((status != 124 && status != 137)) || summary="stopped after $step_s s and $(grep -c '^test .* ok$' "$work/log") tests"
         failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/"\1"/p' "$work/log" | paste -sd,)
         printf '{"test":"%s","passed":%s,"failed":[%s],"summary":"%s"}\n' "$test" $passed "$failed" "$summary" | tee -a "$work/tests"
         $passed || cp "$work/log" "$results/failed-$test.log"
+        keep
     done
 fi
 
-keep
+if wanted plans; then
+    # Those whose invocations exchange the most come first.
+    for dtype in f32 f16 int8 bf16; do
+        for plan in wide scan wave step; do
+            verify --dtype $dtype --plan $plan
+        done
+    done
+    for dtype in int8 bf16; do
+        verify --dtype $dtype
+    done
+fi
+
 if wanted peaks; then
     gatewise bench --peaks --device cpu,gpu --json | tee "$work/peaks"
 fi
@@ -92,7 +134,7 @@ keep
 if wanted cudnn; then
     for python in python3 python; do
         if $python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-            timeout "$step_s" $python cudnn.py --budget-ms "${BUDGET_MS:-200}" "$work/bench" | tee "$work/cudnn"
+            limited "$step_s" $python cudnn.py --budget-ms "${BUDGET_MS:-200}" "$work/bench" | tee "$work/cudnn"
             break
         fi
     done
