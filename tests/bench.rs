@@ -109,6 +109,14 @@ fn sizes_that_no_memory_holds_are_refused() {
 }
 
 #[test]
+fn more_threads_than_a_machine_has_are_refused() {
+    for threads in ["0", "1025", "18446744073709551615"] {
+        let error = refused(SMALL, &format!("--device cpu --no-roofline --threads {threads}"));
+        assert!(error.contains(&format!("threads must be between 1 and 1024, got {threads}")), "{error}");
+    }
+}
+
+#[test]
 fn what_cannot_run_is_named_and_the_rest_goes_on() {
     // Two directions are no wave.
     let lines = bench(SMALL, "--device gpu --no-roofline --plan wave");

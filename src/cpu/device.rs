@@ -8,6 +8,9 @@ use super::scratch::Scratch;
 use super::simd::{Instructions, Verified};
 use crate::error::{Error, Result};
 
+/// Threads at the most: more than any machine has cores, and few enough that each gets its stack.
+const MOST_THREADS: usize = 1024;
+
 /// How the CPU path works.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
@@ -33,14 +36,14 @@ impl CpuDevice {
     /// A CPU device with threads of its own.
     ///
     /// # Errors
-    /// [`Error::Value`] for 0 threads; [`Error::Unsupported`] for instructions that the processor lacks.
+    /// [`Error::Value`] for 0 threads or more than 1,024; [`Error::Unsupported`] for instructions that the processor lacks.
     pub fn new(options: &CpuOptions) -> Result<Self> {
-        if options.threads == Some(0) {
+        if let Some(threads) = options.threads.filter(|threads| !(1..=MOST_THREADS).contains(threads)) {
             return Err(Error::Value {
                 op: "Device::cpu_with",
                 what: "threads",
-                expected: "at least 1",
-                found: "0".to_owned(),
+                expected: "between 1 and 1024",
+                found: threads.to_string(),
             });
         }
         let instructions = match options.instructions {
