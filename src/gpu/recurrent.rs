@@ -7,6 +7,7 @@ mod product;
 mod project;
 mod scan;
 mod special;
+mod state;
 mod step;
 mod training;
 mod wide;
@@ -17,6 +18,7 @@ pub(crate) use self::training::{
 
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
+pub(crate) use self::state::RunState;
 use super::buffer::Buffer;
 use super::context::GpuDevice;
 use super::ops::{Operand, binary};
@@ -66,14 +68,6 @@ impl LayerStack {
 /// Bit d: direction d runs in reverse.
 fn reverse_bits(directions: &[Direction]) -> u32 {
     (0..).zip(directions).map(|(bit, d): (u32, _)| u32::from(*d == Direction::Reverse) << bit).sum()
-}
-
-/// The state that a call starts from and leaves behind, `[layers, directions, batch, ..]`.
-pub(crate) struct RunState<'a> {
-    pub(crate) h: &'a Buffer,
-    pub(crate) s: Option<&'a Buffer>,
-    /// What a reset returns to; zeros if absent.
-    pub(crate) initial: Option<(&'a Buffer, Option<&'a Buffer>)>,
 }
 
 /// One call.

@@ -1,9 +1,10 @@
 //! A dispatch a chunk of time: every workgroup walks its rows by itself.
 
+use super::Call;
 use super::pack::VECTOR_ROWS;
 use super::project;
 use super::special::{CellScalars, Specialization};
-use super::{Call, RunState};
+use super::state::{self, LABEL, RunState};
 use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -55,37 +56,22 @@ impl Memory {
         let rows = problem.layers * problem.cells.len() * call.run.batch;
         let h_len = rows * call.out;
         let s_len = if state.s.is_some() { rows * problem.hidden } else { 0 };
-        let mut beside = |now: Option<&Buffer>, initial: Option<&Buffer>, len: usize| match now {
-            None => Buffer::new(&device, LABEL, 1),
-            Some(now) if !call.run.resets => Ok(now.clone()),
-            Some(now) => {
-                let both = Buffer::new(&device, LABEL, 2 * len)?;
-                recorder.copy((now, 0), (&both, 0), len);
-                match initial {
-                    Some(initial) => recorder.copy((initial, 0), (&both, len), len),
-                    None => recorder.clear(&both, len, len),
-                }
-                Ok(both)
-            }
+        let h = state::in_place(recorder, call, state.h, state.initial_h(), h_len)?;
+        let s = match state.s {
+            Some(s) => state::in_place(recorder, call, s, state.initial_s(), s_len)?,
+            None => Buffer::new(&device, LABEL, 1)?,
         };
-        let h = beside(Some(state.h), state.initial.map(|(h, _)| h), h_len)?;
-        let s = beside(state.s, state.initial.and_then(|(_, s)| s), s_len)?;
         Ok(Self { h, s, h_len, s_len })
     }
 
     /// Copies the state back to where the call found it.
     fn leave(&self, recorder: &mut Recorder, state: &RunState<'_>) {
-        for (from, to, len) in [(&self.h, Some(state.h), self.h_len), (&self.s, state.s, self.s_len)] {
-            if let Some(to) = to
-                && !from.is_same(to)
-            {
-                recorder.copy((from, 0), (to, 0), len);
-            }
+        state::leave(recorder, &self.h, state.h, self.h_len);
+        if let Some(s) = state.s {
+            state::leave(recorder, &self.s, s, self.s_len);
         }
     }
 }
-
-const LABEL: &str = "recurrent state";
 
 /// Records a call: a layer at a time, or all of them at once where a workgroup has them all.
 pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<'_>, x: Buffer) -> Result<Buffer> {

@@ -1,11 +1,12 @@
 //! A dispatch a step: one layer after another, or all layers at once, each a step behind the one below.
 
+use super::Call;
 use super::alternate::{Alternating, Turn};
 use super::pack::VECTOR_ROWS;
 use super::product::Product;
 use super::project;
 use super::special::{CellScalars, NoiseDims, Specialization};
-use super::{Call, RunState};
+use super::state::{self, LABEL, RunState};
 use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -83,39 +84,24 @@ impl Memory {
         let s_len = if state.s.is_some() { problem.layers * rows * problem.hidden } else { 0 };
         let two_stages = problem.cells[0].stages().len() > 1;
         let resets = call.run.resets;
-        let label = "recurrent state";
-        let kept = if resets { 2 } else { 1 };
-        let h0 = if resets { Buffer::new(&device, label, kept * h_len)? } else { state.h.clone() };
-        let other = if two_stages { rows * problem.hidden } else { kept * h_len };
-        let h1 = Buffer::new(&device, label, other)?;
-        let own = match state.s {
-            Some(s) if !resets => s.clone(),
-            Some(_) => Buffer::new(&device, label, kept * s_len)?,
-            None if two_stages => Buffer::new(&device, label, rows * problem.hidden)?,
-            None => Buffer::new(&device, label, 1)?,
-        };
         let (h_initial, s_initial) = (h_len, s_len);
-        let h = [h0, h1];
-        let memory = Self { h, h_initial, own, s_initial, h_len, s_len, two_stages, first_layer: 0, saved: None };
-        if resets {
-            recorder.copy((state.h, 0), (&memory.h[0], 0), h_len);
-            if let Some(s) = state.s {
-                recorder.copy((s, 0), (&memory.own, 0), s_len);
-            }
-            let mut keep = |from: Option<&Buffer>, to: &Buffer, len: usize| match from {
-                Some(from) => recorder.copy((from, 0), (to, len), len),
-                None => recorder.clear(to, len, len),
-            };
-            let initial_h = state.initial.map(|(h, _)| h);
-            keep(initial_h, &memory.h[0], h_len);
-            if !two_stages {
-                keep(initial_h, &memory.h[1], h_len);
-            }
-            if state.s.is_some() {
-                keep(state.initial.and_then(|(_, s)| s), &memory.own, s_len);
-            }
+        let h0 = state::in_place(recorder, call, state.h, state.initial_h(), h_len)?;
+        let other = match (two_stages, resets) {
+            (true, _) => rows * problem.hidden,
+            (false, true) => 2 * h_len,
+            (false, false) => h_len,
+        };
+        let h1 = Buffer::new(&device, LABEL, other)?;
+        if resets && !two_stages {
+            state::put_initial(recorder, state.initial_h(), &h1, h_initial, h_len);
         }
-        Ok(memory)
+        let own = match state.s {
+            Some(s) => state::in_place(recorder, call, s, state.initial_s(), s_len)?,
+            None if two_stages => Buffer::new(&device, LABEL, rows * problem.hidden)?,
+            None => Buffer::new(&device, LABEL, 1)?,
+        };
+        let h = [h0, h1];
+        Ok(Self { h, h_initial, own, s_initial, h_len, s_len, two_stages, first_layer: 0, saved: None })
     }
 
     /// Copies what `layers` leave in buffer `at` back to the state.
@@ -135,10 +121,8 @@ impl Memory {
     }
 
     fn leave_cells(&self, recorder: &mut Recorder, state: &RunState<'_>) {
-        if let Some(s) = state.s
-            && !self.own.is_same(s)
-        {
-            recorder.copy((&self.own, 0), (s, 0), self.s_len);
+        if let Some(s) = state.s {
+            state::leave(recorder, &self.own, s, self.s_len);
         }
     }
 }

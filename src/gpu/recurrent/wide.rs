@@ -3,7 +3,8 @@
 
 use super::pack::VECTOR_ROWS;
 use super::special::{CellScalars, Specialization};
-use super::{Call, RunState, project};
+use super::state::{LABEL, RunState, put_initial};
+use super::{Call, project};
 use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -59,10 +60,8 @@ impl Regions {
         let len = problem.layers * problem.cells.len() * call.run.batch * width;
         let buffer = Buffer::new(&device, LABEL, if call.run.resets { 3 } else { 2 } * len)?;
         recorder.copy((now, 0), (&buffer, 0), len);
-        match initial {
-            _ if !call.run.resets => {}
-            Some(initial) => recorder.copy((initial, 0), (&buffer, 2 * len), len),
-            None => recorder.clear(&buffer, 2 * len, len),
+        if call.run.resets {
+            put_initial(recorder, initial, &buffer, 2 * len, len);
         }
         Ok(Self { buffer, len })
     }
@@ -72,8 +71,6 @@ impl Regions {
         [at % 2 * self.len, (at + 1) % 2 * self.len, 2 * self.len]
     }
 }
-
-const LABEL: &str = "recurrent state";
 
 /// What the dispatches of a call share.
 struct Memory {
@@ -90,8 +87,8 @@ pub(super) fn layers(recorder: &mut Recorder, call: &Call<'_>, state: &RunState<
     let problem = call.plan.problem();
     let words = wide.exchange_words(problem);
     let memory = Memory {
-        h: Regions::new(recorder, call, Some(state.h), state.initial.map(|(h, _)| h), call.out)?,
-        s: Regions::new(recorder, call, state.s, state.initial.and_then(|(_, s)| s), problem.hidden)?,
+        h: Regions::new(recorder, call, Some(state.h), state.initial_h(), call.out)?,
+        s: Regions::new(recorder, call, state.s, state.initial_s(), problem.hidden)?,
         exchange: Buffer::new(&device, "exchange", words)?,
     };
     recorder.clear(&memory.exchange, 0, words);
