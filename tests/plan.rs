@@ -249,6 +249,17 @@ fn a_dispatch_has_no_more_workgroups_than_the_device_allows() {
     }
 }
 
+/// A workgroup that reads 256 KiB of weights a step ends after 8,192 steps, one that keeps them after sixteen times as many.
+#[test]
+fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
+    let longest = |kind| {
+        let plan = Plan::new(typed(kind, lstm(8, 128, 200_000, 1)), &large(), None).expect("fits");
+        assert_eq!(plan.kind, PlanKind::Scan, "{plan}");
+        plan.chunks[0].steps
+    };
+    assert_eq!([WeightType::F32, WeightType::F16].map(longest), [8192, 131_072]);
+}
+
 /// Many rows fill a GPU by themselves: then an invocation ends its own sums.
 #[test]
 fn only_small_batches_cut_the_depth() {
