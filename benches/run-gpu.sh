@@ -34,8 +34,8 @@ array() { [[ -s $1 ]] && { printf '['; paste -sd, "$1"; printf ']'; } || printf 
 limited() { timeout -k 10 "$@"; }
 gatewise() { limited "$step_s" bin/gatewise "$@"; }
 
-bin/gatewise devices
-bin/gatewise devices --json >"$work/devices" || exit 1
+gatewise devices
+gatewise devices --json >"$work/devices" || exit 1
 adapter=$(sed -n 's/.*"auto":"gpu (\([^"]*\), [a-z0-9]*)".*/\1/p' "$work/devices")
 # Without hardware it is the software adapter that `--device gpu` takes.
 [[ -n $adapter ]] || adapter=$(grep -o '"name":"[^"]*"' "$work/devices" | head -1 | cut -d'"' -f4)

@@ -124,8 +124,8 @@ impl Plan {
         let rows = longest.saturating_mul(problem.batch);
         let project = Tile::of_projection(limits, rows, problem.hidden, directions);
         let project_matrices = Matrices::of_projection(limits, &problem, rows).ok();
-        let project_rows = project_matrices.map_or(project.rows, Matrices::rows);
         // Every step of a chunk has its workgroups in the dispatch of the projection.
+        let project_rows = project_matrices.map_or(project.rows, Matrices::rows);
         let longest = longest.min(limits.workgroups * project_rows / problem.batch.max(1)).max(1);
         let chunks = Chunk::all(if problem.batch == 0 { 0 } else { problem.time }, longest);
         let z = if kind == PlanKind::Wave { problem.layers } else { directions };
@@ -138,17 +138,28 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Rows and units of a workgroup of the projection.
+    fn project_part(&self) -> [usize; 2] {
+        self.project_matrices.map_or([self.project.rows, self.project.units], |kind| [kind.rows(), kind.side()])
+    }
+
+    /// Rows and units of a workgroup of a step.
+    fn step_part(&self) -> [usize; 2] {
+        self.step_matrices.map_or([self.step.rows, self.step.units], |kind| [kind.rows(), kind.side()])
+    }
+
     /// Refuses workgroups that the device does not have, and loops that the driver would cut short.
     fn check(&self, limits: &Limits) -> Result<()> {
         let Problem { batch, hidden, layers, .. } = self.problem;
         let directions = self.problem.cells.len();
         let rows = self.chunks.first().map_or(0, |chunk| chunk.steps.saturating_mul(batch));
-        let project_rows = self.project_matrices.map_or(self.project.rows, Matrices::rows);
-        limits.check_grid([hidden.div_ceil(self.project.units), rows.div_ceil(project_rows), directions])?;
-        let walking = self.scan.map(|scan| scan.rows).or(self.wide.map(|wide| wide.rows)).unwrap_or(self.step.rows);
-        let z = if self.kind == PlanKind::Wave { layers } else { directions };
-        limits.check_grid([hidden.max(self.problem.out()).div_ceil(self.step.units), batch.div_ceil(walking), z])?;
+        let [tall, units] = self.project_part();
+        limits.check_grid([hidden.div_ceil(units), rows.div_ceil(tall), directions])?;
         let by_steps = matches!(self.kind, PlanKind::Step | PlanKind::Wave);
+        let [tall, units] = self.step_part();
+        let tall = self.scan.map(|scan| scan.rows).or(self.wide.map(|wide| wide.rows)).unwrap_or(tall);
+        let z = if self.kind == PlanKind::Wave { layers } else { directions };
+        limits.check_grid([hidden.max(self.problem.out()).div_ceil(units), batch.div_ceil(tall), z])?;
         let turns = self.problem.turns(&self.project, by_steps.then_some(&self.step));
         limits.check(OP, "loop iterations of one invocation", turns, limits.loop_cap.unwrap_or(u64::MAX))?;
         for tile in [&self.project, &self.step] {
@@ -159,9 +170,9 @@ impl Plan {
         Ok(())
     }
 
-    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, and for all whose steps would
-    /// be many dispatches, more than T + L + 2; a scan over several workgroups for wide layers where the caller lets them wait
-    /// for each other; a wave for several layers, else steps.
+    /// The kind of plan, and why: a scan for small layers where there is more than a step to walk, and where lanes share rows and
+    /// no wave can run, for all whose steps would be many dispatches, more than T + L + 2 and than its own; a scan over several
+    /// workgroups for wide layers where the caller lets them wait for each other; a wave for several layers, else steps.
     fn choose(
         problem: &Problem,
         limits: &Limits,
@@ -196,7 +207,8 @@ impl Plan {
                 return Ok((PlanKind::Scan, format!("at most {SCANNED} units")));
             }
             let steps = problem.step_dispatches();
-            let few = (problem.time + problem.layers + 2).max(problem.scan_dispatches(scan.layers));
+            let promised = problem.time.saturating_add(problem.layers).saturating_add(2);
+            let few = promised.max(problem.scan_dispatches(scan.layers));
             // On a GPU the workgroups of a wide layer are too few.
             if limits.shares_lanes() && no_wave.is_some() && steps > few {
                 return Ok((PlanKind::Scan, format!("steps would take {steps} dispatches")));
@@ -284,15 +296,17 @@ impl Plan {
     /// for the rows of a tile, projected input, state and output once.
     pub fn bytes(&self) -> u64 {
         let p = &self.problem;
+        if self.dispatches() == 0 {
+            return 0;
+        }
         let directions = p.cells.len();
         let words = |gates, units, depth| 16 * packed_words(p.weight_type, gates, units, depth) as u64;
         let gates = p.cells.first().map_or(0, |cell| cell.gates().len());
         let projected = (p.time as u64) * p.step_bytes();
         let recurrent = words(gates, p.hidden, p.out()) + p.projection_words() as u64 * 16;
         let state = (p.batch * (2 * p.out() + 2 * p.hidden) * size_of::<f32>()) as u64;
-        let step_rows = self.step_matrices.map_or(self.step.rows, Matrices::rows);
+        let [[project_rows, _], [step_rows, _]] = [self.project_part(), self.step_part()];
         let step_tiles = p.batch.div_ceil(step_rows) as u64;
-        let project_rows = self.project_matrices.map_or(self.project.rows, Matrices::rows);
         let project_tiles = (p.time * p.batch).div_ceil(project_rows) as u64;
         let directions = directions as u64;
         let chunks = self.chunks.len() as u64;

@@ -223,9 +223,18 @@ fn sizes_that_nobody_could_run_are_refused_without_a_batch_too() {
             refusal(stacked(layers, lstm(input, hidden, time, batch)), &large(), None);
         }
     }
-    for time in [1, usize::MAX] {
-        let none = Plan::new(lstm(3, 4, time, 0), &large(), None).expect("nothing to run");
-        assert_eq!((none.chunks.len(), none.dispatches()), (0, 0));
+    refusal(both(stacked(2, lstm(3, usize::MAX, 5, 1))), &large(), None);
+    let sizes =
+        [1, usize::MAX / 2 + 1, usize::MAX].into_iter().flat_map(|time| [4, 128, 129].map(|hidden| (time, hidden)));
+    for (time, hidden) in sizes {
+        for limits in [large(), llvmpipe(), together()] {
+            let one = lstm(3, hidden, time, 0);
+            for problem in [one.clone(), stacked(2, one.clone()), both(stacked(2, one))] {
+                let none = Plan::new(problem, &limits, None).expect("nothing to run");
+                assert_eq!((none.chunks.len(), none.dispatches(), none.bytes()), (0, 0, 0));
+                assert!(none.to_string().contains("0 in 0 submits"), "{none}");
+            }
+        }
     }
 }
 
@@ -264,7 +273,7 @@ fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
 #[test]
 fn only_small_batches_cut_the_depth() {
     let slices = |batch| Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").step.slices;
-    assert_eq!([1, 16, 128, 256].map(slices), [32, 16, 2, 1]);
+    assert_eq!([1, 16, 32, 64, 128, 256].map(slices), [32, 16, 8, 1, 1, 1]);
 }
 
 #[test]

@@ -20,8 +20,8 @@ override LARGEST: u32 = SIDES * TALL;
 
 var<workgroup> left: array<Operand, PARTS * TALL * SIDE>;       // [PARTS, TALL, SIDE elements of the depth]
 var<workgroup> right: array<Operand, MOST_GATES * AREA>;        // [gates, SIDE units, SIDE elements of the depth]
-var<workgroup> found: array<f32, FOUND>;                      // [SIDES, gates, SIDE rows, SIDE units]
-var<workgroup> largest: array<atomic<u32>, LARGEST>;          // the bits of the largest magnitude in a row of each side
+var<workgroup> found: array<f32, FOUND>;                        // [SIDES, gates, SIDE rows, SIDE units]
+var<workgroup> largest: array<atomic<u32>, LARGEST>;            // the bits of the largest magnitude in a row of each side
 
 // What an invocation works at: its place in the workgroup, its subgroup's gate, the first unit of the workgroup and how many
 // there are in all.

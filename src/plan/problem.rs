@@ -114,7 +114,7 @@ impl Problem {
         match layer {
             0 => self.input,
             _ if self.merged => self.out(),
-            _ => self.out() * self.cells.len(),
+            _ => self.out().saturating_mul(self.cells.len()),
         }
     }
 
@@ -166,13 +166,13 @@ impl Problem {
 
     /// Dispatches of the whole call, were `at_once` layers scanned in a single chunk.
     pub(super) fn scan_dispatches(&self, at_once: usize) -> usize {
-        self.layers / at_once * (1 + self.groups().len() + self.merges())
+        (self.layers / at_once).saturating_mul(1 + self.groups().len() + self.merges())
     }
 
     /// Dispatches of the whole call, were every step one of its own and the input projected in a single chunk.
     pub(super) fn step_dispatches(&self) -> usize {
         let step: usize = self.groups().iter().map(|group| self.cells[group.start].stages().len()).sum();
-        self.layers * (1 + self.time * step + self.merges())
+        self.layers.saturating_mul(self.time.saturating_mul(step).saturating_add(1 + self.merges()))
     }
 
     /// Whether one binding holds the weights of all layers.

@@ -147,15 +147,18 @@ impl Scan {
             regions: 3,
             own: if has_own { layers * rows * problem.hidden } else { 1 },
             turn: Self::turn(problem, method, [rows, slices, layers, kept]),
-            bytes: if kept > 0 { LEAST_BYTES } else { Self::bytes(problem, layers).max(LEAST_BYTES) },
+            bytes: Self::bytes(problem, layers, kept > 0).max(LEAST_BYTES),
         }
     }
 
-    /// Bytes of the weights of so many layers.
-    fn bytes(problem: &Problem, layers: usize) -> u64 {
-        let sides = 2 * layers as u64 - 1;
+    /// Bytes of the weights that a step of so many layers reads: all of them for every product, or where registers keep them those
+    /// that project h, which none does.
+    fn bytes(problem: &Problem, layers: usize, kept: bool) -> u64 {
+        let projection = (layers * problem.projection_words()) as u64;
+        let products = if kept { 0 } else { 2 * layers as u64 - 1 };
+        let stages = if problem.projection_words() > 0 { 1 } else { problem.stages() as u64 };
         let product = packed_words(problem.weight_type, problem.gates(), problem.hidden, problem.out()) as u64;
-        16 * (sides * product + (layers * problem.projection_words()) as u64)
+        16 * (products * stages * product + projection)
     }
 
     /// Loop iterations of an invocation in a step.

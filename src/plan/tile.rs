@@ -56,7 +56,9 @@ impl Tile {
             tile.units /= 2;
         }
         let parts = depth.div_ceil(16).next_power_of_two();
-        let idle = (FULL / (tile.workgroups(batch, units, z) * tile.units).max(1)).max(1).next_power_of_two();
+        // Fewer slices than rows would take rows from the tile, which then reads its weights more often.
+        let idle = FULL / (tile.workgroups(batch, units, z) * tile.units).max(1);
+        let idle = if idle < tile.rows { 1 } else { idle.next_power_of_two() };
         let slices = (invocations / tile.units).min(parts).min(MOST_SLICES).min(idle).max(1);
         // Every slice ends with the sum of one row, so there must be as many of them.
         let fits = |rows| rows <= slices && bytes(rows, slices, tile.units) <= limits.workgroup_bytes;

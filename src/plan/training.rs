@@ -45,7 +45,9 @@ pub(crate) fn resets_after(cell: &Cell) -> bool {
 impl TrainingPlan {
     /// Plans a pass whose tape has chunks of `checkpoint` steps at most, where that is asked for.
     pub(crate) fn new(problem: Problem, limits: &Limits, checkpoint: Option<usize>) -> Result<Self> {
-        let mut forward = Plan::new(problem.clone(), limits, Some(PlanKind::Step))?;
+        // What a tape holds has been computed by tiles wherever gradients are compared.
+        let tiles = Limits { matrices: Vec::new(), ..limits.clone() };
+        let mut forward = Plan::new(problem.clone(), &tiles, Some(PlanKind::Step))?;
         let cell = problem.cells[0];
         let rows = GradientRows::of(&cell);
         let state_rows = (problem.cells.len() * problem.batch * size_of::<f32>()) as u64;
@@ -72,10 +74,9 @@ impl TrainingPlan {
         let back = Tile::of_step(limits, problem.batch, units, problem.cells.len(), depth);
         let time = problem.time;
         forward.chunks = Chunk::all(time, longest);
-        // What a tape holds has been computed by tiles wherever gradients are compared.
-        (forward.project_matrices, forward.step_matrices) = (None, None);
         forward.project =
             Tile::of_projection(limits, longest.min(time) * problem.batch, problem.hidden, problem.cells.len());
+        forward.check(limits)?;
         Ok(Self { forward, back, columns, rows })
     }
 }
