@@ -80,3 +80,33 @@ impl TrainingPlan {
         Ok(Self { forward, back, columns, rows })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, Problem, TrainingPlan};
+    use crate::cell::{LstmCell, WeightType};
+    use crate::plan::Matrices;
+
+    /// Matrices have taller workgroups than tiles: chunks cut for those would be too long for these.
+    #[test]
+    fn a_pass_is_cut_for_the_tiles_that_it_runs_by() {
+        let problem = Problem {
+            cells: vec![LstmCell::default().into()],
+            input: 8,
+            hidden: 32,
+            layers: 1,
+            merged: false,
+            weight_type: WeightType::F32,
+            time: 400,
+            batch: 3,
+        };
+        let limits = Limits { subgroup: 32, subgroup_most: 32, workgroups: 40, ..Limits::portable() };
+        let with = Limits { matrices: Matrices::ALL.to_vec(), ..limits.clone() };
+        let [plan, other] =
+            [limits, with].map(|limits| TrainingPlan::new(problem.clone(), &limits, None).expect("fits").forward);
+        assert_eq!(plan, other);
+        assert_eq!((other.project_matrices, other.step_matrices), (None, None));
+        assert!((other.chunks[0].steps * 3).div_ceil(other.project.rows) <= 40, "{other}");
+        assert!(other.chunks.len() > 1, "{other}");
+    }
+}
