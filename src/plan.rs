@@ -130,8 +130,7 @@ impl Plan {
         let chunks = Chunk::all(if problem.batch == 0 { 0 } else { problem.time }, longest);
         let z = if kind == PlanKind::Wave { problem.layers } else { directions };
         let step = Tile::of_step(limits, problem.batch, problem.hidden, z, problem.out());
-        let by_steps = matches!(kind, PlanKind::Step | PlanKind::Wave);
-        let step_matrices = Matrices::of_step(limits, &problem, kind.sides()).ok().filter(|_| by_steps);
+        let step_matrices = Matrices::of_step(limits, &problem, kind.sides()).ok().filter(|_| kind.takes_steps());
         let plan =
             Self { problem, kind, why, chunks, groups, project, project_matrices, step, step_matrices, scan, wide };
         plan.check(limits)?;
@@ -155,12 +154,11 @@ impl Plan {
         let rows = self.chunks.first().map_or(0, |chunk| chunk.steps.saturating_mul(batch));
         let [tall, units] = self.project_part();
         limits.check_grid([hidden.div_ceil(units), rows.div_ceil(tall), directions])?;
-        let by_steps = matches!(self.kind, PlanKind::Step | PlanKind::Wave);
         let [tall, units] = self.step_part();
         let tall = self.scan.map(|scan| scan.rows).or(self.wide.map(|wide| wide.rows)).unwrap_or(tall);
         let z = if self.kind == PlanKind::Wave { layers } else { directions };
         limits.check_grid([hidden.max(self.problem.out()).div_ceil(units), batch.div_ceil(tall), z])?;
-        let turns = self.problem.turns(&self.project, by_steps.then_some(&self.step));
+        let turns = self.problem.turns(&self.project, self.kind.takes_steps().then_some(&self.step));
         limits.check(OP, "loop iterations of one invocation", turns, limits.loop_cap.unwrap_or(u64::MAX))?;
         for tile in [&self.project, &self.step] {
             let invocations = (tile.units * tile.slices) as u64;

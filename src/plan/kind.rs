@@ -37,6 +37,11 @@ impl PlanKind {
         }
     }
 
+    /// Whether a step is a dispatch of its own.
+    pub(super) const fn takes_steps(self) -> bool {
+        matches!(self, Self::Step | Self::Wave)
+    }
+
     /// Sides of a unit's sums in one dispatch: the state's, and in a wave the input's, too.
     pub(crate) const fn sides(self) -> usize {
         if matches!(self, Self::Wave) { 2 } else { 1 }

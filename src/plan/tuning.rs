@@ -98,8 +98,8 @@ impl Plan {
         let mut others: Vec<(bool, f64, Choice)> = Vec::new();
         for plan in plans {
             // A scan takes no step by itself; where the adapter's own matrices compute a product, no tile does.
-            let steps = match (plan.kind, plan.step_matrices) {
-                (PlanKind::Step | PlanKind::Wave, None) => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
+            let steps = match plan.step_matrices {
+                None if plan.kind.takes_steps() => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
                 _ => Vec::new(),
             };
             let projects = match plan.project_matrices {
