@@ -16,6 +16,7 @@ mod pipeline_cache;
 mod pool;
 mod profile;
 mod readback;
+mod recent;
 mod recorder;
 mod recurrent;
 mod reflection;

@@ -4,13 +4,13 @@
 //! its buffers goes back to the driver; and as buffers of the pool may pair in ever new ways, only the groups used last
 //! are kept.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::buffer::Buffer;
 use super::context::{Context, lock};
 use super::counters::count;
 use super::kernel::Pipeline;
+use super::recent::Recent;
 use crate::error::Result;
 
 const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
@@ -24,43 +24,8 @@ const MOST_BLOCKS: usize = 64;
 const MOST_BYTES: usize = 16 << 20;
 const LARGEST_BLOCK: usize = 4 << 20;
 
-/// Values by the numbers they were made of, the least recently used forgotten: what was not asked for while a whole
-/// generation was filled is dropped with the one before.
-pub(super) struct Recent<V> {
-    young: HashMap<Vec<u64>, V>,
-    old: HashMap<Vec<u64>, V>,
-    most: usize,
-}
-
-impl<V: Clone> Recent<V> {
-    fn new(most: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), most }
-    }
-
-    fn get(&mut self, key: &[u64]) -> Option<V> {
-        if let Some(value) = self.young.get(key) {
-            return Some(value.clone());
-        }
-        let (key, value) = self.old.remove_entry(key)?;
-        self.insert(key, value.clone());
-        Some(value)
-    }
-
-    fn insert(&mut self, key: Vec<u64>, value: V) {
-        if self.young.len() >= self.most {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key, value);
-    }
-
-    fn retain(&mut self, mut keep: impl FnMut(&[u64]) -> bool) {
-        self.young.retain(|key, _| keep(key));
-        self.old.retain(|key, _| keep(key));
-    }
-}
-
 /// The bind groups used last.
-pub(super) struct BindGroups(Recent<wgpu::BindGroup>);
+pub(super) struct BindGroups(Recent<Vec<u64>, wgpu::BindGroup>);
 
 impl Default for BindGroups {
     fn default() -> Self {
@@ -219,19 +184,8 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use super::{Key, Recent};
-
-    #[test]
-    fn what_is_asked_for_stays_and_what_is_not_goes() {
-        let mut recent = Recent::new(3);
-        for at in 0..100 {
-            recent.insert(vec![at], at);
-            assert_eq!(recent.get(&[0]), Some(0), "after {at}");
-            assert!(recent.young.len() + recent.old.len() <= 6);
-        }
-        assert_eq!(recent.get(&[99]), Some(99));
-        assert_eq!(recent.get(&[1]), None);
-    }
+    use super::Key;
+    use crate::gpu::recent::Recent;
 
     #[test]
     fn a_buffer_that_goes_takes_its_groups_along() {
@@ -240,10 +194,10 @@ mod tests {
         for (value, key) in [[7, 1, 0, 2, 4], [7, 1, 0, 3, 2], [2, 1, 0, 4, 4], [7, 2, 0, 4, 4]].iter().enumerate() {
             recent.insert(key.to_vec(), value);
         }
-        recent.retain(|key| !Key::holds(key, 2));
-        assert_eq!(recent.get(&[7, 1, 0, 2, 4]), None, "buffer 2");
-        assert_eq!(recent.get(&[7, 1, 0, 3, 2]), Some(1), "two bytes, not buffer 2");
-        assert_eq!(recent.get(&[2, 1, 0, 4, 4]), Some(2), "pipeline 2");
-        assert_eq!(recent.get(&[7, 2, 0, 4, 4]), None, "uniforms 2");
+        recent.retain(|key: &Vec<u64>| !Key::holds(key, 2));
+        assert_eq!(recent.get(&[7, 1, 0, 2, 4][..]), None, "buffer 2");
+        assert_eq!(recent.get(&[7, 1, 0, 3, 2][..]), Some(1), "two bytes, not buffer 2");
+        assert_eq!(recent.get(&[2, 1, 0, 4, 4][..]), Some(2), "pipeline 2");
+        assert_eq!(recent.get(&[7, 2, 0, 4, 4][..]), None, "uniforms 2");
     }
 }

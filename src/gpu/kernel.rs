@@ -9,6 +9,7 @@ use super::buffer::Buffer;
 use super::context::{Context, GpuDevice, lock};
 use super::counters::count;
 use super::pipeline_cache::PipelineCache;
+use super::recent::Recent;
 use super::recorder::Recorder;
 use super::reflection::Variant;
 use super::uniform::{Declared, Uniform};
@@ -219,8 +220,24 @@ kernels! {
 /// Values of a kernel's `override`s.
 pub(super) type Constants = Vec<(&'static str, u32)>;
 
-/// Compiled kernels by name and `override`s.
-pub(super) type Pipelines = HashMap<&'static str, HashMap<Constants, Arc<Pipeline>>>;
+/// Variants of a kernel of which a generation is kept. A model of more layers with shapes of their own than twice as many
+/// compiles at every call.
+const MOST_VARIANTS: usize = 128;
+
+/// Compiled kernels by name and `override`s, the variants used last of each.
+#[derive(Default)]
+pub(super) struct Pipelines(HashMap<&'static str, Recent<Constants, Arc<Pipeline>>>);
+
+impl Pipelines {
+    fn get(&mut self, kernel: &'static Kernel, constants: &Constants) -> Option<Arc<Pipeline>> {
+        self.0.get_mut(kernel.name)?.get(constants)
+    }
+
+    fn insert(&mut self, kernel: &'static Kernel, constants: Constants, pipeline: Arc<Pipeline>) {
+        let variants = self.0.entry(kernel.name).or_insert_with(|| Recent::new(MOST_VARIANTS));
+        variants.insert(constants, pipeline);
+    }
+}
 
 /// A compiled kernel with the layout that its WGSL declares.
 pub(super) struct Pipeline {
@@ -253,13 +270,12 @@ impl Pipeline {
 impl Context {
     /// The pipeline of a kernel, compiled at its first use.
     pub(super) fn pipeline(self: &Arc<Self>, kernel: &'static Kernel, constants: &Constants) -> Result<Arc<Pipeline>> {
-        if let Some(pipeline) = lock(&self.pipelines).get(kernel.name).and_then(|variants| variants.get(constants)) {
-            return Ok(Arc::clone(pipeline));
+        if let Some(pipeline) = lock(&self.pipelines).get(kernel, constants) {
+            return Ok(pipeline);
         }
         let pipeline =
             Arc::new(Pipeline { number: Some(self.next_number()), ..self.compile(kernel, constants, Checks::Access)? });
-        let mut pipelines = lock(&self.pipelines);
-        pipelines.entry(kernel.name).or_default().insert(constants.clone(), Arc::clone(&pipeline));
+        lock(&self.pipelines).insert(kernel, constants.clone(), Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
