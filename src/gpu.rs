@@ -2,14 +2,49 @@
 //!
 //! [`GpuDevice`] owns (or borrows) a `wgpu::Device` and `Queue`; [`Kernel`]s are WGSL files in one table; a recorder collects
 //! dispatches and copies and hands them over in one submission.
+//!
+//! # After a loss
+//!
+//! A driver that fails, a GPU that is unplugged or an owner that destroys it makes every call on the device end in
+//! [`Error::DeviceLost`](crate::Error::DeviceLost), at once and for good. Nothing on the device can be read any more. The way
+//! back: open a device anew, build the layers there from their weights, and go on from the last state that was read back.
+//!
+//! ```
+//! use gatewise::{Device, Error, Tensor, gpu::GpuOptions, nn::Lstm};
+//! use ndarray::Array3;
+//!
+//! let options = GpuOptions { software: true, ..Default::default() };
+//! let build = || -> gatewise::Result<Lstm> { Lstm::config(3, 4).random(&Device::gpu(&options)?, 7) };
+//! let mut lstm = build()?;
+//! let mut state = lstm.zero_state(1)?;
+//! let mut saved = (state.h()?, state.s()?);
+//! for _ in 0..3 {
+//!     let step = |lstm: &Lstm, state: &mut _| -> gatewise::Result<Vec<f32>> {
+//!         lstm.forward(&Tensor::from_array(lstm.device(), &Array3::ones((5, 1, 3)))?, state)?.to_vec()
+//!     };
+//!     let y = match step(&lstm, &mut state) {
+//!         Err(Error::DeviceLost { .. }) => {
+//!             lstm = build()?;
+//!             state = lstm.state(saved.0.view(), saved.1.as_ref().map(|s| s.view()))?;
+//!             step(&lstm, &mut state)?
+//!         }
+//!         y => y?,
+//!     };
+//!     assert_eq!(y.len(), 5 * 4);
+//!     saved = (state.h()?, state.s()?);
+//! }
+//! # Ok::<(), Error>(())
+//! ```
 
 mod adapter;
 mod bindings;
 mod buffer;
+mod contained;
 mod context;
 mod counters;
 mod kernel;
 mod layout;
+mod liveness;
 mod ops;
 mod peaks;
 mod pipeline_cache;

@@ -176,11 +176,12 @@ impl Tensor {
         Ok(Self { device: device.clone(), shape: shape.to_vec(), storage })
     }
 
-    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`: what comes
-    /// from another one is refused at the first use, what comes from another `wgpu::Instance` wgpu cannot tell apart.
+    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`; wgpu cannot
+    /// tell a buffer of another `wgpu::Instance` apart.
     ///
     /// # Errors
-    /// [`Error::Value`] unless the buffer has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and room for `shape`.
+    /// [`Error::Value`] unless the buffer is the device's own, has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and room
+    /// for `shape`; [`Error::DeviceLost`].
     #[cfg(feature = "gpu")]
     pub fn from_wgpu_buffer(device: &GpuDevice, buffer: wgpu::Buffer, shape: &[usize]) -> Result<Self> {
         let len = elements("Tensor::from_wgpu_buffer", "shape", shape)?;
@@ -188,12 +189,12 @@ impl Tensor {
         Ok(Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) })
     }
 
-    /// The buffer behind a tensor on the GPU, for a caller's own kernels: the tensor's elements from offset 0 on. It is the
-    /// tensor's memory only as long as the tensor lives.
+    /// The buffer behind a tensor on the GPU, for a caller's own kernels: the tensor's elements from offset 0 on. Its memory
+    /// is not reused after the tensor is gone.
     #[cfg(feature = "gpu")]
     pub fn wgpu_buffer(&self) -> Option<&wgpu::Buffer> {
         match &self.storage {
-            Storage::Gpu(buffer) => Some(buffer.raw()),
+            Storage::Gpu(buffer) => Some(buffer.share()),
             Storage::Host(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::contained::{contained, silence_contained_panics};
 use crate::plan::{AdapterClass, Matrices, PlanKind, Together};
 
 /// Which adapter to take.
@@ -118,12 +119,16 @@ pub(super) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matr
 
 /// Every adapter that the machine's drivers offer, the preferred one first.
 pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate().iter().map(AdapterSummary::of).collect()
+    enumerate().unwrap_or_default().iter().map(AdapterSummary::of).collect()
 }
 
-pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+/// The machine's adapters; a driver that fails while it is asked is an error with its message.
+pub(super) fn enumerate() -> Result<Vec<wgpu::Adapter>, String> {
+    silence_contained_panics();
+    let mut adapters = contained(|| {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+    })?;
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -131,7 +136,7 @@ pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     });
-    adapters
+    Ok(adapters)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::error::Result;
 const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
 
 /// Storage buffers of a kernel; `tests/shaders.rs` holds every kernel to it.
-const MOST_BINDINGS: usize = 8;
+pub(super) const MOST_BINDINGS: usize = 8;
 /// Bind groups of a generation.
 const MOST_GROUPS: usize = 2048;
 /// Blocks of uniforms, and bytes of them all and of one, that are kept.

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::context::{Context, GpuDevice, lock};
 use super::counters::count;
 use crate::error::{Error, Result};
+
+const FROM_WGPU: &str = "Tensor::from_wgpu_buffer";
 
 /// Every storage buffer can be bound, copied from and copied to.
 const STORAGE: wgpu::BufferUsages =
@@ -26,13 +28,15 @@ struct Inner {
     number: u64,
     bytes: u64,
     pooled: bool,
+    /// Whether a caller has seen the driver's object: it may write to it or destroy it at any time.
+    shared: AtomicBool,
     context: Arc<Context>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         match self.raw.take() {
-            Some(raw) if self.pooled => self.context.give_buffer(self.number, raw),
+            Some(raw) if self.pooled && !*self.shared.get_mut() => self.context.give_buffer(self.number, raw),
             _ => self.context.forget(self.number),
         }
     }
@@ -90,7 +94,7 @@ impl Buffer {
         let bytes = (len.max(1) as u64) * 4;
         if !raw.usage().contains(STORAGE) || raw.size() < bytes {
             return Err(Error::Value {
-                op: "Tensor::from_wgpu_buffer",
+                op: FROM_WGPU,
                 what: "buffer",
                 expected: "usage STORAGE | COPY_SRC | COPY_DST and room for the shape",
                 found: format!("usage {:?}, {} bytes", raw.usage(), raw.size()),
@@ -98,13 +102,22 @@ impl Buffer {
         }
         let context = Arc::clone(device.context());
         context.limit(
-            "Tensor::from_wgpu_buffer",
+            FROM_WGPU,
             "a storage binding in bytes",
             bytes,
             context.limits.max_storage_buffer_binding_size,
         )?;
+        // wgpu checks a buffer's device even where no byte is written.
+        context.attempt(|| context.queue.write_buffer(&raw, 0, &[])).map_err(|found| Error::Value {
+            op: FROM_WGPU,
+            what: "buffer",
+            expected: "a living buffer of the device's own wgpu::Device",
+            found,
+        })?;
+        context.check_alive(FROM_WGPU)?;
         let number = context.next_number();
-        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, context })))
+        let shared = AtomicBool::new(true);
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, shared, context })))
     }
 
     /// Memory of any usage.
@@ -115,7 +128,8 @@ impl Buffer {
         bytes: u64,
     ) -> Result<Self> {
         let (number, raw) = context.take_buffer(label, usage, bytes)?;
-        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, context: Arc::clone(context) })))
+        let (context, shared) = (Arc::clone(context), AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, shared, context })))
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {
@@ -137,8 +151,14 @@ impl Buffer {
         self.0.bytes
     }
 
+    /// The driver's object for a caller, who may keep it. The memory is then handed to nobody else.
+    pub(crate) fn share(&self) -> &wgpu::Buffer {
+        self.0.shared.store(true, Ordering::Relaxed);
+        self.raw()
+    }
+
     /// The driver's object.
-    pub(crate) fn raw(&self) -> &wgpu::Buffer {
+    pub(super) fn raw(&self) -> &wgpu::Buffer {
         match &self.0.raw {
             Some(raw) => raw,
             None => unreachable!("a buffer gives its memory back only when its last owner is gone"),

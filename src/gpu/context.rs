@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{AdapterSummary, GpuOptions, enumerate, matrices};
-use super::bindings::{BindGroups, Blocks};
+use super::bindings::{BindGroups, Blocks, MOST_BINDINGS};
+use super::contained::{Contained, contained, one_line, silence_contained_panics};
 use super::counters::{AtomicCounters, Counters};
 use super::kernel::Pipelines;
+use super::liveness::{Canary, Loss};
 use super::pipeline_cache::PipelineCache;
 use super::pool::Pool;
 #[cfg(not(target_arch = "wasm32"))]
@@ -23,7 +26,18 @@ use crate::plan::{self, AdapterClass, Matrices, PlanKind};
 #[derive(Clone)]
 pub struct GpuDevice(Arc<Context>);
 
-pub(super) struct Context {
+/// Everything that a device's owners share.
+pub(super) struct Context(Contained<Fields>);
+
+impl Deref for Context {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+pub(super) struct Fields {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) limits: wgpu::Limits,
@@ -47,8 +61,11 @@ pub(super) struct Context {
     /// The next number of a buffer or pipeline.
     pub(super) numbers: AtomicU64,
     pub(super) counters: AtomicCounters,
-    adapter: AdapterSummary,
-    lost: Arc<Mutex<Option<String>>>,
+    pub(super) adapter: AdapterSummary,
+    pub(super) loss: Loss,
+    pub(super) canary: Canary,
+    /// What the kernels need and the device's limits do not allow: a limit's name, what is needed, what is there.
+    pub(super) lacking: Option<(&'static str, u64, u64)>,
 }
 
 /// What a [`Profile`](super::Profile) is made of, as far as an adapter has it.
@@ -92,6 +109,20 @@ fn runs_at_once(info: &wgpu::AdapterInfo) -> bool {
         }
 }
 
+/// The first limit that is too low for every plan: a kernel has up to [`MOST_BINDINGS`] storage buffers beside a uniform at a
+/// dynamic offset. What a kernel needs beyond that is checked when it is compiled.
+fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)> {
+    let storage = MOST_BINDINGS as u32;
+    let needed = [
+        ("max_storage_buffers_per_shader_stage", storage, limits.max_storage_buffers_per_shader_stage),
+        ("max_bindings_per_bind_group", storage + 1, limits.max_bindings_per_bind_group),
+        ("max_bind_groups", 1, limits.max_bind_groups),
+        ("max_dynamic_uniform_buffers_per_pipeline_layout", 1, limits.max_dynamic_uniform_buffers_per_pipeline_layout),
+    ];
+    let short = needed.into_iter().find(|(_, needed, found)| found < needed);
+    short.map(|(name, needed, found)| (name, u64::from(needed), u64::from(found)))
+}
+
 /// What a device of the crate's own brings along.
 #[derive(Default)]
 struct Kept {
@@ -117,7 +148,8 @@ impl GpuDevice {
             (None, true) => "any hardware or software adapter".to_owned(),
             (None, false) => "any hardware adapter".to_owned(),
         };
-        let found = enumerate();
+        let refused = |wanted: &str, reason: String| Error::NoAdapter { wanted: wanted.to_owned(), reason };
+        let found = enumerate().map_err(|reason| refused(&wanted, reason))?;
         let seen: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
         let fits = |adapter: &wgpu::Adapter| {
             let summary = AdapterSummary::of(adapter);
@@ -130,7 +162,7 @@ impl GpuDevice {
             } else {
                 format!("found only {}", seen.join(", "))
             };
-            return Err(Error::NoAdapter { wanted, reason });
+            return Err(refused(&wanted, reason));
         };
         let subgroups = if options.no_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
         let cache = match options.pipeline_cache {
@@ -143,7 +175,7 @@ impl GpuDevice {
         matrices.retain(|kind| adapter.features().contains(of_matrices(&[*kind])));
         if options.matrices && matrices.is_empty() {
             let reason = format!("{} lists none that there is a kernel for", adapter.get_info().name);
-            return Err(Error::NoAdapter { wanted: format!("{wanted} with cooperative matrices"), reason });
+            return Err(refused(&format!("{wanted} with cooperative matrices"), reason));
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("gatewise"),
@@ -152,23 +184,32 @@ impl GpuDevice {
             experimental_features: experimental(&matrices),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|error| Error::NoAdapter { wanted, reason: error.to_string() })?;
+        let (device, queue) = contained(|| pollster::block_on(adapter.request_device(&descriptor)))
+            .and_then(|opened| opened.map_err(|error| one_line(&error.to_string())))
+            .map_err(|reason| refused(&wanted, reason))?;
         let info = adapter.get_info();
         let cache = match &options.pipeline_cache {
-            Some(folder) => PipelineCache::open(&device, &info, folder)?,
+            Some(folder) => contained(|| PipelineCache::open(&device, &info, folder))
+                .map_err(|reason| refused(&wanted, reason))??,
             None => None,
         };
         let adapter = AdapterSummary::of(&adapter);
         let tuning = options.tuning.as_ref().map(|folder| Tuning::open(&adapter, folder)).transpose()?;
-        Ok(Self::open(&info, adapter, device, queue, options, Kept { pipelines: cache, tuning, matrices }))
+        let kept = Kept { pipelines: cache, tuning, matrices };
+        let opened = contained(|| Self::open(&info, adapter, device, queue, options, kept))
+            .map_err(|reason| refused(&wanted, reason))?;
+        opened.report_loss();
+        opened.submit_first().map_err(|error| refused(&wanted, error.to_string()))?;
+        Ok(opened)
     }
 
     /// Takes a caller's own device and queue; buffers can then be shared with it (`Tensor::from_wgpu_buffer`,
     /// `Tensor::wgpu_buffer`).
     ///
-    /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. The library
-    /// sets the device's lost callback.
+    /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. A device whose
+    /// limits no kernel can live with is refused by [`GpuDevice::check`] and by every call on it.
+    ///
+    /// The device's lost callback stays the caller's: the library sets none, and notices a loss by itself.
     pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let adapter = AdapterSummary::new(info, &device.limits(), device.features());
         Self::open(info, adapter, device, queue, &GpuOptions::default(), Kept::default())
@@ -182,11 +223,7 @@ impl GpuDevice {
         options: &GpuOptions,
         kept: Kept,
     ) -> Self {
-        let lost = Arc::new(Mutex::new(None));
-        device.set_device_lost_callback({
-            let lost = Arc::clone(&lost);
-            move |reason, message| *lock(&lost) = Some(format!("{reason:?}: {message}"))
-        });
+        silence_contained_panics();
         let limits = device.limits();
         let subgroup = |size: u32| if device.features().contains(wgpu::Features::SUBGROUP) { size as usize } else { 0 };
         let own = if adapter.is_software() { AdapterClass::Software } else { AdapterClass::Hardware };
@@ -207,7 +244,8 @@ impl GpuDevice {
             together: options.together.unwrap_or_default(),
             together_unasked: options.together.is_some() && runs_at_once(info),
         };
-        Self(Arc::new(Context {
+        let (canary, lacking) = (Canary::new(&device), lacking(&limits));
+        Self(Arc::new(Context(Contained::new(Fields {
             limits,
             plan_limits,
             plan_kind: options.plan,
@@ -228,8 +266,43 @@ impl GpuDevice {
             numbers: AtomicU64::new(1),
             counters: AtomicCounters::default(),
             adapter,
-            lost,
-        }))
+            loss: Loss::default(),
+            canary,
+            lacking,
+        }))))
+    }
+
+    /// Submits nothing, so that a driver without memory for submissions fails here rather than in a call.
+    ///
+    /// wgpu-hal 30 creates a semaphore in the first submission; if that fails, it destroys another one twice when the device
+    /// is dropped (`RelaySemaphores::advance`). Such a device is therefore never dropped.
+    fn submit_first(&self) -> Result<()> {
+        let submitted = self.0.guarded("opening a device", || self.0.queue.submit([]));
+        if submitted.is_err() {
+            std::mem::forget(self.clone());
+        }
+        submitted.map(drop)
+    }
+
+    /// Has wgpu tell why a device of the library's own was lost.
+    fn report_loss(&self) {
+        let loss = self.0.loss.clone();
+        self.0.device.set_device_lost_callback(move |reason, message| loss.note(format!("{reason:?}: {message}")));
+    }
+
+    /// Whether the device can be worked with: it is not lost, and its limits are those that the kernels need.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Limit`] with the limit's name in wgpu. Every call on the device returns the same error.
+    ///
+    /// ```
+    /// use gatewise::gpu::{GpuDevice, GpuOptions};
+    /// let device = GpuDevice::new(&GpuOptions { software: true, ..Default::default() })?;
+    /// device.check()?;
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        self.0.check_alive("GpuDevice::check")
     }
 
     /// What the adapter is and can do.
@@ -291,47 +364,5 @@ impl GpuDevice {
 impl fmt::Debug for GpuDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("GpuDevice").field(&self.0.adapter.name).finish()
-    }
-}
-
-impl Context {
-    /// Runs driver calls and turns what they report into an error.
-    pub(super) fn guarded<T>(&self, op: &'static str, calls: impl FnOnce() -> T) -> Result<T> {
-        self.check_alive(op)?;
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let value = calls();
-        let refused = pollster::block_on(validation.pop());
-        let broken = pollster::block_on(internal.pop());
-        let exhausted = pollster::block_on(memory.pop());
-        let error = refused.or(broken).or(exhausted);
-        if error.is_some() {
-            // What a lost device refuses, it refuses for being lost, and says so once the work in flight is done.
-            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
-            self.check_alive(op)?;
-        }
-        match error {
-            None => Ok(value),
-            Some(wgpu::Error::OutOfMemory { source }) => Err(Error::OutOfMemory { op, message: source.to_string() }),
-            Some(error) => Err(Error::Gpu { op, message: error.to_string() }),
-        }
-    }
-
-    /// Refuses to go on with a lost device: the driver would accept the commands and drop them.
-    pub(super) fn check_alive(&self, op: &'static str) -> Result<()> {
-        // The loss is reported while polling. A failed poll is reported by the call that waits for a result.
-        let _ = self.device.poll(wgpu::PollType::Poll);
-        match &*lock(&self.lost) {
-            Some(reason) => Err(Error::DeviceLost { op, reason: reason.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn limit(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
-        if needed <= limit {
-            return Ok(());
-        }
-        Err(Error::Limit { op, what, needed, limit, adapter: self.adapter.name.clone() })
     }
 }

@@ -1,11 +1,13 @@
 //! Results on their way back to the host: only what is asked for, waited for or awaited.
 
 use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::buffer::Buffer;
+use super::contained::Outcome;
 use super::context::{GpuDevice, lock};
 use super::recorder::Recorder;
 use crate::error::{Error, Result};
@@ -21,10 +23,7 @@ pub(crate) struct ReadBack {
     submission: Option<wgpu::SubmissionIndex>,
 }
 
-/// What the driver says: nothing, or its message.
-type Outcome = std::result::Result<(), String>;
-
-/// What the driver says about a mapping once it does, and who waits for it.
+/// The driver's answer to a mapping once there is one, and who waits for it.
 #[derive(Default)]
 struct Answer(Mutex<Progress>);
 
@@ -42,7 +41,8 @@ impl Answer {
             progress.waker.take()
         };
         if let Some(waker) = waker {
-            waker.wake();
+            // The waker is the caller's. If it panics, the answers of others must still be given.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
 }
@@ -111,7 +111,11 @@ impl ReadBack {
     pub(crate) fn wait<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
         let answered = self.map();
         if let Some(submission) = &self.submission {
-            wait_for(&self.staging.context().device, submission).map_err(failed)?;
+            let context = self.staging.context();
+            if let Err(message) = context.wait_for(submission) {
+                context.check_alive(OP)?;
+                return Err(failed(message));
+            }
         }
         // The work is done; another thread's poll may have taken the answer and be about to hand it over.
         let answer = pollster::block_on(answered);
@@ -124,7 +128,8 @@ impl ReadBack {
         let answered = self.map();
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(submission) = &self.submission {
-            self.staging.context().waiter.watch(&self.staging.context().device, submission, &answered.0)?;
+            let context = self.staging.context();
+            context.waiter.watch((&context.device, &context.loss), submission, &answered.0)?;
         }
         let answer = answered.await;
         self.take(answer)
@@ -136,9 +141,12 @@ impl ReadBack {
             answer.give(Ok(()));
         } else {
             let owed = Owed(Arc::clone(&answer));
-            self.staging.raw().slice(..4 * self.words as u64).map_async(wgpu::MapMode::Read, move |result| {
+            let callback = move |result: std::result::Result<(), wgpu::BufferAsyncError>| {
                 owed.0.give(result.map_err(|error| error.to_string()));
-            });
+            };
+            let slice = self.staging.raw().slice(..4 * self.words as u64);
+            // A refused mapping gives the answer, too.
+            let _ = self.staging.context().attempt(|| slice.map_async(wgpu::MapMode::Read, callback));
         }
         Answered(answer)
     }
@@ -154,8 +162,9 @@ impl ReadBack {
             let view = slice.get_mapped_range().map_err(|error| failed(error.to_string()))?;
             bytemuck::pod_collect_to_vec(&view[..])
         };
-        self.staging.raw().unmap();
-        self.staging.set_pooled(true);
+        // Memory that stays mapped is of no use to later calls; the words are here in any case.
+        let unmapped = self.staging.context().attempt(|| self.staging.raw().unmap());
+        self.staging.set_pooled(unmapped.is_ok());
         Ok(words)
     }
 }
@@ -165,26 +174,19 @@ fn failed(message: String) -> Error {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) use self::waiter::{Waiter, wait_for};
+pub(super) use self::waiter::Waiter;
 
 #[cfg(not(target_arch = "wasm32"))]
 mod waiter {
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{Receiver, SendError, Sender, channel};
     use std::sync::{Arc, Mutex};
 
-    use super::{Answer, Outcome, failed, lock};
+    use super::{Answer, failed, lock};
     use crate::error::Result;
-
-    /// Waits until a submission is done and its callbacks have been called.
-    pub(in crate::gpu) fn wait_for(device: &wgpu::Device, submission: &wgpu::SubmissionIndex) -> Outcome {
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: None };
-        // A device that was lost meanwhile knows nothing of the submission; what it was lost for it tells at the end of all.
-        let waited = device.poll(wait).or_else(|_| device.poll(wgpu::PollType::wait_indefinitely()));
-        waited.map(|_| ()).map_err(|error| error.to_string())
-    }
+    use crate::gpu::liveness::{Loss, wait_for};
 
     /// A thread that waits for submissions, so that no caller of an `async` function must. It starts with the first of
-    /// them and ends with the device.
+    /// them and ends with the device; if it ends sooner, the next submission starts another one.
     #[derive(Default)]
     pub(in crate::gpu) struct Waiter(Mutex<Option<Sender<Watched>>>);
 
@@ -195,29 +197,34 @@ mod waiter {
         /// Has the thread drive a submission to its end; `answer` is given in any case.
         pub(super) fn watch(
             &self,
-            device: &wgpu::Device,
+            (device, loss): (&wgpu::Device, &Loss),
             submission: &wgpu::SubmissionIndex,
             answer: &Arc<Answer>,
         ) -> Result<()> {
-            let mut sender = lock(&self.0);
-            if sender.is_none() {
-                let device = device.clone();
-                let (watched, submissions) = channel::<Watched>();
-                let wait = move || {
-                    for (submission, answer) in submissions {
-                        if let Err(message) = wait_for(&device, &submission) {
-                            answer.give(Err(message));
-                        }
-                    }
-                };
-                let thread = std::thread::Builder::new().name("gatewise-gpu".to_owned());
-                thread.spawn(wait).map_err(|error| failed(format!("no thread to wait for it: {error}")))?;
-                *sender = Some(watched);
+            let mut running = lock(&self.0);
+            let mut watched = (submission.clone(), Arc::clone(answer));
+            if let Some(sender) = &*running {
+                match sender.send(watched) {
+                    Ok(()) => return Ok(()),
+                    Err(SendError(unsent)) => watched = unsent,
+                }
             }
-            let sent = sender.as_ref().map(|sender| sender.send((submission.clone(), Arc::clone(answer))));
-            match sent {
-                Some(Ok(())) => Ok(()),
-                _ => Err(failed("the thread that waits for it has ended".to_owned())),
+            let (sender, submissions) = channel();
+            let (device, loss) = (device.clone(), loss.clone());
+            let thread = std::thread::Builder::new().name("gatewise-gpu".to_owned());
+            let started = thread.spawn(move || wait_for_all(&device, &loss, submissions));
+            started.map_err(|error| failed(format!("no thread to wait for it: {error}")))?;
+            // The thread has just begun to receive.
+            let _ = sender.send(watched);
+            *running = Some(sender);
+            Ok(())
+        }
+    }
+
+    fn wait_for_all(device: &wgpu::Device, loss: &Loss, submissions: Receiver<Watched>) {
+        for (submission, answer) in submissions {
+            if let Err(message) = wait_for(device, loss, &submission) {
+                answer.give(Err(message));
             }
         }
     }

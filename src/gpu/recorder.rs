@@ -7,8 +7,6 @@ use super::context::{GpuDevice, lock};
 use super::counters::count;
 use super::kernel::{Constants, Kernel, Pipeline};
 use super::profile::Marks;
-#[cfg(not(target_arch = "wasm32"))]
-use super::readback::wait_for;
 use super::uniform::Uniform;
 use super::watch::Watched;
 use crate::error::{Error, Result};
@@ -169,7 +167,10 @@ impl Recorder {
         const OP: &str = "submit";
         let device = self.device.clone();
         if let Some(submission) = self.submit_as(OP, None)? {
-            wait_for(&device.context().device, &submission).map_err(|message| Error::Gpu { op: OP, message })?;
+            if let Err(message) = device.context().wait_for(&submission) {
+                device.context().check_alive(OP)?;
+                return Err(Error::Gpu { op: OP, message });
+            }
         }
         device.context().check_alive(OP)
     }
@@ -211,7 +212,6 @@ impl Recorder {
         count(&context.counters.submits, 1);
         lock(&context.pool).submitted();
         context.ask_for(watched, staged);
-        context.check_alive(op)?;
         Ok(Some(submission))
     }
 

@@ -48,10 +48,12 @@ impl Context {
         let expected = watched.into_iter().zip(staged).map(|(Watched { together, .. }, staging)| {
             let arrived = Arc::new(OnceLock::new());
             let answer = Arc::clone(&arrived);
-            staging.1.slice(..BYTES).map_async(wgpu::MapMode::Read, move |result| {
+            let callback = move |result: std::result::Result<(), wgpu::BufferAsyncError>| {
                 // There is one answer.
                 let _ = answer.set(result.is_ok());
-            });
+            };
+            // A refused mapping gives the answer, too.
+            let _ = self.attempt(|| staging.1.slice(..BYTES).map_async(wgpu::MapMode::Read, callback));
             Expected { staging, arrived, together }
         });
         lock(&self.expected).extend(expected);
@@ -64,8 +66,8 @@ impl Context {
             if expected.is_empty() {
                 return;
             }
-            // A failed poll is reported by the call that waits for a result.
-            let _ = self.device.poll(wgpu::PollType::Poll);
+            // The call that waits for a result reports a failed poll.
+            let _ = self.poll(wgpu::PollType::Poll);
             expected
                 .extract_if(.., |word| word.arrived.get().is_some() || Arc::strong_count(&word.arrived) == 1)
                 .collect()
@@ -76,8 +78,9 @@ impl Context {
                 continue;
             }
             let word = raw.slice(..BYTES).get_mapped_range().map(|view| bytemuck::pod_read_unaligned::<u32>(&view[..]));
-            raw.unmap();
-            self.give_buffer(number, raw);
+            if self.attempt(|| raw.unmap()).is_ok() {
+                self.give_buffer(number, raw);
+            }
             if word.is_ok_and(|word| word & TIRED != 0) {
                 self.deny(together);
             }

@@ -103,9 +103,50 @@ fn unusable(gpu: &GpuDevice, raw: wgpu::Buffer, before_use: impl FnOnce()) {
 #[test]
 fn a_buffer_of_another_device_or_one_that_is_gone() {
     let [here, there] = gpus_with(|_| ());
-    unusable(&here, buffer(&there, SHARED, 128), || ());
+    let foreign = Tensor::from_wgpu_buffer(&here, buffer(&there, SHARED, 128), &[5, 2, 3]);
+    let error = foreign.expect_err("a buffer of another device");
+    let message = error.to_string();
+    assert!(matches!(error, Error::Value { op: "Tensor::from_wgpu_buffer", what: "buffer", .. }), "{message}");
+    assert!(message.contains("a living buffer of the device's own wgpu::Device"), "{message}");
+    assert!(message.contains("caller") && !message.contains('\n'), "the label is named in one line: {message}");
     let gone = buffer(&here, SHARED, 128);
     unusable(&here, gone.clone(), || gone.destroy());
+}
+
+#[test]
+fn a_device_whose_limits_no_kernel_can_live_with() {
+    gpu_with(|_| ()).check().expect("the adapter's own limits");
+    let limits = |change: fn(&mut wgpu::Limits)| gpu_with(move |limits| change(limits));
+    for (name, needed, gpu) in [
+        ("max_storage_buffers_per_shader_stage", 8, limits(|l| l.max_storage_buffers_per_shader_stage = 4)),
+        ("max_bindings_per_bind_group", 9, limits(|l| l.max_bindings_per_bind_group = 8)),
+        (
+            "max_dynamic_uniform_buffers_per_pipeline_layout",
+            1,
+            limits(|l| l.max_dynamic_uniform_buffers_per_pipeline_layout = 0),
+        ),
+    ] {
+        let error = gpu.check().expect_err(name);
+        assert!(matches!(error, Error::Limit { what, needed: n, .. } if what == name && n == needed), "{error}");
+        let device = Device::Gpu(gpu);
+        let error = Lstm::config(3, 4).random(&device, 5).expect_err("a stack");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+/// The caller may keep the driver's object: memory that it can write to or destroy is handed to nobody else.
+#[test]
+fn memory_that_a_caller_has_seen_is_not_used_again() {
+    let gpu = gpu_with(|_| ());
+    let device = Device::Gpu(gpu);
+    let seen = Tensor::from_array(&device, &array(5, 2, 3)).expect("x");
+    let raw = seen.wgpu_buffer().expect("on the GPU").clone();
+    drop(seen);
+    let next = Tensor::from_array(&device, &array(5, 2, 3)).expect("x");
+    assert_ne!(next.wgpu_buffer(), Some(&raw));
+    raw.destroy();
+    assert_eq!(next.to_vec().expect("untouched").len(), 30);
+    Tensor::from_array(&device, &array(5, 2, 3)).expect("another one");
 }
 
 #[test]

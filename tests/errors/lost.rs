@@ -1,5 +1,10 @@
 //! A GPU that goes away: every call says so, nothing panics, and what was read back before stays.
 
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+
 use gatewise::cell::{Activation, Sequence};
 use gatewise::gpu::{GpuDevice, KERNELS, KernelRun};
 use gatewise::models::SileroVad;
@@ -177,6 +182,115 @@ fn a_stream_of_speech_meets_the_loss() {
     lost("state", stream.state());
     lost("a new stream", vad.stream());
     lost("a new detector", SileroVad::new(&device, &weights));
+}
+
+/// wgpu keeps one callback per device, that of whoever sets it last.
+#[test]
+fn an_application_keeps_its_own_lost_callback() {
+    for set_last in [false, true] {
+        for own in [false, true] {
+            let told = Arc::new(AtomicBool::new(false));
+            let set = |gpu: &wgpu::Device| {
+                let told = Arc::clone(&told);
+                gpu.set_device_lost_callback(move |_, _| told.store(true, Ordering::SeqCst));
+            };
+            let gpu = if own {
+                gpu()
+            } else {
+                shared(|raw| {
+                    if !set_last {
+                        set(raw)
+                    }
+                })
+            };
+            if set_last || own {
+                set(gpu.wgpu().0);
+            }
+            let device = Device::Gpu(gpu.clone());
+            let lstm = Lstm::config(3, 4).random(&device, 5).expect("a stack");
+            let x = tensor(&device, &[5, 2, 3]);
+            let mut state = lstm.zero_state(2).expect("state");
+            let y = lstm.forward(&x, &mut state).expect("runs");
+            lose(&gpu);
+            assert!(told.load(Ordering::SeqCst), "set last: {set_last}, opened by the library: {own}");
+            lost("to_vec", y.to_vec());
+            lost("to_vec_async", pollster::block_on(y.to_vec_async()));
+            lost("forward", lstm.forward(&x, &mut state));
+            lost("zeros", Tensor::zeros(&device, &[100]));
+            lost("check", gpu.check());
+        }
+    }
+}
+
+#[test]
+fn two_devices_of_the_library_on_one_of_wgpu_both_meet_its_loss() {
+    let a = gpu_with(|_| ());
+    let info = info();
+    let b = GpuDevice::from_wgpu(&info, a.wgpu().0.clone(), a.wgpu().1.clone());
+    let (of_a, of_b) = (tensor(&Device::Gpu(a.clone()), &[4]), tensor(&Device::Gpu(b), &[4]));
+    a.wgpu().0.destroy();
+    lost("a", of_a.to_vec());
+    lost("b", of_b.to_vec());
+}
+
+/// The machine's first adapter.
+fn info() -> wgpu::AdapterInfo {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    adapters.first().expect("install mesa-vulkan-drivers and libvulkan1").get_info()
+}
+
+/// The machine's GPU, whose owner does something before the library takes it.
+fn shared(before: impl Fn(&wgpu::Device)) -> GpuDevice {
+    let first = gpu_with(|_| ());
+    before(first.wgpu().0);
+    GpuDevice::from_wgpu(&info(), first.wgpu().0.clone(), first.wgpu().1.clone())
+}
+
+/// A future is polled once before the device goes.
+#[test]
+fn an_await_ends_whenever_the_device_is_lost() {
+    for poll_first in [false, true] {
+        let Running { gpu, y, .. } = running();
+        let read = y.read_back().expect("under way");
+        let mut arriving = Box::pin(read.arrive());
+        let mut poll = || arriving.as_mut().poll(&mut TaskContext::from_waker(Waker::noop()));
+        let polled = if poll_first { poll() } else { Poll::Pending };
+        gpu.wgpu().0.destroy();
+        // The words may have arrived before the loss.
+        let arrived = match polled {
+            Poll::Ready(arrived) => arrived,
+            Poll::Pending => pollster::block_on(arriving),
+        };
+        if arrived.is_err() {
+            lost("arrive", arrived);
+        }
+        lost("a later await", pollster::block_on(y.to_vec_async()));
+    }
+}
+
+/// A waker belongs to the caller's executor.
+#[test]
+fn a_waker_that_panics_ends_its_own_await_alone() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("the executor's own");
+        }
+    }
+    let Running { y, .. } = running();
+    let expected = y.to_vec().expect("y");
+    for _ in 0..3 {
+        let mut arriving = Box::pin(y.read_back().expect("under way").arrive());
+        let waker = Waker::from(Arc::new(Panics));
+        let polled = arriving.as_mut().poll(&mut TaskContext::from_waker(&waker));
+        assert_eq!(pollster::block_on(y.to_vec_async()).expect("another await"), expected);
+        let arrived = match polled {
+            Poll::Ready(arrived) => arrived,
+            Poll::Pending => pollster::block_on(arriving),
+        };
+        assert_eq!(arrived.expect("the same await, polled again"), expected);
+    }
 }
 
 /// The library must not speak for a device that its owner still uses.

@@ -1,0 +1,138 @@
+//! Calls into wgpu that may panic where a driver fails: their panics become messages.
+//!
+//! wgpu reports most failures of a driver through error scopes, but panics where a wait or a query of a semaphore fails
+//! (`Device::poll`) and where a driver fails while a device opens. Nothing else in wgpu's public interface waits.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::ops::Deref;
+use std::panic::{self, AssertUnwindSafe, Location};
+use std::path::{Component, Path};
+use std::sync::Once;
+
+/// Nothing, or the driver's message.
+pub(super) type Outcome = Result<(), String>;
+
+/// Whose panic a thread has met inside [`contained`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Panicked {
+    /// The hook has not run: the application has replaced it.
+    Unseen,
+    /// wgpu, or a crate below it.
+    Wgpu,
+    /// A callback of the application that wgpu called.
+    Application,
+}
+
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    static PANICKED: Cell<Panicked> = const { Cell::new(Panicked::Unseen) };
+}
+
+/// Keeps panics that are contained off standard error; every other panic goes to the hook that was there before.
+///
+/// Without unwinding a panic ends the process, so its message must be seen.
+pub(super) fn silence_contained_panics() {
+    static HOOK: Once = Once::new();
+    if !cfg!(panic = "unwind") || std::thread::panicking() {
+        return;
+    }
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if CONTAINED.get() && info.location().is_some_and(is_in_wgpu) {
+                PANICKED.set(Panicked::Wgpu);
+            } else {
+                PANICKED.set(Panicked::Application);
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Whether a place belongs to wgpu or to a crate that it builds on.
+fn is_in_wgpu(location: &Location<'_>) -> bool {
+    Path::new(location.file()).components().any(|component| match component {
+        Component::Normal(name) => {
+            let name = name.to_string_lossy();
+            ["wgpu", "gpu-allocator", "ash-"].iter().any(|prefix| name.starts_with(prefix))
+        }
+        _ => false,
+    })
+}
+
+/// Runs calls into wgpu. A panic inside wgpu is returned as its message; a panic of the application's own callbacks goes on.
+pub(super) fn contained<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = CONTAINED.replace(true);
+    PANICKED.set(Panicked::Unseen);
+    // wgpu has let go of its locks where it panics, and what it holds is checked at every use.
+    let result = panic::catch_unwind(AssertUnwindSafe(calls));
+    CONTAINED.set(outer);
+    result.map_err(|payload| {
+        if PANICKED.replace(Panicked::Unseen) == Panicked::Application {
+            panic::resume_unwind(payload);
+        }
+        one_line(&message(payload.as_ref()))
+    })
+}
+
+/// Something of wgpu's whose drop may panic, as that of a queue does after its driver has failed.
+pub(super) struct Contained<T>(Option<T>);
+
+impl<T> Contained<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<T> Deref for Contained<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match &self.0 {
+            Some(value) => value,
+            None => unreachable!("only `drop` takes the value"),
+        }
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        // Nobody is left to hear of it.
+        let _ = contained(|| drop(self.0.take()));
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic inside wgpu").to_owned()
+}
+
+/// wgpu's trees of causes as one line.
+pub(super) fn one_line(message: &str) -> String {
+    let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{contained, one_line};
+
+    #[test]
+    fn a_value_passes_and_the_applications_own_panic_goes_on() {
+        assert_eq!(contained(|| 3), Ok(3));
+        super::silence_contained_panics();
+        let gone_on = std::panic::catch_unwind(|| contained(|| panic!("the application's own")));
+        let payload = gone_on.expect_err("not swallowed");
+        assert_eq!(payload.downcast_ref::<&str>(), Some(&"the application's own"));
+        assert_eq!(contained(|| contained(|| 4)), Ok(Ok(4)));
+    }
+
+    #[test]
+    fn causes_stand_in_one_line() {
+        assert_eq!(
+            one_line("Validation Error\n\nCaused by:\n  Parent device is lost\n"),
+            "Validation Error Caused by: Parent device is lost"
+        );
+    }
+}

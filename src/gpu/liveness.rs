@@ -1,0 +1,146 @@
+//! Whether the device lives, and how its failures become errors.
+
+use std::sync::{Arc, Mutex};
+
+use super::contained::{Outcome, contained, one_line};
+use super::context::{Context, lock};
+use crate::error::{Error, Result};
+
+/// Why the device was lost, once it is known to be.
+#[derive(Clone, Default)]
+pub(super) struct Loss(Arc<Mutex<Option<String>>>);
+
+impl Loss {
+    /// The first reason stays.
+    pub(super) fn note(&self, reason: impl Into<String>) {
+        lock(&self.0).get_or_insert_with(|| reason.into());
+    }
+
+    fn reason(&self) -> Option<String> {
+        lock(&self.0).clone()
+    }
+}
+
+/// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device lives, and drops it without a
+/// word once the device is lost: the only way to learn of a loss without its callback, which belongs to whoever set it last.
+pub(super) struct Canary(#[cfg_attr(target_arch = "wasm32", expect(dead_code))] wgpu::Buffer);
+
+impl Canary {
+    pub(super) fn new(device: &wgpu::Device) -> Self {
+        let usage = wgpu::BufferUsages::COPY_SRC;
+        let descriptor = wgpu::BufferDescriptor { label: Some("canary"), size: 4, usage, mapped_at_creation: false };
+        Self(device.create_buffer(&descriptor))
+    }
+
+    /// Whether a write is still refused.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn lives(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> bool {
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        queue.write_buffer(&self.0, 0, &[]);
+        pollster::block_on(scope.pop()).is_some()
+    }
+}
+
+/// Lets wgpu look at what the device has done, or waits for it. A driver that fails here has lost the device.
+fn poll(device: &wgpu::Device, loss: &Loss, until: wgpu::PollType) -> Outcome {
+    match contained(|| device.poll(until)) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(message) => {
+            loss.note(&*message);
+            Err(message)
+        }
+    }
+}
+
+/// Waits until a submission is done and its callbacks have been called.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn wait_for(device: &wgpu::Device, loss: &Loss, submission: &wgpu::SubmissionIndex) -> Outcome {
+    let wait = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: None };
+    // A device that was lost meanwhile knows nothing of the submission; it tells the reason at the end of all work.
+    poll(device, loss, wait).or_else(|_| poll(device, loss, wgpu::PollType::wait_indefinitely()))
+}
+
+impl Context {
+    /// Runs driver calls and turns what they report into an error. A lost device reports nothing, so it is asked for last.
+    pub(super) fn guarded<T>(&self, op: &'static str, calls: impl FnOnce() -> T) -> Result<T> {
+        self.check_known(op)?;
+        let error = match contained(|| self.scoped(calls)) {
+            Ok((value, None)) => return self.check_alive(op).map(|()| value),
+            Ok((_, Some(error))) => Ok(error),
+            Err(panic) => Err(panic),
+        };
+        // A refusal may be a consequence of a loss, which is reported only after the work in flight has ended.
+        let _ = self.poll(wgpu::PollType::wait_indefinitely());
+        self.check_alive(op)?;
+        Err(match error {
+            Ok(wgpu::Error::OutOfMemory { source }) => {
+                Error::OutOfMemory { op, message: one_line(&source.to_string()) }
+            }
+            Ok(error) => Error::Gpu { op, message: one_line(&error.to_string()) },
+            Err(panic) => Error::Gpu { op, message: panic },
+        })
+    }
+
+    /// Runs driver calls and returns the first error that they report, validation errors first.
+    fn scoped<T>(&self, calls: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let value = calls();
+        let refused = pollster::block_on(validation.pop());
+        let broken = pollster::block_on(internal.pop());
+        let exhausted = pollster::block_on(memory.pop());
+        (value, refused.or(broken).or(exhausted))
+    }
+
+    /// Runs driver calls that need no living device; returns what they report.
+    pub(super) fn attempt<T>(&self, calls: impl FnOnce() -> T) -> std::result::Result<T, String> {
+        match contained(|| self.scoped(calls))? {
+            (value, None) => Ok(value),
+            (_, Some(error)) => Err(one_line(&error.to_string())),
+        }
+    }
+
+    /// Lets wgpu look at what the device has done, or waits for it.
+    pub(super) fn poll(&self, until: wgpu::PollType) -> Outcome {
+        poll(&self.device, &self.loss, until)
+    }
+
+    /// Waits until a submission is done and its callbacks have been called.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn wait_for(&self, submission: &wgpu::SubmissionIndex) -> Outcome {
+        wait_for(&self.device, &self.loss, submission)
+    }
+
+    /// Refuses to go on with a lost device, which would drop all commands without a word, and with one of too low limits.
+    pub(super) fn check_alive(&self, op: &'static str) -> Result<()> {
+        // The loss is reported while polling. The call that waits for a result reports a failed poll.
+        let _ = self.poll(wgpu::PollType::Poll);
+        self.check_known(op)?;
+        #[cfg(not(target_arch = "wasm32"))]
+        if !self.canary.lives(&self.device, &self.queue) {
+            self.loss.note("destroyed by its owner, or given up by its driver");
+            return self.check_known(op);
+        }
+        Ok(())
+    }
+
+    /// [`Context::check_alive`] by what is known so far, without asking the device.
+    fn check_known(&self, op: &'static str) -> Result<()> {
+        if let Some((limit, needed, found)) = self.lacking {
+            return self.limit(op, limit, needed, found);
+        }
+        match self.loss.reason() {
+            Some(reason) => Err(Error::DeviceLost { op, reason }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn limit(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
+        if needed <= limit {
+            return Ok(());
+        }
+        Err(Error::Limit { op, what, needed, limit, adapter: self.adapter.name.clone() })
+    }
+}
