@@ -1,7 +1,7 @@
 //! One layer in one direction of time: its packed weights, and what one thread of a call does with them.
 #![allow(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{Add, Div, Mul, Range, Rem};
 
 use ndarray::ArrayD;
 
@@ -196,8 +196,16 @@ pub(super) struct Member {
 impl Member {
     /// Its share of `count` things.
     pub(super) fn share(self, count: usize) -> Range<usize> {
-        count * self.at / self.of..count * (self.at + 1) / self.of
+        border(count, self.at, self.of)..border(count, self.at + 1, self.of)
     }
+}
+
+/// Where share `at` of `of` begins: `count * at / of` without the product, which overflows where `count` is large.
+fn border<N>(count: N, at: N, of: N) -> N
+where
+    N: Copy + Add<Output = N> + Mul<Output = N> + Div<Output = N> + Rem<Output = N>,
+{
+    count / of * at + count % of * at / of
 }
 
 impl LayerCall<'_> {
@@ -351,5 +359,25 @@ impl LayerCall<'_> {
                 held: (self.pad == Pad::Hold && k > 0).then(|| y_at(self.place(k - 1))),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on a machine of 32 bits.
+    #[test]
+    fn shares_cover_any_count_without_overflow() {
+        for count in [0, 1, 7, 4096, 1 << 30, u32::MAX / 2 + 1, u32::MAX - 1, u32::MAX] {
+            for of in [1, 2, 3, 48, 1000, 1024] {
+                let exact = |at: u32| u64::from(count) * u64::from(at) / u64::from(of);
+                for at in 0..=of {
+                    assert_eq!(u64::from(border(count, at, of)), exact(at), "{at} of {of} of {count}");
+                }
+            }
+        }
+        let member = Member { at: 2, of: 3 };
+        assert_eq!(member.share(usize::MAX), usize::MAX / 3 * 2..usize::MAX);
     }
 }

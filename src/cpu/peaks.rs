@@ -2,18 +2,21 @@
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::device::CpuDevice;
-use super::simd::{Kernel, MOST_LANES, Simd};
+use super::pool::{Barrier, Pool};
+use super::simd::{Kernel, MOST_LANES, Simd, Verified};
 
 /// A processor's own limits, all threads of the device together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
     /// Floating-point operations of multiply-adds in f32 a second; each counts as two.
     pub flops: f64,
-    /// Bytes read over and over from arrays of growing size, each thread its own part: bytes of all parts, bytes a second.
+    /// Bytes read over and over from arrays of growing size, each thread its own part: bytes of all parts, bytes per second. It
+    /// ends before the first size that finds no memory, or that all threads together would make more than 4 GiB.
     pub read: Vec<(usize, f64)>,
 }
 
@@ -21,6 +24,8 @@ const KIBIBYTE: usize = 1 << 10;
 const MEBIBYTE: usize = 1 << 20;
 /// Bytes of a thread's part: from the first cache to memory.
 const PARTS: [usize; 6] = [16 * KIBIBYTE, 256 * KIBIBYTE, MEBIBYTE, 4 * MEBIBYTE, 16 * MEBIBYTE, 64 * MEBIBYTE];
+/// Bytes of all threads' parts at the most: more than any processor's caches.
+const MOST_BYTES: u64 = 4 << 30;
 /// Independent chains of multiply-adds: more than any processor's latency times its units.
 const CHAINS: usize = 12;
 /// How long a thread works at a time.
@@ -82,52 +87,71 @@ impl Kernel for Read<'_> {
 }
 
 impl CpuDevice {
-    /// Measures the processor with the device's threads and instructions: about half a second.
+    /// Measures the processor with the device's threads and instructions: about half a second. Where the system gives fewer threads,
+    /// it measures with those that there are.
     pub fn measure_peaks(&self) -> Peaks {
-        let instructions = self.verified();
-        let flops = self.rate(|_| (), |_| instructions.run(MultiplyAdds { turns: 20_000 }));
-        let read = PARTS.map(|bytes| {
-            let times = (2 * MEBIBYTE / bytes).max(1);
-            let part = |thread: usize| vec![1.0 + thread as f32; bytes / size_of::<f32>()];
-            let rate = self.rate(part, |data| instructions.run(Read { data, times }));
-            (bytes * self.threads(), rate)
-        });
-        Peaks { flops, read: read.to_vec() }
+        // Threads of its own: those of the device may be busy with a call.
+        measure(self.verified(), &Pool::new(self.threads()))
     }
+}
 
-    /// Work done by all threads at once, a second: the best of several slices of time, all threads together in each.
-    fn rate<D>(&self, prepare: impl Fn(usize) -> D + Sync, work: impl Fn(&mut D) -> (f32, usize) + Sync) -> f64 {
-        const SLICES: usize = 5;
-        let barrier = Barrier::new(self.threads());
-        let one = |thread: usize| -> [f64; SLICES] {
-            let mut data = prepare(thread);
-            black_box(work(&mut data));
-            std::array::from_fn(|_| {
-                barrier.wait();
-                let (begin, mut done) = (Instant::now(), 0);
-                while begin.elapsed() < SLICE {
-                    let (value, more) = work(&mut data);
-                    black_box(value);
-                    done += more;
-                }
-                done as f64 / begin.elapsed().as_secs_f64()
-            })
+fn measure(instructions: Verified, pool: &Pool) -> Peaks {
+    let flops = rate(pool, |_| Some(()), |_| instructions.run(MultiplyAdds { turns: 20_000 }));
+    let mut read = Vec::with_capacity(PARTS.len());
+    for bytes in PARTS.into_iter().filter(|&bytes| (bytes as u64) * (pool.threads() as u64) <= MOST_BYTES) {
+        let times = (2 * MEBIBYTE / bytes).max(1);
+        let part = |thread: usize| {
+            let (count, mut part) = (bytes / size_of::<f32>(), Vec::new());
+            part.try_reserve_exact(count).ok()?;
+            part.resize(count, 1.0 + thread as f32);
+            Some(part)
         };
-        let rates: Vec<[f64; SLICES]> = std::thread::scope(|scope| {
-            let one = &one;
-            let others: Vec<_> = (1..self.threads()).map(|thread| scope.spawn(move || one(thread))).collect();
-            let own = one(0);
-            // A thread that panicked has said so; it counts nothing.
-            let others = others.into_iter().map(|thread| thread.join().unwrap_or([0.0; SLICES]));
-            std::iter::once(own).chain(others).collect()
-        });
-        (0..SLICES).map(|slice| rates.iter().map(|rate| rate[slice]).sum::<f64>()).fold(0.0, f64::max)
+        let Some((threads, rate)) = rate(pool, part, |data| instructions.run(Read { data, times })) else { break };
+        read.push((bytes * threads, rate));
     }
+    Peaks { flops: flops.map_or(0.0, |(_, rate)| rate), read }
+}
+
+/// Work per second done by all threads at once, and their number: the best of several slices of time, all threads together in
+/// each. `None` where a thread cannot prepare its data.
+fn rate<D>(
+    pool: &Pool,
+    prepare: impl Fn(usize) -> Option<D> + Sync,
+    work: impl Fn(&mut D) -> (f32, usize) + Sync,
+) -> Option<(usize, f64)> {
+    const SLICES: usize = 5;
+    let barrier = Barrier::default();
+    let unprepared = AtomicBool::new(false);
+    let rates: Mutex<Vec<[f64; SLICES]>> = Mutex::new(Vec::with_capacity(pool.threads()));
+    pool.run(pool.threads(), &[&barrier], |thread, threads| {
+        let mut data = prepare(thread);
+        match &mut data {
+            Some(data) => drop(black_box(work(data))),
+            None => unprepared.store(true, Ordering::Relaxed),
+        }
+        barrier.wait(threads);
+        let Some(mut data) = data.filter(|_| !unprepared.load(Ordering::Relaxed)) else { return };
+        let own = std::array::from_fn(|_| {
+            barrier.wait(threads);
+            let (begin, mut done) = (Instant::now(), 0);
+            while begin.elapsed() < SLICE {
+                let (value, more) = work(&mut data);
+                black_box(value);
+                done += more;
+            }
+            done as f64 / begin.elapsed().as_secs_f64()
+        });
+        rates.lock().unwrap_or_else(PoisonError::into_inner).push(own);
+    });
+    let rates = rates.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let best = (0..SLICES).map(|slice| rates.iter().map(|rate| rate[slice]).sum::<f64>()).fold(0.0, f64::max);
+    (!rates.is_empty()).then_some((rates.len(), best))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CHAINS, MultiplyAdds, Read};
+    use super::{CHAINS, MultiplyAdds, PARTS, Pool, Read, measure, rate};
+    use crate::cpu::simd::Verified;
     use crate::cpu::{CpuDevice, CpuOptions, Instructions};
 
     #[test]
@@ -154,5 +178,19 @@ mod tests {
             peaks.read.windows(2).all(|pair| pair[0].0 < pair[1].0) && peaks.read.iter().all(|(_, rate)| *rate > 1e6)
         );
         assert_eq!(peaks.read[0].0, 2 * 16 * 1024);
+    }
+
+    #[test]
+    fn peaks_are_measured_with_the_threads_that_there_are() {
+        let peaks = measure(Verified::detect(), &Pool::with_workers(9, 1));
+        assert!(peaks.flops > 1e6 && peaks.flops.is_finite());
+        assert!(peaks.read.iter().map(|(bytes, _)| *bytes).eq(PARTS.map(|bytes| 2 * bytes)), "{:?}", peaks.read);
+    }
+
+    #[test]
+    fn a_size_without_memory_is_left_out() {
+        let pool = Pool::new(2);
+        assert_eq!(rate(&pool, |thread| (thread == 0).then_some(()), |()| (0.0, 1)), None);
+        assert!(rate(&pool, |_| Some(()), |()| (0.0, 1)).is_some_and(|(threads, rate)| threads == 2 && rate > 0.0));
     }
 }

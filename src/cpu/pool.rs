@@ -1,11 +1,12 @@
 //! Threads that wait for a device's calls, and the barrier at which they meet inside a call.
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::hint::spin_loop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 
 /// Rounds of spinning before a waiting thread begins to yield: some microseconds.
 const SPINS: usize = 4_000;
@@ -29,18 +30,54 @@ struct Workers {
 
 /// What caller and workers share.
 struct State {
-    /// The task of the current call. Its true lifetime is the call's: see [`Pool::run`].
+    /// The task of the current call. Its true lifetime is the call's: see [`Workers::run`].
     task: Mutex<Option<&'static Task<'static>>>,
-    /// One signal a worker: the number of calls handed to it, `usize::MAX` to end.
-    signals: Vec<AtomicUsize>,
+    /// One signal per worker.
+    signals: Vec<Signal>,
     /// Workers that have not finished the current call.
     running: AtomicUsize,
-    panicked: AtomicBool,
 }
+
+/// Tells a worker that there is a call for it, or that the pool ends. The calls are counted in steps of two, and the end is the
+/// lowest bit: the count may wrap around and never looks like the end.
+struct Signal(AtomicUsize);
+
+impl Signal {
+    const END: usize = 1;
+
+    fn call(&self) {
+        self.0.fetch_add(2, Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.0.fetch_or(Self::END, Ordering::Release);
+    }
+
+    /// Differs from the last value read exactly if there is something to do.
+    fn read(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn is_end(value: usize) -> bool {
+        value & Self::END != 0
+    }
+}
+
+/// What a panic carries.
+type Panic = Box<dyn Any + Send>;
+
+/// The panic of a thread that waited at a barrier for one that had panicked. It says nothing of its own.
+struct Released;
 
 impl Pool {
     pub(super) fn new(threads: usize) -> Self {
         Self { threads: threads.max(1), workers: OnceLock::new(), busy: AtomicBool::new(false) }
+    }
+
+    /// A pool that asked for `threads` threads where the system has given `workers` and the caller's.
+    #[cfg(test)]
+    pub(super) fn with_workers(threads: usize, workers: usize) -> Self {
+        Self { workers: OnceLock::from(Workers::start(workers)), ..Self::new(threads) }
     }
 
     pub(super) fn threads(&self) -> usize {
@@ -49,28 +86,54 @@ impl Pool {
 
     /// Runs `task(thread, threads)` on up to `wanted` threads at once, the caller's among them, and returns when all have
     /// finished. While another call has the workers, and where the system gives no threads, the caller works alone.
-    pub(super) fn run(&self, wanted: usize, task: impl Fn(usize, usize) + Sync) {
+    ///
+    /// # Panics
+    /// With the first panic of any of the threads, once all have finished. `barriers` are those at which the threads meet:
+    /// a panic lets go of whoever waits there.
+    pub(super) fn run(&self, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) {
         let alone = wanted.min(self.threads) <= 1 || self.busy.swap(true, Ordering::Acquire);
         if alone {
             return task(0, 1);
         }
+        let busy = Busy(&self.busy);
         let workers = self.workers.get_or_init(|| Workers::start(self.threads - 1));
         let threads = wanted.min(self.threads).min(workers.handles.len() + 1);
-        let outcome = catch_unwind(AssertUnwindSafe(|| workers.run(threads, &|thread| task(thread, threads))));
-        self.busy.store(false, Ordering::Release);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
+        let panic: Mutex<Option<Panic>> = Mutex::new(None);
+        workers.run(threads, &|thread| {
+            let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(thread, threads))) else { return };
+            barriers.iter().for_each(|barrier| barrier.release());
+            let mut first = lock(&panic);
+            if payload.is::<Released>() || first.is_some() {
+                // Dropping it could panic again, on a thread that the others wait for.
+                std::mem::forget(payload);
+            } else {
+                *first = Some(payload);
+            }
+        });
+        drop(busy);
+        let panic = lock(&panic).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 }
 
+/// Holds the workers for one call.
+struct Busy<'a>(&'a AtomicBool);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 impl Workers {
+    /// Starts `count` workers, or as many as the system gives.
     fn start(count: usize) -> Self {
         let shared = Arc::new(State {
             task: Mutex::new(None),
-            signals: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            signals: (0..count).map(|_| Signal(AtomicUsize::new(0))).collect(),
             running: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
         });
         let start = |worker: usize| {
             let shared = Arc::clone(&shared);
@@ -80,6 +143,7 @@ impl Workers {
         Self { shared, handles }
     }
 
+    /// Runs a task that never panics on `threads` threads.
     fn run(&self, threads: usize, task: &Task<'_>) {
         let helpers = threads - 1;
         // SAFETY: only the lifetime changes. `Finish` below does not let this function end, not even by a panic, before
@@ -87,14 +151,13 @@ impl Workers {
         let task_static = unsafe { std::mem::transmute::<&Task<'_>, &'static Task<'static>>(task) };
         self.shared.running.store(helpers, Ordering::Relaxed);
         *lock(&self.shared.task) = Some(task_static);
+        let finish = Finish(&self.shared);
         for (signal, handle) in self.shared.signals[..helpers].iter().zip(&self.handles) {
-            signal.fetch_add(1, Ordering::Release);
+            signal.call();
             handle.thread().unpark();
         }
-        let finish = Finish(&self.shared);
         task(0);
         drop(finish);
-        assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a worker thread panicked");
     }
 }
 
@@ -111,12 +174,11 @@ impl Drop for Finish<'_> {
 impl Drop for Workers {
     fn drop(&mut self) {
         for (signal, handle) in self.shared.signals.iter().zip(&self.handles) {
-            signal.store(usize::MAX, Ordering::Release);
-            let thread: &Thread = handle.thread();
-            thread.unpark();
+            signal.end();
+            handle.thread().unpark();
         }
         for handle in self.handles.drain(..) {
-            // A worker's own panic has already been reported to the call that met it.
+            // A worker's task does not panic, so a worker does not, either.
             let _ = handle.join();
         }
     }
@@ -124,28 +186,28 @@ impl Drop for Workers {
 
 impl State {
     fn work(&self, worker: usize) {
+        let signal = &self.signals[worker];
+        // Not what stands there by now: the first call may have come before this thread.
         let mut done = 0;
         loop {
             let mut rounds = 0;
-            let mut signal = self.signals[worker].load(Ordering::Acquire);
-            while signal == done {
+            let mut now = signal.read();
+            while now == done {
                 match rounds {
                     0..SPINS => spin_loop(),
                     rounds if rounds < SPINS + YIELDS => std::thread::yield_now(),
                     _ => std::thread::park(),
                 }
                 rounds += 1;
-                signal = self.signals[worker].load(Ordering::Acquire);
+                now = signal.read();
             }
-            if signal == usize::MAX {
+            if Signal::is_end(now) {
                 return;
             }
-            done = signal;
+            done = now;
             let task = *lock(&self.task);
-            if let Some(task) = task
-                && catch_unwind(AssertUnwindSafe(|| task(worker + 1))).is_err()
-            {
-                self.panicked.store(true, Ordering::Relaxed);
+            if let Some(task) = task {
+                task(worker + 1);
             }
             self.running.fetch_sub(1, Ordering::Release);
         }
@@ -174,10 +236,15 @@ fn wait_until(mut done: impl FnMut() -> bool) {
 pub(super) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicUsize,
+    /// A thread that others wait for will not come.
+    released: AtomicBool,
 }
 
 impl Barrier {
     /// Returns when all of `threads` threads have come; what any of them wrote before, all see after.
+    ///
+    /// # Panics
+    /// Where one of them will not come, because it has panicked.
     #[inline]
     pub(super) fn wait(&self, threads: usize) {
         if threads == 1 {
@@ -188,14 +255,49 @@ impl Barrier {
             self.arrived.store(0, Ordering::Relaxed);
             self.round.store(round.wrapping_add(1), Ordering::Release);
         } else {
-            wait_until(|| self.round.load(Ordering::Acquire) != round);
+            let complete = || self.round.load(Ordering::Acquire) != round;
+            wait_until(|| complete() || self.released.load(Ordering::Relaxed));
+            if !complete() {
+                leave();
+            }
         }
     }
+
+    /// Lets go of all who wait, now and later, for the rest of the call.
+    fn release(&self) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ends a thread's part of a call without a report: the thread that panicked has made its own.
+#[cold]
+fn leave() -> ! {
+    resume_unwind(Box::new(Released))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Runs a call that panics; returns what it says.
+    fn panic_of(pool: &Pool, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) -> String {
+        let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(wanted, barriers, task)));
+        let payload = outcome.expect_err("a panic");
+        let text = payload.downcast_ref::<String>().cloned();
+        text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).expect("a message")
+    }
+
+    /// A call in which every thread takes part and none panics.
+    fn runs_with_all(pool: &Pool) {
+        let (barrier, count) = (Barrier::default(), AtomicUsize::new(0));
+        pool.run(pool.threads(), &[&barrier], |_, threads| {
+            assert_eq!(threads, pool.threads());
+            count.fetch_add(1, Ordering::Relaxed);
+            barrier.wait(threads);
+            assert_eq!(count.load(Ordering::Relaxed), threads);
+        });
+        assert_eq!(count.into_inner(), pool.threads());
+    }
 
     #[test]
     fn every_thread_runs_once_and_meets_the_others() {
@@ -203,7 +305,7 @@ mod tests {
         for wanted in [1, 2, 5, 9, 5] {
             let barrier = Barrier::default();
             let sums: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(wanted, |thread, threads| {
+            pool.run(wanted, &[&barrier], |thread, threads| {
                 assert_eq!(threads, wanted.min(5));
                 for (round, sum) in sums.iter().enumerate() {
                     sum.fetch_add(thread + 1, Ordering::Relaxed);
@@ -218,8 +320,8 @@ mod tests {
     fn a_call_inside_a_call_works_alone() {
         let pool = Pool::new(2);
         let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
-        pool.run(2, |_, _| {
-            pool.run(2, |thread, threads| {
+        pool.run(2, &[], |_, _| {
+            pool.run(2, &[], |thread, threads| {
                 assert_eq!((thread, threads), (0, 1));
                 counts[0].fetch_add(1, Ordering::Relaxed);
             });
@@ -229,10 +331,102 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_a_worker_reaches_the_caller_and_the_pool_lives_on() {
+    fn fewer_threads_than_asked_for_do_the_work() {
+        let pool = Pool::with_workers(5, 1);
+        let (barrier, counts) = (Barrier::default(), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+        pool.run(5, &[&barrier], |thread, threads| {
+            assert_eq!(threads, 2);
+            counts[thread].fetch_add(1, Ordering::Relaxed);
+            barrier.wait(threads);
+        });
+        assert_eq!(counts.map(AtomicUsize::into_inner), [1, 1]);
+    }
+
+    #[test]
+    fn a_panic_of_any_thread_reaches_the_caller_with_its_own_words() {
+        let pool = Pool::new(3);
+        for guilty in 0..3 {
+            let said = panic_of(&pool, 3, &[], |thread, _| assert!(thread != guilty, "thread {thread} fell"));
+            assert_eq!(said, format!("thread {guilty} fell"));
+            runs_with_all(&pool);
+        }
+    }
+
+    #[test]
+    fn a_panic_before_a_barrier_frees_those_who_wait() {
+        let pool = Pool::new(4);
+        for (guilty, round) in [(0, 0), (1, 0), (3, 7), (0, 7)] {
+            let barriers = [Barrier::default(), Barrier::default()];
+            let said = panic_of(&pool, 4, &barriers.each_ref(), |thread, threads| {
+                for at in 0..10 {
+                    assert!((thread, at) != (guilty, round), "thread {thread} fell in round {at}");
+                    barriers[at % 2].wait(threads);
+                }
+            });
+            assert_eq!(said, format!("thread {guilty} fell in round {round}"));
+            runs_with_all(&pool);
+        }
+    }
+
+    /// The caller's panic and a worker's belong to one call: the next one hears of neither.
+    #[test]
+    fn a_call_hears_of_its_own_panics_alone() {
         let pool = Pool::new(2);
-        let failed = catch_unwind(AssertUnwindSafe(|| pool.run(2, |thread, _| assert_eq!(thread, 0))));
-        assert!(failed.is_err());
-        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(2, |_, _| ()))).is_ok());
+        let both = AtomicUsize::new(0);
+        let said = panic_of(&pool, 2, &[], |thread, _| {
+            both.fetch_add(1, Ordering::Relaxed);
+            wait_until(|| both.load(Ordering::Relaxed) == 2);
+            panic!("thread {thread} fell");
+        });
+        assert!(["thread 0 fell", "thread 1 fell"].contains(&said.as_str()), "{said}");
+        runs_with_all(&pool);
+    }
+
+    /// Another thread's call works beside one that panics, and hears nothing of it.
+    #[test]
+    fn a_call_alone_hears_of_no_other_calls_panic() {
+        let pool = Pool::new(2);
+        let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let broken = scope.spawn(|| {
+                panic_of(&pool, 2, &[], |thread, _| {
+                    begun.store(true, Ordering::Release);
+                    wait_until(|| over.load(Ordering::Acquire));
+                    assert!(thread == 0, "thread {thread} fell");
+                })
+            });
+            wait_until(|| begun.load(Ordering::Acquire));
+            pool.run(2, &[], |thread, threads| assert_eq!((thread, threads), (0, 1)));
+            over.store(true, Ordering::Release);
+            assert_eq!(broken.join().expect("a panic that was caught"), "thread 1 fell");
+        });
+        runs_with_all(&pool);
+    }
+
+    /// A payload that panics when dropped would end the worker that drops it.
+    #[test]
+    fn a_panic_whose_payload_panics_ends_no_thread() {
+        struct Trap;
+        impl Drop for Trap {
+            fn drop(&mut self) {
+                assert!(std::thread::current().name().is_none_or(|name| !name.starts_with("gatewise-")), "dropped");
+            }
+        }
+        let pool = Pool::new(3);
+        let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(3, &[], |_, _| resume_unwind(Box::new(Trap)))));
+        drop(outcome.expect_err("a panic"));
+        runs_with_all(&pool);
+    }
+
+    #[test]
+    fn a_count_of_calls_that_wraps_around_is_no_end() {
+        let signal = Signal(AtomicUsize::new(usize::MAX - 3));
+        for _ in 0..4 {
+            let before = signal.read();
+            signal.call();
+            assert!(signal.read() != before && !Signal::is_end(signal.read()), "{:#x}", signal.read());
+        }
+        signal.end();
+        assert!(Signal::is_end(signal.read()));
     }
 }

@@ -109,7 +109,7 @@ impl Stack {
     fn threads(&self, time: usize, batch: usize) -> usize {
         let step = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>() * batch;
         let step = self.layers.iter().map(step).max().unwrap_or(0);
-        if time * batch <= 1 || step * time * self.layers.len() < CALL_WORK {
+        if time * batch <= 1 || step.saturating_mul(time).saturating_mul(self.layers.len()) < CALL_WORK {
             return 1;
         }
         self.device.threads().min(step / STEP_WORK).max(1)
@@ -133,6 +133,10 @@ impl Stack {
 
     /// Runs all layers over the whole sequence and advances the state. The slices have the lengths that [`StackCall`] says.
     pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) {
+        if call.batch == 0 {
+            // There may be any number of steps without rows: none of them is walked.
+            return;
+        }
         let threads = self.threads(call.time, call.batch);
         let lanes = self.device.verified().lanes();
         let places = Places::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
@@ -166,7 +170,8 @@ impl Stack {
             together: Barrier::default(),
             apart: [Barrier::default(), Barrier::default()],
         };
-        self.device.pool().run(threads, |thread, threads| {
+        let [a, b] = &shared.apart;
+        self.device.pool().run(threads, &[&shared.together, a, b], |thread, threads| {
             // SAFETY: the pool gives every thread a number of its own, and runs them all at once.
             unsafe { shared.run(Member { at: thread, of: threads }, scratch.get(thread)) };
         });
@@ -260,5 +265,89 @@ impl Run<'_> {
         for ((y, &a), &b) in into.iter_mut().zip(forward).zip(reverse) {
             *y = op.apply(a, b);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use ndarray::ArrayD;
+
+    use super::*;
+    use crate::cell::{LstmCell, ParameterSpec};
+    use crate::cpu::CpuOptions;
+
+    const SIZES: (usize, usize) = (8, 128);
+    const TIME: usize = 12;
+    const BATCH: usize = 4;
+
+    fn stack(threads: usize, directions: &[Direction]) -> Stack {
+        let device = CpuDevice::new(&CpuOptions { threads: Some(threads), ..Default::default() }).expect("opens");
+        let cell = Cell::from(LstmCell::default());
+        let parameters = |input: usize| {
+            let mut at = 0.0_f32;
+            let mut next = || {
+                at += 1.0;
+                0.1 * at.sin()
+            };
+            let drawn = |spec: &ParameterSpec| Ok(ArrayD::from_shape_simple_fn(spec.shape.as_slice(), &mut next));
+            Parameters::collect(&cell, input, SIZES.1, drawn).expect("shapes that fit")
+        };
+        let inputs = [SIZES.0, SIZES.1 * directions.len()];
+        let layers: Vec<_> = inputs.map(|input| vec![parameters(input); directions.len()]).to_vec();
+        Stack::new(&device, &vec![cell; directions.len()], directions, None, SIZES, &layers, WeightType::F32)
+    }
+
+    /// A call over all steps whose output has room for `y` numbers; returns the output and the state behind it.
+    fn forward(stack: &Stack, y: usize, h: &mut [f32], s: &mut [f32]) -> Vec<f32> {
+        let x: Vec<f32> = (0..TIME * BATCH * SIZES.0).map(|at| (at as f32).cos()).collect();
+        let mut y = vec![0.0; y];
+        let (flags, pad, initial_h, initial_s) = (None, Pad::Zero, None, None);
+        let call = StackCall { time: TIME, batch: BATCH, x: &x, y: &mut y, flags, pad, h, s, initial_h, initial_s };
+        stack.forward(call, &mut Workspace::default());
+        y
+    }
+
+    /// The output ends before its last numbers, so that the one thread that they belong to panics at the last step, where all
+    /// others wait for it.
+    #[test]
+    fn a_panic_of_one_thread_ends_the_call_and_no_other() {
+        for directions in [&[Direction::Forward][..], &[Direction::Forward, Direction::Reverse]] {
+            let stack_of = |threads| stack(threads, directions);
+            let (together, alone) = (stack_of(4), stack_of(1));
+            assert_eq!(together.threads(TIME, BATCH), 4);
+            let len = TIME * BATCH * together.width();
+            let state = vec![0.5; 2 * directions.len() * BATCH * SIZES.1];
+            let (mut h, mut s) = (state.clone(), state.clone());
+            let cut = catch_unwind(AssertUnwindSafe(|| forward(&together, len - 1, &mut h, &mut s)));
+            let panic = cut.expect_err("a panic");
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"a shared range outside its buffer"));
+            assert_eq!((&h, &s), (&state, &state));
+
+            let whole = forward(&together, len, &mut h, &mut s);
+            let (mut h_alone, mut s_alone) = (state.clone(), state.clone());
+            assert_eq!(whole, forward(&alone, len, &mut h_alone, &mut s_alone));
+            assert_eq!((h, s), (h_alone, s_alone));
+        }
+    }
+
+    #[test]
+    fn steps_without_rows_are_not_walked() {
+        let stack = stack(1, &[Direction::Forward]);
+        let (x, flags, pad) = (&[][..], None, Pad::Hold);
+        let call = StackCall {
+            time: usize::MAX,
+            batch: 0,
+            x,
+            y: &mut [],
+            flags,
+            pad,
+            h: &mut [],
+            s: &mut [],
+            initial_h: None,
+            initial_s: None,
+        };
+        stack.forward(call, &mut Workspace::default());
     }
 }

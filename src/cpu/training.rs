@@ -177,7 +177,7 @@ impl TrainingStack {
     /// Threads that a call is worth.
     fn threads(&self, steps: &TrainingSteps) -> usize {
         let layer = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>();
-        let work = steps.time * steps.batch * self.layers.iter().map(layer).sum::<usize>();
+        let work = (steps.time * steps.batch).saturating_mul(self.layers.iter().map(layer).sum());
         self.device.threads().min(work / CALL_WORK).max(1)
     }
 
@@ -210,7 +210,7 @@ impl TrainingStack {
         }
         let slots: Vec<_> = items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
         let next = AtomicUsize::new(0);
-        self.device.pool().run(threads.min(slots.len()), |_, _| {
+        self.device.pool().run(threads.min(slots.len()), &[], |_, _| {
             while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 slot.1 = slot.0.take().map(&one);

@@ -30,6 +30,9 @@ impl TrainingSteps {
 
     /// The chunks that a tape is cut into.
     pub(super) fn spans(&self) -> Vec<Span> {
+        if self.batch == 0 {
+            return Vec::new();
+        }
         let longest = self.checkpoint.map_or(self.time, |steps| steps.next_multiple_of(GROUP_STEPS)).max(1);
         let span = |first| Span { first, steps: longest.min(self.time - first) };
         (0..self.time).step_by(longest).map(span).collect()
