@@ -16,7 +16,7 @@ pub use conv1d::Conv1d;
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use recurrent::{Gru, Lstm, Recurrent, Rnn};
-pub use state::State;
+pub use state::{SavedState, State};
 pub(crate) use training::LayerPass;
 pub use training::{
     ParameterPlace, ParameterTensors, RecurrentGradient, StateGradient, Tape, TrainableRecurrent, TrainingOptions,

@@ -68,7 +68,7 @@ fn run(config: &Config, device: &Device, x: &Array3<f32>, sequence: &Sequence) -
     let like = |seed, array: &Array3<f32>| noise(seed, array.dim());
     let h = like(5, &zero.h().expect("h"));
     let s = zero.s().expect("s").map(|s| like(6, &s));
-    let mut state = stack.state(h.view(), s.as_ref().map(|s| s.view())).expect("state");
+    let mut state = stack.initial_state(h.view(), s.as_ref().map(|s| s.view())).expect("state");
     let x = Tensor::from_array(device, x).expect("input");
     let y = stack.forward_sequence(&x, &mut state, sequence).expect("runs").to_array().expect("read");
     results(y, &state)

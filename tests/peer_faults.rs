@@ -160,7 +160,7 @@ impl Golden {
     fn state<C: Clone + Into<Cell>>(&self, layer: &Recurrent<C>) -> State {
         let c = self.arrays.iter().any(|(name, _)| name == "initial_c").then(|| self.get("initial_c"));
         let c: Option<Array3<f32>> = c;
-        layer.state(self.get("initial_h").view(), c.as_ref().map(|c| c.view())).expect("fits")
+        layer.initial_state(self.get("initial_h").view(), c.as_ref().map(|c| c.view())).expect("fits")
     }
 
     /// `[T, B, H]`
@@ -185,7 +185,7 @@ fn f3_clip_clamps_what_activations_read_and_no_state() {
         let steps: Vec<Array3<f32>> = x
             .axis_chunks_iter(Axis(0), 1)
             .map(|x| {
-                let mut state = layer.state(h.view(), None).expect("fits");
+                let mut state = layer.initial_state(h.view(), None).expect("fits");
                 forward(layer, &x.to_owned(), &mut state);
                 h = state.h().expect("h").mapv(|h| h.clamp(-CLIP, CLIP));
                 h.clone()
@@ -276,13 +276,13 @@ fn f6_the_state_is_h_then_c() {
     let (h, c): (Array3<f32>, Array3<f32>) = (case.get("initial_h"), case.get("initial_c"));
     for device in devices() {
         let layer = case.layer(LstmCell::default(), |c| c, &device);
-        let mut state = layer.state(h.view(), Some(c.view())).expect("fits");
+        let mut state = layer.initial_state(h.view(), Some(c.view())).expect("fits");
         let y = forward(&layer, &case.get("X"), &mut state);
         let context = device.to_string();
         assert_close(&context, &y.into_dyn(), &case.y().into_dyn());
         assert_close(&context, &state.h().expect("h").into_dyn(), &case.get("expect.Y_h"));
         assert_close(&context, &state.s().expect("s").expect("an LSTM's").into_dyn(), &case.get("expect.Y_c"));
-        let mut swapped = layer.state(c.view(), Some(h.view())).expect("the shapes cannot tell");
+        let mut swapped = layer.initial_state(c.view(), Some(h.view())).expect("the shapes cannot tell");
         assert_apart("swapped", &forward(&layer, &case.get("X"), &mut swapped), &case.y());
     }
 }
@@ -345,7 +345,7 @@ fn f9_keras_default_gru_resets_after_the_matmul() {
     let build = |cell: GruCell, device: &Device| {
         let config = Config::new(cell, x.dim().2, right.dim().2);
         let layer = config.build(device, vec![vec![parameters.clone()]]).expect("fits");
-        let mut state = layer.state(h.view(), None).expect("fits");
+        let mut state = layer.initial_state(h.view(), None).expect("fits");
         forward(&layer, &x, &mut state)
     };
     for device in devices() {

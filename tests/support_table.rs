@@ -42,7 +42,7 @@ impl Variant {
             let wave = |scale: f32| move |(l, b, j): (usize, usize, usize)| scale * ((l + 5 * b + 3 * j) as f32).sin();
             let h = Array3::from_shape_fn(state.h()?.dim(), wave(0.6));
             let s = state.s()?.map(|s| Array3::from_shape_fn(s.dim(), wave(1.4)));
-            state = layer.state(h.view(), s.as_ref().map(|s| s.view()))?;
+            state = layer.initial_state(h.view(), s.as_ref().map(|s| s.view()))?;
         }
         let x = Array3::from_shape_fn((TIME, BATCH, INPUT), |(t, b, i)| 1.5 * ((2 * t + 7 * b + 3 * i) as f32).cos());
         let y = layer.forward_sequence(&Tensor::from_array(device, &x)?, &mut state, &self.sequence)?;

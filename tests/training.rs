@@ -91,7 +91,7 @@ impl Problem {
     fn run(&self, device: &Device) -> Outcome {
         let upload = |array: &Array3<f32>| Tensor::from_array(device, array).expect("an upload");
         let stack = self.config.trainable(device, &self.parameters).expect("a stack");
-        let mut state = stack.state(self.h.view(), self.s.as_ref().map(|s| s.view())).expect("a state");
+        let mut state = stack.initial_state(self.h.view(), self.s.as_ref().map(|s| s.view())).expect("a state");
         let mut recorder = device.recorder();
         let x = upload(&self.x);
         let (y, tape) = stack

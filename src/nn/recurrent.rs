@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3, concatenate};
 
 use super::config::Config;
-use super::state::{Initial, State};
+use super::state::State;
 use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
@@ -134,38 +134,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// Width of the output.
     pub fn output_size(&self) -> usize {
         self.config.output_size()
-    }
-
-    /// A state of zeros for `batch` rows.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] where it does not fit the device.
-    pub fn zero_state(&self, batch: usize) -> Result<State> {
-        State::zero(&self.device, self.config.state_shapes(batch))
-    }
-
-    /// A state of the given value, PyTorch's `h_0` and `c_0`; also what restores one that was read back.
-    ///
-    /// # Shapes
-    /// `h [layers directions, B, O]`, `s [layers directions, B, hidden]`, present exactly for an LSTM.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where they do not fit; [`Error::Limit`].
-    pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
-        State::given(&self.device, self.config.state_shapes(h.len_of(Axis(1))), h, s)
-    }
-
-    /// [`Recurrent::state`] from tensors that are on the device already, without a read-back; recorded.
-    ///
-    /// # Shapes
-    /// As [`Recurrent::state`].
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where they do not fit; [`Error::DeviceMismatch`], [`Error::Limit`].
-    pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
-        const OP: &str = "state";
-        let [_, batch, _] = axes(OP, "h", "[layers directions, B, O]", h.shape())?;
-        State::recorded(recorder, self.config.state_shapes(batch), h, s)
     }
 
     /// Runs the whole sequence through all layers and directions in one submission, and advances the state.
@@ -301,10 +269,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             Some(flags) => Some(gpu::Buffer::from_slice(&gpu, "flags", &flags.into_raw_vec_and_offset().0)?),
             None => None,
         };
-        let (initial_h, initial_s) = match &state.initial {
-            Initial::Zero => (None, None),
-            Initial::Given { h, s } => (Some(resident(OP, "state", h)?), s.as_ref()),
-        };
+        let (initial_h, initial_s) = state.initial();
+        let initial_h = initial_h.map(|h| resident(OP, "state", h)).transpose()?;
         let initial_s = initial_s.map(|s| resident(OP, "state", s)).transpose()?;
         let s = state.s.as_ref().map(|s| resident(OP, "state", s)).transpose()?;
         let x = resident(OP, "x", x)?;
@@ -331,10 +297,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
             Some(tensor) => tensor.to_array(),
             None => Ok(Array3::zeros(shape)),
         };
-        let (initial_h, initial_s) = match &state.initial {
-            Initial::Zero => (None, None),
-            Initial::Given { h, s } => (Some(h), s.as_ref()),
-        };
+        let (initial_h, initial_s) = state.initial();
         let (initial_h, initial_s) = (read(initial_h, h_shape)?, read(initial_s, s_shape)?);
         let mut h: Array3<f32> = state.h.to_array()?;
         let mut s = read(state.s.as_ref(), s_shape)?;
@@ -396,10 +359,7 @@ fn on_cpu(
     const OP: &str = "Recurrent";
     let flags = sequence.flags(time, batch)?;
     let State { h, s, initial, workspace } = state;
-    let (initial_h, initial_s) = match initial {
-        Initial::Zero => (None, None),
-        Initial::Given { h, s } => (Some(&*h), s.as_ref()),
-    };
+    let (initial_h, initial_s) = initial.tensors();
     let initial_h = initial_h.map(|h| host(OP, "state", h)).transpose()?;
     let initial_s = initial_s.map(|s| host(OP, "state", s)).transpose()?;
     let h = h.host_mut(OP, "state")?;

@@ -1,5 +1,9 @@
 //! The state of a recurrent stack, as a value.
 
+mod rows;
+mod saved;
+mod stacks;
+
 use ndarray::{Array3, ArrayView3};
 
 use crate::cpu;
@@ -9,13 +13,24 @@ use crate::ops::resident;
 use crate::ops::{Recorder, host};
 use crate::tensor::{Device, Storage, Tensor};
 
+pub use self::saved::SavedState;
+
 const OP: &str = "State";
 
 /// What a stack remembers between calls: `h`, and `s` for an LSTM. It lives where the layer lives and is read back only
 /// when asked; a call advances it in place, and a call that fails leaves it as it was.
 ///
-/// A state also knows the value it was created with: that is what a reset inside a
-/// [`Sequence`](crate::cell::Sequence) returns to.
+/// A state has two values. The one it *stands at* is what the next step starts from: every call moves it. The *initial* one is
+/// what a reset returns to, [`State::reset`] as well as a reset inside a [`Sequence`](crate::cell::Sequence): no call moves it.
+///
+/// | made by | stands at | a reset returns to |
+/// | --- | --- | --- |
+/// | [`Recurrent::zero_state`](super::Recurrent::zero_state) | zeros | zeros |
+/// | [`Recurrent::state`](super::Recurrent::state)`(h, s)` | `h`, `s` | zeros |
+/// | [`Recurrent::initial_state`](super::Recurrent::initial_state)`(h, s)` | `h`, `s` | `h`, `s` |
+/// | [`State::set`]`(h, s)` | `h`, `s` | what it did before |
+/// | [`State::set_initial`]`(h, s)` | what it did before | `h`, `s` |
+/// | [`Recurrent::restore`](super::Recurrent::restore), [`State::try_clone`], [`State::rows`], [`State::join`] | as the original | as the original |
 #[derive(Debug)]
 pub struct State {
     /// `[layers directions, B, O]`, index `layer * directions + direction` as in PyTorch.
@@ -27,7 +42,7 @@ pub struct State {
     pub(super) workspace: cpu::Workspace,
 }
 
-/// What a reset returns to. Shared between clones: nothing changes it.
+/// What a reset returns to. Shared between clones: nothing writes to it.
 #[derive(Clone, Debug)]
 pub(super) enum Initial {
     Zero,
@@ -37,56 +52,76 @@ pub(super) enum Initial {
 /// Shapes of `h` and, for an LSTM, of `s`.
 pub(super) type Shapes = ([usize; 3], Option<[usize; 3]>);
 
+/// A value of `h` and, for an LSTM, of `s` on the host.
+type HostValue<'a> = (ArrayView3<'a, f32>, Option<ArrayView3<'a, f32>>);
+
+impl Initial {
+    /// A value of the host. Zeros need no memory.
+    fn upload(device: &Device, shapes: Shapes, (h, s): HostValue<'_>) -> Result<Self> {
+        check_value("state", shapes, h.shape(), s.as_ref().map(|s| s.shape()))?;
+        if h.iter().chain(s.iter().flatten()).all(|x| x.to_bits() == 0) {
+            return Ok(Self::Zero);
+        }
+        let (h, s) = upload(device, shapes, (h, s))?;
+        Ok(Self::Given { h, s })
+    }
+
+    /// Zeros where absent.
+    pub(super) fn tensors(&self) -> (Option<&Tensor>, Option<&Tensor>) {
+        match self {
+            Self::Zero => (None, None),
+            Self::Given { h, s } => (Some(h), s.as_ref()),
+        }
+    }
+}
+
 impl State {
+    fn new((h, s): (Tensor, Option<Tensor>), initial: Initial) -> Self {
+        Self { h, s, initial, workspace: cpu::Workspace::default() }
+    }
+
     pub(super) fn zero(device: &Device, (h, s): Shapes) -> Result<Self> {
-        Ok(Self {
-            h: Tensor::zeros(device, &h)?,
-            s: s.map(|s| Tensor::zeros(device, &s)).transpose()?,
-            initial: Initial::Zero,
-            workspace: cpu::Workspace::default(),
-        })
+        let s = s.map(|s| Tensor::zeros(device, &s)).transpose()?;
+        Ok(Self::new((Tensor::zeros(device, &h)?, s), Initial::Zero))
     }
 
-    pub(super) fn given(
-        device: &Device,
-        (h_shape, s_shape): Shapes,
-        h: ArrayView3<'_, f32>,
-        s: Option<ArrayView3<'_, f32>>,
-    ) -> Result<Self> {
-        const OP: &str = "state";
-        check_shape(OP, "h", &h_shape, h.shape())?;
-        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.as_ref().map_or(&[], |s| s.shape()))?;
-        let upload = || -> Result<(Tensor, Option<Tensor>)> {
-            let s = s.as_ref().map(|s| Tensor::from_array(device, s)).transpose()?;
-            Ok((Tensor::from_array(device, &h)?, s))
-        };
-        let (initial_h, initial_s) = upload()?;
-        let (h, s) = upload()?;
-        let initial = Initial::Given { h: initial_h, s: initial_s };
-        Ok(Self { h, s, initial, workspace: cpu::Workspace::default() })
+    /// A state that stands at a value of the host.
+    pub(super) fn standing(device: &Device, shapes: Shapes, value: HostValue<'_>) -> Result<Self> {
+        Ok(Self::new(upload(device, shapes, value)?, Initial::Zero))
     }
 
-    /// A state of values that are on the device already.
-    pub(super) fn recorded(
+    /// A state that begins at a value of the host.
+    pub(super) fn beginning(device: &Device, shapes: Shapes, value: HostValue<'_>) -> Result<Self> {
+        // Calls work on the value that the state stands at in place, so the initial one has memory of its own.
+        let initial = Initial::upload(device, shapes, value)?;
+        Ok(Self::new(upload(device, shapes, value)?, initial))
+    }
+
+    /// A state that stands at a value that is on the device already.
+    pub(super) fn record_standing(
         recorder: &mut Recorder,
-        (h_shape, s_shape): Shapes,
+        shapes: Shapes,
         h: &Tensor,
         s: Option<&Tensor>,
     ) -> Result<Self> {
-        const OP: &str = "state";
-        check_shape(OP, "h", &h_shape, h.shape())?;
-        check_shape(OP, "s", s_shape.as_ref().map_or(&[], |s| &s[..]), s.map_or(&[], Tensor::shape))?;
-        let initial = Initial::Given { h: h.clone(), s: s.cloned() };
-        let (h, s) = (copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?);
-        Ok(Self { h, s, initial, workspace: cpu::Workspace::default() })
+        check_value("state", shapes, h.shape(), s.map(Tensor::shape))?;
+        Ok(Self::new((copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?), Initial::Zero))
     }
 
-    /// A state of the same beginning that stands at other values.
+    /// A state that begins at a value that is on the device already.
+    pub(super) fn record_beginning(
+        recorder: &mut Recorder,
+        shapes: Shapes,
+        h: &Tensor,
+        s: Option<&Tensor>,
+    ) -> Result<Self> {
+        let initial = Initial::Given { h: h.clone(), s: s.cloned() };
+        Ok(Self { initial, ..Self::record_standing(recorder, shapes, h, s)? })
+    }
+
+    /// A state of the same initial value that stands at another one.
     pub(crate) fn record_at(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<Self> {
-        check_shape(OP, "h", self.h.shape(), h.shape())?;
-        check_shape(OP, "s", self.s.as_ref().map_or(&[], Tensor::shape), s.map_or(&[], Tensor::shape))?;
-        let (h, s) = (copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?);
-        Ok(Self { h, s, initial: self.initial.clone(), workspace: cpu::Workspace::default() })
+        Ok(Self { initial: self.initial.clone(), ..Self::record_standing(recorder, self.shapes(), h, s)? })
     }
 
     /// [`State::try_clone`], recorded.
@@ -102,12 +137,14 @@ impl State {
         check_shape(op, "the state's s", s.as_ref().map_or(&[], |s| &s[..]), found)
     }
 
+    fn shapes(&self) -> Shapes {
+        let of = |tensor: &Tensor| std::array::from_fn(|axis| tensor.shape()[axis]);
+        (of(&self.h), self.s.as_ref().map(of))
+    }
+
     /// What a reset returns to; zeros where absent.
     pub(super) fn initial(&self) -> (Option<&Tensor>, Option<&Tensor>) {
-        match &self.initial {
-            Initial::Zero => (None, None),
-            Initial::Given { h, s } => (Some(h), s.as_ref()),
-        }
+        self.initial.tensors()
     }
 
     /// The device it lives on.
@@ -153,7 +190,67 @@ impl State {
         self.s.as_ref().map(|s| copy(recorder, s)).transpose()
     }
 
-    /// A second state of the same value.
+    /// Copies what a reset returns `h` to to the host, `[layers directions, B, O]`.
+    ///
+    /// # Errors
+    /// As [`State::h`].
+    pub fn initial_h(&self) -> Result<Array3<f32>> {
+        let (h, _) = self.initial();
+        h.map_or_else(|| Ok(Array3::zeros(self.shapes().0)), Tensor::to_array)
+    }
+
+    /// Copies what a reset returns the cell state to to the host, `[layers directions, B, hidden]`; `None` unless the cell is an
+    /// LSTM.
+    ///
+    /// # Errors
+    /// As [`State::h`].
+    pub fn initial_s(&self) -> Result<Option<Array3<f32>>> {
+        let (_, s) = self.initial();
+        let Some(shape) = self.shapes().1 else { return Ok(None) };
+        s.map_or_else(|| Ok(Array3::zeros(shape)), Tensor::to_array).map(Some)
+    }
+
+    /// Moves the state to another value. A reset returns to where it did before.
+    ///
+    /// # Shapes
+    /// As [`Recurrent::state`](super::Recurrent::state), for as many rows as the state has.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; as [`Tensor::from_array`]. The state then keeps its value.
+    ///
+    /// # Examples
+    /// A snapshot of the value alone, taken and put back:
+    /// ```
+    /// use gatewise::{Device, Tensor, nn::Gru};
+    /// let device = Device::auto();
+    /// let gru = Gru::config(3, 4).random(&device, 7)?;
+    /// let mut state = gru.zero_state(2)?;
+    /// let x = Tensor::zeros(&device, &[5, 2, 3])?;
+    /// gru.forward(&x, &mut state)?;
+    /// let h = state.h()?;
+    /// gru.forward(&x, &mut state)?;
+    /// state.set(h.view(), None)?;
+    /// assert_eq!(state.h()?, h);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn set(&mut self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<()> {
+        (self.h, self.s) = upload(self.device(), self.shapes(), (h, s))?;
+        Ok(())
+    }
+
+    /// Chooses what a reset returns to. The state stays where it stands.
+    ///
+    /// # Shapes
+    /// As [`State::set`].
+    ///
+    /// # Errors
+    /// As [`State::set`].
+    pub fn set_initial(&mut self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<()> {
+        self.initial = Initial::upload(self.device(), self.shapes(), (h, s))?;
+        Ok(())
+    }
+
+    /// A second state of the same two values.
     ///
     /// # Errors
     /// As [`Tensor::from_array`].
@@ -164,35 +261,55 @@ impl State {
         Ok(clone)
     }
 
-    /// Returns to the value that the state was created with, to begin another sequence. On the host nothing is allocated.
+    /// Returns to the initial value, to begin another sequence. On the host nothing is allocated.
     ///
     /// # Errors
     /// As [`Tensor::from_array`].
     pub fn reset(&mut self) -> Result<()> {
-        let (initial_h, initial_s) = match &self.initial {
-            Initial::Zero => (None, None),
-            Initial::Given { h, s } => (Some(h), s.as_ref()),
-        };
-        let device = self.h.device().clone();
-        for (now, initial) in [(Some(&mut self.h), initial_h), (self.s.as_mut(), initial_s)] {
-            let Some(now) = now else { continue };
-            let on_host = matches!(now.storage(), Storage::Host(_));
-            match initial {
-                Some(initial) if on_host => now.host_mut(OP, "state")?.copy_from_slice(host(OP, "state", initial)?),
-                None if on_host => now.host_mut(OP, "state")?.fill(0.0),
-                Some(initial) => {
-                    let mut recorder = device.recorder();
-                    *now = copy(&mut recorder, initial)?;
-                    recorder.submit()?;
+        match &self.initial {
+            Initial::Zero => {
+                std::iter::once(&mut self.h).chain(&mut self.s).try_for_each(zero)?;
+            }
+            Initial::Given { h, s } => {
+                if let Storage::Host(_) = h.storage() {
+                    for (now, initial) in std::iter::once((&mut self.h, h)).chain(self.s.iter_mut().zip(s)) {
+                        now.host_mut(OP, "state")?.copy_from_slice(host(OP, "state", initial)?);
+                    }
+                    return Ok(());
                 }
-                // A recorder that still holds the value goes on with it.
-                #[cfg(feature = "gpu")]
-                None if now.zero_if_unshared()? => {}
-                None => *now = Tensor::zeros(&device, now.shape())?,
+                let mut recorder = self.h.device().recorder();
+                let (h, s) = (copy(&mut recorder, h)?, s.as_ref().map(|s| copy(&mut recorder, s)).transpose()?);
+                recorder.submit()?;
+                (self.h, self.s) = (h, s);
             }
         }
         Ok(())
     }
+}
+
+/// Zeros a part in place where nobody else holds its memory: a recorder that does goes on with the value that it has recorded.
+fn zero(now: &mut Tensor) -> Result<()> {
+    #[cfg(feature = "gpu")]
+    if let Storage::Gpu(_) = now.storage() {
+        if !now.zero_if_unshared()? {
+            *now = Tensor::zeros(&now.device().clone(), now.shape())?;
+        }
+        return Ok(());
+    }
+    now.host_mut(OP, "state")?.fill(0.0);
+    Ok(())
+}
+
+/// Refuses a value whose shapes are not a state's.
+fn check_value(op: &'static str, (h, s): Shapes, found_h: &[usize], found_s: Option<&[usize]>) -> Result<()> {
+    check_shape(op, "h", &h, found_h)?;
+    check_shape(op, "s", s.as_ref().map_or(&[], |s| &s[..]), found_s.unwrap_or_default())
+}
+
+/// Puts a value of the host on a device.
+fn upload(device: &Device, shapes: Shapes, (h, s): HostValue<'_>) -> Result<(Tensor, Option<Tensor>)> {
+    check_value("state", shapes, h.shape(), s.as_ref().map(|s| s.shape()))?;
+    Ok((Tensor::from_array(device, &h)?, s.map(|s| Tensor::from_array(device, &s)).transpose()?))
 }
 
 /// A tensor of its own memory with the same elements.

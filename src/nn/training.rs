@@ -8,8 +8,6 @@ mod tape;
 
 use std::sync::Arc;
 
-use ndarray::{ArrayView3, Axis};
-
 pub use self::parameters::ParameterTensors;
 pub use self::tape::{RecurrentGradient, StateGradient, Tape};
 
@@ -144,14 +142,6 @@ impl<C: Clone + Into<Cell>> Config<C> {
         }
         places
     }
-
-    /// A state of zeros for `batch` rows of a stack of this configuration.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] where it does not fit the device.
-    pub fn zero_state(&self, device: &Device, batch: usize) -> Result<State> {
-        State::zero(device, self.state_shapes(batch))
-    }
 }
 
 impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
@@ -168,34 +158,6 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// Width of the output.
     pub fn output_size(&self) -> usize {
         self.config.output_size()
-    }
-
-    /// A state of zeros for `batch` rows.
-    ///
-    /// # Errors
-    /// As [`Recurrent::zero_state`].
-    pub fn zero_state(&self, batch: usize) -> Result<State> {
-        State::zero(&self.device, self.config.state_shapes(batch))
-    }
-
-    /// A state of the given value.
-    ///
-    /// # Shapes
-    /// As [`Recurrent::state`].
-    ///
-    /// # Errors
-    /// As [`Recurrent::state`].
-    pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
-        State::given(&self.device, self.config.state_shapes(h.len_of(Axis(1))), h, s)
-    }
-
-    /// [`TrainableRecurrent::state`] from tensors that are on the device already; recorded.
-    ///
-    /// # Errors
-    /// As [`Recurrent::record_state`].
-    pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
-        let [_, batch, _] = axes("state", "h", "[layers directions, B, O]", h.shape())?;
-        State::recorded(recorder, self.config.state_shapes(batch), h, s)
     }
 
     /// Every parameter with its place, layer by layer, direction by direction, in the order of [`Cell::parameters`].

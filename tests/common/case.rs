@@ -182,7 +182,7 @@ impl Case {
     pub(crate) fn state(&self, stack: &Recurrent, arrays: &Arrays<f32>) -> State {
         if self.given_state {
             let s = self.cell.has_cell_state().then(|| arrays.s.view());
-            stack.state(arrays.h.view(), s).expect("a state that fits")
+            stack.initial_state(arrays.h.view(), s).expect("a state that fits")
         } else {
             stack.zero_state(arrays.h.dim().1).expect("a state")
         }

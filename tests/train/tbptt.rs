@@ -44,7 +44,7 @@ fn gradients_are_those_of_the_windows_steps() {
         let result = (|| -> Result<()> {
             let mut parameters = Parameters::new(&device, 6);
             let stack = Recurrent::new(&mut parameters, "lstm.", &config)?;
-            let begin = || stack.stack(&parameters)?.state(h.view(), Some(h.view()));
+            let begin = || stack.stack(&parameters)?.initial_state(h.view(), Some(h.view()));
             let upload = |array: &Array3<f32>, steps: std::ops::Range<usize>| {
                 Tensor::from_array(&device, &array.slice(s![steps, .., ..]))
             };

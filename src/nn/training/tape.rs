@@ -49,8 +49,8 @@ pub struct RecurrentGradient {
     pub x: Tensor,
     /// By the state before the first step.
     pub state: StateGradient,
-    /// By the value that a reset inside the sequence returns to. A state that was handed in as it was created has both: its
-    /// gradient is the sum of the two.
+    /// By the value that a reset inside the sequence returns to. If the state still stands at its initial value, the gradient with
+    /// respect to that value is the sum of the two.
     pub initial: StateGradient,
     /// By the parameters, `[layer][direction]`.
     pub parameters: Vec<Vec<ParameterTensors>>,

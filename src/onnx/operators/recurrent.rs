@@ -298,6 +298,6 @@ impl Call {
         };
         let h = begin(given[0])?;
         let s = if self.cell_state { Some(begin(given[1])?) } else { None };
-        layer.record_state(context.recorder, &h, s.as_ref())
+        layer.record_initial_state(context.recorder, &h, s.as_ref())
     }
 }

@@ -67,7 +67,7 @@ impl Graph {
         let (h_value, s_value) = (self.value(h)?.clone(), s.map(|s| self.value(s).cloned()).transpose()?);
         let mut state = match begun {
             Some(begun) => begun.record_at(&mut self.recorder, &h_value, s_value.as_ref())?,
-            None => stack.record_state(&mut self.recorder, &h_value, s_value.as_ref())?,
+            None => stack.record_initial_state(&mut self.recorder, &h_value, s_value.as_ref())?,
         };
         let itself = begun.is_none();
         let (y, tape) = stack.record_training(&mut self.recorder, &x_value, &mut state, sequence, &options)?;

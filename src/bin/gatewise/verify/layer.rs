@@ -58,7 +58,7 @@ impl Layer {
         let zero = stack.zero_state(self.batch())?;
         let h = self.h.clone().map_or_else(|| zero.h(), Ok)?;
         let s = self.s.clone().map_or_else(|| zero.s(), |s| Ok(Some(s)))?;
-        let mut state = stack.state(h.view(), s.as_ref().map(|s| s.view()))?;
+        let mut state = stack.initial_state(h.view(), s.as_ref().map(|s| s.view()))?;
         let x = Tensor::from_array(device, &self.x)?;
         let (y, tape) = stack.forward_training(&x, &mut state, &self.sequence)?;
         let by = loss(&y.to_array()?)?;
@@ -119,7 +119,7 @@ impl Stack {
                     Some(s) => Some(s.clone()),
                     None => zero.s()?,
                 };
-                layer.state(h.view(), s.as_ref().map(|s| s.view()))?
+                layer.initial_state(h.view(), s.as_ref().map(|s| s.view()))?
             }
         };
         Ok(Self { layer, state, gain })

@@ -272,7 +272,7 @@ fn begin(recorder: &mut Recorder, stack: &Stack, directions: &[&[Tensor]], batch
     };
     let h = joined(0)?;
     let s = if stack.cell_state { Some(joined(1)?) } else { None };
-    stack.layer.record_state(recorder, &h, s.as_ref())
+    stack.layer.record_initial_state(recorder, &h, s.as_ref())
 }
 
 /// The final state as Keras lists it.
