@@ -6,10 +6,10 @@ mod common;
 
 use common::case::{self, Case, Directions, Instructions, Outcome};
 use common::{bits, devices, gpu, gpu_with};
-use gatewise::Device;
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
-use gatewise::nn::Merge;
-use ndarray::Array2;
+use gatewise::nn::{Merge, TrainingOptions};
+use gatewise::{Device, Tensor};
+use ndarray::{Array2, Array3};
 
 /// One of each kind of schedule and of each equation.
 fn cells(hidden: usize) -> Vec<Cell> {
@@ -96,6 +96,51 @@ fn no_rows_leave_an_empty_output() {
             let outcome = case.run(&device, &case.arrays());
             assert_eq!(outcome.y.dim(), (3, 0, case.config().output_size()), "{device}");
         }
+    }
+}
+
+/// More steps than a call could walk, without a row to take them.
+#[test]
+fn steps_without_rows_are_not_walked() {
+    const STEPS: usize = 1 << 60;
+    for device in devices() {
+        for (cell, directions) in cells(16).into_iter().flat_map(|cell| DIRECTIONS.map(|d| (cell, d))) {
+            let case = plain(cell, [0, 0, 16], directions);
+            let arrays = case.arrays();
+            let stack = case.stack(&device, &arrays);
+            let shape = [STEPS, 0, stack.output_size()];
+            let x = Tensor::zeros(&device, &[STEPS, 0, 3]).expect("no elements");
+            let mut state = stack.zero_state(0).expect("a state");
+            for sequence in [Sequence::new(), Sequence::new().lengths([]).pad(Pad::Hold)] {
+                let y = stack.forward_sequence(&x, &mut state, &sequence).expect("an empty output");
+                assert_eq!(y.shape(), shape, "{device} {cell:?}");
+            }
+            let wrong = Sequence::new().lengths([1]);
+            assert!(stack.forward_sequence(&x, &mut state, &wrong).is_err(), "{device} {cell:?}");
+
+            let stack = case.config().trainable(&device, &arrays.parameters).expect("a stack");
+            for checkpoint in [None, Some(1)] {
+                let (mut recorder, options) =
+                    (device.recorder(), TrainingOptions { checkpoint, ..TrainingOptions::default() });
+                let (y, tape) = stack
+                    .record_training(&mut recorder, &x, &mut state, &Sequence::new(), &options)
+                    .expect("an empty output");
+                let d = tape.record_backward(&mut recorder, &y, None).expect("gradients");
+                recorder.submit().expect("runs");
+                assert_eq!((y.shape(), d.x.shape()), (&shape[..], x.shape()), "{device} {cell:?}");
+                for ((_, parameter), d) in stack.tensors().zip(d.tensors()) {
+                    assert_eq!(d.shape(), parameter.shape());
+                    assert!(d.to_vec().expect("numbers").iter().all(|&d| d == 0.0), "{device} {cell:?}");
+                }
+            }
+            let mut recorder = device.recorder();
+            let wrong = stack.record_training(&mut recorder, &x, &mut state, &wrong, &TrainingOptions::default());
+            assert!(wrong.is_err(), "{device} {cell:?}");
+        }
+        let stack = plain(RnnCell::default().into(), [0, 0, 4], Directions::Forward).config();
+        let stack = stack.random(&device, 1).expect("a stack");
+        let (x, mut y) = (Array3::zeros((STEPS, 0, 3)), Array3::zeros((STEPS, 0, 4)));
+        stack.forward_into(x.view(), &mut stack.zero_state(0).expect("a state"), y.view_mut()).expect("nothing to do");
     }
 }
 

@@ -105,8 +105,8 @@ impl Sequence {
         self.reset.is_some()
     }
 
-    /// One word a step and row, `[T, B]`, or `None` in the plain case.
-    pub(crate) fn flags(&self, time: usize, batch: usize) -> Result<Option<Array2<u32>>> {
+    /// Refuses instructions that do not fit a call.
+    pub(crate) fn check(&self, time: usize, batch: usize) -> Result<()> {
         const OP: &str = "sequence";
         if let Some(lengths) = &self.lengths {
             check_shape(OP, "lengths", &[batch], &[lengths.len()])?;
@@ -119,6 +119,12 @@ impl Sequence {
                 check_shape(OP, what, &[time, batch], array.shape())?;
             }
         }
+        Ok(())
+    }
+
+    /// One word per step and row, `[T, B]`, or `None` in the plain case.
+    pub(crate) fn flags(&self, time: usize, batch: usize) -> Result<Option<Array2<u32>>> {
+        self.check(time, batch)?;
         if self.lengths.is_none() && self.mask.is_none() && self.reset.is_none() {
             return Ok(None);
         }

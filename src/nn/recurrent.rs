@@ -217,6 +217,11 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
+        if batch == 0 {
+            // A call without rows may have any number of steps, and no path may walk them.
+            sequence.check(time, batch)?;
+            return Tensor::zeros(&self.device, &[time, batch, self.output_size()]);
+        }
         let call = Call { time, batch, x };
         match &*self.weights {
             Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {

@@ -244,6 +244,12 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             return Err(Error::Value { op: OP, what, expected, found: "0".to_owned() });
         }
         let (y, kept) = match &self.device {
+            _ if batch == 0 => {
+                // A call without rows may have any number of steps, and no path may walk them.
+                sequence.check(time, batch)?;
+                let y = Tensor::zeros(&self.device, &[time, batch, self.output_size()])?;
+                (y, Kept::Nothing(self.parameters.clone()))
+            }
             Device::Reference => {
                 let (y, tape) =
                     ReferenceTape::forward(&self.untyped(), &self.parameters()?, x, state, sequence, options)?;

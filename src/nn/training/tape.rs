@@ -21,6 +21,8 @@ pub struct Tape {
 }
 
 pub(super) enum Kept {
+    /// A call without rows: all gradients are zeros. The stack's parameters.
+    Nothing(Vec<Vec<ParameterTensors>>),
     Reference(Box<ReferenceTape>),
     Cpu(cpu::TrainingTape),
     #[cfg(feature = "gpu")]
@@ -120,6 +122,7 @@ impl Tape {
             check_shape(OP, "the gradient by s", expected.map_or(&[][..], |s| s), found)?;
         }
         match &self.kept {
+            Kept::Nothing(parameters) => self.zeros(parameters),
             Kept::Reference(tape) => {
                 let read = |tensor: Option<&Tensor>| tensor.map(Tensor::to_array::<ndarray::Ix3>).transpose();
                 let d_h: Option<Array3<f32>> = read(d_state.map(|d| &d.h))?;
@@ -137,6 +140,25 @@ impl Tape {
             #[cfg(feature = "gpu")]
             Kept::Gpu(tape) => tape.backward(self, recorder, dy, d_state),
         }
+    }
+
+    fn zeros(&self, parameters: &[Vec<ParameterTensors>]) -> Result<RecurrentGradient> {
+        let zeros = |shape: &[usize]| Tensor::zeros(&self.device, shape);
+        let state = || -> Result<StateGradient> {
+            let (h, s) = &self.state;
+            Ok(StateGradient { h: zeros(h)?, s: s.as_ref().map(|s| zeros(s)).transpose()? })
+        };
+        let like = |p: &ParameterTensors| -> Result<ParameterTensors> {
+            let named = p.named.iter().map(|(name, tensor)| Ok((*name, zeros(tensor.shape())?)));
+            Ok(ParameterTensors { named: named.collect::<Result<_>>()? })
+        };
+        let layer = |layer: &Vec<ParameterTensors>| layer.iter().map(like).collect();
+        Ok(RecurrentGradient {
+            x: zeros(&self.x)?,
+            state: state()?,
+            initial: state()?,
+            parameters: parameters.iter().map(layer).collect::<Result<_>>()?,
+        })
     }
 
     fn uploaded(&self, d: HostGradient) -> Result<RecurrentGradient> {
