@@ -79,7 +79,8 @@ fn a_call_and_its_read_back_are_one_submission() {
     let x = Array3::from_shape_fn((4, 2, 5), |(t, b, i)| ((t + 2 * b + 3 * i) as f32).sin());
     let mut state = lstm.zero_state(2).expect("state");
     let mut y = Array3::zeros((4, 2, 7));
-    lstm.forward_into(x.view(), &mut state, y.view_mut()).expect("warms");
+    // The state has two places that take turns: a call leaves it where the call before has found it.
+    (0..2).for_each(|_| lstm.forward_into(x.view(), &mut state, y.view_mut()).expect("warms"));
     let before = gpu.counters();
     lstm.forward_into(x.view(), &mut state, y.view_mut()).expect("runs");
     let spent = gpu.counters() - before;
@@ -88,8 +89,52 @@ fn a_call_and_its_read_back_are_one_submission() {
 
     let mut state = lstm.zero_state(2).expect("state");
     let on_device = Tensor::from_array(&device, &x).expect("x");
-    lstm.forward(&on_device, &mut state).expect("runs");
+    (0..2).for_each(|_| drop(lstm.forward(&on_device, &mut state).expect("runs")));
     assert_eq!(y, lstm.forward(&on_device, &mut state).and_then(|y| y.to_array()).expect("runs"));
+}
+
+#[test]
+fn several_results_come_back_by_one_submission() {
+    for device in [Device::Reference, Device::Cpu, Device::Gpu(gpu())] {
+        let lstm = Lstm::config(5, 7).random(&device, 1).expect("a stack");
+        let x = tensor(&device, [4, 2, 5]);
+        let run = || {
+            let mut state = lstm.zero_state(2).expect("state");
+            let mut recorder = device.recorder();
+            let y = lstm.record(&mut recorder, &x, &mut state, &Sequence::new()).expect("records");
+            let h = state.h_tensor(&mut recorder).expect("records");
+            let none = Tensor::zeros(&device, &[0, 3]).expect("a tensor");
+            (recorder, [y, h, none])
+        };
+        let (recorder, [y, h, none]) = run();
+        let before = counted(&device);
+        let reads = recorder.submit_and_read_all(&[&y, &none, &h]).expect("submits");
+        let submits = counted(&device) - before;
+        assert_eq!(submits, u64::from(matches!(device, Device::Gpu(_))), "{device}");
+        let values: Vec<Vec<f32>> = reads.into_iter().map(|read| read.wait().expect("waits")).collect();
+        assert_eq!(values, [y.to_vec().expect("y"), Vec::new(), h.to_vec().expect("h")], "{device}");
+        assert_eq!(values[0].len(), 4 * 2 * 7);
+        assert!(values[2].iter().any(|h| *h != 0.0));
+        // In any order, and awaited.
+        let (recorder, [y, h, _]) = run();
+        let mut reads = recorder.submit_and_read_all(&[&y, &h]).expect("submits");
+        let last = reads.pop().map(|read| pollster::block_on(read.arrive()).expect("arrives"));
+        assert_eq!(last.as_ref(), values.get(2), "{device}");
+        // One that lives elsewhere is refused, and nothing runs.
+        let (recorder, [y, ..]) = run();
+        let other = match device {
+            Device::Gpu(_) => Device::Cpu,
+            _ => Device::Gpu(gpu()),
+        };
+        let stranger = Tensor::zeros(&other, &[2]).expect("a tensor");
+        let refused = recorder.submit_and_read_all(&[&y, &stranger]);
+        assert!(matches!(refused, Err(Error::DeviceMismatch { op: "read-back", what: "tensor", .. })), "{device}");
+    }
+}
+
+/// Submissions of a device so far; a host device makes none.
+fn counted(device: &Device) -> u64 {
+    if let Device::Gpu(gpu) = device { gpu.counters().submits } else { 0 }
 }
 
 #[test]
@@ -111,7 +156,7 @@ fn a_profile_times_every_pass_and_every_dispatch() {
         let profile = recorder.submit_profiled(detail).expect("runs");
         let wall = begin.elapsed();
         let spent = gpu.counters() - before;
-        assert_eq!((spent.passes, spent.dispatches), (1, plan.dispatches() as u64));
+        assert_eq!((spent.submits, spent.passes, spent.dispatches), (1, 1, plan.dispatches() as u64));
         assert_eq!(y.to_vec().expect("y"), plain, "a profile changes no result");
         assert_eq!(profile.passes.len(), 1);
         assert!(profile.total > Duration::ZERO && profile.total <= wall, "{profile:?}, {wall:?}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::buffer::Buffer;
 use super::context::GpuDevice;
+use super::readback::ReadBack;
 use super::recorder::Recorder;
 use crate::error::{Error, Result};
 
@@ -37,6 +38,8 @@ pub struct Profile {
 pub(super) struct Marks {
     queries: wgpu::QuerySet,
     resolved: Buffer,
+    /// Where the host reads them.
+    staging: Buffer,
     /// Kernels whose end is to be marked.
     kernels: Vec<&'static str>,
     most_kernels: usize,
@@ -75,7 +78,8 @@ impl Marks {
                 count,
             })
         })?;
-        Ok(Self { queries, resolved, kernels: Vec::new(), most_kernels, begun: 0, passes, before: Vec::new() })
+        let staging = ReadBack::room(context, 2 * count as usize)?;
+        Ok(Self { queries, resolved, staging, kernels: Vec::new(), most_kernels, begun: 0, passes, before: Vec::new() })
     }
 
     /// Where the next pass marks its beginning and its end.
@@ -99,20 +103,22 @@ impl Marks {
         }
     }
 
-    /// Has the timestamps written out behind all passes.
+    /// Has the timestamps written out behind all passes, and copied to the host.
     pub(super) fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         #[expect(clippy::cast_possible_truncation, reason = "less than the largest query set")]
         let count = 2 * self.passes + self.kernels.len() as u32;
         if count > 0 {
             encoder.resolve_query_set(&self.queries, 0..count, self.resolved.raw(), 0);
+            let bytes = u64::from(count) * u64::from(wgpu::QUERY_SIZE);
+            encoder.copy_buffer_to_buffer(self.resolved.raw(), 0, self.staging.raw(), 0, bytes);
         }
     }
 
-    /// Waits for the timestamps.
+    /// Waits for the timestamps of a submission.
     #[cfg(not(target_arch = "wasm32"))]
-    fn read(self, device: &GpuDevice) -> Result<Profile> {
+    fn read(self, device: &GpuDevice, submission: Option<wgpu::SubmissionIndex>) -> Result<Profile> {
         let count = 2 * self.passes as usize + self.kernels.len();
-        let ticks: Vec<u64> = Recorder::new(device).submit_and_read((&self.resolved, 0), 2 * count)?.wait()?;
+        let ticks: Vec<u64> = ReadBack::new(self.staging, 2 * count, submission).wait()?;
         let period = f64::from(device.context().queue.get_timestamp_period());
         // Clocks of some drivers step back by a tick between passes.
         let between =
@@ -142,7 +148,7 @@ impl Recorder {
             return Err(Error::Unsupported { op: OP, option: "timestamps".to_owned(), by: "this adapter" });
         }
         let mut marks = Marks::new(&device, self.passes(), self.dispatches(), detail)?;
-        self.submit_as(OP, Some(&mut marks))?;
-        marks.read(&device)
+        let submission = self.submit_as(OP, Some(&mut marks))?;
+        marks.read(&device, submission)
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::buffer::Buffer;
 use super::contained::Outcome;
-use super::context::{GpuDevice, lock};
+use super::context::{Context, GpuDevice, lock};
 use super::recorder::Recorder;
 use crate::error::{Error, Result};
 
@@ -76,14 +76,25 @@ impl Future for Answered {
 
 impl Recorder {
     /// Submits everything, with a copy of `words` words of a buffer from the word `first` on to the host behind it.
-    pub(crate) fn submit_and_read(mut self, (buffer, first): (&Buffer, usize), words: usize) -> Result<ReadBack> {
-        let context = Arc::clone(self.device().context());
-        let mut staging = Buffer::allocate(&context, OP, STAGING, 4 * words.max(1) as u64)?;
-        self.copy((buffer, first), (&staging, 0), words);
+    pub(crate) fn submit_and_read(mut self, from: (&Buffer, usize), words: usize) -> Result<ReadBack> {
+        let staging = self.stage_copy(from, words)?;
         let submission = self.submit_as(OP, None)?;
-        // Until it is unmapped again the pool must not hand it out.
-        staging.set_pooled(false);
-        Ok(ReadBack { staging, words, submission })
+        Ok(ReadBack::new(staging, words, submission))
+    }
+
+    /// [`Recorder::submit_and_read`] for the first words of several buffers, in the same submission.
+    pub(crate) fn submit_and_read_all(mut self, parts: &[(&Buffer, usize)]) -> Result<Vec<ReadBack>> {
+        let stage = |&(buffer, words): &(&Buffer, usize)| Ok((self.stage_copy((buffer, 0), words)?, words));
+        let staged = parts.iter().map(stage).collect::<Result<Vec<_>>>()?;
+        let submission = self.submit_as(OP, None)?;
+        Ok(staged.into_iter().map(|(staging, words)| ReadBack::new(staging, words, submission.clone())).collect())
+    }
+
+    /// Allocates room for `words` words of a buffer and records the copy to it.
+    fn stage_copy(&mut self, from: (&Buffer, usize), words: usize) -> Result<Buffer> {
+        let staging = ReadBack::room(self.device().context(), words)?;
+        self.copy(from, (&staging, 0), words);
+        Ok(staging)
     }
 }
 
@@ -99,6 +110,17 @@ impl Buffer {
 }
 
 impl ReadBack {
+    /// Host memory for `words` words.
+    pub(super) fn room(context: &Arc<Context>, words: usize) -> Result<Buffer> {
+        Buffer::allocate(context, OP, STAGING, 4 * words.max(1) as u64)
+    }
+
+    /// A copy that `submission` makes. The pool must not hand the memory out again before it is unmapped.
+    pub(super) fn new(mut staging: Buffer, words: usize, submission: Option<wgpu::SubmissionIndex>) -> Self {
+        staging.set_pooled(false);
+        Self { staging, words, submission }
+    }
+
     /// Waiting would block the thread that the browser needs to end the work.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn wait<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {

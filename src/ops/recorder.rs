@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 #[cfg(feature = "gpu")]
+use super::resident;
+#[cfg(feature = "gpu")]
 use crate::error::Error;
 use crate::error::Result;
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::tensor::{Device, ReadBack, Source, Storage, Tensor};
+
+const OP: &str = "read-back";
 
 /// Collects operations for one device.
 #[must_use = "commands run when the recorder is submitted"]
@@ -67,28 +71,50 @@ impl Recorder {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn submit_and_read(self, tensor: &Tensor) -> Result<ReadBack> {
-        const OP: &str = "read-back";
         tensor.check_device(OP, "tensor", &self.device)?;
-        let source = match tensor.storage() {
-            Storage::Host(data) => Source::Host(Arc::clone(data)),
-            #[cfg(feature = "gpu")]
-            Storage::Gpu(buffer) => {
-                let recorder = self.gpu.ok_or_else(|| Error::DeviceMismatch {
-                    op: OP,
-                    what: "tensor",
-                    expected: self.device.to_string(),
-                    found: tensor.device().to_string(),
-                })?;
-                Source::Gpu(recorder.submit_and_read((buffer, 0), tensor.len())?)
-            }
-        };
-        Ok(ReadBack { shape: tensor.shape().to_vec(), source })
+        #[cfg(feature = "gpu")]
+        if let Some(recorder) = self.gpu {
+            let read = recorder.submit_and_read((resident(OP, "tensor", tensor)?, 0), tensor.len())?;
+            return Ok(ReadBack { shape: tensor.shape().to_vec(), source: Source::Gpu(read) });
+        }
+        on_host(tensor)
     }
 
-    /// Hands everything recorded to the GPU, waits, and says what it took by the GPU's own clock.
+    /// [`Recorder::submit_and_read`] for several tensors: all copies are made by the same submission, and memory for all of them
+    /// is allocated before it. The read-backs come in the order of the tensors.
     ///
     /// # Errors
-    /// As [`Recorder::submit`]; [`Error::Unsupported`](crate::Error::Unsupported) where the adapter has no timestamps
+    /// As [`Recorder::submit_and_read`].
+    ///
+    /// ```
+    /// use gatewise::{Device, Tensor};
+    /// let device = Device::auto();
+    /// let tensors = [Tensor::zeros(&device, &[2])?, Tensor::zeros(&device, &[3])?];
+    /// let reads = device.recorder().submit_and_read_all(&[&tensors[0], &tensors[1]])?;
+    /// let lengths = reads.into_iter().map(|read| Ok(read.wait()?.len())).collect::<gatewise::Result<Vec<_>>>()?;
+    /// assert_eq!(lengths, [2, 3]);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn submit_and_read_all(self, tensors: &[&Tensor]) -> Result<Vec<ReadBack>> {
+        for tensor in tensors {
+            tensor.check_device(OP, "tensor", &self.device)?;
+        }
+        #[cfg(feature = "gpu")]
+        if let Some(recorder) = self.gpu {
+            let parts = tensors.iter().map(|tensor| Ok((resident(OP, "tensor", tensor)?, tensor.len())));
+            let reads = recorder.submit_and_read_all(&parts.collect::<Result<Vec<_>>>()?)?;
+            let sources = tensors.iter().zip(reads);
+            return Ok(sources
+                .map(|(tensor, read)| ReadBack { shape: tensor.shape().to_vec(), source: Source::Gpu(read) })
+                .collect());
+        }
+        tensors.iter().map(|tensor| on_host(tensor)).collect()
+    }
+
+    /// Hands everything recorded to the GPU in one submission, waits, and says what it took by the GPU's own clock.
+    ///
+    /// # Errors
+    /// As [`Recorder::submit`], but where only the timestamps cannot be read everything has run; [`Error::Unsupported`](crate::Error::Unsupported) where the adapter has no timestamps
     /// ([`GpuDevice::has_timestamps`](gpu::GpuDevice::has_timestamps)) or the device is no GPU.
     #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
     pub fn submit_profiled(self, detail: gpu::Detail) -> Result<gpu::Profile> {
@@ -101,5 +127,19 @@ impl Recorder {
     #[cfg(feature = "gpu")]
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {
         self.gpu.as_mut()
+    }
+}
+
+/// The elements of a tensor on the host, which need no copy.
+fn on_host(tensor: &Tensor) -> Result<ReadBack> {
+    match tensor.storage() {
+        Storage::Host(data) => Ok(ReadBack { shape: tensor.shape().to_vec(), source: Source::Host(Arc::clone(data)) }),
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(_) => Err(Error::DeviceMismatch {
+            op: OP,
+            what: "tensor",
+            expected: "the host".to_owned(),
+            found: tensor.device().to_string(),
+        }),
     }
 }
