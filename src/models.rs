@@ -1,5 +1,6 @@
 //! Whole models with a job, built from the layers.
 
+mod arrays;
 mod g2p;
 mod rnnoise;
 mod silero;

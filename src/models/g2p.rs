@@ -115,8 +115,9 @@ impl G2p {
     /// As [`G2p::phonemes`].
     pub fn trace(&self, words: &[impl AsRef<str>]) -> Result<G2pTrace> {
         let passes = blocks(&encoded(words)).into_iter().map(|block| self.run(block)).collect::<Result<Vec<_>>>()?;
-        let hidden = stacked(passes.iter().map(|pass| &pass.hidden), WIDTH)?;
-        let first_logits = stacked(passes.iter().filter_map(|pass| pass.first_logits.as_ref()), Self::PHONEMES.len())?;
+        let hidden = stacked(self.device(), passes.iter().map(|pass| &pass.hidden), WIDTH)?;
+        let first_logits = passes.iter().filter_map(|pass| pass.first_logits.as_ref());
+        let first_logits = stacked(self.device(), first_logits, Self::PHONEMES.len())?;
         let phonemes = passes.into_iter().flat_map(|pass| pass.phonemes).map(names).collect();
         Ok(G2pTrace { phonemes, hidden, first_logits })
     }
@@ -144,16 +145,15 @@ impl G2p {
             let logits = self.head.record(&mut recorder, &h.reshape(&[batch, WIDTH])?)?;
             let (choice, next) = self.phonemes.record_best(&mut recorder, &logits)?;
             if runs_at_once {
-                speaking.iter_mut().zip(choices(&choice)?).for_each(|(speaking, phoneme)| *speaking &= phoneme != STOP);
+                let chosen = choices(choice.read_back()?)?;
+                speaking.iter_mut().zip(chosen).for_each(|(speaking, phoneme)| *speaking &= phoneme != STOP);
             }
             first_logits.get_or_insert(logits);
             steps.push(choice);
             x = next;
         }
         let spoken = ops::concat(&mut recorder, &steps.iter().collect::<Vec<_>>(), 0)?;
-        recorder.submit()?;
-
-        let spoken = choices(&spoken)?;
+        let spoken = choices(recorder.submit_and_read(&spoken)?)?;
         let word = |at: usize| spoken.iter().skip(at).step_by(batch).copied().take_while(|&phoneme| phoneme != STOP);
         Ok(Pass { hidden, first_logits, phonemes: (0..batch).map(|at| word(at).collect()).collect() })
     }

@@ -12,8 +12,9 @@
 //!
 //! The GRUs reset before the product, and their candidate is a rectifier.
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, concatenate, s};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3, concatenate, s};
 
+use super::arrays::arrays;
 use crate::cell::{Activation, GruCell, Reset, Sequence};
 use crate::error::{Error, Result, check_shape};
 use crate::nn::{Config, Gru, Linear, State};
@@ -192,7 +193,8 @@ pub struct RnNoiseStream {
 }
 
 impl RnNoiseStream {
-    /// Feeds the features of T more frames of every channel, in one submission.
+    /// Feeds the features of T more frames of every channel, in one submission. The stream moves on once the result is on the
+    /// host.
     ///
     /// A frame that `heard` marks false leaves its channel's state as it was, and its probability and gains are 0: RNNoise does
     /// not run its net over silence.
@@ -202,9 +204,11 @@ impl RnNoiseStream {
     ///
     /// # Errors
     /// [`Error::Shape`] where they do not fit, [`Error::NotFinite`] for a NaN or an infinity, [`Error::Limit`],
-    /// [`Error::OutOfMemory`], [`Error::DeviceLost`]; then the stream is as it was before the call.
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`]; then the stream is as it was before the call, and the same frames can be
+    /// pushed again.
     pub fn push(&mut self, features: ArrayView3<'_, f32>, heard: Option<ArrayView2<'_, bool>>) -> Result<Suppression> {
-        suppression(&self.run(features, heard)?.out, heard)
+        let read = |recorder: Recorder, pass: &Pass| recorder.submit_and_read(&pass.out)?.wait_array();
+        Ok(suppression(self.advance(features, heard, read)?, heard))
     }
 
     /// [`RnNoiseStream::push`] with what lies behind it, for whoever looks into the net or compares it.
@@ -216,36 +220,32 @@ impl RnNoiseStream {
         features: ArrayView3<'_, f32>,
         heard: Option<ArrayView2<'_, bool>>,
     ) -> Result<RnNoiseTrace> {
-        let pass = self.run(features, heard)?;
-        let suppression = suppression(&pass.out, heard)?;
-        let hidden = pass.hidden.iter().map(Tensor::to_array).collect::<Result<Vec<Array3<f32>>>>()?;
-        let views: Vec<_> = hidden.iter().map(|h| h.view()).collect();
-        let states = concatenate(Axis(2), &views).map_err(|error| Error::Shape {
-            op: OP,
-            what: "states",
-            expected: error.to_string(),
-            found: suppression.gains.shape().to_vec(),
-        })?;
-        Ok(RnNoiseTrace { suppression, states })
+        let read = |recorder: Recorder, pass: &Pass| {
+            let [v, n, d] = &pass.hidden;
+            arrays::<Ix3, 4>(recorder.submit_and_read_all(&[&pass.out, v, n, d])?)
+        };
+        let [out, hidden @ ..] = self.advance(features, heard, read)?;
+        Ok(RnNoiseTrace { suppression: suppression(out, heard), states: side_by_side(&hidden)? })
     }
 
     /// Copies the GRUs' states `[v, n, d]` to the host, side by side, `[B, 168]`.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
     pub fn states(&self) -> Result<Array2<f32>> {
-        let mut states = Array2::zeros((self.batch, VAD + NOISE + DENOISE));
-        let mut first = 0;
-        for state in &self.states {
-            let h = state.h()?;
-            let width = h.len_of(Axis(2));
-            states.slice_mut(s![.., first..first + width]).assign(&h.index_axis(Axis(0), 0));
-            first += width;
-        }
-        Ok(states)
+        let tensors: Vec<&Tensor> = self.states.iter().flat_map(State::tensors).collect();
+        let states = arrays::<Ix3, 3>(self.net.device().recorder().submit_and_read_all(&tensors)?)?;
+        Ok(side_by_side(&states)?.index_axis_move(Axis(0), 0))
     }
 
-    fn run(&mut self, features: ArrayView3<'_, f32>, heard: Option<ArrayView2<'_, bool>>) -> Result<Pass> {
+    /// Runs T frames; `read` submits them and brings what is wanted of them to the host. The stream moves on once they have been
+    /// read: until then its states are only copied from.
+    fn advance<T>(
+        &mut self,
+        features: ArrayView3<'_, f32>,
+        heard: Option<ArrayView2<'_, bool>>,
+        read: impl FnOnce(Recorder, &Pass) -> Result<T>,
+    ) -> Result<T> {
         let time = features.len_of(Axis(0));
         check_shape(OP, "features", &[time, self.batch, RnNoise::FEATURES], features.shape())?;
         if let Some((index, &found)) = features.iter().enumerate().find(|(_, feature)| !feature.is_finite()) {
@@ -258,19 +258,32 @@ impl RnNoiseStream {
         }
         let features = Tensor::from_array(self.net.device(), &features)?;
         let mut recorder = self.net.device().recorder();
-        let pass = self.net.record(&mut recorder, &features, &mut self.states, &sequence)?;
-        recorder.submit()?;
-        Ok(pass)
+        let [vad, noise, denoise] = &mut self.states;
+        let mut next =
+            [vad.record_next(&mut recorder)?, noise.record_next(&mut recorder)?, denoise.record_next(&mut recorder)?];
+        let pass = self.net.record(&mut recorder, &features, &mut next, &sequence)?;
+        let result = read(recorder, &pass)?;
+        self.states = next;
+        Ok(result)
     }
 }
 
 /// Parts the net's output; what was not heard is zero.
-fn suppression(out: &Tensor, heard: Option<ArrayView2<'_, bool>>) -> Result<Suppression> {
-    let mut out: Array3<f32> = out.to_array()?;
+fn suppression(mut out: Array3<f32>, heard: Option<ArrayView2<'_, bool>>) -> Suppression {
     if let Some(heard) = heard {
         for ((t, b), _) in heard.indexed_iter().filter(|(_, heard)| !**heard) {
             out.slice_mut(s![t, b, ..]).fill(0.0);
         }
     }
-    Ok(Suppression { vad: out.slice(s![.., .., 0]).to_owned(), gains: out.slice(s![.., .., 1..]).to_owned() })
+    Suppression { vad: out.slice(s![.., .., 0]).to_owned(), gains: out.slice(s![.., .., 1..]).to_owned() }
+}
+
+/// Arrays of one length and batch, joined along their last axis.
+fn side_by_side(arrays: &[Array3<f32>; 3]) -> Result<Array3<f32>> {
+    concatenate(Axis(2), &arrays.each_ref().map(|array| array.view())).map_err(|error| Error::Shape {
+        op: OP,
+        what: "states",
+        expected: error.to_string(),
+        found: arrays[0].shape().to_vec(),
+    })
 }

@@ -12,8 +12,11 @@
 //!
 //! Only the LSTM ties frames together: the front runs over all frames of a block at once, then the LSTM over the sequence.
 
-use ndarray::{Array1, Array2, Axis, concatenate};
+use std::ops::Range;
 
+use ndarray::{Array1, Array2, Axis, Ix2, Ix3, concatenate};
+
+use super::arrays::arrays;
 use crate::cell::{Activation, Sequence};
 use crate::error::{Error, Result};
 use crate::nn::{Conv1d, Linear, Lstm, State};
@@ -25,8 +28,8 @@ use crate::weights::Weights;
 const CONTEXT: usize = 64;
 /// Width of the LSTM and of its input.
 const WIDTH: usize = 128;
-/// Frames of a block: 32.8 seconds. Bounds the memory of a long recording.
-const BLOCK: usize = 1024;
+/// Frames of a block: 32.8 seconds. Bounds the memory of a long recording. Unit tests push several blocks.
+const BLOCK: usize = if cfg!(test) { 3 } else { 1024 };
 
 /// A speech detector: one probability for every 32 ms of 16 kHz mono audio.
 ///
@@ -118,15 +121,19 @@ impl SileroVad {
     /// As [`SileroVad::probabilities`].
     pub fn trace(&self, samples: &[f32]) -> Result<VadTrace> {
         let mut stream = self.stream()?;
-        let mut passes = stream.passes(samples)?;
-        passes.extend(stream.last_pass()?);
-        let rows = |of: fn(&Pass) -> &Tensor| -> Result<Array2<f32>> {
-            let blocks = passes.iter().map(|pass| of(pass).to_array()).collect::<Result<Vec<Array2<f32>>>>()?;
-            let views: Vec<_> = blocks.iter().map(|block| block.view()).collect();
-            Ok(concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, WIDTH))))
+        let read = |recorder: Recorder, block: &Block| {
+            let Block { features, hidden, probabilities } = block;
+            arrays::<Ix2, 3>(recorder.submit_and_read_all(&[features, hidden, probabilities])?)
         };
-        let (features, hidden) = (rows(|pass| &pass.features)?, rows(|pass| &pass.hidden)?);
-        let probabilities = passes.into_iter().flat_map(|pass| pass.probabilities).collect();
+        let mut blocks = stream.advance(samples, read)?;
+        let rest = stream.filling();
+        blocks.extend(stream.advance(&rest, read)?);
+        let rows = |at: usize| {
+            let views: Vec<_> = blocks.iter().map(|block| block[at].view()).collect();
+            concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, WIDTH)))
+        };
+        let (features, hidden) = (rows(0), rows(1));
+        let probabilities = blocks.into_iter().flat_map(|[_, _, probabilities]| probabilities).collect();
         let (h, s) = stream.state()?;
         Ok(VadTrace { probabilities, features, hidden, h, s })
     }
@@ -153,26 +160,27 @@ impl SileroVad {
         x.reshape(&[count, WIDTH])
     }
 
-    /// Everything, in one submission: frames `[N, CONTEXT + FRAME]`, the state advanced by N steps.
-    fn run(&self, frames: &Tensor, state: &mut State) -> Result<Pass> {
+    /// The whole net over frames `[N, CONTEXT + FRAME]`; the state advances by N steps.
+    fn record(&self, recorder: &mut Recorder, frames: &Tensor, state: &mut State) -> Result<Block> {
         let count = frames.shape()[0];
-        let mut recorder = self.device().recorder();
-        let features = self.front(&mut recorder, frames)?;
+        let features = self.front(recorder, frames)?;
         let x = features.reshape(&[count, 1, WIDTH])?;
-        let hidden = self.lstm.record(&mut recorder, &x, state, &Sequence::new())?.reshape(&[count, WIDTH])?;
-        let h = ops::activation(&mut recorder, Activation::Relu, &hidden)?;
-        let logit = self.head.record(&mut recorder, &h)?;
-        let probability = ops::activation(&mut recorder, Activation::Sigmoid, &logit)?;
-        recorder.submit()?;
-        Ok(Pass { features, hidden, probabilities: probability.to_vec()? })
+        let hidden = self.lstm.record(recorder, &x, state, &Sequence::new())?.reshape(&[count, WIDTH])?;
+        let h = ops::activation(recorder, Activation::Relu, &hidden)?;
+        let logits = self.head.record(recorder, &h)?;
+        let probabilities = ops::activation(recorder, Activation::Sigmoid, &logits)?;
+        Ok(Block { features, hidden, probabilities })
     }
 }
 
-/// One block's way through the net: the LSTM's input and output stay on the device, both `[N, WIDTH]`.
-struct Pass {
+/// What the net makes of N frames, on the device.
+struct Block {
+    /// The LSTM's input, `[N, WIDTH]`.
     features: Tensor,
+    /// The LSTM's output, `[N, WIDTH]`.
     hidden: Tensor,
-    probabilities: Vec<f32>,
+    /// `[N, 1]`
+    probabilities: Tensor,
 }
 
 /// What the net computed for the frames of a recording, N of them.
@@ -211,65 +219,96 @@ pub struct VadStream {
 }
 
 impl VadStream {
-    /// Feeds any number of samples; returns one probability for every frame they complete.
+    /// Feeds any number of samples; returns one probability for every frame they complete. On a GPU every block of 32.8 seconds
+    /// is one submission, and the stream moves on once all probabilities are on the host.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::DeviceLost`]; then the stream is as it was before the call.
+    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::OutOfMemory`], [`Error::DeviceLost`]; then the stream is as it was
+    /// before the call, and the same samples can be pushed again.
     pub fn push(&mut self, samples: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.passes(samples)?.into_iter().flat_map(|pass| pass.probabilities).collect())
+        let read = |recorder: Recorder, block: &Block| recorder.submit_and_read(&block.probabilities)?.wait();
+        Ok(self.advance(samples, read)?.concat())
     }
 
-    /// The passes over the frames that the samples complete.
-    fn passes(&mut self, samples: &[f32]) -> Result<Vec<Pass>> {
-        if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
-            let found = samples[index];
-            return Err(Error::NotFinite { op: "SileroVad", what: "samples", index, found });
-        }
-        let mut signal = self.tail.clone();
-        signal.extend_from_slice(samples);
-        let count = (signal.len() - CONTEXT) / SileroVad::FRAME;
-        // A single block advances the state all or nothing; several need the way back.
-        let before = if count > BLOCK { Some(self.state.try_clone()?) } else { None };
-        let blocks = (0..count).step_by(BLOCK).map(|first| first..(first + BLOCK).min(count));
-        let passes = blocks.map(|block| self.frames(&signal, block)).collect::<Result<Vec<_>>>();
-        if let (Err(_), Some(before)) = (&passes, before) {
-            self.state = before;
-        }
-        let passes = passes?;
-        self.tail = signal.split_off(count * SileroVad::FRAME);
-        Ok(passes)
-    }
-
-    /// Fills the last, incomplete frame with zeros and ends the stream; returns its probability, or nothing where no sample
-    /// is left.
+    /// Fills the last, incomplete frame with zeros; returns its probability, or nothing where no sample is left. What is pushed
+    /// afterwards follows those zeros.
     ///
     /// # Errors
     /// As [`VadStream::push`].
-    pub fn finish(mut self) -> Result<Vec<f32>> {
-        Ok(self.last_pass()?.into_iter().flat_map(|pass| pass.probabilities).collect())
-    }
-
-    fn last_pass(&mut self) -> Result<Vec<Pass>> {
-        match (self.tail.len() - CONTEXT) % SileroVad::FRAME {
-            0 => Ok(Vec::new()),
-            left => self.passes(&vec![0.0; SileroVad::FRAME - left]),
-        }
+    pub fn finish(&mut self) -> Result<Vec<f32>> {
+        let rest = self.filling();
+        self.push(&rest)
     }
 
     /// Copies the LSTM's state to the host, `(h, s)`, each `[128]`.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
     pub fn state(&self) -> Result<(Array1<f32>, Array1<f32>)> {
-        let s = self.state.s()?.map(|s| s.into_iter().collect()).unwrap_or_default();
-        Ok((self.state.h()?.into_iter().collect(), s))
+        let tensors: Vec<&Tensor> = self.state.tensors().collect();
+        let [h, s] = arrays::<Ix3, 2>(self.vad.device().recorder().submit_and_read_all(&tensors)?)?;
+        Ok((h.into_iter().collect(), s.into_iter().collect()))
     }
 
-    fn frames(&mut self, signal: &[f32], range: std::ops::Range<usize>) -> Result<Pass> {
-        let count = range.len();
-        let frames = range.flat_map(|frame| &signal[frame * SileroVad::FRAME..][..CONTEXT + SileroVad::FRAME]);
-        let frames =
-            Tensor::from_vec(self.vad.device(), &[count, CONTEXT + SileroVad::FRAME], frames.copied().collect())?;
-        self.vad.run(&frames, &mut self.state)
+    /// The zeros that complete the last frame.
+    fn filling(&self) -> Vec<f32> {
+        let left = (self.tail.len() - CONTEXT) % SileroVad::FRAME;
+        vec![0.0; if left == 0 { 0 } else { SileroVad::FRAME - left }]
+    }
+
+    /// Runs the frames that the samples complete, block by block; `read` submits a block and brings what is wanted of it to the
+    /// host. The stream moves on once all blocks have been read: until then its state is only copied from.
+    fn advance<T>(&mut self, samples: &[f32], read: impl Fn(Recorder, &Block) -> Result<T>) -> Result<Vec<T>> {
+        if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
+            let found = samples[index];
+            return Err(Error::NotFinite { op: "SileroVad", what: "samples", index, found });
+        }
+        let signal = Signal { tail: &self.tail, samples };
+        let count = (signal.len() - CONTEXT) / SileroVad::FRAME;
+        let mut reads = Vec::new();
+        let mut reached: Option<State> = None;
+        for first in (0..count).step_by(BLOCK) {
+            let frames = first..(first + BLOCK).min(count);
+            let shape = [frames.len(), CONTEXT + SileroVad::FRAME];
+            let frames = Tensor::from_vec(self.vad.device(), &shape, signal.frames(frames))?;
+            let mut recorder = self.vad.device().recorder();
+            let mut state = match reached.take() {
+                Some(state) => state,
+                None => self.state.record_next(&mut recorder)?,
+            };
+            let block = self.vad.record(&mut recorder, &frames, &mut state)?;
+            reads.push(read(recorder, &block)?);
+            reached = Some(state);
+        }
+        self.tail = signal.part(count * SileroVad::FRAME..signal.len());
+        if let Some(state) = reached {
+            self.state = state;
+        }
+        Ok(reads)
+    }
+}
+
+/// Samples that a stream has kept, and those that follow them.
+struct Signal<'a> {
+    tail: &'a [f32],
+    samples: &'a [f32],
+}
+
+impl Signal<'_> {
+    fn len(&self) -> usize {
+        self.tail.len() + self.samples.len()
+    }
+
+    fn part(&self, range: Range<usize>) -> Vec<f32> {
+        let kept = self.tail.len();
+        let tail = &self.tail[range.start.min(kept)..range.end.min(kept)];
+        [tail, &self.samples[range.start.saturating_sub(kept)..range.end.saturating_sub(kept)]].concat()
+    }
+
+    /// The samples of some frames, each with its context, `[N, CONTEXT + FRAME]`.
+    fn frames(&self, range: Range<usize>) -> Vec<f32> {
+        let whole = self.part(range.start * SileroVad::FRAME..range.end * SileroVad::FRAME + CONTEXT);
+        let frames = whole.windows(CONTEXT + SileroVad::FRAME).step_by(SileroVad::FRAME);
+        frames.collect::<Vec<_>>().concat()
     }
 }

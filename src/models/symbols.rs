@@ -4,7 +4,7 @@ use ndarray::{Array2, Axis, concatenate};
 
 use crate::cell::Sequence;
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, ReadBack, Tensor};
 
 /// Symbols of one submission, padding included. Bounds the memory of a long list of texts.
 const BLOCK: usize = 1 << 15;
@@ -62,14 +62,19 @@ pub(super) fn blocks(sequences: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
     blocks
 }
 
-/// What [`ops::argmax_rows`](crate::ops::argmax_rows) chose, read back.
-pub(super) fn choices(tensor: &Tensor) -> Result<Vec<usize>> {
-    Ok(tensor.to_vec()?.into_iter().map(|choice| choice as usize).collect())
+/// What [`ops::argmax_rows`](crate::ops::argmax_rows) chose, once it is on the host.
+pub(super) fn choices(read: ReadBack) -> Result<Vec<usize>> {
+    Ok(read.wait()?.into_iter().map(|choice| choice as usize).collect())
 }
 
-/// Matrices of one width, read back and put under each other.
-pub(super) fn stacked<'a>(matrices: impl Iterator<Item = &'a Tensor>, width: usize) -> Result<Array2<f32>> {
-    let matrices = matrices.map(Tensor::to_array).collect::<Result<Vec<Array2<f32>>>>()?;
+/// Matrices of one width, read back in one submission and put under each other.
+pub(super) fn stacked<'a>(
+    device: &Device,
+    matrices: impl Iterator<Item = &'a Tensor>,
+    width: usize,
+) -> Result<Array2<f32>> {
+    let reads = device.recorder().submit_and_read_all(&matrices.collect::<Vec<_>>())?;
+    let matrices = reads.into_iter().map(ReadBack::wait_array).collect::<Result<Vec<Array2<f32>>>>()?;
     let views: Vec<_> = matrices.iter().map(|matrix| matrix.view()).collect();
     Ok(concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width))))
 }

@@ -10,8 +10,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use ndarray::{Array1, Array2, Array3, s};
+use ndarray::{Array1, Array2, Ix3, s};
 
+use super::arrays::arrays;
 use super::symbols::{Rows, blocks, choices};
 use crate::error::Result;
 use crate::nn::{Embedding, Linear, Lstm, Merge};
@@ -130,7 +131,8 @@ impl ThaiSegmenter {
         let mut traces = Vec::with_capacity(texts.len());
         for block in blocks(&self.encoded(texts)) {
             let pass = self.run(block)?;
-            let (hidden, logits): (Array3<f32>, Array3<f32>) = (pass.hidden.to_array()?, pass.logits.to_array()?);
+            let reads = self.device().recorder().submit_and_read_all(&[&pass.hidden, &pass.logits])?;
+            let [hidden, logits] = arrays::<Ix3, 2>(reads)?;
             traces.extend(pass.ends.into_iter().enumerate().map(|(row, ends)| ThaiTrace {
                 hidden: hidden.slice(s![..ends.len(), row, ..]).to_owned(),
                 logits: logits.slice(s![..ends.len(), row, ..]).to_owned(),
@@ -156,8 +158,7 @@ impl ThaiSegmenter {
         let hidden = self.lstm.record(&mut recorder, &x, &mut state, &rows.sequence())?;
         let logits = self.head.record(&mut recorder, &hidden)?;
         let tags = ops::argmax_rows(&mut recorder, &logits.reshape(&[time * batch, TAGS])?)?;
-        recorder.submit()?;
-        let tags = choices(&tags)?;
+        let tags = choices(recorder.submit_and_read(&tags)?)?;
         let row = |(row, &length): (usize, &usize)| {
             tags.iter().skip(row).step_by(batch).take(length).map(|&tag| tag == END).collect()
         };

@@ -209,8 +209,7 @@ impl UzMorph {
         let hidden = self.gru.record(&mut recorder, &x, &mut state, &Sequence::new())?;
         let logits = self.head.record(&mut recorder, &hidden.reshape(&[time * batch, 2 * HIDDEN])?)?;
         let tags = ops::argmax_rows(&mut recorder, &logits)?;
-        recorder.submit()?;
-        let tags = choices(&tags)?;
+        let tags = choices(recorder.submit_and_read(&tags)?)?;
         let word =
             |(row, &length): (usize, &usize)| tags.iter().skip(row).step_by(batch).take(length).copied().collect();
         Ok(Pass { hidden, tags: rows.lengths.iter().enumerate().map(word).collect() })

@@ -161,13 +161,14 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
 
     /// [`Recurrent::forward`] from a host array into a host array. On the CPU a call allocates nothing once a call of the
     /// same `T` and `B` has been made with the same state, if both arrays are contiguous. On a GPU the call and the read-back
-    /// of its result are one submission.
+    /// of its result are one submission, and the state advances once the result has arrived.
     ///
     /// # Shapes
     /// `x [T, B, input]`, `y [T, B, output_size]`.
     ///
     /// # Errors
-    /// As [`Recurrent::forward`], and [`Error::Shape`] where `y` does not fit.
+    /// As [`Recurrent::forward`], and [`Error::Shape`] where `y` does not fit. The state then keeps its value, and `y` its
+    /// elements.
     ///
     /// ```
     /// use gatewise::{Device, nn::Lstm};
@@ -188,14 +189,16 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         let (time, batch, input) = x.dim();
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         check_shape(OP, "y", &[time, batch, self.output_size()], y.shape())?;
+        state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
         if let (Weights::Cpu(stack), Some(x), Some(y)) = (&*self.weights, x.as_slice(), y.as_slice_mut()) {
-            state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
             return on_cpu(stack, [time, batch], x, y, state, &Sequence::new());
         }
         let x = Tensor::from_array(&self.device, &x)?;
         let mut recorder = self.device.recorder();
-        let output = self.record(&mut recorder, &x, state, &Sequence::new())?;
+        let mut next = state.record_next(&mut recorder)?;
+        let output = self.record(&mut recorder, &x, &mut next, &Sequence::new())?;
         y.assign(&recorder.submit_and_read(&output)?.wait_array::<Ix3>()?);
+        *state = next;
         Ok(())
     }
 

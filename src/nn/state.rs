@@ -129,6 +129,18 @@ impl State {
         self.record_at(recorder, &self.h, self.s.as_ref())
     }
 
+    /// A copy for one call to advance, recorded. It takes this state's place once the call's result is on the host, so that a
+    /// call that fails on its way there leaves this state as it was. The CPU path's buffers go along.
+    pub(crate) fn record_next(&mut self, recorder: &mut Recorder) -> Result<Self> {
+        let next = self.record_clone(recorder)?;
+        Ok(Self { workspace: std::mem::take(&mut self.workspace), ..next })
+    }
+
+    /// `h`, then `s` where there is one.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.h).chain(&self.s)
+    }
+
     /// Refuses a state of another device or shape.
     pub(super) fn check(&self, op: &'static str, device: &Device, (h, s): Shapes) -> Result<()> {
         self.h.check_device(op, "state", device)?;

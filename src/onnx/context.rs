@@ -135,13 +135,13 @@ impl Context<'_> {
         counted.filter(fits).ok_or_else(refused)
     }
 
-    /// Reads elements of a tensor; on a device this ends the submission so far.
+    /// Reads elements of a tensor; on a device this ends the submission so far, which the copy to the host is part of.
     pub(super) fn read(&mut self, x: &Tensor) -> Result<Vec<f32>> {
-        if !matches!(x.device(), Device::Cpu | Device::Reference) {
-            let next = self.device().recorder();
-            std::mem::replace(self.recorder, next).submit()?;
+        if matches!(x.device(), Device::Cpu | Device::Reference) {
+            return x.to_vec();
         }
-        x.to_vec()
+        let next = self.device().recorder();
+        std::mem::replace(self.recorder, next).submit_and_read(x)?.wait()
     }
 
     pub(super) fn tensor(&self, shape: &[usize], data: Vec<f32>) -> Result<Tensor> {

@@ -181,6 +181,9 @@ impl Recurrent {
 
     /// Runs the stack over a sequence from a state, which it advances, or from zeros. No gradient flows into the state.
     ///
+    /// The state advances at once on a host device and with the submission on a GPU, even if the step that reads it fails
+    /// afterwards. [`Carry`](super::Carry) moves on only when the caller says that the step has been made.
+    ///
     /// The options' noise is drawn from the graph's seed and step, in [`Mode::Training`](super::Mode::Training) only.
     ///
     /// # Shapes

@@ -1,8 +1,8 @@
 //! Several things in one submission, or in none.
 
 use gatewise::cell::Sequence;
-use gatewise::gpu::Counters;
-use gatewise::models::SileroVad;
+use gatewise::gpu::{Counters, GpuDevice};
+use gatewise::models::{G2p, RnNoise, SileroVad, ThaiSegmenter, UzMorph, UzVocabulary};
 use gatewise::nn::{Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent};
 use gatewise::ops::Conv1dGeometry;
 use gatewise::weights::Weights;
@@ -128,17 +128,54 @@ fn a_recorder_that_is_dropped_leaves_no_trace() {
     assert_eq!((bits(&state.h().expect("h")), bits(&state.s().expect("s").expect("an LSTM's"))), before);
 }
 
+/// Pushes until the state's two places have taken turns, then counts what 20 pushes cost.
+fn warm_pushes(gpu: &GpuDevice, mut push: impl FnMut()) -> Counters {
+    (0..6).for_each(|_| push());
+    let (spent, ()) = cost(gpu, || (0..20).for_each(|_| push()));
+    assert_eq!((spent.buffers, spent.bind_groups, spent.pipelines), (0, 0, 0), "{spent:?}");
+    spent
+}
+
 #[test]
-fn a_block_of_speech_is_one_submission_and_one_read_back() {
+fn a_push_to_a_stream_is_one_submission() {
     let gpu = gpu();
-    let weights = Weights::from_file(place::root().join("models/silero_vad_16k.safetensors")).expect("weights");
-    let vad = SileroVad::new(&Device::Gpu(gpu.clone()), &weights).expect("detector");
-    let mut stream = vad.stream().expect("stream");
-    let samples: Vec<f32> = (0..4 * SileroVad::FRAME).map(|at| (at as f32 * 0.05).sin()).collect();
-    stream.push(&samples).expect("runs");
-    for _ in 0..3 {
-        let (spent, probabilities) = cost(&gpu, || stream.push(&samples).expect("runs"));
-        assert_eq!(probabilities.len(), 4);
-        assert_eq!((spent.submits, spent.buffers, spent.bind_groups, spent.pipelines), (2, 0, 0, 0));
+    let device = Device::Gpu(gpu.clone());
+    let weights = |name: &str| Weights::from_file(place::root().join("models").join(name)).expect("weights");
+    let vad = SileroVad::new(&device, &weights("silero_vad_16k.safetensors")).expect("detector");
+    for frames in [1, 4] {
+        let mut stream = vad.stream().expect("stream");
+        let samples: Vec<f32> = (0..frames * SileroVad::FRAME).map(|at| (at as f32 * 0.05).sin()).collect();
+        let spent = warm_pushes(&gpu, || assert_eq!(stream.push(&samples).expect("runs").len(), frames));
+        assert_eq!(spent.submits, 20, "{frames} frames: {spent:?}");
+        let (spent, _) = cost(&gpu, || stream.state().expect("reads"));
+        assert_eq!(spent.submits, 1, "h and s are read together");
     }
+
+    let net = RnNoise::new(&device, &weights("rnnoise.safetensors")).expect("the net");
+    let mut stream = net.stream(2).expect("stream");
+    let features = Array3::from_shape_fn((1, 2, RnNoise::FEATURES), |(_, b, i)| ((5 * b + i) as f32 * 0.05).sin());
+    let spent = warm_pushes(&gpu, || drop(stream.push(features.view(), None).expect("runs")));
+    assert_eq!(spent.submits, 20, "{spent:?}");
+    let (spent, _) = cost(&gpu, || stream.states().expect("reads"));
+    assert_eq!(spent.submits, 1, "three states are read together");
+    let (spent, _) = cost(&gpu, || stream.trace(features.view(), None).expect("runs"));
+    assert_eq!(spent.submits, 1, "outputs and states are read together");
+}
+
+#[test]
+fn texts_side_by_side_are_one_submission() {
+    let gpu = gpu();
+    let device = Device::Gpu(gpu.clone());
+    let weights = |name: &str| Weights::from_file(place::root().join("models").join(name)).expect("weights");
+    let g2p = G2p::new(&device, &weights("g2p_en.safetensors")).expect("the net");
+    let (spent, _) = cost(&gpu, || g2p.phonemes(&["vulkan", "words"]).expect("runs"));
+    assert_eq!(spent.submits, 1, "G2p");
+    let thai = ThaiSegmenter::new(&device, &weights("icu4x_thai.safetensors")).expect("the net");
+    let (spent, _) = cost(&gpu, || thai.words("ภาษาไทย ภาษาไทย").expect("runs"));
+    assert_eq!(spent.submits, 1, "ThaiSegmenter");
+    let vocabulary =
+        UzVocabulary::from_file(place::root().join("models/uzmorph_bigru.json")).expect("letters and tags");
+    let morph = UzMorph::new(&device, &weights("uzmorph_bigru.safetensors"), vocabulary).expect("the net");
+    let (spent, _) = cost(&gpu, || morph.analyze(&["kitobim", "maktabda"]).expect("runs"));
+    assert_eq!(spent.submits, 1, "UzMorph");
 }
