@@ -15,7 +15,7 @@ pub(crate) use gradient::{
     mean_steps_grad, sum_columns,
 };
 pub(crate) use loss::{Points, point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, sum};
-pub(crate) use update::{Moved, Verdict, judge_step, optimizer_step};
+pub(crate) use update::{Moved, Verdict, VerdictWords, judge_step, optimizer_step};
 
 pub(crate) use layout::slice_grad;
 pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice};

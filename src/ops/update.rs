@@ -7,7 +7,7 @@ use crate::error::{Result, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::reference::{Clip, Update, clip_coefficient};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, ReadBack, Tensor};
 
 /// Words of a verdict.
 const WORDS: usize = 5;
@@ -43,10 +43,17 @@ impl Verdict {
         Ok(Self(Tensor::from_vec(device, &[WORDS], words.to_vec())?))
     }
 
-    /// Waits for the step and copies its verdict.
-    pub(crate) fn read(&self) -> Result<VerdictWords> {
-        let words = self.0.to_vec()?;
-        Ok(VerdictWords { loss: words[LOSS], norm: words[NORM], good: words[GOOD] == 1.0, step: words[STEP].to_bits() })
+    /// Its words on the device, `[5]`.
+    pub(crate) fn tensor(&self) -> &Tensor {
+        &self.0
+    }
+}
+
+impl VerdictWords {
+    /// Waits for the words of a verdict.
+    pub(crate) fn wait(read: ReadBack) -> Result<Self> {
+        let words = read.wait()?;
+        Ok(Self { loss: words[LOSS], norm: words[NORM], good: words[GOOD] == 1.0, step: words[STEP].to_bits() })
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::parameters::{ParameterId, Parameters};
 use crate::error::{Error, Result, check_shape};
 use crate::ops::{self, Binary, Recorder};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, ReadBack, Tensor};
 
 const OP: &str = "Graph";
 
@@ -246,6 +246,14 @@ impl Graph {
     /// As [`Recorder::submit`].
     pub fn submit(self) -> Result<()> {
         self.recorder.submit()
+    }
+
+    /// [`Graph::submit`], with a copy of `tensor` to the host in the same submission.
+    ///
+    /// # Errors
+    /// As [`Recorder::submit_and_read`].
+    pub fn submit_and_read(self, tensor: &Tensor) -> Result<ReadBack> {
+        self.recorder.submit_and_read(tensor)
     }
 }
 

@@ -1,9 +1,9 @@
 //! An optimiser: an update rule with what it remembers, on the device.
 
-use super::graph::{Gradients, Graph, Var};
+use super::graph::{Graph, Var};
 use super::parameters::{ParameterId, Parameters};
 use crate::error::{Error, Result};
-use crate::ops::{self, Moved, Verdict};
+use crate::ops::{self, Moved, Verdict, VerdictWords};
 use crate::reference::{Clip, Rule, Update};
 use crate::tensor::Tensor;
 
@@ -47,6 +47,12 @@ pub struct Optimizer {
     verdict: Option<Verdict>,
     /// Since the last report: which parameters a step updated, how many steps in a row.
     unreported: Vec<(Vec<bool>, u64)>,
+}
+
+/// A recorded step: tensors that take the place of those before it.
+struct Made {
+    verdict: Verdict,
+    moved: Vec<(ParameterId, Moved)>,
 }
 
 impl Optimizer {
@@ -95,14 +101,32 @@ impl Optimizer {
     /// [`Error::Value`] where the graph was made over other parameters, or the optimiser remembers others; as
     /// [`Graph::backward`] and [`Graph::submit`]. Then nothing has changed.
     pub fn step(&mut self, mut graph: Graph, loss: Var, parameters: &mut Parameters, rate: f64) -> Result<()> {
-        let gradients = graph.backward(loss)?;
-        self.check_remembered(parameters)?;
-        self.slots.resize_with(parameters.len(), || None);
-        self.counts.resize(parameters.len(), 0);
-        let loss = graph.value(loss)?.clone();
-        let (verdict, moved) = self.record(&mut graph, &loss, &gradients, parameters, rate)?;
+        let made = self.record(&mut graph, loss, parameters, rate)?;
         graph.submit()?;
+        self.accept(made, parameters)
+    }
 
+    /// [`Optimizer::step`] and [`Optimizer::report`] in one submission; returns the step's loss and the norm of its gradients.
+    /// The step counts once its report is on the host.
+    ///
+    /// # Errors
+    /// As the two. After an error other than [`Error::Diverged`] the step has not been made: parameters, memory and count are
+    /// those before the call, and the same step can be made again.
+    pub fn step_and_report(
+        &mut self,
+        mut graph: Graph,
+        loss: Var,
+        parameters: &mut Parameters,
+        rate: f64,
+    ) -> Result<(f32, f32)> {
+        let made = self.record(&mut graph, loss, parameters, rate)?;
+        let words = VerdictWords::wait(graph.submit_and_read(made.verdict.tensor())?)?;
+        self.accept(made, parameters)?;
+        self.judged(words)
+    }
+
+    /// Puts the values after a step in the place of those before it.
+    fn accept(&mut self, Made { verdict, moved }: Made, parameters: &mut Parameters) -> Result<()> {
         let mut updated = vec![false; parameters.len()];
         for (id, Moved { parameter, slots }) in moved {
             parameters.set(id, parameter)?;
@@ -129,15 +153,13 @@ impl Optimizer {
         Err(Error::Value { op: "Optimizer", what: "parameters", expected, found })
     }
 
-    /// Records the verdict on a step and the update of every parameter that has a gradient.
-    fn record(
-        &self,
-        graph: &mut Graph,
-        loss: &Tensor,
-        gradients: &Gradients,
-        parameters: &Parameters,
-        rate: f64,
-    ) -> Result<(Verdict, Vec<(ParameterId, Moved)>)> {
+    /// Records the way back from the loss, the verdict on the step, and the update of every parameter that has a gradient.
+    fn record(&mut self, graph: &mut Graph, loss: Var, parameters: &Parameters, rate: f64) -> Result<Made> {
+        let gradients = graph.backward(loss)?;
+        self.check_remembered(parameters)?;
+        self.slots.resize_with(parameters.len(), || None);
+        self.counts.resize(parameters.len(), 0);
+        let loss = graph.value(loss)?.clone();
         let recorder = graph.recorder();
         let with_gradient: Vec<(ParameterId, &Tensor)> = gradients.parameters().collect();
         let before = match &self.verdict {
@@ -146,7 +168,7 @@ impl Optimizer {
         };
         let all: Vec<&Tensor> = with_gradient.iter().map(|(_, gradient)| *gradient).collect();
         let number = (self.steps + 1) as u32;
-        let verdict = ops::judge_step(recorder, &self.clip, number, loss, &all, &before)?;
+        let verdict = ops::judge_step(recorder, &self.clip, number, &loss, &all, &before)?;
         let mut moved = Vec::new();
         for (id, gradient) in with_gradient {
             let parameter = parameters.get(id)?.clone();
@@ -158,7 +180,7 @@ impl Optimizer {
             let now = Moved { parameter, slots };
             moved.push((id, ops::optimizer_step(recorder, &update, &self.clip, &verdict, &now, gradient)?));
         }
-        Ok((verdict, moved))
+        Ok(Made { verdict, moved })
     }
 
     /// Waits for the last step and returns its loss and the norm of its gradients before clipping by norm; `None` before the first
@@ -166,13 +188,19 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::Diverged`] where a step's loss or gradient was no finite number. Parameters and optimiser then stand as they were
-    /// before that step, and training can go on from there, with a smaller rate for example.
+    /// before that step, and training can go on from there, with a smaller rate for example. After any other error nothing has
+    /// changed, and the report can be asked for again.
     pub fn report(&mut self) -> Result<Option<(f32, f32)>> {
         let Some(verdict) = &self.verdict else { return Ok(None) };
-        let words = verdict.read()?;
+        let words = VerdictWords::wait(verdict.tensor().read_back()?)?;
+        self.judged(words).map(Some)
+    }
+
+    /// The loss and the norm of a good step; takes the steps back from a bad one on.
+    fn judged(&mut self, words: VerdictWords) -> Result<(f32, f32)> {
         if words.good {
             self.unreported.clear();
-            return Ok(Some((words.loss, words.norm)));
+            return Ok((words.loss, words.norm));
         }
         // The step is counted in 32 bits on the device.
         let since = u64::from((self.steps as u32).wrapping_sub(words.step));

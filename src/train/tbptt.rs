@@ -152,6 +152,8 @@ impl Carry {
         sequence: &Sequence,
         options: &TrainingOptions,
     ) -> Result<Var> {
+        // A window that fails must not lead on to where an earlier one led.
+        self.next = None;
         let Window { carried, steps, losses, next } = window;
         if stack.config().parameter_places().iter().any(|place| place.direction == Direction::Reverse) {
             let option = "a reverse direction".to_owned();

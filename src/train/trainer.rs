@@ -131,10 +131,15 @@ impl Trainer {
     /// # Errors
     /// What `loss` returns; as [`Optimizer::step`]. Nothing has changed then.
     pub fn submit_step(&mut self, loss: impl FnOnce(&mut Graph) -> Result<Var>) -> Result<()> {
-        let (rate, step) = (self.rate(), self.steps());
-        let mut graph = Graph::new(&self.parameters, Mode::Training { seed: self.seed, step: step as u32 });
+        let rate = self.rate();
+        let mut graph = self.training();
         let loss = loss(&mut graph)?;
         self.optimizer.step(graph, loss, &mut self.parameters, rate)
+    }
+
+    /// A graph of the next step.
+    fn training(&self) -> Graph {
+        Graph::new(&self.parameters, Mode::Training { seed: self.seed, step: self.steps() as u32 })
     }
 
     /// What the last step came to; `None` before the first one. On a GPU it waits for it.
@@ -144,28 +149,25 @@ impl Trainer {
     /// finite number; the parameters are those of the step before.
     pub fn report(&mut self) -> Result<Option<StepReport>> {
         let numbers = self.optimizer.report()?;
-        let step = self.steps();
-        Ok(numbers.map(|(loss, gradient_norm)| StepReport {
-            step,
-            loss,
-            gradient_norm,
-            rate: self.rate_of(step.saturating_sub(1)),
-        }))
+        Ok(numbers.map(|numbers| self.reported(numbers)))
     }
 
-    /// [`Trainer::submit_step`], then its report.
+    fn reported(&self, (loss, gradient_norm): (f32, f32)) -> StepReport {
+        let step = self.steps();
+        StepReport { step, loss, gradient_norm, rate: self.rate_of(step.saturating_sub(1)) }
+    }
+
+    /// [`Trainer::submit_step`] and [`Trainer::report`] in one submission: the step counts once its report is on the host.
     ///
     /// # Errors
-    /// As the two.
+    /// As the two. After an error other than [`Error::Diverged`] the step has not been made, and the same step can be made
+    /// again: it is neither lost nor made twice.
     pub fn step(&mut self, loss: impl FnOnce(&mut Graph) -> Result<Var>) -> Result<StepReport> {
-        self.submit_step(loss)?;
-        let report = self.report()?;
-        report.ok_or_else(|| Error::Value {
-            op: "Trainer",
-            what: "report",
-            expected: "that of the step just made",
-            found: "none".to_owned(),
-        })
+        let rate = self.rate();
+        let mut graph = self.training();
+        let loss = loss(&mut graph)?;
+        let numbers = self.optimizer.step_and_report(graph, loss, &mut self.parameters, rate)?;
+        Ok(self.reported(numbers))
     }
 
     /// A graph over the parameters as they are now, with nothing dropped.

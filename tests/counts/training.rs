@@ -4,7 +4,7 @@ use gatewise::Device;
 use gatewise::Tensor;
 use gatewise::cell::{Noise, Sequence};
 use gatewise::nn::{Config, Lstm, Merge, RecurrentGradient, TrainableRecurrent, TrainingOptions};
-use gatewise::train::{Adam, Clip, CrossEntropy, Parameters, Schedule, Trainer};
+use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Parameters, Schedule, Trainer};
 
 use super::common::gpu;
 use super::{BATCH, cells, cost, input, stacks};
@@ -60,6 +60,16 @@ fn a_warm_step_of_training_takes_no_memory_and_compiles_nothing() {
     }
 }
 
+/// When the report of a step is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Read {
+    Never,
+    /// By a submission of its own.
+    Afterwards,
+    /// By the step's own submission.
+    Together,
+}
+
 /// A whole step, the optimiser's included: its number, its rate and its masks' keys are others every time, and yet it finds
 /// memory and bind groups of the steps before.
 #[test]
@@ -77,26 +87,29 @@ fn a_warm_step_of_a_trainer_creates_nothing() {
     let noise = Noise { dropout: 0.2, recurrent_dropout: 0.2, ..Noise::default() };
     let options = TrainingOptions { noise, ..TrainingOptions::default() };
     let x = input(&device, [6, BATCH, 5]);
-    let mut step = |read: bool| {
-        trainer
-            .submit_step(|graph| {
-                let x = graph.input(&x);
-                let y = stack.forward(graph, x, None, &Sequence::new(), &options)?;
-                let last = graph.last_step(y, &Sequence::new())?;
-                let last = graph.dropout(last, 0.1)?;
-                let scores = head.forward(graph, last)?;
-                graph.cross_entropy(scores, &[0, 2, 1], &CrossEntropy::default())
-            })
-            .expect("a step");
-        if read {
+    let loss = |graph: &mut Graph| {
+        let x = graph.input(&x);
+        let y = stack.forward(graph, x, None, &Sequence::new(), &options)?;
+        let last = graph.last_step(y, &Sequence::new())?;
+        let last = graph.dropout(last, 0.1)?;
+        let scores = head.forward(graph, last)?;
+        graph.cross_entropy(scores, &[0, 2, 1], &CrossEntropy::default())
+    };
+    let mut step = |read: Read| {
+        if read == Read::Together {
+            trainer.step(loss).expect("a step");
+            return;
+        }
+        trainer.submit_step(loss).expect("a step");
+        if read == Read::Afterwards {
             trainer.report().expect("a report");
         }
     };
-    for read in [false, true] {
+    for (read, submits) in [(Read::Never, 70), (Read::Afterwards, 140), (Read::Together, 70)] {
         (0..6).for_each(|_| step(read));
         // More steps than blocks of uniforms are kept.
         let (spent, ()) = cost(&gpu, || (0..70).for_each(|_| step(read)));
-        assert_eq!((spent.buffers, spent.bind_groups, spent.pipelines), (0, 0, 0), "{spent:?}");
-        assert_eq!(spent.submits, if read { 140 } else { 70 }, "{spent:?}");
+        assert_eq!((spent.buffers, spent.bind_groups, spent.pipelines), (0, 0, 0), "{read:?}: {spent:?}");
+        assert_eq!(spent.submits, submits, "{read:?}: {spent:?}");
     }
 }

@@ -7,9 +7,10 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use gatewise::cell::{Activation, Sequence};
 use gatewise::gpu::{GpuDevice, KERNELS, KernelRun};
-use gatewise::models::SileroVad;
+use gatewise::models::{RnNoise, SileroVad};
 use gatewise::nn::{Gru, Lstm, Merge, State};
 use gatewise::ops::{self, Reduction};
+use gatewise::train::{Graph, Linear, Loss, Parameters, Sgd, Trainer};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Tensor};
 
@@ -180,6 +181,7 @@ fn a_stream_of_speech_meets_the_loss() {
     lost("push", stream.push(&samples));
     lost("push of several blocks", stream.push(&samples.repeat(300)));
     lost("state", stream.state());
+    lost("finish", stream.finish());
     lost("a new stream", vad.stream());
     lost("a new detector", SileroVad::new(&device, &weights));
 }
@@ -291,6 +293,34 @@ fn a_waker_that_panics_ends_its_own_await_alone() {
         };
         assert_eq!(arrived.expect("the same await, polled again"), expected);
     }
+}
+
+#[test]
+fn a_stream_of_features_and_a_trainer_meet_the_loss() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/rnnoise.safetensors");
+    let weights = Weights::from_file(path).expect("weights");
+    let (gpu, device) = opened();
+    let mut stream = RnNoise::new(&device, &weights).and_then(|net| net.stream(1)).expect("stream");
+    let features = ndarray::Array3::zeros((2, 1, RnNoise::FEATURES));
+    stream.push(features.view(), None).expect("runs");
+
+    let mut parameters = Parameters::new(&device, 7);
+    let linear = Linear::new(&mut parameters, "", [3, 2]).expect("a layer");
+    let mut trainer = Trainer::new(parameters, Sgd::default(), 0.1).expect("a trainer");
+    let (x, target) = (tensor(&device, &[4, 3]), tensor(&device, &[4, 2]));
+    let loss = |graph: &mut Graph| {
+        let x = graph.input(&x);
+        let y = linear.forward(graph, x)?;
+        graph.mean_squared_error(y, &target, &Loss::default())
+    };
+    let before = trainer.step(loss).expect("runs");
+    lose(&gpu);
+    lost("push", stream.push(features.view(), None));
+    lost("states", stream.states());
+    lost("step", trainer.step(loss));
+    lost("submit_step", trainer.submit_step(loss));
+    lost("report", trainer.report());
+    assert_eq!(trainer.steps(), before.step, "no step is counted that was not made");
 }
 
 /// The library must not speak for a device that its owner still uses.
