@@ -42,6 +42,8 @@ mod buffer;
 mod contained;
 mod context;
 mod counters;
+#[cfg(test)]
+pub(crate) mod faults;
 mod kernel;
 mod layout;
 mod liveness;

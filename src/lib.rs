@@ -24,6 +24,9 @@ pub mod onnx;
 
 pub mod models;
 
+#[cfg(all(test, feature = "gpu", feature = "onnx", feature = "keras"))]
+mod tests;
+
 pub use error::{Error, Result};
 pub use ops::Recorder;
 pub use tensor::{Device, ReadBack, Tensor, batch_first};

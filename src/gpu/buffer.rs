@@ -214,6 +214,8 @@ impl Context {
         usage: wgpu::BufferUsages,
         bytes: u64,
     ) -> Result<(u64, wgpu::Buffer)> {
+        #[cfg(test)]
+        super::faults::meet(super::faults::Fault::Refused, label)?;
         self.limit(label, "a buffer's size in bytes", bytes, self.limits.max_buffer_size)?;
         let size = capacity(bytes).min(self.limits.max_buffer_size & !3);
         if let Some(found) = lock(&self.pool).take(usage, size) {

@@ -64,6 +64,8 @@ pub(super) fn wait_for(device: &wgpu::Device, loss: &Loss, submission: &wgpu::Su
 impl Context {
     /// Runs driver calls and turns what they report into an error. A lost device reports nothing, so it is asked for last.
     pub(super) fn guarded<T>(&self, op: &'static str, calls: impl FnOnce() -> T) -> Result<T> {
+        #[cfg(test)]
+        super::faults::meet(super::faults::Fault::Refused, op)?;
         self.check_known(op)?;
         let error = match contained(|| self.scoped(calls)) {
             Ok((value, None)) => return self.check_alive(op).map(|()| value),

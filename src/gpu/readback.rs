@@ -174,6 +174,8 @@ impl ReadBack {
     }
 
     fn take<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(mut self, answer: Outcome) -> Result<Vec<T>> {
+        #[cfg(test)]
+        super::faults::meet(super::faults::Fault::Unread, OP)?;
         self.staging.context().check_alive(OP)?;
         answer.map_err(failed)?;
         if self.words == 0 {

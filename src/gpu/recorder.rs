@@ -212,6 +212,8 @@ impl Recorder {
         count(&context.counters.submits, 1);
         lock(&context.pool).submitted();
         context.ask_for(watched, staged);
+        #[cfg(test)]
+        super::faults::meet(super::faults::Fault::Misreported, op)?;
         Ok(Some(submission))
     }
 

@@ -1,0 +1,43 @@
+//! Failures on demand, for unit tests: the n-th call of a kind that this thread makes is refused.
+
+use std::cell::Cell;
+
+use crate::error::{Error, Result};
+
+/// Where a call to the driver can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Before the driver is asked: an allocation, from the pool or not, an upload, a pipeline, a submission.
+    Refused,
+    /// A submission that runs, reported as one that failed.
+    Misreported,
+    /// A result that cannot be read after its submission has run.
+    Unread,
+}
+
+thread_local! {
+    /// The kind that fails, and how many calls of it succeed before.
+    static PLANNED: Cell<Option<(Fault, usize)>> = const { Cell::new(None) };
+}
+
+/// Runs `work`, where the call of this kind fails that comes after `good` of them. Says whether there was such a call.
+pub(crate) fn fail<T>(fault: Fault, good: usize, work: impl FnOnce() -> T) -> (bool, T) {
+    PLANNED.set(Some((fault, good)));
+    let result = work();
+    (PLANNED.take().is_none(), result)
+}
+
+/// A call of a kind: an error if it is the one that was planned to fail.
+pub(super) fn meet(fault: Fault, op: &'static str) -> Result<()> {
+    match PLANNED.get() {
+        Some((planned, 0)) if planned == fault => {
+            PLANNED.set(None);
+            Err(Error::OutOfMemory { op, message: format!("{fault:?} on demand") })
+        }
+        Some((planned, good)) if planned == fault => {
+            PLANNED.set(Some((planned, good - 1)));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
