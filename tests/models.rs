@@ -137,8 +137,8 @@ fn a_whole_decode_is_one_submission() {
     let g2p = G2p::new(&device, &weights("g2p_en.safetensors")).expect("the net");
     let before = counted.counters().submits;
     g2p.phonemes(&["gate", "wise"]).expect("runs");
-    // The second one copies the phonemes to the host.
-    assert_eq!(counted.counters().submits - before, 2);
+    // It copies the phonemes to the host, too.
+    assert_eq!(counted.counters().submits - before, 1);
 }
 
 #[test]

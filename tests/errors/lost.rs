@@ -177,6 +177,7 @@ fn a_stream_of_speech_meets_the_loss() {
     let mut stream = vad.stream().expect("stream");
     let samples: Vec<f32> = (0..4 * SileroVad::FRAME).map(|at| (at as f32 * 0.05).sin()).collect();
     assert_eq!(stream.push(&samples).expect("runs").len(), 4);
+    assert!(stream.push(&samples[..9]).expect("kept").is_empty(), "a part of a frame");
     lose(&gpu);
     lost("push", stream.push(&samples));
     lost("push of several blocks", stream.push(&samples.repeat(300)));
