@@ -220,7 +220,7 @@ impl LayerCall<'_> {
             // SAFETY: nobody writes to `x` in this call.
             unsafe { self.project_input(member, scratch, first, steps) };
             for k in first..first + steps {
-                // SAFETY: the caller's.
+                // SAFETY: all members of the group take this step at once, each with its own place, by this function's contract.
                 unsafe { self.step(member, scratch, k, first, steps) };
             }
         }
@@ -246,7 +246,7 @@ impl LayerCall<'_> {
     unsafe fn project_input(&self, member: Member, scratch: &mut Scratch, first: usize, steps: usize) {
         let rows = steps * self.batch;
         let at = self.earliest(first, steps) * self.batch * self.input;
-        // SAFETY: the caller's.
+        // SAFETY: nobody writes to `x`, by this function's contract.
         let numbers = unsafe { self.x.read(at, rows * self.input) };
         let operand = Rows { numbers, stride: self.input, count: rows };
         let mut gates = &mut scratch.gates[..];

@@ -69,7 +69,7 @@ pub(super) struct Shared<'a> {
 
 // SAFETY: it stands for a mutable borrow; the methods' contracts keep the threads apart.
 unsafe impl Send for Shared<'_> {}
-// SAFETY: as above.
+// SAFETY: what shares it reads and writes by methods whose contracts keep the threads apart.
 unsafe impl Sync for Shared<'_> {}
 
 impl<'a> Shared<'a> {
@@ -92,7 +92,7 @@ impl<'a> Shared<'a> {
     /// No thread writes to the range while the slice lives.
     pub(super) unsafe fn read(self, at: usize, len: usize) -> &'a [f32] {
         assert!(at <= self.len && len <= self.len - at, "a shared range outside its buffer");
-        // SAFETY: inside the borrowed buffer; the rest is the caller's.
+        // SAFETY: inside the borrowed buffer, and no thread writes to the range, by this function's contract.
         unsafe { std::slice::from_raw_parts(self.start.add(at), len) }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Shared<'a> {
     #[allow(clippy::mut_from_ref, reason = "that is what sharing means")]
     pub(super) unsafe fn write(self, at: usize, len: usize) -> &'a mut [f32] {
         assert!(at <= self.len && len <= self.len - at, "a shared range outside its buffer");
-        // SAFETY: inside the borrowed buffer; the rest is the caller's.
+        // SAFETY: inside the borrowed buffer, and no other thread touches the range, by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }
@@ -126,7 +126,7 @@ impl<T: Default> PerThread<T> {
     /// Nobody else holds this thread's value.
     #[allow(clippy::mut_from_ref, reason = "each thread takes its own")]
     pub(super) unsafe fn get(&self, thread: usize) -> &mut T {
-        // SAFETY: the caller's.
+        // SAFETY: nobody else holds this thread's value, by this function's contract.
         unsafe { &mut *self.0[thread].get() }
     }
 }

@@ -258,9 +258,9 @@ impl Run<'_> {
     /// Nobody writes to the sides, and nobody else to this thread's share.
     unsafe fn merge(&self, op: Binary, into: Shared<'_>, member: Member) {
         let share = member.share(self.time * self.batch * self.stack.out);
-        // SAFETY: the caller's.
+        // SAFETY: nobody writes to the sides, by this function's contract.
         let [forward, reverse] = self.sides.map(|side| unsafe { side.read(share.start, share.len()) });
-        // SAFETY: the caller's.
+        // SAFETY: `share` is this thread's, which nobody else touches, by this function's contract.
         let into = unsafe { into.write(share.start, share.len()) };
         for ((y, &a), &b) in into.iter_mut().zip(forward).zip(reverse) {
             *y = op.apply(a, b);

@@ -21,7 +21,7 @@ impl<'a> Padded<'a> {
     /// No thread writes these units while the register is read.
     #[inline(always)]
     unsafe fn load<S: Simd>(self, v: S, row: usize, unit: usize) -> S::F {
-        // SAFETY: the caller's.
+        // SAFETY: no thread writes these units meanwhile, by this function's contract.
         load_part(v, unsafe { self.rows.read(row * self.stride + unit, S::LANES) })
     }
 
@@ -29,7 +29,7 @@ impl<'a> Padded<'a> {
     /// The units are this thread's.
     #[inline(always)]
     unsafe fn store<S: Simd>(self, v: S, row: usize, unit: usize, x: S::F) {
-        // SAFETY: the caller's.
+        // SAFETY: the units are this thread's, by this function's contract.
         store_part(v, unsafe { self.rows.write(row * self.stride + unit, S::LANES) }, x);
     }
 }
@@ -281,10 +281,10 @@ impl Update<'_> {
         let kept = if state.flags.valid(place.row) { s_new } else { s };
         let resets = state.flags.resets(place.row);
         let s_next = if resets { state.initial_s.load(v, place.row, place.unit) } else { kept };
-        // SAFETY: the units of `s` and `m` are this thread's.
+        // SAFETY: the units of `s` are this thread's.
         unsafe { state.s.store(v, place.row, place.unit, s_next) };
         if cell.projection.is_some() {
-            // SAFETY: as above.
+            // SAFETY: the units of `m` are this thread's.
             unsafe { state.m.store(v, place.row, place.unit, m) };
         } else {
             self.emit(v, place, m);
