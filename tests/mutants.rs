@@ -80,6 +80,8 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("binary", "+ dims.a_offset + column", "+ column"),
     ("reduce_rows", "partial[0] / f32(dims.columns)", "partial[0] / f32(dims.rows)"),
     ("reduce_rows", "value = x[row * dims.columns];", "value = 0.0;"),
+    ("reduce_rows", "&& !is_nan(a)", ""),
+    ("reduce_rows", "&& !is_nan(b)", ""),
     ("reduce_rows", "column += WORKGROUP_SIZE", "column += WORKGROUP_SIZE + 1u"),
     ("reduce_rows", "var width = WORKGROUP_SIZE / 2u", "var width = WORKGROUP_SIZE / 4u"),
     ("sum_columns", "row += SIDE", "row += SIDE + 1u"),

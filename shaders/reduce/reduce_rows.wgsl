@@ -1,4 +1,4 @@
-// Sum, mean or maximum of every row; one workgroup a row.
+// Sum, mean or maximum of every row, NaN where the row has one; one workgroup per row.
 // CPU twin: `reference::reduce_rows`.
 
 override WORKGROUP_SIZE: u32 = 64u;
@@ -16,7 +16,9 @@ const MEAN: u32 = 1u;
 const MAX: u32 = 2u;
 
 fn combine(a: f32, b: f32) -> f32 {
-    return select(a + b, max(a, b), REDUCTION == MAX);
+    // With a NaN the sum is one, as the maximum must be.
+    let takes_larger = REDUCTION == MAX && !is_nan(a) && !is_nan(b);
+    return select(a + b, max(a, b), takes_larger);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

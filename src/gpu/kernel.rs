@@ -64,7 +64,7 @@ kernels! {
     /// An operation on two operands.
     BINARY = "binary": ["common/index.wgsl", "common/activation.wgsl", "elementwise/binary.wgsl"];
     /// A reduction of every row.
-    REDUCE_ROWS = "reduce_rows": ["reduce/reduce_rows.wgsl"];
+    REDUCE_ROWS = "reduce_rows": ["common/activation.wgsl", "reduce/reduce_rows.wgsl"];
     /// The column of every row's largest element.
     ARGMAX_ROWS = "argmax_rows": ["common/activation.wgsl", "reduce/argmax_rows.wgsl"];
     /// The sum of every column.

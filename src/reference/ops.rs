@@ -119,7 +119,7 @@ pub enum Reduction {
     Sum = 0,
     /// The mean.
     Mean = 1,
-    /// The largest element.
+    /// The largest element, NaN where one is.
     Max = 2,
 }
 
@@ -233,7 +233,7 @@ pub fn reduce_rows<F: Real>(op: Reduction, x: ArrayView2<'_, F>) -> Array1<F> {
         .map(|row| match op {
             Reduction::Sum => row.iter().copied().sum(),
             Reduction::Mean => row.iter().copied().sum::<F>() / columns,
-            Reduction::Max => row.iter().copied().fold(F::neg_infinity(), F::max),
+            Reduction::Max => row.iter().copied().fold(F::neg_infinity(), |most, x| Binary::Max.apply(most, x)),
         })
         .collect()
 }

@@ -22,6 +22,15 @@ pub(crate) fn reduce_rows() -> Vec<Case> {
         (x[69], x[70]) = (f32::INFINITY, f32::NEG_INFINITY);
         cases.push(case(op, 2, 70, x, 64, false));
         cases.push(case(op, 2, 3, vec![f32::NEG_INFINITY; 6], 64, false));
+        // A NaN wherever a lane may meet it first or last: above, below and beside numbers and infinities.
+        let (rows, columns) = (6, 130);
+        let mut x = uniform(54, rows * columns, 1.0);
+        for (row, at) in [0, 1, 63, 64, 129].into_iter().enumerate() {
+            x[row * columns + at] = if row % 2 == 0 { f32::NAN } else { -f32::NAN };
+            x[row * columns + (at + 1) % columns] = f32::INFINITY;
+        }
+        cases.push(case(op, rows, columns, x, 64, false));
+        cases.push(case(op, 2, 3, vec![f32::NAN; 6], 64, false));
     }
     cases.push(case(Reduction::Sum, 3, 0, Vec::new(), 64, false));
     cases
