@@ -1,4 +1,4 @@
-// The verdict on a training step: its loss, the norm of all gradients from the sums of their squares, the factor that keeps the
+// The verdict on a training step: its loss, the norm of all gradients from the norms of their parts, the factor that keeps the
 // norm below its limit, and whether both are finite numbers. Once they were not, the verdict stays as it is. One workgroup.
 // CPU twin: `ops::judge_step`.
 
@@ -17,7 +17,7 @@ struct JudgeStepDims { count: u32, step: u32, limit: f32 }
 
 @group(0) @binding(0) var<uniform> dims: JudgeStepDims;
 @group(0) @binding(1) var<storage, read> loss: array<f32>;      // [1]
-@group(0) @binding(2) var<storage, read> x: array<f32>;         // [count], sums of squares
+@group(0) @binding(2) var<storage, read> x: array<f32>;         // [count], norms of parts
 @group(0) @binding(3) var<storage, read> before: array<u32>;    // [5], the verdict on the step before
 @group(0) @binding(4) var<storage, read_write> after: array<u32>;   // [5]
 
@@ -26,9 +26,13 @@ fn is_finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
 }
 
+fn element(at: u32) -> f32 {
+    return x[at];
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn judge_step(@builtin(local_invocation_index) lane: u32) {
-    let squares = total(dims.count, lane);
+    let whole = norm(0u, dims.count, lane);
     if lane != 0u {
         return;
     }
@@ -38,17 +42,13 @@ fn judge_step(@builtin(local_invocation_index) lane: u32) {
         }
         return;
     }
-    let good = is_finite(loss[0]) && is_finite(squares);
-    var norm = squares;
-    if is_finite(squares) {
-        norm = sqrt(squares);
-    }
+    let good = is_finite(loss[0]) && is_finite(whole);
     var coefficient = 1.0;
     if CLIPPED {
-        coefficient = min(1.0, dims.limit / (norm + 1e-6));
+        coefficient = min(1.0, dims.limit / (whole + 1e-6));
     }
     after[LOSS] = bitcast<u32>(loss[0]);
-    after[NORM] = bitcast<u32>(norm);
+    after[NORM] = bitcast<u32>(whole);
     after[COEFFICIENT] = bitcast<u32>(select(0.0, coefficient, good));
     after[GOOD] = select(0u, ONE, good);
     after[STEP] = dims.step;

@@ -59,7 +59,9 @@ fn rms_prop(at: u32, p: f32, gradient: f32) -> f32 {
         let place = dims.count * select(1u, 2u, MOMENTUM) + at;
         let mean = slots[place] + dims.rest * (g - slots[place]);
         kept[place] = mean;
-        deviation = square - mean * mean;
+        // Rounding leaves less than nothing of a gradient that does not change; two squares that overflow leave a NaN.
+        let spread = square - mean * mean;
+        deviation = select(max(spread, 0.0), square, is_nan(spread));
     }
     let direction = g / (square_root(deviation) + dims.eps);
     if !MOMENTUM {

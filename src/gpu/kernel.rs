@@ -103,12 +103,14 @@ kernels! {
     POINT_LOSS_GRAD = "point_loss_grad": [
         "common/index.wgsl", "common/activation.wgsl", "train/loss.wgsl", "train/point_loss_grad.wgsl"
     ];
-    /// Sums of runs of elements or of their squares.
-    PARTIAL_SUMS = "partial_sums": ["common/activation.wgsl", "train/partial_sums.wgsl"];
+    /// Sums or norms of runs of elements.
+    PARTIAL_SUMS = "partial_sums": [
+        "common/activation.wgsl", "train/lanes.wgsl", "train/norm.wgsl", "train/partial_sums.wgsl"
+    ];
     /// The sum of a whole buffer.
-    TOTAL_SUM = "total_sum": ["train/total.wgsl", "train/total_sum.wgsl"];
+    TOTAL_SUM = "total_sum": ["train/lanes.wgsl", "train/total.wgsl", "train/total_sum.wgsl"];
     /// The verdict on a training step.
-    JUDGE_STEP = "judge_step": ["train/total.wgsl", "train/judge_step.wgsl"];
+    JUDGE_STEP = "judge_step": ["train/lanes.wgsl", "train/norm.wgsl", "train/judge_step.wgsl"];
     /// A parameter's update.
     OPTIMIZER_STEP = "optimizer_step": [
         "common/index.wgsl", "common/activation.wgsl", "train/optimizer_step.wgsl"

@@ -88,7 +88,7 @@ pub(crate) fn judge_step(
     if host(OP, "verdict", &before.0)?[GOOD] != 1.0 {
         return Ok(before.clone());
     }
-    // Squares of many small numbers beside few large ones: the sum is in 64 bits on either path.
+    // In 64 bits no square overflows or vanishes; the kernels scale by a power of two instead.
     let mut squares = 0.0;
     for gradient in gradients {
         let square = |&g: &f32| f64::from(clip.clamp(g)).powi(2);

@@ -27,7 +27,7 @@ pub struct RmsProp {
     pub weight_decay: f64,
     /// How much of the last direction is kept.
     pub momentum: f64,
-    /// Divides by the deviation rather than by the root mean square.
+    /// Divides by the deviation rather than by the root mean square. What rounding leaves below 0 of its square counts as 0.
     pub centered: bool,
 }
 
@@ -199,7 +199,10 @@ impl Update {
                 let deviation = match mean {
                     Some(mean) => {
                         *mean = *mean + rest * (g - *mean);
-                        *square - *mean * *mean
+                        // Rounding leaves less than nothing of a gradient that does not change; two squares that overflow
+                        // leave a NaN.
+                        let spread = *square - *mean * *mean;
+                        if spread.is_nan() { *square } else { spread.max(F::zero()) }
                     }
                     None => *square,
                 };

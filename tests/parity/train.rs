@@ -147,29 +147,48 @@ pub(crate) fn partial_sums() -> Vec<Case> {
     let mut cases = Vec::new();
     let options = [(false, None), (true, None), (true, Some(0.4_f32)), (false, Some(0.4))];
     for (at, count) in EDGES.into_iter().chain([2048, 4095, 4096, 4097, 9000, 17_000]).enumerate() {
-        let (squares, limit) = options[at % options.len()];
-        let size = WORKGROUPS[at % WORKGROUPS.len()];
-        let x = uniform(94, count, 1.0);
-        let term = |&x: &f32| {
-            let x = f64::from(limit.map_or(x, |limit| x.clamp(-limit, limit)));
-            if squares { x * x } else { x }
-        };
-        let sums: Vec<f64> = x.chunks(size * RUN).map(|run| run.iter().map(term).sum()).collect();
-        let runs = n(sums.len().max(1));
-        cases.push(Case {
-            name: format!("[{count}] squares {squares} limit {limit:?} workgroup {size}"),
-            constants: vec![
-                ("WORKGROUP_SIZE", n(size)),
-                ("SQUARES", u32::from(squares)),
-                ("CLAMPED", u32::from(limit.is_some())),
-            ],
-            dims: vec![n(count), 3, limit.unwrap_or_default().to_bits()],
-            buffers: vec![Slot::floats(&x), Slot::output(3 + sums.len()).near(3, sums)],
-            grid: if at % 2 == 1 { [runs.div_ceil(2), 2, 1] } else { [runs, 1, 1] },
-            tolerance: Tolerance { abs: 2e-4, rel: 2e-6 },
-        });
+        let (norm, limit) = options[at % options.len()];
+        cases.push(partial_case(uniform(94, count, 1.0), norm, limit, WORKGROUPS[at % WORKGROUPS.len()], at % 2 == 1));
+    }
+    // Squares of these overflow or vanish; their norms do not.
+    for scale in [3e19, 3e36, 1e-22, 1e-30] {
+        cases.push(partial_case(uniform(94, 1000, scale), true, None, 64, false));
+        let one_large: Vec<f32> = uniform(94, 1000, 1.0).into_iter().chain([scale]).collect();
+        cases.push(partial_case(one_large, true, None, 64, false));
+    }
+    cases.push(partial_case(vec![3.4e38, 1.0], true, None, 64, false));
+    cases.push(partial_case(vec![0.0; 70], true, None, 64, false));
+    for odd in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        let x = |place: usize| (0..200).map(|at| if at == place { odd } else { 1e30 }).collect();
+        cases.extend([0, 77, 199].map(|place| partial_case(x(place), true, None, 64, false)));
     }
     cases
+}
+
+fn partial_case(x: Vec<f32>, norm: bool, limit: Option<f32>, size: usize, folded: bool) -> Case {
+    let element = |&x: &f32| f64::from(limit.map_or(x, |limit| x.clamp(-limit, limit)));
+    let sum = |run: &[f32]| -> f64 {
+        let elements = run.iter().map(element);
+        if norm { elements.map(|x| x * x).sum::<f64>().sqrt() } else { elements.sum() }
+    };
+    let sums: Vec<f64> = x.chunks(size * RUN).map(sum).collect();
+    let runs = n(sums.len().max(1));
+    Case {
+        name: format!(
+            "[{}] from {:e} on, norm {norm} limit {limit:?} workgroup {size}",
+            x.len(),
+            x.first().unwrap_or(&0.0)
+        ),
+        constants: vec![
+            ("WORKGROUP_SIZE", n(size)),
+            ("NORM", u32::from(norm)),
+            ("CLAMPED", u32::from(limit.is_some())),
+        ],
+        dims: vec![n(x.len()), 3, limit.unwrap_or_default().to_bits()],
+        buffers: vec![Slot::floats(&x), Slot::output(3 + sums.len()).near(3, sums)],
+        grid: if folded { [runs.div_ceil(2), 2, 1] } else { [runs, 1, 1] },
+        tolerance: if norm { Tolerance { abs: 0.0, rel: 3e-6 } } else { Tolerance { abs: 2e-4, rel: 2e-6 } },
+    }
 }
 
 pub(crate) fn total_sum() -> Vec<Case> {
@@ -192,39 +211,48 @@ pub(crate) fn judge_step() -> Vec<Case> {
     let mut cases = Vec::new();
     let fresh = [0.0, 0.0, 0.0, 1.0, 0.0];
     let stopped = [f32::NAN, 7.5, 0.0, 0.0, f32::from_bits(41)];
-    let mut add = |what: &str, loss: f32, squares: &[f32], limit: Option<f32>, before: [f32; 5], after: Slot| {
+    let mut add = |what: &str, loss: f32, norms: &[f32], limit: Option<f32>, before: [f32; 5], after: Slot| {
         cases.push(Case {
-            name: format!("{what}, {} sums, limit {limit:?}", squares.len()),
+            name: format!("{what}, {} norms, limit {limit:?}", norms.len()),
             constants: vec![("CLIPPED", u32::from(limit.is_some())), ("WORKGROUP_SIZE", 64)],
-            dims: vec![n(squares.len()), 42, limit.unwrap_or_default().to_bits()],
-            buffers: vec![Slot::floats(&[loss]), Slot::floats(squares), Slot::floats(&before), after],
+            dims: vec![n(norms.len()), 42, limit.unwrap_or_default().to_bits()],
+            buffers: vec![Slot::floats(&[loss]), Slot::floats(norms), Slot::floats(&before), after],
             grid: [1, 1, 1],
             tolerance: Tolerance { abs: 0.0, rel: 3e-6 },
         });
     };
+    let after = |loss: f32, norm: f64, coefficient: f64, good: bool| {
+        let good = if good { 1.0 } else { 0.0 };
+        Slot::output(5).near(0, [f64::from(loss), norm, coefficient, good]).exactly(4, [f32::from_bits(42)])
+    };
     for (at, count) in [1, 3, 64, 65, 300].into_iter().enumerate() {
-        let squares: Vec<f32> = uniform(96, count, 2.0).into_iter().map(f32::abs).collect();
-        let norm = wide(&squares).iter().sum::<f64>().sqrt();
+        let norms: Vec<f32> = uniform(96, count, 2.0).into_iter().map(f32::abs).collect();
+        let norm = wide(&norms).iter().map(|x| x * x).sum::<f64>().sqrt();
         for limit in [None, Some(0.5), Some(1e4)] {
-            let coefficient = clip_coefficient(norm, limit);
-            let after = Slot::output(5).near(0, [-0.25, norm, coefficient, 1.0]).exactly(4, [f32::from_bits(42)]);
             let last = [1.0, 2.0, 3.0, 1.0, f32::from_bits(at as u32)];
-            add("good", -0.25, &squares, limit, if at % 2 == 0 { fresh } else { last }, after);
+            let before = if at % 2 == 0 { fresh } else { last };
+            add("good", -0.25, &norms, limit, before, after(-0.25, norm, clip_coefficient(norm, limit), true));
         }
     }
-    for (loss, squares, norm) in [
-        (f32::NAN, [4.0, 5.0], 3.0),
-        (f32::INFINITY, [4.0, 5.0], 3.0),
+    // Squares of these overflow or vanish; their norms do not.
+    for norms in [[3e19, 4e19], [3e37, 4e37], [3e-30, 4e-30], [3e30, 4e-30]] {
+        let norm = wide(&norms).iter().map(|x| x * x).sum::<f64>().sqrt();
+        add("good", 1.0, &norms, Some(10.0), fresh, after(1.0, norm, clip_coefficient(norm, Some(10.0)), true));
+    }
+    for (loss, norms, norm) in [
+        (f32::NAN, [3.0, 4.0], 5.0),
+        (f32::INFINITY, [3.0, 4.0], 5.0),
         (1.0, [f32::NAN, 1.0], f64::NAN),
+        (1.0, [f32::INFINITY, f32::NAN], f64::NAN),
         (1.0, [1.0, f32::INFINITY], f64::INFINITY),
+        // Each fits f32, both together do not.
+        (1.0, [3e38, 3e38], f64::INFINITY),
     ] {
-        let after = Slot::output(5).near(0, [f64::from(loss), norm, 0.0, 0.0]).exactly(4, [f32::from_bits(42)]);
-        add("no number", loss, &squares, Some(1.0), fresh, after);
+        add("no number", loss, &norms, Some(1.0), fresh, after(loss, norm, 0.0, false));
     }
     add("stopped", 1.0, &[4.0], Some(1.0), stopped, Slot::output(5).exactly(0, stopped));
     // No gradient at all.
-    let after = Slot::output(5).near(0, [1.0, 0.0, 1.0, 1.0]).exactly(4, [f32::from_bits(42)]);
-    add("good", 1.0, &[], Some(1.0), fresh, after);
+    add("good", 1.0, &[], Some(1.0), fresh, after(1.0, 0.0, 1.0, true));
     cases
 }
 
@@ -283,16 +311,15 @@ fn written() -> Vec<Written> {
 
 pub(crate) fn optimizer_step() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (at, Written { rule, flags, numbers }) in written().into_iter().enumerate() {
+    for (at, written) in written().into_iter().enumerate() {
+        let rule = written.rule;
         for (step, len, clip, good) in [
             (1, 65, Clip::default(), true),
             (4, 130, Clip::value(0.3), true),
             (3, 63, Clip::default(), false),
             (2, [0, 1, 64, 200][at % 4], Clip::value(0.3), true),
         ] {
-            let update = Update::new(rule, 0.02, step);
             let slots = rule.slots().len();
-            let (p, g) = (uniform(101, len, 1.0), uniform(102, len, 1.0));
             // Squares are larger than those of the means, so that a deviation is a number.
             let kept = uniform(103, slots * len, 0.1).into_iter().enumerate();
             let kept = kept.map(|(k, x)| match (k / len.max(1), rule) {
@@ -307,35 +334,82 @@ pub(crate) fn optimizer_step() -> Vec<Case> {
             } else {
                 kept
             };
-            let coefficient = 0.4_f32;
-            let verdict = [1.0, 2.0, coefficient, if good { 1.0 } else { 0.0 }, f32::from_bits(9)];
-            let (mut moved, mut after) = (wide(&p), wide(&kept));
-            for k in (0..len).filter(|_| good) {
-                let mut own: Vec<f64> = (0..slots).map(|slot| f64::from(kept[slot * len + k])).collect();
-                let g = f64::from(coefficient) * clip.clamp(f64::from(g[k]));
-                moved[k] = update.apply(f64::from(p[k]), g, &mut own);
-                own.iter().enumerate().for_each(|(slot, &value)| after[slot * len + k] = value);
+            let (p, g) = (uniform(101, len, 1.0), uniform(102, len, 1.0));
+            cases.push(UpdateCase { p, g, kept, clip, good, step, overflows: false }.written(&written, at));
+        }
+        if matches!(rule, Rule::RmsProp(RmsProp { centered: true, .. })) {
+            // Less than nothing is left of the deviation; or it is the difference of two squares that overflow.
+            for (overflows, g, square, mean) in [(false, 2.0, 0.3, 0.8), (true, 1e20, f32::INFINITY, 4e19)] {
+                let slots = rule.slots().into_iter().map(|name| match name {
+                    "square_avg" => square,
+                    "grad_avg" => mean,
+                    _ => 0.5,
+                });
+                let kept = slots.flat_map(|slot| [slot; 70]).collect();
+                let (p, g) = (uniform(101, 70, 1.0), vec![g; 70]);
+                let case = UpdateCase { p, g, kept, clip: Clip::default(), good: true, step: 5, overflows };
+                cases.push(case.written(&written, at));
             }
-            let size = WORKGROUPS[at % WORKGROUPS.len()];
-            let [count, first] = [n(len), u32::from(step == 1)];
-            let numbers = numbers(&update).map(|x| (x as f32).to_bits());
-            let own = [("CLAMPED", u32::from(clip.value.is_some())), ("WORKGROUP_SIZE", n(size))];
-            cases.push(Case {
-                name: format!("{rule:?} step {step} [{len}] {clip:?} good {good} workgroup {size}"),
-                constants: flags.iter().copied().chain(own).collect(),
-                dims: [count, first, clip.value.unwrap_or_default().to_bits()].into_iter().chain(numbers).collect(),
-                buffers: vec![
-                    Slot::floats(&p),
-                    Slot::floats(&g),
-                    Slot::floats(&kept),
-                    Slot::floats(&verdict),
-                    Slot::output(len).near(0, moved),
-                    Slot::output(slots * len).near(0, after),
-                ],
-                grid: grid(len, size, at % 2 == 1),
-                tolerance: Tolerance { abs: 1e-6, rel: 2e-6 },
-            });
         }
     }
     cases
+}
+
+/// What an update begins with.
+struct UpdateCase {
+    p: Vec<f32>,
+    g: Vec<f32>,
+    /// `[slots, elements]`
+    kept: Vec<f32>,
+    clip: Clip,
+    /// Whether the verdict on the step is good.
+    good: bool,
+    step: u64,
+    /// Whether a square is beyond f32, so that the reference must compute in f32, too.
+    overflows: bool,
+}
+
+impl UpdateCase {
+    fn written(&self, Written { rule, flags, numbers }: &Written, at: usize) -> Case {
+        let Self { p, g, kept, clip, good, step, overflows } = self;
+        let (len, slots) = (p.len(), rule.slots().len());
+        let update = Update::new(*rule, 0.02, *step);
+        let coefficient = 0.4_f32;
+        let (mut moved, mut after) = (wide(p), wide(kept));
+        for k in (0..len).filter(|_| *good) {
+            let own = (0..slots).map(|slot| kept[slot * len + k]);
+            let own: Vec<f64> = if *overflows {
+                let mut own: Vec<f32> = own.collect();
+                moved[k] = update.apply(p[k], coefficient * clip.clamp(g[k]), &mut own).into();
+                wide(&own)
+            } else {
+                let mut own: Vec<f64> = own.map(f64::from).collect();
+                let g = f64::from(coefficient) * clip.clamp(f64::from(g[k]));
+                moved[k] = update.apply(f64::from(p[k]), g, &mut own);
+                own
+            };
+            own.iter().enumerate().for_each(|(slot, &value)| after[slot * len + k] = value);
+        }
+        assert!(moved.iter().all(|p| p.is_finite()), "{rule:?}: the reference moves parameters to numbers");
+        let verdict = [1.0, 2.0, coefficient, if *good { 1.0 } else { 0.0 }, f32::from_bits(9)];
+        let size = WORKGROUPS[at % WORKGROUPS.len()];
+        let [count, first] = [n(len), u32::from(*step == 1)];
+        let numbers = numbers(&update).map(|x| (x as f32).to_bits());
+        let own = [("CLAMPED", u32::from(clip.value.is_some())), ("WORKGROUP_SIZE", n(size))];
+        Case {
+            name: format!("{rule:?} step {step} [{len}] {clip:?} good {good} overflows {overflows} workgroup {size}"),
+            constants: flags.iter().copied().chain(own).collect(),
+            dims: [count, first, clip.value.unwrap_or_default().to_bits()].into_iter().chain(numbers).collect(),
+            buffers: vec![
+                Slot::floats(p),
+                Slot::floats(g),
+                Slot::floats(kept),
+                Slot::floats(&verdict),
+                Slot::output(len).near(0, moved),
+                Slot::output(slots * len).near(0, after),
+            ],
+            grid: grid(len, size, at % 2 == 1),
+            tolerance: Tolerance { abs: 1e-6, rel: 2e-6 },
+        }
+    }
 }

@@ -145,6 +145,63 @@ fn a_parameter_larger_than_a_workgroup_moves_alike_on_every_path() {
     }
 }
 
+/// The mean square of a gradient that does not change is that of its mean, but for rounding: what is left of it may be below 0.
+#[test]
+fn centered_rms_prop_survives_a_gradient_that_does_not_change() {
+    // In f32 a half of 500 gradients leaves less than 0 somewhere between the 130th and the 200th step.
+    let (steps, len, alpha) = (250, 500, 0.9);
+    let rule: Rule = RmsProp { centered: true, alpha, ..RmsProp::default() }.into();
+    for device in devices() {
+        let mut parameters = Parameters::new(&device, 5);
+        let id = parameters.uniform("p", &[len], 1.0).expect("a parameter");
+        let gradient = Parameters::new(&device, 6).uniform_tensor(&[len]);
+        let mut optimizer = Optimizer::new(rule).expect("a rule");
+        for _ in 0..steps {
+            let mut graph = Graph::new(&parameters, Mode::Evaluation);
+            let (p, gradient) = (graph.parameter(id).expect("a leaf"), graph.input(&gradient));
+            let product = graph.mul(p, gradient).expect("a product");
+            let loss = graph.sum(product).expect("a loss");
+            optimizer.step(graph, loss, &mut parameters, 1e-9).expect("a step");
+        }
+        let values = parameters.get(id).expect("it").to_vec().expect("a read-back");
+        let odd = values.iter().filter(|p| !p.is_finite()).count();
+        assert_eq!(odd, 0, "{odd} parameters are not finite after {steps} steps on {device}");
+        optimizer.report().expect("finite numbers");
+    }
+}
+
+/// The square of such a norm is beyond f32, the norm is not.
+#[test]
+fn a_large_gradient_is_clipped_alike_on_every_path_and_an_endless_one_refused() {
+    let step = |device: &Device, scale: f32| {
+        let mut parameters = Parameters::new(device, 5);
+        let id = parameters.add("p", &ArrayD::zeros(vec![5000])).expect("a parameter");
+        let gradient =
+            upload(device, &ArrayD::from_shape_fn(vec![5000], |at| if at[0] % 2 == 0 { scale } else { -1.0 }));
+        let mut optimizer = Optimizer::new(Sgd::default()).expect("a rule").clip(Clip::norm(1.0)).expect("a limit");
+        let mut graph = Graph::new(&parameters, Mode::Evaluation);
+        let (p, gradient) = (graph.parameter(id).expect("a leaf"), graph.input(&gradient));
+        let product = graph.mul(p, gradient).expect("a product");
+        let loss = graph.sum(product).expect("a loss");
+        optimizer.step(graph, loss, &mut parameters, 1.0).expect("recorded");
+        let norm = optimizer.report().map(|report| report.expect("a step").1);
+        (norm, parameters.get(id).expect("it").to_vec().expect("a read-back"))
+    };
+    for device in devices() {
+        for scale in [2e19, 1e30, 1e36] {
+            let (norm, moved) = step(&device, scale);
+            let (norm, expected) = (norm.expect("a finite norm"), scale * 50.0);
+            assert!((norm / expected - 1.0).abs() < 1e-5, "{device}: norm {norm}, expected {expected}");
+            assert_close(&format!("{scale:e} on {device}"), &moved[..1], &[-0.02], 1e-5);
+            assert!(moved[1] >= 0.0 && moved[1] < 1e-18, "{device}: {}", moved[1]);
+        }
+        // 50 times this is beyond f32 on every path, and nothing moves.
+        let (norm, moved) = step(&device, 1e37);
+        assert!(matches!(norm, Err(gatewise::Error::Diverged { step: 1, .. })), "{device}: {norm:?}");
+        assert!(moved.iter().all(|&p| p == 0.0), "{device}");
+    }
+}
+
 trait Drawn {
     fn uniform_tensor(self, shape: &[usize]) -> Tensor;
 }

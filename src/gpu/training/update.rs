@@ -32,12 +32,12 @@ uniform! {
     }
 }
 
-/// The sums of runs of `x`, or of its squares, each element clamped first where there is a limit; written to `y` from an offset on.
+/// The sums of runs of `x`, or their norms, each element clamped first where there is a limit; written to `y` from an offset on.
 pub(super) fn partial_sums(
     recorder: &mut Recorder,
     (x, count): (&Buffer, usize),
     limit: Option<f32>,
-    squares: bool,
+    norm: bool,
     (y, y_offset): (&Buffer, usize),
 ) -> Result<()> {
     let op = PARTIAL_SUMS.name;
@@ -49,7 +49,7 @@ pub(super) fn partial_sums(
         y_offset: word(&device, op, y_offset)?,
         limit: limit.unwrap_or_default(),
     };
-    let constants = vec![("SQUARES", u32::from(squares)), ("CLAMPED", u32::from(limit.is_some()))];
+    let constants = vec![("NORM", u32::from(norm)), ("CLAMPED", u32::from(limit.is_some()))];
     let grid = fold(&device, op, count.div_ceil(RUN))?;
     let bound = recorder.bind(&PARTIAL_SUMS, &constants, [x, y].map(Buffer::clone))?;
     recorder.dispatch(bound, &dims, grid)
@@ -74,7 +74,8 @@ pub(crate) fn judge_step(
         partial_sums(recorder, (gradient, len), clip.value, true, (&partial, offset))?;
         offset += len.div_ceil(RUN);
     }
-    check_loops(&device, op, count.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
+    // The norm goes over its elements twice.
+    check_loops(&device, op, 2 * count.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     recorder.has_passing_numbers();
     let dims = JudgeStepDims { count: word(&device, op, count)?, step, limit: clip.norm.unwrap_or_default() };
     let constants = vec![("CLIPPED", u32::from(clip.norm.is_some()))];
