@@ -2,7 +2,7 @@
 //! `shaders/README.md`.
 #![cfg(feature = "gpu")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use gatewise::gpu::KERNELS;
 use gatewise::plan::Matrices;
 use naga::back::{pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
+use naga::{AddressSpace, Module, ShaderStage, Statement, StorageAccess};
 
 fn shaders() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders")
@@ -121,6 +121,70 @@ fn a_kernel_is_a_file_an_entry_point_and_a_line_of_the_table_of_one_name() {
         }
     }
     assert_eq!(files, on_disk, "every file belongs to a kernel");
+}
+
+/// The functions that a function calls.
+fn callees(function: &naga::Function) -> Vec<naga::Handle<naga::Function>> {
+    fn walk(block: &naga::Block, found: &mut Vec<naga::Handle<naga::Function>>) {
+        for statement in block {
+            match statement {
+                Statement::Call { function, .. } => found.push(*function),
+                Statement::Block(inner) => walk(inner, found),
+                Statement::If { accept, reject, .. } => [accept, reject].iter().for_each(|inner| walk(inner, found)),
+                Statement::Switch { cases, .. } => cases.iter().for_each(|case| walk(&case.body, found)),
+                Statement::Loop { body, continuing, .. } => {
+                    [body, continuing].iter().for_each(|inner| walk(inner, found));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&function.body, &mut found);
+    found
+}
+
+/// The names of a module's functions that its entry points reach.
+fn reached(module: &Module) -> BTreeSet<String> {
+    let mut open: Vec<_> = module.entry_points.iter().flat_map(|entry| callees(&entry.function)).collect();
+    let mut reached = BTreeSet::new();
+    while let Some(function) = open.pop() {
+        let function = &module.functions[function];
+        if reached.insert(function.name.clone().unwrap_or_default()) {
+            open.extend(callees(function));
+        }
+    }
+    reached
+}
+
+#[test]
+fn every_function_is_reached_from_an_entry_point() {
+    // A fragment serves several kernels, each with some of its functions: by file, what any of them reaches.
+    let mut used: HashMap<&str, BTreeSet<String>> = HashMap::new();
+    for kernel in KERNELS {
+        let names = reached(&module(kernel.source, kernel.name));
+        kernel.files.iter().for_each(|file| used.entry(file).or_default().extend(names.iter().cloned()));
+    }
+    let mut idle = Vec::new();
+    for (file, used) in used {
+        let text = fs::read_to_string(shaders().join(file)).expect("the file");
+        let mut entry = false;
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("fn ").and_then(|line| line.split('(').next()) {
+                if !entry && !used.contains(name) {
+                    idle.push(format!("{file}: {name}"));
+                }
+                entry = false;
+            }
+            entry |= line.starts_with("@compute");
+        }
+    }
+    assert!(idle.is_empty(), "no entry point calls {idle:?}");
+    // The walk itself: into every kind of block, and past what nothing calls.
+    let nested = "fn a() {} fn b() { a(); } fn c() {} fn d() {} fn e() {}
+        @compute @workgroup_size(1) fn main() { for (var i = 0; i < 3; i++) { switch i { case 1: { b(); } default: { if i > 1 { c(); } else { { d(); } } } } } }";
+    let expected = ["a", "b", "c", "d"].map(str::to_owned);
+    assert_eq!(reached(&module(nested, "nested")), BTreeSet::from(expected));
 }
 
 #[test]

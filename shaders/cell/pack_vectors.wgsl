@@ -14,10 +14,6 @@ struct PackVectorsDims { hidden: u32, gates: u32, to_offset: u32 }
 @group(0) @binding(3) var<storage, read> peephole: array<f32>;      // [3, hidden]
 @group(0) @binding(4) var<storage, read_write> vectors: array<f32>; // [VECTOR_ROWS, hidden] from to_offset on
 
-fn vector_element(at: u32) -> f32 {
-    return vectors[at];
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn pack_vectors(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let at = flat_index(id, groups, WORKGROUP_SIZE);
