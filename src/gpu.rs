@@ -46,6 +46,7 @@ mod counters;
 pub(crate) mod faults;
 mod kernel;
 mod layout;
+mod limits;
 mod liveness;
 mod ops;
 mod peaks;

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{AdapterSummary, GpuOptions, enumerate, matrices};
-use super::bindings::{BindGroups, Blocks, MOST_BINDINGS};
+use super::bindings::{BindGroups, Blocks};
 use super::contained::{Contained, contained, one_line, silence_contained_panics};
 use super::counters::{AtomicCounters, Counters};
 use super::kernel::Pipelines;
+use super::limits::{countable, lacking};
 use super::liveness::{Canary, Loss};
 use super::pipeline_cache::PipelineCache;
 use super::pool::Pool;
@@ -107,20 +108,6 @@ fn runs_at_once(info: &wgpu::AdapterInfo) -> bool {
             AMD => discrete,
             _ => false,
         }
-}
-
-/// The first limit that is too low for every plan: a kernel has up to [`MOST_BINDINGS`] storage buffers beside a uniform at a
-/// dynamic offset. What a kernel needs beyond that is checked when it is compiled.
-fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)> {
-    let storage = MOST_BINDINGS as u32;
-    let needed = [
-        ("max_storage_buffers_per_shader_stage", storage, limits.max_storage_buffers_per_shader_stage),
-        ("max_bindings_per_bind_group", storage + 1, limits.max_bindings_per_bind_group),
-        ("max_bind_groups", 1, limits.max_bind_groups),
-        ("max_dynamic_uniform_buffers_per_pipeline_layout", 1, limits.max_dynamic_uniform_buffers_per_pipeline_layout),
-    ];
-    let short = needed.into_iter().find(|(_, needed, found)| found < needed);
-    short.map(|(name, needed, found)| (name, u64::from(needed), u64::from(found)))
 }
 
 /// What a device of the crate's own brings along.
@@ -224,7 +211,7 @@ impl GpuDevice {
         kept: Kept,
     ) -> Self {
         silence_contained_panics();
-        let limits = device.limits();
+        let limits = countable(device.limits());
         let subgroup = |size: u32| if device.features().contains(wgpu::Features::SUBGROUP) { size as usize } else { 0 };
         let own = if adapter.is_software() { AdapterClass::Software } else { AdapterClass::Hardware };
         // llvmpipe ends every loop of an invocation after 65,535 iterations in all, without an error
