@@ -118,7 +118,7 @@ impl Tile {
     #[inline(always)]
     unsafe fn add<S: Simd, const V: usize, const R: usize>(self, v: S, into: &mut [f32], width: usize, first: usize) {
         let mut sums = [[v.splat(0.0); V]; R];
-        // SAFETY: the rows that the caller vouches for.
+        // SAFETY: `k` stays below `depth`, a row below `R` and a column below `V`: inside the rows of this function's contract.
         unsafe {
             for k in 0..self.depth {
                 let (a, b) = (self.a.add(k * BLOCK), self.b.add(k * VECTORS * S::LANES));
@@ -149,6 +149,8 @@ impl Kernel for Block<'_> {
     fn run<S: Simd>(self, v: S) {
         let Self { a, b, depth, into, width } = self;
         let panel = VECTORS * S::LANES;
+        // Whole rows: what is left of a row would be a row of `a` that the count below does not have.
+        assert!(width > 0 && into.len().is_multiple_of(width));
         // Rows of a tile; they divide a block.
         let rows = if S::ROWS[1] >= 8 { 8 } else { 4 };
         let (blocks, panels) = ((into.len() / width).div_ceil(BLOCK), width.div_ceil(panel));
@@ -159,7 +161,8 @@ impl Kernel for Block<'_> {
                 for (tile, into) in into.chunks_mut(rows * width).enumerate() {
                     let a = a[block * DEPTH * BLOCK + tile * rows..].as_ptr();
                     let tile = Tile { a, b: b[at * DEPTH * panel..].as_ptr(), depth };
-                    // SAFETY: by the assertion above; a tile's rows end inside its block.
+                    // SAFETY: by the assertions above `a` and `b` hold `depth` rows of every block and panel; a tile's rows end inside
+                    // its block.
                     unsafe {
                         match ((width - first).div_ceil(S::LANES).min(VECTORS), rows) {
                             (1, 8) => tile.add::<S, 1, 8>(v, into, width, first),
@@ -178,7 +181,7 @@ impl Kernel for Block<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Instructions;
+    use super::super::simd::{Instructions, MOST_LANES};
     use super::*;
 
     /// `sum a^T b` in `f64`, on top of what is there.
@@ -224,5 +227,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "is_multiple_of")]
+    fn a_sum_that_is_no_whole_number_of_rows_is_refused() {
+        let numbers = vec![0.0; DEPTH * MOST_LANES * VECTORS];
+        let mut into = [0.0; 7];
+        let block = Block { a: &numbers, b: &numbers, depth: 1, into: &mut into, width: 3 };
+        Instructions::Portable.verify().expect("any processor").run(block);
     }
 }

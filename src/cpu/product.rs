@@ -85,13 +85,22 @@ pub(super) struct DotProduct<'a> {
 }
 
 /// A number as weights are stored.
-trait Weight: Copy {
+///
+/// # Safety
+/// `load` reads no more than the `V * LANES` numbers that it is given: kernels size their panels by it.
+unsafe trait Weight: Copy {
     /// A row of a panel: `V` registers.
     ///
     /// # Safety
     /// `at` points to `V` times [`Simd::LANES`] readable numbers.
     unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V];
 }
+
+/// A weight that is 16 bits of a type of its own.
+///
+/// # Safety
+/// The type is `repr(transparent)` over `u16`.
+unsafe trait Bits16: Weight {}
 
 /// 16-bit floats by their bits.
 #[derive(Clone, Copy)]
@@ -103,6 +112,11 @@ struct Half(#[allow(dead_code, reason = "read through a pointer")] u16);
 #[repr(transparent)]
 struct Brain(#[allow(dead_code, reason = "read through a pointer")] u16);
 
+// SAFETY: transparent over `u16`.
+unsafe impl Bits16 for Half {}
+// SAFETY: transparent over `u16`.
+unsafe impl Bits16 for Brain {}
+
 /// Where a column of a panel of bf16 lies in its row: two registers share their words, so that a shift and a mask widen
 /// both; an odd last one lies by itself.
 pub(super) fn interleaved(column: usize, vectors: usize, lanes: usize) -> usize {
@@ -112,12 +126,13 @@ pub(super) fn interleaved(column: usize, vectors: usize, lanes: usize) -> usize 
 
 macro_rules! weight {
     ($($number:ty: $load:ident as $stored:ty),*) => {$(
-        impl Weight for $number {
+        // SAFETY: `V` registers are read, one behind the other.
+        unsafe impl Weight for $number {
             #[inline(always)]
             unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
                 let mut row = [v.splat(0.0); V];
                 for (column, weights) in row.iter_mut().enumerate() {
-                    // SAFETY: the caller's.
+                    // SAFETY: `at` points to `V * LANES` numbers and `column` is below `V`.
                     *weights = unsafe { v.$load(at.add(column * S::LANES).cast::<$stored>()) };
                 }
                 row
@@ -127,16 +142,18 @@ macro_rules! weight {
 }
 weight!(f32: load as f32, Half: load_f16 as u16, i8: load_i8 as i8);
 
-impl Weight for Brain {
+// SAFETY: `V` registers are read, two at a time and an odd last one by itself.
+unsafe impl Weight for Brain {
     #[inline(always)]
     unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
         let mut row = [v.splat(0.0); V];
         for pair in 0..V / 2 {
-            // SAFETY: the caller's.
+            // SAFETY: `at` points to `V * LANES` numbers, and pair `pair` ends with register `2 * pair + 1`, below `V`. A register
+            // of words of 32 bits is two of 16.
             [row[2 * pair], row[2 * pair + 1]] = unsafe { v.load_bf16_pair(at.add(2 * pair * S::LANES).cast()) };
         }
         if V % 2 == 1 {
-            // SAFETY: the caller's.
+            // SAFETY: `at` points to `V * LANES` numbers, of which these are the last `LANES`.
             row[V - 1] = unsafe { v.load_bf16(at.add((V - 1) * S::LANES).cast()) };
         }
         row
@@ -193,7 +210,7 @@ impl<W: Weight> Tile<W> {
     /// registers to write to.
     #[inline(always)]
     unsafe fn run<S: Simd, const V: usize, const R: usize>(self, v: S) {
-        // SAFETY: every address lies in the ranges that the caller vouches for.
+        // SAFETY: row, depth and column stay below `R`, `depth` and `V`: inside the ranges of this function's contract.
         unsafe {
             let mut sums = [[v.splat(0.0); V]; R];
             let mut panel = self.panel;
@@ -286,9 +303,9 @@ impl Product<'_> {
 
 /// Bits under a type that knows how to widen them.
 #[inline(always)]
-fn bits<T>(numbers: &[u16]) -> &[T] {
+fn bits<T: Bits16>(numbers: &[u16]) -> &[T] {
     const { assert!(size_of::<T>() == size_of::<u16>()) };
-    // SAFETY: `Half` and `Brain` are transparent over `u16`.
+    // SAFETY: `T` is transparent over `u16`, by the trait's contract, so the slice is as long and as aligned.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), numbers.len()) }
 }
 

@@ -22,7 +22,11 @@ pub(super) const MOST_LANES: usize = 16;
 ///
 /// In [`Simd::min`] and [`Simd::max`] a NaN of the second operand wins, so that clamping `x` as
 /// `min(high, max(low, x))` keeps a NaN.
-pub(super) trait Simd: Copy {
+///
+/// # Safety
+/// Kernels size what they read and write by the type: `LANES` is the number of lanes of `F` and of `I`, at most
+/// [`MOST_LANES`]; `load`, `load_*` and `store` touch no more than `LANES` numbers, and `dot_bytes` no more than `4 * LANES` bytes.
+pub(super) unsafe trait Simd: Copy {
     /// A register of `f32`.
     type F: Copy;
     /// A register of `i32`, as many lanes.
@@ -90,7 +94,7 @@ pub(super) trait Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Instructions {
-    /// AVX-512 (F, BW, DQ, VL, VNNI): Intel from Ice Lake on, AMD from Zen 4 on.
+    /// AVX-512 (F, BW, DQ, VL, VNNI) with AVX2, FMA and F16C: Intel from Ice Lake on, AMD from Zen 4 on.
     Avx512,
     /// AVX2, FMA and F16C.
     Avx2,
@@ -174,13 +178,13 @@ impl Verified {
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            // SAFETY: the set is verified.
+            // SAFETY: a `Verified` is made by `verify` and `detect` alone, which ask `available`.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => unsafe { x86::Avx512::verified() }.enter(kernel),
-            // SAFETY: the set is verified.
+            // SAFETY: a `Verified` is made by `verify` and `detect` alone, which ask `available`.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => unsafe { x86::Avx2::verified() }.enter(kernel),
-            // SAFETY: the set is verified.
+            // SAFETY: a `Verified` is made by `verify` and `detect` alone, which ask `available`.
             #[cfg(target_arch = "aarch64")]
             Instructions::Neon => unsafe { neon::Neon::verified() }.enter(kernel),
             _ => kernel.run(portable::Portable),

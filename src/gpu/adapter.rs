@@ -34,9 +34,11 @@ pub struct GpuOptions {
     /// the device, right but slowly, and later calls take steps. Plans do so by themselves on GPUs of NVIDIA and Intel and
     /// discrete ones of AMD through Vulkan or DX12, on others only where the kind is asked for.
     pub together: Option<Together>,
-    /// Multiplies by the adapter's own matrices where these keep the precision of a layer's weights ([`Matrices`]): an
-    /// experimental feature of wgpu, which promises no more of it than that. An adapter that lists none of a kind that there
-    /// is a kernel for is refused.
+    /// Multiplies by the adapter's own matrices where these keep the precision of a layer's weights ([`Matrices`]).
+    ///
+    /// This turns on experimental code of wgpu (`Features::EXPERIMENTAL_COOPERATIVE_MATRIX`), which wgpu calls unsound: it may have
+    /// undefined behaviour even where it is used rightly. No other experimental feature is turned on. An adapter without
+    /// matrices of a kind that there is a kernel for is refused.
     pub matrices: bool,
 }
 

@@ -14,7 +14,7 @@ impl Neon {
     }
 
     /// # Safety
-    /// The processor has the set.
+    /// [`Self::available`] has returned true: the processor has NEON.
     pub(super) unsafe fn verified() -> Self {
         Self(())
     }
@@ -28,7 +28,8 @@ impl Neon {
 /// The body of a method in intrinsics.
 macro_rules! neon {
     ($body:expr) => {
-        // SAFETY: the token proves the feature; pointers are as the trait's method demands.
+        // SAFETY: a `Neon` exists only where `available` has found the feature; what the pointers point to is what the
+        // trait's method demands.
         #[allow(unused_unsafe, reason = "most intrinsics are safe where their feature is on")]
         unsafe {
             $body
@@ -36,7 +37,8 @@ macro_rules! neon {
     };
 }
 
-impl Simd for Neon {
+// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+unsafe impl Simd for Neon {
     type F = float32x4_t;
     type I = int32x4_t;
     const LANES: usize = 4;

@@ -19,11 +19,12 @@ fn map2(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; 
 /// `at` points to [`LANES`] readable numbers.
 #[inline(always)]
 unsafe fn read<T: Copy>(at: *const T) -> [T; LANES] {
-    // SAFETY: the caller's.
+    // SAFETY: `at` points to `LANES` readable numbers, by this function's contract; it need not be aligned.
     unsafe { at.cast::<[T; LANES]>().read_unaligned() }
 }
 
-impl Simd for Portable {
+// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+unsafe impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
     const LANES: usize = LANES;
@@ -35,33 +36,33 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(self, at: *const f32) -> Self::F {
-        // SAFETY: the caller's.
+        // SAFETY: `at` points to `LANES` readable numbers, by the trait's contract.
         unsafe { read(at) }
     }
     #[inline(always)]
     unsafe fn store(self, at: *mut f32, x: Self::F) {
-        // SAFETY: the caller's.
+        // SAFETY: `at` points to `LANES` writable numbers, by the trait's contract; it need not be aligned.
         unsafe { at.cast::<Self::F>().write_unaligned(x) }
     }
     #[inline(always)]
     unsafe fn load_f16(self, at: *const u16) -> Self::F {
-        // SAFETY: the caller's.
+        // SAFETY: `at` points to `LANES` readable numbers, by the trait's contract.
         unsafe { read(at) }.map(|bits| f16::from_bits(bits).to_f32())
     }
     #[inline(always)]
     unsafe fn load_bf16(self, at: *const u16) -> Self::F {
-        // SAFETY: the caller's.
+        // SAFETY: `at` points to `LANES` readable numbers, by the trait's contract.
         unsafe { read(at) }.map(|bits| f32::from_bits(u32::from(bits) << 16))
     }
     #[inline(always)]
     unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: `at` points to `LANES` readable numbers, by the trait's contract.
         let words = unsafe { read(at) };
         [words.map(|bits| f32::from_bits(bits << 16)), words.map(|bits| f32::from_bits(bits & 0xffff_0000))]
     }
     #[inline(always)]
     unsafe fn load_i8(self, at: *const i8) -> Self::F {
-        // SAFETY: the caller's.
+        // SAFETY: `at` points to `LANES` readable numbers, by the trait's contract.
         unsafe { read(at) }.map(f32::from)
     }
 
@@ -105,7 +106,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
-        // SAFETY: the caller's.
+        // SAFETY: `w` points to `4 * LANES` readable bytes, by the trait's contract.
         let w: [[i8; 4]; LANES] = unsafe { read(w.cast()) };
         let a = a.to_le_bytes();
         let mut sum = sum;

@@ -7,40 +7,48 @@ use super::{Kernel, Simd};
 /// The body of a method in intrinsics.
 macro_rules! x86 {
     ($body:expr) => {
-        // SAFETY: the token proves the features; pointers are as the trait's method demands.
+        // SAFETY: a value of the set's type exists only where `available` has found every feature of the set; what the
+        // pointers point to is what the trait's method demands.
         unsafe { $body }
     };
 }
 
-/// AVX-512.
-#[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+/// A set as a type, from one list of features: those that are looked for are those that a kernel is compiled with.
+macro_rules! set {
+    ($(#[$doc:meta])* $set:ident: $($feature:tt),+) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(super) struct $set(());
 
-impl Avx512 {
-    pub(super) fn available() -> bool {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-    }
+        impl $set {
+            pub(super) fn available() -> bool {
+                $(is_x86_feature_detected!($feature))&&+
+            }
 
-    /// # Safety
-    /// The processor has the set.
-    pub(super) unsafe fn verified() -> Self {
-        Self(())
-    }
+            /// # Safety
+            /// [`Self::available`] has returned true: the processor has every feature of the set.
+            pub(super) unsafe fn verified() -> Self {
+                Self(())
+            }
 
-    pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn inside<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
-            kernel.run(simd)
+            pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
+                $(#[target_feature(enable = $feature)])+
+                fn inside<K: Kernel>(simd: $set, kernel: K) -> K::Output {
+                    kernel.run(simd)
+                }
+                x86!(inside(self, kernel))
+            }
         }
-        x86!(inside(self, kernel))
-    }
+    };
 }
 
-impl Simd for Avx512 {
+set! {
+    /// AVX-512.
+    Avx512: "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"
+}
+
+// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+unsafe impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
     const LANES: usize = 16;
@@ -137,31 +145,13 @@ impl Simd for Avx512 {
     }
 }
 
-/// AVX2 with FMA and F16C.
-#[derive(Clone, Copy)]
-pub(super) struct Avx2(());
-
-impl Avx2 {
-    pub(super) fn available() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-    }
-
-    /// # Safety
-    /// The processor has the set.
-    pub(super) unsafe fn verified() -> Self {
-        Self(())
-    }
-
-    pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn inside<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
-            kernel.run(simd)
-        }
-        x86!(inside(self, kernel))
-    }
+set! {
+    /// AVX2 with FMA and F16C.
+    Avx2: "avx2", "fma", "f16c"
 }
 
-impl Simd for Avx2 {
+// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+unsafe impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
     const LANES: usize = 8;
