@@ -8,6 +8,7 @@ use common::case::{self, Case, Directions, Instructions, Outcome};
 use common::{bits, devices, gpu, gpu_with};
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::nn::{Merge, TrainingOptions};
+use gatewise::ops::{self, Conv1dGeometry};
 use gatewise::{Device, Tensor};
 use ndarray::{Array2, Array3};
 
@@ -196,6 +197,29 @@ fn a_reset_row_without_a_valid_step_returns_to_the_initial_value() {
                 let kept = moved.select(ndarray::Axis(1), &[row]);
                 assert_eq!(bits(&after.part(&[], &[row]).h), bits(&kept), "{device} {cell:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_stride_beyond_the_signal_leads_to_one_window() {
+    for device in devices() {
+        let tensor = |shape: &[usize]| {
+            let values = (0..shape.iter().product::<usize>()).map(|at| (at as f32).sin()).collect();
+            Tensor::from_vec(&device, shape, values).expect("fits")
+        };
+        let (x, weight, bias) = (tensor(&[2, 3, 8]), tensor(&[4, 3, 3]), tensor(&[4]));
+        let conv = |stride: usize| -> Vec<f32> {
+            let mut recorder = device.recorder();
+            let geometry = Conv1dGeometry { stride, padding: 1 };
+            let y = ops::conv1d(&mut recorder, &x, &weight, &bias, geometry).expect("fits");
+            recorder.submit().expect("runs");
+            assert_eq!(y.shape(), [2, 4, 1], "{device}: stride {stride}");
+            y.to_vec().expect("a read-back")
+        };
+        let expected = conv(8);
+        for stride in [10, 11, 1 << 33, usize::MAX] {
+            assert_eq!(conv(stride), expected, "{device}: stride {stride}");
         }
     }
 }

@@ -165,8 +165,9 @@ pub(super) fn conv1d_dims(
     let out_length = geometry.output_length(length, kernel);
     n(count * out * out_length)?;
     n(count * channels * length)?;
-    // The kernels' places in the padded signal.
-    n(length + 2 * geometry.padding)?;
+    // The kernels' places in the padded signal. A stride beyond its end leads to no window.
+    let padded = length + 2 * geometry.padding;
+    n(padded)?;
     Ok(Conv1dDims {
         count: n(count)?,
         channels: n(channels)?,
@@ -174,7 +175,7 @@ pub(super) fn conv1d_dims(
         out_channels: n(out)?,
         out_length: n(out_length)?,
         kernel: n(kernel)?,
-        stride: n(geometry.stride)?,
+        stride: n(geometry.stride.min(padded.max(1)))?,
         padding: n(geometry.padding)?,
     })
 }
