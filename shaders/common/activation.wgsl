@@ -54,8 +54,17 @@ fn not_a_number() -> f32 {
     return from_bits(0x7fc00000u);
 }
 
-fn infinity() -> f32 {
-    return from_bits(0x7f800000u);
+// Infinities are made and recognised by their bits, too: a compiler for fast arithmetic (Metal's default, DXC) takes none for granted.
+const PLUS_INFINITY: u32 = 0x7f800000u;
+const MINUS_INFINITY: u32 = 0xff800000u;
+
+fn is_infinite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) == PLUS_INFINITY;
+}
+
+// The float of these bits where it is asked for, else x.
+fn or_bits(x: f32, bits: u32, asked: bool) -> f32 {
+    return from_bits(select(bitcast<u32>(x), bits, asked));
 }
 
 // e^x is above the largest float from 88.73 on, and rounds to 0 below -104.
@@ -63,14 +72,14 @@ fn exponential(x: f32) -> f32 {
     if is_nan(x) {
         return x;
     }
-    return select(exp(max(x, -105.0)), infinity(), x > 88.73);
+    return or_bits(exp(max(x, -105.0)), PLUS_INFINITY, x > 88.73);
 }
 
 fn logarithm(x: f32) -> f32 {
     if is_nan(x) || x < 0.0 {
         return not_a_number();
     }
-    return select(log(x), -infinity(), x == 0.0);
+    return or_bits(log(x), MINUS_INFINITY, x == 0.0);
 }
 
 fn square_root(x: f32) -> f32 {
@@ -97,15 +106,15 @@ fn power(a: f32, b: f32) -> f32 {
         return select(product, 1.0 / product, b < 0.0);
     }
     let base = abs(a);
-    if abs(b) == infinity() && base == 1.0 {
+    if is_infinite(b) && base == 1.0 {
         return 1.0;
     }
-    if a < 0.0 && !whole && base != infinity() {
+    if a < 0.0 && !whole && !is_infinite(base) {
         return not_a_number();
     }
     var magnitude = pow(base, b);
-    if base == 0.0 || base == infinity() || abs(b) == infinity() {
-        magnitude = select(0.0, infinity(), (base > 1.0) == (b > 0.0));
+    if base == 0.0 || is_infinite(base) || is_infinite(b) {
+        magnitude = or_bits(0.0, PLUS_INFINITY, (base > 1.0) == (b > 0.0));
     }
     let odd = whole && b - 2.0 * floor(0.5 * b) != 0.0;
     return select(magnitude, -magnitude, a < 0.0 && odd);
