@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use gatewise::gpu::GpuOptions;
-use gatewise::models::{G2p, RnNoise, ThaiSegmenter, UzMorph, UzVocabulary};
+use gatewise::models::{G2p, RnNoise, SileroVad, ThaiSegmenter, UzMorph, UzVocabulary};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error};
 use ndarray::{Array, Array2, Array3, ArrayD, Axis, Dimension, IxDyn, s};
@@ -391,5 +391,49 @@ fn weights_that_do_not_fit_are_refused_by_file_and_tensor() {
     ] {
         let error = refused.expect_err(words[0]).to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error}");
+    }
+}
+
+/// A file's weights with one element of a tensor changed.
+fn spoiled(file: &str, tensor: &str, value: f32) -> Weights {
+    let good = weights(file);
+    let mut spoiled = Weights::new();
+    for name in good.names() {
+        let mut array: ArrayD<f32> = good.get(name).expect("there");
+        if name == tensor {
+            *array.iter_mut().last().expect("elements") = value;
+        }
+        spoiled.insert(name, array).expect("a name of its own");
+    }
+    for key in ["dic"] {
+        good.metadata(key).into_iter().for_each(|text| spoiled.note(key, text));
+    }
+    spoiled
+}
+
+#[test]
+fn weights_with_a_nan_or_an_infinity_are_refused_by_every_model() {
+    type Build = fn(&Weights) -> gatewise::Result<()>;
+    let models: [(&str, Build); 5] = [
+        ("silero_vad_16k.safetensors", |weights| SileroVad::new(&Device::Cpu, weights).map(drop)),
+        ("rnnoise.safetensors", |weights| RnNoise::new(&Device::Cpu, weights).map(drop)),
+        ("g2p_en.safetensors", |weights| G2p::new(&Device::Cpu, weights).map(drop)),
+        ("icu4x_thai.safetensors", |weights| ThaiSegmenter::new(&Device::Cpu, weights).map(drop)),
+        ("uzmorph_bigru.safetensors", |weights| {
+            let vocabulary = UzVocabulary::from_file(path("models/uzmorph_bigru.json")).expect("the vocabulary");
+            UzMorph::new(&Device::Cpu, weights, vocabulary).map(drop)
+        }),
+    ];
+    for (file, build) in models {
+        let names: Vec<String> = weights(file).names().map(str::to_owned).collect();
+        build(&spoiled(file, "", 0.0)).expect("as they were");
+        for name in &names {
+            for value in [f32::NAN, f32::NEG_INFINITY] {
+                let error = build(&spoiled(file, name, value)).expect_err(name).to_string();
+                let (nan, infinite) = if value.is_nan() { (1, 0) } else { (0, 1) };
+                let words = format!("{name}: expected finite weights, found {nan} NaN, {infinite} infinite, first at ");
+                assert!(error.contains(&words), "{file}: {error}");
+            }
+        }
     }
 }

@@ -239,11 +239,14 @@ fn every_kind_of_broken_file_has_its_own_error() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_reported() {
+fn nan_and_infinities_are_reported() {
     let values = [1.0, f32::NAN, f32::NEG_INFINITY, f32::NAN].map(f32::to_le_bytes).concat();
     let view = |bytes| TensorView::new(Dtype::F32, vec![2, 2], bytes).expect("sound");
     let file = safetensors::serialize([("good", view(&[0; 16])), ("odd", view(&values))], None).expect("sound");
-    let found = Weights::from_bytes("test.safetensors", &file).expect("sound").check();
+    let weights = Weights::from_bytes("test.safetensors", &file).expect("sound");
+    let error = weights.check_finite().expect_err("a NaN").to_string();
+    assert_eq!(error, "test.safetensors: odd: expected finite weights, found 2 NaN, 1 infinite, first at 1");
+    let found = weights.check();
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(found, ["odd: 2 NaN, 1 infinite, first at 1"]);
 }

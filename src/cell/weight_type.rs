@@ -14,24 +14,30 @@ use crate::error::{Error, Result};
 ///
 /// A narrow type changes the weights once, when the layer is built, and nothing else: the layer computes exactly what an
 /// `f32` layer with the weights of [`WeightType::round`] computes, but for the CPU's `Int8`: its integer products read the
-/// state rounded to 16 bits.
+/// state rounded to 16 bits, and an infinity in a row of the state counts as NaN.
+///
+/// A NaN or an infinity among the weights stays what it is in every type of floats, and a finite weight stays finite. A layer
+/// of `Int8` with a NaN or an infinity among its weights is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightType {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats, rounded to nearest; magnitudes above 65,504 become the largest one.
+    /// 16-bit floats, rounded to nearest; finite magnitudes above 65,504 become the largest one.
     F16,
-    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range.
+    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range. Finite magnitudes above
+    /// the type's largest become that one.
     Bf16,
     /// 8-bit integers with one `f32` scale a row (a gate of a unit): see [`quantize_row`].
     Int8,
 }
 
 /// A row as 8-bit integers: `w ~ scale q`, `scale = max |w| / 127`, `q` rounded to nearest and never -128. The scale of a
-/// row of zeros is 0.
+/// row of zeros is 0; that of a row with a NaN or an infinity is NaN, so that the whole row reads as NaN.
 pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
-    let scale = row.fold(0.0_f32, |most, w| most.max(w.abs())) / 127.0;
+    // Magnitudes compare like their bits, where a NaN is above all numbers; `f32::max` would pass it over.
+    let most = f32::from_bits(row.fold(0, |most, w| most.max(w.abs().to_bits())));
+    let scale = if most.is_finite() { most / 127.0 } else { f32::NAN };
     #[expect(clippy::cast_possible_truncation, reason = "clamped to the type's range")]
     let narrow = |w: &f32| if scale > 0.0 { (w / scale).round().clamp(-127.0, 127.0) as i8 } else { 0 };
     (scale, row.iter().map(narrow).collect())
@@ -51,12 +57,12 @@ impl WeightType {
         }
     }
 
-    /// The weights as this type can hold them, in `f32`.
+    /// The weights as this type can hold them, in `f32`. A row of `Int8` with a NaN or an infinity becomes NaN as a whole.
     pub fn round(self, weight: ArrayView2<'_, f32>) -> Array2<f32> {
         match self {
             Self::F32 => weight.to_owned(),
-            Self::F16 => weight.mapv(|w| f16::from_f32(clamp_to_f16(w)).to_f32()),
-            Self::Bf16 => weight.mapv(|w| bf16::from_f32(w).to_f32()),
+            Self::F16 => weight.mapv(|w| f16::from_f32(clamp(w, f16::MAX.to_f32())).to_f32()),
+            Self::Bf16 => weight.mapv(|w| bf16::from_f32(clamp(w, bf16::MAX.to_f32())).to_f32()),
             Self::Int8 => {
                 let mut rounded = weight.to_owned();
                 for mut row in rounded.rows_mut() {
@@ -77,12 +83,30 @@ impl WeightType {
             ..p
         }
     }
+
+    /// Refuses the weights of a layer and direction that this type cannot hold: a NaN or an infinity as `Int8`, which has one
+    /// scale per row. `place` names the layer and direction in the message.
+    pub(crate) fn check(self, op: &'static str, place: impl Fn() -> String, p: &Parameters) -> Result<()> {
+        if self != Self::Int8 {
+            return Ok(());
+        }
+        let matrices =
+            [("weight_ih", Some(&p.weight_ih)), ("weight_hh", Some(&p.weight_hh)), ("weight_hr", p.weight_hr.as_ref())];
+        for (name, weight) in matrices {
+            let odd = weight.and_then(|weight| weight.indexed_iter().find(|(_, w)| !w.is_finite()));
+            if let Some(((row, column), w)) = odd {
+                let expected = "finite (int8 holds no NaN and no infinity; f32, f16 and bf16 do)";
+                let found = format!("{w} in {name}[{row}, {column}] of {}", place());
+                return Err(Error::Value { op, what: "int8 weights", expected, found });
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Rounding to nearest would turn what lies above the largest 16-bit float into an infinity.
-pub(crate) fn clamp_to_f16(w: f32) -> f32 {
-    let most = f16::MAX.to_f32();
-    if w.is_nan() { w } else { w.clamp(-most, most) }
+/// Rounding to nearest would turn a finite number above `most` into an infinity.
+fn clamp(w: f32, most: f32) -> f32 {
+    if w.is_finite() { w.clamp(-most, most) } else { w }
 }
 
 impl fmt::Display for WeightType {
@@ -129,7 +153,30 @@ mod tests {
     fn f16_rounds_to_nearest_and_saturates() {
         let rounded = WeightType::F16.round(array![[0.1, 1.0, 1e6, -1e6]].view());
         assert_eq!(rounded, array![[0.099_975_586, 1.0, 65_504.0, -65_504.0]]);
-        assert!(WeightType::F16.round(array![[f32::NAN]].view())[[0, 0]].is_nan());
+    }
+
+    #[test]
+    fn floats_stay_finite_infinite_or_nan_in_every_type() {
+        let weight = array![[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 1e38, 1e-42, -0.0]];
+        for kind in [WeightType::F32, WeightType::F16, WeightType::Bf16] {
+            for (w, rounded) in weight.iter().zip(kind.round(weight.view())) {
+                assert_eq!(w.is_nan(), rounded.is_nan(), "{kind}: {w} became {rounded}");
+                assert_eq!(w.is_finite(), rounded.is_finite(), "{kind}: {w} became {rounded}");
+                assert!(
+                    w.is_nan() || w.is_sign_positive() == rounded.is_sign_positive(),
+                    "{kind}: {w} became {rounded}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_int8_with_a_nan_or_an_infinity_is_no_row_of_numbers() {
+        for odd in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let rounded = WeightType::Int8.round(array![[0.5, odd, 0.0], [1.0, -1.0, 0.25]].view());
+            assert!(rounded.row(0).iter().all(|w| w.is_nan()), "{odd}: {rounded}");
+            assert!(rounded.row(1).iter().all(|w| w.is_finite()), "{odd}: {rounded}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::product::{RoundedRows, Rows};
 use super::simd::{Kernel, Simd};
 
-/// Rounds every row to `scale (256 high + low - 32768)`, `scale = max |x| / 32767`, and writes its bytes.
+/// Rounds every row to `scale (256 high + low - 32768)`, `scale = max |x| / 32767`, and writes its bytes. The scale of a row with a
+/// NaN or an infinity is NaN.
 pub(super) struct Round<'a> {
     pub(super) rows: Rows<'a>,
     pub(super) depth: usize,
@@ -18,11 +19,12 @@ impl Kernel for Round<'_> {
         let words = RoundedRows::words(self.depth);
         for row in 0..self.rows.count {
             let numbers = &self.rows.numbers[row * self.rows.stride..][..self.depth];
-            // Comparing bits rather than numbers lets a NaN win.
-            let most = numbers.iter().fold(0, |most, x| x.abs().to_bits().max(most));
-            let scale = f32::from_bits(most) / 32767.0;
+            // Comparing bits rather than numbers lets a NaN win. No integer stands for an infinity: such a row is NaN, too.
+            let most = f32::from_bits(numbers.iter().fold(0, |most, x| x.abs().to_bits().max(most)));
+            let scale = if most.is_finite() { most / 32767.0 } else { f32::NAN };
             self.scales[row] = scale;
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            // The inverse of a subnormal scale may overflow: such a row is as good as zeros.
+            let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             let (high, low) = self.bytes[row * words..(row + 1) * words].split_at_mut(words / 2);
             for ((four, high), low) in numbers.chunks(4).zip(high).zip(low) {
                 let (mut highs, mut lows) = ([128; 4], [0; 4]);

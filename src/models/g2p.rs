@@ -64,9 +64,11 @@ impl G2p {
     /// Loads the net's weights onto a device: `enc_*`, `dec_*` and `fc_*` as in g2p_en's `checkpoint20.npz`.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) for a tensor that is missing or has another shape than this net's;
+    /// [`Error::Format`](crate::Error::Format) for a tensor that is missing or has another shape than this net's, and for a NaN or
+    /// an infinity in any tensor;
     /// [`Error::Limit`](crate::Error::Limit) and [`Error::OutOfMemory`](crate::Error::OutOfMemory) where the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
+        weights.check_finite()?;
         let embedding = |name: &str, count: usize| Embedding::new(device, &weights.shaped(name, [count, WIDTH])?);
         let gru = |prefix: &str| {
             let config = Gru::config(WIDTH, WIDTH);

@@ -86,9 +86,11 @@ impl RnNoise {
     /// gates z, r, h.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's, and for an activation in the file's
-    /// metadata that is another than this net's; [`Error::Limit`] and [`Error::OutOfMemory`] where the device has no room.
+    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's, for a NaN or an infinity in any
+    /// tensor, and for an activation in the file's metadata that is another than this net's; [`Error::Limit`] and
+    /// [`Error::OutOfMemory`] where the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
+        weights.check_finite()?;
         for (layer, expected) in ACTIVATIONS {
             let key = format!("{layer}.activation");
             match weights.metadata(&key) {

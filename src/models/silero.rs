@@ -60,9 +60,10 @@ impl SileroVad {
     /// Loads the net's weights onto a device.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's; [`Error::Limit`] and
-    /// [`Error::OutOfMemory`] where the device has no room.
+    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's, and for a NaN or an infinity in any
+    /// tensor; [`Error::Limit`] and [`Error::OutOfMemory`] where the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
+        weights.check_finite()?;
         let conv = |name: &str, shape: [usize; 3], stride: usize, padding: usize| {
             weights.conv1d(name, shape, Conv1dGeometry { stride, padding }, device)
         };

@@ -49,9 +49,11 @@ impl ThaiSegmenter {
     /// metadata.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) for a dictionary or a tensor that is missing or does not fit;
+    /// [`Error::Format`](crate::Error::Format) for a dictionary or a tensor that is missing or does not fit, and for a NaN or an
+    /// infinity in any tensor;
     /// [`Error::Limit`](crate::Error::Limit) and [`Error::OutOfMemory`](crate::Error::OutOfMemory) where the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
+        weights.check_finite()?;
         let dictionary = dictionary(weights)?;
         let config = Lstm::config(EMBEDDING, HIDDEN).bidirectional(Merge::Concat);
         let parameters = config.collect(|layer, direction, spec| {

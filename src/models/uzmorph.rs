@@ -142,9 +142,10 @@ impl UzMorph {
     /// Loads the net's weights onto a device.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than this net and vocabulary; [`Error::Limit`] and
-    /// [`Error::OutOfMemory`] where the device has no room.
+    /// [`Error::Format`] for a tensor that is missing or has another shape than this net and vocabulary, and for a NaN or an
+    /// infinity in any tensor; [`Error::Limit`] and [`Error::OutOfMemory`] where the device has no room.
     pub fn new(device: &Device, weights: &Weights, vocabulary: UzVocabulary) -> Result<Self> {
+        weights.check_finite()?;
         let table = weights.shaped("char_embeddings.weight", [vocabulary.count, EMBEDDING])?;
         let config = Gru::config(EMBEDDING, HIDDEN).layers(2).bidirectional(Merge::Concat);
         Ok(Self {

@@ -155,10 +155,16 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// `parameters[layer][direction]` as [`Cell::parameters`] says; a layer above the first reads the output of the one below.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration,
-    /// [`Error::Limit`] where the weights do not fit the device.
+    /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration and for a NaN or an
+    /// infinity among weights of type `Int8`, [`Error::Limit`] where the weights do not fit the device.
     pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
         self.check_parameters(&parameters)?;
+        for (layer, directions) in parameters.iter().enumerate() {
+            for (direction, p) in self.directions.iter().zip(directions) {
+                let place = || format!("layer {layer}, {direction:?}").to_lowercase();
+                self.weight_type.check("Recurrent", place, p)?;
+            }
+        }
         let round = |p| self.weight_type.round_parameters(p);
         let parameters: Vec<Vec<Parameters>> = match self.weight_type {
             WeightType::F32 => parameters,

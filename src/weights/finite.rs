@@ -1,8 +1,8 @@
-//! Weights that are no numbers.
+//! NaN and infinities among weights.
 
 use std::fmt;
 
-/// An array with elements that are no numbers.
+/// An array with a NaN or an infinity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonFinite {
     /// The array's name, or what holds it.
@@ -16,7 +16,7 @@ pub struct NonFinite {
 }
 
 impl NonFinite {
-    /// What is no number among some elements; `None` where all are.
+    /// NaN and infinities among some elements; `None` where there are none.
     pub(crate) fn among<'a>(tensor: &str, elements: impl Iterator<Item = &'a f32>) -> Option<Self> {
         let mut found: Option<Self> = None;
         for (at, x) in elements.enumerate().filter(|(_, x)| !x.is_finite()) {

@@ -187,6 +187,29 @@ impl Weights {
         self.tensors.iter().filter_map(|(name, array)| NonFinite::among(name, array.iter())).collect()
     }
 
+    /// Refuses weights with a NaN or an infinity. The models do so when they are built, for such weights make every answer NaN,
+    /// and a comparison with NaN is false: a detector would hear silence.
+    ///
+    /// # Errors
+    /// [`Error::Format`] that names the first such tensor, how many such elements it holds, and where the first of them is.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::weights::Weights;
+    /// let mut weights = Weights::new();
+    /// weights.insert("scale", ndarray::arr1(&[1.0, f32::NAN]))?;
+    /// assert!(weights.check_finite().is_err());
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn check_finite(&self) -> Result<()> {
+        let found = self.check();
+        let Some(first) = found.first() else { return Ok(()) };
+        let NonFinite { tensor, nan, infinite, first } = first;
+        let more = if found.len() > 1 { format!("; {} more tensors like it", found.len() - 1) } else { String::new() };
+        let found = format!("{nan} NaN, {infinite} infinite, first at {first}{more}");
+        Err(self.refuse(tensor, "finite weights", &found))
+    }
+
     /// An entry of the file's metadata.
     ///
     /// # Errors

@@ -231,3 +231,23 @@ fn every_layer_is_listed() {
         assert_eq!(found, expected, "{name}");
     }
 }
+
+#[test]
+fn nan_and_infinities_in_a_file_are_reported() {
+    let mut bytes = std::fs::read(fixture("cells.weights.h5")).expect("a fixture");
+    let file = KerasFile::from_bytes("good.h5", bytes.clone()).expect("sound");
+    assert_eq!(file.check().expect("readable"), []);
+    // The first matrix that lies in the file as it is.
+    let matrices = file.arrays().filter_map(|(path, _)| Some((path.to_owned(), file.array::<IxDyn>(path).ok()?)));
+    let place = |(path, array): (String, ArrayD<f32>)| {
+        let values: Vec<u8> = array.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let begin = bytes.windows(values.len()).position(|window| window == values)?;
+        Some((path, begin))
+    };
+    let (path, begin) = matrices.filter(|(_, array)| array.len() > 20).find_map(place).expect("stored as it is");
+    bytes[begin + 4 * 7..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    bytes[begin + 4 * 9..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let found = KerasFile::from_bytes("odd.h5", bytes).expect("sound").check().expect("readable");
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, [format!("{path}: 1 NaN, 1 infinite, first at 7")]);
+}

@@ -17,7 +17,7 @@ use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::nn::{Config, Recurrent};
 use crate::tensor::Device;
-use crate::weights::kind;
+use crate::weights::{NonFinite, kind};
 
 /// The kind of a file of Keras.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,19 @@ impl KerasFile {
             let rank = D::NDIM.map_or_else(String::new, |rank| format!("rank {rank}"));
             self.source().refuse(path, &rank, &found)
         })
+    }
+
+    /// The arrays of floats that hold NaN or infinity, as they are once they are `f32`. Weights are not meant to.
+    ///
+    /// # Errors
+    /// As [`KerasFile::array`], but for an array of other elements than floats, which is left out.
+    pub fn check(&self) -> Result<Vec<NonFinite>> {
+        let one = |(path, _): (&str, &[u64])| match self.tree.array(path) {
+            Ok(array) => Ok(NonFinite::among(path, array.iter())),
+            Err(Error::Dtype { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.arrays().filter_map(|array| one(array).transpose()).collect()
     }
 
     /// The layers in the file. With a configuration: all of them, those inside models and TimeDistributed behind the name that

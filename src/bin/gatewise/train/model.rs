@@ -132,6 +132,7 @@ impl Model {
     /// Reads a model that a job wrote.
     pub(crate) fn load(path: &Path, job: &str, device: &Device) -> Result<(Self, Parameters, Weights)> {
         let weights = Weights::from_file(path)?;
+        weights.check_finite()?;
         let refuse = |field: &str, expected: &str, found: &str| Error::Format {
             file: path.display().to_string(),
             field: format!("metadata {field}"),
