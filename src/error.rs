@@ -88,12 +88,12 @@ pub enum Error {
         /// The driver's reason.
         reason: String,
     },
-    /// The GPU has no memory left for the operation.
-    #[error("{op}: out of GPU memory ({message})")]
+    /// There is no memory left for the operation, on its GPU or on the host.
+    #[error("{op}: out of memory ({message})")]
     OutOfMemory {
         /// The operation.
         op: &'static str,
-        /// The driver's message.
+        /// The driver's message, or the bytes that the host was asked for.
         message: String,
     },
     /// The driver rejected a kernel or a command.
@@ -262,13 +262,17 @@ pub(crate) fn check_shape(op: &'static str, what: &'static str, expected: &[usiz
 /// The number of elements of a shape.
 pub(crate) fn elements(op: &'static str, what: &'static str, shape: &[usize]) -> Result<usize> {
     const MOST: usize = isize::MAX as usize / size_of::<f32>();
-    let len = if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1_usize, |len, &n| len.checked_mul(n)) };
-    len.filter(|&len| len <= MOST).ok_or_else(|| Error::Shape {
+    count(shape).filter(|&len| len <= MOST).ok_or_else(|| Error::Shape {
         op,
         what,
         expected: format!("of at most {MOST} elements"),
         found: shape.to_vec(),
     })
+}
+
+/// The product of a shape's extents, where it can be counted; 0 where one of them is, however large the others are.
+pub(crate) fn count(shape: &[usize]) -> Option<usize> {
+    if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1_usize, |len, &n| len.checked_mul(n)) }
 }
 
 /// Checks the rank and hands the axes out by name; `axes` is how the documentation writes the shape.

@@ -2,6 +2,7 @@
 
 pub mod cell;
 mod error;
+mod memory;
 pub mod reference;
 
 pub mod plan;

@@ -22,7 +22,7 @@ pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice
 pub use recorder::Recorder;
 pub use softmax::softmax;
 
-use ndarray::{ArrayView1, ArrayView2, Axis, Dim};
+use ndarray::{Array, ArrayView1, ArrayView2, Axis, Dim, Dimension};
 
 use crate::cell::Activation;
 use crate::error::{Error, Result, axes, check_shape, elements};
@@ -30,7 +30,7 @@ use crate::error::{Error, Result, axes, check_shape, elements};
 use crate::gpu;
 pub use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::tensor::{Device, Storage, Tensor, view};
-use crate::{cpu, reference};
+use crate::{cpu, memory, reference};
 
 /// One operand of a host operation: its elements.
 #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]
@@ -55,25 +55,43 @@ pub(crate) fn resident<'a>(op: &'static str, what: &'static str, tensor: &'a Ten
 }
 
 /// Operands of the reference's sums, which run in `f64`.
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&x| f64::from(x)).collect()
+fn wide(op: &'static str, x: &[f32]) -> Result<Vec<f64>> {
+    memory::collected(op, x.len(), x.iter().map(|&x| f64::from(x)))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
-fn narrow(x: impl IntoIterator<Item = f64>) -> Vec<f32> {
-    x.into_iter().map(|x| x as f32).collect()
+fn narrow(op: &'static str, x: &[f64]) -> Result<Vec<f32>> {
+    memory::collected(op, x.len(), x.iter().map(|&x| x as f32))
+}
+
+/// What an operation of the reference hands over, as its elements in order.
+trait Elements<F> {
+    fn into_elements(self) -> Vec<F>;
+}
+
+impl<F> Elements<F> for Vec<F> {
+    fn into_elements(self) -> Vec<F> {
+        self
+    }
+}
+
+/// As the reference makes them: whole, last axis fastest.
+impl<F, D: Dimension> Elements<F> for Array<F, D> {
+    fn into_elements(self) -> Vec<F> {
+        self.into_raw_vec_and_offset().0
+    }
 }
 
 /// What a host path computes from the elements of its operands: in `f64` on the reference, as they are on the CPU.
 macro_rules! on_host {
-    ($device:expr, $($name:ident = $elements:expr),+; $result:expr) => {
+    ($op:expr, $device:expr, $($name:ident = $elements:expr),+; $result:expr) => {
         if matches!($device, $crate::tensor::Device::Reference) {
-            $(let $name = $crate::ops::wide($elements);)+
+            $(let $name = $crate::ops::wide($op, $elements)?;)+
             $(let $name = $name.as_slice();)+
-            $crate::ops::narrow($result)
+            $crate::ops::narrow($op, &$crate::ops::Elements::into_elements($result))?
         } else {
             $(let $name: &[f32] = $elements;)+
-            $result.into_iter().collect()
+            $crate::ops::Elements::into_elements($result)
         }
     };
 }
@@ -91,8 +109,8 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
         let y = gpu::unary(gpu, activation, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
     }
-    let y = reference::unary(activation, host(OP, "x", x)?.into());
-    Tensor::from_vec(&recorder.device, x.shape(), y.to_vec())
+    let y = reference::unary(activation, host(OP, "x", x)?.into())?;
+    Tensor::from_vec(&recorder.device, x.shape(), y.into_elements())
 }
 
 /// An elementary function of every element.
@@ -107,8 +125,8 @@ pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tenso
         let y = gpu::math(gpu, function, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
     }
-    let y = reference::math(function, host(OP, "x", x)?.into());
-    Tensor::from_vec(&recorder.device, x.shape(), y.to_vec())
+    let y = reference::math(function, host(OP, "x", x)?.into())?;
+    Tensor::from_vec(&recorder.device, x.shape(), y.into_elements())
 }
 
 /// An operation on two tensors of one shape, element by element.
@@ -128,8 +146,8 @@ pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Re
         let y = gpu::binary(gpu, op, operand(a_buffer), operand(b_buffer), size)?;
         return Ok(Tensor::from_buffer(gpu.device(), a.shape(), y));
     }
-    let y = reference::binary(op, view(OP, host(OP, "a", a)?, Dim(size))?, view(OP, host(OP, "b", b)?, Dim(size))?);
-    Tensor::from_vec(&recorder.device, a.shape(), y.into_raw_vec_and_offset().0)
+    let y = reference::binary(op, view(OP, host(OP, "a", a)?, Dim(size))?, view(OP, host(OP, "b", b)?, Dim(size))?)?;
+    Tensor::from_vec(&recorder.device, a.shape(), y.into_elements())
 }
 
 /// An operation on the two halves of every row: `y[r, c] = op(x[r, c], x[r, N + c])`. With [`Binary::Hypot`] the magnitudes
@@ -157,7 +175,7 @@ pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<
     }
     let x = view(OP, host(OP, "x", x)?, Dim([rows, width]))?;
     let (a, b) = x.split_at(Axis(1), columns);
-    Tensor::from_vec(&recorder.device, &[rows, columns], reference::binary(op, a, b).into_raw_vec_and_offset().0)
+    Tensor::from_vec(&recorder.device, &[rows, columns], reference::binary(op, a, b)?.into_elements())
 }
 
 /// `y = a b + bias`, the bias added to every row.
@@ -185,6 +203,7 @@ pub(crate) fn product(
     let turned = |[rows, columns]: [usize; 2], turned: bool| if turned { [columns, rows] } else { [rows, columns] };
     let ([rows, depth], [_, columns]) = (turned(a_shape, a_transposed), turned(b_shape, b_transposed));
     check_shape(OP, "b", &turned([depth, columns], b_transposed), b.shape())?;
+    elements(OP, "the result", &[rows, columns])?;
     if let Some(bias) = bias {
         bias.check_device(OP, "bias", &recorder.device)?;
         check_shape(OP, "bias", &[columns], bias.shape())?;
@@ -203,14 +222,15 @@ pub(crate) fn product(
     let (a, b) = (host(OP, "a", a)?, host(OP, "b", b)?);
     let bias = bias.map(|bias| host(OP, "bias", bias)).transpose()?;
     let y = if matches!(recorder.device, Device::Reference) {
-        let (a, b, bias) = (wide(a), wide(b), bias.map(wide));
+        let (a, b, bias) = (wide(OP, a)?, wide(OP, b)?, bias.map(|bias| wide(OP, bias)).transpose()?);
         let bias = bias.as_deref().map(ArrayView1::from);
         let a = read(view(OP, &a, Dim(a_shape))?, a_transposed);
-        narrow(reference::matmul(a, read(view(OP, &b, Dim(b_shape))?, b_transposed), bias))
+        let y = reference::matmul(a, read(view(OP, &b, Dim(b_shape))?, b_transposed), bias)?;
+        narrow(OP, &y.into_elements())?
     } else {
         let a = read(view(OP, a, Dim(a_shape))?, a_transposed);
         let b = read(view(OP, b, Dim(b_shape))?, b_transposed);
-        cpu::matmul(a, b, bias.map(ArrayView1::from)).into_raw_vec_and_offset().0
+        cpu::matmul(a, b, bias.map(ArrayView1::from))?.into_elements()
     };
     Tensor::from_vec(&recorder.device, &[rows, columns], y)
 }
@@ -265,12 +285,13 @@ pub fn conv1d(
     let (x, weight, bias) = (host(OP, "x", x)?, host(OP, "weight", weight)?, host(OP, "bias", bias)?);
     let (x_dim, weight_dim) = (Dim(x_shape), Dim(weight_shape));
     let y = if matches!(recorder.device, Device::Reference) {
-        let (x, weight, bias) = (wide(x), wide(weight), wide(bias));
+        let (x, weight, bias) = (wide(OP, x)?, wide(OP, weight)?, wide(OP, bias)?);
         let bias = Some(ArrayView1::from(bias.as_slice()));
-        narrow(reference::conv1d(view(OP, &x, x_dim)?, view(OP, &weight, weight_dim)?, bias, geometry))
+        let y = reference::conv1d(view(OP, &x, x_dim)?, view(OP, &weight, weight_dim)?, bias, geometry)?;
+        narrow(OP, &y.into_elements())?
     } else {
         let bias = Some(ArrayView1::from(bias));
-        cpu::conv1d(view(OP, x, x_dim)?, view(OP, weight, weight_dim)?, bias, geometry).into_raw_vec_and_offset().0
+        cpu::conv1d(view(OP, x, x_dim)?, view(OP, weight, weight_dim)?, bias, geometry)?.into_elements()
     };
     Tensor::from_vec(&recorder.device, &shape, y)
 }
@@ -295,7 +316,7 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
     let Some(padded) = left.checked_add(length).and_then(|sum| sum.checked_add(right)) else {
         return Err(refused(format!("[.., L] that can be padded by {left} and {right}")));
     };
-    let count = outer.iter().product();
+    let count = elements(OP, "x without its last axis", outer)?;
     let shape: Vec<usize> = outer.iter().copied().chain([padded]).collect();
     elements(OP, "the padded x", &shape)?;
     #[cfg(feature = "gpu")]
@@ -303,8 +324,8 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
         let y = gpu::pad1d(gpu, (resident(OP, "x", x)?, [count, length]), (left, right), mode)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
     }
-    let y = reference::pad1d(view(OP, host(OP, "x", x)?, Dim([count, length]))?, left, right, mode);
-    Tensor::from_vec(&recorder.device, &shape, y.into_raw_vec_and_offset().0)
+    let y = reference::pad1d(view(OP, host(OP, "x", x)?, Dim([count, length]))?, left, right, mode)?;
+    Tensor::from_vec(&recorder.device, &shape, y.into_elements())
 }
 
 /// Reduces every row to one number.
@@ -327,8 +348,8 @@ pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result
         let y = gpu::reduce_rows(gpu, op, resident(OP, "x", x)?, [rows, columns])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[rows], y));
     }
-    let y = reference::reduce_rows(op, view(OP, host(OP, "x", x)?, Dim([rows, columns]))?);
-    Tensor::from_vec(&recorder.device, &[rows], y.to_vec())
+    let y = reference::reduce_rows(op, view(OP, host(OP, "x", x)?, Dim([rows, columns]))?)?;
+    Tensor::from_vec(&recorder.device, &[rows], y.into_elements())
 }
 
 /// Columns that an `f32` numbers without gaps.
@@ -367,6 +388,7 @@ pub fn argmax_rows(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
         let y = gpu::argmax_rows(gpu, resident(OP, "x", x)?, [rows, columns])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[rows], y));
     }
-    let y = reference::argmax_rows(view(OP, host(OP, "x", x)?, Dim([rows, columns]))?);
-    Tensor::from_vec(&recorder.device, &[rows], y.iter().map(|&column| column as f32).collect())
+    let y = reference::argmax_rows(view(OP, host(OP, "x", x)?, Dim([rows, columns]))?)?;
+    let y = memory::collected(OP, rows, y.iter().map(|&column| column as f32))?;
+    Tensor::from_vec(&recorder.device, &[rows], y)
 }

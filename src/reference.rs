@@ -37,6 +37,7 @@ pub use ops::{
 };
 pub use optimizer::{Adam, Clip, RmsProp, Rule, Sgd, Update, clip_coefficient};
 pub use rnn::{rnn_step, rnn_update};
+pub(crate) use sequence::merged;
 pub use sequence::{Direction, LayerState, RowState, layer, layer_with_noise, step};
 
 use ndarray::ArrayView1;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView3, Axis, Data, Dimension, Ix3, IxDyn};
 
 use crate::cpu::{CpuDevice, CpuOptions};
-use crate::error::{Error, Result, check_shape, elements};
+use crate::error::{Error, Result, check_shape, count, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, GpuDevice, GpuOptions};
+use crate::memory;
 
 /// Where layers and tensors live.
 #[derive(Clone, Debug)]
@@ -143,8 +144,7 @@ impl Tensor {
         S: Data<Elem = f32>,
         D: Dimension,
     {
-        let data = array.as_slice().map_or_else(|| array.iter().copied().collect(), <[f32]>::to_vec);
-        Self::from_vec(device, array.shape(), data)
+        Self::from_vec(device, array.shape(), memory::elements_of("Tensor::from_array", array)?)
     }
 
     /// Moves a host vector of `shape` to a device.
@@ -167,9 +167,10 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::from_array`].
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
-        let len = elements("Tensor::zeros", "shape", shape)?;
+        const OP: &str = "Tensor::zeros";
+        let len = elements(OP, "shape", shape)?;
         let storage = match device {
-            Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(vec![0.0; len])),
+            Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(memory::zeros(OP, len)?)),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Storage::Gpu(gpu::Buffer::zeros(gpu, "tensor", len)?),
         };
@@ -211,7 +212,8 @@ impl Tensor {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        // It was counted when the tensor was made.
+        count(&self.shape).unwrap_or_default()
     }
 
     /// Whether it has no elements.
@@ -236,7 +238,8 @@ impl Tensor {
     /// Copies the tensor to the host, and waits for what computes it.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the rank is not `D`'s; [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails.
+    /// [`Error::Shape`] where the rank is not `D`'s; [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`] where the
+    /// read-back fails.
     pub fn to_array<D: Dimension>(&self) -> Result<Array<f32, D>> {
         shaped(&self.shape, self.to_vec()?)
     }
@@ -263,8 +266,8 @@ impl Tensor {
     /// Copies the elements to the host, and waits for what computes them.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] or [`Error::Gpu`] where the read-back fails; [`Error::Unsupported`] on a browser's GPU, where
-    /// nothing may wait.
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`] where the read-back fails; [`Error::Unsupported`] on a
+    /// browser's GPU, where nothing may wait.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         self.read_back()?.wait()
     }
@@ -293,7 +296,12 @@ impl Tensor {
     #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]
     pub(crate) fn host_mut(&mut self, op: &'static str, what: &'static str) -> Result<&mut [f32]> {
         match &mut self.storage {
-            Storage::Host(data) => Ok(Arc::make_mut(data).as_mut_slice()),
+            Storage::Host(data) => {
+                if Arc::get_mut(data).is_none() {
+                    *data = Arc::new(memory::copied(op, data)?);
+                }
+                Ok(Arc::make_mut(data).as_mut_slice())
+            }
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => {
                 Err(Error::DeviceMismatch { op, what, expected: "the host".to_owned(), found: self.device.to_string() })
@@ -358,7 +366,7 @@ impl ReadBack {
     /// As [`Tensor::to_vec`].
     pub fn wait(self) -> Result<Vec<f32>> {
         match self.source {
-            Source::Host(data) => Ok(data.to_vec()),
+            Source::Host(data) => memory::copied("read-back", &data),
             #[cfg(feature = "gpu")]
             Source::Gpu(read) => read.wait(),
         }
@@ -379,7 +387,7 @@ impl ReadBack {
     /// As [`Tensor::to_vec`].
     pub async fn arrive(self) -> Result<Vec<f32>> {
         match self.source {
-            Source::Host(data) => Ok(data.to_vec()),
+            Source::Host(data) => memory::copied("read-back", &data),
             #[cfg(feature = "gpu")]
             Source::Gpu(read) => read.arrive().await,
         }

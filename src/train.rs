@@ -63,7 +63,7 @@ mod trainer;
 
 pub use crate::reference::{Adam, Clip, RmsProp, Rule, Sgd};
 pub use checkpoint::{Checkpoint, Checkpoints};
-pub use flow::{GradientFlow, LayerFlow, Openings, gradient_flow};
+pub use flow::{GradientFlow, LayerFlow, Openings, gradient_flow, gradient_flow_bytes};
 pub use graph::{CrossEntropy, Gradients, Graph, Loss, Mode, Reduce, Stepped, Var};
 pub use layers::{Conv1d, Embedding, Linear, Recurrent};
 pub use memory::MemoryBias;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from left to right; a room names only those before it. Rooms of one group do not name each other.
 const ROOMS: &[&[&str]] = &[
-    &["error", "cell"],
+    &["error", "cell", "memory"],
     &["reference"],
     &["plan"],
     &["cpu", "gpu"],
@@ -59,7 +59,7 @@ fn place(room: &str) -> Option<usize> {
 }
 
 /// A room and the ones it leans on within its group: tensors and the operations on them know each other.
-const TOGETHER: [[&str; 2]; 2] = [["tensor", "ops"], ["error", "cell"]];
+const TOGETHER: [[&str; 2]; 4] = [["tensor", "ops"], ["error", "cell"], ["error", "memory"], ["cell", "memory"]];
 
 #[test]
 fn a_room_names_only_rooms_to_its_left() {

@@ -4,6 +4,7 @@ use ndarray::{Array, Array1, Array2, ArrayD, ArrayViewD, Ix1, Ix2};
 
 use super::Cell;
 use crate::error::{Result, check_shape};
+use crate::memory;
 
 /// Name and shape of one parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +132,25 @@ impl<F: Copy> Parameters<F> {
         named.extend(self.weight_hr.map(|a| ("weight_hr", a.into_dyn())));
         named.extend(self.peephole.map(|a| ("peephole", a.into_dyn())));
         named
+    }
+
+    /// [`Parameters::map`] whose memory may be missing.
+    pub(crate) fn mapped<G>(&self, op: &'static str, mut f: impl FnMut(F) -> G) -> Result<Parameters<G>> {
+        fn of<F: Copy, G, D: ndarray::Dimension>(
+            op: &'static str,
+            array: Option<&Array<F, D>>,
+            f: &mut impl FnMut(F) -> G,
+        ) -> Result<Option<Array<G, D>>> {
+            array.map(|array| memory::mapped(op, array, f)).transpose()
+        }
+        Ok(Parameters {
+            weight_ih: memory::mapped(op, &self.weight_ih, &mut f)?,
+            weight_hh: memory::mapped(op, &self.weight_hh, &mut f)?,
+            bias_ih: of(op, self.bias_ih.as_ref(), &mut f)?,
+            bias_hh: of(op, self.bias_hh.as_ref(), &mut f)?,
+            weight_hr: of(op, self.weight_hr.as_ref(), &mut f)?,
+            peephole: of(op, self.peephole.as_ref(), &mut f)?,
+        })
     }
 
     /// The same parameters in another number type.

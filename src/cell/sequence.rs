@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, s};
+use ndarray::{ArcArray2, Array2, s};
 
 use crate::error::{Error, Result, check_shape};
+use crate::memory;
+
+const OP: &str = "sequence";
 
 /// What the output holds at a step that a row skips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +32,9 @@ pub enum Pad {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sequence {
     lengths: Option<Vec<usize>>,
-    mask: Option<Array2<bool>>,
-    reset: Option<Array2<bool>>,
+    // Clones and parts share their memory.
+    mask: Option<ArcArray2<bool>>,
+    reset: Option<ArcArray2<bool>>,
     pad: Pad,
 }
 
@@ -53,14 +57,14 @@ impl Sequence {
 
     /// `mask[[t, b]]` false skips step `t` of row `b` (Keras' masks). Shape `[T, B]`.
     pub fn mask(mut self, mask: Array2<bool>) -> Self {
-        self.mask = Some(mask);
+        self.mask = Some(mask.into_shared());
         self
     }
 
     /// `reset[[t, b]]` true returns row `b` to the state's initial value before step `t`, as episodes of reinforcement
     /// learning need (haiku's `ResetCore`). Shape `[T, B]`.
     pub fn reset(mut self, reset: Array2<bool>) -> Self {
-        self.reset = Some(reset);
+        self.reset = Some(reset.into_shared());
         self
     }
 
@@ -72,9 +76,9 @@ impl Sequence {
 
     /// The instructions for some of the steps.
     pub(crate) fn part(&self, steps: Range<usize>) -> Self {
-        let cut = |array: &Array2<bool>| {
+        let cut = |array: &ArcArray2<bool>| {
             let end = steps.end.min(array.nrows());
-            array.slice(s![steps.start.min(end)..end, ..]).to_owned()
+            array.clone().slice_move(s![steps.start.min(end)..end, ..])
         };
         let left = |&length: &usize| length.saturating_sub(steps.start).min(steps.len());
         Self {
@@ -88,10 +92,12 @@ impl Sequence {
     /// `true` where a row takes part in a step, lengths and mask together, `[T, B]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::Value`] where the instructions do not fit.
+    /// [`Error::Shape`] or [`Error::Value`] where the instructions do not fit; [`Error::OutOfMemory`].
     pub fn valid(&self, time: usize, batch: usize) -> Result<Array2<bool>> {
-        let flags = self.flags(time, batch)?;
-        Ok(flags.map_or_else(|| Array2::from_elem((time, batch), true), |flags| flags.mapv(|word| word & VALID != 0)))
+        match self.flags(time, batch)? {
+            Some(flags) => memory::mapped(OP, &flags, |word| word & VALID != 0),
+            None => memory::full(OP, (time, batch), true),
+        }
     }
 
     /// What the output holds at skipped steps.
@@ -107,7 +113,6 @@ impl Sequence {
 
     /// Refuses instructions that do not fit a call.
     pub(crate) fn check(&self, time: usize, batch: usize) -> Result<()> {
-        const OP: &str = "sequence";
         if let Some(lengths) = &self.lengths {
             check_shape(OP, "lengths", &[batch], &[lengths.len()])?;
             if let Some(&found) = lengths.iter().find(|&&length| length > time) {
@@ -128,10 +133,11 @@ impl Sequence {
         if self.lengths.is_none() && self.mask.is_none() && self.reset.is_none() {
             return Ok(None);
         }
-        Ok(Some(Array2::from_shape_fn((time, batch), |(t, b)| {
+        let flags = memory::array(OP, (time, batch), |(t, b)| {
             let valid = self.lengths.as_ref().is_none_or(|l| t < l[b]) && self.mask.as_ref().is_none_or(|m| m[[t, b]]);
             let reset = self.reset.as_ref().is_some_and(|r| r[[t, b]]);
             u32::from(valid) * VALID + u32::from(reset) * RESET
-        })))
+        })?;
+        Ok(Some(flags))
     }
 }

@@ -59,27 +59,31 @@ impl WeightType {
 
     /// The weights as this type can hold them, in `f32`. A row of `Int8` with a NaN or an infinity becomes NaN as a whole.
     pub fn round(self, weight: ArrayView2<'_, f32>) -> Array2<f32> {
+        self.rounded(weight.to_owned())
+    }
+
+    /// [`WeightType::round`] in the weights' own memory.
+    fn rounded(self, mut weight: Array2<f32>) -> Array2<f32> {
         match self {
-            Self::F32 => weight.to_owned(),
-            Self::F16 => weight.mapv(|w| f16::from_f32(clamp(w, f16::MAX.to_f32())).to_f32()),
-            Self::Bf16 => weight.mapv(|w| bf16::from_f32(clamp(w, bf16::MAX.to_f32())).to_f32()),
+            Self::F32 => {}
+            Self::F16 => weight.mapv_inplace(|w| f16::from_f32(clamp(w, f16::MAX.to_f32())).to_f32()),
+            Self::Bf16 => weight.mapv_inplace(|w| bf16::from_f32(clamp(w, bf16::MAX.to_f32())).to_f32()),
             Self::Int8 => {
-                let mut rounded = weight.to_owned();
-                for mut row in rounded.rows_mut() {
+                for mut row in weight.rows_mut() {
                     let (scale, narrow) = quantize_row(row.view());
                     row.iter_mut().zip(narrow).for_each(|(w, q)| *w = scale * f32::from(q));
                 }
-                rounded
             }
         }
+        weight
     }
 
     /// [`WeightType::round`] of every matrix of a layer and direction.
     pub fn round_parameters(self, p: Parameters) -> Parameters {
         Parameters {
-            weight_ih: self.round(p.weight_ih.view()),
-            weight_hh: self.round(p.weight_hh.view()),
-            weight_hr: p.weight_hr.map(|weight| self.round(weight.view())),
+            weight_ih: self.rounded(p.weight_ih),
+            weight_hh: self.rounded(p.weight_hh),
+            weight_hr: p.weight_hr.map(|weight| self.rounded(weight)),
             ..p
         }
     }

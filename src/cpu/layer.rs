@@ -3,7 +3,7 @@
 
 use std::ops::{Add, Div, Mul, Range, Rem};
 
-use ndarray::ArrayD;
+use ndarray::IxDyn;
 
 use super::memory::{Aligned, Shared};
 use super::pack::{Layout, Operand, PanelRun, Panels};
@@ -14,9 +14,11 @@ use super::simd::Verified;
 use super::update::{Flags, Initial, Output, Padded, StepState, Update};
 use crate::cell::{Cell, Pad, Parameters, WeightType};
 use crate::error::Result;
+use crate::memory;
 use crate::plan::Stage;
 use crate::reference::Direction;
 
+const OP: &str = "Recurrent";
 /// Rows whose input projection is computed at once: enough to use a panel from the second cache many times, few enough
 /// that the result is still in a cache when its step comes.
 const CHUNK_ROWS: usize = 256;
@@ -45,7 +47,7 @@ struct PackedStage {
 
 impl LayerWeights {
     /// Packs parameters that fit the cell.
-    pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, kind: WeightType, set: Verified) -> Self {
+    pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, kind: WeightType, set: Verified) -> Result<Self> {
         let lanes = set.lanes();
         let out = cell.output_size(hidden);
         let layout = |stage: Stage| {
@@ -62,31 +64,32 @@ impl LayerWeights {
         let pack = |&stage: &Stage| {
             let layout = layout(stage);
             let (state, input) = match (stage, &p.weight_hr) {
-                (Stage::Project, Some(weight_hr)) => (Panels::new(layout, weight_hr, None, kind, Operand::State), None),
+                (Stage::Project, Some(weight_hr)) => {
+                    (Panels::new(layout, weight_hr, None, kind, Operand::State)?, None)
+                }
                 _ => (
-                    Panels::new(layout, &p.weight_hh, p.bias_hh.as_ref(), kind, Operand::State),
-                    Some(Panels::new(layout, &p.weight_ih, p.bias_ih.as_ref(), kind, Operand::Input)),
+                    Panels::new(layout, &p.weight_hh, p.bias_hh.as_ref(), kind, Operand::State)?,
+                    Some(Panels::new(layout, &p.weight_ih, p.bias_ih.as_ref(), kind, Operand::Input)?),
                 ),
             };
-            PackedStage { stage, input, state }
+            Ok(PackedStage { stage, input, state })
         };
         let padded = hidden.next_multiple_of(lanes);
         let peephole = |p: &ndarray::Array2<f32>| {
-            (0..3 * padded).map(|at| p.row(at / padded).get(at % padded).copied().unwrap_or(0.0)).collect()
+            let weight = |at: usize| p.row(at / padded).get(at % padded).copied().unwrap_or(0.0);
+            Aligned::collect(OP, 3 * padded, (0..3 * padded).map(weight))
         };
-        Self {
+        Ok(Self {
             cell: *cell,
-            stages: cell.stages().iter().map(pack).collect(),
-            peephole: p.peephole.as_ref().map(peephole).unwrap_or_default(),
+            stages: cell.stages().iter().map(pack).collect::<Result<_>>()?,
+            peephole: p.peephole.as_ref().map(peephole).transpose()?.unwrap_or_default(),
             instructions: set,
-        }
+        })
     }
 
     /// What was packed.
     pub(super) fn parameters(&self, input: usize, hidden: usize) -> Result<Parameters> {
-        let zeros =
-            |cell: &Cell| Parameters::collect(cell, input, hidden, |spec| Ok(ArrayD::zeros(spec.shape.as_slice())));
-        let mut p = zeros(&self.cell)?;
+        let mut p = Parameters::collect(&self.cell, input, hidden, |spec| memory::zero_array(OP, IxDyn(&spec.shape)))?;
         for stage in &self.stages {
             match (stage.stage, &mut p.weight_hr) {
                 (Stage::Project, Some(weight_hr)) => stage.state.unpack(weight_hr.view_mut(), None),
@@ -117,7 +120,7 @@ impl LayerWeights {
     }
 
     /// Grows a thread's buffers to what a call needs.
-    pub(super) fn reserve(&self, scratch: &mut Scratch, time: usize, batch: usize, threads: usize) {
+    pub(super) fn reserve(&self, scratch: &mut Scratch, time: usize, batch: usize, threads: usize) -> Result<()> {
         let rows = Self::chunk(batch).min(time) * batch;
         let own = |panels: usize| panels.div_ceil(threads);
         let (mut gates, mut product, mut unpacked, mut rounded) = (0, 0, 0, 0);
@@ -133,11 +136,11 @@ impl LayerWeights {
                 unpacked = unpacked.max(input.unpacked_len(rows));
             }
         }
-        scratch.gates.reserve(gates);
-        scratch.product.reserve(product);
-        scratch.unpacked.reserve(unpacked);
-        scratch.rounded.reserve(rounded * batch);
-        scratch.scales.reserve(if rounded > 0 { batch } else { 0 });
+        scratch.gates.reserve(OP, gates)?;
+        scratch.product.reserve(OP, product)?;
+        scratch.unpacked.reserve(OP, unpacked)?;
+        scratch.rounded.reserve(OP, rounded * batch)?;
+        scratch.scales.reserve(OP, if rounded > 0 { batch } else { 0 })
     }
 }
 

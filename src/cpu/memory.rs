@@ -4,6 +4,11 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+use bytemuck::Zeroable;
+
+use crate::error::Result;
+use crate::memory;
+
 /// Bytes of a cache line and of the widest register.
 const LINE: usize = 64;
 
@@ -14,35 +19,40 @@ pub(super) struct Aligned<T> {
     len: usize,
 }
 
-impl<T: Copy + Default> Aligned<T> {
-    pub(super) fn zeros(len: usize) -> Self {
+impl<T: Copy + Zeroable> Aligned<T> {
+    pub(super) fn zeros(op: &'static str, len: usize) -> Result<Self> {
         let room = LINE / size_of::<T>();
-        let data = vec![T::default(); len + room];
+        let data = memory::zeros::<T>(op, len.saturating_add(room))?;
         // The vector is never grown, so its memory stays where it is.
         let start = data.as_ptr().align_offset(LINE).min(room);
-        Self { data, start, len }
+        Ok(Self { data, start, len })
     }
 
     /// Makes room for `len` numbers; what it held is lost where it grows.
-    pub(super) fn reserve(&mut self, len: usize) {
+    pub(super) fn reserve(&mut self, op: &'static str, len: usize) -> Result<()> {
         if self.len < len {
-            *self = Self::zeros(len);
+            *self = Self::zeros(op, len)?;
         }
+        Ok(())
+    }
+
+    /// The first `len` numbers; zeros follow where there are fewer.
+    pub(super) fn collect(op: &'static str, len: usize, numbers: impl IntoIterator<Item = T>) -> Result<Self> {
+        let mut aligned = Self::zeros(op, len)?;
+        // Numbers by the iterator's own loop: a chain of iterators is slow one by one.
+        let mut places = aligned.iter_mut();
+        numbers.into_iter().take(len).for_each(|number| {
+            if let Some(place) = places.next() {
+                *place = number;
+            }
+        });
+        Ok(aligned)
     }
 }
 
-impl<T: Copy + Default> Default for Aligned<T> {
+impl<T> Default for Aligned<T> {
     fn default() -> Self {
         Self { data: Vec::new(), start: 0, len: 0 }
-    }
-}
-
-impl<T: Copy + Default> FromIterator<T> for Aligned<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(numbers: I) -> Self {
-        let numbers: Vec<T> = numbers.into_iter().collect();
-        let mut aligned = Self::zeros(numbers.len());
-        aligned.copy_from_slice(&numbers);
-        aligned
     }
 }
 

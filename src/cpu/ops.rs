@@ -1,18 +1,26 @@
 //! Tensor operations as matrix products. Element-wise operations are the reference's own, in `f32`.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Dim};
 
+use crate::error::Result;
+use crate::memory;
 use crate::reference::Conv1dGeometry;
 
 /// `y = a b + bias`; `a [M, K]`, `b [K, N]`, `bias [N]`.
-pub(crate) fn matmul(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, bias: Option<ArrayView1<'_, f32>>) -> Array2<f32> {
-    let mut y = Array2::zeros((a.nrows(), b.ncols()));
+pub(crate) fn matmul(
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+) -> Result<Array2<f32>> {
+    const OP: &str = "matmul";
+    let mut y = memory::zero_array(OP, (a.nrows(), b.ncols()))?;
     if let Some(bias) = bias {
         y += &bias;
     }
+    memory::for_product::<f32>(OP, [a.nrows(), a.ncols(), b.ncols()])?;
     general_mat_mul(1.0, &a, &b, 1.0, &mut y);
-    y
+    Ok(y)
 }
 
 /// One-dimensional cross-correlation: the windows laid out as columns, then one matrix product for each signal.
@@ -21,14 +29,20 @@ pub(crate) fn conv1d(
     weight: ArrayView3<'_, f32>,
     bias: Option<ArrayView1<'_, f32>>,
     geometry: Conv1dGeometry,
-) -> Array3<f32> {
+) -> Result<Array3<f32>> {
+    const OP: &str = "conv1d";
     let (count, channels, length) = x.dim();
     let (out, _, kernel) = weight.dim();
     let out_length = geometry.output_length(length, kernel);
     let taps = channels * kernel;
-    let filters = Array2::from_shape_fn((out, taps), |(o, tap)| weight[[o, tap / kernel.max(1), tap % kernel.max(1)]]);
-    let mut windows = Array2::zeros((taps, out_length));
-    let mut y = Array3::zeros((count, out, out_length));
+    let mut y = memory::zero_array(OP, (count, out, out_length))?;
+    if y.is_empty() {
+        return Ok(y);
+    }
+    let filters = memory::elements_of(OP, &weight)?;
+    let filters = memory::shaped(OP, Dim([out, taps]), filters)?;
+    let mut windows = memory::zero_array(OP, (taps, out_length))?;
+    memory::for_product::<f32>(OP, [out, taps, out_length])?;
     for (x, mut y) in x.outer_iter().zip(y.outer_iter_mut()) {
         for ((tap, l), window) in windows.indexed_iter_mut() {
             let at = l * geometry.stride + tap % kernel;
@@ -40,5 +54,5 @@ pub(crate) fn conv1d(
         }
         general_mat_mul(1.0, &filters, &windows, 1.0, &mut y);
     }
-    y
+    Ok(y)
 }

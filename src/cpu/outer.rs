@@ -6,6 +6,7 @@
 use super::math::{load_part, store_part};
 use super::scratch::{Buffer, Scratch};
 use super::simd::{Kernel, Simd, Verified};
+use crate::error::Result;
 
 /// Rows that are packed, and summed in registers, at once.
 const DEPTH: usize = 192;
@@ -38,18 +39,21 @@ impl OuterSums<'_> {
         scratch: &Scratch,
         mut a: impl Iterator<Item = &'r [f32]>,
         b: &mut [impl Iterator<Item = &'r [f32]>],
-    ) {
-        let Some(count) = self.sums.first().and_then(|sum| sum.into.len().checked_div(sum.width)) else { return };
+    ) -> Result<()> {
+        let Some(count) = self.sums.first().and_then(|sum| sum.into.len().checked_div(sum.width)) else {
+            return Ok(());
+        };
         let panel = VECTORS * set.lanes();
-        let mut packed_a = Packed::new(scratch, BLOCK, count.min(COLUMNS));
-        let mut packed_b: Vec<Packed> = self.sums.iter().map(|sum| Packed::new(scratch, panel, sum.width)).collect();
+        let mut packed_a = Packed::new(scratch, BLOCK, count.min(COLUMNS))?;
+        let packed = |sum: &OuterSum<'_>| Packed::new(scratch, panel, sum.width);
+        let mut packed_b: Vec<Packed> = self.sums.iter().map(packed).collect::<Result<_>>()?;
         let mut rows: Vec<&[f32]> = Vec::with_capacity(DEPTH);
         loop {
             rows.clear();
             rows.extend(a.by_ref().take(DEPTH));
             let depth = rows.len();
             if depth == 0 {
-                return;
+                return Ok(());
             }
             for ((packed, b), sum) in packed_b.iter_mut().zip(&mut *b).zip(&self.sums) {
                 packed.pack(b.take(depth).map(|row| &row[..sum.width]));
@@ -73,8 +77,8 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(scratch: &Scratch, width: usize, columns: usize) -> Self {
-        Self { numbers: scratch.take(columns.div_ceil(width) * DEPTH * width), width }
+    fn new(scratch: &Scratch, width: usize, columns: usize) -> Result<Self> {
+        Ok(Self { numbers: scratch.take(columns.div_ceil(width) * DEPTH * width)?, width })
     }
 
     fn pack<'r>(&mut self, rows: impl Iterator<Item = &'r [f32]>) {
@@ -217,7 +221,7 @@ mod tests {
                 let sums = into.iter_mut().zip(widths).map(|(into, width)| OuterSum { into, width }).collect();
                 let mut iterators = [&b[0], &b[1]].map(|b| b.iter().map(Vec::as_slice));
                 let rows_of_a = a.iter().map(Vec::as_slice);
-                OuterSums { first, sums }.add(set, &Scratch::default(), rows_of_a, &mut iterators);
+                OuterSums { first, sums }.add(set, &Scratch::default(), rows_of_a, &mut iterators).expect("room");
                 for ((into, width), b) in into.iter().zip(widths).zip(&b) {
                     let expected = plain(&start(width), &a, b, first, width);
                     for (at, (found, expected)) in into.iter().zip(expected).enumerate() {

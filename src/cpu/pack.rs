@@ -10,6 +10,10 @@ use super::memory::Aligned;
 use super::product::{Source, Unpack, interleaved};
 use super::simd::Verified;
 use crate::cell::{WeightType, quantize_row};
+use crate::error::Result;
+use crate::memory;
+
+const OP: &str = "Recurrent";
 
 /// Which rows of a weight matrix the registers of a panel hold: `gates` registers for each of `blocks` blocks of units.
 #[derive(Clone, Copy, Debug)]
@@ -48,10 +52,22 @@ impl Layout {
     }
 
     /// A value of every column of every panel.
-    fn columns<'a>(&'a self, of: impl Fn(usize) -> f32 + 'a) -> impl Iterator<Item = f32> + 'a {
-        let column = move |at: usize| self.row(at / self.width(), at % self.width()).map_or(0.0, &of);
-        (0..self.panels() * self.width()).map(column)
+    fn columns(&self, of: impl Fn(usize) -> f32) -> Result<Aligned<f32>> {
+        let column = |at: usize| self.row(at / self.width(), at % self.width()).map_or(0.0, &of);
+        let len = self.panels() * self.width();
+        Aligned::collect(OP, len, (0..len).map(column))
     }
+}
+
+/// A matrix as integers: the factor of every row, and the rows.
+fn quantized(weight: &Array2<f32>) -> Result<(Vec<f32>, Vec<i8>)> {
+    let (mut scales, mut bytes) = (memory::room(OP, weight.nrows())?, memory::room(OP, weight.len())?);
+    for row in weight.rows() {
+        let (scale, row) = quantize_row(row);
+        scales.push(scale);
+        bytes.extend(row);
+    }
+    Ok((scales, bytes))
 }
 
 /// How a matrix is going to be multiplied.
@@ -113,34 +129,38 @@ impl Panels {
         bias: Option<&Array1<f32>>,
         kind: WeightType,
         operand: Operand,
-    ) -> Self {
+    ) -> Result<Self> {
         let (panels, width, depth) = (layout.panels(), layout.width(), weight.ncols());
-        let rounded: Vec<(f32, Vec<i8>)> = match kind {
-            WeightType::Int8 => weight.rows().into_iter().map(quantize_row).collect(),
-            _ => Vec::new(),
+        let (scales, bytes) = match kind {
+            WeightType::Int8 => quantized(weight)?,
+            _ => (Vec::new(), Vec::new()),
         };
-        let scale = layout.columns(|row| rounded.get(row).map_or(1.0, |(scale, _)| *scale)).collect();
+        let scale = layout.columns(|row| scales.get(row).copied().unwrap_or(1.0))?;
         let at = |panel, k, column: usize| layout.row(panel, column).map_or(0.0, |row| weight[[row, k]]);
         let byte = |panel, k: usize, column: usize| match layout.row(panel, column) {
-            Some(row) if k < depth => rounded[row].1[k],
+            Some(row) if k < depth => bytes[row * depth + k],
             _ => 0,
         };
         let places =
             || (0..panels).flat_map(move |panel| (0..depth).flat_map(move |k| (0..width).map(move |c| (panel, k, c))));
+        let len = panels * depth * width;
         let numbers = match (kind, operand) {
-            (WeightType::F32, _) => Numbers::F32(places().map(|(p, k, c)| at(p, k, c)).collect()),
+            (WeightType::F32, _) => Numbers::F32(Aligned::collect(OP, len, places().map(|(p, k, c)| at(p, k, c)))?),
             (WeightType::F16, _) => {
-                Numbers::F16(places().map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits()).collect())
+                let bits = places().map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits());
+                Numbers::F16(Aligned::collect(OP, len, bits)?)
             }
             (WeightType::Bf16, _) => {
-                let mut numbers = Aligned::zeros(panels * depth * width);
+                let mut numbers = Aligned::zeros(OP, len)?;
                 for (p, k, c) in places() {
                     let place = (p * depth + k) * width + interleaved(c, layout.vectors(), layout.lanes);
                     numbers[place] = bf16::from_f32(at(p, k, c)).to_bits();
                 }
                 Numbers::Bf16(numbers)
             }
-            (WeightType::Int8, Operand::Input) => Numbers::Int8(places().map(|(p, k, c)| byte(p, k, c)).collect()),
+            (WeightType::Int8, Operand::Input) => {
+                Numbers::Int8(Aligned::collect(OP, len, places().map(|(p, k, c)| byte(p, k, c)))?)
+            }
             (WeightType::Int8, Operand::State) => {
                 let fours = depth.div_ceil(4);
                 let place = |at: usize| {
@@ -149,12 +169,13 @@ impl Panels {
                     byte(rest / fours.max(1), 4 * (rest % fours.max(1)) + k, column)
                 };
                 let sum = |at: usize| (0..depth).map(|k| f32::from(byte(at / width, k, at % width))).sum();
-                let sums = (0..panels * width).map(sum).collect();
-                Numbers::Dot((0..panels * fours * width * 4).map(place).collect(), sums)
+                let sums = Aligned::collect(OP, panels * width, (0..panels * width).map(sum))?;
+                let len = panels * fours * width * 4;
+                Numbers::Dot(Aligned::collect(OP, len, (0..len).map(place))?, sums)
             }
         };
-        let bias = layout.columns(|row| bias.map_or(0.0, |bias| bias[row])).collect();
-        Self { layout, depth, numbers, scale, bias }
+        let bias = layout.columns(|row| bias.map_or(0.0, |bias| bias[row]))?;
+        Ok(Self { layout, depth, numbers, scale, bias })
     }
 
     /// The rows of a matrix and its bias that the panels hold, written to their places.

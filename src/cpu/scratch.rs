@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::memory::Aligned;
+use crate::error::Result;
 
 /// The most numbers that lie unused: 256 MiB.
 const MOST_FREE: usize = 1 << 26;
@@ -14,21 +15,22 @@ pub(super) struct Scratch(Arc<Mutex<Vec<Aligned<f32>>>>);
 
 impl Scratch {
     /// A buffer of `len` numbers, whatever they are.
-    pub(super) fn take(&self, len: usize) -> Buffer {
+    pub(super) fn take(&self, len: usize) -> Result<Buffer> {
         let mut free = self.free();
         // One at most twice as long, so that short buffers do not hold on to long ones.
         let fits = |buffer: &Aligned<f32>| (len..=2 * len).contains(&buffer.len());
         let best = (0..free.len()).filter(|&at| fits(&free[at])).min_by_key(|&at| free[at].len());
         let memory = best.map(|at| free.swap_remove(at));
         drop(free);
-        Buffer { memory: memory.unwrap_or_else(|| Aligned::zeros(len)), len, home: self.clone() }
+        let memory = memory.map_or_else(|| Aligned::zeros("training", len), Ok)?;
+        Ok(Buffer { memory, len, home: self.clone() })
     }
 
     /// A buffer of zeros.
-    pub(super) fn zeros(&self, len: usize) -> Buffer {
-        let mut buffer = self.take(len);
+    pub(super) fn zeros(&self, len: usize) -> Result<Buffer> {
+        let mut buffer = self.take(len)?;
         buffer.fill(0.0);
-        buffer
+        Ok(buffer)
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, Vec<Aligned<f32>>> {
@@ -73,12 +75,13 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_where_it_fits() {
         let scratch = Scratch::default();
-        let mut first = scratch.take(100);
+        let take = |len| scratch.take(len).expect("room");
+        let mut first = take(100);
         first.fill(7.0);
         let address = first.as_ptr();
         drop(first);
-        let longer = scratch.take(101);
-        let (same, much_shorter) = (scratch.zeros(60), scratch.take(49));
+        let longer = take(101);
+        let (same, much_shorter) = (scratch.zeros(60).expect("room"), take(49));
         assert_ne!(longer.as_ptr(), address);
         assert_eq!((same.as_ptr(), same.len()), (address, 60));
         assert!(same.iter().all(|&x| x == 0.0));
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn what_lies_unused_is_bounded() {
         let scratch = Scratch::default();
-        let buffers = [MOST_FREE / 2, MOST_FREE / 2, MOST_FREE / 2].map(|len| scratch.take(len));
+        let buffers = [MOST_FREE / 2; 3].map(|len| scratch.take(len).expect("room"));
         drop(buffers);
         assert_eq!(scratch.free().len(), 2);
     }

@@ -10,6 +10,7 @@ use crate::cell::{Cell, Pad, Parameters, WeightType};
 use crate::error::Result;
 use crate::reference::{Binary, Direction};
 
+const OP: &str = "Recurrent";
 /// Multiply-adds of a step that are worth a thread's meeting with the others.
 const STEP_WORK: usize = 16_384;
 /// Multiply-adds of a call that are worth waking a thread.
@@ -74,20 +75,20 @@ impl Stack {
         (input, hidden): (usize, usize),
         parameters: &[Vec<Parameters>],
         kind: WeightType,
-    ) -> Self {
+    ) -> Result<Self> {
         let pack = |layer: &Vec<Parameters>| {
             let one = |(cell, p)| LayerWeights::new(cell, hidden, p, kind, device.verified());
             cells.iter().zip(layer).map(one).collect()
         };
-        Self {
-            layers: parameters.iter().map(pack).collect(),
+        Ok(Self {
+            layers: parameters.iter().map(pack).collect::<Result<_>>()?,
             directions: directions.to_vec(),
             merge: merge.filter(|_| directions.len() == 2),
             input,
             out: cells.first().map_or(hidden, |cell| cell.output_size(hidden)),
             hidden,
             device: device.clone(),
-        }
+        })
     }
 
     /// The weights, `[layer][direction]`.
@@ -115,32 +116,37 @@ impl Stack {
         self.device.threads().min(step / STEP_WORK).max(1)
     }
 
-    fn reserve(&self, workspace: &mut Workspace, places: &Places, call: &StackCall<'_>, threads: usize) {
+    /// Grows the buffers to what the call needs.
+    fn reserve(&self, workspace: &mut Workspace, places: &Places, call: &StackCall<'_>, threads: usize) -> Result<()> {
         let steps = call.time * call.batch;
         let layers = self.layers.iter().flatten();
         for scratch in workspace.scratch.reserve(threads) {
             // While another call has the workers one thread does it all.
-            layers.clone().for_each(|layer| layer.reserve(scratch, call.time, call.batch, 1));
+            layers.clone().try_for_each(|layer| layer.reserve(scratch, call.time, call.batch, 1))?;
         }
-        workspace.states.reserve(self.layers.len() * self.directions.len() * places.len());
+        workspace.states.reserve(OP, self.layers.len() * self.directions.len() * places.len())?;
         if self.layers.len() > 1 {
-            workspace.between.iter_mut().for_each(|buffer| buffer.reserve(steps * self.width()));
+            workspace.between.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.width()))?;
         }
         if self.merge.is_some() {
-            workspace.sides.iter_mut().for_each(|buffer| buffer.reserve(steps * self.out));
+            workspace.sides.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.out))?;
         }
+        Ok(())
     }
 
     /// Runs all layers over the whole sequence and advances the state. The slices have the lengths that [`StackCall`] says.
-    pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), before anything is written.
+    pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) -> Result<()> {
         if call.batch == 0 {
             // There may be any number of steps without rows: none of them is walked.
-            return;
+            return Ok(());
         }
         let threads = self.threads(call.time, call.batch);
         let lanes = self.device.verified().lanes();
         let places = Places::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
-        self.reserve(workspace, &places, &call, threads);
+        self.reserve(workspace, &places, &call, threads)?;
         let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;
         let mut owned = Owned { h, s };
         let resets = Resets { h: initial_h, s: initial_s };
@@ -178,6 +184,7 @@ impl Stack {
         for row in 0..rows {
             places.save(row, states, &mut owned, time);
         }
+        Ok(())
     }
 }
 

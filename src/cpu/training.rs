@@ -18,8 +18,11 @@ use self::weights::LayerWeights;
 use super::device::CpuDevice;
 use super::scratch::Buffer;
 use crate::cell::{Cell, Noise, Pad, Parameters};
+use crate::error::Result;
+use crate::memory;
 use crate::reference::{Binary, Direction};
 
+const OP: &str = "training";
 /// Steps whose share of the weights' gradients is summed at once. Fixed: chunks of whole groups give the same bits.
 const GROUP_STEPS: usize = 64;
 /// Multiply-adds of a call that are worth waking a thread.
@@ -120,12 +123,18 @@ struct RunTape {
 }
 
 /// What a direction carries from step to step.
-#[derive(Clone)]
 struct Walk {
     h: Vec<f32>,
     s: Vec<f32>,
     /// The last output.
     held: Vec<f32>,
+}
+
+impl Walk {
+    fn try_clone(&self) -> Result<Self> {
+        let Self { h, s, held } = self;
+        Ok(Self { h: memory::copied(OP, h)?, s: memory::copied(OP, s)?, held: memory::copied(OP, held)? })
+    }
 }
 
 /// What a chunk's steps leave for the way back.
@@ -152,7 +161,7 @@ impl TrainingStack {
         merge: Option<Binary>,
         [input, hidden]: [usize; 2],
         parameters: &[Vec<NamedParameters<'_>>],
-    ) -> Self {
+    ) -> Result<Self> {
         let mut stack = Self {
             layers: Vec::with_capacity(parameters.len()),
             directions: directions.to_vec(),
@@ -164,9 +173,9 @@ impl TrainingStack {
         for layer in parameters {
             let input = if stack.layers.is_empty() { input } else { stack.width() };
             let pack = |(cell, p)| LayerWeights::new(cell, [input, hidden], p, device);
-            stack.layers.push(cells.iter().zip(layer).map(pack).collect());
+            stack.layers.push(cells.iter().zip(layer).map(pack).collect::<Result<_>>()?);
         }
-        stack
+        Ok(stack)
     }
 
     /// Width of a layer's output.
@@ -199,12 +208,15 @@ impl TrainingStack {
     }
 
     /// Runs `one` on every item, on up to so many threads; what comes of them is in the items' order.
+    ///
+    /// # Errors
+    /// The first one in that order.
     fn each<T: Send, R: Send>(
         &self,
         threads: usize,
         items: impl IntoIterator<Item = T>,
-        one: impl Fn(T) -> R + Sync,
-    ) -> Vec<R> {
+        one: impl Fn(T) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
         if threads == 1 {
             return items.into_iter().map(one).collect();
         }

@@ -1,17 +1,21 @@
 //! What a recurrent stack is made of, and the checks before it goes to a device.
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, IxDyn};
 
 use super::recurrent::Recurrent;
 use crate::cell::{Cell, ParameterSpec, Parameters, WeightType};
-use crate::error::{Error, Result, check_shape};
+use crate::error::{Error, Result, check_shape, elements};
+use crate::memory;
 use crate::ops::Binary;
 use crate::plan::{PlanKind, Problem};
 use crate::reference::Direction;
 use crate::tensor::Device;
 
+const OP: &str = "Recurrent";
 /// No size of a stack is larger, so that products of two of them can be counted.
 const LARGEST: usize = 1 << 24;
+/// No stack has more layers: every one of them takes some kilobytes, however few its units are.
+const MOST_LAYERS: usize = 1 << 16;
 
 /// How the outputs of two directions become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,12 +144,14 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// The parameters of [`Config::random`], on the host.
     ///
     /// # Errors
-    /// None but what an impossible configuration makes of its shapes; [`Config::build`] names it.
+    /// [`Error::Value`] for an impossible configuration; [`Error::OutOfMemory`].
     pub fn random_parameters(&self, seed: u64) -> Result<Vec<Vec<Parameters>>> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let bound = 1.0 / (self.hidden.max(1) as f32).sqrt();
         self.collect(|_, _, spec| {
-            Ok(ArrayD::from_shape_simple_fn(spec.shape.as_slice(), || (2.0 * rng.f32() - 1.0) * bound))
+            let number = || (2.0 * rng.f32() - 1.0) * bound;
+            let numbers = memory::collected(OP, elements(OP, spec.name, &spec.shape)?, std::iter::repeat_with(number))?;
+            memory::shaped(OP, IxDyn(&spec.shape), numbers)
         })
     }
 
@@ -156,7 +162,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration and for a NaN or an
-    /// infinity among weights of type `Int8`, [`Error::Limit`] where the weights do not fit the device.
+    /// infinity among weights of type `Int8`, [`Error::Limit`] or [`Error::OutOfMemory`] where the weights do not fit the device.
     pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
         self.check_parameters(&parameters)?;
         for (layer, directions) in parameters.iter().enumerate() {
@@ -174,7 +180,6 @@ impl<C: Clone + Into<Cell>> Config<C> {
     }
 
     pub(super) fn check_parameters(&self, parameters: &[Vec<Parameters>]) -> Result<()> {
-        const OP: &str = "Recurrent";
         let cells = self.cells();
         self.check()?;
         check_shape(OP, "parameters", &[self.layers], &[parameters.len()])?;
@@ -200,11 +205,11 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self.hidden
     }
 
-    fn check(&self) -> Result<()> {
-        const OP: &str = "Recurrent";
-        for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {
-            if !(1..=LARGEST).contains(&size) {
-                let expected = "between 1 and 16777216";
+    pub(super) fn check(&self) -> Result<()> {
+        let (wide, deep) = ((LARGEST, "between 1 and 16777216"), (MOST_LAYERS, "between 1 and 65536"));
+        let sizes = [("input", self.input, wide), ("hidden", self.hidden, wide), ("layers", self.layers, deep)];
+        for (what, size, (most, expected)) in sizes {
+            if !(1..=most).contains(&size) {
                 return Err(Error::Value { op: OP, what, expected, found: size.to_string() });
             }
         }

@@ -30,13 +30,13 @@ impl Conv1d {
         bias: Option<&Array1<f32>>,
         geometry: Conv1dGeometry,
     ) -> Result<Self> {
-        let zeros = Array1::zeros(weight.dim().0);
+        let outputs = [weight.dim().0];
         if let Some(bias) = bias {
-            check_shape("Conv1d::new", "bias", zeros.shape(), bias.shape())?;
+            check_shape("Conv1d::new", "bias", &outputs, bias.shape())?;
         }
         Ok(Self {
             weight: Tensor::from_array(device, weight)?,
-            bias: Tensor::from_array(device, bias.unwrap_or(&zeros))?,
+            bias: bias.map_or_else(|| Tensor::zeros(device, &outputs), |bias| Tensor::from_array(device, bias))?,
             has_bias: bias.is_some(),
             geometry,
         })

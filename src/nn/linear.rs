@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, Ix2};
 
-use crate::error::{Result, axes, check_shape};
+use crate::error::{Result, axes, check_shape, elements};
 use crate::ops::{self, Recorder};
 use crate::tensor::{Device, Tensor};
 
@@ -87,7 +87,7 @@ impl Linear {
                 return Err(crate::Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
             }
         };
-        let rows = x.reshape(&[outer.iter().product(), inputs])?;
+        let rows = x.reshape(&[elements(OP, "x without its last axis", outer)?, inputs])?;
         let y = ops::matmul(recorder, &rows, &self.weight, self.bias.as_ref())?;
         y.reshape(&[outer, &[outputs]].concat())
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3, concatenate};
+use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3};
 
 use super::config::Config;
 use super::state::State;
 use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
-use crate::error::{Error, Result, axes, check_shape};
+#[cfg(feature = "gpu")]
+use crate::error::Error;
+use crate::error::{Result, axes, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 #[cfg(feature = "gpu")]
@@ -15,7 +17,9 @@ use crate::ops::resident;
 use crate::ops::{Recorder, host};
 use crate::reference::LayerState;
 use crate::tensor::{Device, Tensor, view};
-use crate::{cpu, reference};
+use crate::{cpu, memory, reference};
+
+const OP: &str = "Recurrent";
 
 /// A stack of Elman layers (`torch.nn.RNN`).
 pub type Rnn = Recurrent<RnnCell>;
@@ -73,14 +77,14 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         let cells = config.cells();
         let weights = match device {
             Device::Reference => {
-                let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.map(f64::from)).collect();
-                Weights::Reference(parameters.iter().map(wide).collect())
+                let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.mapped(OP, f64::from)).collect();
+                Weights::Reference(parameters.iter().map(wide).collect::<Result<_>>()?)
             }
             Device::Cpu | Device::CpuWith(_) => {
                 let cpu = device.cpu().unwrap_or_else(cpu::CpuDevice::shared);
                 let (sizes, merge) = ((config.input, config.hidden), config.merge.op());
                 let (directions, weight_type) = (&config.directions, config.weight_type);
-                Weights::Cpu(cpu::Stack::new(&cpu, &cells, directions, merge, sizes, parameters, weight_type))
+                Weights::Cpu(cpu::Stack::new(&cpu, &cells, directions, merge, sizes, parameters, weight_type)?)
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
@@ -123,7 +127,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     pub fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
         match &*self.weights {
             Weights::Reference(layers) => {
-                Ok(layers.iter().map(|layer| layer.iter().map(|p| p.map(narrow)).collect()).collect())
+                layers.iter().map(|layer| layer.iter().map(|p| p.mapped(OP, narrow)).collect()).collect()
             }
             Weights::Cpu(stack) => stack.parameters(),
             #[cfg(feature = "gpu")]
@@ -185,7 +189,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn forward_into(&self, x: ArrayView3<'_, f32>, state: &mut State, mut y: ArrayViewMut3<'_, f32>) -> Result<()> {
-        const OP: &str = "Recurrent";
         let (time, batch, input) = x.dim();
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         check_shape(OP, "y", &[time, batch, self.output_size()], y.shape())?;
@@ -214,7 +217,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         state: &mut State,
         sequence: &Sequence,
     ) -> Result<Tensor> {
-        const OP: &str = "Recurrent";
         x.check_device(OP, "x", &self.device)?;
         recorder.device().check_same(OP, "recorder", &self.device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
@@ -229,22 +231,15 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         match &*self.weights {
             Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {
                 let (cell, p) = (&self.config.cells()[at.1], &layers[at.0][at.1]);
-                let wide = |x: &Array2<f32>| x.mapv(f64::from);
-                let mut state64 = LayerState {
-                    h: wide(&state.h),
-                    s: wide(&state.s),
-                    initial_h: wide(&state.initial_h),
-                    initial_s: wide(&state.initial_s),
-                };
-                let x = x.mapv(f64::from);
+                let mut state64 = state.mapped(OP, f64::from)?;
+                let x = memory::mapped(OP, &x, f64::from)?;
                 let direction = self.config.directions[at.1];
                 let y = reference::layer(cell, p, direction, sequence, x.view(), &mut state64)?;
-                state.h = state64.h.mapv(narrow);
-                state.s = state64.s.mapv(narrow);
-                Ok(y.mapv(narrow))
+                *state = state64.mapped(OP, narrow)?;
+                memory::mapped(OP, &y, narrow)
             }),
             Weights::Cpu(stack) => {
-                let mut y = vec![0.0; time * batch * self.output_size()];
+                let mut y = memory::zeros(OP, elements(OP, "y", &[time, batch, self.output_size()])?)?;
                 on_cpu(stack, [time, batch], host(OP, "x", x)?, &mut y, state, sequence)?;
                 Tensor::from_vec(&self.device, &[time, batch, self.output_size()], y)
             }
@@ -262,7 +257,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         sequence: &Sequence,
         state: &mut State,
     ) -> Result<Tensor> {
-        const OP: &str = "Recurrent";
         let Call { time, batch, x } = *call;
         let Some(recorder) = recorder.gpu() else {
             return Err(Error::DeviceMismatch {
@@ -296,27 +290,26 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         state: &mut State,
         one: impl Fn((usize, usize), ArrayView3<'_, f32>, &mut LayerState<f32>) -> Result<Array3<f32>>,
     ) -> Result<Tensor> {
-        const OP: &str = "Recurrent";
         let Call { time, batch, x } = *call;
         let directions = self.config.directions.len();
         let (h_shape, s_shape) = self.config.state_shapes(batch);
         let s_shape = s_shape.unwrap_or([h_shape[0], batch, 0]);
         let read = |tensor: Option<&Tensor>, shape: [usize; 3]| match tensor {
             Some(tensor) => tensor.to_array(),
-            None => Ok(Array3::zeros(shape)),
+            None => memory::zero_array(OP, shape),
         };
         let (initial_h, initial_s) = state.initial();
         let (initial_h, initial_s) = (read(initial_h, h_shape)?, read(initial_s, s_shape)?);
         let mut h: Array3<f32> = state.h.to_array()?;
         let mut s = read(state.s.as_ref(), s_shape)?;
-        let mut below = view(OP, host(OP, "x", x)?, Dim([time, batch, self.config.input]))?.to_owned();
+        let mut below = memory::owned(OP, &view(OP, host(OP, "x", x)?, Dim([time, batch, self.config.input]))?)?;
         for layer in 0..self.config.layers {
             let mut outputs = Vec::new();
             for direction in 0..directions {
                 let row = layer * directions + direction;
-                let of = |array: &Array3<f32>| array.index_axis(Axis(0), row).to_owned();
+                let of = |array: &Array3<f32>| memory::owned(OP, &array.index_axis(Axis(0), row));
                 let mut layer_state =
-                    LayerState { h: of(&h), s: of(&s), initial_h: of(&initial_h), initial_s: of(&initial_s) };
+                    LayerState { h: of(&h)?, s: of(&s)?, initial_h: of(&initial_h)?, initial_s: of(&initial_s)? };
                 outputs.push(one((layer, direction), below.view(), &mut layer_state)?);
                 h.index_axis_mut(Axis(0), row).assign(&layer_state.h);
                 s.index_axis_mut(Axis(0), row).assign(&layer_state.s);
@@ -331,27 +324,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     }
 
     fn merged(&self, outputs: Vec<Array3<f32>>) -> Result<Array3<f32>> {
-        let views: Vec<_> = outputs.iter().map(|y| y.view()).collect();
-        match (self.config.merge.op(), views.as_slice()) {
-            (Some(op), [forward, reverse]) => {
-                let (time, batch, out) = forward.dim();
-                let flat = |y: &Array3<f32>| y.to_shape((time * batch, out)).map(|y| y.into_owned());
-                let wrong = |e: ndarray::ShapeError| Error::Shape {
-                    op: "Recurrent",
-                    what: "the directions' outputs",
-                    expected: e.to_string(),
-                    found: reverse.shape().to_vec(),
-                };
-                let (a, b) = (flat(&outputs[0]).map_err(wrong)?, flat(&outputs[1]).map_err(wrong)?);
-                reference::binary(op, a.view(), b.view()).into_shape_with_order((time, batch, out)).map_err(wrong)
-            }
-            _ => concatenate(Axis(2), &views).map_err(|e| Error::Shape {
-                op: "Recurrent",
-                what: "the directions' outputs",
-                expected: e.to_string(),
-                found: views.first().map_or_else(Vec::new, |y| y.shape().to_vec()),
-            }),
-        }
+        reference::merged(self.config.merge.op(), outputs)
     }
 }
 
@@ -364,7 +337,6 @@ fn on_cpu(
     state: &mut State,
     sequence: &Sequence,
 ) -> Result<()> {
-    const OP: &str = "Recurrent";
     let flags = sequence.flags(time, batch)?;
     let State { h, s, initial, workspace } = state;
     let (initial_h, initial_s) = initial.tensors();
@@ -377,8 +349,7 @@ fn on_cpu(
     };
     let flags = flags.as_ref().and_then(|flags| flags.as_slice());
     let pad = sequence.padding();
-    stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace);
-    Ok(())
+    stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]

@@ -323,7 +323,7 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             parameters.push(layer.iter().map(ParameterTensors::on_host).collect::<Result<Vec<_>>>()?);
         }
         let (cells, sizes) = (self.config.cells(), [input, hidden]);
-        let stack = Arc::new(cpu::TrainingStack::new(&cpu, &cells, directions, merge.op(), sizes, &parameters));
+        let stack = Arc::new(cpu::TrainingStack::new(&cpu, &cells, directions, merge.op(), sizes, &parameters)?);
         let read = |tensor: Option<&'_ Tensor>| -> Result<Option<Vec<f32>>> { tensor.map(Tensor::to_vec).transpose() };
         let (initial_h, initial_s) = state.initial();
         let (initial_h, initial_s) = (read(initial_h)?, read(initial_s)?);
@@ -337,7 +337,7 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         let flags = sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
         let TrainingOptions { noise, checkpoint, .. } = *options;
         let steps = cpu::TrainingSteps { time, batch, flags, pad: sequence.padding(), noise, checkpoint };
-        let (output, tape) = stack.forward(&call, steps);
+        let (output, tape) = stack.forward(&call, steps)?;
         let y = Tensor::from_vec(&self.device, &[time, batch, self.output_size()], output.y)?;
         let h = Tensor::from_vec(&self.device, state.h.shape(), output.h)?;
         if let Some(s) = &mut state.s {

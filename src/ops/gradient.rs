@@ -9,8 +9,8 @@ use crate::cell::{Activation, Draw};
 use crate::error::{Error, Result, axes, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
-use crate::reference;
 use crate::tensor::{Device, Tensor, view};
+use crate::{memory, reference};
 
 /// By the argument of [`activation`](super::activation).
 pub(crate) fn activation_grad(
@@ -29,8 +29,8 @@ pub(crate) fn activation_grad(
         let dx = gpu::unary_grad(gpu, activation, [resident(OP, "x", x)?, resident(OP, "dy", dy)?], x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), dx));
     }
-    let dx = on_host!(recorder.device(), x = host(OP, "x", x)?, dy = host(OP, "dy", dy)?;
-        reference::unary_grad(activation, x.into(), dy.into()));
+    let dx = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, dy = host(OP, "dy", dy)?;
+        reference::unary_grad(activation, x.into(), dy.into())?);
     Tensor::from_vec(recorder.device(), x.shape(), dx)
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Tensor) -> Resul
         let y = gpu::dropout(gpu, draw, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
     }
-    let y = on_host!(recorder.device(), x = host(OP, "x", x)?; reference::dropout(draw, x.into()));
+    let y = on_host!(OP, recorder.device(), x = host(OP, "x", x)?; reference::dropout(draw, x.into())?);
     Tensor::from_vec(recorder.device(), x.shape(), y)
 }
 
@@ -57,8 +57,8 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor>
         let y = gpu::sum_columns(gpu, resident(OP, "x", x)?, [rows, columns])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[columns], y));
     }
-    let y = on_host!(recorder.device(), x = host(OP, "x", x)?;
-        reference::sum_columns(view(OP, x, Dim([rows, columns]))?));
+    let y = on_host!(OP, recorder.device(), x = host(OP, "x", x)?;
+        reference::sum_columns(view(OP, x, Dim([rows, columns]))?)?);
     Tensor::from_vec(recorder.device(), &[columns], y)
 }
 
@@ -73,8 +73,8 @@ pub(crate) fn gather_rows_grad(recorder: &mut Recorder, count: usize, rows: &[us
         let table = gpu::gather_rows_grad(gpu, count, rows, resident(OP, "dy", dy)?, columns)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[count, columns], table));
     }
-    let table = on_host!(recorder.device(), dy = host(OP, "dy", dy)?;
-        reference::gather_rows_grad(count, rows, view(OP, dy, Dim([rows.len(), columns]))?));
+    let table = on_host!(OP, recorder.device(), dy = host(OP, "dy", dy)?;
+        reference::gather_rows_grad(count, rows, view(OP, dy, Dim([rows.len(), columns]))?)?);
     Tensor::from_vec(recorder.device(), &[count, columns], table)
 }
 
@@ -100,9 +100,9 @@ pub(crate) fn conv1d_grad_input(
         let dx = gpu::conv1d_grad_input(gpu, shape, (weight, [out, kernel]), dy, geometry)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, dx));
     }
-    let dx = on_host!(recorder.device(), weight = host(OP, "weight", weight)?, dy = host(OP, "dy", dy)?; {
+    let dx = on_host!(OP, recorder.device(), weight = host(OP, "weight", weight)?, dy = host(OP, "dy", dy)?; {
         let weight = view(OP, weight, Dim([out, channels, kernel]))?;
-        reference::conv1d_grad_input(length, weight, view(OP, dy, Dim([count, out, out_length]))?, geometry)
+        reference::conv1d_grad_input(length, weight, view(OP, dy, Dim([count, out, out_length]))?, geometry)?
     });
     Tensor::from_vec(recorder.device(), &shape, dx)
 }
@@ -132,9 +132,9 @@ pub(crate) fn conv1d_grad_weight(
         let weight = gpu::conv1d_grad_weight(gpu, shape, (x, [count, length]), dy, geometry)?;
         return Ok((Tensor::from_buffer(gpu.device(), &shape, weight), bias));
     }
-    let weight = on_host!(recorder.device(), x = host(OP, "x", x)?, dy = host(OP, "dy", dy)?; {
+    let weight = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, dy = host(OP, "dy", dy)?; {
         let x = view(OP, x, Dim([count, channels, length]))?;
-        reference::conv1d_grad_weight(kernel, x, view(OP, dy, Dim([count, out, out_length]))?, geometry)
+        reference::conv1d_grad_weight(kernel, x, view(OP, dy, Dim([count, out, out_length]))?, geometry)?
     });
     Ok((Tensor::from_vec(recorder.device(), &shape, weight)?, bias))
 }
@@ -151,9 +151,9 @@ pub(crate) fn mean_steps(recorder: &mut Recorder, x: &Tensor, weights: &Tensor) 
         let y = gpu::mean_steps(gpu, resident(OP, "x", x)?, resident(OP, "weights", weights)?, [time, batch, width])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[batch, width], y));
     }
-    let y = on_host!(recorder.device(), x = host(OP, "x", x)?, weights = host(OP, "weights", weights)?; {
+    let y = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, weights = host(OP, "weights", weights)?; {
         let x = view::<_, Ix3>(OP, x, Dim([time, batch, width]))?;
-        reference::mean_steps(x, view(OP, weights, Dim([time, batch]))?)
+        reference::mean_steps(x, view(OP, weights, Dim([time, batch]))?)?
     });
     Tensor::from_vec(recorder.device(), &[batch, width], y)
 }
@@ -172,9 +172,9 @@ pub(crate) fn mean_steps_grad(recorder: &mut Recorder, weights: &Tensor, dy: &Te
         let dx = gpu::mean_steps_grad(gpu, resident(OP, "weights", weights)?, resident(OP, "dy", dy)?, shape)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, dx));
     }
-    let dx = on_host!(recorder.device(), weights = host(OP, "weights", weights)?, dy = host(OP, "dy", dy)?; {
+    let dx = on_host!(OP, recorder.device(), weights = host(OP, "weights", weights)?, dy = host(OP, "dy", dy)?; {
         let weights = view(OP, weights, Dim([time, batch]))?;
-        reference::mean_steps_grad(weights, view(OP, dy, Dim([batch, width]))?)
+        reference::mean_steps_grad(weights, view(OP, dy, Dim([batch, width]))?)?
     });
     Tensor::from_vec(recorder.device(), &shape, dx)
 }
@@ -199,6 +199,9 @@ pub(crate) fn class_numbers(
             Err(Error::Value { op, what: "targets", expected: "classes that the scores have, or ignore_index", found })
         }
     });
-    let numbers = numbers.collect::<Result<Vec<f32>>>()?;
-    Ok((Tensor::from_vec(device, &[numbers.len()], numbers)?, counted))
+    let mut found = memory::room(op, targets.len())?;
+    for number in numbers {
+        found.push(number?);
+    }
+    Ok((Tensor::from_vec(device, &[found.len()], found)?, counted))
 }

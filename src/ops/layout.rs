@@ -4,10 +4,11 @@ use ndarray::Dim;
 
 #[cfg(feature = "gpu")]
 use super::resident;
-use super::{Recorder, argmax_rows, host};
+use super::{Elements, Recorder, argmax_rows, host};
 use crate::error::{Error, Result, axes, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu;
+use crate::memory;
 use crate::reference::{self, Place};
 use crate::tensor::{Tensor, view};
 
@@ -30,7 +31,7 @@ fn assemble(
         }
         return Ok(Tensor::from_buffer(gpu.device(), shape, y));
     }
-    let mut y = vec![0.0; len];
+    let mut y = memory::zeros(op, len)?;
     for (x, extents, from, to) in parts {
         reference::strided_copy(extents, host(op, "x", x)?, from, &mut y, to);
     }
@@ -99,7 +100,7 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     shape[axis] = count;
     let mut from = Place::contiguous(x.shape());
     // An empty slice may begin anywhere, beyond the tensor, too.
-    from.offset = if count == 0 { 0 } else { start * from.strides[axis].unsigned_abs() };
+    from.offset = if count == 0 { 0 } else { start.wrapping_mul(from.strides[axis].unsigned_abs()) };
     from.strides[axis] = from.strides[axis].wrapping_mul(step);
     let to = Place::contiguous(&shape);
     assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
@@ -112,7 +113,7 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
     let Slice { axis, start, step, count } = slice;
     let len = elements(OP, "shape", shape)?;
     let mut to = Place::contiguous(shape);
-    to.offset = if count == 0 { 0 } else { start * to.strides[axis].unsigned_abs() };
+    to.offset = if count == 0 { 0 } else { start.wrapping_mul(to.strides[axis].unsigned_abs()) };
     to.strides[axis] = to.strides[axis].wrapping_mul(step);
     let from = Place::contiguous(dy.shape());
     #[cfg(feature = "gpu")]
@@ -122,7 +123,7 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
         gpu::strided_copy(gpu, dy.shape(), (resident(OP, "dy", dy)?, &from), (&dx, &to))?;
         return Ok(Tensor::from_buffer(gpu.device(), shape, dx));
     }
-    let mut dx = vec![0.0; len];
+    let mut dx = memory::zeros(OP, len)?;
     reference::strided_copy(dy.shape(), host(OP, "dy", dy)?, &from, &mut dx, &to);
     Tensor::from_vec(recorder.device(), shape, dx)
 }
@@ -143,17 +144,21 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
     for x in tensors {
         let mut expected = x.shape().to_vec();
         if let Some(extent) = expected.get_mut(axis) {
-            shape[axis] += *extent;
-            *extent = shape[axis];
+            let Some(sum) = shape[axis].checked_add(*extent) else {
+                let expected = format!("of extents whose sum along axis {axis} can be counted");
+                return Err(Error::Shape { op: OP, what: "tensors", expected, found: x.shape().to_vec() });
+            };
+            (shape[axis], *extent) = (sum, sum);
         }
         check_shape(OP, "tensors apart from the axis", &shape, &expected)?;
     }
     let whole = Place::contiguous(&shape);
-    let mut at = 0;
+    let mut at = 0_usize;
     let parts: Vec<_> = tensors
         .iter()
         .map(|x| {
-            let to = Place { offset: at * whole.strides[axis].unsigned_abs(), strides: whole.strides.clone() };
+            let to =
+                Place { offset: at.wrapping_mul(whole.strides[axis].unsigned_abs()), strides: whole.strides.clone() };
             at += x.shape()[axis];
             (*x, x.shape().to_vec(), Place::contiguous(x.shape()), to)
         })
@@ -201,14 +206,14 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
             clippy::cast_possible_truncation,
             reason = "a row exists, and a table's elements are counted in 32 bits"
         )]
-        let words: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let words: Vec<u32> = memory::collected(OP, rows.len(), rows.iter().map(|&row| row as u32))?;
         let words = gpu::Buffer::from_slice(gpu.device(), "rows", &words)?;
         let rows = (&words, gpu::RowWords::Integers);
         let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, rows, shape)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
     }
-    let y = reference::gather_rows(view(OP, host(OP, "table", table)?, Dim([count, columns]))?, rows);
-    Tensor::from_vec(recorder.device(), &shape, y.into_raw_vec_and_offset().0)
+    let y = reference::gather_rows(view(OP, host(OP, "table", table)?, Dim([count, columns]))?, rows)?;
+    Tensor::from_vec(recorder.device(), &shape, y.into_elements())
 }
 
 /// Picks, for every row of scores, the row of a table with the highest score: a greedy decoder's choice and its embedding,
@@ -248,7 +253,8 @@ pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> 
         let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, words, shape)?;
         return Ok((choices, Tensor::from_buffer(gpu.device(), &shape, y)));
     }
-    let best: Vec<usize> = host(OP, "choices", &choices)?.iter().map(|&choice| choice as usize).collect();
+    let best = host(OP, "choices", &choices)?.iter().map(|&choice| choice as usize);
+    let best = memory::collected(OP, rows, best)?;
     let picked = gather_rows(recorder, table, &best)?;
     Ok((choices, picked))
 }

@@ -33,9 +33,9 @@ pub(crate) fn softmax_cross_entropy(
         let sum = gpu::sum(gpu, &parts, rows, scale)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
     }
-    let loss = on_host!(recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?; {
-        let parts = reference::softmax_cross_entropy(view(OP, x, Dim([rows, classes]))?, targets.into());
-        [total(parts, scale)]
+    let loss = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?; {
+        let parts = reference::softmax_cross_entropy(view(OP, x, Dim([rows, classes]))?, targets.into())?;
+        vec![total(parts, scale)]
     });
     Tensor::from_vec(recorder.device(), &[], loss)
 }
@@ -58,9 +58,9 @@ pub(crate) fn softmax_cross_entropy_grad(
         return Ok(Tensor::from_buffer(gpu.device(), &[rows, classes], dx));
     }
     let dy = host(OP, "dy", dy)?;
-    let dx = on_host!(recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?, dy = dy; {
+    let dx = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?, dy = dy; {
         let x = view(OP, x, Dim([rows, classes]))?;
-        reference::softmax_cross_entropy_grad(x, targets.into(), scaled(scale, dy[0]))
+        reference::softmax_cross_entropy_grad(x, targets.into(), scaled(scale, dy[0]))?
     });
     Tensor::from_vec(recorder.device(), &[rows, classes], dx)
 }
@@ -74,7 +74,7 @@ pub(crate) fn sum(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
         let sum = gpu::sum(gpu, resident(OP, "x", x)?, x.len(), 1.0)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
     }
-    let sum = on_host!(recorder.device(), x = host(OP, "x", x)?; [total(x.iter().copied(), 1.0)]);
+    let sum = on_host!(OP, recorder.device(), x = host(OP, "x", x)?; vec![total(x.iter().copied(), 1.0)]);
     Tensor::from_vec(recorder.device(), &[], sum)
 }
 
@@ -120,9 +120,9 @@ pub(crate) fn point_loss(recorder: &mut Recorder, points: &Points<'_>) -> Result
         return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
     }
     let (x, y, weights) = (host(OP, "x", x)?, host(OP, "y", y)?, host(OP, "weights", weights)?);
-    let loss = on_host!(recorder.device(), x = x, y = y, weights = weights; {
+    let loss = on_host!(OP, recorder.device(), x = x, y = y, weights = weights; {
         let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
-        [total(reference::point_loss(loss, x, y, weights.into()), scale)]
+        vec![total(reference::point_loss(loss, x, y, weights.into())?, scale)]
     });
     Tensor::from_vec(recorder.device(), &[], loss)
 }
@@ -141,9 +141,9 @@ pub(crate) fn point_loss_grad(recorder: &mut Recorder, points: &Points<'_>, dy: 
         return Ok(Tensor::from_buffer(gpu.device(), &[rows, width], dx));
     }
     let (x, y, weights) = (host(OP, "x", x)?, host(OP, "y", y)?, host(OP, "weights", weights)?);
-    let dx = on_host!(recorder.device(), x = x, y = y, weights = weights, dy = host(OP, "dy", dy)?; {
+    let dx = on_host!(OP, recorder.device(), x = x, y = y, weights = weights, dy = host(OP, "dy", dy)?; {
         let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
-        reference::point_loss_grad(loss, x, y, weights.into(), scaled(scale, dy[0]))
+        reference::point_loss_grad(loss, x, y, weights.into(), scaled(scale, dy[0]))?
     });
     Tensor::from_vec(recorder.device(), &[rows, width], dx)
 }

@@ -1,6 +1,6 @@
 //! Softmax, from the operations around it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, elements};
 use crate::ops::{self, Binary, Math, Recorder, Reduction};
 use crate::tensor::Tensor;
 
@@ -31,7 +31,7 @@ pub fn softmax(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
     if x.is_empty() {
         return Ok(x.clone());
     }
-    let rows = outer.iter().product();
+    let rows = elements("softmax", "x without its last axis", outer)?;
     let flat = x.reshape(&[rows, columns])?;
     let broadcast = |recorder: &mut Recorder, op, of: &Tensor| {
         let column = ops::reduce_rows(recorder, op, of)?.reshape(&[rows, 1])?;

@@ -6,6 +6,7 @@ use super::{Recorder, host, on_host};
 use crate::error::{Result, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
+use crate::memory;
 use crate::reference::{Clip, Update, clip_coefficient};
 use crate::tensor::{Device, ReadBack, Tensor};
 
@@ -147,9 +148,10 @@ pub(crate) fn optimizer_step(
     }
     let coefficient = verdict[COEFFICIENT];
     let (p, g, kept) = (host(OP, "parameter", parameter)?, host(OP, "gradient", gradient)?, host(OP, "slots", slots)?);
-    let mut both = on_host!(recorder.device(), p = p, g = g, kept = kept, c = std::slice::from_ref(&coefficient);
-        update_all(update, clip, c[0], p, g, kept));
-    let kept = both.split_off(len);
+    let mut both = on_host!(OP, recorder.device(), p = p, g = g, kept = kept, c = std::slice::from_ref(&coefficient);
+        update_all(OP, update, clip, c[0], p, g, kept)?);
+    let kept = memory::copied(OP, &both[len..])?;
+    both.truncate(len);
     Ok(Moved {
         parameter: Tensor::from_vec(recorder.device(), parameter.shape(), both)?,
         slots: Tensor::from_vec(recorder.device(), slots.shape(), kept)?,
@@ -158,15 +160,18 @@ pub(crate) fn optimizer_step(
 
 /// All elements; returns the parameters and behind them the slots.
 fn update_all<F: crate::reference::Real>(
+    op: &'static str,
     update: &Update,
     clip: &Clip,
     coefficient: F,
     p: &[F],
     g: &[F],
     kept: &[F],
-) -> Vec<F> {
+) -> Result<Vec<F>> {
     let (len, count) = (p.len(), update.rule.slots().len());
-    let mut both = [p, kept].concat();
+    let mut both = memory::room(op, p.len() + kept.len())?;
+    both.extend_from_slice(p);
+    both.extend_from_slice(kept);
     let mut slots = [F::zero(); MOST_SLOTS];
     for at in 0..len {
         let slots = &mut slots[..count];
@@ -178,7 +183,7 @@ fn update_all<F: crate::reference::Real>(
             both[(slot + 1) * len + at] = value;
         }
     }
-    both
+    Ok(both)
 }
 
 /// What a rule remembers at most of an element.

@@ -8,6 +8,7 @@ use super::sequence::walk;
 use super::{Direction, LayerState, Real, RowState, activate_derivative, gru_gate, lstm_gates};
 use crate::cell::{Cell, LstmCell, Mix, Noise, Parameters, Sequence};
 use crate::error::Result;
+use crate::memory;
 
 /// The openings of one unit's gates at one step, and what they let through of a gradient.
 ///
@@ -87,9 +88,10 @@ pub fn layer_gates<F: Real>(
     x: ArrayView3<'_, F>,
     state: &LayerState<F>,
 ) -> Result<Array3<Option<UnitGates<F>>>> {
+    const OP: &str = "reference::layer_gates";
     let (time, batch, _) = x.dim();
-    let mut gates = Array3::from_elem((time, batch, p.weight_hh.nrows() / cell.gates().len()), None);
-    let mut state = state.clone();
+    let mut gates = memory::full(OP, (time, batch, p.weight_hh.nrows() / cell.gates().len()), None)?;
+    let mut state = state.mapped(OP, |x| x)?;
     walk(cell, p, direction, sequence, (&Noise::default(), 0), x, &mut state, |(t, b), x, before| {
         for (u, unit) in unit_gates(cell, p, x, before).into_iter().enumerate() {
             gates[[t, b, u]] = Some(unit);

@@ -8,49 +8,63 @@ use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis, 
 
 use super::{Conv1dGeometry, Real, activate_derivative};
 use crate::cell::{Activation, Draw};
+use crate::error::Result;
+use crate::memory;
 
 /// By the argument of an activation, `dy act'(x)`.
-pub fn unary_grad<F: Real>(activation: Activation, x: ArrayView1<'_, F>, dy: ArrayView1<'_, F>) -> Array1<F> {
-    Zip::from(x).and(dy).map_collect(|&x, &dy| dy * activate_derivative(activation, x))
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn unary_grad<F: Real>(activation: Activation, x: ArrayView1<'_, F>, dy: ArrayView1<'_, F>) -> Result<Array1<F>> {
+    memory::array("activation_grad", x.len(), |at| dy[at] * activate_derivative(activation, x[at]))
 }
 
 /// The sum of every column: the gradient by a bias that was added to every row.
 ///
 /// # Shapes
 /// `x [M, N]`; returns `[N]`.
-pub fn sum_columns<F: Real>(x: ArrayView2<'_, F>) -> Array1<F> {
-    let mut sums = Array1::zeros(x.ncols());
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn sum_columns<F: Real>(x: ArrayView2<'_, F>) -> Result<Array1<F>> {
+    let mut sums = memory::full("sum_columns", x.ncols(), F::zero())?;
     for row in x.rows() {
         Zip::from(&mut sums).and(row).for_each(|sum, &x| *sum = *sum + x);
     }
-    sums
+    Ok(sums)
 }
 
 /// By the table of [`gather_rows`](super::gather_rows): each row collects the gradients of the places that it was picked for.
 ///
 /// # Shapes
 /// `dy [rows, W]`, each of `rows` below `count`; returns `[count, W]`.
-pub fn gather_rows_grad<F: Real>(count: usize, rows: &[usize], dy: ArrayView2<'_, F>) -> Array2<F> {
-    let mut table = Array2::zeros((count, dy.ncols()));
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn gather_rows_grad<F: Real>(count: usize, rows: &[usize], dy: ArrayView2<'_, F>) -> Result<Array2<F>> {
+    let mut table = memory::full("gather_rows_grad", (count, dy.ncols()), F::zero())?;
     for (&row, dy) in rows.iter().zip(dy.rows()) {
         Zip::from(table.row_mut(row)).and(dy).for_each(|sum, &dy| *sum = *sum + dy);
     }
-    table
+    Ok(table)
 }
 
 /// By the signal of [`conv1d`](super::conv1d): every element collects from the windows that it stood in.
 ///
 /// # Shapes
 /// `dy [N, O, L']`, `weight [O, C, K]`; returns `[N, C, length]`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn conv1d_grad_input<F: Real>(
     length: usize,
     weight: ArrayView3<'_, F>,
     dy: ArrayView3<'_, F>,
     geometry: Conv1dGeometry,
-) -> Array3<F> {
+) -> Result<Array3<F>> {
     let (count, out, out_length) = dy.dim();
     let (_, channels, kernel) = weight.dim();
-    Array3::from_shape_fn((count, channels, length), |(n, c, at)| {
+    memory::array("conv1d_grad_input", (count, channels, length), |(n, c, at)| {
         let mut sum = F::zero();
         for o in 0..out {
             for k in 0..kernel {
@@ -70,15 +84,18 @@ pub fn conv1d_grad_input<F: Real>(
 ///
 /// # Shapes
 /// `x [N, C, L]`, `dy [N, O, L']`; returns `[O, C, kernel]`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn conv1d_grad_weight<F: Real>(
     kernel: usize,
     x: ArrayView3<'_, F>,
     dy: ArrayView3<'_, F>,
     geometry: Conv1dGeometry,
-) -> Array3<F> {
+) -> Result<Array3<F>> {
     let (count, channels, length) = x.dim();
     let (_, out, out_length) = dy.dim();
-    Array3::from_shape_fn((out, channels, kernel), |(o, c, k)| {
+    memory::array("conv1d_grad_weight", (out, channels, kernel), |(o, c, k)| {
         let mut sum = F::zero();
         for n in 0..count {
             for l in 0..out_length {
@@ -94,17 +111,29 @@ pub fn conv1d_grad_weight<F: Real>(
 
 /// Drops elements at random and scales the rest (`torch.nn.functional.dropout`); the gradient by `x` is the same function of
 /// `dy`.
-pub fn dropout<F: Real>(draw: &Draw, x: ArrayView1<'_, F>) -> Array1<F> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn dropout<F: Real>(draw: &Draw, x: ArrayView1<'_, F>) -> Result<Array1<F>> {
     let scale = F::of(draw.scale());
-    (0_u32..).zip(x).map(|(at, &x)| if draw.keeps(at) { x * scale } else { F::zero() }).collect()
+    let mut next = 0_u32;
+    memory::mapped("dropout", &x, |x| {
+        // Masks count their elements in 32 bits and wrap around.
+        let at = next;
+        next = at.wrapping_add(1);
+        if draw.keeps(at) { x * scale } else { F::zero() }
+    })
 }
 
 /// The weighted sum over the first axis: a mean where the weights of a column add up to 1. What weighs nothing is not read.
 ///
 /// # Shapes
 /// `x [T, B, W]`, `weights [T, B]`; returns `[B, W]`.
-pub fn mean_steps<F: Real>(x: ArrayView3<'_, F>, weights: ArrayView2<'_, F>) -> Array2<F> {
-    let mut y = Array2::zeros((x.len_of(Axis(1)), x.len_of(Axis(2))));
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn mean_steps<F: Real>(x: ArrayView3<'_, F>, weights: ArrayView2<'_, F>) -> Result<Array2<F>> {
+    let mut y = memory::full("mean_steps", (x.len_of(Axis(1)), x.len_of(Axis(2))), F::zero())?;
     for (x, weights) in x.outer_iter().zip(weights.rows()) {
         for ((mut y, x), &weight) in y.rows_mut().into_iter().zip(x.rows()).zip(weights) {
             if weight != F::zero() {
@@ -112,14 +141,17 @@ pub fn mean_steps<F: Real>(x: ArrayView3<'_, F>, weights: ArrayView2<'_, F>) -> 
             }
         }
     }
-    y
+    Ok(y)
 }
 
 /// By the steps of [`mean_steps`].
 ///
 /// # Shapes
 /// `weights [T, B]`, `dy [B, W]`; returns `[T, B, W]`.
-pub fn mean_steps_grad<F: Real>(weights: ArrayView2<'_, F>, dy: ArrayView2<'_, F>) -> Array3<F> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn mean_steps_grad<F: Real>(weights: ArrayView2<'_, F>, dy: ArrayView2<'_, F>) -> Result<Array3<F>> {
     let (time, batch) = weights.dim();
-    Array3::from_shape_fn((time, batch, dy.ncols()), |(t, b, w)| weights[[t, b]] * dy[[b, w]])
+    memory::array("mean_steps_grad", (time, batch, dy.ncols()), |(t, b, w)| weights[[t, b]] * dy[[b, w]])
 }

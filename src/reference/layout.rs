@@ -2,6 +2,9 @@
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::error::{Result, count};
+use crate::memory;
+
 /// Where the elements of an array lie: `offset + sum(index[axis] * strides[axis])`, counted in elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -16,7 +19,8 @@ impl Place {
     pub fn contiguous(shape: &[usize]) -> Self {
         let mut strides = vec![1; shape.len()];
         for axis in (0..shape.len().saturating_sub(1)).rev() {
-            strides[axis] = strides[axis + 1] * shape[axis + 1] as isize;
+            // Extents beside one of 0 may be too large to be counted: nothing lies there.
+            strides[axis] = isize::wrapping_mul(strides[axis + 1], shape[axis + 1] as isize);
         }
         Self { offset: 0, strides }
     }
@@ -27,7 +31,7 @@ impl Place {
 /// # Panics
 /// Where an element of either place lies outside its slice; [`ops`](crate::ops) builds only places that fit.
 pub fn strided_copy<T: Copy>(shape: &[usize], x: &[T], from: &Place, y: &mut [T], to: &Place) {
-    for flat in 0..shape.iter().product() {
+    for flat in 0..count(shape).unwrap_or_default() {
         let mut rest: usize = flat;
         let (mut source, mut target) = (from.offset as isize, to.offset as isize);
         for axis in (0..shape.len()).rev() {
@@ -44,6 +48,9 @@ pub fn strided_copy<T: Copy>(shape: &[usize], x: &[T], from: &Place, y: &mut [T]
 ///
 /// # Shapes
 /// `table [N, W]`, each of `rows` below `N`; returns `[rows, W]`.
-pub fn gather_rows<T: Copy>(table: ArrayView2<'_, T>, rows: &[usize]) -> Array2<T> {
-    Array2::from_shape_fn((rows.len(), table.ncols()), |(at, column)| table[[rows[at], column]])
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn gather_rows<T: Copy>(table: ArrayView2<'_, T>, rows: &[usize]) -> Result<Array2<T>> {
+    memory::array("gather_rows", (rows.len(), table.ncols()), |(at, column)| table[[rows[at], column]])
 }

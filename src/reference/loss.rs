@@ -4,6 +4,8 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 
 use super::{Real, activate};
 use crate::cell::Activation;
+use crate::error::Result;
+use crate::memory;
 
 /// A loss of one prediction and one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,47 +38,59 @@ fn softmax_terms<F: Real>(row: ArrayView1<'_, F>) -> (F, F) {
 ///
 /// # Shapes
 /// `x [M, C]`, `targets [M]`, whole numbers below C; returns `[M]`.
-pub fn softmax_cross_entropy<F: Real>(x: ArrayView2<'_, F>, targets: ArrayView1<'_, F>) -> Array1<F> {
-    let row = |(row, &target): (ArrayView1<'_, F>, &F)| match target_class(target) {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn softmax_cross_entropy<F: Real>(x: ArrayView2<'_, F>, targets: ArrayView1<'_, F>) -> Result<Array1<F>> {
+    memory::array("softmax_cross_entropy", x.nrows(), |row| match target_class(targets[row]) {
         Some(class) => {
-            let (largest, sum) = softmax_terms(row);
-            sum.ln() - (row[class] - largest)
+            let (largest, sum) = softmax_terms(x.row(row));
+            sum.ln() - (x[[row, class]] - largest)
         }
         None => F::zero(),
-    };
-    x.rows().into_iter().zip(targets).map(row).collect()
+    })
 }
 
 /// The derivative of `scale` times the sum of [`softmax_cross_entropy`]'s rows, `scale (softmax(x) - onehot(target))`.
 ///
 /// # Shapes
 /// As [`softmax_cross_entropy`]; returns `[M, C]`.
-pub fn softmax_cross_entropy_grad<F: Real>(x: ArrayView2<'_, F>, targets: ArrayView1<'_, F>, scale: F) -> Array2<F> {
-    let mut dx = Array2::zeros(x.dim());
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn softmax_cross_entropy_grad<F: Real>(
+    x: ArrayView2<'_, F>,
+    targets: ArrayView1<'_, F>,
+    scale: F,
+) -> Result<Array2<F>> {
+    let mut dx = memory::full("softmax_cross_entropy_grad", x.dim(), F::zero())?;
     for ((x, mut dx), &target) in x.rows().into_iter().zip(dx.rows_mut()).zip(targets) {
         let Some(class) = target_class(target) else { continue };
         let (largest, sum) = softmax_terms(x);
         Zip::from(&mut dx).and(x).for_each(|dx, &x| *dx = scale * (x - largest).exp() / sum);
         dx[class] = dx[class] - scale;
     }
-    dx
+    Ok(dx)
 }
 
 /// A loss of every element, 0 in rows that weigh nothing.
 ///
 /// # Shapes
 /// `x` and `y [M, W]`, `weights [M]`; returns `[M, W]`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn point_loss<F: Real>(
     loss: PointLoss,
     x: ArrayView2<'_, F>,
     y: ArrayView2<'_, F>,
     weights: ArrayView1<'_, F>,
-) -> Array2<F> {
+) -> Result<Array2<F>> {
     let of = |x: F, y: F| match loss {
         PointLoss::SquaredError => (x - y) * (x - y),
         PointLoss::BinaryCrossEntropy => x.max(F::zero()) - x * y + activate(Activation::Softplus, F::zero() - x.abs()),
     };
-    Array2::from_shape_fn(x.dim(), |at| {
+    memory::array("point_loss", x.dim(), |at| {
         let weight = weights[at.0];
         if weight == F::zero() { weight } else { weight * of(x[at], y[at]) }
     })
@@ -86,18 +100,21 @@ pub fn point_loss<F: Real>(
 ///
 /// # Shapes
 /// As [`point_loss`].
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn point_loss_grad<F: Real>(
     loss: PointLoss,
     x: ArrayView2<'_, F>,
     y: ArrayView2<'_, F>,
     weights: ArrayView1<'_, F>,
     scale: F,
-) -> Array2<F> {
+) -> Result<Array2<F>> {
     let of = |x: F, y: F| match loss {
         PointLoss::SquaredError => (x - y) + (x - y),
         PointLoss::BinaryCrossEntropy => activate(Activation::Sigmoid, x) - y,
     };
-    Array2::from_shape_fn(x.dim(), |at| {
+    memory::array("point_loss_grad", x.dim(), |at| {
         let weight = weights[at.0];
         if weight == F::zero() { weight } else { scale * weight * of(x[at], y[at]) }
     })

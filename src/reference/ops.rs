@@ -1,9 +1,12 @@
-//! The tensor operations around the cells. Shapes are the caller's duty here: [`ops`](crate::ops) checks them.
+//! The tensor operations around the cells. Shapes are the caller's duty here: [`ops`](crate::ops) checks them. What every
+//! function may return is [`Error::OutOfMemory`](crate::Error::OutOfMemory), where there is no room for its result.
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
 
 use super::{Real, activate};
 use crate::cell::Activation;
+use crate::error::Result;
+use crate::memory;
 
 /// An element-wise operation on two operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +143,7 @@ pub struct Conv1dGeometry {
 impl Conv1dGeometry {
     /// Length of the output for a signal of `length` and a kernel of `kernel`, 0 where the kernel does not fit.
     pub fn output_length(&self, length: usize, kernel: usize) -> usize {
-        match (length + 2 * self.padding).checked_sub(kernel) {
+        match length.saturating_add(self.padding.saturating_mul(2)).checked_sub(kernel) {
             Some(room) => room / self.stride + 1,
             None => 0,
         }
@@ -148,13 +151,19 @@ impl Conv1dGeometry {
 }
 
 /// An activation of every element.
-pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Array1<F> {
-    x.mapv(|x| activate(activation, x))
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Result<Array1<F>> {
+    memory::mapped("activation", &x, |x| activate(activation, x))
 }
 
 /// An elementary function of every element.
-pub fn math<F: Real>(function: Math, x: ArrayView1<'_, F>) -> Array1<F> {
-    x.mapv(|x| match function {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn math<F: Real>(function: Math, x: ArrayView1<'_, F>) -> Result<Array1<F>> {
+    memory::mapped("math", &x, |x| match function {
         Math::Exp => x.exp(),
         Math::Log => x.ln(),
         Math::Sqrt => x.sqrt(),
@@ -165,16 +174,26 @@ pub fn math<F: Real>(function: Math, x: ArrayView1<'_, F>) -> Array1<F> {
 }
 
 /// An operation on two arrays, element by element.
-pub fn binary<F: Real>(op: Binary, a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F> {
-    Array2::from_shape_fn(a.dim(), |at| op.apply(a[at], b[at]))
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn binary<F: Real>(op: Binary, a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Result<Array2<F>> {
+    memory::array("binary", a.dim(), |at| op.apply(a[at], b[at]))
 }
 
 /// `y = a b + bias`, the bias added to every row.
 ///
 /// # Shapes
 /// `a [M, K]`, `b [K, N]`, `bias [N]`; returns `[M, N]`.
-pub fn matmul<F: Real>(a: ArrayView2<'_, F>, b: ArrayView2<'_, F>, bias: Option<ArrayView1<'_, F>>) -> Array2<F> {
-    Array2::from_shape_fn((a.nrows(), b.ncols()), |(m, n)| {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn matmul<F: Real>(
+    a: ArrayView2<'_, F>,
+    b: ArrayView2<'_, F>,
+    bias: Option<ArrayView1<'_, F>>,
+) -> Result<Array2<F>> {
+    memory::array("matmul", (a.nrows(), b.ncols()), |(m, n)| {
         let sum: F = (0..a.ncols()).map(|k| a[[m, k]] * b[[k, n]]).sum();
         sum + bias.map_or(F::zero(), |bias| bias[n])
     })
@@ -184,16 +203,19 @@ pub fn matmul<F: Real>(a: ArrayView2<'_, F>, b: ArrayView2<'_, F>, bias: Option<
 ///
 /// # Shapes
 /// `x [N, C, L]`, `weight [O, C, K]`, `bias [O]`; returns `[N, O, (L + 2 padding - K) / stride + 1]`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn conv1d<F: Real>(
     x: ArrayView3<'_, F>,
     weight: ArrayView3<'_, F>,
     bias: Option<ArrayView1<'_, F>>,
     geometry: Conv1dGeometry,
-) -> Array3<F> {
+) -> Result<Array3<F>> {
     let (count, channels, length) = x.dim();
     let (out, _, kernel) = weight.dim();
     let out_length = geometry.output_length(length, kernel);
-    Array3::from_shape_fn((count, out, out_length), |(n, o, l)| {
+    memory::array("conv1d", (count, out, out_length), |(n, o, l)| {
         let mut sum = bias.map_or(F::zero(), |bias| bias[o]);
         for c in 0..channels {
             for k in 0..kernel {
@@ -211,9 +233,12 @@ pub fn conv1d<F: Real>(
 ///
 /// # Shapes
 /// `x [N, L]`, for reflection with `left < L` and `right < L`; returns `[N, left + L + right]`.
-pub fn pad1d<F: Real>(x: ArrayView2<'_, F>, left: usize, right: usize, mode: PadMode) -> Array2<F> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn pad1d<F: Real>(x: ArrayView2<'_, F>, left: usize, right: usize, mode: PadMode) -> Result<Array2<F>> {
     let (count, length) = x.dim();
-    Array2::from_shape_fn((count, left + length + right), |(n, at)| match mode {
+    memory::array("pad1d", (count, left + length + right), |(n, at)| match mode {
         PadMode::Zero if at < left || at >= left + length => F::zero(),
         PadMode::Zero => x[[n, at - left]],
         PadMode::Reflect if at < left => x[[n, left - at]],
@@ -226,27 +251,34 @@ pub fn pad1d<F: Real>(x: ArrayView2<'_, F>, left: usize, right: usize, mode: Pad
 ///
 /// # Shapes
 /// `x [M, N]`; returns `[M]`.
-pub fn reduce_rows<F: Real>(op: Reduction, x: ArrayView2<'_, F>) -> Array1<F> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn reduce_rows<F: Real>(op: Reduction, x: ArrayView2<'_, F>) -> Result<Array1<F>> {
     let columns = (0..x.ncols()).fold(F::zero(), |n, _| n + F::one());
-    x.rows()
-        .into_iter()
-        .map(|row| match op {
+    memory::array("reduce_rows", x.nrows(), |at| {
+        let row = x.row(at);
+        match op {
             Reduction::Sum => row.iter().copied().sum(),
             Reduction::Mean => row.iter().copied().sum::<F>() / columns,
             Reduction::Max => row.iter().copied().fold(F::neg_infinity(), |most, x| Binary::Max.apply(most, x)),
-        })
-        .collect()
+        }
+    })
 }
 
 /// The column of every row's largest element, the first of equals. A NaN is never it; a row without numbers gives 0.
 ///
 /// # Shapes
 /// `x [M, N]`; returns `[M]`.
-pub fn argmax_rows<F: Real>(x: ArrayView2<'_, F>) -> Array1<usize> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn argmax_rows<F: Real>(x: ArrayView2<'_, F>) -> Result<Array1<usize>> {
     let largest = |best: Option<(usize, F)>, (column, &x): (usize, &F)| match best {
         _ if x.is_nan() => best,
         Some((_, most)) if x <= most => best,
         _ => Some((column, x)),
     };
-    x.rows().into_iter().map(|row| row.iter().enumerate().fold(None, largest).map_or(0, |(column, _)| column)).collect()
+    let best = |row: usize| x.row(row).iter().enumerate().fold(None, largest).map_or(0, |(column, _)| column);
+    memory::array("argmax_rows", x.nrows(), best)
 }

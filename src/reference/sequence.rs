@@ -3,10 +3,11 @@
 use ndarray::{Array2, Array3, ArrayView3};
 
 use super::gru::gru_step_masked;
-use super::{Real, lstm_step, rnn_step};
+use super::{Binary, Real, lstm_step, rnn_step};
 use crate::cell::{Cell, Draw, Mask, Noise, Pad, Parameters, Sequence};
 use crate::cell::{RESET, VALID};
 use crate::error::{Result, check_shape};
+use crate::memory;
 
 /// The state of one row: `h [O]` and, for an LSTM, `s [hidden]` (empty otherwise).
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,35 @@ pub struct LayerState<F> {
     pub initial_h: Array2<F>,
     /// What a reset returns `s` to.
     pub initial_s: Array2<F>,
+}
+
+impl<F: Copy> LayerState<F> {
+    /// The same state in another number type.
+    pub(crate) fn mapped<G>(&self, op: &'static str, mut of: impl FnMut(F) -> G) -> Result<LayerState<G>> {
+        Ok(LayerState {
+            h: memory::mapped(op, &self.h, &mut of)?,
+            s: memory::mapped(op, &self.s, &mut of)?,
+            initial_h: memory::mapped(op, &self.initial_h, &mut of)?,
+            initial_s: memory::mapped(op, &self.initial_s, &mut of)?,
+        })
+    }
+}
+
+/// The outputs of a layer's directions as one: side by side, or by an operation on the two.
+///
+/// # Shapes
+/// All `[T, B, O]`; returns `[T, B, D O]`, or `[T, B, O]` where an operation merges them.
+pub(crate) fn merged<F: Real>(op: Option<Binary>, mut outputs: Vec<Array3<F>>) -> Result<Array3<F>> {
+    const OP: &str = "Recurrent";
+    match (op, outputs.as_slice()) {
+        (_, [_]) => Ok(outputs.remove(0)),
+        (Some(op), [a, b]) => memory::array(OP, a.raw_dim(), |at| op.apply(a[at], b[at])),
+        _ => {
+            let [time, batch, out] = outputs.first().map_or([0; 3], |y| y.dim().into());
+            let shape = (time, batch, outputs.len() * out);
+            memory::array(OP, shape, |(t, b, u)| outputs[u / out][[t, b, u % out]])
+        }
+    }
 }
 
 /// The order in which a layer walks through time.
@@ -126,7 +156,8 @@ fn index(at: usize) -> u32 {
 /// `x [T, B, input]`; returns `y [T, B, O]`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) when parameters, state or the sequence's instructions do not fit.
+/// [`Error::Shape`](crate::Error::Shape) when parameters, state or the sequence's instructions do not fit;
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory). The state is then as it was.
 pub fn layer<F: Real>(
     cell: &Cell,
     p: &Parameters<F>,
@@ -185,7 +216,7 @@ pub(super) fn walk<F: Real>(
     let flags = sequence.flags(time, batch)?;
 
     let masks = Masks::new(noise, row_in_stack, batch);
-    let mut y = Array3::zeros((time, batch, out));
+    let mut y = memory::full(OP, (time, batch, out), F::zero())?;
     for b in 0..batch {
         let mut row = RowState { h: state.h.row(b).to_vec(), s: state.s.row(b).to_vec() };
         let mut held = vec![F::zero(); out];

@@ -8,9 +8,12 @@ use ndarray::{Array3, ArrayView3, Axis};
 use self::path::{carried, spectral_norm};
 use crate::cell::{Cell, Sequence};
 use crate::error::Result;
-use crate::nn::{LayerPass, State, TrainableRecurrent};
+use crate::memory;
+use crate::nn::{Config, LayerPass, State, TrainableRecurrent};
 use crate::reference::{Direction, UnitGates, layer_gates};
 use crate::tensor::Tensor;
+
+const OP: &str = "gradient_flow";
 
 /// The gradient of one loss on its way back through a recurrent stack.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +81,8 @@ pub struct Openings {
 /// `x [T, B, input]`; `dy [T, B, output_size]`, the loss's gradient by the stack's output.
 ///
 /// # Errors
-/// As [`TrainableRecurrent::forward_training`]; [`Error::Shape`](crate::Error::Shape) where `dy` does not fit.
+/// As [`TrainableRecurrent::forward_training`]; [`Error::Shape`](crate::Error::Shape) where `dy` does not fit;
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 ///
 /// # Examples
 /// A loss at the last step, and how much of it reaches the first:
@@ -121,6 +125,28 @@ pub fn gradient_flow<C: Clone + Into<Cell>>(
     Ok(GradientFlow { layers })
 }
 
+/// Bytes of memory that [`gradient_flow`] takes at the most, beside its arguments, for `time` steps of `batch` rows: what is
+/// there at the same time.
+///
+/// # Errors
+/// [`Error::Value`](crate::Error::Value) for an impossible configuration.
+///
+/// # Examples
+/// ```
+/// use gatewise::{nn::Lstm, train::gradient_flow_bytes};
+/// assert!(gradient_flow_bytes(&Lstm::config(4, 32), 200_000, 64)? > 1 << 35);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
+pub fn gradient_flow_bytes<C: Clone + Into<Cell>>(config: &Config<C>, time: usize, batch: usize) -> Result<u64> {
+    // Gates, the gradient along the state, and what walking through the layer once more computes.
+    const SHOWN: usize = size_of::<Option<UnitGates<f64>>>() + 2 * size_of::<f64>();
+    // Norms and openings of a step, in a layer and direction.
+    const RESULTS: usize = 7 * size_of::<f64>();
+    let bytes = config.reference_pass_bytes(time, batch, SHOWN as u128)?;
+    let results = (config.parameter_places().len() * RESULTS) as u128;
+    Ok(u64::try_from(bytes.saturating_add(results.saturating_mul(time as u128))).unwrap_or(u64::MAX))
+}
+
 fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
     let LayerPass { layer, direction, cell, parameters, x, state, gradient, .. } = *pass;
     let gates = layer_gates(cell, parameters, direction, sequence, x, state)?;
@@ -128,9 +154,9 @@ fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
     let gated = !matches!(cell, Cell::Rnn(_));
     let hidden = parameters.weight_hh.nrows() / cell.gates().len();
     let norm_of = |(at, &gate): (usize, &&'static str)| {
-        (gate, spectral_norm(parameters.weight_hh.slice(ndarray::s![at * hidden..(at + 1) * hidden, ..])))
+        Ok((gate, spectral_norm(parameters.weight_hh.slice(ndarray::s![at * hidden..(at + 1) * hidden, ..]))?))
     };
-    let recurrent_norms: Vec<_> = cell.gates().iter().enumerate().map(norm_of).collect();
+    let recurrent_norms: Vec<_> = cell.gates().iter().enumerate().map(norm_of).collect::<Result<_>>()?;
     let exploding = match cell {
         Cell::Rnn(_) => "h",
         Cell::Lstm(_) => "o",
@@ -141,24 +167,23 @@ fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
         Direction::Forward => time - 1 - t,
         Direction::Reverse => t,
     };
+    // No step, no factor: not 0 times the logarithm of zero.
+    let bound = |t| if steps_left(t) == 0 { 0.0 } else { steps_left(t) as f64 * factor.log10() };
     Ok(LayerFlow {
         layer,
         direction,
         cell: cell.name(),
-        h: step_norms(gradient.h.view()),
-        s: cell.has_cell_state().then(|| step_norms(gradient.s.view())),
-        path: step_norms(carried(pass, &gates, sequence)?.view()),
-        openings: gated.then(|| openings(&gates)),
+        h: step_norms(gradient.h.view())?,
+        s: cell.has_cell_state().then(|| step_norms(gradient.s.view())).transpose()?,
+        path: step_norms(carried(pass, &gates, sequence)?.view())?,
+        openings: gated.then(|| openings(&gates)).transpose()?,
         recurrent_norms,
-        // No step, no factor: not 0 times the logarithm of zero.
-        bound_log10: (0..time)
-            .map(|t| if steps_left(t) == 0 { 0.0 } else { steps_left(t) as f64 * factor.log10() })
-            .collect(),
+        bound_log10: memory::collected(OP, time, (0..time).map(bound))?,
     })
 }
 
 /// The Euclidean norm of each step's numbers.
-fn step_norms(numbers: ArrayView3<'_, f64>) -> Vec<f64> {
+fn step_norms(numbers: ArrayView3<'_, f64>) -> Result<Vec<f64>> {
     let norm = |step: ndarray::ArrayView2<'_, f64>| {
         // Scaled, so that squares of vanished gradients do not vanish once more.
         let greatest = step.iter().fold(0.0, |most: f64, &d| if d.is_nan() { d } else { most.max(d.abs()) });
@@ -167,17 +192,21 @@ fn step_norms(numbers: ArrayView3<'_, f64>) -> Vec<f64> {
         }
         greatest * step.iter().map(|&d| (d / greatest).powi(2)).sum::<f64>().sqrt()
     };
-    numbers.axis_iter(Axis(0)).map(norm).collect()
+    memory::collected(OP, numbers.len_of(Axis(0)), numbers.axis_iter(Axis(0)).map(norm))
 }
 
-fn openings(gates: &Array3<Option<UnitGates<f64>>>) -> Openings {
+fn openings(gates: &Array3<Option<UnitGates<f64>>>) -> Result<Openings> {
     let means = |of: fn(&UnitGates<f64>) -> f64| {
         let mean = |step: ndarray::ArrayView2<'_, Option<UnitGates<f64>>>| {
             let (sum, count) =
                 step.iter().flatten().fold((0.0, 0.0), |(sum, count), gates| (sum + of(gates), count + 1.0));
             sum / count
         };
-        gates.axis_iter(Axis(0)).map(mean).collect()
+        memory::collected(OP, gates.len_of(Axis(0)), gates.axis_iter(Axis(0)).map(mean))
     };
-    Openings { written: means(|gates| gates.written), kept: means(|gates| gates.kept), read: means(|gates| gates.read) }
+    Ok(Openings {
+        written: means(|gates| gates.written)?,
+        kept: means(|gates| gates.kept)?,
+        read: means(|gates| gates.read)?,
+    })
 }

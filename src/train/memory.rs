@@ -4,6 +4,7 @@ use ndarray::s;
 
 use crate::cell::{Cell, Forget, LstmCell, Mix, Parameters};
 use crate::error::{Error, Result};
+use crate::memory;
 
 const OP: &str = "MemoryBias";
 
@@ -52,11 +53,11 @@ impl MemoryBias {
             (Cell::Rnn(_) | Cell::Lstm(_), _) => return Err(refused("a bias of the gate that keeps the state")),
         };
         let values: Vec<f32> = match *self {
-            Self::Constant(value) => vec![value; hidden],
+            Self::Constant(value) => memory::filled(OP, hidden, value)?,
             Self::Chrono { longest, seed } => {
                 let mut rng = fastrand::Rng::with_seed(seed);
                 let span = longest.max(3) as f32 - 2.0;
-                (0..hidden).map(|_| (1.0 + span * rng.f32()).ln()).collect()
+                memory::collected(OP, hidden, std::iter::repeat_with(|| (1.0 + span * rng.f32()).ln()))?
             }
         };
         let (Some(input), Some(state)) = (&mut parameters.bias_ih, &mut parameters.bias_hh) else {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ndarray::{ArrayBase, Data, Dimension, IxDyn};
 
 use crate::error::{Error, Result, check_shape};
+use crate::memory;
 use crate::tensor::{Device, Tensor};
 use crate::weights::Weights;
 
@@ -83,7 +84,7 @@ impl Parameters {
     /// As [`Parameters::add`].
     pub fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) -> Result<ParameterId> {
         let len = crate::error::elements(OP, "shape", shape)?;
-        let data = (0..len).map(|_| bound * (2.0 * self.rng.f32() - 1.0)).collect();
+        let data = memory::collected(OP, len, std::iter::repeat_with(|| bound * (2.0 * self.rng.f32() - 1.0)))?;
         self.push(name, Tensor::from_vec(&self.device, shape, data)?)
     }
 
@@ -95,7 +96,7 @@ impl Parameters {
         let len = crate::error::elements(OP, "shape", shape)?;
         // Box & Muller (1958); 1 - u is never 0.
         let mut one = || (-2.0 * (1.0 - self.rng.f32()).ln()).sqrt() * (std::f32::consts::TAU * self.rng.f32()).cos();
-        let data = (0..len).map(|_| scale * one()).collect();
+        let data = memory::collected(OP, len, std::iter::repeat_with(|| scale * one()))?;
         self.push(name, Tensor::from_vec(&self.device, shape, data)?)
     }
 

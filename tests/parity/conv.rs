@@ -37,7 +37,8 @@ pub(crate) fn conv1d() -> Vec<Case> {
             ArrayView3::from_shape((out, channels, kernel), &weight64).expect("fits"),
             Some(ArrayView1::from(&bias64)),
             geometry,
-        );
+        )
+        .expect("room");
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         let out_length = geometry.output_length(length, kernel);
         cases.push(Case {
@@ -78,7 +79,8 @@ pub(crate) fn pad1d() -> Vec<Case> {
         let more = if mode == PadMode::Zero { &zeros_only[..] } else { &[] };
         for (at, &[count, length, left, right]) in shapes.iter().chain(more).enumerate() {
             let x = uniform(21, count * length, 1.0);
-            let y = reference::pad1d(ArrayView2::from_shape((count, length), &x).expect("fits"), left, right, mode);
+            let y = reference::pad1d(ArrayView2::from_shape((count, length), &x).expect("fits"), left, right, mode)
+                .expect("room");
             let size = WORKGROUPS[at % WORKGROUPS.len()];
             cases.push(Case {
                 name: format!("{mode:?} x [{count}, {length}] by {left}, {right} workgroup {size}"),

@@ -129,7 +129,7 @@ const DOMAIN_EDGES: [f32; 24] = [
 pub(crate) fn math() -> Vec<Case> {
     let one = |function: Math, x: &[f32], size: usize, folded: bool| {
         let x64 = wide(x);
-        let y = reference::math(function, ArrayView1::from(&x64));
+        let y = reference::math(function, ArrayView1::from(&x64)).expect("room");
         // The wider type overflows later.
         #[expect(clippy::cast_possible_truncation, reason = "to the type whose infinities are wanted")]
         let y = y.iter().map(|&y| f64::from(y as f32));
@@ -171,7 +171,7 @@ pub(crate) fn binary() -> Vec<Case> {
             };
             let (a64, b64) = (part(&a, a_stride, a_offset), part(&b, b_stride, b_offset));
             let matrix = |x| ArrayView2::from_shape((rows, columns), x).expect("fits");
-            let y = reference::binary(op, matrix(&a64), matrix(&b64));
+            let y = reference::binary(op, matrix(&a64), matrix(&b64)).expect("room");
             cases.push(Case {
                 name: format!(
                     "{op:?} [{rows}, {columns}] a {a_stride}+{a_offset} b {b_stride}+{b_offset} workgroup {size}"

@@ -13,7 +13,7 @@ pub(crate) fn unary_grad() -> Vec<Case> {
         let (code, alpha, beta) = activation.code();
         let dy = uniform(33, x.len(), 2.0);
         let (x64, dy64) = (wide(x), wide(&dy));
-        let dx = reference::unary_grad(activation, ArrayView1::from(&x64), ArrayView1::from(&dy64));
+        let dx = reference::unary_grad(activation, ArrayView1::from(&x64), ArrayView1::from(&dy64)).expect("room");
         cases.push(Case {
             name: format!("{activation:?} [{}] workgroup {size}", x.len()),
             constants: vec![("ACTIVATION", code), ("WORKGROUP_SIZE", n(size))],
@@ -55,7 +55,8 @@ pub(crate) fn gather_rows_grad() -> Vec<Case> {
             count,
             rows,
             ArrayView2::from_shape((rows.len(), columns), &dy64).expect("fits"),
-        );
+        )
+        .expect("room");
         let mut places: Vec<usize> = (0..rows.len()).collect();
         places.sort_by_key(|&place| rows[place]);
         let begins = (0..=count).map(|row| n(rows.iter().filter(|&&picked| picked < row).count()));
@@ -123,7 +124,8 @@ pub(crate) fn conv1d_grad_input() -> Vec<Case> {
             ArrayView3::from_shape((out, channels, kernel), &weight64).expect("fits"),
             ArrayView3::from_shape((count, out, out_length), &dy64).expect("fits"),
             geometry,
-        );
+        )
+        .expect("room");
         let (len, grid) = (dx.len(), grid(dx.len(), size, size == 32));
         let buffers = vec![Slot::floats(&weight), Slot::floats(&dy), Slot::output(len).near(0, dx)];
         unnamed(buffers, grid, Tolerance::sum(out * kernel, 1.0))
@@ -140,7 +142,8 @@ pub(crate) fn conv1d_grad_weight() -> Vec<Case> {
             ArrayView3::from_shape((count, channels, length), &x64).expect("fits"),
             ArrayView3::from_shape((count, out, out_length), &dy64).expect("fits"),
             geometry,
-        );
+        )
+        .expect("room");
         let (len, groups) = (dw.len(), n(dw.len().div_ceil(2)));
         let buffers = vec![Slot::floats(&x), Slot::floats(&dy), Slot::output(len).near(0, dw)];
         unnamed(buffers, [groups, 2, 1], Tolerance::sum(count * out_length, 1.0))
@@ -168,7 +171,8 @@ pub(crate) fn mean_steps() -> Vec<Case> {
         let y = reference::mean_steps(
             ArrayView3::from_shape((steps, rows, columns), &x64).expect("fits"),
             ArrayView2::from_shape((steps, rows), &weights64).expect("fits"),
-        );
+        )
+        .expect("room");
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         Case {
             name: format!("[{steps}, {rows}, {columns}] workgroup {size}"),
@@ -189,7 +193,8 @@ pub(crate) fn mean_steps_grad() -> Vec<Case> {
         let dx = reference::mean_steps_grad(
             ArrayView2::from_shape((steps, rows), &weights64).expect("fits"),
             ArrayView2::from_shape((rows, columns), &dy64).expect("fits"),
-        );
+        )
+        .expect("room");
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         Case {
             name: format!("[{steps}, {rows}, {columns}] workgroup {size}"),

@@ -86,7 +86,8 @@ pub(crate) fn gather_rows() -> Vec<Case> {
     for (at, (symbols, columns, rows)) in picks.into_iter().enumerate() {
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         let table = uniform(71, symbols * columns, 1.0);
-        let y = reference::gather_rows(ArrayView2::from_shape((symbols, columns), &table).expect("fits"), rows);
+        let y = reference::gather_rows(ArrayView2::from_shape((symbols, columns), &table).expect("fits"), rows)
+            .expect("room");
         cases.push(Case {
             name: format!("table [{symbols}, {columns}] rows {rows:?} workgroup {size}"),
             constants: vec![("WORKGROUP_SIZE", n(size))],

@@ -64,7 +64,8 @@ impl Product {
             ArrayView2::from_shape((rows, depth), &a64).expect("fits"),
             ArrayView2::from_shape((depth, columns), &b64).expect("fits"),
             bias.then(|| ArrayView1::from(&bias64)),
-        );
+        )
+        .expect("room");
         let lies = |x: &[f32], [rows, columns]: [usize; 2]| -> Vec<f32> {
             ArrayView2::from_shape((rows, columns), x).expect("fits").t().iter().copied().collect()
         };

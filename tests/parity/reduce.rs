@@ -41,7 +41,7 @@ pub(crate) fn sum_columns() -> Vec<Case> {
     let one = |(at, (rows, columns)): (usize, (usize, usize))| {
         let x = uniform(53, rows * columns, 1.0);
         let x64 = wide(&x);
-        let y = reference::sum_columns(ArrayView2::from_shape((rows, columns), &x64).expect("fits"));
+        let y = reference::sum_columns(ArrayView2::from_shape((rows, columns), &x64).expect("fits")).expect("room");
         let groups = n(columns.div_ceil(16).max(1));
         Case {
             name: format!("[{rows}, {columns}]"),
@@ -57,7 +57,7 @@ pub(crate) fn sum_columns() -> Vec<Case> {
 
 fn case(op: Reduction, rows: usize, columns: usize, x: Vec<f32>, size: usize, folded: bool) -> Case {
     let x64 = wide(&x);
-    let y = reference::reduce_rows(op, ArrayView2::from_shape((rows, columns), &x64).expect("fits"));
+    let y = reference::reduce_rows(op, ArrayView2::from_shape((rows, columns), &x64).expect("fits")).expect("room");
     // Folded, the last group of the second axis may have no row.
     let grid = if folded { [n(rows.div_ceil(2).max(1)), 2, 1] } else { [n(rows.max(1)), 1, 1] };
     Case {
@@ -72,7 +72,7 @@ fn case(op: Reduction, rows: usize, columns: usize, x: Vec<f32>, size: usize, fo
 
 pub(crate) fn argmax_rows() -> Vec<Case> {
     let one = |rows: usize, columns: usize, x: Vec<f32>, size: usize, folded: bool| {
-        let y = reference::argmax_rows(ArrayView2::from_shape((rows, columns), &x).expect("fits"));
+        let y = reference::argmax_rows(ArrayView2::from_shape((rows, columns), &x).expect("fits")).expect("room");
         Case {
             name: format!("[{rows}, {columns}] workgroup {size} folded {folded}"),
             constants: vec![("WORKGROUP_SIZE", n(size))],

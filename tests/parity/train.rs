@@ -27,7 +27,7 @@ pub(crate) fn softmax_cross_entropy() -> Vec<Case> {
         let (x, targets) = scores(rows, classes);
         let (x64, targets64) = (wide(&x), wide(&targets));
         let x_view = ArrayView2::from_shape((rows, classes), &x64).expect("fits");
-        let y = reference::softmax_cross_entropy(x_view, ArrayView1::from(&targets64));
+        let y = reference::softmax_cross_entropy(x_view, ArrayView1::from(&targets64)).expect("room");
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         Case {
             name: format!("[{rows}, {classes}] workgroup {size}"),
@@ -64,7 +64,7 @@ pub(crate) fn softmax_cross_entropy_grad() -> Vec<Case> {
         let (scale, dy) = (0.3_f32, -1.5_f32);
         let x_view = ArrayView2::from_shape((rows, classes), &x64).expect("fits");
         let scaled = f64::from(scale) * f64::from(dy);
-        let dx = reference::softmax_cross_entropy_grad(x_view, ArrayView1::from(&targets64), scaled);
+        let dx = reference::softmax_cross_entropy_grad(x_view, ArrayView1::from(&targets64), scaled).expect("room");
         let size = WORKGROUPS[at % WORKGROUPS.len()];
         Case {
             name: format!("[{rows}, {classes}] workgroup {size}"),
@@ -111,11 +111,11 @@ fn point_cases(gradient: bool) -> Vec<Case> {
             let inputs = [Slot::floats(&x), Slot::floats(&goals), Slot::floats(&weights)];
             let (buffers, dims) = if gradient {
                 let scaled = f64::from(scale) * f64::from(dy);
-                let dx = reference::point_loss_grad(loss, x_view, goals_view, weights_view, scaled);
+                let dx = reference::point_loss_grad(loss, x_view, goals_view, weights_view, scaled).expect("room");
                 let rest = [Slot::floats(&[dy]), Slot::output(dx.len()).near(0, dx)];
                 (inputs.into_iter().chain(rest).collect(), vec![n(rows), n(columns), scale.to_bits()])
             } else {
-                let parts = reference::point_loss(loss, x_view, goals_view, weights_view);
+                let parts = reference::point_loss(loss, x_view, goals_view, weights_view).expect("room");
                 let rest = [Slot::output(parts.len()).near(0, parts)];
                 (inputs.into_iter().chain(rest).collect(), vec![n(rows), n(columns)])
             };

@@ -148,6 +148,27 @@ pub(crate) fn holdable(op: &'static str, what: &'static str, axes: &str, sizes: 
     Err(Error::Shape { op, what, expected: format!("an array {axes} that memory holds"), found: sizes.to_vec() })
 }
 
+/// Refuses what needs more bytes at the same time than there is memory for.
+pub(crate) fn fits(op: &'static str, what: &str, bytes: u64) -> Result<()> {
+    let holds = |bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+    if usize::try_from(bytes).is_ok_and(holds) {
+        return Ok(());
+    }
+    let message =
+        format!("{what} take {bytes} bytes at the same time, more than are left; take fewer steps, rows or units");
+    Err(Error::OutOfMemory { op, message })
+}
+
+/// Numbers one after another, where there is memory for them.
+pub(crate) fn numbers(op: &'static str, len: usize, number: impl FnMut(usize) -> f32) -> Result<Vec<f32>> {
+    let mut numbers = Vec::new();
+    if numbers.try_reserve_exact(len).is_err() {
+        fits(op, "the numbers", 4 * len as u64)?;
+    }
+    numbers.extend((0..len).map(number));
+    Ok(numbers)
+}
+
 /// How machine-readable output names a device, and the adapter of a GPU.
 pub(crate) fn adapter(device: &Device) -> (&'static str, Option<String>) {
     match device {

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use gatewise::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
 use gatewise::nn::Config;
-use gatewise::train::{GradientFlow, LayerFlow, MemoryBias, gradient_flow};
+use gatewise::train::{GradientFlow, LayerFlow, MemoryBias, gradient_flow, gradient_flow_bytes};
 use gatewise::{Device, Error, Result, Tensor};
-use ndarray::Array3;
 use serde_json::json;
 
 use crate::chart::{self, Chart, Line, Panel};
-use crate::choice::holdable;
+use crate::choice::{fits, holdable, numbers};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -107,6 +106,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     holdable("flow", "x", "[T, B, input]", &[time, batch, input])?;
     holdable("flow", "y", "[T, B, hidden]", &[time, batch, hidden])?;
     holdable("flow", "weights", "[layers, hidden, hidden]", &[layers, hidden, hidden])?;
+    for &cell in &arguments.cell {
+        fits("flow", "the steps of the data and their gradients", bytes(arguments, cell)?)?;
+    }
     let flows: Vec<_> =
         arguments.cell.iter().map(|&cell| Ok((cell.name(), flow(arguments, cell, memory)?))).collect::<Result<_>>()?;
     if let Some(path) = &arguments.csv {
@@ -125,6 +127,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("{}{flow}", summary(name, flow));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a cell's flow takes at the most: the data, the gradient by the output, the weights, and the way there and back.
+fn bytes(arguments: &Arguments, choice: CellChoice) -> Result<u64> {
+    let &Arguments { time, batch, input, hidden, layers, .. } = arguments;
+    let config = Config::new(choice.cell(), input, hidden).layers(layers);
+    let [time_, batch_, input_, hidden_] = [time, batch, input, hidden].map(|n| n as u64);
+    let given = time_.saturating_mul(batch_).saturating_mul(4).saturating_mul(input_.saturating_add(hidden_));
+    Ok(gradient_flow_bytes(&config, time, batch)?.saturating_add(given))
 }
 
 /// `none`, `chrono` or a number.
@@ -156,15 +167,16 @@ fn flow(arguments: &Arguments, choice: CellChoice, memory: Option<MemoryBias>) -
     let stack = config.trainable(&device, &parameters)?;
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut uniform = || 2.0 * rng.f32() - 1.0;
-    let x = Array3::from_shape_simple_fn((time, batch, input), &mut uniform);
-    let last = Array3::from_shape_simple_fn((1, batch, hidden), &mut uniform);
+    let x = numbers("flow", time * batch * input, |_| uniform())?;
+    let last = numbers("flow", batch * hidden, |_| uniform())?;
     // Each loss has a gradient of length 1, so that cells can be compared.
     let length = last.iter().map(|d| d * d).sum::<f32>().sqrt();
-    let dy = Array3::from_shape_fn((time, batch, hidden), |(t, b, u)| match loss {
-        Loss::Last if t + 1 < time => 0.0,
-        _ => last[[0, b, u]] / length,
-    });
-    let (x, dy) = (Tensor::from_array(&device, &x)?, Tensor::from_array(&device, &dy)?);
+    let dy = numbers("flow", time * last.len(), |at| match loss {
+        Loss::Last if at / last.len() + 1 < time => 0.0,
+        _ => last[at % last.len()] / length,
+    })?;
+    let x = Tensor::from_vec(&device, &[time, batch, input], x)?;
+    let dy = Tensor::from_vec(&device, &[time, batch, hidden], dy)?;
     gradient_flow(&stack, &x, &stack.zero_state(batch)?, &Sequence::new(), &dy)
 }
 

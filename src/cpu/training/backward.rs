@@ -6,9 +6,11 @@ use super::gradient::Passed;
 use super::merge::OutputGradient;
 use super::step::StepBackward;
 use super::weights::LayerWeights;
-use super::{ChunkTape, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows};
+use super::{ChunkTape, OP, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows};
 use crate::cell::{Mask, Pad, Parameters, RESET, VALID};
 use crate::cpu::scratch::Buffer;
+use crate::error::Result;
+use crate::memory;
 use crate::plan::Stage;
 
 /// The gradients by what a call wrote, laid out as in [`TrainingTape::backward`].
@@ -23,32 +25,35 @@ impl TrainingTape {
     /// The gradients by everything the call read, from those by everything it wrote: `dy [T, B, width]`, `d_h` and `d_s`
     /// as [`TrainingOutput`](super::TrainingOutput)'s state, zero where absent. The recurrent gradient is clamped to
     /// `[-clip, clip]` between two steps if asked for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub(crate) fn backward(
         &self,
         dy: &[f32],
         d_h: Option<&[f32]>,
         d_s: Option<&[f32]>,
         clip: Option<f32>,
-    ) -> TrainingGradient {
+    ) -> Result<TrainingGradient> {
         let Self { stack, steps, threads, parts, layers } = self;
         let (time, batch, threads) = (steps.time, steps.batch, *threads);
         let (input, out) = (stack.layers[0][0].input, stack.out);
         let rows = stack.layers.len() * stack.directions.len() * batch;
         let hidden = if stack.layers[0][0].cell.has_cell_state() { stack.hidden } else { 0 };
         let mut gradient = TrainingGradient {
-            x: vec![0.0; time * batch * input],
-            h: vec![0.0; rows * out],
-            s: vec![0.0; rows * hidden],
-            initial_h: vec![0.0; rows * out],
-            initial_s: vec![0.0; rows * hidden],
-            parameters: stack.zero_parameters(),
+            x: memory::zeros(OP, time * batch * input)?,
+            h: memory::zeros(OP, rows * out)?,
+            s: memory::zeros(OP, rows * hidden)?,
+            initial_h: memory::zeros(OP, rows * out)?,
+            initial_s: memory::zeros(OP, rows * hidden)?,
+            parameters: stack.zero_parameters()?,
         };
         let call = Call { d_h, d_s, clip };
         // By parts; the last layer's is the caller's.
         let mut upper: Option<Vec<Buffer>> = None;
         for (layer, tape) in layers.iter().enumerate().rev() {
             let runs = stack.runs(layer, steps, parts);
-            let mut backs: Vec<Back> = runs.iter().map(|run| Back::new(run, &call)).collect();
+            let mut backs: Vec<Back> = runs.iter().map(|run| Back::new(run, &call)).collect::<Result<_>>()?;
             let outer = |at: usize| {
                 let (direction, part) = (at / parts.len(), at % parts.len());
                 let offset = if stack.merge.is_none() { direction * out } else { 0 };
@@ -63,9 +68,9 @@ impl TrainingTape {
             // What a merge by arithmetic makes of it for each direction.
             let own: Vec<Option<Buffer>> = stack.each(threads, 0..runs.len(), |at| {
                 let other = (at + parts.len()) % (2 * parts.len());
-                stack.unmerged(&outer(at), runs[at].rows.len(), tape.runs.get(other)?)
-            });
-            for (index, span) in steps.spans().into_iter().enumerate().rev() {
+                stack.unmerged(&outer(at), runs[at].rows.len(), tape.runs.get(other))
+            })?;
+            for (index, span) in steps.spans().enumerate().rev() {
                 let items = runs.iter().zip(&mut backs).enumerate();
                 let passed = stack.each(threads, items, |(at, (run, back))| {
                     let x = &tape.x[at % parts.len()];
@@ -77,18 +82,18 @@ impl TrainingTape {
                         offset: 0,
                     });
                     let dy = &own.unwrap_or_else(|| outer(at));
-                    let replayed = run.replay(span, index, x, &tape.runs[at]);
+                    let replayed = run.replay(span, index, x, &tape.runs[at])?;
                     let chunk = replayed.as_ref().or(tape.runs[at].chunks.get(index));
-                    let through = chunk.map(|chunk| run.back_through(&call, span, chunk, dy, back));
-                    (replayed, through)
-                });
+                    let through = chunk.map(|chunk| run.back_through(&call, span, chunk, dy, back)).transpose()?;
+                    Ok((replayed, through))
+                })?;
                 let left = runs.iter().zip(&passed).enumerate().filter_map(|(at, (run, (replayed, through)))| {
                     let chunk = replayed.as_ref().or(tape.runs[at].chunks.get(index))?;
                     Some(Passed { run, x: &tape.x[at % parts.len()], chunk, through: through.as_ref()? })
                 });
                 let left: Vec<Passed<'_>> = left.collect();
                 for (passed, dp) in left.chunks(parts.len().max(1)).zip(&mut gradient.parameters[layer]) {
-                    stack.add_weight_gradients(threads, span, passed, dp);
+                    stack.add_weight_gradients(threads, span, passed, dp)?;
                 }
             }
             let mut dx = Vec::with_capacity(runs.len());
@@ -114,12 +119,12 @@ impl TrainingTape {
         }
         let dx = upper.iter().flatten().zip(parts);
         dx.for_each(|(dx, rows)| put_rows(&mut gradient.x, batch, input, rows, dx));
-        gradient
+        Ok(gradient)
     }
 }
 
 impl TrainingStack {
-    fn zero_parameters(&self) -> Vec<Vec<Parameters>> {
+    fn zero_parameters(&self) -> Result<Vec<Vec<Parameters>>> {
         self.layers.iter().map(|layer| layer.iter().map(LayerWeights::zero_parameters).collect()).collect()
     }
 }
@@ -138,16 +143,16 @@ pub(super) struct Back {
 }
 
 impl Back {
-    fn new(run: &Run<'_>, call: &Call<'_>) -> Self {
+    fn new(run: &Run<'_>, call: &Call<'_>) -> Result<Self> {
         let (count, out, s_width) = (run.rows.len(), run.weights.out, run.cell_width());
-        Self {
-            dh: rows_of(call.d_h, run.row, run.steps.batch, out, run.rows),
-            ds: rows_of(call.d_s, run.row, run.steps.batch, s_width, run.rows),
-            held: vec![0.0; count * out],
-            initial_h: vec![0.0; count * out],
-            initial_s: vec![0.0; count * s_width],
-            dx: run.scratch.take(run.steps.time * count * run.weights.input),
-        }
+        Ok(Self {
+            dh: rows_of(call.d_h, run.row, run.steps.batch, out, run.rows)?,
+            ds: rows_of(call.d_s, run.row, run.steps.batch, s_width, run.rows)?,
+            held: memory::zeros(OP, count * out)?,
+            initial_h: memory::zeros(OP, count * out)?,
+            initial_s: memory::zeros(OP, count * s_width)?,
+            dx: run.scratch.take(run.steps.time * count * run.weights.input)?,
+        })
     }
 }
 
@@ -165,10 +170,10 @@ pub(super) struct Through {
 
 impl Run<'_> {
     /// Runs a span again where only its border was kept.
-    fn replay(&self, span: Span, index: usize, x: &[f32], tape: &RunTape) -> Option<ChunkTape> {
-        let border = tape.borders.get(index)?;
-        let mut y = self.scratch.take(span.steps * self.rows.len() * self.weights.out);
-        Some(self.forward_chunk(span, x, &tape.initial, &mut border.clone(), &mut y))
+    fn replay(&self, span: Span, index: usize, x: &[f32], tape: &RunTape) -> Result<Option<ChunkTape>> {
+        let Some(border) = tape.borders.get(index) else { return Ok(None) };
+        let mut y = self.scratch.take(span.steps * self.rows.len() * self.weights.out)?;
+        self.forward_chunk(span, x, &tape.initial, &mut border.try_clone()?, &mut y).map(Some)
     }
 
     /// Goes back through a span.
@@ -179,7 +184,7 @@ impl Run<'_> {
         chunk: &ChunkTape,
         dy: &OutputGradient<'_>,
         back: &mut Back,
-    ) -> Through {
+    ) -> Result<Through> {
         let Self { weights, steps, rows, row, direction, scratch } = self;
         let Back { dh, ds, held, initial_h, initial_s, dx } = back;
         let LayerWeights { hidden, out, set, .. } = **weights;
@@ -189,22 +194,22 @@ impl Run<'_> {
         let (splits, resets_before) = (resets_after(&weights.cell), self.first_stage() == Stage::Reset);
         let gate_stride = weights.x.stride();
         let is_gru = second_width > 0 && !projects;
-        let mask = steps.recurrent_mask(*row, rows, out);
+        let mask = steps.recurrent_mask(*row, rows, out)?;
         let zone_h = steps.noise.draw(Mask::ZoneoutH { row: *row });
         let zone_s = steps.noise.draw(Mask::ZoneoutS { row: *row });
-        let mut kept_h = scratch.take(if zone_h.is_some() { count * out } else { 0 });
-        let mut kept_s = scratch.take(if zone_s.is_some() { count * s_width } else { 0 });
-        let mut past = scratch.take(if is_gru { count * hidden } else { 0 });
-        let mut through_reset = scratch.take(if resets_before { count * hidden } else { 0 });
+        let mut kept_h = scratch.take(if zone_h.is_some() { count * out } else { 0 })?;
+        let mut kept_s = scratch.take(if zone_s.is_some() { count * s_width } else { 0 })?;
+        let mut past = scratch.take(if is_gru { count * hidden } else { 0 })?;
+        let mut through_reset = scratch.take(if resets_before { count * hidden } else { 0 })?;
         let h_stride = weights.h_back.stride();
-        let mut products = scratch.take(count * h_stride);
+        let mut products = scratch.take(count * h_stride)?;
         let second_stride = weights.second_back.as_ref().map_or(0, |back| back.stride());
-        let mut second_side = scratch.take(count * second_stride);
+        let mut second_side = scratch.take(count * second_stride)?;
         let mut through = Through {
-            gates: self.blank(all * gates),
-            first: splits.then(|| self.blank(all * gates)),
-            projected: self.blank(if projects { all * out } else { 0 }),
-            h_masked: mask.as_ref().map(|_| scratch.take(all * out)),
+            gates: self.blank(all * gates)?,
+            first: splits.then(|| self.blank(all * gates)).transpose()?,
+            projected: self.blank(if projects { all * out } else { 0 })?,
+            h_masked: mask.as_ref().map(|_| scratch.take(all * out)).transpose()?,
         };
         let start = steps.start(*direction, span);
         for k in (span.first..span.first + span.steps).rev() {
@@ -331,25 +336,27 @@ impl Run<'_> {
                 }
             }
         }
-        self.input_gradient(span, &through.gates, dx);
-        through
+        self.input_gradient(span, &through.gates, dx)?;
+        Ok(through)
     }
 
     /// `dx = d_gates U` of a span's steps.
-    fn input_gradient(&self, span: Span, d_gates: &[f32], dx: &mut [f32]) {
+    fn input_gradient(&self, span: Span, d_gates: &[f32], dx: &mut [f32]) -> Result<()> {
         let Self { weights, steps, rows, .. } = self;
         let all = span.steps * rows.len();
         let first = steps.start(self.direction, span) * rows.len() * weights.input;
         let dx = &mut dx[first..][..all * weights.input];
         let stride = weights.x_back.stride();
         if stride == weights.input {
-            return weights.x_back.multiply(d_gates, weights.gates(), all, dx);
+            weights.x_back.multiply(d_gates, weights.gates(), all, dx);
+            return Ok(());
         }
-        let mut products = self.scratch.take(all * stride);
+        let mut products = self.scratch.take(all * stride)?;
         weights.x_back.multiply(d_gates, weights.gates(), all, &mut products);
         for (dx, product) in dx.chunks_exact_mut(weights.input.max(1)).zip(products.chunks_exact(stride.max(1))) {
             dx.copy_from_slice(&product[..dx.len()]);
         }
+        Ok(())
     }
 }
 

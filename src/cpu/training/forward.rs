@@ -6,11 +6,13 @@ use std::sync::Arc;
 use super::step::StepForward;
 use super::weights::{LayerWeights, resets_before};
 use super::{
-    ChunkTape, GROUP_STEPS, LayerTape, RunTape, Span, TrainingCall, TrainingOutput, TrainingStack, TrainingSteps,
+    ChunkTape, GROUP_STEPS, LayerTape, OP, RunTape, Span, TrainingCall, TrainingOutput, TrainingStack, TrainingSteps,
     TrainingTape, Walk, put_rows, take_rows,
 };
 use crate::cell::{Cell, Draw, GruCell, Mask, Pad, RESET, Reset, VALID};
 use crate::cpu::scratch::{Buffer, Scratch};
+use crate::error::{Result, elements};
+use crate::memory;
 use crate::plan::Stage;
 use crate::reference::{Binary, Direction};
 
@@ -29,13 +31,11 @@ impl TrainingSteps {
     }
 
     /// The chunks that a tape is cut into.
-    pub(super) fn spans(&self) -> Vec<Span> {
-        if self.batch == 0 {
-            return Vec::new();
-        }
+    pub(super) fn spans(&self) -> impl ExactSizeIterator<Item = Span> + DoubleEndedIterator {
         let longest = self.checkpoint.map_or(self.time, |steps| steps.next_multiple_of(GROUP_STEPS)).max(1);
-        let span = |first| Span { first, steps: longest.min(self.time - first) };
-        (0..self.time).step_by(longest).map(span).collect()
+        // There may be any number of steps without rows: none of them is walked.
+        let time = if self.batch == 0 { 0 } else { self.time };
+        (0..time).step_by(longest).map(move |first| Span { first, steps: longest.min(time - first) })
     }
 
     /// Where a span lies in time.
@@ -53,10 +53,10 @@ impl TrainingSteps {
     }
 
     /// The factors of `h` in the recurrent products, `[rows, width]`.
-    pub(super) fn recurrent_mask(&self, row: usize, rows: &Range<usize>, width: usize) -> Option<Vec<f32>> {
-        let draw = self.noise.draw(Mask::Recurrent { row })?;
+    pub(super) fn recurrent_mask(&self, row: usize, rows: &Range<usize>, width: usize) -> Result<Option<Vec<f32>>> {
+        let Some(draw) = self.noise.draw(Mask::Recurrent { row }) else { return Ok(None) };
         let first = self.mask_index(0, rows.start, width);
-        Some((first..).take(rows.len() * width).map(|index| draw.factor(index)).collect())
+        memory::collected(OP, rows.len() * width, (first..).map(|index| draw.factor(index))).map(Some)
     }
 
     /// Multiplies a layer's output `[T, rows, width]` by its mask.
@@ -92,34 +92,43 @@ fn advance(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
 }
 
 /// Some rows of a state or of its gradient, `[layers directions, B, width]`; zeros where absent.
-pub(super) fn rows_of(state: Option<&[f32]>, row: usize, batch: usize, width: usize, rows: &Range<usize>) -> Vec<f32> {
+pub(super) fn rows_of(
+    state: Option<&[f32]>,
+    row: usize,
+    batch: usize,
+    width: usize,
+    rows: &Range<usize>,
+) -> Result<Vec<f32>> {
     match state {
-        Some(state) => state[(row * batch + rows.start) * width..][..rows.len() * width].to_vec(),
-        None => vec![0.0; rows.len() * width],
+        Some(state) => memory::copied(OP, &state[(row * batch + rows.start) * width..][..rows.len() * width]),
+        None => memory::zeros(OP, rows.len() * width),
     }
 }
 
 impl TrainingStack {
     /// Runs all layers over the sequence and keeps what the backward pass needs. The slices have the lengths that
     /// [`TrainingCall`] says.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub(crate) fn forward(
         self: Arc<Self>,
         call: &TrainingCall<'_>,
         steps: TrainingSteps,
-    ) -> (TrainingOutput, TrainingTape) {
+    ) -> Result<(TrainingOutput, TrainingTape)> {
         let TrainingSteps { time, batch, .. } = steps;
         let threads = self.threads(&steps);
         let parts = self.parts(batch, threads);
         let mut output = TrainingOutput {
-            y: vec![0.0; time * batch * self.width()],
-            h: vec![0.0; call.h.len()],
-            s: vec![0.0; call.s.len()],
+            y: memory::zeros(OP, elements(OP, "y", &[time, batch, self.width()])?)?,
+            h: memory::zeros(OP, call.h.len())?,
+            s: memory::zeros(OP, call.s.len())?,
         };
-        let mut x = self.each(threads, &parts, |rows| self.input_rows(call, &steps, rows));
-        let mut layers = Vec::with_capacity(self.layers.len());
+        let mut x = self.each(threads, &parts, |rows| self.input_rows(call, &steps, rows))?;
+        let mut layers = memory::room(OP, self.layers.len())?;
         for layer in 0..self.layers.len() {
             let runs = self.runs(layer, &steps, &parts);
-            let results = self.each(threads, runs.iter().zip(x.iter().cycle()), |(run, x)| run.forward(call, x));
+            let results = self.each(threads, runs.iter().zip(x.iter().cycle()), |(run, x)| run.forward(call, x))?;
             let (mut tapes, mut outputs) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
             for (run, (tape, y, last)) in runs.iter().zip(results) {
                 put_rows(&mut output.h[run.row * batch * self.out..], batch, self.out, run.rows, &last.h);
@@ -131,7 +140,7 @@ impl TrainingStack {
             }
             let mut y = if self.directions.len() == 2 {
                 let (forward, reverse) = outputs.split_at(parts.len());
-                let y = self.each(threads, forward.iter().zip(reverse), |(a, b)| self.merged(a, b));
+                let y = self.each(threads, forward.iter().zip(reverse), |(a, b)| self.merged(a, b))?;
                 if self.merge == Some(Binary::Mul) {
                     tapes.iter_mut().zip(outputs).for_each(|(tape, y)| tape.y = Some(y));
                 }
@@ -145,18 +154,18 @@ impl TrainingStack {
             layers.push(LayerTape { x: std::mem::replace(&mut x, y), runs: tapes });
         }
         x.iter().zip(&parts).for_each(|(y, rows)| put_rows(&mut output.y, batch, self.width(), rows, y));
-        (output, TrainingTape { stack: self, steps, threads, parts, layers })
+        Ok((output, TrainingTape { stack: self, steps, threads, parts, layers }))
     }
 
     /// Some rows of the input, `[T, rows, input]`.
-    fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Buffer {
+    fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Result<Buffer> {
         let width = self.layers[0][0].input;
-        let mut x = self.device.scratch().take(steps.time * rows.len() * width);
+        let mut x = self.device.scratch().take(steps.time * rows.len() * width)?;
         take_rows(call.x, steps.batch, width, rows, &mut x);
         if steps.flags.is_some() {
             silence(&mut x, steps, rows);
         }
-        x
+        Ok(x)
     }
 }
 
@@ -201,34 +210,36 @@ impl Run<'_> {
     }
 
     /// A buffer in which rows that a step skips may be left alone: they hold zeros.
-    pub(super) fn blank(&self, len: usize) -> Buffer {
+    pub(super) fn blank(&self, len: usize) -> Result<Buffer> {
         if self.steps.flags.is_some() { self.scratch.zeros(len) } else { self.scratch.take(len) }
     }
 
     /// Returns what is kept, the output `[T, rows, O]`, and the last state.
-    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> (RunTape, Buffer, Walk) {
+    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> Result<(RunTape, Buffer, Walk)> {
         let Self { steps, rows, row, .. } = self;
         let (out, s_width, count) = (self.weights.out, self.cell_width(), rows.len());
         let mut walk = Walk {
-            h: rows_of(Some(call.h), *row, steps.batch, out, rows),
-            s: rows_of(Some(call.s), *row, steps.batch, s_width, rows),
-            held: vec![0.0; count * out],
+            h: rows_of(Some(call.h), *row, steps.batch, out, rows)?,
+            s: rows_of(Some(call.s), *row, steps.batch, s_width, rows)?,
+            held: memory::zeros(OP, count * out)?,
         };
-        let initial_h = rows_of(call.initial_h, *row, steps.batch, out, rows);
-        let initial_s = rows_of(call.initial_s, *row, steps.batch, s_width, rows);
-        let initial = [initial_h, initial_s];
-        let mut tape = RunTape { chunks: Vec::new(), borders: Vec::new(), initial, y: None };
-        let mut y = self.scratch.take(steps.time * count * out);
+        let initial_h = rows_of(call.initial_h, *row, steps.batch, out, rows)?;
+        let initial_s = rows_of(call.initial_s, *row, steps.batch, s_width, rows)?;
+        let (spans, initial) = (steps.spans().len(), [initial_h, initial_s]);
+        let [chunks, borders] = if steps.checkpoint.is_some() { [0, spans] } else { [spans, 0] };
+        let (chunks, borders) = (memory::room(OP, chunks)?, memory::room(OP, borders)?);
+        let mut tape = RunTape { chunks, borders, initial, y: None };
+        let mut y = self.scratch.take(steps.time * count * out)?;
         for span in steps.spans() {
-            let border = steps.checkpoint.map(|_| walk.clone());
+            let border = steps.checkpoint.map(|_| walk.try_clone()).transpose()?;
             let y = &mut y[steps.start(self.direction, span) * count * out..][..span.steps * count * out];
-            let chunk = self.forward_chunk(span, x, &tape.initial, &mut walk, y);
+            let chunk = self.forward_chunk(span, x, &tape.initial, &mut walk, y)?;
             match border {
                 Some(border) => tape.borders.push(border),
                 None => tape.chunks.push(chunk),
             }
         }
-        (tape, y, walk)
+        Ok((tape, y, walk))
     }
 
     /// Takes the steps of a span; `y [steps, rows, O]` is its part of the output.
@@ -239,29 +250,29 @@ impl Run<'_> {
         [initial_h, initial_s]: &[Vec<f32>; 2],
         Walk { h, s, held }: &mut Walk,
         y: &mut [f32],
-    ) -> ChunkTape {
+    ) -> Result<ChunkTape> {
         let Self { weights, steps, rows, row, .. } = self;
         let LayerWeights { hidden, out, input, set, .. } = **weights;
         let (all, count) = (span.steps * rows.len(), rows.len());
         let (s_width, second_width) = (self.cell_width(), self.second_width());
         let gate_stride = weights.x.stride();
         let mut tape = ChunkTape {
-            gates: self.scratch.take(all * gate_stride),
-            second: self.blank(all * second_width),
-            h: self.scratch.take(all * out),
-            s: self.scratch.take(all * s_width),
-            s_next: self.blank(all * s_width),
+            gates: self.scratch.take(all * gate_stride)?,
+            second: self.blank(all * second_width)?,
+            h: self.scratch.take(all * out)?,
+            s: self.scratch.take(all * s_width)?,
+            s_next: self.blank(all * s_width)?,
         };
         let start = steps.start(self.direction, span);
         weights.x.multiply(&x[start * count * input..][..all * input], input, all, &mut tape.gates);
-        let mask = steps.recurrent_mask(*row, rows, out);
+        let mask = steps.recurrent_mask(*row, rows, out)?;
         let zone_h = steps.noise.draw(Mask::ZoneoutH { row: *row });
         let zone_s = steps.noise.draw(Mask::ZoneoutS { row: *row });
-        let mut mask_buffer = vec![0.0; if mask.is_some() { count * out } else { 0 }];
-        let mut state_side = self.scratch.take(count * weights.h.stride());
+        let mut mask_buffer = self.scratch.take(if mask.is_some() { count * out } else { 0 })?;
+        let mut state_side = self.scratch.take(count * weights.h.stride())?;
         let second_stride = weights.second.as_ref().map_or(0, |second| second.stride());
-        let mut second_side = self.scratch.take(count * second_stride);
-        let mut new = self.scratch.take(count * hidden);
+        let mut second_side = self.scratch.take(count * second_stride)?;
+        let mut new = self.scratch.take(count * hidden)?;
         for k in span.first..span.first + span.steps {
             let t = steps.place(self.direction, k);
             let local = t - start;
@@ -328,7 +339,7 @@ impl Run<'_> {
             }
             y[at(out)].copy_from_slice(if steps.flags.is_some() { held } else { h });
         }
-        tape
+        Ok(tape)
     }
 }
 

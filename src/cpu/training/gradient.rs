@@ -6,9 +6,11 @@ use ndarray::{Array2, ArrayViewMut1};
 
 use super::backward::Through;
 use super::forward::Run;
-use super::{ChunkTape, GROUP_STEPS, Span, TrainingStack};
+use super::{ChunkTape, GROUP_STEPS, OP, Span, TrainingStack};
 use crate::cell::Parameters;
 use crate::cpu::outer::{BLOCK, OuterSum, OuterSums};
+use crate::error::Result;
+use crate::memory;
 
 /// What a run left of a span, there and back.
 pub(super) struct Passed<'a> {
@@ -74,8 +76,14 @@ fn shares<'a>(
 impl TrainingStack {
     /// Adds a span's share of `dU = d_gates^T x`, `dW = d_first^T h` and whatever else a layer and direction has; `passed` are
     /// its parts.
-    pub(super) fn add_weight_gradients(&self, threads: usize, span: Span, passed: &[Passed<'_>], dp: &mut Parameters) {
-        let Some(Passed { run, .. }) = passed.first() else { return };
+    pub(super) fn add_weight_gradients(
+        &self,
+        threads: usize,
+        span: Span,
+        passed: &[Passed<'_>],
+        dp: &mut Parameters,
+    ) -> Result<()> {
+        let Some(Passed { run, .. }) = passed.first() else { return Ok(()) };
         let (weights, scratch) = (run.weights, run.scratch);
         let (gates, first, out, hidden) = (weights.gates(), weights.first_gates(), weights.out, weights.hidden);
         let start = run.steps.start(run.direction, span);
@@ -83,7 +91,7 @@ impl TrainingStack {
             let first = run.steps.start(run.direction, group) - start;
             first..first + group.steps
         });
-        let groups: Vec<Range<usize>> = groups.collect();
+        let groups: Vec<Range<usize>> = memory::collected(OP, span.steps.div_ceil(GROUP_STEPS), groups)?;
 
         let d_gates = Steps::new(passed, gates, |part| &part.through.gates);
         let d_first = Steps::new(passed, gates, |part| part.through.first.as_deref().unwrap_or(&part.through.gates));
@@ -109,17 +117,18 @@ impl TrainingStack {
         self.each(threads, all, |Share { mut sums, a, b }| {
             for group in &groups {
                 let mut rows: Vec<_> = b.iter().map(|b| b.rows(group.clone())).collect();
-                sums.add(weights.set, scratch, a.rows(group.clone()), &mut rows);
+                sums.add(weights.set, scratch, a.rows(group.clone()), &mut rows)?;
             }
-        });
+            Ok(())
+        })?;
 
         for group in &groups {
-            let sums = column_sums(gates, d_gates.rows(group.clone()));
+            let sums = column_sums(gates, d_gates.rows(group.clone()))?;
             if let Some(bias) = &mut dp.bias_ih {
                 add(bias.view_mut(), &sums);
             }
             if let Some(bias) = &mut dp.bias_hh {
-                let sums = if splits { column_sums(gates, d_first.rows(group.clone())) } else { sums };
+                let sums = if splits { column_sums(gates, d_first.rows(group.clone()))? } else { sums };
                 add(bias.view_mut(), &sums);
             }
         }
@@ -131,7 +140,7 @@ impl TrainingStack {
             let seen = [(0, 0, &s), (1, 1, &s), (2, blocks - 1, &s_next)];
             for (row, block, state) in seen.into_iter().filter(|&(row, ..)| row != 1 || blocks == 4) {
                 for group in &groups {
-                    let mut sums = vec![0.0; hidden];
+                    let mut sums = memory::zeros(OP, hidden)?;
                     for (d, state) in d_gates.rows(group.clone()).zip(state.rows(group.clone())) {
                         let d = &d[block * hidden..][..hidden];
                         sums.iter_mut().zip(d.iter().zip(state)).for_each(|(sum, (d, state))| *sum += d * state);
@@ -140,6 +149,7 @@ impl TrainingStack {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -159,12 +169,12 @@ fn numbers(matrix: &mut Array2<f32>) -> &mut [f32] {
     matrix.as_slice_mut().unwrap_or_default()
 }
 
-fn column_sums<'a>(width: usize, rows: impl Iterator<Item = &'a [f32]>) -> Vec<f32> {
-    let mut sums = vec![0.0; width];
+fn column_sums<'a>(width: usize, rows: impl Iterator<Item = &'a [f32]>) -> Result<Vec<f32>> {
+    let mut sums = memory::zeros::<f32>(OP, width)?;
     for row in rows {
         sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
     }
-    sums
+    Ok(sums)
 }
 
 fn add(mut into: ArrayViewMut1<'_, f32>, sums: &[f32]) {

@@ -1,14 +1,16 @@
 //! A layer's weights as both passes read them.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use ndarray::{ArrayView2, Axis, IxDyn, s};
 
-use super::NamedParameters;
+use super::{NamedParameters, OP};
 use crate::cell::{Cell, GruCell, Parameters, Reset};
 use crate::cpu::device::CpuDevice;
 use crate::cpu::pack::PanelRun;
 use crate::cpu::product::{Product, Rows, Source, Target};
 use crate::cpu::scratch::Buffer;
 use crate::cpu::simd::Verified;
+use crate::error::Result;
+use crate::memory;
 
 /// Registers of a panel.
 const VECTORS: usize = 4;
@@ -28,12 +30,12 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// `weight [columns, depth]`, whatever its layout in memory.
-    fn new(device: &CpuDevice, weight: ArrayView2<'_, f32>, bias: Option<&[f32]>) -> Self {
+    fn new(device: &CpuDevice, weight: ArrayView2<'_, f32>, bias: Option<&[f32]>) -> Result<Self> {
         let (set, scratch) = (device.verified(), device.scratch());
         let (columns, depth) = weight.dim();
         let width = VECTORS * set.lanes();
         let stride = columns.next_multiple_of(width);
-        let mut numbers = scratch.take(stride * depth);
+        let mut numbers = scratch.take(stride * depth)?;
         let panels = numbers.chunks_exact_mut((width * depth).max(1));
         for (panel, weight) in panels.zip(weight.axis_chunks_iter(Axis(0), width)) {
             if weight.nrows() < width {
@@ -41,13 +43,13 @@ impl Matrix {
             }
             transpose(weight, panel.chunks_exact_mut(width).map(|row| &mut row[..weight.nrows()]));
         }
-        let mut scale = scratch.take(stride);
+        let mut scale = scratch.take(stride)?;
         scale.fill(1.0);
-        let mut padded = scratch.zeros(stride);
+        let mut padded = scratch.zeros(stride)?;
         if let Some(bias) = bias {
             padded[..columns].copy_from_slice(bias);
         }
-        Self { numbers, scale, bias: padded, depth, set }
+        Ok(Self { numbers, scale, bias: padded, depth, set })
     }
 
     /// Numbers of a row of the product: its columns, padded to whole panels.
@@ -134,7 +136,7 @@ impl LayerWeights {
         [input, hidden]: [usize; 2],
         named: &NamedParameters<'_>,
         device: &CpuDevice,
-    ) -> Self {
+    ) -> Result<Self> {
         let given = |name| named.iter().find(|(named, _)| *named == name).map(|(_, numbers)| *numbers);
         let weight = |name, columns: usize| {
             let numbers = given(name).unwrap_or_default();
@@ -149,41 +151,31 @@ impl LayerWeights {
         let (bias_h, bias_candidate) = given("bias_hh").map(|bias| bias.split_at(first)).unzip();
         let (second, second_back) = if cell.projection().is_some() {
             let weight = weight("weight_hr", hidden);
-            (Some(matrix(weight, None)), Some(matrix(weight.reversed_axes(), None)))
+            (Some(matrix(weight, None)?), Some(matrix(weight.reversed_axes(), None)?))
         } else if resets_before(cell) {
-            (Some(matrix(candidate, bias_candidate)), Some(matrix(candidate.reversed_axes(), None)))
+            (Some(matrix(candidate, bias_candidate)?), Some(matrix(candidate.reversed_axes(), None)?))
         } else {
             (None, None)
         };
-        Self {
+        Ok(Self {
             cell: *cell,
             input,
             hidden,
             out,
-            x: matrix(ih, given("bias_ih")),
-            h: matrix(h, bias_h),
+            x: matrix(ih, given("bias_ih"))?,
+            h: matrix(h, bias_h)?,
             second,
-            x_back: matrix(ih.reversed_axes(), None),
-            h_back: matrix(h.reversed_axes(), None),
+            x_back: matrix(ih.reversed_axes(), None)?,
+            h_back: matrix(h.reversed_axes(), None)?,
             second_back,
-            peephole: given("peephole").unwrap_or_default().to_vec(),
+            peephole: memory::copied(OP, given("peephole").unwrap_or_default())?,
             set: device.verified(),
-        }
+        })
     }
 
     /// Gradients of zero.
-    pub(super) fn zero_parameters(&self) -> Parameters {
-        let Self { input, hidden, out, .. } = *self;
-        let rows = self.gates();
-        let bias = || self.cell.bias().then(|| Array1::zeros(rows));
-        Parameters {
-            weight_ih: Array2::zeros((rows, input)),
-            weight_hh: Array2::zeros((rows, out)),
-            bias_ih: bias(),
-            bias_hh: bias(),
-            weight_hr: self.cell.projection().map(|out| Array2::zeros((out, hidden))),
-            peephole: self.cell.peephole().then(|| Array2::zeros((3, hidden))),
-        }
+    pub(super) fn zero_parameters(&self) -> Result<Parameters> {
+        Parameters::collect(&self.cell, self.input, self.hidden, |spec| memory::zero_array(OP, IxDyn(&spec.shape)))
     }
 
     /// Rows of gates.

@@ -6,6 +6,7 @@ use super::OP;
 use crate::cell::Parameters;
 use crate::cpu;
 use crate::error::Result;
+use crate::memory;
 use crate::ops::host;
 use crate::tensor::{Device, Tensor};
 
@@ -33,7 +34,7 @@ impl ParameterTensors {
             let numbers = if array.is_standard_layout() {
                 array.into_raw_vec_and_offset().0
             } else {
-                array.into_iter().collect()
+                memory::elements_of(OP, &array)?
             };
             Ok((name, Tensor::from_vec(device, &shape, numbers)?))
         };

@@ -1,16 +1,17 @@
 //! The specification's training pass over a stack, in `f64`: each layer's input and first state are kept, the rest is
 //! computed again on the way back.
 
-use ndarray::{Array2, Array3, ArrayView3, Axis, Zip, concatenate, s};
+use ndarray::{Array2, Array3, ArrayBase, ArrayView3, Axis, Data, Dimension, Ix3, Zip, s};
 
 use super::tape::HostGradient;
 use super::{OP, TrainingOptions};
-use crate::cell::{Cell, Draw, Mask, Parameters, Sequence};
-use crate::error::{Error, Result};
+use crate::cell::{Cell, Draw, Mask, ParameterSpec, Parameters, Sequence};
+use crate::error::Result;
+use crate::memory;
 use crate::nn::config::Config;
 use crate::nn::state::State;
 use crate::reference::{
-    Binary, Direction, LayerGradient, LayerState, Training, binary, layer_backward_with_noise, layer_with_noise,
+    Binary, Direction, LayerGradient, LayerState, Training, layer_backward_with_noise, layer_with_noise, merged,
 };
 use crate::tensor::Tensor;
 
@@ -51,6 +52,43 @@ fn drop_out(draw: Option<Draw>, y: &mut Array3<f64>) {
     }
 }
 
+impl<C: Clone + Into<Cell>> Config<C> {
+    /// Bytes that a pass forward and back takes at the most in the specification's loops, where a layer on its way back is
+    /// shown to what takes `shown` bytes a unit and step itself.
+    ///
+    /// # Errors
+    /// [`Error::Value`](crate::Error::Value) for an impossible configuration.
+    pub(crate) fn reference_pass_bytes(&self, time: usize, batch: usize, shown: u128) -> Result<u128> {
+        self.check()?;
+        const NUMBER: u128 = size_of::<f64>() as u128;
+        let (problem, cells) = (self.problem(0, 0), self.cells());
+        let [out, hidden, width, directions] =
+            [self.out(), self.hidden, self.output_size(), cells.len()].map(|n| n as u128);
+        let s = if self.cell().has_cell_state() { hidden } else { 0 };
+        let parameters = |layer: usize| {
+            let numbers = |spec: ParameterSpec| spec.shape.iter().map(|&n| n as u128).product::<u128>();
+            let specs = |cell: &Cell| cell.parameters(problem.layer_input(layer), self.hidden);
+            cells.iter().flat_map(specs).map(numbers).sum::<u128>()
+        };
+        let (mut of_row, mut kept, mut widest) = (0_u128, 0_u128, 0_u128);
+        // Layers above the second are like it.
+        for (layer, times) in [(0, 1), (1, self.layers as u128 - 1)].into_iter().filter(|(_, times)| *times > 0) {
+            let input = problem.layer_input(layer) as u128;
+            // The tape: a layer's input, its directions' outputs; its parameters and their gradients.
+            of_row += times * NUMBER * (input + directions * out);
+            kept += times * 3 * NUMBER * parameters(layer);
+            // The way back: gradients by output and input, of all directions and of one, the states of a row.
+            widest = widest.max(NUMBER * (width + 3 * input + 3 * out + s) + shown * hidden);
+        }
+        let states = 8 * NUMBER * self.layers as u128 * directions * (out + s);
+        let rows = (time as u128).saturating_mul(batch as u128);
+        let of_rows = rows.saturating_mul(of_row + widest + NUMBER * (width + self.input as u128));
+        let of_steps = (time as u128).saturating_mul(NUMBER * (out + s));
+        let of_batch = (batch as u128).saturating_mul(states);
+        Ok(of_rows.saturating_add(of_steps).saturating_add(of_batch).saturating_add(kept))
+    }
+}
+
 impl ReferenceTape {
     /// Runs all layers; returns the output and advances the state.
     pub(super) fn forward(
@@ -65,82 +103,70 @@ impl ReferenceTape {
         let (h_shape, s_shape) = config.state_shapes(batch);
         let s_shape = s_shape.unwrap_or([h_shape[0], batch, 0]);
         let read = |tensor: Option<&Tensor>, shape: [usize; 3]| -> Result<Array3<f32>> {
-            tensor.map_or_else(|| Ok(Array3::zeros(shape)), Tensor::to_array)
+            tensor.map_or_else(|| memory::zero_array(OP, shape), Tensor::to_array)
         };
         let (initial_h, initial_s) = state.initial();
         let (initial_h, initial_s) = (read(initial_h, h_shape)?, read(initial_s, s_shape)?);
         let (mut h, mut s) = (read(Some(&state.h), h_shape)?, read(state.s.as_ref(), s_shape)?);
-        let wide = |p: &Vec<Parameters>| p.iter().map(|p| p.map(f64::from)).collect();
+        let widened = |p: &Vec<Parameters>| p.iter().map(|p| p.mapped(OP, f64::from)).collect();
         let mut tape = Self {
             config: config.clone(),
-            parameters: parameters.iter().map(wide).collect(),
+            parameters: parameters.iter().map(widened).collect::<Result<_>>()?,
             sequence: sequence.clone(),
             options: *options,
             layers: Vec::new(),
         };
-        let mut below = x.to_array::<ndarray::Ix3>()?.mapv(f64::from);
+        let mut below = wide(&x.to_array::<Ix3>()?)?;
         let cells = config.cells();
         for layer in 0..config.layers {
             let mut directions = Vec::new();
             for (at, cell) in cells.iter().enumerate() {
                 let row = layer * cells.len() + at;
-                let of = |array: &Array3<f32>| array.index_axis(Axis(0), row).mapv(f64::from);
-                let before = LayerState { h: of(&h), s: of(&s), initial_h: of(&initial_h), initial_s: of(&initial_s) };
-                let mut after = before.clone();
+                let of = |array: &Array3<f32>| wide(&array.index_axis(Axis(0), row));
+                let before =
+                    LayerState { h: of(&h)?, s: of(&s)?, initial_h: of(&initial_h)?, initial_s: of(&initial_s)? };
+                let mut after = before.mapped(OP, |x| x)?;
                 let p = &tape.parameters[layer][at];
                 let noise = (&options.noise, row);
                 let y = layer_with_noise(cell, p, config.directions[at], sequence, noise, below.view(), &mut after)?;
-                h.index_axis_mut(Axis(0), row).assign(&after.h.mapv(narrow));
-                s.index_axis_mut(Axis(0), row).assign(&after.s.mapv(narrow));
+                for (to, from) in [(&mut h, &after.h), (&mut s, &after.s)] {
+                    Zip::from(to.index_axis_mut(Axis(0), row)).and(from).for_each(|to, &from| *to = narrow(from));
+                }
                 directions.push((before, y));
             }
-            let mut y = tape.merged(&directions)?;
+            let outputs = directions.iter().map(|(_, y)| memory::owned(OP, y)).collect::<Result<_>>()?;
+            let mut y = merged(config.merge.op(), outputs)?;
             if layer + 1 < config.layers {
                 drop_out(options.noise.draw(Mask::Dropout { layer }), &mut y);
             }
             tape.layers.push(Layer { x: std::mem::replace(&mut below, y), directions });
         }
-        let y = Tensor::from_array(x.device(), &below.mapv(narrow))?;
+        let y = Tensor::from_vec(x.device(), below.shape(), narrowed(&below)?)?;
         let s = state.s.as_ref().map(|_| Tensor::from_array(x.device(), &s)).transpose()?;
         state.h = Tensor::from_array(x.device(), &h)?;
         state.s = s;
         Ok((y, tape))
     }
 
-    fn merged(&self, directions: &[(LayerState<f64>, Array3<f64>)]) -> Result<Array3<f64>> {
-        let wrong = |found: &Array3<f64>, expected: String| Error::Shape {
-            op: OP,
-            what: "the directions' outputs",
-            expected,
-            found: found.shape().to_vec(),
-        };
-        match (self.config.merge.op(), directions) {
-            (Some(op), [(_, a), (_, b)]) => {
-                let flat = |y: &Array3<f64>| {
-                    let (time, batch, out) = y.dim();
-                    y.to_shape((time * batch, out)).map(|y| y.into_owned()).map_err(|e| wrong(y, e.to_string()))
-                };
-                let y = binary(op, flat(a)?.view(), flat(b)?.view());
-                y.into_shape_with_order(a.dim()).map_err(|e| wrong(a, e.to_string()))
-            }
-            (None, [(_, a), (_, b)]) => {
-                concatenate(Axis(2), &[a.view(), b.view()]).map_err(|e| wrong(a, e.to_string()))
-            }
-            (_, directions) => Ok(directions.first().map_or_else(|| Array3::zeros((0, 0, 0)), |(_, y)| y.clone())),
-        }
-    }
-
     /// One direction's share of the gradient by the merged output.
-    fn unmerged(&self, dy: &Array3<f64>, at: usize, directions: &[(LayerState<f64>, Array3<f64>)]) -> Array3<f64> {
+    fn unmerged(
+        &self,
+        dy: &Array3<f64>,
+        at: usize,
+        directions: &[(LayerState<f64>, Array3<f64>)],
+    ) -> Result<Array3<f64>> {
         match self.config.merge.op() {
-            _ if directions.len() == 1 => dy.clone(),
+            _ if directions.len() == 1 => memory::owned(OP, dy),
             None => {
                 let out = self.config.out();
-                dy.slice(s![.., .., at * out..(at + 1) * out]).to_owned()
+                memory::owned(OP, &dy.slice(s![.., .., at * out..(at + 1) * out]))
             }
-            Some(Binary::Mul) => dy * &directions[1 - at].1,
-            Some(Binary::Mean) => dy / 2.0,
-            Some(_) => dy.clone(),
+            Some(Binary::Mul) => {
+                let other = &directions[1 - at].1;
+                memory::array(OP, dy.raw_dim(), |at| dy[at] * other[at])
+            }
+            Some(Binary::Mean) => memory::mapped(OP, dy, |d| d / 2.0),
+            Some(_) => memory::owned(OP, dy),
         }
     }
 
@@ -166,22 +192,22 @@ impl ReferenceTape {
         let cells = self.config.cells();
         let batch = dy.len_of(Axis(1));
         let row_of = |d: Option<&Array3<f32>>, row: usize, width: usize| match d {
-            Some(d) => d.index_axis(Axis(0), row).mapv(f64::from),
-            None => Array2::zeros((batch, width)),
+            Some(d) => wide(&d.index_axis(Axis(0), row)),
+            None => memory::zero_array(OP, (batch, width)),
         };
         let rows = self.config.layers * cells.len();
         let mut states: Vec<Option<LayerState<f64>>> = vec![None; rows];
         let mut parameters = Vec::new();
-        let mut dy = dy.mapv(f64::from);
+        let mut dy = wide(dy)?;
         for (layer, tape) in self.layers.iter().enumerate().rev() {
-            let mut dx = Array3::zeros(tape.x.raw_dim());
+            let mut dx = memory::zero_array(OP, tape.x.raw_dim())?;
             let mut of_layer = Vec::new();
             for (at, cell) in cells.iter().enumerate() {
                 let row = layer * cells.len() + at;
                 let (state, _) = &tape.directions[at];
                 let training = Training { noise: self.options.noise, row, clip };
-                let dy = self.unmerged(&dy, at, &tape.directions);
-                let (d_h, d_s) = (row_of(d_h, row, state.h.ncols()), row_of(d_s, row, state.s.ncols()));
+                let dy = self.unmerged(&dy, at, &tape.directions)?;
+                let (d_h, d_s) = (row_of(d_h, row, state.h.ncols())?, row_of(d_s, row, state.s.ncols())?);
                 let back = layer_backward_with_noise(
                     cell,
                     &self.parameters[layer][at],
@@ -202,7 +228,7 @@ impl ReferenceTape {
                     gradient: &back,
                 })?;
                 Zip::from(&mut dx).and(&back.x).for_each(|dx, &d| *dx += d);
-                of_layer.push(back.parameters.map(narrow));
+                of_layer.push(back.parameters.mapped(OP, narrow)?);
                 states[row] = Some(back.state);
             }
             if layer > 0 {
@@ -213,18 +239,28 @@ impl ReferenceTape {
         }
         parameters.reverse();
         let flat = |of: fn(&LayerState<f64>) -> &Array2<f64>| {
-            states.iter().flatten().flat_map(|state| of(state).iter().map(|&d| narrow(d))).collect()
+            let len = states.iter().flatten().map(|state| of(state).len()).sum();
+            let all = states.iter().flatten().flat_map(|state| of(state).iter().map(|&d| narrow(d)));
+            memory::collected(OP, len, all)
         };
-        let elements = |array: ArrayView3<'_, f64>| array.iter().map(|&d| narrow(d)).collect();
         Ok(HostGradient {
-            x: elements(dy.view()),
-            h: flat(|state| &state.h),
-            s: flat(|state| &state.s),
-            initial_h: flat(|state| &state.initial_h),
-            initial_s: flat(|state| &state.initial_s),
+            x: narrowed(&dy)?,
+            h: flat(|state| &state.h)?,
+            s: flat(|state| &state.s)?,
+            initial_h: flat(|state| &state.initial_h)?,
+            initial_s: flat(|state| &state.initial_s)?,
             parameters,
         })
     }
+}
+
+fn wide<S: Data<Elem = f32>, D: Dimension>(x: &ArrayBase<S, D>) -> Result<ndarray::Array<f64, D>> {
+    memory::mapped(OP, x, f64::from)
+}
+
+/// An array's numbers in `f32`, row by row.
+fn narrowed(x: &Array3<f64>) -> Result<Vec<f32>> {
+    memory::collected(OP, x.len(), x.iter().map(|&x| narrow(x)))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]

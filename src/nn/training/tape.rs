@@ -133,7 +133,7 @@ impl Tape {
                 let d_h = d_state.map(|d| host(OP, "the gradient by h", &d.h)).transpose()?;
                 let d_s = d_state.and_then(|d| d.s.as_ref());
                 let d_s = d_s.map(|s| host(OP, "the gradient by s", s)).transpose()?;
-                let d = tape.backward(host(OP, "dy", dy)?, d_h, d_s, self.recurrent_clip);
+                let d = tape.backward(host(OP, "dy", dy)?, d_h, d_s, self.recurrent_clip)?;
                 let cpu::TrainingGradient { x, h, s, initial_h, initial_s, parameters } = d;
                 self.uploaded(HostGradient { x, h, s, initial_h, initial_s, parameters })
             }

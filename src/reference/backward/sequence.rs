@@ -1,11 +1,12 @@
 //! Back-propagation through time over a whole sequence.
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
 
 use super::gru::gru_step_backward_masked;
 use super::{StepGradient, clip, gru_step_backward, lstm_step_backward, rnn_step_backward};
 use crate::cell::{Cell, Noise, Pad, Parameters, RESET, Sequence, VALID};
 use crate::error::{Result, check_shape};
+use crate::memory;
 use crate::reference::sequence::Masks;
 use crate::reference::{Direction, LayerState, Real, RowState};
 
@@ -82,7 +83,7 @@ pub struct LayerGradient<F> {
 /// `x [T, B, input]`, `dy [T, B, O]`, `d_h [B, O]`, `d_s [B, hidden]` (`[B, 0]` unless the cell is an LSTM).
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) when an argument does not fit.
+/// [`Error::Shape`](crate::Error::Shape) when an argument does not fit; [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn layer_backward<F: Real>(
     cell: &Cell,
     p: &Parameters<F>,
@@ -133,33 +134,30 @@ pub fn layer_backward_with_noise<F: Real>(
         Direction::Forward => k,
         Direction::Reverse => time - 1 - k,
     };
-    let zeros = |like: &Array2<F>| Array2::zeros(like.raw_dim());
     let mut gradient = LayerGradient {
-        x: Array3::zeros(x.raw_dim()),
-        parameters: p.map(|_| F::zero()),
-        state: LayerState {
-            h: zeros(&state.h),
-            s: zeros(&state.s),
-            initial_h: zeros(&state.initial_h),
-            initial_s: zeros(&state.initial_s),
-        },
-        h: Array3::zeros((time, batch, out)),
-        s: Array3::zeros((time, batch, state.s.ncols())),
+        x: memory::full(OP, x.raw_dim(), F::zero())?,
+        parameters: p.mapped(OP, |_| F::zero())?,
+        state: state.mapped(OP, |_| F::zero())?,
+        h: memory::full(OP, (time, batch, out), F::zero())?,
+        s: memory::full(OP, (time, batch, state.s.ncols()), F::zero())?,
     };
+    // The state that each step of a row starts from.
+    let mut before_h = memory::full(OP, (time, out), F::zero())?;
+    let mut before_s = memory::full(OP, (time, state.s.ncols()), F::zero())?;
     let masks = Masks::new(&training.noise, training.row, batch);
     for b in 0..batch {
         let factors: Vec<F> = masks.recurrent(b, out);
         let flag = |k: usize| flags.as_ref().map_or(VALID, |flags| flags[[place(k), b]]);
         let input_at = |k: usize| -> Vec<F> { (0..input).map(|i| x[[place(k), b, i]]).collect() };
         let initial = RowState { h: state.initial_h.row(b).to_vec(), s: state.initial_s.row(b).to_vec() };
-        // Forward once more: the state that each step starts from.
+        // Forward once more.
         let mut row = RowState { h: state.h.row(b).to_vec(), s: state.s.row(b).to_vec() };
-        let mut before = Vec::with_capacity(time);
         for k in 0..time {
             if flag(k) & RESET != 0 {
                 row = initial.clone();
             }
-            before.push(row.clone());
+            before_h.row_mut(k).assign(&ArrayView1::from(&row.h));
+            before_s.row_mut(k).assign(&ArrayView1::from(&row.s));
             if flag(k) & VALID != 0 {
                 row = masks.step(cell, p, &input_at(k), (place(k), b), &row);
             }
@@ -177,7 +175,8 @@ pub fn layer_backward_with_noise<F: Real>(
                 // What zoneout hands past the step.
                 let moves = masks.moves(place(k), b, out, d.s.len());
                 let kept = RowState { h: split(&mut d.h, &moves[0]), s: split(&mut d.s, &moves[1]) };
-                let (x, state) = (input_at(k), (&before[k], factors.as_slice()));
+                let before = RowState { h: before_h.row(k).to_vec(), s: before_s.row(k).to_vec() };
+                let (x, state) = (input_at(k), (&before, factors.as_slice()));
                 let back = step_backward_masked(cell, p, &x, state, &d, &mut gradient.parameters);
                 put(&mut gradient.x, (place(k), b), &back.x);
                 let past_step: Vec<F> = back.s_next.iter().zip(&kept.s).map(|(&d, &kept)| d + kept).collect();

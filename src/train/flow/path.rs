@@ -1,9 +1,12 @@
 //! The two paths of the lectures: along the state, and through the recurrent matrix.
 
+use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Array3, ArrayView2};
 
+use super::OP;
 use crate::cell::{Pad, RESET, Sequence, VALID};
 use crate::error::Result;
+use crate::memory;
 use crate::nn::LayerPass;
 use crate::reference::{Direction, UnitGates};
 
@@ -21,7 +24,7 @@ pub(super) fn carried(
 ) -> Result<Array3<f64>> {
     let (time, batch, hidden) = gates.dim();
     let flags = sequence.flags(time, batch)?;
-    let mut carried = Array3::zeros((time, batch, hidden));
+    let mut carried = memory::zero_array(OP, (time, batch, hidden))?;
     for b in 0..batch {
         let mut e: Array1<f64> = Array1::zeros(hidden);
         let mut held = Array1::zeros(pass.dy.dim().2);
@@ -58,37 +61,40 @@ pub(super) fn carried(
 }
 
 /// The greatest singular value, by power iteration on `W^T W`.
-pub(super) fn spectral_norm(weight: ArrayView2<'_, f64>) -> f64 {
+pub(super) fn spectral_norm(weight: ArrayView2<'_, f64>) -> Result<f64> {
     const ROUNDS: usize = 1000;
     let mut rng = fastrand::Rng::with_seed(1);
     // Any start but one at right angles to the answer, which a random one is not.
     let mut v = Array1::from_shape_simple_fn(weight.ncols(), || rng.f64() + 0.5);
-    let square: Array2<f64> = weight.t().dot(&weight);
+    let mut square: Array2<f64> = memory::zero_array(OP, (weight.ncols(), weight.ncols()))?;
+    memory::for_product::<f64>(OP, [weight.ncols(), weight.nrows(), weight.ncols()])?;
+    general_mat_mul(1.0, &weight.t(), &weight, 0.0, &mut square);
     let mut norm = 0.0;
     for _ in 0..ROUNDS {
         let length = v.dot(&v).sqrt();
         if length == 0.0 || !length.is_finite() {
-            return length;
+            return Ok(length);
         }
         v /= length;
         let next = square.dot(&v);
         let found = v.dot(&next).max(0.0).sqrt();
         if (found - norm).abs() <= 1e-14 * found {
-            return found;
+            return Ok(found);
         }
         (norm, v) = (found, next);
     }
-    norm
+    Ok(norm)
 }
 
 #[cfg(test)]
 mod tests {
     use super::spectral_norm;
-    use ndarray::array;
+    use ndarray::{ArrayView2, array};
 
     #[test]
     fn the_spectral_norm_is_the_greatest_singular_value() {
         // Singular values of [[3, 0], [4, 5]]: sqrt(45) and sqrt(5).
+        let spectral_norm = |weight: ArrayView2<'_, f64>| spectral_norm(weight).expect("room");
         assert!((spectral_norm(array![[3.0, 0.0], [4.0, 5.0]].view()) - 45.0_f64.sqrt()).abs() < 1e-9);
         assert_eq!(spectral_norm(array![[0.0, 0.0]].view()), 0.0);
         // A rotation: all singular values are one.

@@ -4,6 +4,7 @@ use ndarray::{ArrayBase, ArrayD, Data, Dimension};
 
 use super::{Graph, Var};
 use crate::error::{Error, Result, check_shape};
+use crate::memory;
 use crate::ops::{self, Points};
 use crate::reference::PointLoss;
 use crate::tensor::Tensor;
@@ -132,7 +133,9 @@ impl Graph {
             return Err(Error::Shape { op, what: "x", expected, found: shape });
         }
         let weights = match &options.mask {
-            Some(mask) if shape.starts_with(mask.shape()) => mask.iter().map(|&counts| f32::from(counts)).collect(),
+            Some(mask) if shape.starts_with(mask.shape()) => {
+                memory::collected(op, mask.len(), mask.iter().map(|&counts| f32::from(counts)))?
+            }
             Some(mask) => {
                 let expected = format!("the first axes of {shape:?}");
                 return Err(Error::Shape { op, what: "mask", expected, found: mask.shape().to_vec() });

@@ -3,6 +3,7 @@
 use super::{Graph, Mode, OP, Var};
 use crate::cell::{Activation, Draw, Mask};
 use crate::error::{Error, Result, axes};
+use crate::memory;
 use crate::ops::{self, Binary, Conv1dGeometry, Slice};
 use crate::tensor::Tensor;
 
@@ -56,7 +57,7 @@ impl Graph {
     pub fn embedding(&mut self, table: Var, symbols: &[usize]) -> Result<Var> {
         let vectors = self.value(table)?.clone();
         let y = ops::gather_rows(&mut self.recorder, &vectors, symbols)?;
-        let (count, symbols) = (vectors.shape()[0], symbols.to_vec());
+        let (count, symbols) = (vectors.shape()[0], memory::copied("embedding", symbols)?);
         Ok(self.unary(table, y, move |recorder, dy| ops::gather_rows_grad(recorder, count, &symbols, dy)))
     }
 

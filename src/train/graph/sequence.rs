@@ -1,10 +1,9 @@
 //! Operations over time: recurrent stacks, and what becomes of their outputs.
 
-use ndarray::Array2;
-
 use super::{Graph, Mode, Var};
 use crate::cell::{Cell, Noise, Sequence};
 use crate::error::{Error, Result, axes};
+use crate::memory;
 use crate::nn::{State, StateGradient, TrainableRecurrent, TrainingOptions};
 use crate::ops::{self, Binary, Recorder};
 use crate::tensor::Tensor;
@@ -157,7 +156,8 @@ impl Graph {
             return Err(without_steps(OP, row));
         }
         let share = |(t, b)| if valid[[t, b]] { 1.0 / counts[b] as f32 } else { 0.0 };
-        let weights = Tensor::from_array(self.device(), &Array2::from_shape_fn((time, batch), share))?;
+        let weights = memory::array(OP, (time, batch), share)?.into_raw_vec_and_offset().0;
+        let weights = Tensor::from_vec(self.device(), &[time, batch], weights)?;
         let value = self.value(y)?.clone();
         let mean = ops::mean_steps(&mut self.recorder, &value, &weights)?;
         Ok(self.unary(y, mean, move |recorder, dy| ops::mean_steps_grad(recorder, &weights, dy)))

@@ -12,6 +12,7 @@ use ndarray::{Array3, ArrayD, IxDyn};
 use serde::Serialize;
 
 use super::shapes::Shape;
+use crate::choice::numbers;
 
 /// Weights, one array for each name and layer, and input.
 pub(super) struct Given<A> {
@@ -21,16 +22,12 @@ pub(super) struct Given<A> {
 
 impl<A: FnMut(&str) -> Result<Vec<f32>>> Given<A> {
     fn fit(mut self, shape: &Shape, config: &Config) -> Result<(Vec<Vec<Parameters>>, Array3<f32>)> {
-        let misfit = |what, expected: &[usize], found: usize| {
-            let expected = format!("{expected:?}");
-            Error::Shape { op: "bench", what, expected, found: vec![found] }
-        };
         let parameters = config.collect(|layer, direction, spec| {
             let values = (self.array)(&torch_name(spec.name, layer, direction))?;
-            let found = values.len();
+            let found = vec![values.len()];
             ArrayD::from_shape_vec(IxDyn(&spec.shape), values).map_err(|_| misfit(spec.name, &spec.shape, found))
         })?;
-        let (sizes, found) = ([shape.time, shape.batch, shape.input], self.x.len());
+        let (sizes, found) = ([shape.time, shape.batch, shape.input], vec![self.x.len()]);
         let x = Array3::from_shape_vec(sizes, self.x).map_err(|_| misfit("x", &sizes, found))?;
         Ok((parameters, x))
     }
@@ -58,12 +55,12 @@ impl Loaded {
             // Before an input is made that a GPU would refuse.
             stack.plan(shape.time, shape.batch)?;
         }
-        Self::of(stack, Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave))
+        Self::of(stack, waves(shape)?)
     }
 
     fn of(stack: Recurrent, x: Array3<f32>) -> Result<Self> {
         let (time, batch, _) = x.dim();
-        let (state, y) = (stack.zero_state(batch)?, Array3::zeros((time, batch, stack.output_size())));
+        let (state, y) = (stack.zero_state(batch)?, array([time, batch, stack.output_size()], |_| 0.0)?);
         let x = match stack.device().cpu() {
             Some(_) => Input::Host(x),
             None => Input::Resident(Tensor::from_array(stack.device(), &x)?),
@@ -160,7 +157,7 @@ impl Learning {
     /// Seeded weights and input.
     pub(super) fn random(device: &Device, shape: &Shape) -> Result<Self> {
         let config = shape.config()?;
-        let x = Array3::from_shape_fn((shape.time, shape.batch, shape.input), wave);
+        let x = waves(shape)?;
         Self::of(config.trainable(device, &config.random_parameters(2024)?)?, &x)
     }
 
@@ -235,8 +232,20 @@ fn profiled(gpu: &GpuDevice, runs: usize, mut record: impl FnMut() -> Result<Rec
 }
 
 /// Some input that is no constant.
-fn wave((t, b, i): (usize, usize, usize)) -> f32 {
-    ((7 * t + 3 * b + i) as f32 * 0.37).sin()
+fn waves(shape: &Shape) -> Result<Array3<f32>> {
+    let sizes @ [_, batch, input] = [shape.time, shape.batch, shape.input];
+    array(sizes, |at| ((7 * (at / (batch * input)) + 3 * (at / input % batch) + at % input) as f32 * 0.37).sin())
+}
+
+/// An array of numbers by their place, where there is memory for it.
+fn array(sizes: [usize; 3], number: impl FnMut(usize) -> f32) -> Result<Array3<f32>> {
+    let numbers = numbers("bench", sizes.iter().product(), number)?;
+    let found = vec![numbers.len()];
+    Array3::from_shape_vec(sizes, numbers).map_err(|_| misfit("x", &sizes, found))
+}
+
+fn misfit(what: &'static str, expected: &[usize], found: Vec<usize>) -> Error {
+    Error::Shape { op: "bench", what, expected: format!("{expected:?}"), found }
 }
 
 /// Dispatches and submissions of what `run` does, 0 where there is no GPU.

@@ -6,7 +6,7 @@ use gatewise::nn::{Config, Merge};
 use gatewise::{Error, Result};
 use serde::Deserialize;
 
-use crate::choice::{cell, holdable};
+use crate::choice::{cell, fits, holdable};
 
 /// One problem, in the format of the suite files.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,7 +53,28 @@ impl Shape {
         ];
         arrays
             .into_iter()
-            .try_for_each(|(what, axes, sizes)| holdable("bench", what, &format!("{axes} of {name:?}"), sizes))
+            .try_for_each(|(what, axes, sizes)| holdable("bench", what, &format!("{axes} of {name:?}"), sizes))?;
+        fits("bench", &format!("the arrays of {name:?}"), self.bytes())
+    }
+
+    /// Bytes that a forward pass takes at the same time: the weights as they are given and as they are packed, input and
+    /// output, the state and what the steps work on, the outputs between layers.
+    fn bytes(&self) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1, 3 or 4")]
+        let gates = self.gates() as u128;
+        let [input, hidden, layers, time, batch, directions] =
+            [self.input, self.hidden, self.layers, self.time, self.batch, self.directions()].map(|n| n as u128);
+        let product = |factors: &[u128]| factors.iter().fold(4, |bytes: u128, &n| bytes.saturating_mul(n));
+        let out = directions.saturating_mul(hidden);
+        let above = layers.saturating_sub(1);
+        // Two biases a row, and what a matrix and a layer take beside their numbers.
+        let of_row = |input: u128| input.saturating_add(hidden).saturating_add(64);
+        let weights = [product(&[2, gates, out, of_row(input)]), product(&[2, gates, out, of_row(out), above])];
+        let between = if above > 0 { 2 } else { 0 };
+        let steps = product(&[time, batch, input + out + between * out]);
+        let state = product(&[7, layers, batch, out.saturating_add(32)]);
+        let bytes = weights.into_iter().chain([steps, state]).fold(0, u128::saturating_add);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// The stack that the shape describes.

@@ -1,0 +1,184 @@
+//! Memory for as many elements as a user, a file or a command line asks for. Where there is none, the caller gets an error:
+//! whatever else allocates that much (`vec!`, `collect`, `to_vec`, the arrays of `ndarray`) ends the process.
+
+use bytemuck::Zeroable;
+use ndarray::{Array, ArrayBase, Data, Dimension, IntoDimension, indices};
+
+use crate::error::{Error, Result, elements};
+
+/// Refuses elements that the host has no memory for, all of them at once.
+pub(crate) fn missing<T>(op: &'static str, len: usize) -> Error {
+    // Beyond what can be counted there is no difference to a user.
+    let bytes = (len as u128).saturating_mul(size_of::<T>() as u128);
+    Error::OutOfMemory {
+        op,
+        message: format!("the host has no {bytes} bytes left; make the call or the stack smaller"),
+    }
+}
+
+/// An empty vector with room for `len` elements.
+pub(crate) fn room<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut vector = Vec::new();
+    match vector.try_reserve_exact(len) {
+        Ok(()) => Ok(vector),
+        Err(_) => Err(missing::<T>(op, len)),
+    }
+}
+
+/// Zeros. Large ones come from the system as they are: no page is touched before it is used.
+pub(crate) fn zeros<T: Zeroable>(op: &'static str, len: usize) -> Result<Vec<T>> {
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| missing::<T>(op, len))
+}
+
+/// The same value `len` times.
+pub(crate) fn filled<T: Clone>(op: &'static str, len: usize, value: T) -> Result<Vec<T>> {
+    let mut vector = room(op, len)?;
+    vector.resize(len, value);
+    Ok(vector)
+}
+
+/// A copy.
+pub(crate) fn copied<T: Copy>(op: &'static str, from: &[T]) -> Result<Vec<T>> {
+    let mut vector = room(op, from.len())?;
+    vector.extend_from_slice(from);
+    Ok(vector)
+}
+
+/// The first `len` items; there are as many.
+pub(crate) fn collected<T>(op: &'static str, len: usize, items: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
+    let mut vector = room(op, len)?;
+    // Items by the iterator's own loop: a chain of iterators is slow one by one.
+    items.into_iter().take(len).for_each(|item| vector.push(item));
+    Ok(vector)
+}
+
+/// Makes sure of the memory that `ndarray` takes for a product of matrices `[rows, depth]` and `[depth, columns]`: its packing
+/// buffers end the process where there is none.
+pub(crate) fn for_product<T>(op: &'static str, [rows, depth, columns]: [usize; 3]) -> Result<()> {
+    // The most that `matrixmultiply` packs at once, and what it rounds up to whole tiles.
+    const MOST: [usize; 3] = [64, 256, 1024];
+    const TILE: usize = 32;
+    let packed = depth.min(MOST[1]) * (rows.min(MOST[0]) + columns.min(MOST[2]) + 2 * TILE);
+    room::<T>(op, packed).map(drop)
+}
+
+/// The elements of an array, in order.
+pub(crate) fn elements_of<T: Copy, S, D>(op: &'static str, array: &ArrayBase<S, D>) -> Result<Vec<T>>
+where
+    S: Data<Elem = T>,
+    D: Dimension,
+{
+    match array.as_slice() {
+        Some(elements) => copied(op, elements),
+        None => collected(op, array.len(), array.iter().copied()),
+    }
+}
+
+/// An array of `shape` whose element at each index is `of(index)`.
+pub(crate) fn array<T, I: IntoDimension>(
+    op: &'static str,
+    shape: I,
+    mut of: impl FnMut(<I::Dim as Dimension>::Pattern) -> T,
+) -> Result<Array<T, I::Dim>> {
+    let shape = shape.into_dimension();
+    let mut vector = room(op, elements(op, "the result", shape.slice())?)?;
+    indices(shape.clone()).into_iter().for_each(|at| vector.push(of(at)));
+    shaped(op, shape, vector)
+}
+
+/// An array of one value.
+pub(crate) fn full<T: Clone, I: IntoDimension>(op: &'static str, shape: I, value: T) -> Result<Array<T, I::Dim>> {
+    let shape = shape.into_dimension();
+    let vector = filled(op, elements(op, "the result", shape.slice())?, value)?;
+    shaped(op, shape, vector)
+}
+
+/// An array of zeros, as [`zeros`] has them.
+pub(crate) fn zero_array<T: Zeroable, I: IntoDimension>(op: &'static str, shape: I) -> Result<Array<T, I::Dim>> {
+    let shape = shape.into_dimension();
+    let vector = zeros(op, elements(op, "the result", shape.slice())?)?;
+    shaped(op, shape, vector)
+}
+
+/// A function of every element.
+pub(crate) fn mapped<T, U, S, D>(
+    op: &'static str,
+    array: &ArrayBase<S, D>,
+    of: impl FnMut(T) -> U,
+) -> Result<Array<U, D>>
+where
+    T: Copy,
+    S: Data<Elem = T>,
+    D: Dimension,
+{
+    let vector = match array.as_slice() {
+        Some(elements) => collected(op, elements.len(), elements.iter().copied().map(of)),
+        None => collected(op, array.len(), array.iter().copied().map(of)),
+    }?;
+    shaped(op, array.raw_dim(), vector)
+}
+
+/// A copy of an array, last axis fastest.
+pub(crate) fn owned<T: Copy, S, D>(op: &'static str, array: &ArrayBase<S, D>) -> Result<Array<T, D>>
+where
+    S: Data<Elem = T>,
+    D: Dimension,
+{
+    shaped(op, array.raw_dim(), elements_of(op, array)?)
+}
+
+/// A vector under a shape that it is known to fit.
+pub(crate) fn shaped<T, D: Dimension>(op: &'static str, shape: D, vector: Vec<T>) -> Result<Array<T, D>> {
+    let len = vector.len();
+    Array::from_shape_vec(shape.clone(), vector).map_err(|_| Error::Shape {
+        op,
+        what: "elements",
+        expected: format!("{:?}", shape.slice()),
+        found: vec![len],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, array};
+
+    use super::*;
+
+    fn refused<T>(result: Result<T>) -> bool {
+        matches!(result, Err(Error::OutOfMemory { op: "test", .. }))
+    }
+
+    #[test]
+    fn what_no_memory_holds_is_an_error() {
+        // More than an address space has; beyond the last one a size in bytes does not fit a word.
+        for len in [1 << 60, usize::MAX / 2, usize::MAX] {
+            assert!(refused(room::<f32>("test", len)));
+            assert!(refused(zeros::<f64>("test", len)));
+            assert!(refused(filled("test", len, 1.0_f32)));
+            assert!(refused(collected("test", len, 0_u64..)));
+        }
+        assert!(refused(full("test", [1 << 30, 1 << 30], 1.0_f32)));
+        assert!(refused(zero_array::<f32, _>("test", [1 << 30, 1 << 30])));
+        assert!(refused(self::array("test", [1 << 30, 1 << 30], |(row, column)| row + column)));
+        // More elements than a word counts, too.
+        assert!(matches!(full("test", [usize::MAX, 2], 0_u8), Err(Error::Shape { .. })));
+        let error = zeros::<f32>("test", 1 << 60).expect_err("too many").to_string();
+        assert!(error.contains(&(1_u64 << 62).to_string()), "{error}");
+    }
+
+    #[test]
+    fn what_memory_holds_is_as_asked_for() {
+        assert_eq!(zeros::<f32>("test", 3).expect("zeros"), [0.0; 3]);
+        assert_eq!(filled("test", 2, 7).expect("filled"), [7, 7]);
+        assert_eq!(copied("test", &[1, 2]).expect("copied"), [1, 2]);
+        assert_eq!(collected("test", 3, 5..).expect("collected"), [5, 6, 7]);
+        let turned = array![[1, 2, 3], [4, 5, 6]].reversed_axes();
+        assert_eq!(elements_of("test", &turned).expect("elements"), [1, 4, 2, 5, 3, 6]);
+        assert_eq!(owned("test", &turned).expect("owned"), turned);
+        assert_eq!(mapped("test", &turned, |x| 2 * x).expect("mapped"), turned.mapv(|x| 2 * x));
+        let made: Array2<usize> = self::array("test", [2, 3], |(row, column)| 10 * row + column).expect("array");
+        assert_eq!(made, array![[0, 1, 2], [10, 11, 12]]);
+        assert_eq!(full("test", 2, 1.5).expect("full"), array![1.5, 1.5]);
+        assert_eq!(zero_array::<f32, _>("test", (1, 2)).expect("zeros"), array![[0.0, 0.0]]);
+    }
+}

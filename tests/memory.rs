@@ -1,0 +1,100 @@
+//! Where memory ends, a call is an error, its state and its stack are as they were, and the same call later gives the same
+//! bits. Every allocation of more than 4 KiB fails in turn, alone and with all after it.
+
+#[path = "common/failing.rs"]
+mod failing;
+#[path = "memory/huge.rs"]
+mod huge;
+#[path = "memory/layers.rs"]
+mod layers;
+#[path = "memory/operations.rs"]
+mod operations;
+#[path = "memory/training.rs"]
+mod training;
+
+use failing::{Fails, failing};
+use gatewise::cpu::CpuOptions;
+use gatewise::nn::State;
+use gatewise::{Device, Error, Result, Tensor};
+
+/// The host devices; buffers that one keeps for later calls are not another one's.
+fn devices() -> Vec<Device> {
+    vec![Device::Reference, cpu(1), cpu(2)]
+}
+
+fn cpu(threads: usize) -> Device {
+    Device::cpu_with(&CpuOptions { threads: Some(threads), ..Default::default() }).expect("threads")
+}
+
+/// A tensor of the given shape, every element another number.
+fn tensor(device: &Device, shape: &[usize]) -> Tensor {
+    let len = shape.iter().product::<usize>();
+    Tensor::from_vec(device, shape, (0..len).map(|at| (at as f32 * 0.37).sin()).collect()).expect("a tensor")
+}
+
+/// Every bit of a tensor.
+fn bits(tensor: Tensor) -> Vec<u32> {
+    numbers(tensor.to_vec().expect("elements"))
+}
+
+fn numbers(numbers: impl IntoIterator<Item = f32>) -> Vec<u32> {
+    numbers.into_iter().map(f32::to_bits).collect()
+}
+
+/// Every bit of a state.
+fn state_bits(state: &State) -> Vec<u32> {
+    let s = state.s().expect("s").map(|s| s.into_raw_vec_and_offset().0).unwrap_or_default();
+    numbers(state.h().expect("h").into_iter().chain(s))
+}
+
+/// Makes a subject anew for every large allocation of `call` and has that one fail: the call is refused, leaves what `look`
+/// sees of the subject, and when it is made again `read` finds the right bits in its result.
+#[track_caller]
+fn each_allocation_fails<S, R>(
+    name: &str,
+    make: impl Fn() -> S,
+    look: impl Fn(&S) -> Vec<u32>,
+    call: impl Fn(&mut S) -> Result<R>,
+    read: impl Fn(R) -> Vec<u32>,
+) {
+    let mut whole = make();
+    let expected = read(call(&mut whole).unwrap_or_else(|error| panic!("{name}: {error}")));
+    let after = look(&whole);
+    for mode in [Fails::Only, Fails::From] {
+        let mut count = 0;
+        loop {
+            let mut subject = make();
+            let before = look(&subject);
+            let (result, failed) = failing(mode(count), || call(&mut subject));
+            if failed == 0 {
+                assert!(read(result.expect("nothing failed")) == expected, "{name}");
+                break;
+            }
+            let what = format!("{name}, {:?}", mode(count));
+            let error = result.err().unwrap_or_else(|| panic!("{what}: accepted"));
+            assert!(matches!(error, Error::OutOfMemory { .. }), "{what}: {error}");
+            assert!(look(&subject) == before, "{what}: not as it was");
+            let again = call(&mut subject).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+            assert!(read(again) == expected && look(&subject) == after, "{what}: another result afterwards");
+            count += 1;
+        }
+        assert!(count > 0, "{name}: nothing of it was large");
+    }
+}
+
+/// [`each_allocation_fails`] of a call that changes nothing.
+#[track_caller]
+fn each_fails<R>(name: &str, call: impl Fn() -> Result<R>, read: impl Fn(R) -> Vec<u32>) {
+    each_allocation_fails(name, || (), |()| Vec::new(), |()| call(), read);
+}
+
+#[test]
+fn an_allocation_that_is_told_to_fail_fails() {
+    let _alone = failing::alone();
+    let large = |bytes: usize| Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+    assert_eq!(failing(Fails::Only(1), || [large(5000), large(5000), large(5000)]), ([true, false, true], 1));
+    assert_eq!(failing(Fails::From(1), || [large(5000), large(5000), large(5000)]), ([true, false, false], 2));
+    assert_eq!(failing(Fails::Above(6000), || [large(5000), large(7000), large(100)]), ([true, false, true], 1));
+    assert_eq!(failing(Fails::From(0), || large(100)), (true, 0));
+    assert!(large(5000));
+}
