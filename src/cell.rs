@@ -15,6 +15,7 @@ pub use noise::{Draw, Mask, Noise};
 pub use parameters::{ParameterSpec, Parameters};
 pub use sequence::{Pad, Sequence};
 pub(crate) use sequence::{RESET, VALID};
+pub(crate) use weight_type::quantize;
 pub use weight_type::{WeightType, quantize_row};
 
 use crate::error::{Error, Result};

@@ -62,6 +62,15 @@ pub(crate) fn for_product<T>(op: &'static str, [rows, depth, columns]: [usize; 3
     room::<T>(op, packed).map(drop)
 }
 
+/// Puts elements behind those of a vector, which grows by as many.
+pub(crate) fn append<T: Copy>(op: &'static str, to: &mut Vec<T>, from: &[T]) -> Result<()> {
+    if to.try_reserve(from.len()).is_err() {
+        return Err(missing::<T>(op, to.len().saturating_add(from.len())));
+    }
+    to.extend_from_slice(from);
+    Ok(())
+}
+
 /// The elements of an array, in order.
 pub(crate) fn elements_of<T: Copy, S, D>(op: &'static str, array: &ArrayBase<S, D>) -> Result<Vec<T>>
 where
@@ -173,6 +182,9 @@ mod tests {
         assert_eq!(copied("test", &[1, 2]).expect("copied"), [1, 2]);
         assert_eq!(collected("test", 3, 5..).expect("collected"), [5, 6, 7]);
         let turned = array![[1, 2, 3], [4, 5, 6]].reversed_axes();
+        let mut grown = vec![1, 2];
+        append("test", &mut grown, &[3]).expect("appended");
+        assert_eq!(grown, [1, 2, 3]);
         assert_eq!(elements_of("test", &turned).expect("elements"), [1, 4, 2, 5, 3, 6]);
         assert_eq!(owned("test", &turned).expect("owned"), turned);
         assert_eq!(mapped("test", &turned, |x| 2 * x).expect("mapped"), turned.mapv(|x| 2 * x));

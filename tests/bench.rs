@@ -108,6 +108,28 @@ fn sizes_that_no_memory_holds_are_refused() {
     }
 }
 
+/// Each array fits; what is there at the same time does not.
+#[test]
+#[cfg(target_os = "linux")]
+fn suites_are_refused_by_all_that_they_hold_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let suite = folder.path().join("suite.json");
+    for (sizes, limit) in [
+        (r#""I":4,"H":20000,"layers":1,"T":4,"B":1"#, "4000000"),
+        (r#""I":256,"H":256,"layers":1,"T":500000,"B":1"#, "900000"),
+        (r#""I":4,"H":4,"layers":16777216,"T":4,"B":1"#, "4000000"),
+    ] {
+        std::fs::write(&suite, format!(r#"[{{"name":"a","cell":"lstm",{sizes}}}]"#)).expect("writes");
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -v "$0" && exec "$@""#, limit]).arg(place::program());
+        command.args(["bench", "--device", "cpu", "--no-roofline", "--suite"]).arg(&suite);
+        let output = command.output().expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+        assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{sizes}: {error}");
+        assert!(error.contains("bench: out of memory") && error.contains("at the same time"), "{sizes}: {error}");
+    }
+}
+
 #[test]
 fn more_threads_than_a_machine_has_are_refused() {
     for threads in ["0", "1025", "18446744073709551615"] {

@@ -60,6 +60,23 @@ fn text_csv_and_pictures_are_written() {
     assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
 }
 
+/// Each array fits; what is there at the same time does not.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_flow_is_refused_by_all_that_it_holds_at_once() {
+    for sizes in [["200000", "64", "32"], ["8000", "16", "64"]] {
+        let [time, batch, hidden] = sizes;
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -v 900000 && exec "$@""#, "sh", env!("CARGO_BIN_EXE_gatewise"), "flow"]);
+        command.args(["--time", time, "--batch", batch, "--hidden", hidden]);
+        let output = command.output().expect("the program runs");
+        let message = text(&output.stderr);
+        assert_eq!((output.status.code(), message.trim_end().lines().count()), (Some(2), 1), "{message}");
+        assert!(message.contains("flow: "), "{message}");
+        assert!(message.contains("at the same time") || message.contains("that memory holds"), "{message}");
+    }
+}
+
 #[test]
 fn bad_arguments_get_one_line() {
     for (arguments, expected) in [

@@ -8,6 +8,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::Parameters;
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// How the weight matrices of a layer (`weight_ih`, `weight_hh`, `weight_hr`) are stored on their device. Biases and
 /// peepholes, the state, the input and every sum stay `f32`.
@@ -41,6 +42,17 @@ pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
     #[expect(clippy::cast_possible_truncation, reason = "clamped to the type's range")]
     let narrow = |w: &f32| if scale > 0.0 { (w / scale).round().clamp(-127.0, 127.0) as i8 } else { 0 };
     (scale, row.iter().map(narrow).collect())
+}
+
+/// [`quantize_row`] of every row: their factors, and all integers.
+pub(crate) fn quantize(op: &'static str, weight: ArrayView2<'_, f32>) -> Result<(Vec<f32>, Vec<i8>)> {
+    let (mut scales, mut integers) = (memory::room(op, weight.nrows())?, memory::room(op, weight.len())?);
+    for row in weight.rows() {
+        let (scale, row) = quantize_row(row);
+        scales.push(scale);
+        integers.extend(row);
+    }
+    Ok((scales, integers))
 }
 
 impl WeightType {

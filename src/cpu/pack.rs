@@ -9,9 +9,8 @@ use ndarray::{Array1, Array2, ArrayViewMut2};
 use super::memory::Aligned;
 use super::product::{Source, Unpack, interleaved};
 use super::simd::Verified;
-use crate::cell::{WeightType, quantize_row};
+use crate::cell::{WeightType, quantize};
 use crate::error::Result;
-use crate::memory;
 
 const OP: &str = "Recurrent";
 
@@ -57,17 +56,6 @@ impl Layout {
         let len = self.panels() * self.width();
         Aligned::collect(OP, len, (0..len).map(column))
     }
-}
-
-/// A matrix as integers: the factor of every row, and the rows.
-fn quantized(weight: &Array2<f32>) -> Result<(Vec<f32>, Vec<i8>)> {
-    let (mut scales, mut bytes) = (memory::room(OP, weight.nrows())?, memory::room(OP, weight.len())?);
-    for row in weight.rows() {
-        let (scale, row) = quantize_row(row);
-        scales.push(scale);
-        bytes.extend(row);
-    }
-    Ok((scales, bytes))
 }
 
 /// How a matrix is going to be multiplied.
@@ -132,7 +120,7 @@ impl Panels {
     ) -> Result<Self> {
         let (panels, width, depth) = (layout.panels(), layout.width(), weight.ncols());
         let (scales, bytes) = match kind {
-            WeightType::Int8 => quantized(weight)?,
+            WeightType::Int8 => quantize(OP, weight.view())?,
             _ => (Vec::new(), Vec::new()),
         };
         let scale = layout.columns(|row| scales.get(row).copied().unwrap_or(1.0))?;

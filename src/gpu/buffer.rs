@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::context::{Context, GpuDevice, lock};
 use super::counters::count;
 use crate::error::{Error, Result};
+use crate::memory;
 
 const FROM_WGPU: &str = "Tensor::from_wgpu_buffer";
 
@@ -80,7 +81,7 @@ impl Buffer {
     pub(crate) fn zeros(device: &GpuDevice, label: &'static str, len: usize) -> Result<Self> {
         // Only a length that the device takes is written out on the host.
         let buffer = Self::new(device, label, len)?;
-        buffer.write(label, &vec![0; len * 4])?;
+        buffer.write(label, &memory::zeros(label, len * 4)?)?;
         Ok(buffer)
     }
 
@@ -196,7 +197,7 @@ impl Buffer {
     pub(crate) fn zero_if_unshared(&mut self) -> Result<bool> {
         let Some(inner) = Arc::get_mut(&mut self.0) else { return Ok(false) };
         let Some(raw) = &inner.raw else { return Ok(false) };
-        inner.context.write_buffer("State", raw, &vec![0; inner.bytes as usize])?;
+        inner.context.write_buffer("State", raw, &memory::zeros("State", inner.bytes as usize)?)?;
         Ok(true)
     }
 }

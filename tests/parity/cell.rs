@@ -86,7 +86,7 @@ impl Layer {
         };
         let given = Parameters::collect(cell, input, hidden, &mut array).expect("every parameter");
         let exact = kind.round_parameters(given.clone()).map(f64::from);
-        Self { exact, packed: KernelCell::new(cell, hidden, &given, kind) }
+        Self { exact, packed: KernelCell::new(cell, hidden, &given, kind).expect("room") }
     }
 
     /// What its activations and clips are set by, named as the uniforms' fields.

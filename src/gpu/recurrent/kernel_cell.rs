@@ -3,6 +3,7 @@
 use super::pack::{Packed, pack_vectors};
 use super::special::Specialization;
 use crate::cell::{Cell, Parameters, WeightType};
+use crate::error::Result;
 
 /// One layer and direction of a cell as the recurrent kernels read it: for [`GpuDevice::run_kernel`](crate::gpu::GpuDevice),
 /// that is for tests of a kernel by itself, and for tools.
@@ -24,20 +25,23 @@ pub struct KernelCell {
 
 impl KernelCell {
     /// Packs the parameters of a cell of `hidden` units, which fit it: [`Parameters::check`].
-    pub fn new(cell: &Cell, hidden: usize, parameters: &Parameters, kind: WeightType) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn new(cell: &Cell, hidden: usize, parameters: &Parameters, kind: WeightType) -> Result<Self> {
         let Specialization { constants, scalars } = Specialization::of(cell);
         let gates = cell.gates().len();
-        let input = Packed::new(parameters.weight_ih.view(), gates, kind);
-        let recurrent = Packed::new(parameters.weight_hh.view(), gates, kind);
-        let projection = Packed::projection(parameters, kind);
-        let vectors = pack_vectors(cell, hidden, parameters, [&input.scales, &recurrent.scales, &projection.scales]);
-        Self {
+        let input = Packed::new(parameters.weight_ih.view(), gates, kind)?;
+        let recurrent = Packed::new(parameters.weight_hh.view(), gates, kind)?;
+        let projection = Packed::projection(parameters, kind)?;
+        let vectors = pack_vectors(cell, hidden, parameters, [&input.scales, &recurrent.scales, &projection.scales])?;
+        Ok(Self {
             constants,
             scalars: bytemuck::cast_slice(&[scalars]).to_vec(),
             input: input.words,
             recurrent: recurrent.words,
             projection: projection.words,
             vectors,
-        }
+        })
     }
 }

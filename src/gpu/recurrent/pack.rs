@@ -1,13 +1,16 @@
 //! Weights as the kernels read them; `shaders/common/tile.wgsl` and `shaders/cell/vectors.wgsl` describe the layouts.
 
 use half::{bf16, f16};
-use ndarray::{Array1, Array2, ArrayD, ArrayView2};
+use ndarray::{Array1, Array2, ArrayD, ArrayView2, IxDyn};
 
-use crate::cell::{Cell, GruCell, Parameters, Reset, WeightType, quantize_row};
+use crate::cell::{Cell, GruCell, Parameters, Reset, WeightType, quantize};
 use crate::error::{Result, axes};
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
+use crate::memory;
 use crate::plan::{BLOCK, Problem, packed_words, step_depth, step_words};
+
+const OP: &str = "weights";
 
 /// 32-bit elements of a word.
 const WORD: usize = 4;
@@ -51,12 +54,12 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub(super) fn new(weight: ArrayView2<'_, f32>, gates: usize, kind: WeightType) -> Self {
+    pub(super) fn new(weight: ArrayView2<'_, f32>, gates: usize, kind: WeightType) -> Result<Self> {
         let (rows, depth) = weight.dim();
         let units = rows / gates.max(1);
-        let narrow: Vec<(f32, Vec<i8>)> = match kind {
-            WeightType::Int8 => weight.rows().into_iter().map(quantize_row).collect(),
-            _ => Vec::new(),
+        let (scales, integers) = match kind {
+            WeightType::Int8 => quantize(OP, weight)?,
+            _ => (Vec::new(), Vec::new()),
         };
         // Element `i` of column `c` of a step: a column a gate, or four columns along the depth of the only gate.
         let place = |unit: usize, step: usize, c: usize, i: usize| {
@@ -71,11 +74,11 @@ impl Packed {
         let half = |x| f16::from_f32(x).to_bits();
         let brain = |x| bf16::from_f32(x).to_bits();
         let bytes = |unit, step, c| {
-            let byte = |i| place(unit, step, c, i).map_or(0, |(row, k)| narrow[row].1[k].cast_unsigned());
+            let byte = |i| place(unit, step, c, i).map_or(0, |(row, k)| integers[row * depth + k].cast_unsigned());
             u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
         };
         let steps = depth.next_multiple_of(16) / step_depth(gates);
-        let mut words = Vec::with_capacity(packed_words(kind, gates, units, depth) * WORD);
+        let mut words = memory::room(OP, packed_words(kind, gates, units, depth) * WORD)?;
         for block in (0..units).step_by(BLOCK) {
             for step in 0..steps {
                 for word in 0..step_words(kind, gates) {
@@ -90,23 +93,23 @@ impl Packed {
                 }
             }
         }
-        Self { words, scales: narrow.into_iter().map(|(scale, _)| scale).collect() }
+        Ok(Self { words, scales })
     }
 
     /// The matrix that projects h; nothing where there is none.
-    pub(super) fn projection(p: &Parameters, kind: WeightType) -> Self {
+    pub(super) fn projection(p: &Parameters, kind: WeightType) -> Result<Self> {
         match &p.weight_hr {
             Some(weight) => Self::new(weight.view(), 1, kind),
-            None => Self { words: Vec::new(), scales: Vec::new() },
+            None => Ok(Self { words: Vec::new(), scales: Vec::new() }),
         }
     }
 }
 
 /// [`Packed::new`] undone: the matrix `[rows, depth]` as the kernels read it.
-fn unpacked(packed: &Packed, gates: usize, kind: WeightType, (rows, depth): (usize, usize)) -> Array2<f32> {
+fn unpacked(packed: &Packed, gates: usize, kind: WeightType, (rows, depth): (usize, usize)) -> Result<Array2<f32>> {
     let units = rows / gates.max(1);
     let steps = depth.next_multiple_of(16) / step_depth(gates);
-    Array2::from_shape_fn((rows, depth), |(row, k)| {
+    memory::array(OP, (rows, depth), |(row, k)| {
         let (gate, unit) = (row / units, row % units);
         let (step, c, i) = if gates == 1 { (k / 16, k % 16 / 4, k % 4) } else { (k / 4, gate, k % 4) };
         let element = |word: usize, i: usize| {
@@ -136,7 +139,7 @@ impl Part {
         let words = self.buffer.read_from((self.at + direction * self.stride) * WORD, self.stride * WORD)?;
         let [rows, depth] = axes("weights", "matrix", "[rows, depth]", shape)?;
         let packed = Packed { words, scales: scales.to_vec() };
-        Ok(unpacked(&packed, gates, kind, (rows, depth)).into_dyn())
+        Ok(unpacked(&packed, gates, kind, (rows, depth))?.into_dyn())
     }
 }
 
@@ -163,20 +166,20 @@ impl PackedStack {
                 let shape = spec.shape.as_slice();
                 let array = |values: &[f32]| {
                     let mut values = values.iter().copied();
-                    ArrayD::from_shape_simple_fn(shape, || values.next().unwrap_or_default())
+                    memory::array(OP, IxDyn(shape), |_| values.next().unwrap_or_default())
                 };
                 match spec.name {
                     "weight_ih" => packed.input.read(direction, from(SCALE_INPUT), gates, kind, shape),
                     "weight_hh" => packed.recurrent.read(direction, from(SCALE_HIDDEN), gates, kind, shape),
                     "weight_hr" => packed.projection.read(direction, from(SCALE_PROJECTION), 1, kind, shape),
-                    "peephole" => Ok(array(from(PEEPHOLE))),
-                    "bias_ih" => Ok(array(from(BIAS))),
+                    "peephole" => array(from(PEEPHOLE)),
+                    "bias_ih" => array(from(BIAS)),
                     _ => {
                         let apart = kept_apart(cell, hidden);
-                        let mut bias = vec![0.0; gates * hidden];
+                        let mut bias = memory::zeros(OP, gates * hidden)?;
                         let own = gates * hidden - apart;
                         bias[apart..].copy_from_slice(&from(CANDIDATE_BIAS)[..own]);
-                        Ok(array(&bias))
+                        array(&bias)
                     }
                 }
             })
@@ -187,7 +190,6 @@ impl PackedStack {
 
     /// Packs and uploads. `parameters[layer][direction]` fit the cells.
     pub(super) fn new(device: &GpuDevice, problem: &Problem, parameters: &[Vec<Parameters>]) -> Result<Self> {
-        let op = "weights";
         let hidden = problem.hidden;
         let together = problem.weight_words() as u64 * 16 <= device.plan_limits().binding_bytes;
         let mut vectors = Vec::new();
@@ -198,28 +200,28 @@ impl PackedStack {
             let mut parts = [Vec::new(), Vec::new(), Vec::new()];
             for (cell, p) in problem.cells.iter().zip(layer) {
                 let gates = cell.gates().len();
-                let input = Packed::new(p.weight_ih.view(), gates, problem.weight_type);
-                let recurrent = Packed::new(p.weight_hh.view(), gates, problem.weight_type);
-                let projection = Packed::projection(p, problem.weight_type);
+                let input = Packed::new(p.weight_ih.view(), gates, problem.weight_type)?;
+                let recurrent = Packed::new(p.weight_hh.view(), gates, problem.weight_type)?;
+                let projection = Packed::projection(p, problem.weight_type)?;
                 let scales = [&input.scales[..], &recurrent.scales, &projection.scales];
-                vectors.extend(pack_vectors(cell, hidden, p, scales));
+                memory::append(OP, &mut vectors, &pack_vectors(cell, hidden, p, scales)?)?;
                 for (part, packed) in parts.iter_mut().zip([input, recurrent, projection]) {
-                    part.extend(packed.words);
+                    memory::append(OP, part, &packed.words)?;
                 }
             }
             for part in parts {
                 let stride = part.len() / WORD / problem.cells.len();
                 let (at, own) = if together {
                     let at = all.len() / WORD;
-                    all.extend(part);
+                    memory::append(OP, &mut all, &part)?;
                     (at, None)
                 } else {
-                    (0, Some(Buffer::from_slice(device, op, &part)?))
+                    (0, Some(Buffer::from_slice(device, OP, &part)?))
                 };
                 places.push((at, stride, own));
             }
         }
-        let shared = Buffer::from_slice(device, op, &all)?;
+        let shared = Buffer::from_slice(device, OP, &all)?;
         let mut parts = places.into_iter().map(|(at, stride, own)| Part {
             buffer: own.unwrap_or_else(|| shared.clone()),
             at,
@@ -229,7 +231,7 @@ impl PackedStack {
         while let (Some(input), Some(recurrent), Some(projection)) = (parts.next(), parts.next(), parts.next()) {
             layers.push(PackedLayer { input, recurrent, projection });
         }
-        Ok(Self { layers, vectors: Buffer::from_slice(device, op, &vectors)? })
+        Ok(Self { layers, vectors: Buffer::from_slice(device, OP, &vectors)? })
     }
 }
 
@@ -243,12 +245,15 @@ fn kept_apart(cell: &Cell, hidden: usize) -> usize {
 }
 
 /// `[VECTOR_ROWS, hidden]`; `scales` of the input's, the recurrent and the projecting weights.
-pub(super) fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3]) -> Vec<f32> {
-    let mut vectors = vec![0.0; VECTOR_ROWS * hidden];
+pub(super) fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3]) -> Result<Vec<f32>> {
+    let mut vectors = memory::zeros(OP, VECTOR_ROWS * hidden)?;
     let mut put = |row: usize, values: &[f32]| vectors[row * hidden..][..values.len()].copy_from_slice(values);
     let rows = cell.gates().len() * hidden;
-    let of = |bias: &Option<Array1<f32>>| bias.clone().unwrap_or_else(|| Array1::zeros(rows)).to_vec();
-    let (mut bias, state_bias) = (of(&p.bias_ih), of(&p.bias_hh));
+    let of = |bias: &Option<Array1<f32>>| match bias {
+        Some(bias) => memory::elements_of(OP, bias),
+        None => memory::zeros(OP, rows),
+    };
+    let (mut bias, state_bias) = (of(&p.bias_ih)?, of(&p.bias_hh)?);
     let apart = kept_apart(cell, hidden);
     bias.iter_mut().zip(&state_bias[..apart]).for_each(|(x, h)| *x += h);
     put(BIAS, &bias);
@@ -258,8 +263,8 @@ pub(super) fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [
     put(SCALE_PROJECTION, scales[2]);
     if let Some(peephole) = &p.peephole {
         for (row, values) in peephole.rows().into_iter().enumerate() {
-            put(PEEPHOLE + row, &values.to_vec());
+            put(PEEPHOLE + row, &memory::elements_of(OP, &values)?);
         }
     }
-    vectors
+    Ok(vectors)
 }

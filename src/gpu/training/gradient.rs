@@ -9,6 +9,7 @@ use crate::gpu::kernel::{
 use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, conv1d_dims, each, fold, produce, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
+use crate::memory;
 use crate::reference::Conv1dGeometry;
 
 uniform! {
@@ -41,7 +42,7 @@ pub(crate) fn gather_rows_grad(
     let op = GATHER_ROWS_GRAD.name;
     let device = recorder.device().clone();
     word(&device, op, rows.len() * columns)?;
-    let mut begins = vec![0_u32; count + 1];
+    let mut begins = memory::zeros::<u32>(op, count + 1)?;
     rows.iter().for_each(|&row| begins[row + 1] += 1);
     let most = begins.iter().max().copied().unwrap_or_default();
     check_loops(&device, op, most as usize)?;
@@ -49,8 +50,8 @@ pub(crate) fn gather_rows_grad(
         begins[row + 1] += begins[row];
     }
     // A stable sort: each row adds up its places in their order.
-    let mut next = begins.clone();
-    let mut places = vec![0_u32; rows.len()];
+    let mut next = memory::copied(op, &begins)?;
+    let mut places = memory::zeros::<u32>(op, rows.len())?;
     for (place, &row) in (0_u32..).zip(rows) {
         places[next[row] as usize] = place;
         next[row] += 1;
