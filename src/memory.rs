@@ -16,18 +16,38 @@ pub(crate) fn missing<T>(op: &'static str, len: usize) -> Error {
     }
 }
 
+/// Bytes from which on the system is asked whether it has what it promises.
+const ASKED: usize = 1 << 30;
+
+/// Whether the system has the memory. Linux hands out more than it has, and ends the process that uses it.
+fn is_there<T>(len: usize) -> bool {
+    let bytes = len.saturating_mul(size_of::<T>());
+    bytes < ASKED || available().is_none_or(|available| bytes as u64 <= available)
+}
+
+/// Bytes that processes may still take, on disk included, where the system tells.
+fn available() -> Option<u64> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((kibibytes("MemAvailable")? + kibibytes("SwapFree").unwrap_or_default()).saturating_mul(1024))
+}
+
 /// An empty vector with room for `len` elements.
 pub(crate) fn room<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
     let mut vector = Vec::new();
-    match vector.try_reserve_exact(len) {
-        Ok(()) => Ok(vector),
-        Err(_) => Err(missing::<T>(op, len)),
-    }
+    if is_there::<T>(len) && vector.try_reserve_exact(len).is_ok() { Ok(vector) } else { Err(missing::<T>(op, len)) }
 }
 
 /// Zeros. Large ones come from the system as they are: no page is touched before it is used.
 pub(crate) fn zeros<T: Zeroable>(op: &'static str, len: usize) -> Result<Vec<T>> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| missing::<T>(op, len))
+    let vector = if is_there::<T>(len) { bytemuck::allocation::try_zeroed_vec(len).ok() } else { None };
+    vector.ok_or_else(|| missing::<T>(op, len))
 }
 
 /// The same value `len` times.
@@ -47,8 +67,7 @@ pub(crate) fn copied<T: Copy>(op: &'static str, from: &[T]) -> Result<Vec<T>> {
 /// The first `len` items; there are as many.
 pub(crate) fn collected<T>(op: &'static str, len: usize, items: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
     let mut vector = room(op, len)?;
-    // Items by the iterator's own loop: a chain of iterators is slow one by one.
-    items.into_iter().take(len).for_each(|item| vector.push(item));
+    vector.extend(items.into_iter().take(len));
     Ok(vector)
 }
 
@@ -173,6 +192,14 @@ mod tests {
         assert!(matches!(full("test", [usize::MAX, 2], 0_u8), Err(Error::Shape { .. })));
         let error = zeros::<f32>("test", 1 << 60).expect_err("too many").to_string();
         assert!(error.contains(&(1_u64 << 62).to_string()), "{error}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_the_system_only_promises_is_not_there() {
+        let available = available().expect("Linux tells") as usize;
+        assert!(available > 1 << 20 && is_there::<u8>(ASKED - 1));
+        assert!(is_there::<u8>(available / 2) && !is_there::<f32>((available / 2).max(ASKED)));
     }
 
     #[test]

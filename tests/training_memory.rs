@@ -6,7 +6,8 @@ mod live_bytes;
 
 use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell, Sequence};
 use gatewise::cpu::CpuOptions;
-use gatewise::nn::{Config, TrainingOptions};
+use gatewise::nn::{Config, Merge, TrainingOptions};
+use gatewise::train::{gradient_flow, gradient_flow_bytes};
 use gatewise::{Device, Tensor};
 use live_bytes::most_bytes;
 use ndarray::Array3;
@@ -69,6 +70,29 @@ fn memory_on_the_cpu_grows_by_inputs_and_outputs_alone() {
         check(cell, [1024, 2048], |time, checkpoint| {
             most_bytes(|| pass(&cpu(), cell, [time, BATCH, INPUT, HIDDEN], checkpoint)).0
         });
+    }
+}
+
+/// A command refuses a flow by this number before it begins: nearly all that is there at the same time, and no less.
+#[test]
+fn a_gradient_flow_takes_the_bytes_that_it_says() {
+    const TIME: usize = 200;
+    for cell in cells() {
+        for layers in [1, 3] {
+            let plain = Config::new(cell, INPUT, HIDDEN).layers(layers);
+            for config in [plain.clone(), plain.bidirectional(Merge::Concat)] {
+                let parameters = config.random_parameters(3).expect("parameters");
+                let stack = config.trainable(&cpu(), &parameters).expect("a stack");
+                let state = stack.zero_state(BATCH).expect("a state");
+                let tensor = |width| Tensor::from_array(&cpu(), &wave([TIME, BATCH, width])).expect("a tensor");
+                let (x, dy) = (tensor(INPUT), tensor(config.output_size()));
+                let (taken, flow) = most_bytes(|| gradient_flow(&stack, &x, &state, &Sequence::new(), &dy));
+                assert!(flow.is_ok());
+                let said = gradient_flow_bytes(&config, TIME, BATCH).expect("a flow") as usize;
+                println!("{config:?}: {taken} of {said} bytes");
+                assert!(taken <= said && said < 2 * taken, "{config:?}: {taken} of {said} bytes");
+            }
+        }
     }
 }
 

@@ -278,6 +278,12 @@ impl State {
     /// # Errors
     /// As [`Tensor::from_array`].
     pub fn reset(&mut self) -> Result<()> {
+        // Memory of its own for both parts before either changes: the second may find none.
+        for part in std::iter::once(&mut self.h).chain(&mut self.s) {
+            if let Storage::Host(_) = part.storage() {
+                part.host_mut(OP, "state")?;
+            }
+        }
         match &self.initial {
             Initial::Zero => {
                 std::iter::once(&mut self.h).chain(&mut self.s).try_for_each(zero)?;

@@ -6,8 +6,8 @@ use ndarray::{Array2, Array3};
 
 use crate::{bits, cpu, devices, each_allocation_fails, each_fails, failing, numbers, state_bits, tensor};
 
-const TIME: usize = 7;
-const BATCH: usize = 180;
+const TIME: usize = 4;
+const BATCH: usize = 90;
 const INPUT: usize = 8;
 
 fn cells() -> [Cell; 4] {

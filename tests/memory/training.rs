@@ -12,8 +12,8 @@ use ndarray::Array2;
 
 use crate::{bits, cpu, each_allocation_fails, each_fails, failing, numbers, state_bits, tensor};
 
-const TIME: usize = 6;
-const BATCH: usize = 180;
+const TIME: usize = 4;
+const BATCH: usize = 90;
 const INPUT: usize = 5;
 const HIDDEN: usize = 7;
 

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use gatewise::cpu::CpuOptions;
 use gatewise::plan::PlanKind;
-use gatewise::{Device, Error, Result};
+use gatewise::{Device, Error, Result, Tensor};
 
 /// How a GPU runs recurrent stacks.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -150,8 +150,9 @@ pub(crate) fn holdable(op: &'static str, what: &'static str, axes: &str, sizes: 
 
 /// Refuses what needs more bytes at the same time than there is memory for.
 pub(crate) fn fits(op: &'static str, what: &str, bytes: u64) -> Result<()> {
-    let holds = |bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
-    if usize::try_from(bytes).is_ok_and(holds) {
+    // Zeros are memory that nothing touches.
+    let holds = |numbers| Tensor::zeros(&Device::Cpu, &[numbers]).is_ok();
+    if usize::try_from(bytes.div_ceil(4)).is_ok_and(holds) {
         return Ok(());
     }
     let message =

@@ -32,8 +32,9 @@ impl TrainingSteps {
 
     /// The chunks that a tape is cut into.
     pub(super) fn spans(&self) -> impl ExactSizeIterator<Item = Span> + DoubleEndedIterator {
-        let longest = self.checkpoint.map_or(self.time, |steps| steps.next_multiple_of(GROUP_STEPS)).max(1);
-        // There may be any number of steps without rows: none of them is walked.
+        let longest =
+            self.checkpoint.and_then(|steps| steps.checked_next_multiple_of(GROUP_STEPS)).unwrap_or(self.time).max(1);
+        // Steps without rows are not walked: there may be any number of them.
         let time = if self.batch == 0 { 0 } else { self.time };
         (0..time).step_by(longest).map(move |first| Span { first, steps: longest.min(time - first) })
     }
