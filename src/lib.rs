@@ -2,6 +2,7 @@
 
 pub mod cell;
 mod error;
+pub mod files;
 mod memory;
 pub mod reference;
 
