@@ -8,6 +8,7 @@ pub mod keras;
 pub(crate) mod kind;
 pub mod layout;
 mod safetensors;
+mod save;
 
 pub use export::StateDict;
 pub use finite::NonFinite;

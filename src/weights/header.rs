@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// Bytes of the header's length.
 const LENGTH: usize = 8;
 /// Bytes of the longest header that the `safetensors` crate reads.
-const LONGEST: u64 = 100_000_000;
+pub(super) const LONGEST: u64 = 100_000_000;
 /// The entry that is no tensor.
 pub(super) const METADATA: &str = "__metadata__";
 /// The types that weights are read from.

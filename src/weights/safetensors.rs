@@ -1,10 +1,9 @@
-//! PyTorch-named weights from and to safetensors files.
+//! PyTorch-named weights from safetensors files; `save.rs` writes them.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View, tensor::TensorView};
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
@@ -29,8 +28,9 @@ use crate::weights::{NonFinite, StateDict, header, torch_name};
 #[derive(Clone, Debug)]
 pub struct Weights {
     file: String,
-    tensors: BTreeMap<String, ArrayD<f32>>,
-    metadata: HashMap<String, String>,
+    pub(super) tensors: BTreeMap<String, ArrayD<f32>>,
+    /// In order, so that the same weights are the same bytes.
+    pub(super) metadata: BTreeMap<String, String>,
 }
 
 impl Weights {
@@ -59,12 +59,13 @@ impl Weights {
             .iter()
             .map(|(name, view)| Ok((name.to_owned(), floats(file, name, &view)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { file: file.to_owned(), tensors, metadata: header.metadata().clone().unwrap_or_default() })
+        let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Self { file: file.to_owned(), tensors, metadata })
     }
 
     /// No weights yet: what [`Weights::add`] and [`Weights::insert`] fill and [`Weights::save`] writes.
     pub fn new() -> Self {
-        Self { file: "weights".to_owned(), tensors: BTreeMap::new(), metadata: HashMap::new() }
+        Self { file: "weights".to_owned(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
     /// Adds a layer's arrays under PyTorch's names, a prefix before each: `torch.nn.Module.load_state_dict` reads them, and so
@@ -117,44 +118,6 @@ impl Weights {
     /// Sets an entry of the metadata.
     pub fn note(&mut self, key: &str, value: &str) {
         self.metadata.insert(key.to_owned(), value.to_owned());
-    }
-
-    /// The weights as a safetensors file of `F32`.
-    ///
-    /// # Errors
-    /// [`Error::Format`] where they have no such form: `__metadata__` is no tensor's name.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        ::safetensors::serialize(self.views()?, Some(self.all_metadata())).map_err(|error| self.unwritten(&error))
-    }
-
-    /// Writes the weights to a safetensors file of `F32`; a file that is there is replaced as a whole.
-    ///
-    /// # Errors
-    /// As [`Weights::to_bytes`]; [`Error::Io`] where it cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        ::safetensors::serialize_to_file(self.views()?, Some(self.all_metadata()), path).map_err(|error| match error {
-            SafeTensorError::IoError(error) => Error::io(path, error),
-            error => self.unwritten(&error),
-        })
-    }
-
-    fn views(&self) -> Result<impl Iterator<Item = (&str, LittleEndian<'_>)>> {
-        if self.tensors.contains_key(header::METADATA) {
-            return Err(self.refuse(header::METADATA, "another name: this one is the metadata's", "a tensor"));
-        }
-        Ok(self.tensors.iter().map(|(name, array)| (name.as_str(), LittleEndian(array))))
-    }
-
-    /// Readers of PyTorch's own files ask for the format.
-    fn all_metadata(&self) -> HashMap<String, String> {
-        let mut metadata = self.metadata.clone();
-        metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
-        metadata
-    }
-
-    fn unwritten(&self, error: &SafeTensorError) -> Error {
-        self.refuse("header", "tensors that a safetensors file can hold", &error.to_string())
     }
 
     /// The tensors' names, in order.
@@ -216,8 +179,7 @@ impl Weights {
     /// [`Error::Format`] where there is none.
     pub fn metadata(&self, key: &str) -> Result<&str> {
         self.metadata.get(key).map(String::as_str).ok_or_else(|| {
-            let mut keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
-            keys.sort_unstable();
+            let keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
             let found = if keys.is_empty() { "none".to_owned() } else { format!("only {}", keys.join(", ")) };
             self.refuse(&format!("metadata {key}"), "an entry of this name", &found)
         })
@@ -329,27 +291,6 @@ impl Weights {
 impl Default for Weights {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// An array as a safetensors file holds it.
-struct LittleEndian<'a>(&'a ArrayD<f32>);
-
-impl View for LittleEndian<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.0.iter().flat_map(|x| x.to_le_bytes()).collect()
-    }
-
-    fn data_len(&self) -> usize {
-        self.0.len() * size_of::<f32>()
     }
 }
 
