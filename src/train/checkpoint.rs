@@ -1,23 +1,33 @@
-//! Runs on disk: safetensors files that are whole or not there.
+//! Runs on disk: safetensors files with a checksum over every byte.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod folder;
+mod seal;
+
+use std::path::Path;
 
 use ndarray::{Array, Dimension, IxDyn};
 
 use super::schedule::{Plateau, Progress};
 use super::trainer::Trainer;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
+
+pub use folder::Checkpoints;
 
 /// What the names of a checkpoint's arrays begin with.
 const SLOTS: &str = "optimizer.";
 const EXTRA: &str = "extra.";
 const PARAMETER: &str = "parameter.";
 
+/// The most steps that a checkpoint may count: no run makes them, and what counts on from there does not overflow.
+const MOST_STEPS: u64 = 1 << 62;
+
 /// A run at a step: parameters, what the optimiser remembers, the step, and what the caller adds.
+///
+/// Its file is a safetensors file whose metadata begin with the format's version and a checksum over every other byte of the
+/// file, header and padding included: a changed bit is an error, never another run.
 ///
 /// # Examples
 /// ```
@@ -75,7 +85,7 @@ impl Checkpoint {
     /// Adds an array of the caller's: a state that is carried on, for example.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] for a name that is taken; what a read-back may meet.
+    /// [`Error::Duplicate`](crate::Error::Duplicate) for a name that is taken; what a read-back may meet.
     pub fn add(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         self.weights.insert(&format!("{EXTRA}{name}"), tensor.to_array::<IxDyn>()?)
     }
@@ -91,36 +101,58 @@ impl Checkpoint {
     /// The step it was made at.
     ///
     /// # Errors
-    /// [`Error::Format`] where the file is no checkpoint.
+    /// [`Error::Format`](crate::Error::Format) where the file is no checkpoint.
     pub fn step(&self) -> Result<u64> {
-        self.number("step")
+        self.count("step")
     }
 
-    /// Writes it to a file, which is replaced as a whole: a run that ends half-way leaves the file that was there.
+    /// The bytes of its file.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`Weights::to_bytes`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        seal::seal(&self.weights)
+    }
+
+    /// Writes it to a file, which is replaced as a whole ([`files::replace`]): a run that ends half-way leaves the file that was
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::to_bytes`] and [`files::replace`].
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let bytes = self.weights.to_bytes()?;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let store = || -> std::io::Result<()> {
-            let mut file = File::create(&partial)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&partial, path)
-        };
-        store().map_err(|error| Error::io(path, error))
+        let bytes = self.to_bytes()?;
+        files::replace(path, |out| out.write_all(&bytes))
     }
 
     /// Reads a file.
     ///
     /// # Errors
-    /// As [`Weights::from_file`]; [`Error::Format`] where it is no checkpoint.
+    /// [`Error::Io`](crate::Error::Io) where it cannot be read; otherwise as [`Checkpoint::from_bytes`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let checkpoint = Self { weights: Weights::from_file(path)? };
+        let path = path.as_ref();
+        Self::from_bytes(&path.display().to_string(), &seal::read(path)?)
+    }
+
+    /// Reads a file's contents; `file` names them in messages.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format) where the checksum says that the file is damaged, or it is no checkpoint, or one of another version;
+    /// otherwise as [`Weights::from_bytes`].
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, train::{Adam, Checkpoint, Linear, Parameters, Trainer}};
+    /// let mut parameters = Parameters::new(&Device::Cpu, 7);
+    /// Linear::new(&mut parameters, "head.", [3, 2])?;
+    /// let mut file = Trainer::new(parameters, Adam::default(), 0.01)?.checkpoint()?.to_bytes()?;
+    /// assert_eq!(Checkpoint::from_bytes("whole", &file)?.step()?, 0);
+    /// *file.last_mut().expect("bytes") ^= 1;
+    /// assert!(Checkpoint::from_bytes("damaged", &file).is_err());
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
+        seal::check(file, bytes)?;
+        let checkpoint = Self { weights: Weights::from_bytes(file, bytes)? };
         checkpoint.step()?;
         Ok(checkpoint)
     }
@@ -128,6 +160,15 @@ impl Checkpoint {
     fn number(&self, key: &str) -> Result<u64> {
         let entry = self.weights.metadata(key)?;
         entry.parse().map_err(|_| self.weights.refuse(&format!("metadata {key}"), "a whole number", entry))
+    }
+
+    /// A number of steps or updates.
+    fn count(&self, key: &str) -> Result<u64> {
+        let count = self.number(key)?;
+        if count <= MOST_STEPS {
+            return Ok(count);
+        }
+        Err(self.weights.refuse(&format!("metadata {key}"), &format!("at most {MOST_STEPS}"), &count.to_string()))
     }
 
     pub(super) fn put_into(&self, trainer: &mut Trainer) -> Result<()> {
@@ -145,7 +186,7 @@ impl Checkpoint {
             values.push(fetch(&format!("{PARAMETER}{name}"), old.shape())?);
             let key = format!("count {name}");
             let known = self.weights.metadata(&key).is_ok();
-            counts.push(if known { self.number(&key)? } else { 0 });
+            counts.push(if known { self.count(&key)? } else { 0 });
             let shape = [slots.len(), old.len()];
             remembered.push(known.then(|| fetch(&format!("{SLOTS}{name}"), &shape)).transpose()?);
         }
@@ -175,72 +216,10 @@ impl Checkpoint {
             let [scale, best, bad, resting] = words[..] else { return None };
             let bits = |word: &str| u64::from_str_radix(word, 16).ok().map(f64::from_bits);
             let (bad, resting) = (bad.parse().ok()?, resting.parse().ok()?);
-            let progress = Progress { scale: bits(scale)?, best: bits(best)?, bad, resting };
+            let scale = bits(scale).filter(|scale| scale.is_finite() && *scale >= 0.0)?;
+            let progress = Progress { scale, best: bits(best)?, bad, resting };
             Some(Plateau { progress, ..now.clone() })
         };
         parse().ok_or_else(|| self.weights.refuse("metadata plateau", "four words of a plateau", entry))
-    }
-}
-
-/// A folder with a run's last checkpoints.
-#[derive(Clone, Debug)]
-pub struct Checkpoints {
-    folder: PathBuf,
-    keep: usize,
-}
-
-const ENDING: &str = ".checkpoint.safetensors";
-
-impl Checkpoints {
-    /// A folder, made if it is not there, that holds at most `keep` checkpoints, at least one.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn new(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
-        let folder = folder.into();
-        fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
-        Ok(Self { folder, keep: keep.max(1) })
-    }
-
-    /// Writes one more and removes what is too old.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::write`].
-    pub fn write(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
-        // Names sort as their steps do.
-        let path = self.folder.join(format!("{:012}{ENDING}", checkpoint.step()?));
-        checkpoint.write(&path)?;
-        for old in self.files()?.iter().rev().skip(self.keep) {
-            fs::remove_file(old).map_err(|error| Error::io(old, error))?;
-        }
-        Ok(path)
-    }
-
-    /// The newest checkpoint that is whole. `refused` hears of each newer one that is not, with the reason.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where the folder cannot be read.
-    pub fn latest(&self, mut refused: impl FnMut(&Path, &Error)) -> Result<Option<Checkpoint>> {
-        for path in self.files()?.iter().rev() {
-            match Checkpoint::read(path) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(error) => refused(path, &error),
-            }
-        }
-        Ok(None)
-    }
-
-    /// The files, oldest first.
-    fn files(&self) -> Result<Vec<PathBuf>> {
-        let wrong = |error| Error::io(&self.folder, error);
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(wrong)? {
-            let path = entry.map_err(wrong)?.path();
-            if path.to_string_lossy().ends_with(ENDING) {
-                files.push(path);
-            }
-        }
-        files.sort();
-        Ok(files)
     }
 }

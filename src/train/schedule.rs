@@ -106,7 +106,7 @@ impl Plateau {
         if number < *best * (1.0 - self.threshold) {
             (*best, *bad) = (number, 0);
         } else {
-            *bad += 1;
+            *bad = bad.saturating_add(1);
         }
         if *resting > 0 {
             (*resting, *bad) = (*resting - 1, 0);

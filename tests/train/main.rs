@@ -2,6 +2,7 @@
 //! schedules against PyTorch, truncated back-propagation, runs that diverge, stop and go on, and what is refused.
 #![cfg(feature = "gpu")]
 
+mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
 mod gradients;
