@@ -76,7 +76,7 @@ fn damage_is_told_from_other_files() {
     damaged[bytes.len() - 3] ^= 4;
     says(&damaged, "the file is damaged");
     says(&bytes[..bytes.len() - 4], "cut short");
-    says(b"", "cut short");
+    says(b"", "found an empty file");
     says(b"PK\x03\x04 something else altogether", "expected a safetensors file");
     says(&Weights::new().to_bytes().expect("bytes"), "weights that are no checkpoint");
     // As checkpoints were before they had a version.

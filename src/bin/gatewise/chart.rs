@@ -1,12 +1,11 @@
 //! Pictures of lines over a common axis, as SVG or PNG.
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Once;
 
-use gatewise::{Error, Result};
+use gatewise::{Error, Result, files};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -63,37 +62,55 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+/// How a picture is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Svg,
+    Png,
+}
+
+impl Format {
+    /// The format that a file's ending names. Commands ask before they begin to work.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        match path.extension().map(|ending| ending.to_ascii_lowercase()) {
+            Some(ending) if ending == "svg" => Ok(Self::Svg),
+            Some(ending) if ending == "png" => Ok(Self::Png),
+            _ => Err(Error::Value {
+                op: "picture",
+                what: "file",
+                expected: "a name that ends in .svg or .png",
+                found: path.display().to_string(),
+            }),
+        }
+    }
+}
+
 /// Writes the picture; the file's ending says how.
 pub(crate) fn write(path: &Path, chart: &Chart) -> Result<()> {
     let refused = |error: String| Error::io(path, io::Error::other(error));
     let size = (WIDTH, HEAD + PANEL_HEIGHT * chart.panels.len() as u32 + MARGIN);
     register_fonts();
-    match path.extension().and_then(|ending| ending.to_str()) {
-        Some("svg") => {
+    match Format::of(path)? {
+        Format::Svg => {
             let mut svg = String::new();
             let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             draw(&area, chart).map_err(|e| refused(e.to_string()))?;
             drop(area);
-            fs::write(path, svg).map_err(|e| Error::io(path, e))
+            files::replace(path, |out| out.write_all(svg.as_bytes()))
         }
-        Some("png") => {
+        Format::Png => {
             let mut pixels = vec![0; size.0 as usize * size.1 as usize * 3];
             let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
             draw(&area, chart).map_err(|e| refused(e.to_string()))?;
             drop(area);
-            let file = fs::File::create(path).map_err(|e| Error::io(path, e))?;
-            let mut png = png::Encoder::new(io::BufWriter::new(file), size.0, size.1);
+            let mut encoded = Vec::new();
+            let mut png = png::Encoder::new(&mut encoded, size.0, size.1);
             png.set_color(png::ColorType::Rgb);
             let mut writer = png.write_header().map_err(|e| refused(e.to_string()))?;
             writer.write_image_data(&pixels).map_err(|e| refused(e.to_string()))?;
-            writer.finish().map_err(|e| refused(e.to_string()))
+            writer.finish().map_err(|e| refused(e.to_string()))?;
+            files::replace(path, |out| out.write_all(&encoded))
         }
-        _ => Err(Error::Value {
-            op: "picture",
-            what: "file",
-            expected: "a name that ends in .svg or .png",
-            found: path.display().to_string(),
-        }),
     }
 }
 
@@ -193,6 +210,8 @@ fn text(size: u32) -> TextStyle<'static> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn chart() -> Chart {

@@ -2,10 +2,13 @@
 
 mod curve;
 mod data;
+mod folder;
 mod memory;
 mod model;
+mod options;
 mod run;
 mod sentiment;
+mod settings;
 mod text;
 mod vowels;
 
@@ -16,6 +19,9 @@ use gatewise::Result;
 pub(crate) use data::{Vocabulary, words};
 pub(crate) use model::Model;
 pub(crate) use text::symbols_of;
+
+/// What a shell reports for a program that SIGPIPE has ended: 128 + 13.
+const READER_GONE: u8 = 141;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -38,11 +44,15 @@ enum Job {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match &arguments.job {
+    let ended = match &arguments.job {
         Job::Vowels(arguments) => vowels::run(arguments),
         Job::Sentiment(arguments) => sentiment::run(arguments),
         Job::Adding(arguments) => memory::run(memory::Kind::Adding, arguments),
         Job::Copy(arguments) => memory::run(memory::Kind::Copy, arguments),
         Job::Text(arguments) => text::run(arguments),
+    };
+    match ended {
+        Err(error) if run::is_unread(&error) => Ok(ExitCode::from(READER_GONE)),
+        ended => ended,
     }
 }

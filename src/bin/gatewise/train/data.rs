@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gatewise::{Error, Result};
 use ndarray::{Array2, Array3};
@@ -15,17 +15,34 @@ pub(crate) struct Series {
     pub(crate) class: usize,
 }
 
-/// Reads a text file; a file that is not there names the script that fetches it.
-pub(crate) fn read(path: &Path) -> Result<String> {
-    if !path.exists() {
-        return Err(Error::Value {
-            op: "train",
-            what: "the data",
-            expected: "what scripts/fetch-data fetches",
-            found: format!("{}, which is not there", path.display()),
-        });
+/// A text file of the data.
+pub(crate) struct Source {
+    path: PathBuf,
+    pub(crate) text: String,
+}
+
+impl Source {
+    /// Reads a file; one that is not there names the script that fetches it. A pipe or a device is refused, since a run that is
+    /// resumed reads its data again.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let refuse = |expected, found: &str| {
+            let found = format!("{}, which {found}", path.display());
+            Err(Error::Value { op: "train", what: "the data", expected, found })
+        };
+        match fs::metadata(path) {
+            Ok(entry) if entry.is_file() => {
+                let text = fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+                Ok(Self { path: path.to_owned(), text })
+            }
+            Ok(_) => refuse("a file", "is none"),
+            Err(_) => refuse("what scripts/fetch-data fetches", "is not there"),
+        }
     }
-    fs::read_to_string(path).map_err(|e| Error::io(path, e))
+
+    /// What tells this text from others of the same name.
+    pub(crate) fn checksum(&self) -> String {
+        format!("crc32 {:08x} of {} bytes", crc32fast::hash(self.text.as_bytes()), self.text.len())
+    }
 }
 
 fn refuse(path: &Path, line: usize, expected: &str, found: impl Into<String>) -> Error {
@@ -39,8 +56,8 @@ fn refuse(path: &Path, line: usize, expected: &str, found: impl Into<String>) ->
 
 /// Reads time series in the `.ts` format of the UEA archive: dimensions apart by colons, steps by commas, the class at the
 /// end. Returns the series and the classes' names.
-pub(crate) fn series(path: &Path) -> Result<(Vec<Series>, Vec<String>)> {
-    let text = read(path)?;
+pub(crate) fn series(source: &Source) -> Result<(Vec<Series>, Vec<String>)> {
+    let Source { path, text } = source;
     let (mut classes, mut dimensions, mut all) = (Vec::new(), None, Vec::new());
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
         if let Some(header) = line.strip_prefix('@') {
@@ -89,8 +106,8 @@ pub(crate) fn padded(series: &[&Series]) -> (Array3<f32>, Vec<usize>) {
 }
 
 /// Rated snippets: lines of number, mean rating, text, apart by tabs. A rating above zero praises.
-pub(crate) fn snippets(path: &Path) -> Result<Vec<(bool, String)>> {
-    let text = read(path)?;
+pub(crate) fn snippets(source: &Source) -> Result<Vec<(bool, String)>> {
+    let Source { path, text } = source;
     let snippet = |(number, line): (usize, &str)| {
         let mut fields = line.splitn(3, '\t').skip(1);
         let (rating, text) = (fields.next().unwrap_or_default(), fields.next());
@@ -183,17 +200,14 @@ pub(crate) fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    fn file(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("data");
-        fs::write(&path, text).expect("written");
-        (folder, path)
+    fn file(text: &str) -> Source {
+        Source { path: "data".into(), text: text.to_owned() }
     }
 
     #[test]
     fn series_are_read_by_dimension_and_step() {
-        let (_folder, path) = file("#note\n@dimensions 2\n@classLabel true a b\n@data\n1,2,3:4,5,6:b\n7:8:a\n");
-        let (series, classes) = series(&path).expect("series");
+        let source = file("#note\n@dimensions 2\n@classLabel true a b\n@data\n1,2,3:4,5,6:b\n7:8:a\n");
+        let (series, classes) = series(&source).expect("series");
         assert_eq!(classes, ["a", "b"]);
         assert_eq!(series[0].x, ndarray::array![[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]);
         assert_eq!((series[0].class, series[1].class), (1, 0));
@@ -212,18 +226,28 @@ mod tests {
             ("1:a", "2 dimensions, found 1"),
             ("1:nan:a", "finite numbers"),
         ] {
-            let (_folder, path) = file(&format!("{header}{line}\n"));
-            let refused = series(&path).expect_err("wrong data").to_string();
+            let refused = series(&file(&format!("{header}{line}\n"))).expect_err("wrong data").to_string();
             assert!(refused.contains("line 4") && refused.contains(expected), "{refused}");
         }
-        let refused = series(Path::new("no/such/file")).expect_err("no file").to_string();
-        assert!(refused.contains("scripts/fetch-data"), "{refused}");
+    }
+
+    #[test]
+    fn data_that_are_no_file_are_refused() {
+        let refused = |path: &str| Source::read(Path::new(path)).err().expect("refused").to_string();
+        assert!(refused("no/such/file").contains("scripts/fetch-data"));
+        assert!(refused("src").contains("must be a file, got src, which is none"));
+    }
+
+    #[test]
+    fn texts_that_differ_have_other_checksums() {
+        assert_eq!(file("123456789").checksum(), "crc32 cbf43926 of 9 bytes");
+        assert_ne!(file("123456789").checksum(), file("123456788").checksum());
     }
 
     #[test]
     fn snippets_and_words() {
-        let (_folder, path) = file("1\t2.5\tIt's GOOD, really!\n2\t-0.5\tNot 'good'\n3\t0\tso so\n");
-        let snippets = snippets(&path).expect("snippets");
+        let source = file("1\t2.5\tIt's GOOD, really!\n2\t-0.5\tNot 'good'\n3\t0\tso so\n");
+        let snippets = snippets(&source).expect("snippets");
         assert_eq!(snippets.iter().map(|s| s.0).collect::<Vec<_>>(), [true, false, false]);
         let texts: Vec<_> = snippets.iter().map(|s| words(&s.1)).collect();
         assert_eq!(texts[0], ["it's", "good", ",", "really", "!"]);

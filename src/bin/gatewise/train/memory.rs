@@ -7,12 +7,14 @@ use gatewise::cell::Sequence;
 use gatewise::train::{
     Adam, Clip, CrossEntropy, GradientFlow, Graph, Loss, MemoryBias, Mode, Parameters, Trainer, Var, gradient_flow,
 };
-use gatewise::{Result, Tensor};
+use gatewise::{Device, Error, Result, Tensor, files};
 use ndarray::{Array2, Array3, Axis};
 
 use super::data::rng;
+use super::folder::{Folder, same_place};
 use super::model::{Model, Shape, best_classes};
 use super::run::{self, Limits, Next, Options, Outcome, Score, Task};
+use super::settings::Settings;
 use crate::chart;
 use crate::choice::holdable;
 use crate::flow::{self, CellChoice};
@@ -87,7 +89,7 @@ enum Answers {
 struct Memory {
     kind: Kind,
     model: Model,
-    settings: String,
+    settings: Settings,
     lag: usize,
     symbols: usize,
     curriculum: bool,
@@ -102,55 +104,90 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     for (what, value) in [("--lag", *lag), ("--symbols", *symbols)] {
         run::size(what, value)?;
     }
+    if let Some((at, twice)) = cell.iter().enumerate().find(|(at, other)| cell[..*at].contains(other)) {
+        let found = format!("{} as numbers {} and before", twice.name(), at + 1);
+        return Err(Error::Value { op: "train", what: "--cell", expected: "cells that differ", found });
+    }
     let name = if kind == Kind::Adding { "adding" } else { "copy" };
     let out = options.out.clone().unwrap_or_else(|| format!("runs/{name}-{lag}").into());
+    let names: Vec<&str> = cell.iter().map(|cell| cell.name()).collect();
+    let mut folder = Folder::take(out, &names, options, &[])?;
+    let path = folder.out.join("flow.svg");
+    if let Some(plot) = options.plot.as_ref().filter(|plot| same_place(plot, &path)) {
+        let (expected, found) = ("another file than the gradient flow's", plot.display().to_string());
+        return Err(Error::Value { op: "train", what: "--plot", expected, found });
+    }
+    files::check(&path)?;
+    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
+    // All cells before the first: what is refused is refused before any of them learns.
+    for (part, &cell) in folder.parts.iter().zip(cell) {
+        part.check(&settings(kind, cell, arguments, &device)?)?;
+    }
     let mut flows = Vec::new();
     let mut code = ExitCode::SUCCESS;
-    for &cell in cell {
-        let (mut trainer, mut task) = prepare(kind, cell, arguments)?;
+    for (part, &cell) in folder.parts.iter_mut().zip(cell) {
+        let (mut trainer, mut task) = prepare(kind, cell, arguments, &device)?;
         let limits = Limits { epochs: options.epochs.unwrap_or(60), patience: options.patience.unwrap_or(20) };
-        let outcome = run::train(&out.join(cell.name()), options, limits, &mut trainer, &mut task)?;
+        let outcome = run::train(part, options, limits, &mut trainer, &mut task)?;
         let job = format!("{name}, lag {lag}");
-        let of_cell = run::finish(&job, cell.name(), options, &trainer, &outcome);
+        let of_cell = run::finish(&job, cell.name(), options, &trainer, &outcome)?;
         if matches!(outcome, Outcome::Diverged) {
             code = of_cell;
         }
         flows.push((cell.name(), task.flow(&trainer)?));
     }
     let title = format!("Gradient flow after training: {name}, lag {lag}");
-    let path = out.join("flow.svg");
     chart::write(&path, &flow::picture(&title, &flows))?;
     if !options.json {
-        println!("gradient flow: {}", path.display());
+        run::print(format_args!("gradient flow: {}", path.display()))?;
     }
     Ok(code)
 }
 
-fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments) -> Result<(Trainer, Memory)> {
+/// Rows of a batch, hidden units and learning rate.
+fn sizes(options: &Options) -> Result<(usize, usize, f64)> {
+    Ok((options.batch()?.unwrap_or(32), options.hidden.unwrap_or(32), options.rate.unwrap_or(0.005)))
+}
+
+fn settings(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device) -> Result<Settings> {
     let &Arguments { lag, symbols, initial, ref options, .. } = arguments;
     let curriculum = arguments.curriculum.unwrap_or(kind == Kind::Copy);
-    let hidden = options.hidden.unwrap_or(32);
+    let (batch, hidden, rate) = sizes(options)?;
+    let title = format!(
+        "{kind:?} {symbols}, lag {lag}, curriculum {curriculum}, {initial:?}, {}, {hidden} hidden, batch {batch}, seed {}",
+        cell.name(),
+        options.seed
+    );
+    Ok(Settings::new(title, cell, options, device)
+        .with("the job", format!("{kind:?}"))
+        .with("--symbols", symbols)
+        .with("--lag", lag)
+        .with("--curriculum", curriculum)
+        .with("--initial", format!("{initial:?}"))
+        .with("--hidden", hidden)
+        .with("--batch", batch)
+        .with("--rate", rate))
+}
+
+fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device) -> Result<(Trainer, Memory)> {
+    let &Arguments { lag, symbols, initial, ref options, .. } = arguments;
+    let curriculum = arguments.curriculum.unwrap_or(kind == Kind::Copy);
+    let (batch, hidden, rate) = sizes(options)?;
     let (inputs, outputs) = match kind {
         Kind::Adding => (2, 1),
         Kind::Copy => (CATEGORIES + 1, CATEGORIES),
     };
-    let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.005));
     let time = if kind == Kind::Adding { lag + head(lag) } else { lag + 2 * symbols };
     holdable("train", "x", "[T, B, inputs]", &[time, batch, inputs])?;
     holdable("train", "y", "[T, B, hidden]", &[time, batch, hidden])?;
-    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
-    let mut parameters = Parameters::new(&device, options.seed);
+    let mut parameters = Parameters::new(device, options.seed);
     let model = Model::new(&mut parameters, Shape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
     if initial == Initial::Chrono {
         model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
         model.hear(&mut parameters, options.seed)?;
     }
     let trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
-    let settings = format!(
-        "{kind:?} {symbols}, lag {lag}, curriculum {curriculum}, {initial:?}, {}, {hidden} hidden, batch {batch}, seed {}",
-        cell.name(),
-        options.seed
-    );
+    let settings = settings(kind, cell, arguments, device)?;
     let seed = options.seed;
     Ok((trainer, Memory { kind, model, settings, lag, symbols, curriculum, batch, seed, epoch: 0, stage: 0 }))
 }
@@ -210,7 +247,7 @@ impl Memory {
 
     /// How the loss of one batch flows back through the stack.
     fn flow(&self, trainer: &Trainer) -> Result<GradientFlow> {
-        let few = Self { batch: self.batch.min(4), model: self.model.clone(), settings: String::new(), ..*self };
+        let few = Self { batch: self.batch.min(4), model: self.model.clone(), settings: Settings::default(), ..*self };
         let batch = few.draw(&mut rng(self.seed, 5, 0), self.lag);
         let parameters = trainer.parameters();
         let mut graph = Graph::new(parameters, Mode::Evaluation);
@@ -277,8 +314,8 @@ fn copy(rng: &mut fastrand::Rng, batch: usize, lag: usize, symbols: usize) -> Ba
 }
 
 impl Task for Memory {
-    fn settings(&self) -> String {
-        self.settings.clone()
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn metadata(&self) -> Vec<(String, String)> {

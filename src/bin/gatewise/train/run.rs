@@ -1,80 +1,34 @@
 //! The loop that all jobs share: epochs, checkpoints, early stop, the final line.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use gatewise::train::{Checkpoints, Graph, Parameters, Trainer, Var};
-use gatewise::weights::Weights;
+use gatewise::train::{Graph, Trainer, Var};
 use gatewise::{Error, Result};
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use super::curve;
-use crate::choice::{DeviceChoice, adapter};
-
-/// What every job can be told.
-#[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Options {
-    /// Where checkpoints, the best weights and the pictures go; `runs/JOB-CELL` unless said otherwise.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Goes on from the newest checkpoint that is whole.
-    #[arg(long)]
-    pub(crate) resume: bool,
-    /// The most epochs.
-    #[arg(long)]
-    pub(crate) epochs: Option<u64>,
-    /// Epochs without progress after which the run ends.
-    #[arg(long)]
-    pub(crate) patience: Option<u64>,
-    /// The learning rate.
-    #[arg(long)]
-    pub(crate) rate: Option<f64>,
-    /// Hidden units.
-    #[arg(long)]
-    pub(crate) hidden: Option<usize>,
-    /// Rows of a batch.
-    #[arg(long)]
-    pub(crate) batch: Option<usize>,
-    /// Of the first weights, the order of the data and what is dropped.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Where the job runs.
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
-    pub(crate) device: DeviceChoice,
-    /// Threads of the CPU path.
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    /// The picture of losses, an `.svg` or `.png`; `curve.svg` beside the checkpoints unless said otherwise.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) plot: Option<PathBuf>,
-    /// Prints one JSON line an epoch, and one at the end.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-impl Options {
-    /// Rows of a batch, where the user says.
-    pub(crate) fn batch(&self) -> Result<Option<usize>> {
-        self.batch.map(|batch| size("--batch", batch)).transpose()
-    }
-}
-
-/// A size that counts rows or steps.
-pub(crate) fn size(what: &'static str, value: usize) -> Result<usize> {
-    if (1..=1 << 24).contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::Value { op: "train", what, expected: "between 1 and 16777216", found: value.to_string() })
-}
+use super::folder::Part;
+pub(crate) use super::options::{Options, size};
+use super::settings::Settings;
+use crate::choice::adapter;
 
 /// How good a model is on data that it does not learn from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
+    /// Infinite where the model's answers overflow; never NaN, which JSON could not tell from it.
+    #[serde(deserialize_with = "infinite_where_null")]
     pub(crate) loss: f32,
     pub(crate) accuracy: Option<f32>,
+}
+
+fn infinite_where_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::INFINITY))
 }
 
 impl Score {
@@ -97,7 +51,7 @@ pub(crate) enum Next {
 /// A model and its data.
 pub(crate) trait Task {
     /// Everything that makes this run what it is; a checkpoint of other settings is not gone on from.
-    fn settings(&self) -> String;
+    fn settings(&self) -> &Settings;
     /// What the file of the best weights says of the model.
     fn metadata(&self) -> Vec<(String, String)>;
     /// Prepares an epoch; returns its number of steps.
@@ -129,13 +83,42 @@ pub(crate) struct Entry {
 
 /// Where a run stands, besides its parameters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Progress {
-    epoch: u64,
-    stage: u32,
-    best: Option<Score>,
-    best_epoch: u64,
-    history: Vec<Entry>,
-    done: bool,
+pub(crate) struct Progress {
+    pub(crate) epoch: u64,
+    pub(crate) stage: u32,
+    pub(crate) best: Option<Score>,
+    pub(crate) best_epoch: u64,
+    /// The epoch whose parameters are in the file of the best weights; 0 before there are any.
+    pub(crate) saved: u64,
+    pub(crate) history: Vec<Entry>,
+    pub(crate) done: bool,
+}
+
+impl Progress {
+    fn ended(&self, limits: Limits) -> bool {
+        self.done
+            || self.epoch >= limits.epochs
+            || (self.best.is_some() && self.epoch - self.best_epoch > limits.patience)
+    }
+
+    /// Takes note of an epoch; whether its parameters are the best so far.
+    fn add(&mut self, entry: Entry, task: &impl Task) -> bool {
+        self.epoch = entry.epoch;
+        self.history.push(entry);
+        let is_best = self.best.is_none_or(|best| entry.validation.beats(&best));
+        if is_best {
+            (self.best, self.best_epoch, self.saved) = (Some(entry.validation), entry.epoch, entry.epoch);
+        }
+        match task.next(&entry.validation, entry.stage) {
+            Next::GoOn => {}
+            Next::Stage => {
+                // What was good enough for the last stage says nothing of the next.
+                (self.stage, self.best, self.best_epoch) = (entry.stage + 1, None, entry.epoch);
+            }
+            Next::Done => self.done = true,
+        }
+        is_best
+    }
 }
 
 /// The limits of a run.
@@ -158,79 +141,48 @@ pub(crate) struct Finish {
     pub(crate) best_epoch: u64,
     pub(crate) steps: u64,
     pub(crate) seconds: f64,
-    pub(crate) weights: PathBuf,
+    /// The file of the best weights; none where no epoch was trained.
+    pub(crate) weights: Option<PathBuf>,
 }
-
-const CHECKPOINTS_KEPT: usize = 2;
 
 /// Trains to the end or the early stop; the trainer then holds the best parameters.
 pub(crate) fn train(
-    out: &Path,
+    part: &mut Part,
     options: &Options,
     limits: Limits,
     trainer: &mut Trainer,
     task: &mut impl Task,
 ) -> Result<Outcome> {
-    let checkpoints = Checkpoints::new(out.join("checkpoints"), CHECKPOINTS_KEPT)?;
-    let weights = out.join("best.safetensors");
     let started = Instant::now();
-    let mut progress = begin(&checkpoints, options, trainer, task)?;
-    let ended = |progress: &Progress| {
-        progress.done
-            || progress.epoch >= limits.epochs
-            || (progress.best.is_some() && progress.epoch - progress.best_epoch > limits.patience)
-    };
-    while !ended(&progress) {
+    let mut progress = part.begin(options, trainer, task)?;
+    while !progress.ended(limits) {
         let since = Instant::now();
-        let steps = task.begin(progress.epoch, progress.stage)?;
-        let bar = ProgressBar::new(steps as u64).with_message(format!("epoch {}", progress.epoch + 1));
-        let (mut loss, mut norm) = (0.0, 0.0_f32);
-        for step in 0..steps {
-            let report = match trainer.step(|graph| task.loss(graph, step)) {
-                Ok(report) => report,
-                Err(error @ Error::Diverged { .. }) => {
-                    bar.finish_and_clear();
-                    eprintln!("gatewise: {error}; {}", kept(out, &checkpoints)?);
-                    return Ok(Outcome::Diverged);
-                }
-                Err(error) => return Err(error),
-            };
-            task.stepped();
-            loss += f64::from(report.loss);
-            norm = norm.max(report.gradient_norm);
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        let validation = task.validate(trainer, progress.stage)?;
-        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
-        let training_loss = (loss / steps.max(1) as f64) as f32;
-        let (epoch, stage) = (progress.epoch + 1, progress.stage);
-        let entry = Entry { epoch, stage, training_loss, validation, gradient_norm: norm };
-        trainer.observe(f64::from(validation.loss));
-        progress.epoch = epoch;
-        progress.history.push(entry);
-        if progress.best.is_none_or(|best| validation.beats(&best)) {
-            (progress.best, progress.best_epoch) = (Some(validation), epoch);
-            save(trainer.parameters(), &weights, task)?;
-        }
-        match task.next(&validation, stage) {
-            Next::GoOn => {}
-            Next::Stage => {
-                // What was good enough for the last stage says nothing of the next.
-                (progress.stage, progress.best, progress.best_epoch) = (stage + 1, None, epoch);
+        let entry = match epoch(&progress, trainer, task) {
+            Ok(entry) => entry,
+            Err(error @ Error::Diverged { .. }) => {
+                note(&format!("{error}; {}; begin anew with a smaller --rate", part.kept()?));
+                return Ok(Outcome::Diverged);
             }
-            Next::Done => progress.done = true,
-        }
-        say(&entry, options.json, since.elapsed().as_secs_f64());
+            Err(error) => return Err(error),
+        };
+        trainer.observe(f64::from(entry.validation.loss));
+        let best = progress.add(entry, task);
         let mut checkpoint = trainer.checkpoint()?;
-        checkpoint.note("settings", &task.settings());
+        checkpoint.note("settings", &task.settings().note());
         checkpoint.note("progress", &json!(progress).to_string());
-        checkpoints.write(&checkpoint)?;
+        // The weights come second: from the checkpoint they can be written again, and weights without a checkpoint are those of
+        // a run that nobody goes on with.
+        part.checkpoints.write(&checkpoint)?;
+        if best {
+            part.save_best(progress.saved, trainer, task)?;
+        }
+        // Whether anybody reads on or not, the epoch is kept.
+        say(&entry, options.json, since.elapsed().as_secs_f64())?;
     }
-    if weights.exists() {
-        trainer.parameters_mut().load(&Weights::from_file(&weights)?)?;
+    let weights = part.load_best(&progress, trainer)?.then(|| part.best.clone());
+    if !progress.history.is_empty() {
+        curve::write(&part.curve, task.settings().title(), &progress.history)?;
     }
-    curve::write(options.plot.as_deref().unwrap_or(&out.join("curve.svg")), &task.settings(), &progress.history)?;
     Ok(Outcome::Finished(Finish {
         score: task.test(trainer)?,
         history: progress.history,
@@ -241,95 +193,96 @@ pub(crate) fn train(
     }))
 }
 
-/// Restores the newest whole checkpoint where asked to.
-fn begin(checkpoints: &Checkpoints, options: &Options, trainer: &mut Trainer, task: &impl Task) -> Result<Progress> {
-    let newest = checkpoints.latest(|path, error| {
-        eprintln!("gatewise: {} is refused ({error}); trying the one before", path.display());
-    })?;
-    let Some(checkpoint) = newest else { return Ok(Progress::default()) };
-    if !options.resume {
-        return Err(Error::Value {
-            op: "train",
-            what: "--out",
-            expected: "a folder without checkpoints of an earlier run, or --resume to go on",
-            found: format!("one with a checkpoint of step {}", checkpoint.step()?),
-        });
+/// Trains one epoch and scores the model.
+fn epoch(progress: &Progress, trainer: &mut Trainer, task: &mut impl Task) -> Result<Entry> {
+    let (number, stage) = (progress.epoch + 1, progress.stage);
+    let steps = task.begin(progress.epoch, stage)?;
+    let bar = ProgressBar::new(steps as u64).with_message(format!("epoch {number}"));
+    let (mut loss, mut norm) = (0.0, 0.0_f32);
+    for step in 0..steps {
+        let report = trainer.step(|graph| task.loss(graph, step)).inspect_err(|_| bar.finish_and_clear())?;
+        task.stepped();
+        loss += f64::from(report.loss);
+        norm = norm.max(report.gradient_norm);
+        bar.inc(1);
     }
-    let (settings, noted) = (task.settings(), checkpoint.noted("settings").unwrap_or_default());
-    if settings != noted {
-        let expected = "the settings that the checkpoint was made with";
-        let found = format!("{settings} instead of {noted}");
-        return Err(Error::Value { op: "train", what: "--resume", expected, found });
+    bar.finish_and_clear();
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+    let training_loss = (loss / steps.max(1) as f64) as f32;
+    let mut validation = task.validate(trainer, stage)?;
+    if validation.loss.is_nan() {
+        validation.loss = f32::INFINITY;
     }
-    let progress = checkpoint.noted("progress").unwrap_or_default();
-    let progress = serde_json::from_str(progress).map_err(|error| Error::Format {
-        file: "checkpoint".to_owned(),
-        field: "note progress".to_owned(),
-        expected: "the progress of a run".to_owned(),
-        found: error.to_string(),
-    })?;
-    trainer.restore(&checkpoint)?;
-    Ok(progress)
+    Ok(Entry { epoch: number, stage, training_loss, validation, gradient_norm: norm })
 }
 
-/// Which checkpoint a run that failed leaves behind.
-fn kept(out: &Path, checkpoints: &Checkpoints) -> Result<String> {
-    Ok(match checkpoints.latest(|_, _| ())? {
-        Some(checkpoint) => {
-            format!("the checkpoint of step {} is kept in {}", checkpoint.step()?, out.join("checkpoints").display())
-        }
-        None => "no epoch was finished, so there is no checkpoint".to_owned(),
-    })
+/// How errors name the file that has no path.
+const STDOUT: &str = "standard output";
+
+/// Writes a line to standard output.
+pub(crate) fn print(line: fmt::Arguments<'_>) -> Result<()> {
+    writeln!(io::stdout().lock(), "{line}").map_err(|error| Error::io(STDOUT, error))
 }
 
-fn save(parameters: &Parameters, path: &Path, task: &impl Task) -> Result<()> {
-    let mut weights = parameters.weights()?;
-    task.metadata().iter().for_each(|(key, value)| weights.note(key, value));
-    weights.save(path)
+/// Writes a line to standard error; one that cannot be written is lost.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "gatewise: {line}");
 }
 
-fn say(entry: &Entry, as_json: bool, seconds: f64) {
+/// Whether a command ended because nobody reads its output any more.
+pub(crate) fn is_unread(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source } if path.as_os_str() == STDOUT && source.kind() == ErrorKind::BrokenPipe)
+}
+
+fn say(entry: &Entry, as_json: bool, seconds: f64) -> Result<()> {
     let Entry { epoch, stage, training_loss, validation, gradient_norm } = entry;
     if as_json {
-        println!(
-            "{}",
-            json!({
-                "epoch": epoch, "stage": stage, "training_loss": training_loss, "validation_loss": validation.loss,
-                "validation_accuracy": validation.accuracy, "gradient_norm": gradient_norm, "seconds": seconds,
-            })
-        );
-        return;
+        let line = json!({
+            "epoch": epoch, "stage": stage, "training_loss": training_loss, "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy, "gradient_norm": gradient_norm, "seconds": seconds,
+        });
+        return print(format_args!("{line}"));
     }
     let accuracy = validation.accuracy.map(|accuracy| format!(", accuracy {accuracy:.4}")).unwrap_or_default();
-    println!(
+    print(format_args!(
         "epoch {epoch:>3}: training loss {training_loss:.4}, validation loss {:.4}{accuracy}, norm {gradient_norm:.2}, {seconds:.1} s",
         validation.loss
-    );
+    ))
 }
 
 /// The final line of a job.
-pub(crate) fn finish(job: &str, cell: &str, options: &Options, trainer: &Trainer, outcome: &Outcome) -> ExitCode {
-    let Outcome::Finished(finish) = outcome else { return ExitCode::from(1) };
+pub(crate) fn finish(
+    job: &str,
+    cell: &str,
+    options: &Options,
+    trainer: &Trainer,
+    outcome: &Outcome,
+) -> Result<ExitCode> {
+    let Outcome::Finished(finish) = outcome else { return Ok(ExitCode::from(1)) };
     let Finish { score, best_epoch, steps, seconds, weights, history } = finish;
     let (device, name) = adapter(trainer.parameters().device());
     let parameters = trainer.parameters().elements();
     if options.json {
-        println!(
-            "{}",
-            json!({
-                "job": job, "cell": cell, "parameters": parameters, "epochs": history.len(), "best_epoch": best_epoch,
-                "steps": steps, "loss": score.loss, "accuracy": score.accuracy, "seconds": seconds,
-                "device": device, "adapter": name, "weights": weights.display().to_string(),
-            })
-        );
-        return ExitCode::SUCCESS;
+        let line = json!({
+            "job": job, "cell": cell, "parameters": parameters, "epochs": history.len(), "best_epoch": best_epoch,
+            "steps": steps, "loss": score.loss, "accuracy": score.accuracy, "seconds": seconds,
+            "device": device, "adapter": name, "weights": weights.as_ref().map(|path| path.display().to_string()),
+        });
+        print(format_args!("{line}"))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let accuracy = score.accuracy.map(|accuracy| format!("accuracy {accuracy:.4}, ")).unwrap_or_default();
-    println!(
-        "{job}, {cell}, {parameters} parameters: {accuracy}loss {:.4} on the test data; best of {} epochs: {best_epoch}; {steps} steps, {seconds:.1} s on {device}; weights: {}",
-        score.loss,
-        history.len(),
-        weights.display(),
-    );
-    ExitCode::SUCCESS
+    let end = match weights {
+        Some(weights) => format!(
+            "best of {} epochs: {best_epoch}; {steps} steps, {seconds:.1} s on {device}; weights: {}",
+            history.len(),
+            weights.display()
+        ),
+        None => "nothing was trained, and no weights were written".to_owned(),
+    };
+    print(format_args!(
+        "{job}, {cell}, {parameters} parameters: {accuracy}loss {:.4} on the test data; {end}",
+        score.loss
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -8,9 +8,11 @@ use gatewise::train::{Adam, Clip, Graph, Loss, MemoryBias, Mode, Parameters, Tra
 use gatewise::{Device, Result, Tensor};
 use ndarray::Array2;
 
-use super::data::{self, Vocabulary};
+use super::data::{self, Source, Vocabulary};
+use super::folder::Folder;
 use super::model::{Model, Shape};
 use super::run::{self, Limits, Options, Score, Task};
+use super::settings::Settings;
 use crate::flow::CellChoice;
 
 #[derive(clap::Args)]
@@ -45,7 +47,7 @@ type Snippet = (Vec<usize>, bool);
 struct Sentiment {
     model: Model,
     vocabulary: Vocabulary,
-    settings: String,
+    settings: Settings,
     batch: usize,
     seed: u64,
     training: Vec<Snippet>,
@@ -56,7 +58,11 @@ struct Sentiment {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { cell, width, data, options } = arguments;
-    let snippets = data::snippets(&data.join("sentiment").join("movieReviewSnippets_GroundTruth.txt"))?;
+    let file = data.join("sentiment").join("movieReviewSnippets_GroundTruth.txt");
+    let out = options.out.clone().unwrap_or_else(|| format!("runs/sentiment-{}", cell.name()).into());
+    let mut folder = Folder::take(out, &[], options, &[&file])?;
+    let source = Source::read(&file)?;
+    let snippets = data::snippets(&source)?;
     let all: Vec<_> = snippets.into_iter().map(|(praises, text)| (data::words(&text), praises)).collect();
     let (mut training, mut validation, mut test) = (Vec::new(), Vec::new(), Vec::new());
     for (place, &at) in data::shuffled(all.len(), SPLIT_SEED, 0).iter().enumerate() {
@@ -86,15 +92,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     model.remember(&mut parameters, MemoryBias::Constant(1.0))?;
     let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.002));
     let mut trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
-    let settings =
+    let title =
         format!("sentiment, {}, {hidden} hidden, width {width}, batch {batch}, seed {}", cell.name(), options.seed);
+    let settings = Settings::new(title, *cell, options, &device)
+        .with("the job", "sentiment")
+        .with("--hidden", hidden)
+        .with("--width", width)
+        .with("--batch", batch)
+        .with("--rate", rate)
+        .with("the data", source.checksum());
     let order = Vec::new();
     let mut task =
         Sentiment { model, vocabulary, settings, batch, seed: options.seed, training, validation, test, order };
-    let out = options.out.clone().unwrap_or_else(|| format!("runs/sentiment-{}", cell.name()).into());
     let limits = Limits { epochs: options.epochs.unwrap_or(12), patience: options.patience.unwrap_or(3) };
-    let outcome = run::train(&out, options, limits, &mut trainer, &mut task)?;
-    Ok(run::finish("sentiment", cell.name(), options, &trainer, &outcome))
+    let outcome = run::train(&mut folder.parts[0], options, limits, &mut trainer, &mut task)?;
+    run::finish("sentiment", cell.name(), options, &trainer, &outcome)
 }
 
 impl Sentiment {
@@ -138,8 +150,8 @@ fn targets(snippets: &[&Snippet], device: &Device) -> Result<Tensor> {
 }
 
 impl Task for Sentiment {
-    fn settings(&self) -> String {
-        self.settings.clone()
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn metadata(&self) -> Vec<(String, String)> {

@@ -9,9 +9,11 @@ use gatewise::nn::TrainingOptions;
 use gatewise::train::{Adam, Carry, Clip, CrossEntropy, Graph, Mode, Parameters, Tbptt, Trainer, Var, Window};
 use gatewise::{Error, Result};
 
-use super::data;
+use super::data::{self, Source};
+use super::folder::Folder;
 use super::model::{Model, Shape};
 use super::run::{self, Limits, Options, Outcome, Score, Task};
+use super::settings::Settings;
 use crate::flow::CellChoice;
 
 #[derive(clap::Args)]
@@ -79,7 +81,7 @@ pub(crate) fn symbols_of(characters: &str) -> Symbols {
 struct Text {
     model: Model,
     symbols: Symbols,
-    settings: String,
+    settings: Settings,
     seed: u64,
     /// As many stretches of the text as a batch has rows, all of one length and one character more.
     rows: Vec<Vec<usize>>,
@@ -91,7 +93,10 @@ struct Text {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { file, cell, width, window, options } = arguments;
-    let text: Vec<char> = data::read(file)?.chars().collect();
+    let out = options.out.clone().unwrap_or_else(|| format!("runs/text-{}", cell.name()).into());
+    let mut folder = Folder::take(out, &[], options, &[file])?;
+    let source = Source::read(file)?;
+    let text: Vec<char> = source.text.chars().collect();
     let part = text.len() / PARTS;
     let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.003));
     let training = &text[..text.len() - 2 * part];
@@ -114,12 +119,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let shape = Shape { cell: *cell, symbols: count, inputs: *width, hidden, layers: 1, outputs: count };
     let model = Model::new(&mut parameters, shape)?;
     let mut trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
-    let settings = format!(
+    let title = format!(
         "text {}, {}, {hidden} hidden, width {width}, window {window}, batch {batch}, seed {}",
         name(file),
         cell.name(),
         options.seed
     );
+    let settings = Settings::new(title, *cell, options, &device)
+        .with("the job", "text")
+        .with("--hidden", hidden)
+        .with("--width", width)
+        .with("--window", window)
+        .with("--batch", batch)
+        .with("--rate", rate)
+        .with("the text", source.checksum());
     let start = training.len();
     let mut task = Text {
         model,
@@ -132,12 +145,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         validation: numbers[start..start + part].to_vec(),
         test: numbers[start + part..].to_vec(),
     };
-    let out = options.out.clone().unwrap_or_else(|| format!("runs/text-{}", cell.name()).into());
     let limits = Limits { epochs: options.epochs.unwrap_or(8), patience: options.patience.unwrap_or(2) };
-    let outcome = run::train(&out, options, limits, &mut trainer, &mut task)?;
-    let code = run::finish("text", cell.name(), options, &trainer, &outcome);
+    let outcome = run::train(&mut folder.parts[0], options, limits, &mut trainer, &mut task)?;
+    let code = run::finish("text", cell.name(), options, &trainer, &outcome)?;
     if let (Outcome::Finished(finish), false) = (&outcome, options.json) {
-        println!("{:.3} bits a character", f64::from(finish.score.loss) / std::f64::consts::LN_2);
+        let bits = f64::from(finish.score.loss) / std::f64::consts::LN_2;
+        run::print(format_args!("{bits:.3} bits a character"))?;
     }
     Ok(code)
 }
@@ -175,8 +188,8 @@ impl Text {
 }
 
 impl Task for Text {
-    fn settings(&self) -> String {
-        self.settings.clone()
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn metadata(&self) -> Vec<(String, String)> {

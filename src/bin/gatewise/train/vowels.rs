@@ -8,9 +8,11 @@ use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Mode, Parameters, Schedul
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, Array3, Axis};
 
-use super::data::{self, Series};
+use super::data::{self, Series, Source};
+use super::folder::Folder;
 use super::model::{Model, Shape, best_classes};
 use super::run::{self, Limits, Options, Score, Task};
+use super::settings::Settings;
 use crate::flow::CellChoice;
 
 #[derive(clap::Args)]
@@ -39,7 +41,7 @@ const NOISE: f32 = 0.6;
 
 struct Vowels {
     model: Model,
-    settings: String,
+    settings: Settings,
     batch: usize,
     seed: u64,
     training: Vec<Series>,
@@ -51,9 +53,13 @@ struct Vowels {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { cell, data, options } = arguments;
-    let folder = data.join("vowels");
-    let (mut training, classes) = data::series(&folder.join("JapaneseVowels_TRAIN.ts"))?;
-    let (mut test, _) = data::series(&folder.join("JapaneseVowels_TEST.ts"))?;
+    let files = ["TRAIN", "TEST"].map(|part| data.join("vowels").join(format!("JapaneseVowels_{part}.ts")));
+    let out = options.out.clone().unwrap_or_else(|| format!("runs/vowels-{}", cell.name()).into());
+    let mut folder = Folder::take(out, &[], options, &[&files[0], &files[1]])?;
+    let [training, test] = [Source::read(&files[0])?, Source::read(&files[1])?];
+    let checksums = [training.checksum(), test.checksum()].join(", ");
+    let (mut training, classes) = data::series(&training)?;
+    let (mut test, _) = data::series(&test)?;
     standardize(&mut training, &mut test);
     let hidden = options.hidden.unwrap_or(32);
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
@@ -72,7 +78,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .schedule(Schedule::Exponential { gamma: DECAY.powf(1.0 / epoch) })
         .seed(options.seed);
     let bare = |series: Vec<(usize, Series)>| series.into_iter().map(|(_, series)| series).collect();
-    let settings = format!("vowels, {}, {hidden} hidden, batch {batch}, seed {}", cell.name(), options.seed);
+    let title = format!("vowels, {}, {hidden} hidden, batch {batch}, seed {}", cell.name(), options.seed);
+    let settings = Settings::new(title, *cell, options, &device)
+        .with("the job", "vowels")
+        .with("--hidden", hidden)
+        .with("--batch", batch)
+        .with("--rate", rate)
+        .with("the data", checksums);
     let mut task = Vowels {
         model,
         settings,
@@ -84,10 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         order: Vec::new(),
         epoch: 0,
     };
-    let out = options.out.clone().unwrap_or_else(|| format!("runs/vowels-{}", cell.name()).into());
     let limits = Limits { epochs: options.epochs.unwrap_or(60), patience: options.patience.unwrap_or(40) };
-    let outcome = run::train(&out, options, limits, &mut trainer, &mut task)?;
-    Ok(run::finish("vowels", cell.name(), options, &trainer, &outcome))
+    let outcome = run::train(&mut folder.parts[0], options, limits, &mut trainer, &mut task)?;
+    run::finish("vowels", cell.name(), options, &trainer, &outcome)
 }
 
 /// Mean 0 and deviation 1 for every feature of the training data; the test data move along.
@@ -133,8 +144,8 @@ impl Vowels {
 }
 
 impl Task for Vowels {
-    fn settings(&self) -> String {
-        self.settings.clone()
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn metadata(&self) -> Vec<(String, String)> {

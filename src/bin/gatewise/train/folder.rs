@@ -1,0 +1,216 @@
+//! The folder of a run: held by one process, judged before any work begins, gone on from only where that loses nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gatewise::files::{self, Lock};
+use gatewise::train::{Checkpoint, Checkpoints, Trainer};
+use gatewise::weights::Weights;
+use gatewise::{Error, Result};
+
+use super::run::{Options, Progress, Task, note};
+use super::settings::Settings;
+use crate::chart;
+
+const CHECKPOINTS_KEPT: usize = 2;
+
+/// A run's folder, held until the run ends.
+pub(crate) struct Folder {
+    pub(crate) out: PathBuf,
+    pub(crate) parts: Vec<Part>,
+    lock: Lock,
+}
+
+/// The files of one model in a run's folder.
+pub(crate) struct Part {
+    folder: PathBuf,
+    pub(crate) checkpoints: Checkpoints,
+    /// The best weights so far.
+    pub(crate) best: PathBuf,
+    pub(crate) curve: PathBuf,
+    /// The newest whole checkpoint of an earlier run, and what is said of newer ones.
+    found: Option<Checkpoint>,
+    refused: Vec<String>,
+}
+
+fn refuse<T>(what: &'static str, expected: &'static str, found: String) -> Result<T> {
+    Err(Error::Value { op: "train", what, expected, found })
+}
+
+impl Folder {
+    /// Takes hold of a run's folder, and refuses what an earlier run left there unless the options say what to do with it; no
+    /// output may be one of the `inputs`.
+    ///
+    /// A model has the folder for itself, or each of several the folder of its name below it.
+    pub(crate) fn take(out: PathBuf, names: &[&str], options: &Options, inputs: &[&Path]) -> Result<Self> {
+        if let Some(plot) = &options.plot {
+            check_plot(plot, names, inputs)?;
+        }
+        if options.resume && !out.is_dir() {
+            return nothing_to_resume(&out);
+        }
+        let Some(lock) = Lock::take(&out)? else {
+            let expected = "a folder that no other run writes to: wait for its end, or name another folder";
+            return refuse("--out", expected, out.display().to_string());
+        };
+        let names = if names.is_empty() { &[""] } else { names };
+        let parts = names.iter().map(|name| Part::open(out.join(name), options));
+        let folder = Self { parts: parts.collect::<Result<_>>()?, out, lock };
+        folder.check(options)?;
+        folder.parts.iter().try_for_each(|part| files::check(&part.curve))?;
+        Ok(folder)
+    }
+
+    /// Refuses to lose what an earlier run left, and to go on from nothing.
+    fn check(&self, options: &Options) -> Result<()> {
+        if options.overwrite {
+            return Ok(());
+        }
+        // A run that was killed before its first checkpoint begins anew: its folder is still marked as held.
+        let begun = self.parts.iter().any(|part| part.found.is_some()) || self.lock.interrupted();
+        if options.resume && !begun {
+            return nothing_to_resume(&self.out);
+        }
+        for part in &self.parts {
+            let expected = "a folder without an earlier run, or --resume to go on, or --overwrite to begin anew";
+            match &part.found {
+                Some(checkpoint) if !options.resume => {
+                    return refuse("--out", expected, format!("one with a checkpoint of step {}", checkpoint.step()?));
+                }
+                // Checkpoints are written before the weights: these are of a run whose checkpoints have been taken away.
+                None if part.best.exists() => {
+                    let expected = "a folder without weights of an earlier run, or --overwrite to begin anew";
+                    return refuse("--out", expected, format!("one with {} and no checkpoints", part.best.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nothing_to_resume<T>(out: &Path) -> Result<T> {
+    let expected = "the folder of a run with checkpoints where there is --resume";
+    refuse("--out", expected, format!("{}, which has none", out.display()))
+}
+
+/// Refuses a picture that could not be drawn, or would take the place of another file.
+fn check_plot(plot: &Path, names: &[&str], inputs: &[&Path]) -> Result<()> {
+    chart::Format::of(plot)?;
+    if names.len() > 1 {
+        let expected = "left out where there are several cells, each of which draws its curve.svg";
+        return refuse("--plot", expected, plot.display().to_string());
+    }
+    if let Some(input) = inputs.iter().find(|input| same_place(plot, input)) {
+        return refuse("--plot", "another file than the data", format!("{}, which is read", input.display()));
+    }
+    Ok(())
+}
+
+/// Whether two paths name one file, which need not be there yet.
+pub(crate) fn same_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        fs::canonicalize(path).ok().or_else(|| {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Some(fs::canonicalize(parent).ok()?.join(path.file_name()?))
+        })
+    };
+    place(a).is_some_and(|a| Some(a) == place(b))
+}
+
+impl Part {
+    fn open(folder: PathBuf, options: &Options) -> Result<Self> {
+        let checkpoints = Checkpoints::new(folder.join("checkpoints"), CHECKPOINTS_KEPT)?;
+        files::sweep(&folder)?;
+        let mut refused = Vec::new();
+        let found = match options.overwrite {
+            true => None,
+            false => checkpoints.latest(|_, error| refused.push(format!("a checkpoint is refused: {error}")))?,
+        };
+        let [best, curve] = ["best.safetensors", "curve.svg"].map(|name| folder.join(name));
+        let curve = options.plot.clone().unwrap_or(curve);
+        Ok(Self { folder, checkpoints, best, curve, found, refused })
+    }
+
+    /// Refuses settings that are not those of the checkpoint that is gone on from.
+    pub(crate) fn check(&self, settings: &Settings) -> Result<()> {
+        self.found.as_ref().map_or(Ok(()), |found| settings.check(found.noted("settings").unwrap_or_default()))
+    }
+
+    /// Where the run begins: at the checkpoint that was found, or at the start of an empty folder.
+    pub(crate) fn begin(&mut self, options: &Options, trainer: &mut Trainer, task: &impl Task) -> Result<Progress> {
+        self.check(task.settings())?;
+        if options.overwrite {
+            self.checkpoints.clear()?;
+            if self.best.exists() {
+                fs::remove_file(&self.best).map_err(|error| Error::io(&self.best, error))?;
+            }
+        }
+        self.refused.drain(..).for_each(|refused| note(&format!("{refused}; going on from the one before")));
+        let Some(checkpoint) = self.found.take() else { return Ok(Progress::default()) };
+        let progress = checkpoint.noted("progress").unwrap_or_default();
+        let mut progress: Progress = serde_json::from_str(progress).map_err(|error| Error::Format {
+            file: "checkpoint".to_owned(),
+            field: "note progress".to_owned(),
+            expected: "the progress of a run".to_owned(),
+            found: error.to_string(),
+        })?;
+        trainer.restore(&checkpoint)?;
+        self.mend_best(&mut progress, trainer, task)?;
+        self.checkpoints.prune()?;
+        Ok(progress)
+    }
+
+    /// Writes the best weights where they are the checkpoint's own, which a run that was killed between the two has not done; and
+    /// where they are lost, since the checkpoint's are then the best that there are.
+    fn mend_best(&self, progress: &mut Progress, trainer: &Trainer, task: &impl Task) -> Result<()> {
+        if progress.saved == 0 {
+            return Ok(());
+        }
+        if progress.saved < progress.epoch {
+            let Err(error) = Weights::from_file(&self.best) else { return Ok(()) };
+            note(&format!("{error}; the best weights are lost, those of epoch {} take their place", progress.epoch));
+            progress.best = progress.history.last().map(|entry| entry.validation);
+            (progress.best_epoch, progress.saved) = (progress.epoch, progress.epoch);
+        }
+        self.save_best(progress.saved, trainer, task)
+    }
+
+    /// Writes the trainer's parameters, which are the best so far, with the epoch that they are of.
+    pub(crate) fn save_best(&self, epoch: u64, trainer: &Trainer, task: &impl Task) -> Result<()> {
+        let mut weights = trainer.parameters().weights()?;
+        task.metadata().iter().for_each(|(key, value)| weights.note(key, value));
+        weights.note("epoch", &epoch.to_string());
+        weights.save(&self.best)
+    }
+
+    /// Puts the best weights into the trainer; `false` where no epoch was trained.
+    pub(crate) fn load_best(&self, progress: &Progress, trainer: &mut Trainer) -> Result<bool> {
+        if progress.saved == 0 {
+            return Ok(false);
+        }
+        let weights = Weights::from_file(&self.best)?;
+        let found = weights.metadata("epoch")?;
+        if found != progress.saved.to_string() {
+            return Err(Error::Format {
+                file: self.best.display().to_string(),
+                field: "metadata epoch".to_owned(),
+                expected: format!("{}, as the checkpoint says: train on for more epochs", progress.saved),
+                found: found.to_owned(),
+            });
+        }
+        trainer.parameters_mut().load(&weights)?;
+        Ok(true)
+    }
+
+    /// Which checkpoint a run that failed leaves behind.
+    pub(crate) fn kept(&self) -> Result<String> {
+        Ok(match self.checkpoints.latest(|_, _| ())? {
+            Some(checkpoint) => {
+                let folder = self.folder.join("checkpoints");
+                format!("the checkpoint of step {} is kept in {}", checkpoint.step()?, folder.display())
+            }
+            None => "no epoch was finished, so there is no checkpoint".to_owned(),
+        })
+    }
+}
