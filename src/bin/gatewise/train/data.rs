@@ -255,8 +255,8 @@ mod tests {
         let vocabulary = Vocabulary::of(texts.iter().map(|t| &t[..]), 2);
         assert_eq!(vocabulary.words, ["good", "so"]);
         assert_eq!(vocabulary.numbers(&texts[1]), [0, 1]);
-        let (_folder, path) = file("1\tgood\ttext\n");
-        assert!(super::snippets(&path).expect_err("no rating").to_string().contains("a rating"));
+        let source = file("1\tgood\ttext\n");
+        assert!(super::snippets(&source).expect_err("no rating").to_string().contains("a rating"));
     }
 
     #[test]
