@@ -5,6 +5,7 @@ mod bench;
 mod chart;
 mod choice;
 mod devices;
+mod file;
 mod flow;
 mod generate;
 #[cfg(feature = "onnx")]

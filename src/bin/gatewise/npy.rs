@@ -1,123 +1,264 @@
 //! NumPy files of a model's inputs and outputs.
 
+mod header;
+
 use std::fs::File;
-use std::io::ErrorKind::UnexpectedEof;
-use std::io::Read;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use gatewise::onnx::proto::DataType;
 use gatewise::onnx::{Input, Output};
 use gatewise::{Error, Result};
-use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::{ReadNpyError, ReadableElement, WritableElement, read_npy, write_npy};
+use ndarray::{ArrayD, IxDyn, ShapeBuilder};
+
+use self::header::{Header, Refusal};
+use crate::file::{self, excerpt};
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+/// The most bytes of a header: as many as version 1 of the format can declare.
+const LONGEST_HEADER: u64 = 1 << 16;
+/// Bytes that are decoded at a time.
+const BLOCK: usize = 1 << 16;
+
+const KINDS: &str = "a .npy file of f32, f64, bool or integers of 8 to 64 bits";
 
 /// Reads an input called `name`, whatever its type.
 pub(crate) fn read(name: &str, path: &Path) -> Result<Input> {
-    check_size(name, path)?;
-    let first = match read_npy::<_, ArrayD<f32>>(path) {
-        Ok(array) => return Ok(array.into()),
-        Err(ReadNpyError::Io(error)) if error.kind() != UnexpectedEof => return Err(Error::io(path, error)),
-        Err(first) => first,
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "a model's floats are computed in f32")]
-    let narrow = |x: f64| x as f32;
-    let double = || Some(read_npy::<_, ArrayD<f64>>(path).ok()?.mapv(narrow).into());
-    let bools = || Some(read_npy::<_, ArrayD<bool>>(path).ok()?.into());
-    double()
-        .or_else(|| integers::<i64>(path))
-        .or_else(|| integers::<i32>(path))
-        .or_else(|| integers::<i16>(path))
-        .or_else(|| integers::<i8>(path))
-        .or_else(|| integers::<u32>(path))
-        .or_else(|| integers::<u16>(path))
-        .or_else(|| integers::<u8>(path))
-        .or_else(bools)
-        .ok_or_else(|| Error::Format {
-            file: path.display().to_string(),
-            field: name.to_owned(),
-            expected: "a .npy file of f32, f64, bool or integers of 8 to 64 bits".to_owned(),
-            found: first.to_string(),
-        })
+    let (file, length) = file::open(path)?;
+    Source { file: path.display().to_string(), name, length, read: 0, source: file }.input()
 }
 
-fn integers<T: ReadableElement + Copy + Into<i64>>(path: &Path) -> Option<Input> {
-    Some(read_npy::<_, ArrayD<T>>(path).ok()?.mapv(Into::into).into())
+/// [`read`] for a file held in memory, which errors call `file`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_bytes(name: &str, file: &str, bytes: &[u8]) -> Result<Input> {
+    Source { file: file.to_owned(), name, length: bytes.len() as u64, read: 0, source: bytes }.input()
 }
 
-/// Refuses a file that ends before the array its header declares; the reader would ask for the memory first.
-fn check_size(name: &str, path: &Path) -> Result<()> {
-    /// What comes before the header's text in a file of version 1, and more than a header takes.
-    const BEGIN: usize = 10;
-    const LONGEST: u64 = 1 << 16;
-    let mut begin = Vec::new();
-    let file = File::open(path).map_err(|error| Error::io(path, error))?;
-    let there = file.metadata().map_err(|error| Error::io(path, error))?.len();
-    file.take(LONGEST).read_to_end(&mut begin).map_err(|error| Error::io(path, error))?;
-    let header = begin.get(BEGIN..).map(String::from_utf8_lossy).unwrap_or_default();
-    let Some(needed) = declared(&header) else { return Ok(()) };
-    if needed <= there {
-        return Ok(());
+/// A file as far as it has been read.
+struct Source<'a, R> {
+    file: String,
+    /// The input's name.
+    name: &'a str,
+    /// Bytes of the whole file, and those of them that have been read.
+    length: u64,
+    read: u64,
+    source: R,
+}
+
+/// Elements in the order in which they lie in the file.
+enum Elements {
+    Float(Vec<f32>),
+    Int(Vec<i64>),
+    Bool(Vec<bool>),
+}
+
+impl<R: Read> Source<'_, R> {
+    fn input(mut self) -> Result<Input> {
+        let Header { descr, fortran_order, shape } = self.header()?;
+        let (order, kind) = descr.split_at_checked(1).unwrap_or_default();
+        let width = match (order, kind) {
+            ("|" | "<" | ">", "b1" | "i1" | "u1") => 1,
+            ("<" | ">", "i2" | "u2") => 2,
+            ("<" | ">", "f4" | "i4" | "u4") => 4,
+            ("<" | ">", "f8" | "i8") => 8,
+            _ => return Err(self.refused(KINDS, format!("elements of type '{}'", excerpt(&descr)))),
+        };
+        let count = self.count(&shape, width)?;
+        let big = order == ">";
+        #[expect(clippy::cast_possible_truncation, reason = "a model's floats are computed in f32")]
+        let elements = match kind {
+            "f4" => Elements::Float(self.elements(count, big, f32::from_le_bytes)?),
+            "f8" => Elements::Float(self.elements(count, big, |bytes| f64::from_le_bytes(bytes) as f32)?),
+            "i8" => Elements::Int(self.elements(count, big, i64::from_le_bytes)?),
+            "i4" => Elements::Int(self.elements(count, big, |bytes| i32::from_le_bytes(bytes).into())?),
+            "i2" => Elements::Int(self.elements(count, big, |bytes| i16::from_le_bytes(bytes).into())?),
+            "i1" => Elements::Int(self.elements(count, big, |bytes| i8::from_le_bytes(bytes).into())?),
+            "u4" => Elements::Int(self.elements(count, big, |bytes| u32::from_le_bytes(bytes).into())?),
+            "u2" => Elements::Int(self.elements(count, big, |bytes| u16::from_le_bytes(bytes).into())?),
+            "u1" => Elements::Int(self.elements(count, big, |bytes| u8::from_le_bytes(bytes).into())?),
+            _ => Elements::Bool(self.bools(count)?),
+        };
+        let shape = IxDyn(&shape).set_f(fortran_order);
+        let input = match elements {
+            Elements::Float(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
+            Elements::Int(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
+            Elements::Bool(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
+        };
+        input.map_err(|error| self.refused("a shape that fits the data", error.to_string()))
     }
-    let (file, field) = (path.display().to_string(), name.to_owned());
-    Err(Error::Truncated { file, field, needed, found: there })
-}
 
-/// Bytes of the array that a header declares, as it is written by NumPy: `{'descr': '<f4', .., 'shape': (3, 4), }`.
-fn declared(header: &str) -> Option<u64> {
-    let after = |key: &str| header.split_once(key).map(|(_, rest)| rest.trim_start_matches(['\'', '"', ':', ' ']));
-    let kind: String = after("descr")?.chars().take_while(|c| !matches!(c, '\'' | '"')).collect();
-    let width: u64 = kind.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
-    let shape = after("shape")?.strip_prefix('(')?.split_once(')')?.0;
-    let mut extents = shape.split(',').map(str::trim).filter(|extent| !extent.is_empty());
-    extents.try_fold(width, |bytes, extent| Some(bytes.saturating_mul(extent.parse().ok()?)))
+    fn header(&mut self) -> Result<Header> {
+        let begin: [u8; 8] = match self.length {
+            0 => return Err(self.refused(KINDS, "an empty file".to_owned())),
+            1..8 => return Err(self.refused(KINDS, format!("a file of {} bytes", self.length))),
+            _ => self.bytes()?,
+        };
+        let Some([major, minor]) = begin.strip_prefix(MAGIC) else {
+            return Err(self.refused(KINDS, "other bytes at its beginning".to_owned()));
+        };
+        let length = match (major, minor) {
+            (1, 0) => u64::from(u16::from_le_bytes(self.bytes()?)),
+            (2 | 3, 0) => u64::from(u32::from_le_bytes(self.bytes()?)),
+            _ => return Err(self.refused("version 1, 2 or 3 of the format", format!("version {major}.{minor}"))),
+        };
+        if length > LONGEST_HEADER {
+            let (limit, found) = (format!("a header of {LONGEST_HEADER} bytes"), format!("{length} bytes"));
+            return Err(Error::TooLarge { file: self.file.clone(), field: self.name.to_owned(), limit, found });
+        }
+        self.hold(length)?;
+        let mut header = Vec::new();
+        (&mut self.source).take(length).read_to_end(&mut header).map_err(|error| self.io(error))?;
+        self.read += header.len() as u64;
+        let text = std::str::from_utf8(&header)
+            .map_err(|_| self.refused("a header of text", "bytes that are none".to_owned()))?;
+        Header::parse(text).map_err(|Refusal { expected, found }| self.refused(&expected, found))
+    }
+
+    /// The number of elements of an array whose data are the rest of the file.
+    fn count(&self, shape: &[usize], width: usize) -> Result<usize> {
+        // An extent of 0 does not excuse the others.
+        let bytes = shape.iter().try_fold(width, |bytes, &extent| bytes.checked_mul(extent.max(1)));
+        let Some(bytes) = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()) else {
+            let (limit, found) = (format!("{} bytes of data", isize::MAX), excerpt(&format!("shape {shape:?}")));
+            return Err(Error::TooLarge { file: self.file.clone(), field: self.name.to_owned(), limit, found });
+        };
+        let bytes = if shape.contains(&0) { 0 } else { bytes };
+        self.hold(bytes as u64)?;
+        match self.length - self.read {
+            there if there == bytes as u64 => Ok(bytes / width),
+            there => Err(self.refused(&format!("{bytes} bytes of data"), format!("{there}"))),
+        }
+    }
+
+    /// Refuses a file that ends before `bytes` more of it.
+    fn hold(&self, bytes: u64) -> Result<()> {
+        let needed = self.read.saturating_add(bytes);
+        if needed <= self.length {
+            return Ok(());
+        }
+        Err(Error::Truncated { file: self.file.clone(), field: self.name.to_owned(), needed, found: self.length })
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.hold(N as u64)?;
+        self.source.read_exact(&mut bytes).map_err(|error| self.io(error))?;
+        self.read += N as u64;
+        Ok(bytes)
+    }
+
+    fn elements<const N: usize, T>(&mut self, count: usize, big: bool, decode: fn([u8; N]) -> T) -> Result<Vec<T>> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| Error::TooLarge {
+            file: self.file.clone(),
+            field: self.name.to_owned(),
+            limit: "an array that memory holds".to_owned(),
+            found: format!("{count} elements"),
+        })?;
+        let mut block = [0; BLOCK];
+        while values.len() < count {
+            let block = &mut block[..BLOCK.min((count - values.len()) * N)];
+            self.source.read_exact(block).map_err(|error| self.io(error))?;
+            self.read += block.len() as u64;
+            let words = block.as_chunks_mut::<N>().0.iter_mut();
+            values.extend(words.map(|word| {
+                if big {
+                    word.reverse();
+                }
+                decode(*word)
+            }));
+        }
+        Ok(values)
+    }
+
+    fn bools(&mut self, count: usize) -> Result<Vec<bool>> {
+        let bytes = self.elements(count, false, |[byte]| byte)?;
+        match bytes.iter().find(|&&byte| byte > 1) {
+            Some(byte) => Err(self.refused("booleans of 0 and 1", byte.to_string())),
+            None => Ok(bytes.into_iter().map(|byte| byte == 1).collect()),
+        }
+    }
+
+    fn io(&self, error: io::Error) -> Error {
+        Error::io(&self.file, error)
+    }
+
+    fn refused(&self, expected: &str, found: String) -> Error {
+        let (file, field) = (self.file.clone(), self.name.to_owned());
+        Error::Format { file, field, expected: expected.to_owned(), found }
+    }
 }
 
 /// Writes an output, integers in the width that the model declares.
 pub(crate) fn write(path: &Path, output: &Output) -> Result<()> {
     match output {
-        Output::Tensor(tensor) => save(path, &tensor.to_array::<IxDyn>()?),
+        Output::Tensor(tensor) => {
+            let array = tensor.to_array::<IxDyn>()?;
+            save(path, "<f4", array.shape(), array.iter().map(|x| x.to_le_bytes()))
+        }
         Output::Int { kind, values } => match kind {
-            DataType::Int8 => narrowed::<i8>(path, values),
-            DataType::Int16 => narrowed::<i16>(path, values),
-            DataType::Int32 => narrowed::<i32>(path, values),
-            DataType::Uint8 => narrowed::<u8>(path, values),
-            DataType::Uint16 => narrowed::<u16>(path, values),
-            DataType::Uint32 => narrowed::<u32>(path, values),
-            _ => save(path, values),
+            DataType::Int8 => narrowed(path, "|i1", values, i8::to_le_bytes),
+            DataType::Int16 => narrowed(path, "<i2", values, i16::to_le_bytes),
+            DataType::Int32 => narrowed(path, "<i4", values, i32::to_le_bytes),
+            DataType::Uint8 => narrowed(path, "|u1", values, u8::to_le_bytes),
+            DataType::Uint16 => narrowed(path, "<u2", values, u16::to_le_bytes),
+            DataType::Uint32 => narrowed(path, "<u4", values, u32::to_le_bytes),
+            _ => whole(path, values),
         },
-        other => save(path, &other.bools()?),
+        other => {
+            let array = other.bools()?;
+            save(path, "|b1", array.shape(), array.iter().map(|&x| [u8::from(x)]))
+        }
     }
 }
 
 /// Integers in a narrower type, if all of them fit.
-fn narrowed<T: WritableElement + TryFrom<i64>>(path: &Path, values: &ArrayD<i64>) -> Result<()> {
-    let narrow: Option<Vec<T>> = values.iter().map(|&x| T::try_from(x).ok()).collect();
-    match narrow.and_then(|narrow| ArrayD::from_shape_vec(values.raw_dim(), narrow).ok()) {
-        Some(narrow) => save(path, &narrow),
-        None => save(path, values),
+fn narrowed<T: TryFrom<i64>, const N: usize>(
+    path: &Path,
+    descr: &str,
+    values: &ArrayD<i64>,
+    encode: fn(T) -> [u8; N],
+) -> Result<()> {
+    let narrow: Option<Vec<_>> = values.iter().map(|&x| T::try_from(x).ok().map(encode)).collect();
+    match narrow {
+        Some(narrow) => save(path, descr, values.shape(), narrow.into_iter()),
+        None => whole(path, values),
     }
 }
 
-fn save<T: WritableElement>(path: &Path, array: &ArrayD<T>) -> Result<()> {
-    write_npy(path, array).map_err(|error| Error::io(path, std::io::Error::other(error)))
+fn whole(path: &Path, values: &ArrayD<i64>) -> Result<()> {
+    save(path, "<i8", values.shape(), values.iter().map(|x| x.to_le_bytes()))
+}
+
+/// Writes elements that follow each other row by row.
+fn save<const N: usize>(
+    path: &Path,
+    descr: &str,
+    shape: &[usize],
+    elements: impl Iterator<Item = [u8; N]>,
+) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        file.write_all(&preamble(descr, shape)?)?;
+        elements.into_iter().try_for_each(|element| file.write_all(&element))?;
+        file.flush()
+    };
+    write().map_err(|error| Error::io(path, error))
+}
+
+/// What a file of version 1 begins with; the data that follow are aligned to 64 bytes.
+fn preamble(descr: &str, shape: &[usize]) -> io::Result<Vec<u8>> {
+    const ALIGNMENT: usize = 64;
+    let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();
+    let extents = if shape.len() > 1 { extents.trim_end_matches(", ") } else { extents.trim_end() };
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let before = MAGIC.len() + 4;
+    let end = (before + header.len() + 1).next_multiple_of(ALIGNMENT);
+    header.extend(std::iter::repeat_n(' ', end - before - header.len() - 1));
+    header.push('\n');
+    let length = u16::try_from(header.len()).map_err(|_| io::Error::other("more axes than a header has room for"))?;
+    Ok([MAGIC, &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::declared;
-
-    #[test]
-    fn a_header_declares_its_bytes() {
-        for (header, bytes) in [
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", Some(48)),
-            ("{'descr': '|b1', 'fortran_order': False, 'shape': (5,), }", Some(5)),
-            ("{'descr': '<i8', 'fortran_order': False, 'shape': (), }", Some(8)),
-            ("{'shape': (2, 0), 'descr': '>f8'}", Some(0)),
-            ("{'descr': '<f4', 'shape': (99999999999, 99999999999)}", Some(u64::MAX)),
-            ("{'descr': [('a', '<f4')], 'shape': (1,)}", None),
-            ("no header", None),
-        ] {
-            assert_eq!(declared(header), bytes, "{header}");
-        }
-    }
-}
+mod tests;
