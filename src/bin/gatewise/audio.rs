@@ -1,14 +1,18 @@
-//! Recordings: WAV files of any common layout, read as one channel at the detector's rate.
+//! Recordings: WAV files of any common layout, read block by block as one channel at the detector's rate.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+mod header;
+mod resample;
+
+use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gatewise::{Error, Result};
 use hound::{SampleFormat, WavReader};
-use rubato::audioadapter_buffers::direct::InterleavedSlice;
-use rubato::{Fft, FixedSync, Resampler};
+
+use self::header::{Header, refusal};
+use self::resample::Resampler;
+use crate::file;
 
 /// Samples per second of every [`Recording`].
 pub(crate) const SAMPLE_RATE: u32 = 16_000;
@@ -16,208 +20,177 @@ pub(crate) const SAMPLE_RATE: u32 = 16_000;
 /// The rates worth resampling: below there is no speech left, above no sound card records.
 const SOURCE_RATES: RangeInclusive<u32> = 1_000..=768_000;
 
-/// The longest format chunk in use, that of `WAVE_FORMAT_EXTENSIBLE`.
-const LONGEST_FORMAT: u32 = 40;
-
 /// Far beyond every scale in use, integers written as floats included, and far below what overflows in a transform.
 const LOUDEST: f64 = 1e12;
 
+/// About how many bytes of a file are decoded at a time; at least one frame.
+const BLOCK: usize = 1 << 16;
+
 const CODECS: &str = "8, 16, 24 or 32 bit integers or 32 bit floats";
 
-/// One channel of sound at [`SAMPLE_RATE`].
-#[derive(Debug, Clone)]
-pub(crate) struct Recording {
-    /// Full scale is [-1, 1]. A float file may go beyond it, and so may the ripple that resampling adds at a jump.
-    pub(crate) samples: Vec<f32>,
-    /// The file's own rate in Hz.
-    pub(crate) source_rate: u32,
-    /// How many channels were averaged.
-    pub(crate) channels: u16,
+/// One channel of sound at [`SAMPLE_RATE`], of which no more than a block is held.
+pub(crate) struct Recording<'a> {
+    frames: Frames<'a>,
+    resampler: Option<Resampler>,
+    /// Samples that are ready to be handed out.
+    ready: Vec<f32>,
+    /// Samples that are still to come, the ready ones included.
+    left: usize,
+    length: usize,
 }
 
-impl Recording {
+impl Recording<'static> {
+    /// Opens a WAV file: channels are averaged, other rates are resampled to [`SAMPLE_RATE`].
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let (file, length) = file::open(path)?;
+        Self::new(path, BufReader::new(file), length)
+    }
+}
+
+impl<'a> Recording<'a> {
+    /// [`Recording::open`] for a file held in memory; errors call it `name`.
+    pub(crate) fn from_bytes(name: &str, bytes: &'a [u8]) -> Result<Self> {
+        Self::new(Path::new(name), bytes, bytes.len() as u64)
+    }
+
+    fn new(file: &Path, mut source: impl BufRead + 'a, length: u64) -> Result<Self> {
+        let header = Header::read(file, &mut source, length)?;
+        let rate = header.spec.sample_rate;
+        let count = header.data / header.frame_bytes as u64;
+        let frames = Frames { file: file.to_owned(), header, source: Box::new(source), count, read: 0 };
+        let resampler = (rate != SAMPLE_RATE).then(|| Resampler::new(file, rate)).transpose()?;
+        let length = resample::length(file, count, rate)?;
+        Ok(Self { frames, resampler, ready: Vec::new(), left: length, length })
+    }
+
+    /// The number of samples, read or not.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     /// The length in seconds.
     pub(crate) fn seconds(&self) -> f64 {
-        self.samples.len() as f64 / f64::from(SAMPLE_RATE)
+        self.length as f64 / f64::from(SAMPLE_RATE)
     }
-}
 
-/// Reads a WAV file: channels are averaged, other rates are resampled to [`SAMPLE_RATE`].
-pub(crate) fn read_wav(path: &Path) -> Result<Recording> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    read(path, BufReader::new(file))
-}
+    /// The file's own rate in Hz.
+    pub(crate) fn source_rate(&self) -> u32 {
+        self.frames.header.spec.sample_rate
+    }
 
-/// [`read_wav`] for a file held in memory; errors call it `name`.
-pub(crate) fn read_wav_bytes(name: &str, bytes: &[u8]) -> Result<Recording> {
-    read(Path::new(name), bytes)
-}
+    /// How many channels are averaged.
+    pub(crate) fn channels(&self) -> u16 {
+        self.frames.header.spec.channels
+    }
 
-fn read(file: &Path, mut source: impl BufRead) -> Result<Recording> {
-    let header = read_header(file, &mut source)?;
-    let mut reader = WavReader::new(Cursor::new(&header).chain(source)).map_err(|e| refusal(file, &header, e))?;
-    let spec = reader.spec();
-    if !SOURCE_RATES.contains(&spec.sample_rate) {
-        let expected = format!("{} to {} Hz", SOURCE_RATES.start(), SOURCE_RATES.end());
-        return Err(format_error(file, "sample rate", expected, format!("{} Hz", spec.sample_rate)));
-    }
-    if reader.len() == 0 {
-        return Err(format_error(file, "data", "at least one sample", "none"));
-    }
-    let mono = match (spec.sample_format, spec.bits_per_sample) {
-        (SampleFormat::Int, bits @ (8 | 16 | 24 | 32)) => {
-            let full_scale = f64::from(1_u32 << (bits - 1));
-            average_channels(file, &header, &mut reader, |sample: i32| f64::from(sample) / full_scale)?
-        }
-        (SampleFormat::Float, 32) => average_channels(file, &header, &mut reader, |sample: f32| f64::from(sample))?,
-        (SampleFormat::Int, bits) => return Err(format_error(file, "codec", CODECS, format!("{bits} bit integers"))),
-        (SampleFormat::Float, bits) => return Err(format_error(file, "codec", CODECS, format!("{bits} bit floats"))),
-    };
-    let samples = if spec.sample_rate == SAMPLE_RATE { mono } else { resample(file, &mono, spec.sample_rate)? };
-    Ok(Recording { samples, source_rate: spec.sample_rate, channels: spec.channels })
-}
-
-/// Reads up to the first sample and returns the part of the header that says what follows.
-///
-/// The other chunks are left out because `hound` overlooks the byte that pads a chunk of odd length, and would take
-/// what comes after such a chunk for noise.
-fn read_header(file: &Path, source: &mut impl BufRead) -> Result<Vec<u8>> {
-    if source.fill_buf().map_err(|e| Error::io(file, e))?.is_empty() {
-        return Err(format_error(file, "header", "a WAV file", "an empty file"));
-    }
-    let mut header = vec![0; 12];
-    read_exact(file, source, &mut header)?;
-    if !header.starts_with(b"RIFF") || !header.ends_with(b"WAVE") {
-        return Err(format_error(file, "header", "a WAV file", "no RIFF/WAVE signature"));
-    }
-    loop {
-        let mut chunk = [0; 8];
-        read_exact(file, source, &mut chunk)?;
-        let [a, b, c, d, length @ ..] = chunk;
-        let length = u32::from_le_bytes(length);
-        let padding = length % 2;
-        match &[a, b, c, d] {
-            b"data" => {
-                header.extend(chunk);
-                return Ok(header);
+    /// The next `count` samples, fewer at the end of the recording, none behind it.
+    ///
+    /// Full scale is [-1, 1]. A float file may go beyond it, and so may the ripple that resampling adds at a jump.
+    pub(crate) fn next(&mut self, count: usize) -> Result<Vec<f32>> {
+        let count = count.min(self.left);
+        while self.ready.len() < count {
+            match &mut self.resampler {
+                Some(resampler) => resampler.process(&mut self.frames, &mut self.ready)?,
+                None => {
+                    let block = (BLOCK / self.frames.header.frame_bytes).max(1);
+                    self.frames.next(block, &mut self.ready)?;
+                }
             }
-            b"fmt " if length > LONGEST_FORMAT => {
-                let expected = format!("a format of at most {LONGEST_FORMAT} bytes");
-                return Err(format_error(file, "header", expected, format!("{length} bytes")));
+        }
+        self.left -= count;
+        let later = self.ready.split_off(count);
+        Ok(std::mem::replace(&mut self.ready, later))
+    }
+
+    /// All samples that are left.
+    pub(crate) fn rest(mut self) -> Result<Vec<f32>> {
+        self.next(usize::MAX)
+    }
+}
+
+/// The frames of a file, each the mean of its channels, at the file's own rate.
+struct Frames<'a> {
+    file: PathBuf,
+    header: Header,
+    source: Box<dyn BufRead + 'a>,
+    count: u64,
+    read: u64,
+}
+
+impl Frames<'_> {
+    /// Adds at most `count` frames to `mono`; returns how many there were.
+    fn next(&mut self, count: usize, mono: &mut Vec<f32>) -> Result<usize> {
+        let Header { spec, frame_bytes, .. } = self.header;
+        let count = usize::try_from(self.count - self.read).map_or(count, |left| left.min(count));
+        let mut left = count;
+        while left > 0 {
+            let frames = left.min((BLOCK / frame_bytes).max(1));
+            let mut bytes = self.header.with_samples(frames * frame_bytes);
+            let start = bytes.len();
+            bytes.resize(start + frames * frame_bytes, 0);
+            self.fill(&mut bytes[start..])?;
+            let mut reader = WavReader::new(&bytes[..]).map_err(|e| refusal(&self.file, &bytes, e))?;
+            match spec.sample_format {
+                SampleFormat::Int => {
+                    let full_scale = f64::from(1_u32 << (spec.bits_per_sample - 1));
+                    self.average(&mut reader, mono, |sample: i32| f64::from(sample) / full_scale)?;
+                }
+                SampleFormat::Float => self.average(&mut reader, mono, |sample: f32| f64::from(sample))?,
             }
-            b"fmt " => {
-                let mut format = [0; LONGEST_FORMAT as usize];
-                let format = &mut format[..length as usize];
-                read_exact(file, source, format)?;
-                header.extend(chunk);
-                header.extend_from_slice(format);
-                skip(file, source, u64::from(padding))?;
+            self.read += frames as u64;
+            left -= frames;
+        }
+        Ok(count)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        // Not `read_exact`, which would not say how much there was.
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.source.read(&mut bytes[filled..]) {
+                Ok(0) => {
+                    let sample = self.header.frame_bytes as u64 / u64::from(self.header.spec.channels);
+                    let whole = self.header.data / sample;
+                    let there = (self.read * self.header.frame_bytes as u64 + filled as u64) / sample;
+                    let found = format!("the end of the file after {there}");
+                    return Err(format_error(&self.file, "data", format!("{whole} samples"), found));
+                }
+                Ok(read) => filled += read,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(&self.file, e)),
             }
-            _ => skip(file, source, u64::from(length) + u64::from(padding))?,
         }
+        Ok(())
     }
-}
 
-fn read_exact(file: &Path, source: &mut impl BufRead, bytes: &mut [u8]) -> Result<()> {
-    source.read_exact(bytes).map_err(|e| match e.kind() {
-        io::ErrorKind::UnexpectedEof => header_ended(file),
-        _ => Error::io(file, e),
-    })
-}
-
-fn skip(file: &Path, source: &mut impl BufRead, bytes: u64) -> Result<()> {
-    let skipped = io::copy(&mut source.take(bytes), &mut io::sink()).map_err(|e| Error::io(file, e))?;
-    if skipped == bytes { Ok(()) } else { Err(header_ended(file)) }
-}
-
-/// The mean over the channels of every frame, in f64 so that one channel comes through with every bit.
-fn average_channels<R: Read, S: hound::Sample>(
-    file: &Path,
-    header: &[u8],
-    reader: &mut WavReader<R>,
-    scaled: impl Fn(S) -> f64,
-) -> Result<Vec<f32>> {
-    let channels = reader.spec().channels;
-    let promised = reader.len();
-    // The header's sample count is a claim, so the vector grows with what is really there.
-    let mut mono = Vec::new();
-    // x + -0.0 is x for every x; 0.0 would lose the sign of a lone -0.0.
-    let mut sum = -0.0;
-    let mut summed = 0;
-    for (index, sample) in reader.samples::<S>().enumerate() {
-        let sample = scaled(sample.map_err(|e| match e {
-            hound::Error::IoError(e) if e.raw_os_error().is_none() => {
-                format_error(file, "data", format!("{promised} samples"), format!("the end of the file after {index}"))
+    /// Adds the mean over the channels of every frame, in f64 so that one channel comes through with every bit.
+    fn average<S: hound::Sample>(
+        &self,
+        reader: &mut WavReader<&[u8]>,
+        mono: &mut Vec<f32>,
+        scaled: impl Fn(S) -> f64,
+    ) -> Result<()> {
+        let channels = self.header.spec.channels;
+        // x + -0.0 is x for every x; 0.0 would lose the sign of a lone -0.0.
+        let mut sum = -0.0;
+        let mut summed = 0;
+        for (index, sample) in reader.samples::<S>().enumerate() {
+            let sample = scaled(sample.map_err(|e| refusal(&self.file, &self.header.with_samples(0), e))?);
+            // Written so that a NaN is refused too.
+            if !(-LOUDEST..=LOUDEST).contains(&sample) {
+                let index = self.read * u64::from(channels) + index as u64;
+                let expected = format!("finite samples within ±{LOUDEST:e}");
+                return Err(format_error(&self.file, "data", expected, format!("{sample:e} at {index}")));
             }
-            other => refusal(file, header, other),
-        })?);
-        // Written so that a NaN is refused too.
-        if !(-LOUDEST..=LOUDEST).contains(&sample) {
-            let expected = format!("finite samples within ±{LOUDEST:e}");
-            return Err(format_error(file, "data", expected, format!("{sample:e} at {index}")));
+            sum += sample;
+            summed += 1;
+            if summed == channels {
+                mono.push((sum / f64::from(channels)) as f32);
+                (sum, summed) = (-0.0, 0);
+            }
         }
-        sum += sample;
-        summed += 1;
-        if summed == channels {
-            mono.push((sum / f64::from(channels)) as f32);
-            (sum, summed) = (-0.0, 0);
-        }
+        Ok(())
     }
-    Ok(mono)
-}
-
-/// Brings `mono` to [`SAMPLE_RATE`]: `round(n * 16000 / rate)` samples, every event at its old time.
-fn resample(file: &Path, mono: &[f32], rate: u32) -> Result<Vec<f32>> {
-    let refused = |reason: String| {
-        format_error(
-            file,
-            "sample rate",
-            format!("one to resample to {SAMPLE_RATE} Hz"),
-            format!("{rate} Hz: {reason}"),
-        )
-    };
-    let (source, target) = (u128::from(rate), u128::from(SAMPLE_RATE));
-    let length = usize::try_from((2 * mono.len() as u128 * target + source) / (2 * source))
-        .map_err(|_| refused("more samples than can be addressed".to_owned()))?;
-    if length == 0 {
-        let expected = format!("at least one sample at {SAMPLE_RATE} Hz");
-        return Err(format_error(file, "data", expected, format!("{} at {rate} Hz", mono.len())));
-    }
-    let rate = usize::try_from(rate).map_err(|e| refused(e.to_string()))?;
-    // The filter is as long as one block; 64 ms keep it flat up to 97 % of the slower rate's band.
-    let block = rate * 64 / 1000;
-    let samples = Fft::new(rate, SAMPLE_RATE as usize, block, 1, FixedSync::Both)
-        .map_err(|e| refused(e.to_string()))?
-        .process_all(&InterleavedSlice::new(mono, 1, mono.len()).map_err(|e| refused(e.to_string()))?, mono.len(), None)
-        .map_err(|e| refused(e.to_string()))?;
-    let mut samples = samples.take_data();
-    // The resampler rounds up.
-    samples.resize(length, 0.0);
-    Ok(samples)
-}
-
-/// What `hound` refuses, in the words of the file.
-fn refusal(file: &Path, header: &[u8], error: hound::Error) -> Error {
-    match error {
-        hound::Error::IoError(e) if e.raw_os_error().is_some() => Error::io(file, e),
-        hound::Error::IoError(_) => header_ended(file),
-        hound::Error::FormatError(reason) if reason.starts_with("bits per sample") => {
-            format_error(file, "codec", CODECS, format!("another depth ({reason})"))
-        }
-        hound::Error::FormatError(reason) => format_error(file, "header", "a well-formed WAV header", reason),
-        _ => {
-            // The format is the first chunk kept, its first field the codec.
-            let codec = match header.get(20..22) {
-                Some(&[low, high]) => format!("codec {:#06x} or its depth", u16::from_le_bytes([low, high])),
-                _ => "another codec".to_owned(),
-            };
-            format_error(file, "codec", CODECS, codec)
-        }
-    }
-}
-
-fn header_ended(file: &Path) -> Error {
-    format_error(file, "header", "a complete WAV header", "the end of the file")
 }
 
 fn format_error(file: &Path, field: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {

@@ -1,5 +1,7 @@
 //! The picture of a detection: waveform, speech probability and the segments found, over one time axis.
 
+mod columns;
+
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -12,6 +14,8 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use self::columns::Column;
+pub(crate) use self::columns::Columns;
 use crate::chart::{self, FONT};
 
 const WIDTH: u32 = 1600;
@@ -48,7 +52,7 @@ pub(crate) struct SpeechPlot<'a> {
     /// The line above the picture.
     pub(crate) title: &'a str,
     /// The recording, one channel.
-    pub(crate) samples: &'a [f32],
+    pub(crate) samples: &'a Columns,
     /// Samples per second.
     pub(crate) sample_rate: u32,
     /// Probability of speech of every frame.
@@ -87,13 +91,12 @@ fn draw(svg: &mut String, plot: &SpeechPlot<'_>) -> Drawn {
 }
 
 fn draw_waveform(area: &Area<'_>, plot: &SpeechPlot<'_>) -> Drawn {
-    let peak = plot.samples.iter().fold(0.0, |peak: f64, &sample| peak.max(f64::from(sample.abs())));
-    let limit = round_limit(peak);
+    let limit = round_limit(plot.samples.peak());
     let seconds = duration(plot);
     let mut panel = panel(area, 0, seconds, -limit..limit)?;
     panel.draw_series(shading(plot.segments, seconds, -limit..limit))?;
     grid(&mut panel, "amplitude / full scale", "", 5)?;
-    let columns = columns(plot.samples, 1.0 / f64::from(plot.sample_rate.max(1)), seconds);
+    let columns = plot.samples.drawn(1.0 / f64::from(plot.sample_rate.max(1)), seconds);
     let outline = outline(&columns, -limit..limit);
     panel.draw_series([Polygon::new(outline.clone(), WAVEFORM.filled())])?;
     // The outline gives body to columns whose values coincide.
@@ -108,7 +111,7 @@ fn draw_probability(area: &Area<'_>, plot: &SpeechPlot<'_>) -> Drawn {
     let mut panel = panel(area, LABEL_HEIGHT, seconds, range.clone())?;
     panel.draw_series(shading(plot.segments, seconds, range))?;
     grid(&mut panel, "speech probability", "time (s)", 6)?;
-    let columns = columns(plot.probabilities, plot.frame_seconds, seconds);
+    let columns = Columns::of(plot.probabilities).drawn(plot.frame_seconds, seconds);
     panel.draw_series([Polygon::new(outline(&columns, 0.0..1.0), PROBABILITY.mix(0.25).filled())])?;
     let means: Vec<_> = columns.iter().map(|column| (column.time, column.mean.clamp(0.0, 1.0))).collect();
     panel.draw_series([PathElement::new(means, PROBABILITY.stroke_width(3))])?;
@@ -171,40 +174,9 @@ fn outline(columns: &[Column], range: Range<f64>) -> Vec<(f64, f64)> {
     above.chain(below).collect()
 }
 
-/// What neighbouring values come to.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Column {
-    /// Seconds, at the middle of the group.
-    time: f64,
-    low: f32,
-    high: f32,
-    mean: f64,
-}
-
-/// At most [`COLUMNS`] groups of neighbours, drawn out to the first and the last instant.
-fn columns(values: &[f32], step: f64, seconds: f64) -> Vec<Column> {
-    let size = values.len().div_ceil(COLUMNS as usize).max(1);
-    let mut columns: Vec<_> = values
-        .chunks(size)
-        .enumerate()
-        .map(|(index, group)| Column {
-            // Half a group on; the last frame is padded and may reach past the end.
-            time: ((index as f64 + 0.5) * size as f64 * step).min(seconds),
-            low: group.iter().copied().fold(f32::INFINITY, f32::min),
-            high: group.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-            mean: group.iter().copied().map(f64::from).sum::<f64>() / group.len() as f64,
-        })
-        .collect();
-    if let (Some(&first), Some(&last)) = (columns.first(), columns.last()) {
-        columns.insert(0, Column { time: 0.0, ..first });
-        columns.push(Column { time: seconds, ..last });
-    }
-    columns
-}
-
 /// The recording's length; never zero, which no axis could show.
 fn duration(plot: &SpeechPlot<'_>) -> f64 {
-    plot.samples.len().max(1) as f64 / f64::from(plot.sample_rate.max(1))
+    plot.samples.total().max(1) as f64 / f64::from(plot.sample_rate.max(1))
 }
 
 /// The next of 1, 2 and 5 times a power of ten, from a thousandth of full scale up; 1 for silence.
@@ -264,7 +236,7 @@ mod tests {
 
     const RATE: u32 = 16_000;
 
-    fn plot<'a>(samples: &'a [f32], probabilities: &'a [f32], segments: &'a [(f64, f64)]) -> SpeechPlot<'a> {
+    fn plot<'a>(samples: &'a Columns, probabilities: &'a [f32], segments: &'a [(f64, f64)]) -> SpeechPlot<'a> {
         SpeechPlot {
             title: "test",
             samples,
@@ -302,7 +274,7 @@ mod tests {
 
     #[test]
     fn segments_are_shaded_in_both_panels() {
-        let svg = written(&plot(&[0.1; 16_000], &[0.9; 31], &[(0.0, 0.25), (0.5, 1.0)]));
+        let svg = written(&plot(&Columns::of(&[0.1; 16_000]), &[0.9; 31], &[(0.0, 0.25), (0.5, 1.0)]));
         let axis = i32::try_from(COLUMNS).unwrap();
         let panel = shaded(&svg)[..2].to_vec();
         assert_eq!(shaded(&svg), [panel.clone(), panel.clone()].concat());
@@ -313,7 +285,7 @@ mod tests {
 
     #[test]
     fn no_segment_vanishes_or_leaves_the_picture() {
-        let samples = vec![0.0; 16_000 * 3_600];
+        let samples = Columns::of(&vec![0.0; 16_000 * 3_600]);
         let svg =
             written(&plot(&samples, &[], &[(100.0, 100.1), (3_599.99, 3_600.0), (3_599.0, 4_000.0), (-1.0, 1.0)]));
         assert_eq!(shaded(&svg).len(), 8);
@@ -325,33 +297,20 @@ mod tests {
     #[test]
     fn one_sample_is_a_picture() {
         for sample in [0.0, 0.3, -1.0, 1e-30, 1e12, f32::MAX] {
-            written(&plot(&[sample], &[0.7], &[]));
-            written(&plot(&[sample], &[0.7], &[(0.0, 0.032)]));
+            written(&plot(&Columns::of(&[sample]), &[0.7], &[]));
+            written(&plot(&Columns::of(&[sample]), &[0.7], &[(0.0, 0.032)]));
         }
-        written(&plot(&[], &[], &[]));
+        written(&plot(&Columns::of(&[]), &[], &[]));
     }
 
     #[test]
     fn the_file_does_not_grow_with_the_recording() {
         let samples: Vec<f32> = (0..16_000 * 60).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
         let probabilities: Vec<f32> = (0..200_000).map(|i| (i % 89) as f32 / 88.0).collect();
+        let samples = Columns::of(&samples);
         let long = SpeechPlot { frame_seconds: 60.0 / 200_000.0, ..plot(&samples, &probabilities, &[]) };
         let size = written(&long).len();
         assert!(size < 200_000, "{size} bytes");
-    }
-
-    #[test]
-    fn a_column_keeps_its_extremes() {
-        let mut samples = vec![0.0; 160_000];
-        samples[80_000] = 1.0;
-        samples[80_001] = -0.5;
-        let columns = columns(&samples, 1.0 / 16_000.0, 10.0);
-        assert!(columns.len() <= COLUMNS as usize + 2);
-        let spike: Vec<_> = columns.iter().filter(|column| column.high > column.low).collect();
-        assert!(
-            matches!(spike[..], [Column { low: -0.5, high: 1.0, time, .. }] if (time - 5.0).abs() < 0.01),
-            "{spike:?}"
-        );
     }
 
     #[test]
@@ -365,10 +324,10 @@ mod tests {
 
     #[test]
     fn a_title_is_escaped_and_cut_to_fit() {
-        let svg = written(&SpeechPlot { title: "<a & b>\u{1}\n", ..plot(&[0.0], &[0.5], &[]) });
+        let svg = written(&SpeechPlot { title: "<a & b>\u{1}\n", ..plot(&Columns::of(&[0.0]), &[0.5], &[]) });
         assert!(svg.contains("&lt;a &amp; b&gt;\n</text>"), "{svg}");
         let long = "ä".repeat(500);
-        let svg = written(&SpeechPlot { title: &long, ..plot(&[0.0], &[0.5], &[]) });
+        let svg = written(&SpeechPlot { title: &long, ..plot(&Columns::of(&[0.0]), &[0.5], &[]) });
         assert!(svg.contains(&format!("{}…", "ä".repeat(TITLE_LENGTH - 1))));
         assert!(!svg.contains(&"ä".repeat(TITLE_LENGTH)));
     }
@@ -377,7 +336,7 @@ mod tests {
     fn an_unwritable_path_is_an_io_error() {
         let folder = tempfile::tempdir().unwrap();
         for path in [folder.path().to_owned(), folder.path().join("missing").join("speech.svg")] {
-            let error = write_svg(&path, &plot(&[0.0; 16], &[0.5], &[])).unwrap_err();
+            let error = write_svg(&path, &plot(&Columns::of(&[0.0; 16]), &[0.5], &[])).unwrap_err();
             assert!(matches!(&error, Error::Io { path: found, .. } if *found == path), "{error}");
         }
     }

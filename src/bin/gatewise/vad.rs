@@ -6,20 +6,23 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use gatewise::models::{Segment, SegmentOptions, SileroVad, speech_segments};
+use gatewise::models::{Segment, SegmentOptions, SileroVad, VadStream, speech_segments};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::audio::{self, Recording};
+use crate::audio::Recording;
 use crate::choice::DeviceChoice;
-use crate::plot::{self, SpeechPlot};
+use crate::plot::{self, Columns, SpeechPlot};
 
 const SAMPLE_NAME: &str = "sense_and_sensibility_01_austen_64kb-0870.wav";
 const SAMPLE: &[u8] = include_bytes!("../../../assets/sense_and_sensibility_01_austen_64kb-0870.wav");
 const WEIGHTS_NAME: &str = "silero_vad_16k.safetensors";
 const WEIGHTS: &[u8] = include_bytes!("../../../models/silero_vad_16k.safetensors");
+
+/// Samples that are read and pushed at a time, as many as the detector takes in one pass: 32.8 seconds.
+const BLOCK: usize = 1024 * SileroVad::FRAME;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -45,9 +48,10 @@ pub(crate) struct Arguments {
     compare: bool,
 }
 
-/// A finished detection.
+/// A detection under way.
 struct Detection {
     device: Device,
+    stream: VadStream,
     probabilities: Vec<f32>,
     elapsed: Duration,
 }
@@ -82,43 +86,47 @@ struct Comparison {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let (name, recording) = match &arguments.wav {
-        Some(path) => (path.display().to_string(), audio::read_wav(path)?),
-        None => (SAMPLE_NAME.to_owned(), audio::read_wav_bytes(SAMPLE_NAME, SAMPLE)?),
+    let (name, mut recording) = match &arguments.wav {
+        Some(path) => (path.display().to_string(), Recording::open(path)?),
+        None => (SAMPLE_NAME.to_owned(), Recording::from_bytes(SAMPLE_NAME, SAMPLE)?),
     };
-    if recording.samples.len() < SileroVad::FRAME {
+    if recording.len() < SileroVad::FRAME {
         return Err(Error::Format {
             file: name,
             field: "data".to_owned(),
             expected: format!("at least {} samples at 16 kHz, one frame", SileroVad::FRAME),
-            found: format!("{} samples", recording.samples.len()),
+            found: format!("{} samples", recording.len()),
         });
     }
     let weights = match &arguments.weights {
         Some(path) => Weights::from_file(path)?,
         None => Weights::from_bytes(WEIGHTS_NAME, WEIGHTS)?,
     };
-    let (detection, compare) = if arguments.compare {
-        let gpu = detect(DeviceChoice::Gpu.open()?, &weights, &recording, arguments)?;
-        let cpu = detect(Device::Cpu, &weights, &recording, arguments)?;
-        let comparison = Comparison::of(&gpu, &cpu);
-        (gpu, Some(comparison))
-    } else {
-        (detect(arguments.device.open()?, &weights, &recording, arguments)?, None)
+    let device = if arguments.compare { DeviceChoice::Gpu } else { arguments.device };
+    let mut detections = vec![Detection::new(device.open()?, &weights)?];
+    if arguments.compare {
+        detections.push(Detection::new(Device::Cpu, &weights)?);
+    }
+    let mut waveform = arguments.plot.is_some().then(|| Columns::new(recording.len()));
+    listen(&mut recording, &mut detections, waveform.as_mut(), arguments.json)?;
+    let compare = match &detections[..] {
+        [gpu, cpu] => Some(Comparison::of(gpu, cpu)),
+        _ => None,
     };
+    let detection = &detections[0];
 
     let options = SegmentOptions::default();
-    let segments = speech_segments(&detection.probabilities, recording.samples.len(), &options);
+    let segments = speech_segments(&detection.probabilities, recording.len(), &options);
     if let Some(path) = &arguments.probs {
         write_probabilities(path, &detection.probabilities)?;
     }
-    if let Some(path) = &arguments.plot {
+    if let (Some(path), Some(waveform)) = (&arguments.plot, &waveform) {
         let spans: Vec<(f64, f64)> = segments.iter().map(|s| (s.start, s.end)).collect();
         plot::write_svg(
             path,
             &SpeechPlot {
                 title: Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or(&name),
-                samples: &recording.samples,
+                samples: waveform,
                 sample_rate: SileroVad::SAMPLE_RATE,
                 probabilities: &detection.probabilities,
                 frame_seconds: frame_start(1),
@@ -131,8 +139,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let report = Report {
         file: &name,
         seconds: recording.seconds(),
-        sample_rate: recording.source_rate,
-        channels: recording.channels,
+        sample_rate: recording.source_rate(),
+        channels: recording.channels(),
         device: detection.device.to_string(),
         frames: detection.probabilities.len(),
         elapsed_ms: milliseconds(detection.elapsed),
@@ -147,20 +155,59 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn detect(device: Device, weights: &Weights, recording: &Recording, arguments: &Arguments) -> Result<Detection> {
-    let vad = SileroVad::new(&device, weights)?;
-    let frames = recording.samples.len().div_ceil(SileroVad::FRAME) as u64;
-    // Drawn on standard error, and only where that is a terminal.
-    let bar = if arguments.json { ProgressBar::hidden() } else { ProgressBar::new(frames) };
+/// Hands the recording to every detection, with a bar on standard error where that is a terminal.
+fn listen(
+    recording: &mut Recording<'_>,
+    detections: &mut [Detection],
+    waveform: Option<&mut Columns>,
+    json: bool,
+) -> Result<()> {
+    let frames = recording.len().div_ceil(SileroVad::FRAME) as u64;
+    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(frames) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {percent}% {eta}") {
         bar.set_style(style);
     }
-    bar.set_message(device.to_string());
-    let begin = Instant::now();
-    let probabilities = vad.probabilities_with_progress(&recording.samples, |done| bar.set_position(done as u64));
-    let elapsed = begin.elapsed();
+    let devices: Vec<String> = detections.iter().map(|detection| detection.device.to_string()).collect();
+    bar.set_message(devices.join(", "));
+    let heard = push_blocks(recording, detections, waveform, |frames| bar.inc(frames as u64));
     bar.finish_and_clear();
-    Ok(Detection { device, probabilities: probabilities?, elapsed })
+    heard
+}
+
+/// Pushes the recording block by block, and silence that fills its last frame up; `done` hears of the frames.
+fn push_blocks(
+    recording: &mut Recording<'_>,
+    detections: &mut [Detection],
+    mut waveform: Option<&mut Columns>,
+    done: impl Fn(usize),
+) -> Result<()> {
+    loop {
+        let block = recording.next(BLOCK)?;
+        if block.is_empty() {
+            break;
+        }
+        if let Some(waveform) = &mut waveform {
+            waveform.push(&block);
+        }
+        detections.iter_mut().try_for_each(|detection| detection.push(&block))?;
+        done(block.len() / SileroVad::FRAME);
+    }
+    let missing = recording.len().next_multiple_of(SileroVad::FRAME) - recording.len();
+    detections.iter_mut().try_for_each(|detection| detection.push(&vec![0.0; missing]))
+}
+
+impl Detection {
+    fn new(device: Device, weights: &Weights) -> Result<Self> {
+        let stream = SileroVad::new(&device, weights)?.stream()?;
+        Ok(Self { device, stream, probabilities: Vec::new(), elapsed: Duration::ZERO })
+    }
+
+    fn push(&mut self, samples: &[f32]) -> Result<()> {
+        let begin = Instant::now();
+        self.probabilities.extend(self.stream.push(samples)?);
+        self.elapsed += begin.elapsed();
+        Ok(())
+    }
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -1,6 +1,9 @@
 use std::f64::consts::TAU;
+use std::io::Cursor;
 
 use hound::{WavSpec, WavWriter};
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler as _};
 
 use super::*;
 
@@ -37,12 +40,16 @@ fn raw(codec: u16, channels: u16, rate: u32, bits: u16, claimed: u32, data: &[u8
 }
 
 fn samples(bytes: &[u8]) -> Vec<f32> {
-    read_wav_bytes("test.wav", bytes).unwrap().samples
+    read(bytes).unwrap()
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<f32>> {
+    Recording::from_bytes("test.wav", bytes)?.rest()
 }
 
 #[track_caller]
 fn refused(bytes: &[u8], field: &str) -> String {
-    let error = read_wav_bytes("test.wav", bytes).unwrap_err();
+    let error = read(bytes).unwrap_err();
     assert!(matches!(&error, Error::Format { field: found, .. } if found == field), "{error}");
     error.to_string()
 }
@@ -66,10 +73,11 @@ fn tone(samples: &[f32], hertz: f64) -> (f64, f64) {
 
 #[test]
 fn sixteen_bit_integers_are_divided_by_32768() {
-    let recording = read_wav_bytes("test.wav", &wav(ints(16_000, 1, 16), [-32768_i16, -1, 0, 1, 32767])).unwrap();
-    assert_eq!(recording.samples, [-1.0, -1.0 / 32768.0, 0.0, 1.0 / 32768.0, 32767.0 / 32768.0]);
-    assert_eq!((recording.source_rate, recording.channels), (16_000, 1));
+    let bytes = wav(ints(16_000, 1, 16), [-32768_i16, -1, 0, 1, 32767]);
+    let recording = Recording::from_bytes("test.wav", &bytes).unwrap();
+    assert_eq!((recording.source_rate(), recording.channels(), recording.len()), (16_000, 1, 5));
     assert_eq!(recording.seconds(), 5.0 / 16_000.0);
+    assert_eq!(recording.rest().unwrap(), [-1.0, -1.0 / 32768.0, 0.0, 1.0 / 32768.0, 32767.0 / 32768.0]);
 }
 
 #[test]
@@ -103,9 +111,8 @@ fn channels_are_averaged() {
     let stereo = samples(&wav(ints(16_000, 2, 16), [16384_i16, 0, -16384, -16384, 32767, -32767]));
     assert_eq!(stereo, [0.25, -0.5, 0.0]);
     let surround = wav(floats(16_000, 6), [1.0_f32, 0.5, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-    let recording = read_wav_bytes("test.wav", &surround).unwrap();
-    assert_eq!(recording.samples, [0.25, 0.5]);
-    assert_eq!(recording.channels, 6);
+    assert_eq!(Recording::from_bytes("test.wav", &surround).unwrap().channels(), 6);
+    assert_eq!(samples(&surround), [0.25, 0.5]);
 }
 
 #[test]
@@ -172,14 +179,14 @@ fn a_file_on_disk_reads_like_its_bytes() {
     let path = folder.path().join("tone.wav");
     let bytes = wav(floats(44_100, 2), sine(44_100, 440.0, 0.3, 0.5));
     std::fs::write(&path, &bytes).unwrap();
-    assert_eq!(read_wav(&path).unwrap().samples, samples(&bytes));
+    assert_eq!(Recording::open(&path).unwrap().rest().unwrap(), samples(&bytes));
 }
 
 #[test]
 fn a_missing_file_or_a_folder_is_an_io_error() {
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().join("missing.wav"), folder.path().to_owned()] {
-        let error = read_wav(&path).unwrap_err();
+        let error = Recording::open(&path).map(|_| ()).unwrap_err();
         assert!(matches!(&error, Error::Io { path: found, .. } if *found == path), "{error}");
     }
 }
@@ -212,9 +219,106 @@ fn truncated_data_is_refused_at_every_length() {
 }
 
 #[test]
-fn a_claim_of_four_gigabytes_is_refused_when_the_file_ends() {
-    refused(&raw(1, 1, 16_000, 16, u32::MAX - 1, &[0; 16]), "data");
-    refused(&raw(1, 1, 16_000, 16, u32::MAX, &[0; 16]), "header");
+fn a_claim_beyond_the_end_is_refused() {
+    for claimed in [18, 1 << 30, (1 << 31) + 2, u32::MAX - 257] {
+        let error = refused(&raw(1, 1, 16_000, 16, claimed, &[0; 16]), "data");
+        assert!(error.ends_with("found the end of the file after 8"), "{error}");
+    }
+    refused(&raw(1, 2, 16_000, 16, 18, &[0; 20]), "header");
+}
+
+#[test]
+fn a_header_as_streams_write_it_is_read_to_the_end() {
+    let data: Vec<u8> = (0..40).collect();
+    let plain = samples(&raw(1, 2, 16_000, 16, 40, &data));
+    assert_eq!(plain.len(), 10);
+    // ffmpeg, sox, arecord; 0 where the size was never filled in.
+    for claimed in [u32::MAX, u32::MAX - 36, 0x7fff_f000, 0x7fff_ff00, 1 << 31, 0] {
+        assert_eq!(samples(&raw(1, 2, 16_000, 16, claimed, &data)), plain, "{claimed:#x}");
+        // Cut within a frame.
+        assert_eq!(samples(&raw(1, 2, 16_000, 16, claimed, &data[..38])), plain[..9], "{claimed:#x}");
+        refused(&raw(1, 2, 16_000, 16, claimed, &[]), "data");
+    }
+    // A whole file without samples, with another chunk behind them.
+    let mut empty = raw(1, 1, 16_000, 16, 0, b"LIST\x04\0\0\0note");
+    empty[4..8].copy_from_slice(&48_u32.to_le_bytes());
+    refused(&empty, "data");
+}
+
+#[test]
+fn the_sizes_of_rf64_are_read() {
+    let plain = wav(ints(16_000, 1, 16), [1_i16, 2, 3]);
+    let sizes = |data: u64| {
+        let mut bytes = b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0".to_vec();
+        bytes.extend([0; 8]);
+        bytes.extend(data.to_le_bytes());
+        bytes.extend([0; 12]);
+        bytes.extend(&plain[12..]);
+        let at = bytes.len() - 10;
+        bytes[at..at + 4].fill(0xff);
+        bytes.extend(b"LIST\x04\0\0\0note");
+        bytes
+    };
+    assert_eq!(samples(&sizes(6)), samples(&plain));
+    refused(&sizes(1 << 40), "data");
+    refused(&sizes(5), "header");
+}
+
+#[test]
+fn a_sample_is_all_of_its_container() {
+    // 20 and 24 bits that lie in the upper ones of 32, as WAVE_FORMAT_EXTENSIBLE has them.
+    let value = 0x1234_5600_i32;
+    for valid in [0_u16, 20, 24, 32] {
+        let mut bytes =
+            b"RIFF\0\0\0\0WAVEfmt \x28\0\0\0\xfe\xff\x01\0\x80\x3e\0\0\0\xfa\0\0\x04\0\x20\0\x16\0".to_vec();
+        bytes.extend(valid.to_le_bytes());
+        bytes.extend(b"\x04\0\0\0\x01\0\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71data\x04\0\0\0");
+        bytes.extend(value.to_le_bytes());
+        assert_eq!(samples(&bytes), [value as f32 / 2_147_483_648.0], "{valid} valid bits");
+    }
+}
+
+#[test]
+fn a_frame_that_its_channels_cannot_share_is_refused() {
+    let mut bytes = raw(1, 3, 16_000, 16, 24, &[0; 24]);
+    bytes[32] = 8;
+    bytes[28..32].copy_from_slice(&(8 * 16_000_u32).to_le_bytes());
+    refused(&bytes, "header");
+}
+
+#[test]
+fn blocks_of_any_size_equal_the_whole() {
+    for rate in [8_000, 16_000, 22_050, 44_101, 48_000] {
+        let mono = sine(rate, 440.0, 0.4, 1.3);
+        let stereo: Vec<f32> = mono.iter().flat_map(|&x| [x, x / 3.0]).collect();
+        let bytes = wav(floats(rate, 2), stereo);
+        let whole = samples(&bytes);
+        for size in [1, 511, 4_096, 70_000] {
+            let mut recording = Recording::from_bytes("test.wav", &bytes).unwrap();
+            let mut blocks = Vec::new();
+            loop {
+                let block = recording.next(size).unwrap();
+                assert!(block.len() == size || recording.next(1).unwrap().is_empty());
+                if block.is_empty() {
+                    break;
+                }
+                blocks.extend(block);
+            }
+            assert!(blocks.map_bits() == whole.map_bits(), "{size} at {rate} Hz");
+        }
+    }
+}
+
+#[test]
+fn chunks_are_resampled_like_the_whole() {
+    for (rate, length) in [(8_000, 20_000), (44_100, 44_099), (44_101, 30_000), (48_000, 48_000), (48_000, 700)] {
+        let mono = &sine(rate, 523.0, 0.4, 1.0 + length as f64 / f64::from(rate))[..length];
+        let source = rate as usize;
+        let mut filter = Fft::new(source, 16_000, source * 64 / 1000, 1, FixedSync::Both).unwrap();
+        let expected = filter.process_all(&InterleavedSlice::new(mono, 1, length).unwrap(), length, None).unwrap();
+        let got = samples(&wav(floats(rate, 1), mono.iter().copied()));
+        assert!(got.map_bits() == expected.take_data()[..got.len()].to_vec().map_bits(), "{length} at {rate} Hz");
+    }
 }
 
 #[test]
@@ -231,7 +335,7 @@ fn eight_samples_are_enough_to_read() {
 #[test]
 fn a_float_that_is_not_finite_is_named_by_its_index() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let error = read_wav_bytes("test.wav", &wav(floats(44_100, 2), [0.0, 0.1, 0.2, bad])).unwrap_err();
+        let error = read(&wav(floats(44_100, 2), [0.0, 0.1, 0.2, bad])).unwrap_err();
         let Error::Format { field, found, .. } = error else {
             panic!("{error}");
         };
@@ -273,8 +377,8 @@ fn no_damaged_header_panics() {
         for bit in 0..8 {
             let mut damaged = whole.clone();
             damaged[byte] ^= 1 << bit;
-            if let Ok(recording) = read_wav_bytes("test.wav", &damaged) {
-                assert!(!recording.samples.is_empty());
+            if let Ok(samples) = read(&damaged) {
+                assert!(!samples.is_empty());
             }
         }
     }

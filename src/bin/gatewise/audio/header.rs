@@ -1,0 +1,223 @@
+//! The header of a WAV file: its chunks up to the samples.
+
+use std::io::{self, BufRead, Read};
+use std::path::Path;
+
+use gatewise::{Error, Result};
+use hound::{SampleFormat, WavReader, WavSpec};
+
+use super::{CODECS, SOURCE_RATES, format_error};
+
+/// The longest format chunk in use, that of `WAVE_FORMAT_EXTENSIBLE`.
+const LONGEST_FORMAT: u32 = 40;
+const EXTENSIBLE: [u8; 2] = 0xfffe_u16.to_le_bytes();
+
+/// What a file says of its samples.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) spec: WavSpec,
+    /// Bytes of one sample of all channels.
+    pub(super) frame_bytes: usize,
+    /// Bytes of all samples.
+    pub(super) data: u64,
+    /// The header as `hound` reads it, without the number of bytes that follow.
+    start: Vec<u8>,
+}
+
+/// How many bytes of samples a header promises.
+enum Promise {
+    Bytes(u64),
+    /// A program that wrote into a pipe could not know.
+    ToTheEnd,
+}
+
+impl Header {
+    /// Reads a file of `length` bytes up to its first sample.
+    pub(super) fn read(file: &Path, source: &mut impl BufRead, length: u64) -> Result<Self> {
+        if source.fill_buf().map_err(|e| Error::io(file, e))?.is_empty() {
+            return Err(format_error(file, "header", "a WAV file", "an empty file"));
+        }
+        let mut chunks = Chunks { file, source, read: 0 };
+        let (start, promise) = chunks.until_data()?;
+        let there = length.saturating_sub(chunks.read);
+        let spec = spec(file, &start)?;
+        // The format's fields begin at 20; the seventh pair of bytes is the length of a frame.
+        let frame_bytes = usize::from(u16::from_le_bytes([start[32], start[33]]));
+        if !frame_bytes.is_multiple_of(spec.channels.into()) {
+            let expected = format!("frames of as many bytes for each of {} channels", spec.channels);
+            return Err(format_error(file, "header", expected, format!("{frame_bytes} bytes")));
+        }
+        let frame = frame_bytes as u64;
+        let data = match promise {
+            // A stream may be cut anywhere, within a frame, too.
+            Promise::ToTheEnd => there / frame * frame,
+            Promise::Bytes(bytes) if !bytes.is_multiple_of(frame) => {
+                let expected = format!("a data chunk of whole frames of {frame} bytes");
+                return Err(format_error(file, "header", expected, format!("{bytes} bytes")));
+            }
+            Promise::Bytes(bytes) if bytes > there => {
+                let sample = frame / u64::from(spec.channels);
+                let found = format!("the end of the file after {}", there / sample);
+                return Err(format_error(file, "data", format!("{} samples", bytes / sample), found));
+            }
+            Promise::Bytes(bytes) => bytes,
+        };
+        if data == 0 {
+            return Err(format_error(file, "data", "at least one sample", "none"));
+        }
+        Ok(Self { spec, frame_bytes, data, start })
+    }
+
+    /// A whole file of some of the samples.
+    pub(super) fn with_samples(&self, bytes: usize) -> Vec<u8> {
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        [&self.start[..], &length.to_le_bytes()].concat()
+    }
+}
+
+/// The chunks of a file.
+struct Chunks<'a, R> {
+    file: &'a Path,
+    source: &'a mut R,
+    /// Bytes read so far.
+    read: u64,
+}
+
+impl<R: BufRead> Chunks<'_, R> {
+    /// Reads up to the first sample; returns the signature, the format and the beginning of the data chunk.
+    ///
+    /// The other chunks are left out because `hound` overlooks the byte that pads a chunk of odd length, and would take
+    /// what comes after such a chunk for noise.
+    fn until_data(&mut self) -> Result<(Vec<u8>, Promise)> {
+        let signature: [u8; 12] = self.bytes()?;
+        let [.., a, b, c, d, _, _, _, _] = signature;
+        let whole = u32::from_le_bytes([a, b, c, d]);
+        // RF64 is RIFF with its sizes, of 64 bits, in a chunk of their own.
+        let large = signature.starts_with(b"RF64");
+        if !(large || signature.starts_with(b"RIFF")) || !signature.ends_with(b"WAVE") {
+            return Err(format_error(self.file, "header", "a WAV file", "no RIFF/WAVE signature"));
+        }
+        let mut start = [b"RIFF", &signature[4..]].concat();
+        let mut size_of_data = None;
+        loop {
+            let chunk: [u8; 8] = self.bytes()?;
+            let [a, b, c, d, length @ ..] = chunk;
+            let length = u32::from_le_bytes(length);
+            match &[a, b, c, d] {
+                b"data" if start.len() == 12 => {
+                    return Err(format_error(self.file, "header", "a format before the data", "none"));
+                }
+                b"data" => {
+                    start.extend(b"data");
+                    let promise = match size_of_data {
+                        Some(bytes) if length == u32::MAX && bytes > 0 => Promise::Bytes(bytes),
+                        _ => promise(length, whole, self.read),
+                    };
+                    return Ok((start, promise));
+                }
+                b"fmt " if start.len() > 12 => {
+                    return Err(format_error(self.file, "header", "one format", "two"));
+                }
+                b"fmt " => self.format(chunk, length, &mut start)?,
+                b"ds64" if large && length >= 16 => {
+                    let [_, _, _, _, _, _, _, _, data @ ..]: [u8; 16] = self.bytes()?;
+                    size_of_data = Some(u64::from_le_bytes(data));
+                    self.skip(u64::from(length) - 16 + u64::from(length % 2))?;
+                }
+                _ => self.skip(u64::from(length) + u64::from(length % 2))?,
+            }
+        }
+    }
+
+    /// Reads the format chunk whose header is `chunk`.
+    fn format(&mut self, chunk: [u8; 8], length: u32, start: &mut Vec<u8>) -> Result<()> {
+        if length > LONGEST_FORMAT {
+            let expected = format!("a format of at most {LONGEST_FORMAT} bytes");
+            return Err(format_error(self.file, "header", expected, format!("{length} bytes")));
+        }
+        let mut format = vec![0; length as usize];
+        self.fill(&mut format)?;
+        self.skip(u64::from(length % 2))?;
+        // A sample stands in its container's upper bits, however many of them the recorder filled, so it is read as all of
+        // the container; `hound` would take the lower ones.
+        if format.starts_with(&EXTENSIBLE) && format.len() >= 20 && format[18..20] != [0, 0] {
+            format.copy_within(14..16, 18);
+        }
+        start.extend(chunk);
+        start.extend(format);
+        Ok(())
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.read += bytes.len() as u64;
+        self.source.read_exact(bytes).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => header_ended(self.file),
+            _ => Error::io(self.file, e),
+        })
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<()> {
+        self.read += bytes;
+        let mut rest = (&mut *self.source).take(bytes);
+        let skipped = io::copy(&mut rest, &mut io::sink()).map_err(|e| Error::io(self.file, e))?;
+        if skipped == bytes { Ok(()) } else { Err(header_ended(self.file)) }
+    }
+}
+
+/// How much follows a data chunk's header, which ends at `begin`, in a file that says that `whole` bytes follow its own.
+///
+/// A program that cannot go back to write the size leaves there the most that fits, as ffmpeg does, that of signed numbers, as sox
+/// and arecord do, or what stood there when it began: 0, and a file that ends here.
+fn promise(length: u32, whole: u32, begin: u64) -> Promise {
+    /// Programs leave room for the header, and for the last frame, below their greatest size.
+    const ROOM: u32 = 1 << 16;
+    const SIGNED: u32 = 1 << 31;
+    let greatest = length >= u32::MAX - 255 || (SIGNED - (1 << 12) - ROOM..=SIGNED).contains(&length);
+    let unknown = length == 0 && (whole == u32::MAX || u64::from(whole) + 8 <= begin);
+    if greatest || unknown { Promise::ToTheEnd } else { Promise::Bytes(length.into()) }
+}
+
+/// What the format says, if it is one that is read.
+fn spec(file: &Path, start: &[u8]) -> Result<WavSpec> {
+    let reader = WavReader::new(start.chain(&[0; 4][..])).map_err(|e| refusal(file, start, e))?;
+    let spec = reader.spec();
+    if !SOURCE_RATES.contains(&spec.sample_rate) {
+        let expected = format!("{} to {} Hz", SOURCE_RATES.start(), SOURCE_RATES.end());
+        return Err(format_error(file, "sample rate", expected, format!("{} Hz", spec.sample_rate)));
+    }
+    match (spec.sample_format, spec.bits_per_sample) {
+        (SampleFormat::Int, 8 | 16 | 24 | 32) | (SampleFormat::Float, 32) => Ok(spec),
+        (SampleFormat::Int, bits) => Err(format_error(file, "codec", CODECS, format!("{bits} bit integers"))),
+        (SampleFormat::Float, bits) => Err(format_error(file, "codec", CODECS, format!("{bits} bit floats"))),
+    }
+}
+
+/// What `hound` refuses, in the words of the file.
+pub(super) fn refusal(file: &Path, header: &[u8], error: hound::Error) -> Error {
+    match error {
+        hound::Error::IoError(e) if e.raw_os_error().is_some() => Error::io(file, e),
+        hound::Error::IoError(_) => header_ended(file),
+        hound::Error::FormatError(reason) if reason.starts_with("bits per sample") => {
+            format_error(file, "codec", CODECS, format!("another depth ({reason})"))
+        }
+        hound::Error::FormatError(reason) => format_error(file, "header", "a well-formed WAV header", reason),
+        _ => {
+            // The format is the first chunk kept, its first field the codec.
+            let codec = match header.get(20..22) {
+                Some(&[low, high]) => format!("codec {:#06x} or its depth", u16::from_le_bytes([low, high])),
+                _ => "another codec".to_owned(),
+            };
+            format_error(file, "codec", CODECS, codec)
+        }
+    }
+}
+
+fn header_ended(file: &Path) -> Error {
+    format_error(file, "header", "a complete WAV header", "the end of the file")
+}
