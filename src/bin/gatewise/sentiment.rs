@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use gatewise::cell::{Cell, Sequence};
 use gatewise::reference::{Direction, LayerState, UnitGates, layer_gates};
 use gatewise::train::{Graph, Mode, Parameters};
-use gatewise::{Device, Error, Result};
-use ndarray::{Array2, Array3, Axis};
+use gatewise::{Device, Error, Result, Tensor};
+use ndarray::{Array1, Array2, Array3, Axis};
 use serde_json::json;
 
 use crate::train::{Model, Vocabulary, words};
@@ -94,27 +94,38 @@ fn steps(model: &Model, parameters: &Parameters, vocabulary: &Vocabulary, text: 
         return Err(Error::Value { op: "sentiment", what, expected: "at least one word", found });
     }
     let numbers = vocabulary.numbers(&words);
-    // What the model says after each word: the same words, read up to there.
     let mut graph = Graph::new(parameters, Mode::Evaluation);
     let x = model.vectors(&mut graph, &numbers, 1)?;
     let y = model.outputs(&mut graph, x, None, &Sequence::new())?;
-    let mut sayings = Vec::new();
-    for end in 1..=words.len() {
-        let part = gatewise::ops::Slice { axis: 0, start: 0, step: 1, count: end };
-        let part = graph.slice(y, part)?;
-        let mean = graph.mean_over_steps(part, &Sequence::new())?;
-        let score = model.scores(&mut graph, mean)?;
-        sayings.push(graph.value(score)?.clone());
-    }
-    let x = graph.value(x)?.clone();
+    let (x, y) = (graph.value(x)?.clone(), graph.value(y)?.clone());
     graph.submit()?;
+    let scores = scores_so_far(model, parameters, &y.to_array()?)?;
     let gates = gates(model, parameters, &x.to_array()?)?;
     let one = |(at, word): (usize, String)| {
-        let score = sayings[at].to_vec()?.first().copied().unwrap_or_default();
-        let praise = 1.0 / (1.0 + (-score).exp());
-        Ok(Step { word, known: numbers[at] > 0, gates: gates.get(at).copied().flatten(), praise })
+        let praise = 1.0 / (1.0 + (-scores.get(at).copied().unwrap_or_default()).exp());
+        Step { word, known: numbers[at] > 0, gates: gates.get(at).copied().flatten(), praise }
     };
-    words.into_iter().enumerate().map(one).collect()
+    Ok(words.into_iter().enumerate().map(one).collect())
+}
+
+/// What the model says after each word, from its outputs `[T, 1, hidden]`: the score of their mean up to there. One running sum
+/// serves all of them, so the work grows with the words and not with their square.
+fn scores_so_far(model: &Model, parameters: &Parameters, y: &Array3<f32>) -> Result<Vec<f32>> {
+    let mut sum = Array1::<f64>::zeros(y.len_of(Axis(2)));
+    let mut means = Array2::zeros((y.len_of(Axis(0)), y.len_of(Axis(2))));
+    for (at, (row, mut mean)) in y.index_axis(Axis(1), 0).rows().into_iter().zip(means.rows_mut()).enumerate() {
+        sum += &row.mapv(f64::from);
+        let words = (at + 1) as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "a mean of outputs in f32")]
+        mean.assign(&sum.mapv(|sum| (sum / words) as f32));
+    }
+    let mut graph = Graph::new(parameters, Mode::Evaluation);
+    let means = graph.input(&Tensor::from_array(&Device::Cpu, &means)?);
+    let scores = model.scores(&mut graph, means)?;
+    let scores = graph.value(scores)?.clone();
+    graph.submit()?;
+    let scores: Array2<f32> = scores.to_array()?;
+    Ok(scores.rows().into_iter().filter_map(|row| row.first().copied()).collect())
 }
 
 /// Mean openings at every step.
