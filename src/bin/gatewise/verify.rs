@@ -5,6 +5,7 @@ mod compare;
 mod keras;
 mod layer;
 mod lecture;
+mod manifest;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod outputs;
@@ -24,8 +25,10 @@ use serde::Serialize;
 
 use self::case::Case;
 use self::compare::Comparison;
+use self::manifest::Listed;
 use self::outputs::Path;
 use crate::choice::{DeviceChoice, Schedule, adapter, plans};
+use crate::file::excerpt;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -115,6 +118,9 @@ struct Line<'a> {
     tol: Option<f64>,
     pass: bool,
     unsupported: Option<&'a str>,
+    /// Why the case could not be judged: its file is missing or broken, or the device failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Default, Serialize)]
@@ -124,37 +130,63 @@ struct Summary {
     unsupported: usize,
 }
 
+/// Cases that could not be judged, on one device or on all of them.
+#[derive(Default)]
+struct Broken {
+    count: usize,
+    first: Option<(String, Error)>,
+}
+
+impl Broken {
+    fn add(&mut self, case: &Listed, error: Error) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| (excerpt(&case.name), error));
+    }
+
+    /// The first of them, for standard error.
+    fn into_error(self, folder: &std::path::Path) -> Option<Error> {
+        let Self { count, first } = self;
+        let (name, source) = first?;
+        let more = if count > 1 { format!(", the first of {count} that could not be judged") } else { String::new() };
+        let file = folder.join("manifest.json").display().to_string();
+        Some(Error::Node { file, node: format!("case {name}{more}"), source: Box::new(source) })
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let cases = case::cases(&arguments.path, arguments.case.as_deref())?;
+    let cases = manifest::cases(&arguments.path, arguments.case.as_deref())?;
     let devices = arguments.device.open(arguments.schedule)?;
     let bar =
         if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((cases.len() * devices.len()) as u64) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}") {
         bar.set_style(style);
     }
-    let mut summary = Summary::default();
-    for case in &cases {
+    let (mut summary, mut broken) = (Summary::default(), Broken::default());
+    for listed in &cases {
+        // One case is held at a time, and one that cannot be read is no reason to leave out the others.
+        let case = listed.load(&arguments.path);
         for device in &devices {
-            bar.set_message(format!("{} on {device}", case.name));
-            let path = Path { device: device.clone(), weight_type: arguments.dtype };
-            let _before = plans(device);
-            let verdict = judge(case, &path, arguments.grads).or_else(|error| match refused_plan(&error) {
-                Some(option) => Ok(unsupported(option)),
-                None => Err(error),
-            })?;
-            let passed = verdict.passed();
-            match (&verdict.unsupported, passed) {
-                (Some(_), _) => summary.unsupported += 1,
-                (None, true) => summary.passed += 1,
-                (None, false) => summary.failed += 1,
-            }
-            let line = line(case, device, &verdict, passed);
+            bar.set_message(format!("{} on {device}", excerpt(&listed.name)));
+            let judged = case.as_ref().map(|case| judge_on(case, device, arguments));
+            let line = match &judged {
+                Ok(Ok(verdict)) => line(listed, device, verdict),
+                Ok(Err(error)) => failure(listed, device, error),
+                Err(error) => failure(listed, device, error),
+            };
+            summary.count(&line);
             if arguments.json {
                 println!("{}", serde_json::json!(line));
             } else {
                 bar.suspend(|| println!("{}", text(&line)));
             }
             bar.inc(1);
+            drop(line);
+            if let Ok(Err(error)) = judged {
+                broken.add(listed, error);
+            }
+        }
+        if let Err(error) = case {
+            broken.add(listed, error);
         }
     }
     bar.finish_and_clear();
@@ -163,8 +195,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         println!("{} passed, {} failed, {} unsupported", summary.passed, summary.failed, summary.unsupported);
     }
+    if let Some(error) = broken.into_error(&arguments.path) {
+        return Err(error);
+    }
     let good = summary.failed == 0 && (summary.unsupported == 0 || arguments.allow_unsupported);
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Judges all cases of a folder on the CPU, whatever comes of it.
+#[cfg(fuzzing)]
+pub(crate) fn judge_all(folder: &std::path::Path) -> Result<()> {
+    for listed in manifest::cases(folder, None)? {
+        let path = Path { device: Device::Cpu, weight_type: WeightType::F32 };
+        judge(&listed.load(folder)?, &path, true)?;
+    }
+    Ok(())
+}
+
+impl Summary {
+    fn count(&mut self, line: &Line<'_>) {
+        match (line.unsupported, line.pass) {
+            (Some(_), _) => self.unsupported += 1,
+            (None, true) => self.passed += 1,
+            (None, false) => self.failed += 1,
+        }
+    }
+}
+
+/// A case on a device; a plan that cannot be forced on it makes it unsupported.
+fn judge_on(case: &Case, device: &Device, arguments: &Arguments) -> Result<Verdict> {
+    let path = Path { device: device.clone(), weight_type: arguments.dtype };
+    let _before = plans(device);
+    judge(case, &path, arguments.grads).or_else(|error| match refused_plan(&error) {
+        Some(option) => Ok(unsupported(option)),
+        None => Err(error),
+    })
 }
 
 fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
@@ -205,7 +270,7 @@ fn refused_plan(error: &Error) -> Option<String> {
     }
 }
 
-fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -> Line<'a> {
+fn line<'a>(case: &'a Listed, device: &Device, verdict: &'a Verdict) -> Line<'a> {
     let ran = verdict.comparison.compared > 0;
     let (kind, adapter) = adapter(device);
     Line {
@@ -217,16 +282,38 @@ fn line<'a>(case: &'a Case, device: &Device, verdict: &'a Verdict, pass: bool) -
         max_abs_err: ran.then_some(verdict.comparison.error),
         max_grad_err: verdict.gradients.map(|gradients| gradients.error),
         tol: ran.then_some(verdict.comparison.tolerance),
-        pass,
+        pass: verdict.passed(),
         unsupported: verdict.unsupported.as_deref(),
+        error: None,
+    }
+}
+
+/// The line of a case that could not be judged.
+fn failure<'a>(case: &'a Listed, device: &Device, error: &Error) -> Line<'a> {
+    let (kind, adapter) = adapter(device);
+    Line {
+        case: &case.name,
+        kind: &case.kind,
+        device: kind,
+        adapter,
+        plan: plans(device),
+        max_abs_err: None,
+        max_grad_err: None,
+        tol: None,
+        pass: false,
+        unsupported: None,
+        error: Some(error.to_string()),
     }
 }
 
 fn text(line: &Line<'_>) -> String {
-    let Line { case, kind, device, max_abs_err, max_grad_err, tol, pass, unsupported, .. } = line;
-    let head = format!("{kind:<8} {case:<32} {device:<10}");
+    let Line { case, kind, device, max_abs_err, max_grad_err, tol, pass, unsupported, error, .. } = line;
+    let head = format!("{:<8} {:<32} {device:<10}", excerpt(kind), excerpt(case));
+    if let Some(error) = error {
+        return format!("{head} FAIL: {error}");
+    }
     match (unsupported, max_abs_err, tol) {
-        (Some(reason), ..) => format!("{head} unsupported: {reason}"),
+        (Some(reason), ..) => format!("{head} unsupported: {}", excerpt(reason)),
         (None, Some(error), Some(tol)) => {
             let gradients = max_grad_err.map_or_else(String::new, |error| format!(", gradients {error:.1e}"));
             format!("{head} {} {error:.1e} of {tol:.1e}{gradients}", if *pass { "pass" } else { "FAIL" })

@@ -1,28 +1,14 @@
-//! A folder of golden cases: its manifest, and the tensors of a case.
+//! A golden case: the manifest's fields, and the tensors of its file.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use gatewise::{Error, Result};
 use ndarray::{Array, ArrayD, Dimension, IxDyn};
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The folder's list of cases.
-#[derive(Deserialize)]
-struct Manifest {
-    cases: Vec<Value>,
-}
-
-/// What every case has.
-#[derive(Deserialize)]
-struct Header {
-    name: String,
-    kind: String,
-    file: String,
-}
+use crate::file::excerpt;
 
 /// One case with its tensors, in its own kind's layout.
 pub(super) struct Case {
@@ -30,39 +16,11 @@ pub(super) struct Case {
     pub(super) kind: String,
     /// The folder the case came from.
     pub(super) folder: PathBuf,
-    path: PathBuf,
-    entry: Value,
-    bytes: Vec<u8>,
-}
-
-/// Reads the cases whose name contains `wanted`.
-pub(super) fn cases(folder: &Path, wanted: Option<&str>) -> Result<Vec<Case>> {
-    let path = folder.join("manifest.json");
-    let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, error))?;
-    let refuse = |field: &str, expected: &str, found: String| Error::Format {
-        file: path.display().to_string(),
-        field: field.to_owned(),
-        expected: expected.to_owned(),
-        found,
-    };
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| refuse("manifest", "an object with `cases`", error.to_string()))?;
-    let mut cases = Vec::new();
-    for (index, entry) in manifest.cases.into_iter().enumerate() {
-        let header = Header::deserialize(&entry)
-            .map_err(|error| refuse(&format!("cases[{index}]"), "name, kind and file", error.to_string()))?;
-        if wanted.is_some_and(|wanted| !header.name.contains(wanted)) {
-            continue;
-        }
-        let path = folder.join(&header.file);
-        let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        cases.push(Case { name: header.name, kind: header.kind, folder: folder.to_owned(), path, entry, bytes });
-    }
-    match (cases.is_empty(), wanted) {
-        (true, Some(wanted)) => Err(refuse("cases", &format!("a name that contains {wanted:?}"), "none".to_owned())),
-        (true, None) => Err(refuse("cases", "at least one", "none".to_owned())),
-        _ => Ok(cases),
-    }
+    pub(super) path: PathBuf,
+    /// What the manifest says of it.
+    pub(super) entry: Value,
+    /// Its file.
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Case {
@@ -70,9 +28,9 @@ impl Case {
     pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T> {
         T::deserialize(&self.entry).map_err(|error| Error::Format {
             file: "manifest.json".to_owned(),
-            field: self.name.clone(),
-            expected: format!("the fields of the kind `{}`", self.kind),
-            found: error.to_string(),
+            field: excerpt(&self.name),
+            expected: format!("the fields of the kind `{}`", excerpt(&self.kind)),
+            found: excerpt(&error.to_string()),
         })
     }
 
@@ -92,7 +50,7 @@ impl Case {
 
     fn tensor<T>(&self, name: &str, dtype: Dtype, read: fn([u8; 4]) -> T) -> Result<ArrayD<T>> {
         let file = SafeTensors::deserialize(&self.bytes)
-            .map_err(|error| self.refuse("header", "a whole safetensors file", &error.to_string()))?;
+            .map_err(|error| self.refuse("header", "a whole safetensors file", &excerpt(&error.to_string())))?;
         let view = file.tensor(name).map_err(|_| self.refuse(name, "a tensor of this name", "none"))?;
         if view.dtype() != dtype {
             return Err(self.refuse(name, &format!("dtype {dtype:?}"), &format!("{:?}", view.dtype())));
@@ -151,7 +109,7 @@ pub(super) fn beside(case: &Case, folders: &[&str], name: &str) -> Result<PathBu
     let candidates = folders.iter().map(|folder| case.folder.join(folder).join(name));
     candidates.clone().find(|path| path.is_file()).ok_or_else(|| Error::Format {
         file: case.folder.display().to_string(),
-        field: case.name.clone(),
+        field: excerpt(&case.name),
         expected: format!("{name} in {}", folders.join(" or ")),
         found: "no such file".to_owned(),
     })

@@ -79,6 +79,9 @@ fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
         directions.iter().map(|direction| parameters(case, &cell, direction)).collect::<Result<Vec<_>>>()?;
     let x = case.floats::<Ix3>("x")?;
     let x = batch_first(&x).to_owned();
+    if x.is_empty() {
+        return Err(case.refuse("x", "at least one step of one row", &format!("shape {:?}", x.shape())));
+    }
     let (input, hidden) = (x.len_of(Axis(2)), parameters[0].weight_hh.ncols());
     let mut config = Config::new(cell, input, hidden).weight_type(path.weight_type);
     if fields.bidirectional {

@@ -65,13 +65,14 @@ fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
             "weight_ih" => "U",
             "weight_hh" => "W",
             "bias_ih" => "b",
-            // The lectures have one bias; it stands on the input's side.
-            _ => return Ok(ArrayD::zeros(spec.shape.as_slice())),
+            // The lectures have one bias; it stands on the input's side. Its size is the file's, whatever the manifest says.
+            _ => "b",
         };
         let gates = suffixes.iter().map(|suffix| case.floats(&format!("{letter}{suffix}")));
         let gates = gates.collect::<Result<Vec<ArrayD<f32>>>>()?;
         let views: Vec<_> = gates.iter().map(|gate| gate.view()).collect();
-        Ok(concatenate(Axis(0), &views).unwrap_or_else(|_| ArrayD::zeros(vec![0])))
+        let array = concatenate(Axis(0), &views).unwrap_or_else(|_| ArrayD::zeros(vec![0]));
+        Ok(if spec.name == "bias_hh" { ArrayD::zeros(array.raw_dim()) } else { array })
     })?;
 
     let row = |name: &str| -> Result<Option<Array3<f32>>> {

@@ -68,7 +68,18 @@ fn thai(case: &Case, device: &Device) -> Result<Verdict> {
     let mut verdict = Verdict::new();
     let comparison = &mut verdict.comparison;
     let traces = ThaiSegmenter::new(device, &weights(case)?)?.trace(&texts)?;
-    comparison.equal(&[traces.len()], &[y.len_of(Axis(0))]);
+    comparison.equal(&[traces.len(), logits.len_of(Axis(0)), ends.nrows(), lengths.len()], &[y.len_of(Axis(0)); 4]);
+    let rows = [y.len_of(Axis(0)), logits.len_of(Axis(0)), ends.nrows()];
+    let steps = [y.len_of(Axis(1)), logits.len_of(Axis(1)), ends.ncols()];
+    let least = |sizes: [usize; 3]| sizes.into_iter().min().unwrap_or_default();
+    if traces.len() > least(rows) || lengths.iter().any(|&length| length > least(steps)) {
+        let found = format!("{} texts, lengths up to {:?}", traces.len(), lengths.iter().max());
+        return Err(case.refuse(
+            "lengths",
+            &format!("at most {} texts of {} letters", least(rows), least(steps)),
+            &found,
+        ));
+    }
     for (row, (trace, &length)) in traces.iter().zip(&lengths).enumerate() {
         let steps = s![row, ..length, ..];
         comparison.close(&trace.hidden, &y.slice(steps).to_owned().into_dyn(), within(case, "y_abs")?);

@@ -100,6 +100,22 @@ impl Model {
     }
 }
 
+/// Refuses sizes that the case's file does not have, before parameters of that size are drawn and steps are taken.
+fn check_sizes(case: &Case, fields: &Fields) -> Result<()> {
+    let Fields { dims, layers, .. } = fields;
+    let floats = case.bytes.len() / size_of::<f32>();
+    let products =
+        [(dims.hidden, dims.hidden), (dims.hidden, dims.input), (dims.hidden, dims.classes), (*layers, dims.hidden)];
+    if products.iter().any(|&(a, b)| a.max(1).checked_mul(b.max(1)).is_none_or(|product| product > floats)) {
+        return Err(case.refuse("dims", "sizes of the file's own tensors", &format!("a file of {floats} floats")));
+    }
+    let losses = case.floats::<Ix1>("losses")?.len();
+    if Some(losses) != fields.steps.checked_add(1) {
+        return Err(case.refuse("losses", "a loss before every step and one behind the last", &losses.to_string()));
+    }
+    Ok(())
+}
+
 pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     let fields: Fields = case.fields()?;
     let cell: Cell = match fields.cell.as_str() {
@@ -113,6 +129,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
         return Ok(unsupported(format!("optimizer {}", fields.optimizer)));
     };
     let Dims { time, batch, input, hidden, classes } = fields.dims;
+    check_sizes(case, &fields)?;
     let mut config = Config::new(cell, input, hidden).layers(fields.layers);
     if fields.bidirectional {
         config = config.bidirectional(Merge::Concat);
@@ -127,17 +144,17 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
             parameters.set(id, Tensor::from_array(device, &initial)?)?;
         }
     }
-    let classes = |len| -> Result<Vec<i64>> {
+    let classes = |len: Option<usize>| -> Result<Vec<i64>> {
         let classes: ArrayD<i32> = case.integers("target")?;
-        match classes.len() == len {
+        match len == Some(classes.len()) {
             true => Ok(classes.iter().map(|&class| i64::from(class)).collect()),
-            false => Err(case.refuse("target", &format!("{len} classes"), &format!("{:?}", classes.shape()))),
+            false => Err(case.refuse("target", "as many classes as `dims` says", &format!("{:?}", classes.shape()))),
         }
     };
     let target = match fields.task.as_str() {
         "regress" => Target::Numbers(Tensor::from_array(device, &case.floats::<Ix3>("target")?)?),
-        "tag" => Target::Tags(classes(time * batch)?),
-        "classify" => Target::Classes(classes(batch)?),
+        "tag" => Target::Tags(classes(time.checked_mul(batch))?),
+        "classify" => Target::Classes(classes(Some(batch))?),
         other => return Ok(unsupported(format!("task {other}"))),
     };
     let model = Model { recurrent, readout, x: Tensor::from_array(device, &case.floats::<Ix3>("x")?)?, target };
