@@ -141,7 +141,7 @@ fn a_long_recording_takes_the_memory_of_a_block() {
         peak(&["vad", &wav, "--device", "cpu", "--plot", &plot])
     };
     let (short, long) = (vad(1), vad(12));
-    assert!(long < short + (25 << 10), "{short} KiB for 1 second, {long} KiB for 12");
+    assert!(long < short + (16 << 10), "{short} KiB for 1 second, {long} KiB for 12");
 }
 
 #[cfg(target_os = "linux")]
@@ -183,6 +183,7 @@ fn a_hostile_npy_file_is_refused_in_one_line() {
         (array("(99999999999,)"), "cut short"),
         (twice, "once, found 'shape' twice"),
     ] {
+        let header = header + "\n";
         let length = u16::try_from(header.len()).expect("short").to_le_bytes();
         let bytes = [b"\x93NUMPY\x01\0", &length[..], header.as_bytes(), &[0; 20]].concat();
         fs::write(folder.path().join("x.npy"), bytes).expect("a file");

@@ -2,22 +2,21 @@
 //! judged, gradients included.
 #![no_main]
 
-#[allow(dead_code, reason = "the program asks for more")]
-#[path = "../../src/bin/gatewise/audio.rs"]
-mod audio;
-#[allow(dead_code, reason = "the program opens more devices")]
-#[path = "../../src/bin/gatewise/choice.rs"]
-mod choice;
-#[path = "../../src/bin/gatewise/file.rs"]
-mod file;
-#[allow(dead_code, reason = "the program prints, too")]
-#[path = "../../src/bin/gatewise/verify.rs"]
-mod verify;
+#[allow(dead_code, reason = "the program does more with them")]
+#[path = "../../src/bin/gatewise"]
+mod program {
+    pub(crate) mod audio;
+    pub(crate) mod choice;
+    pub(crate) mod file;
+    pub(crate) mod verify;
+}
 
 use std::fs;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
+// The program's files name each other from the crate's root.
+use program::{audio, choice, file, verify};
 
 /// As deep below the package as `tests/golden`, so that cases find their models.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/case");

@@ -1,15 +1,17 @@
 //! Any bytes as a `.npy` file: refused with an error of one line, or read.
 #![no_main]
 
-#[allow(dead_code, reason = "the program reads files, too")]
-#[path = "../../src/bin/gatewise/file.rs"]
-mod file;
-#[allow(dead_code, reason = "the program writes files, too")]
-#[path = "../../src/bin/gatewise/npy.rs"]
-mod npy;
+#[allow(dead_code, reason = "the program does more with them")]
+#[path = "../../src/bin/gatewise"]
+mod program {
+    pub(crate) mod file;
+    pub(crate) mod npy;
+}
 
 use gatewise::onnx::Input;
 use libfuzzer_sys::fuzz_target;
+// The program's files name each other from the crate's root.
+use program::{file, npy};
 
 fuzz_target!(|bytes: &[u8]| {
     let elements = match npy::read_bytes("x", "fuzz", bytes) {

@@ -1,15 +1,17 @@
 //! Any bytes as a WAV file: refused with an error of one line, or read to its end in blocks.
 #![no_main]
 
-#[allow(dead_code, reason = "the program asks for more")]
-#[path = "../../src/bin/gatewise/audio.rs"]
-mod audio;
-#[allow(dead_code, reason = "the program reads files, too")]
-#[path = "../../src/bin/gatewise/file.rs"]
-mod file;
+#[allow(dead_code, reason = "the program does more with them")]
+#[path = "../../src/bin/gatewise"]
+mod program {
+    pub(crate) mod audio;
+    pub(crate) mod file;
+}
 
-use audio::Recording;
 use libfuzzer_sys::fuzz_target;
+use program::audio::Recording;
+// The program's files name each other from the crate's root.
+use program::file;
 
 /// Samples of a block.
 const BLOCK: usize = 1 << 12;
