@@ -1,4 +1,4 @@
-//! Failures on demand, for unit tests: the n-th call of a kind that this thread makes is refused.
+//! Failures on demand, for unit tests: of the calls of one kind that this thread makes, the n-th fails.
 
 use std::cell::Cell;
 

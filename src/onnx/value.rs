@@ -292,7 +292,8 @@ impl Output {
     }
 }
 
-/// The outputs of one call, in the model's order.
+/// The outputs of one call, in the model's order. A read-back that fails can be made again;
+/// [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all) reads several tensors by one submission.
 #[derive(Clone, Debug)]
 pub struct Outputs(pub(super) Vec<(String, Output)>);
 

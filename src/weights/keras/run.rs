@@ -85,7 +85,8 @@ impl KerasCall {
     }
 }
 
-/// What a layer or model returns.
+/// What a layer or model returns, on its device. A read-back that fails can be made again;
+/// [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all) reads several tensors by one submission.
 #[derive(Clone, Debug)]
 pub struct KerasOutputs {
     /// The outputs in Keras' order and layout: with `return_state` the final state comes after them.
