@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::text::{long_list, message as on_one_line, sentence as long, shown as short};
+
 /// What every fallible call of the crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can go wrong, each case with the facts needed to mend it.
+///
+/// An error displays as one line of less than 2,000 characters: what comes from files and drivers is escaped and cut as
+/// [`text::shown`](crate::text::shown) does it. The fields hold it whole.
 ///
 /// After an error nothing that was already computed is lost: a layer keeps its weights and a state keeps the value it
 /// had before the call that failed.
@@ -13,7 +18,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// An array does not fit the operation.
-    #[error("{op}: {what} must be {expected}, got {found:?}")]
+    #[error("{op}: {what} must be {}, got {}", long(expected), long(&format!("{found:?}")))]
     Shape {
         /// The operation that refused the array.
         op: &'static str,
@@ -25,7 +30,7 @@ pub enum Error {
         found: Vec<usize>,
     },
     /// A configuration value is outside its range.
-    #[error("{op}: {what} must be {expected}, got {found}")]
+    #[error("{op}: {what} must be {expected}, got {}", long(found))]
     Value {
         /// The operation that refused the value.
         op: &'static str,
@@ -37,7 +42,7 @@ pub enum Error {
         found: String,
     },
     /// A legal option that this path does not carry out. It is refused rather than ignored.
-    #[error("{op}: {option} is not supported {by}")]
+    #[error("{op}: {} is not supported {by}", long(option))]
     Unsupported {
         /// The operation.
         op: &'static str,
@@ -47,7 +52,7 @@ pub enum Error {
         by: &'static str,
     },
     /// Two values that must live on one device do not.
-    #[error("{op}: {what} lives on {found}, expected {expected}")]
+    #[error("{op}: {what} lives on {}, expected {}", short(found), short(expected))]
     DeviceMismatch {
         /// The operation.
         op: &'static str,
@@ -59,7 +64,7 @@ pub enum Error {
         found: String,
     },
     /// No adapter fits the request.
-    #[error("no GPU adapter for {wanted}: {reason}")]
+    #[error("no GPU adapter for {}: {}", short(wanted), on_one_line(reason))]
     NoAdapter {
         /// What was asked for.
         wanted: String,
@@ -67,7 +72,7 @@ pub enum Error {
         reason: String,
     },
     /// The request exceeds one of the adapter's limits.
-    #[error("{op}: {what} needs {needed}, the limit of {adapter} is {limit}")]
+    #[error("{op}: {what} needs {needed}, the limit of {} is {limit}", short(adapter))]
     Limit {
         /// The operation.
         op: &'static str,
@@ -81,7 +86,7 @@ pub enum Error {
         adapter: String,
     },
     /// The GPU device was lost; what lived on it is gone. Values read back before stay valid.
-    #[error("{op}: the GPU device was lost ({reason})")]
+    #[error("{op}: the GPU device was lost ({})", on_one_line(reason))]
     DeviceLost {
         /// The operation that met the loss.
         op: &'static str,
@@ -89,7 +94,7 @@ pub enum Error {
         reason: String,
     },
     /// There is no memory left for the operation, on its GPU or on the host.
-    #[error("{op}: out of memory ({message})")]
+    #[error("{op}: out of memory ({})", on_one_line(message))]
     OutOfMemory {
         /// The operation.
         op: &'static str,
@@ -97,7 +102,7 @@ pub enum Error {
         message: String,
     },
     /// The driver rejected a kernel or a command.
-    #[error("{op}: the GPU refused the command: {message}")]
+    #[error("{op}: the GPU refused the command: {}", on_one_line(message))]
     Gpu {
         /// The kernel or operation.
         op: &'static str,
@@ -105,7 +110,7 @@ pub enum Error {
         message: String,
     },
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", short(&path.display().to_string()), long(&source.to_string()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -114,7 +119,7 @@ pub enum Error {
     },
     /// A file's contents are not what its format or the model asks for, where none of the variants below says it more
     /// closely.
-    #[error("{file}: {field}: expected {expected}, found {found}")]
+    #[error("{}: {}: expected {}, found {}", short(file), short(field), long(expected), long(found))]
     Format {
         /// The file, or what the bytes were said to be.
         file: String,
@@ -126,7 +131,7 @@ pub enum Error {
         found: String,
     },
     /// A file is of another kind than it is read as.
-    #[error("{file}: expected {expected}, found {found}")]
+    #[error("{}: expected {expected}, found {}", short(file), long(found))]
     Unrecognized {
         /// The file.
         file: String,
@@ -136,7 +141,7 @@ pub enum Error {
         found: String,
     },
     /// A file ends before its contents do.
-    #[error("{file}: {field}: cut short, {needed} bytes are needed and {found} are there")]
+    #[error("{}: {}: cut short, {needed} bytes are needed and {found} are there", short(file), short(field))]
     Truncated {
         /// The file.
         file: String,
@@ -148,7 +153,7 @@ pub enum Error {
         found: u64,
     },
     /// A file declares more than is read: a size that no file and no memory holds, or a nesting without end.
-    #[error("{file}: {field}: at most {limit}, found {found}")]
+    #[error("{}: {}: at most {}, found {}", short(file), short(field), short(limit), long(found))]
     TooLarge {
         /// The file.
         file: String,
@@ -160,7 +165,7 @@ pub enum Error {
         found: String,
     },
     /// A file holds elements of a type that does not exist or is not read.
-    #[error("{file}: {field}: expected elements of type {expected}, found {found}")]
+    #[error("{}: {}: expected elements of type {expected}, found {}", short(file), short(field), short(found))]
     Dtype {
         /// The file.
         file: String,
@@ -172,7 +177,7 @@ pub enum Error {
         found: String,
     },
     /// A file gives one name to two things.
-    #[error("{file}: {place} defines {name:?}, which {first} has defined")]
+    #[error("{}: {} defines {}, which {} has defined", short(file), short(place), short(&format!("{name:?}")), short(first))]
     Duplicate {
         /// The file.
         file: String,
@@ -184,7 +189,7 @@ pub enum Error {
         first: String,
     },
     /// A graph reads what nothing in its file defines.
-    #[error("{file}: {reader} reads {name:?}, which nothing defines")]
+    #[error("{}: {} reads {}, which nothing defines", short(file), short(reader), short(&format!("{name:?}")))]
     Dangling {
         /// The file.
         file: String,
@@ -194,7 +199,7 @@ pub enum Error {
         name: String,
     },
     /// Nodes of a graph wait for each other.
-    #[error("{file}: a cycle among {}", nodes.join(", "))]
+    #[error("{}: a cycle among {}", short(file), long_list(nodes, ", "))]
     Cycle {
         /// The file.
         file: String,
@@ -202,7 +207,7 @@ pub enum Error {
         nodes: Vec<String>,
     },
     /// A graph asks for operators that are not carried out. Nothing of it is run.
-    #[error("{file}: operators that are not supported: {}", operators.join("; "))]
+    #[error("{}: operators that are not supported: {}", short(file), long_list(operators, "; "))]
     Operators {
         /// The file.
         file: String,
@@ -210,7 +215,7 @@ pub enum Error {
         operators: Vec<String>,
     },
     /// A node of a graph refuses what it is given.
-    #[error("{file}: {node}: {source}")]
+    #[error("{}: {}: {source}", short(file), short(node))]
     Node {
         /// The file.
         file: String,
@@ -283,4 +288,67 @@ pub(crate) fn axes<const N: usize>(
     found: &[usize],
 ) -> Result<[usize; N]> {
     found.try_into().map_err(|_| Error::Shape { op, what, expected: axes.to_owned(), found: found.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::Error;
+
+    /// Every variant, with a text of a stranger in all of its fields.
+    fn all(text: &str) -> Vec<Error> {
+        let (op, own) = ("op", || text.to_owned());
+        let io = || Error::io(text, io::Error::other(text));
+        let format = || Error::Format { file: own(), field: own(), expected: own(), found: own() };
+        let node = |source| Error::Node { file: own(), node: own(), source: Box::new(source) };
+        vec![
+            Error::Shape { op, what: "x", expected: own(), found: vec![usize::MAX; 5000] },
+            Error::Value { op, what: "x", expected: "y", found: own() },
+            Error::Unsupported { op, option: own(), by: "here" },
+            Error::DeviceMismatch { op, what: "x", expected: own(), found: own() },
+            Error::NoAdapter { wanted: own(), reason: own() },
+            Error::Limit { op, what: "bytes", needed: 2, limit: 1, adapter: own() },
+            Error::DeviceLost { op, reason: own() },
+            Error::OutOfMemory { op, message: own() },
+            Error::Gpu { op, message: own() },
+            io(),
+            format(),
+            Error::Unrecognized { file: own(), expected: "x", found: own() },
+            Error::Truncated { file: own(), field: own(), needed: 2, found: 1 },
+            Error::TooLarge { file: own(), field: own(), limit: own(), found: own() },
+            Error::Dtype { file: own(), field: own(), expected: "x", found: own() },
+            Error::Duplicate { file: own(), place: own(), name: own(), first: own() },
+            Error::Dangling { file: own(), reader: own(), name: own() },
+            Error::Cycle { file: own(), nodes: vec![own(); 300] },
+            Error::Operators { file: own(), operators: vec![own(); 300] },
+            node(format()),
+            node(io()),
+            Error::NotFinite { op, what: "x", index: 1, found: f32::NAN },
+            Error::Diverged { step: 1, loss: f32::NAN, gradient_norm: 1.0 },
+        ]
+    }
+
+    #[test]
+    fn every_error_is_one_short_line() {
+        let hostile = ["\u{1b}[2J\0\r\n", "ä", "a\n\n  b", "\u{202e}x"].map(|text| text.repeat(3000));
+        for error in hostile.iter().flat_map(|text| all(text)) {
+            let said = error.to_string();
+            assert!(said.chars().count() < 2000 && said.len() < 4000, "{} characters: {said}", said.chars().count());
+            assert!(!said.chars().any(char::is_control), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn short_texts_stand_as_they_are() {
+        let error = Error::Format {
+            file: "a/b.onnx".to_owned(),
+            field: "node \"x\"".to_owned(),
+            expected: "1".to_owned(),
+            found: "2".to_owned(),
+        };
+        assert_eq!(error.to_string(), "a/b.onnx: node \"x\": expected 1, found 2");
+        let error = Error::Shape { op: "op", what: "x", expected: "[T, B]".to_owned(), found: vec![1, 2] };
+        assert_eq!(error.to_string(), "op: x must be [T, B], got [1, 2]");
+    }
 }

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+pub mod text;
+
 pub mod cell;
 mod error;
 pub mod files;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from left to right; a room names only those before it. Rooms of one group do not name each other.
 const ROOMS: &[&[&str]] = &[
+    &["text"],
     &["error", "cell", "memory"],
     &["files"],
     &["reference"],

@@ -10,6 +10,7 @@ use super::value::{Input, IntKind, Ints, Output, Outputs, Value};
 use super::{Extent, ValueInfo};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
+use crate::text::listed;
 
 const OP: &str = "onnx";
 
@@ -75,7 +76,7 @@ impl Placed {
         for (name, input) in inputs {
             let Some((info, id)) = graph.inputs.iter().find(|(info, _)| info.name == *name) else {
                 let names: Vec<&str> = graph.inputs.iter().map(|(info, _)| info.name.as_str()).collect();
-                let found = format!("{name:?}; the model has {}", names.join(", "));
+                let found = format!("{name:?}; the model has {}", listed(&names, ", "));
                 return Err(unexpected("inputs", "the names of the model's inputs", found));
             };
             let value = self.accept(info, input)?;
@@ -88,7 +89,9 @@ impl Placed {
             graph.inputs.iter().filter(|(_, id)| values[id.0].is_none()).map(|(info, _)| info.to_string()).collect();
         match missing.is_empty() {
             true => Ok(()),
-            false => Err(unexpected("inputs", "all inputs of the model", format!("none for {}", missing.join(", ")))),
+            false => {
+                Err(unexpected("inputs", "all inputs of the model", format!("none for {}", listed(&missing, ", "))))
+            }
         }
     }
 
@@ -142,7 +145,7 @@ fn check_extents<'a>(info: &'a ValueInfo, shape: &[usize], extents: &mut HashMap
         return Ok(());
     }
     let named: Vec<String> = extents.iter().map(|(name, n)| format!("{name} = {n}")).collect();
-    let known = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+    let known = if named.is_empty() { String::new() } else { format!(" ({})", listed(&named, ", ")) };
     Err(Error::Shape { op: OP, what: "input", expected: format!("{info}{known}"), found: shape.to_vec() })
 }
 

@@ -5,6 +5,7 @@ use ndarray::{Array, ArrayD, ArrayView, Dimension, IxDyn};
 use super::proto::DataType;
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
+use crate::text::listed;
 
 /// A value inside a graph.
 #[derive(Clone, Debug)]
@@ -305,7 +306,7 @@ impl Outputs {
     pub fn get(&self, name: &str) -> Result<&Output> {
         self.0.iter().find(|(own, _)| own == name).map(|(_, output)| output).ok_or_else(|| {
             let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-            let found = format!("{name:?}; the model has {}", names.join(", "));
+            let found = format!("{name:?}; the model has {}", listed(&names, ", "));
             Error::Value { op: "onnx", what: "output", expected: "the name of an output", found }
         })
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text::shown;
+
 /// An array with a NaN or an infinity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonFinite {
@@ -33,6 +35,7 @@ impl NonFinite {
 
 impl fmt::Display for NonFinite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} NaN, {} infinite, first at {}", self.tensor, self.nan, self.infinite, self.first)
+        let Self { tensor, nan, infinite, first } = self;
+        write!(f, "{}: {nan} NaN, {infinite} infinite, first at {first}", shown(tensor))
     }
 }

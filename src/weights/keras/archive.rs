@@ -6,6 +6,7 @@ use rawzip::{CompressionMethod, ZipArchive, ZipSliceArchive};
 
 use super::Source;
 use crate::error::{Error, Result};
+use crate::text::listed;
 
 /// An archive whose members are read by name.
 pub(super) struct Archive<'a> {
@@ -38,7 +39,7 @@ impl<'a> Archive<'a> {
             }
         }
         let Some((wayfinder, method, flags)) = found else {
-            return Err(refuse("a member of this name", &format!("only {}", names.join(", "))));
+            return Err(refuse("a member of this name", &format!("only {}", listed(&names, ", "))));
         };
         if flags.is_encrypted() {
             return Err(refuse("a member that is not encrypted", "an encrypted one"));

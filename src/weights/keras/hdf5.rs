@@ -10,6 +10,7 @@ use ndarray::{ArrayD, IxDyn};
 
 use super::{MOST_ARRAYS, Source, memory_limit};
 use crate::error::{Error, Result};
+use crate::text::listed;
 
 /// Nothing that Keras writes lies deeper.
 const DEEPEST: usize = 64;
@@ -166,7 +167,7 @@ impl Tree {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
             let beside: Vec<&str> = self.arrays.keys().map(String::as_str).filter(|p| p.starts_with(folder)).collect();
             let found =
-                if beside.is_empty() { "nothing there".to_owned() } else { format!("only {}", beside.join(", ")) };
+                if beside.is_empty() { "nothing there".to_owned() } else { format!("only {}", listed(&beside, ", ")) };
             return Err(self.refuse(path, "an array of this name", &found));
         };
         let broken = |error: hdf5_reader::error::Error| self.broken(path, &error);

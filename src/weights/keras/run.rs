@@ -19,6 +19,7 @@ use super::parse::{Kind, Layer};
 use crate::error::{Error, Result};
 use crate::ops::Recorder;
 use crate::tensor::{Device, Tensor};
+use crate::text::listed;
 
 const OP: &str = "KerasLayer";
 
@@ -204,7 +205,7 @@ impl KerasLayer {
     pub fn record(&self, recorder: &mut Recorder, call: KerasCall) -> Result<KerasOutputs> {
         recorder.device().check_same(OP, "recorder", &self.device)?;
         if call.inputs.len() != self.inputs.len() {
-            let found = format!("{} for {}", call.inputs.len(), self.inputs.join(", "));
+            let found = format!("{} for {}", call.inputs.len(), listed(&self.inputs, ", "));
             return Err(Error::Value { op: OP, what: "inputs", expected: "one an input of the model", found });
         }
         let mask = call.mask.map(Arc::new);

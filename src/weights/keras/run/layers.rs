@@ -12,6 +12,7 @@ use crate::error::{Error, Result, axes};
 use crate::nn::{Conv1d, Embedding, Linear};
 use crate::ops::{self, Conv1dGeometry, Math, PadMode, Recorder};
 use crate::tensor::Tensor;
+use crate::text::listed;
 
 /// A layer whose weights lie on a device.
 pub(super) enum Placed {
@@ -197,7 +198,7 @@ fn each_step(run: &mut Run<'_>, path: &str, inner: &Placed, x: &Value) -> Result
 /// A model: its calls in order.
 fn whole(run: &mut Run<'_>, placed: &[(String, Placed)], graph: &Graph, takes: &[Value]) -> Result<Results> {
     if takes.len() != graph.inputs.len() {
-        let found = format!("{} for {}", takes.len(), graph.inputs.join(", "));
+        let found = format!("{} for {}", takes.len(), listed(&graph.inputs, ", "));
         return Err(Error::Value { op: OP, what: "inputs", expected: "one an input of the model", found });
     }
     let mut results: Vec<Vec<Value>> = Vec::new();
