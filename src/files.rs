@@ -1,4 +1,4 @@
-//! Files that are replaced as a whole, and folders that one process at a time writes to.
+//! Regular files that are read, files that are replaced as a whole, and folders that one process at a time writes to.
 //!
 //! Everything that the crate and its command line leave on disk goes through [`replace`]: whoever reads the file, even after a
 //! crash of the machine, finds the old contents or the new ones. A [`Lock`] keeps a second process out of a folder.
@@ -16,12 +16,15 @@
 //! # Ok::<(), gatewise::Error>(())
 //! ```
 
+mod regular;
+
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use self::regular::{kind, open, read, read_to_string};
 use crate::error::{Error, Result};
 
 /// Ending of the hidden file that contents are written to before they take their name.

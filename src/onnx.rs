@@ -45,7 +45,9 @@ use self::tensor::Source;
 pub use self::value::{Input, Output, Outputs};
 use crate::cell::Reset;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::tensor::Device;
+use crate::text::shown;
 pub use crate::weights::NonFinite;
 
 /// Where a GRU resets, where its file may be wrong.
@@ -112,14 +114,16 @@ impl fmt::Display for Warning {
         match self {
             Self::SuspectGruReset { node } => write!(
                 f,
-                "{node}: a GRU from PyTorch without linear_before_reset=1; PyTorch's GRU resets after the matmul and some \
-                 exporters leave the attribute out, so it is taken as reset after (choose before or after to decide yourself)"
+                "{}: a GRU from PyTorch without linear_before_reset=1; PyTorch's GRU resets after the matmul and some \
+                 exporters leave the attribute out, so it is taken as reset after (choose before or after to decide yourself)",
+                shown(node)
             ),
             Self::OverriddenGruReset { node, stated, used } => {
-                write!(f, "{node}: the file resets {} the matmul, the caller chose {}", word(stated), word(used))
+                let (node, stated) = (shown(node), word(stated));
+                write!(f, "{node}: the file resets {stated} the matmul, the caller chose {}", word(used))
             }
             Self::Precision { node, declared } => {
-                write!(f, "{node}: declared as {declared}, computed as 32-bit floats")
+                write!(f, "{}: declared as {}, computed as 32-bit floats", shown(node), shown(declared))
             }
         }
     }
@@ -150,13 +154,13 @@ pub struct ValueInfo {
 impl fmt::Display for ValueInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = format!("{:?}", self.element_type).to_lowercase();
-        write!(f, "{:?} {kind}", self.name)?;
+        write!(f, "{} {kind}", shown(&format!("{:?}", self.name)))?;
         let Some(shape) = &self.shape else {
             return Ok(());
         };
         let extents = shape.iter().map(|extent| match extent {
             Extent::Fixed(n) => n.to_string(),
-            Extent::Named(name) => name.clone(),
+            Extent::Named(name) => shown(name).to_string(),
             Extent::Free => "?".to_owned(),
         });
         write!(f, " [{}]", extents.collect::<Vec<_>>().join(", "))
@@ -187,11 +191,11 @@ impl OnnxModel {
     pub fn from_file(path: impl AsRef<Path>, options: &OnnxOptions) -> Result<Self> {
         let path = path.as_ref();
         let file = path.display().to_string();
-        let size = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
+        let size = files::open(path)?.metadata().map_err(|error| Error::io(path, error))?.len();
         if size > LARGEST_FILE {
             return Err(too_large(&file, size));
         }
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let bytes = files::read(path)?;
         let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
         Self::read(&wire::decode(&file, bytes.into())?, Source { file: &file, folder }, options)
     }

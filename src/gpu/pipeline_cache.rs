@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::context::lock;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What a file begins with; another layout gets another number.
 const MAGIC: &[u8; 16] = b"gatewise-cache-1";
@@ -19,7 +20,7 @@ pub(super) struct PipelineCache {
 
 impl PipelineCache {
     /// Opens the cache of an adapter in a folder; `None` where the backend has none. A file that is missing, damaged or of
-    /// another driver is an empty cache.
+    /// another driver, or no regular file, is an empty cache.
     pub(super) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Result<Option<Self>> {
         let Some(name) = wgpu::util::pipeline_cache_key(info) else { return Ok(None) };
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
@@ -27,7 +28,7 @@ impl PipelineCache {
         }
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         let file = folder.join(format!("{name}.bin"));
-        let bytes = std::fs::read(&file).unwrap_or_default();
+        let bytes = files::read(&file).unwrap_or_default();
         let contents = unwrap(&bytes);
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("gatewise"), data: contents, fallback: true };
         #[expect(unsafe_code, reason = "a driver trusts what its cache holds")]
@@ -49,11 +50,8 @@ impl PipelineCache {
         if *kept == now {
             return Ok(());
         }
-        // Another process may read or write the same file: a rename shows it one or the other, whole.
-        let partial = self.file.with_extension(format!("{}.partial", std::process::id()));
-        std::fs::write(&partial, wrap(&contents))
-            .and_then(|()| std::fs::rename(&partial, &self.file))
-            .map_err(|error| Error::io(&self.file, error))?;
+        // Another process may read or write the same file.
+        files::replace(&self.file, |out| out.write_all(&wrap(&contents)))?;
         *kept = now;
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::adapter::AdapterSummary;
 use super::context::{Context, GpuDevice, lock};
 use crate::cell::Cell;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::plan::{Choice, Method, Plan, Problem, Tile};
 
 const FORMAT: u64 = 1;
@@ -24,8 +25,8 @@ pub(super) struct Tuning {
 }
 
 impl Tuning {
-    /// Opens what is kept in a folder for an adapter. A file that is missing, damaged, of another driver or of another layout
-    /// holds nothing.
+    /// Opens what is kept in a folder for an adapter. A file that is missing, damaged, of another driver or of another layout,
+    /// or no regular file, holds nothing.
     pub(super) fn open(adapter: &AdapterSummary, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         let plain = |text: &str| -> String {
@@ -33,7 +34,7 @@ impl Tuning {
         };
         let file = folder.join(format!("tuning-{}-{}.json", adapter.backend, plain(&adapter.name)));
         let (adapter, driver) = (adapter.name.clone(), adapter.driver.clone());
-        let text = std::fs::read(&file).unwrap_or_default();
+        let text = files::read(&file).unwrap_or_default();
         let known: Value = serde_json::from_slice(&text).unwrap_or_default();
         let own =
             known["format"] == FORMAT && known["adapter"] == adapter.as_str() && known["driver"] == driver.as_str();
@@ -55,10 +56,7 @@ impl Tuning {
         if !self.denied.is_empty() {
             all["denied"] = json!(self.denied);
         }
-        let partial = self.file.with_extension(format!("{}.partial", std::process::id()));
-        std::fs::write(&partial, format!("{all:#}\n"))
-            .and_then(|()| std::fs::rename(&partial, &self.file))
-            .map_err(|error| Error::io(&self.file, error))
+        files::replace(&self.file, |out| writeln!(out, "{all:#}"))
     }
 }
 

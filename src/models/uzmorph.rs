@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::symbols::{Rows, choices};
 use crate::cell::Sequence;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::nn::{Embedding, Gru, Linear, Merge};
 use crate::ops;
 use crate::tensor::{Device, Tensor, batch_first};
@@ -45,7 +46,7 @@ impl UzVocabulary {
     /// [`Error::Io`] where the file cannot be read; otherwise as [`UzVocabulary::from_bytes`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let bytes = files::read(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 

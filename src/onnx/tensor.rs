@@ -1,7 +1,6 @@
 //! Constant tensors: from a message or a file beside the model to host values.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +11,7 @@ use super::context::MOST_AXES;
 use super::proto::{DataType, TensorProto};
 use super::value::{IntKind, Ints, Value};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::tensor::{Device, Tensor};
 use crate::weights::words;
 
@@ -108,11 +108,12 @@ impl Source<'_> {
             return Err(self.refuse(name, "external data with a location", "none"));
         };
         let path = self.beside(name, location)?;
-        let mut file = File::open(&path).map_err(|error| Error::io(&path, error))?;
-        let metadata = file.metadata().map_err(|error| Error::io(&path, error))?;
+        let metadata = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?;
         if !metadata.is_file() {
-            return Err(self.refuse(name, "external data in a file", format!("{location:?}, which is none")));
+            let found = format!("{location:?}, {}", files::kind(&metadata));
+            return Err(self.refuse(name, "external data in a file", found));
         }
+        let mut file = files::open(&path)?;
         let offset = number("offset")?.unwrap_or(0);
         let there = metadata.len().saturating_sub(offset);
         let length = number("length")?.unwrap_or(there);

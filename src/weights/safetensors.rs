@@ -9,10 +9,12 @@ use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
 use crate::cell::Cell;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::nn::{Config, Conv1d, Linear, Recurrent};
 use crate::ops::Conv1dGeometry;
 use crate::reference::Direction;
 use crate::tensor::Device;
+use crate::text::listed;
 use crate::weights::{NonFinite, StateDict, header, torch_name};
 
 /// Named arrays, read from a safetensors file or to be written to one. F16, BF16 and F64 are read as `f32`.
@@ -40,7 +42,7 @@ impl Weights {
     /// [`Error::Io`] where it cannot be read; otherwise as [`Weights::from_bytes`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let bytes = files::read(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
@@ -180,18 +182,15 @@ impl Weights {
     pub fn metadata(&self, key: &str) -> Result<&str> {
         self.metadata.get(key).map(String::as_str).ok_or_else(|| {
             let keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
-            let found = if keys.is_empty() { "none".to_owned() } else { format!("only {}", keys.join(", ")) };
+            let found = if keys.is_empty() { "none".to_owned() } else { format!("only {}", listed(&keys, ", ")) };
             self.refuse(&format!("metadata {key}"), "an entry of this name", &found)
         })
     }
 
     fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
         self.tensors.get(name).ok_or_else(|| {
-            const SHOWN: usize = 16;
-            let names: Vec<&str> = self.names().take(SHOWN).collect();
-            let more = self.tensors.len().saturating_sub(SHOWN);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            self.refuse(name, "a tensor of this name", &format!("only {}{more}", names.join(", ")))
+            let names: Vec<&str> = self.names().collect();
+            self.refuse(name, "a tensor of this name", &format!("only {}", listed(&names, ", ")))
         })
     }
 

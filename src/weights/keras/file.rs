@@ -15,8 +15,10 @@ use super::store::{self, Store};
 use super::{Generation, Source};
 use crate::cell::Cell;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::nn::{Config, Recurrent};
 use crate::tensor::Device;
+use crate::text::listed;
 use crate::weights::{NonFinite, kind};
 
 /// The kind of a file of Keras.
@@ -72,7 +74,7 @@ impl KerasFile {
     /// [`Error::Io`] where it cannot be read; otherwise as [`KerasFile::from_bytes`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let bytes = files::read(path)?;
         Self::from_bytes(&path.display().to_string(), bytes)
     }
 
@@ -317,7 +319,7 @@ impl KerasFile {
         let root = self.root(&parser)?;
         let unknown = || {
             let names = self.layers().unwrap_or_default().into_iter().map(|layer| layer.path).take(50);
-            let found = format!("only {}", names.collect::<Vec<_>>().join(", "));
+            let found = format!("only {}", listed(&names.collect::<Vec<_>>(), ", "));
             self.source().refuse(&format!("layer {path}"), "a layer of this name", &found)
         };
         let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
