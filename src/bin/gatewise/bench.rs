@@ -18,11 +18,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use self::estimate::Estimates;
 use self::machine::Machine;
-use self::measure::{Learning, Loaded, counted, series, warm_up};
+use self::measure::{Budget, Learning, Loaded, counted, series, warm_up};
 use self::peaks::Peaks;
 use self::report::{Entry, Measurement, Row};
 use self::shapes::Shape;
 use crate::choice::{DeviceChoice, Schedule, adapter, plans};
+use crate::output::say;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -81,6 +82,7 @@ fn threads(device: &Device) -> usize {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.check()?;
+    let budget = Budget::new(arguments.budget_ms, arguments.min_runs)?;
     if let (true, Some(path), [device], [] | [_]) =
         (arguments.serve, &arguments.shapes, &arguments.device[..], &arguments.threads[..])
     {
@@ -118,9 +120,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let mut entries = Vec::new();
         for subject in &mut subjects {
             bar.set_message(format!("{} on {}", shape.name, subject.device));
-            let entry = subject.entry(shape, arguments)?;
+            let entry = subject.entry(shape, arguments, budget)?;
             if arguments.json {
-                println!("{}", report::line(&entry, shape, &subject.device, &machine));
+                say!("{}", report::line(&entry, shape, &subject.device, &machine))?;
             }
             entries.push(entry);
             bar.inc(1);
@@ -131,18 +133,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let devices: Vec<&Device> = subjects.iter().map(|subject| &subject.device).collect();
     let crossovers = report::crossovers(&devices, &rows);
     if arguments.json {
-        crossovers.iter().for_each(|crossover| println!("{}", serde_json::json!({ "crossover": crossover })));
+        let line = |crossover| say!("{}", serde_json::json!({ "crossover": crossover }));
+        crossovers.iter().try_for_each(line)?;
     } else {
-        machine.print();
-        report::print_table(&devices, &rows);
-        crossovers.iter().for_each(|crossover| println!("{crossover}"));
+        machine.print()?;
+        report::print_table(&devices, &rows)?;
+        crossovers.iter().try_for_each(|crossover| say!("{crossover}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Arguments {
-    /// Refuses what training would leave unheeded: it has weights in f32 and a schedule of its own.
+    /// Refuses what would be left unheeded: by training, which has weights in f32 and a schedule of its own, and by devices that
+    /// have no choice of schedules.
     fn check(&self) -> Result<()> {
+        if let Some(most) = self.most_s.filter(|most| !(most.is_finite() && *most >= 0.0)) {
+            let (what, expected, found) = ("--most-s", "seconds, at least 0", most.to_string());
+            return Err(Error::Value { op: "bench", what, expected, found });
+        }
+        let gpu = self.device.contains(&DeviceChoice::Gpu);
         let unheeded = [
             (self.dtype != WeightType::F32).then(|| format!("--dtype {}", self.dtype)),
             self.schedule.given(),
@@ -153,7 +162,11 @@ impl Arguments {
                 let by = "by training, which has weights in f32 and a schedule of its own";
                 Err(Error::Unsupported { op: "bench --train", option, by })
             }
-            _ => Ok(()),
+            _ if self.autotune && !gpu => {
+                let (option, by) = ("--autotune".to_owned(), "without --device gpu");
+                Err(Error::Unsupported { op: "bench", option, by })
+            }
+            _ => self.schedule.check("bench", gpu),
         }
     }
 
@@ -181,12 +194,12 @@ impl Arguments {
 
 fn print_peaks(devices: &[Device], machine: &Machine, json: bool) -> Result<ExitCode> {
     if !json {
-        machine.print();
+        machine.print()?;
     }
     for device in devices {
         match Peaks::measure(device, machine)? {
-            Some(peaks) if json => println!("{}", serde_json::json!(peaks)),
-            Some(peaks) => peaks.print(),
+            Some(peaks) if json => say!("{}", serde_json::json!(peaks))?,
+            Some(peaks) => peaks.print()?,
             None => {
                 let option = format!("--peaks on {device}");
                 return Err(Error::Unsupported { op: "bench", option, by: "the reference" });
@@ -205,13 +218,13 @@ struct Subject {
 
 impl Subject {
     /// Times a shape, or says why not; only what no other shape could do better is an error.
-    fn entry<'a>(&mut self, shape: &'a Shape, arguments: &Arguments) -> Result<Entry<'a>> {
+    fn entry<'a>(&mut self, shape: &'a Shape, arguments: &Arguments, budget: Budget) -> Result<Entry<'a>> {
         if let (Some(most), Some(seconds)) = (arguments.most_s, self.estimates.seconds(shape))
             && seconds > most
         {
             return Ok(Entry::Skipped(format!("would take some {seconds:.0} s a pass")));
         }
-        match self.measure(shape, arguments) {
+        match self.measure(shape, arguments, budget) {
             Ok(measurement) => {
                 self.estimates.note(shape, measurement.times.median_ms / 1e3);
                 Ok(Entry::Measured(Box::new(measurement)))
@@ -223,12 +236,12 @@ impl Subject {
         }
     }
 
-    fn measure<'a>(&self, shape: &'a Shape, arguments: &Arguments) -> Result<Measurement<'a>> {
+    fn measure<'a>(&self, shape: &'a Shape, arguments: &Arguments, budget: Budget) -> Result<Measurement<'a>> {
         let device = &self.device;
         let _before = plans(device);
         let time = |run: &mut dyn FnMut() -> Result<()>| {
             warm_up(&mut *run)?;
-            series(arguments.budget_ms, arguments.min_runs, &mut *run)
+            series(budget, &mut *run)
         };
         let (times, kept, on_device_ms, (dispatches, submits)) = if arguments.train {
             let mut learning = Learning::random(device, shape)?;

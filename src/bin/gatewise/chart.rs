@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Once;
 
-use gatewise::{Error, Result, files};
+use gatewise::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
+
+use crate::written;
 
 pub(crate) const FONT: &str = "sans-serif";
 
@@ -96,7 +98,7 @@ pub(crate) fn write(path: &Path, chart: &Chart) -> Result<()> {
             let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             draw(&area, chart).map_err(|e| refused(e.to_string()))?;
             drop(area);
-            files::replace(path, |out| out.write_all(svg.as_bytes()))
+            written::write(path, svg.as_bytes())
         }
         Format::Png => {
             let mut pixels = vec![0; size.0 as usize * size.1 as usize * 3];
@@ -109,7 +111,7 @@ pub(crate) fn write(path: &Path, chart: &Chart) -> Result<()> {
             let mut writer = png.write_header().map_err(|e| refused(e.to_string()))?;
             writer.write_image_data(&pixels).map_err(|e| refused(e.to_string()))?;
             writer.finish().map_err(|e| refused(e.to_string()))?;
-            files::replace(path, |out| out.write_all(&encoded))
+            written::write(path, &encoded)
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Options that several commands take: `--device`, `--plan`, `--matrices`, `--cell`.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use gatewise::cpu::CpuOptions;
 use gatewise::plan::PlanKind;
+use gatewise::weights::{NonFinite, Weights};
 use gatewise::{Device, Error, Result, Tensor};
 
 /// How a GPU runs recurrent stacks.
@@ -35,6 +38,14 @@ impl Schedule {
     /// The first of these options that was given.
     pub(crate) fn given(self) -> Option<String> {
         self.plan.map(|kind| format!("--plan {kind}")).or_else(|| self.matrices.then(|| "--matrices".to_owned()))
+    }
+
+    /// Refuses these options where no GPU was asked for by name: no other device heeds them.
+    pub(crate) fn check(self, op: &'static str, gpu: bool) -> Result<()> {
+        match self.given() {
+            Some(option) if !gpu => Err(Error::Unsupported { op, option, by: "without --device gpu" }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -135,6 +146,22 @@ pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
             found: name.to_owned(),
         }),
     }
+}
+
+/// Reads weights and refuses those that are not finite: a net of them answers with NaN, which compares as "no".
+pub(crate) fn finite_weights(path: &Path) -> Result<Weights> {
+    let weights = Weights::from_file(path)?;
+    let found = weights.check();
+    let Some(first) = found.first() else { return Ok(weights) };
+    let NonFinite { tensor, nan, infinite, first } = first;
+    let others =
+        if found.len() > 1 { format!("; {} other tensors have some, too", found.len() - 1) } else { String::new() };
+    Err(Error::Format {
+        file: path.display().to_string(),
+        field: tensor.clone(),
+        expected: "finite weights".to_owned(),
+        found: format!("{nan} NaN, {infinite} infinite, first at {first}{others}"),
+    })
 }
 
 /// Refuses an array of f32 that cannot be counted or that no memory is left for; `axes` names its sizes.

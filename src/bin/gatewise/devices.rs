@@ -6,6 +6,8 @@ use clap::Args;
 use gatewise::{Device, Result};
 use serde::Serialize;
 
+use crate::output::say;
+
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Prints one JSON object.
@@ -44,9 +46,9 @@ struct Cpu {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let report = Report { adapters: adapters(), cpu: Cpu::of_this_machine(), auto: Device::auto().to_string() };
     if arguments.json {
-        println!("{}", serde_json::json!(report));
+        say!("{}", serde_json::json!(report))?;
     } else {
-        report.print();
+        report.print()?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -101,23 +103,23 @@ fn simd() -> Vec<&'static str> {
 }
 
 impl Report {
-    fn print(&self) {
+    fn print(&self) -> Result<()> {
         const MEBIBYTE: u64 = 1 << 20;
         if self.adapters.is_empty() {
-            println!("no GPU adapter");
+            say!("no GPU adapter")?;
         }
         for a in &self.adapters {
-            println!("{} ({}, {}, {})", a.name, a.backend, a.kind, a.driver);
-            println!(
+            say!("{} ({}, {}, {})", a.name, a.backend, a.kind, a.driver)?;
+            say!(
                 "  binding {} MiB, buffer {} MiB, workgroup memory {} KiB, {} invocations",
                 a.max_binding_bytes / MEBIBYTE,
                 a.max_buffer_bytes / MEBIBYTE,
                 a.workgroup_memory_bytes / 1024,
                 a.workgroup_invocations
-            );
-            println!("  features: {}", if a.features.is_empty() { "none".to_owned() } else { a.features.join(", ") });
+            )?;
+            say!("  features: {}", if a.features.is_empty() { "none".to_owned() } else { a.features.join(", ") })?;
         }
-        println!("CPU: {} threads, {}", self.cpu.threads, self.cpu.simd.join(", "));
-        println!("auto takes: {}", self.auto);
+        say!("CPU: {} threads, {}", self.cpu.threads, self.cpu.simd.join(", "))?;
+        say!("auto takes: {}", self.auto)
     }
 }

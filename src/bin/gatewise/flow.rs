@@ -12,6 +12,8 @@ use serde_json::json;
 
 use crate::chart::{self, Chart, Line, Panel};
 use crate::choice::{fits, holdable, numbers};
+use crate::output::say;
+use crate::written::{self, given};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -98,6 +100,8 @@ impl CellChoice {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let memory = memory(&arguments.forget_bias, arguments.time, arguments.seed)?;
+    arguments.plot.as_deref().map_or(Ok(()), |path| chart::Format::of(path).map(drop))?;
+    written::check("flow", &given(&[("--csv", &arguments.csv), ("--plot", &arguments.plot)]), &[])?;
     if arguments.time == 0 || arguments.batch == 0 {
         let (what, found) = if arguments.time == 0 { ("--time", 0) } else { ("--batch", 0) };
         return Err(Error::Value { op: "flow", what, expected: "at least 1", found: found.to_string() });
@@ -112,7 +116,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let flows: Vec<_> =
         arguments.cell.iter().map(|&cell| Ok((cell.name(), flow(arguments, cell, memory)?))).collect::<Result<_>>()?;
     if let Some(path) = &arguments.csv {
-        std::fs::write(path, csv(&flows)).map_err(|e| Error::io(path, e))?;
+        written::write(path, csv(&flows).as_bytes())?;
     }
     if let Some(path) = &arguments.plot {
         let title = format!("Gradient flow over {} steps, {} hidden units", arguments.time, arguments.hidden);
@@ -120,11 +124,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if arguments.json {
         let cells: Vec<_> = flows.iter().map(|(name, flow)| json!({ "cell": name, "flow": flow.to_json() })).collect();
-        println!("{}", json!({ "time": arguments.time, "batch": arguments.batch, "cells": cells }));
+        say!("{}", json!({ "time": arguments.time, "batch": arguments.batch, "cells": cells }))?;
         return Ok(ExitCode::SUCCESS);
     }
     for (name, flow) in &flows {
-        println!("{}{flow}", summary(name, flow));
+        say!("{}{flow}", summary(name, flow))?;
     }
     Ok(ExitCode::SUCCESS)
 }

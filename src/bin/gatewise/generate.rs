@@ -1,14 +1,18 @@
 //! `gatewise generate`: text from a trained character model.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gatewise::{Error, Result};
 use ndarray::Axis;
 
 use crate::choice::DeviceChoice;
+use crate::output;
 use crate::train::{Model, symbols_of};
+
+/// The longest text.
+const MOST_CHARACTERS: usize = 1 << 24;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -34,9 +38,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { weights: path, prompt, length, temperature, seed, device } = arguments;
+    let refuse = |what, expected, found| Err(Error::Value { op: "generate", what, expected, found });
     if !(temperature.is_finite() && *temperature >= 0.0) {
-        let (what, expected) = ("--temperature", "a number, at least 0");
-        return Err(Error::Value { op: "generate", what, expected, found: temperature.to_string() });
+        return refuse("--temperature", "a number, at least 0", temperature.to_string());
+    }
+    if *length > MOST_CHARACTERS {
+        return refuse("--length", "at most 16777216", length.to_string());
     }
     let device = device.open()?;
     let (model, parameters, weights) = Model::load(path, "text", &device)?;
@@ -55,18 +62,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if read.is_empty() {
         read.push(0);
     }
-    let stop = |error| Error::io(Path::new("standard output"), error);
     let mut out = io::stdout().lock();
-    write!(out, "{}", prompt.trim_start_matches('\n')).map_err(stop)?;
+    write!(out, "{}", prompt.trim_start_matches('\n')).map_err(output::failed)?;
     for _ in 0..*length {
         let scores = model.read(&parameters, &read, &mut state)?;
         let last = scores.index_axis(Axis(0), scores.len_of(Axis(0)) - 1).iter().copied().collect::<Vec<_>>();
         let next = sample(&last, *temperature, &mut rng);
         // Number 0 is no character of its own and is never written.
-        write!(out, "{}", symbols.characters[next - 1]).map_err(stop)?;
+        write!(out, "{}", symbols.characters[next - 1]).map_err(output::failed)?;
         read = vec![next];
     }
-    writeln!(out).and_then(|()| out.flush()).map_err(stop)?;
+    writeln!(out).and_then(|()| out.flush()).map_err(output::failed)?;
     Ok(ExitCode::SUCCESS)
 }
 

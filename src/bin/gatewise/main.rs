@@ -1,4 +1,5 @@
-//! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input.
+//! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input; 141 the reader of
+//! standard output is gone.
 
 mod audio;
 mod bench;
@@ -10,6 +11,7 @@ mod flow;
 mod generate;
 #[cfg(feature = "onnx")]
 mod npy;
+mod output;
 mod plan;
 mod plot;
 #[cfg(feature = "onnx")]
@@ -18,10 +20,12 @@ mod sentiment;
 mod train;
 mod vad;
 mod verify;
+mod written;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gatewise::Result;
 
 /// Recurrent networks (RNN, LSTM, GRU) on any GPU.
 #[derive(Parser)]
@@ -58,9 +62,12 @@ enum Command {
 
 fn main() -> ExitCode {
     quiet_drivers();
-    // clap prints usage errors itself and exits with 2.
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
+    let result = Arguments::try_parse().map_or_else(|said| output::usage(&said), |arguments| run(arguments.command));
+    result.unwrap_or_else(|error| output::end(&error))
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
@@ -72,11 +79,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Vad(arguments) => vad::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("gatewise: {error}");
-        ExitCode::from(2)
-    })
+    }
 }
 
 /// Mesa's Vulkan layer prints two lines on standard error where no runtime directory is set, as in a container.

@@ -2,13 +2,12 @@
 
 mod header;
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use gatewise::onnx::proto::DataType;
 use gatewise::onnx::{Input, Output};
-use gatewise::{Error, Result};
+use gatewise::{Error, Result, files};
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 
 use self::header::{Header, Refusal};
@@ -237,13 +236,10 @@ fn save<const N: usize>(
     shape: &[usize],
     elements: impl Iterator<Item = [u8; N]>,
 ) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
+    files::replace(path, |file| {
         file.write_all(&preamble(descr, shape)?)?;
-        elements.into_iter().try_for_each(|element| file.write_all(&element))?;
-        file.flush()
-    };
-    write().map_err(|error| Error::io(path, error))
+        elements.into_iter().try_for_each(|element| file.write_all(&element))
+    })
 }
 
 /// What a file of version 1 begins with; the data that follow are aligned to 64 bytes.

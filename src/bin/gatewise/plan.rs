@@ -9,6 +9,7 @@ use gatewise::{Device, Error, Result};
 use serde::Serialize;
 
 use crate::choice::{DeviceChoice, cell};
+use crate::output::say;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -107,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let problem = Problem { cells, input, hidden, layers, merged: false, weight_type: dtype, time, batch };
     let plan = Plan::new(problem, &limits, arguments.plan)?;
     if !arguments.json {
-        println!("{plan}");
+        say!("{plan}")?;
         return Ok(ExitCode::SUCCESS);
     }
     let report = Report {
@@ -130,7 +131,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         projection: plan.projection(),
         step: plan.walk(),
     };
-    println!("{}", serde_json::json!(report));
+    say!("{}", serde_json::json!(report))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,6 @@
 
 mod columns;
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -17,6 +16,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use self::columns::Column;
 pub(crate) use self::columns::Columns;
 use crate::chart::{self, FONT};
+use crate::written;
 
 const WIDTH: u32 = 1600;
 const HEIGHT: u32 = 760;
@@ -65,12 +65,21 @@ pub(crate) struct SpeechPlot<'a> {
     pub(crate) segments: &'a [(f64, f64)],
 }
 
+/// Refuses a name that promises another format than SVG. A stream has no ending.
+pub(crate) fn check_name(path: &Path) -> Result<()> {
+    if chart::Format::of(path).ok() == Some(chart::Format::Svg) || written::is_stream(path) {
+        return Ok(());
+    }
+    let (what, expected, found) = ("--plot", "a name that ends in .svg", path.display().to_string());
+    Err(Error::Value { op: "vad", what, expected, found })
+}
+
 /// Writes the picture as one SVG file, of a size that grows with the segments but not with the samples.
 pub(crate) fn write_svg(path: &Path, plot: &SpeechPlot<'_>) -> Result<()> {
     chart::register_fonts();
     let mut svg = String::new();
     draw(&mut svg, plot).map_err(|e| Error::io(path, io::Error::other(e.to_string())))?;
-    fs::write(path, svg).map_err(|e| Error::io(path, e))
+    written::write(path, svg.as_bytes())
 }
 
 type Drawn<T = ()> = std::result::Result<T, DrawingAreaErrorKind<io::Error>>;

@@ -7,11 +7,14 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gatewise::onnx::{GruReset, Input, OnnxModel, OnnxOptions};
+use gatewise::text::shown;
 use gatewise::{Error, Result};
 use serde::Serialize;
 
 use crate::choice::{DeviceChoice, adapter};
 use crate::npy;
+use crate::output::{note, say};
+use crate::written::{self, Named};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -71,8 +74,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ResetChoice::After => GruReset::After,
     };
     let model = OnnxModel::from_file(&arguments.model, &OnnxOptions { gru_reset, ..Default::default() })?;
-    for warning in model.warnings() {
-        eprintln!("gatewise: warning: {warning}");
+    let warnings: Vec<String> = model.warnings().iter().map(ToString::to_string).collect();
+    let not_finite: Vec<String> = model.check().iter().map(ToString::to_string).collect();
+    warn("", &warnings);
+    if !arguments.check {
+        warn("not finite: ", &not_finite);
     }
     let device = arguments.device.open()?;
     let (kind, adapter) = adapter(&device);
@@ -82,42 +88,79 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         adapter,
         inputs: model.inputs().map(ToString::to_string).collect(),
         outputs: Vec::new(),
-        warnings: model.warnings().iter().map(ToString::to_string).collect(),
-        not_finite: model.check().iter().map(ToString::to_string).collect(),
+        warnings,
+        not_finite,
     };
     if !arguments.check {
         let folder = arguments.output.as_ref().ok_or_else(|| bad("output", "a folder: --output DIR", "none"))?;
         let inputs = arguments.inputs.iter().map(|text| input(text)).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<(&str, Input)> = inputs.iter().map(|(name, value)| (*name, value.clone())).collect();
         check_stems(&model)?;
-        let outputs = model.to(&device)?.run(&inputs)?;
-        fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        let made = arguments.prepare(&model, folder)?;
+        let outputs = model.to(&device).and_then(|model| model.run(&inputs)).inspect_err(|_| made.undo())?;
         for (name, output) in outputs.iter() {
-            let path = folder.join(format!("{}.npy", file_stem(name)));
+            let path = place(folder, name);
             npy::write(&path, output)?;
             let shape = output.shape().to_vec();
             report.outputs.push(Written { name: name.to_owned(), shape, file: path.display().to_string() });
         }
     }
     if arguments.json {
-        println!("{}", serde_json::json!(report));
+        say!("{}", serde_json::json!(report))?;
     } else {
-        print_text(&report, arguments.check, &model);
+        print_text(&report, arguments.check, &model)?;
     }
     Ok(if arguments.check && !report.not_finite.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-fn print_text(report: &Report, check: bool, model: &OnnxModel) {
+impl Arguments {
+    /// Makes the folder of the outputs and refuses files there that cannot be written, or that are read.
+    fn prepare(&self, model: &OnnxModel, folder: &Path) -> Result<Made> {
+        let made = Made::new(folder)?;
+        let places: Vec<PathBuf> = model.outputs().map(|info| place(folder, &info.name)).collect();
+        let outputs: Vec<Named<'_>> = places.iter().map(|path| ("--output", path.as_path())).collect();
+        let files = self.inputs.iter().filter_map(|text| Some(("--input", Path::new(text.split_once('=')?.1))));
+        let inputs: Vec<Named<'_>> = std::iter::once(("the model", self.model.as_path())).chain(files).collect();
+        written::check("run", &outputs, &inputs).inspect_err(|_| made.undo())?;
+        Ok(made)
+    }
+}
+
+/// A folder that was there, or was made for the outputs.
+struct Made(Option<PathBuf>);
+
+impl Made {
+    fn new(folder: &Path) -> Result<Self> {
+        let new = !folder.exists();
+        fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        Ok(Self(new.then(|| folder.to_owned())))
+    }
+
+    /// Removes the folder again if nothing has come into it.
+    fn undo(&self) {
+        let _ = self.0.as_ref().map(fs::remove_dir);
+    }
+}
+
+/// The most warnings of a kind.
+const MOST_WARNINGS: usize = 20;
+
+fn warn(what: &str, warnings: &[String]) {
+    warnings.iter().take(MOST_WARNINGS).for_each(|warning| note!("warning: {what}{warning}"));
+    if let more @ 1.. = warnings.len().saturating_sub(MOST_WARNINGS) {
+        note!("warning: {what}and {more} more");
+    }
+}
+
+fn print_text(report: &Report, check: bool, model: &OnnxModel) -> Result<()> {
     if check {
-        report.inputs.iter().for_each(|input| println!("reads   {input}"));
-        model.outputs().for_each(|output| println!("returns {output}"));
-        report.not_finite.iter().for_each(|tensor| println!("not finite: {tensor}"));
-        return;
+        report.inputs.iter().try_for_each(|input| say!("reads   {input}"))?;
+        model.outputs().try_for_each(|output| say!("returns {output}"))?;
+        return report.not_finite.iter().try_for_each(|tensor| say!("not finite: {tensor}"));
     }
-    println!("device: {}", report.adapter.as_deref().unwrap_or(report.device));
-    for Written { name, shape, file } in &report.outputs {
-        println!("{name} {shape:?} -> {file}");
-    }
+    say!("device: {}", report.adapter.as_deref().unwrap_or(report.device))?;
+    let line = |Written { name, shape, file }: &Written| say!("{} {shape:?} -> {}", shown(name), shown(file));
+    report.outputs.iter().try_for_each(line)
 }
 
 fn bad(what: &'static str, expected: &'static str, found: &str) -> Error {
@@ -126,9 +169,12 @@ fn bad(what: &'static str, expected: &'static str, found: &str) -> Error {
 
 /// Refuses outputs whose names would become one file's.
 fn check_stems(model: &OnnxModel) -> Result<()> {
+    // Names that differ in their case alone are one file's there.
+    let folded = cfg!(any(windows, target_os = "macos"));
+    let key = |stem: String| if folded { stem.to_lowercase() } else { stem };
     let mut stems = BTreeMap::new();
     for info in model.outputs() {
-        if let Some(other) = stems.insert(file_stem(&info.name), &info.name) {
+        if let Some(other) = stems.insert(key(file_stem(&info.name)), &info.name) {
             let found = format!("{other:?} and {:?}", info.name);
             return Err(bad("output", "names of outputs that make different names of files", &found));
         }
@@ -139,6 +185,11 @@ fn check_stems(model: &OnnxModel) -> Result<()> {
 /// A name may hold what a file's must not.
 fn file_stem(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' }).collect()
+}
+
+/// The file of an output.
+fn place(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{}.npy", file_stem(name)))
 }
 
 fn input(text: &str) -> Result<(&str, Input)> {

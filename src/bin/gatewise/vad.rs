@@ -1,20 +1,22 @@
 //! `gatewise vad`: where a recording holds speech.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use gatewise::models::{Segment, SegmentOptions, SileroVad, VadStream, speech_segments};
+use gatewise::text::shown;
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::audio::Recording;
-use crate::choice::DeviceChoice;
+use crate::choice::{DeviceChoice, finite_weights};
+use crate::output::say;
 use crate::plot::{self, Columns, SpeechPlot};
+use crate::written::{self, given};
 
 const SAMPLE_NAME: &str = "sense_and_sensibility_01_austen_64kb-0870.wav";
 const SAMPLE: &[u8] = include_bytes!("../../../assets/sense_and_sensibility_01_austen_64kb-0870.wav");
@@ -86,6 +88,7 @@ struct Comparison {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    arguments.check_files()?;
     let (name, mut recording) = match &arguments.wav {
         Some(path) => (path.display().to_string(), Recording::open(path)?),
         None => (SAMPLE_NAME.to_owned(), Recording::from_bytes(SAMPLE_NAME, SAMPLE)?),
@@ -99,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         });
     }
     let weights = match &arguments.weights {
-        Some(path) => Weights::from_file(path)?,
+        Some(path) => finite_weights(path)?,
         None => Weights::from_bytes(WEIGHTS_NAME, WEIGHTS)?,
     };
     let device = if arguments.compare { DeviceChoice::Gpu } else { arguments.device };
@@ -148,11 +151,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         compare,
     };
     if arguments.json {
-        println!("{}", serde_json::json!(report));
+        say!("{}", serde_json::json!(report))?;
     } else {
-        report.print();
+        report.print()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    /// Refuses outputs that cannot be written or are inputs, before anything is read.
+    fn check_files(&self) -> Result<()> {
+        self.plot.as_deref().map_or(Ok(()), plot::check_name)?;
+        let outputs = given(&[("--probs", &self.probs), ("--plot", &self.plot)]);
+        written::check("vad", &outputs, &given(&[("the recording", &self.wav), ("--weights", &self.weights)]))
+    }
 }
 
 /// Hands the recording to every detection, with a bar on standard error where that is a terminal.
@@ -222,7 +234,7 @@ fn frame_start(frame: usize) -> f64 {
 fn write_probabilities(path: &Path, probabilities: &[f32]) -> Result<()> {
     let rows = probabilities.iter().enumerate().map(|(frame, p)| format!("{:.3},{p:.6}\n", frame_start(frame)));
     let text: String = std::iter::once("seconds,probability\n".to_owned()).chain(rows).collect();
-    fs::write(path, text).map_err(|error| Error::io(path, error))
+    written::write(path, text.as_bytes())
 }
 
 impl Comparison {
@@ -239,28 +251,29 @@ impl Comparison {
 }
 
 impl Report<'_> {
-    fn print(&self) {
+    fn print(&self) -> Result<()> {
         let channels = match self.channels {
             1 => "mono".to_owned(),
             2 => "stereo".to_owned(),
             n => format!("{n} channels"),
         };
-        println!("{}: {:.2} s, {} Hz, {channels}", self.file, self.seconds, self.sample_rate);
-        println!("device: {}", self.device);
+        say!("{}: {:.2} s, {} Hz, {channels}", shown(self.file), self.seconds, self.sample_rate)?;
+        say!("device: {}", self.device)?;
         for Span { start, end } in &self.segments {
-            println!("speech {start:8.2} s .. {end:8.2} s");
+            say!("speech {start:8.2} s .. {end:8.2} s")?;
         }
         let speech = self.segments.iter().fold(0.0, |sum, s| sum + s.end - s.start);
-        println!(
+        say!(
             "{} segment(s), {speech:.2} s of speech; {} frames in {:.1} ms, {:.0} times real time",
             self.segments.len(),
             self.frames,
             self.elapsed_ms,
             self.seconds * 1e3 / self.elapsed_ms
-        );
+        )?;
         if let Some(c) = &self.compare {
-            println!("{}: {:.1} ms; {}: {:.1} ms", c.gpu, c.gpu_ms, c.cpu, c.cpu_ms);
-            println!("largest difference of a probability: {:.1e}", c.max_abs_difference);
+            say!("{}: {:.1} ms; {}: {:.1} ms", c.gpu, c.gpu_ms, c.cpu, c.cpu_ms)?;
+            say!("largest difference of a probability: {:.1e}", c.max_abs_difference)?;
         }
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Where a number was measured, and of which source.
 
-use gatewise::Device;
+use gatewise::{Device, Result};
 use serde::Serialize;
+
+use crate::output::say;
 
 /// The machine and the program; part of every line of output.
 #[derive(Clone, Debug, Serialize)]
@@ -25,9 +27,9 @@ impl Machine {
         }
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn print(&self) -> Result<()> {
         let commit = self.commit.as_deref().unwrap_or("of no known commit");
-        println!("{}, {} cores, {}; gatewise {} {commit}", self.cpu, self.cores, self.os, self.version);
+        say!("{}, {} cores, {}; gatewise {} {commit}", self.cpu, self.cores, self.os, self.version)
     }
 }
 

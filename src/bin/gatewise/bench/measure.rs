@@ -278,15 +278,41 @@ pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Runs until the budget is spent, at least `min_runs` times; a slow subject is stopped after ten budgets.
-pub(super) fn series(budget_ms: f64, min_runs: usize, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
-    const MOST: usize = 100_000;
+/// Runs of a series at the most.
+const MOST_RUNS: usize = 100_000;
+/// An hour, in milliseconds.
+const MOST_MS: f64 = 3.6e6;
+
+/// How long a shape is timed, and how often at the least.
+#[derive(Clone, Copy)]
+pub(super) struct Budget {
+    ms: f64,
+    min_runs: usize,
+}
+
+impl Budget {
+    /// Refuses what has no end.
+    pub(super) fn new(ms: f64, min_runs: usize) -> Result<Self> {
+        let refuse = |what, expected, found| Err(Error::Value { op: "bench", what, expected, found });
+        if !(0.0..=MOST_MS).contains(&ms) {
+            return refuse("--budget-ms", "between 0 and 3600000, an hour", ms.to_string());
+        }
+        if min_runs > MOST_RUNS {
+            return refuse("--min-runs", "at most 100000", min_runs.to_string());
+        }
+        Ok(Self { ms, min_runs })
+    }
+}
+
+/// Runs until the budget is spent, at least as often as it says; a slow subject is stopped after ten budgets.
+pub(super) fn series(budget: Budget, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
+    let Budget { ms, min_runs } = budget;
     let begin = Instant::now();
     let mut times: Vec<f64> = Vec::new();
     loop {
         let spent = milliseconds(begin.elapsed());
-        let within = spent < budget_ms && times.len() < MOST;
-        let wanted = times.len() < min_runs && spent < 10.0 * budget_ms;
+        let within = spent < ms && times.len() < MOST_RUNS;
+        let wanted = times.len() < min_runs && spent < 10.0 * ms;
         if !(times.is_empty() || within || wanted) {
             break;
         }

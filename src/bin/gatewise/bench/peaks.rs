@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::machine::Machine;
 use super::shapes::Shape;
 use crate::choice::adapter;
+use crate::output::say;
 
 /// The least time that lies between two steps of a GPU whose workgroups exchange a state: a store to the cache that they
 /// share, and a load from it.
@@ -151,14 +152,14 @@ impl Peaks {
         1e9 * fits.fold(beyond, f64::max)
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn print(&self) -> Result<()> {
         let name = self.adapter.clone().unwrap_or_else(|| self.machine.cpu.clone());
         let with = self.instructions.map_or(String::new(), |set| format!(", {} thread(s), {set}", self.threads));
-        println!("{} ({name}{with})", self.device);
+        say!("{} ({name}{with})", self.device)?;
         let clock = if self.timestamps { "the adapter's clock" } else { "the host's clock" };
-        println!("  multiply-adds      {:>10.1} GFLOP/s", self.fma_gflops);
+        say!("  multiply-adds      {:>10.1} GFLOP/s", self.fma_gflops)?;
         for Bandwidth { bytes, gb_s } in &self.read {
-            println!("  reads of {:>9} {gb_s:>10.1} GB/s", size(*bytes));
+            say!("  reads of {:>9} {gb_s:>10.1} GB/s", size(*bytes))?;
         }
         let lines = [
             ("copy", self.copy_gb_s, "GB/s"),
@@ -169,12 +170,13 @@ impl Peaks {
         ];
         for (what, value, unit) in lines {
             if let Some(value) = value {
-                println!("  {what:<18} {value:>10.1} {unit}");
+                say!("  {what:<18} {value:>10.1} {unit}")?;
             }
         }
         if self.dispatch_us.is_some() {
-            println!("  by {clock}");
+            say!("  by {clock}")?;
         }
+        Ok(())
     }
 }
 

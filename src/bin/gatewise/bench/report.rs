@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use gatewise::Device;
+use gatewise::text::shown;
+use gatewise::{Device, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use super::machine::{Machine, driver};
 use super::measure::Times;
 use super::shapes::Shape;
 use crate::choice::adapter;
+use crate::output::say;
 
 /// One measurement; its fields are a contract.
 #[derive(Serialize)]
@@ -132,38 +134,39 @@ pub(super) fn crossovers(devices: &[&Device], rows: &[Row<'_>]) -> Vec<Crossover
 }
 
 /// A row a shape: the devices' medians, the share of the roofline, and with two devices their ratio.
-pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>]) {
-    print!("{:<24}", "median ms (of the least)");
+pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>]) -> Result<()> {
+    let mut line = format!("{:<24}", "median ms (of the least)");
     for device in devices {
         let name = match device.cpu() {
             Some(cpu) => format!("{device}, {} thread(s)", cpu.threads()),
             None => device.to_string(),
         };
-        print!(" {:>28}", name.chars().take(28).collect::<String>());
+        line += &format!(" {:>28}", name.chars().take(28).collect::<String>());
     }
-    println!("{}", if devices.len() == 2 { "    ratio" } else { "" });
+    say!("{line}{}", if devices.len() == 2 { "    ratio" } else { "" })?;
     let mut reasons = Vec::new();
     for Row { shape, entries } in rows {
-        print!("{:<24}", shape.name);
+        let name = shown(&shape.name).to_string();
+        let mut line = format!("{name:<24}");
         for entry in entries {
             match entry {
                 Entry::Measured(measurement) => {
                     let share = measurement.roofline_share.map_or(String::new(), |s| format!(" ({:.0} %)", 100.0 * s));
                     let text = format!("{:.3}{share}", measurement.times.median_ms);
-                    print!(" {text:>28}");
+                    line += &format!(" {text:>28}");
                 }
                 Entry::Skipped(reason) => {
-                    print!(" {:>28}", "-");
-                    reasons.push(format!("{}: {reason}", shape.name));
+                    line += &format!(" {:>28}", "-");
+                    reasons.push(format!("{name}: {reason}"));
                 }
             }
         }
         match entries.iter().map(Entry::median_ms).collect::<Vec<_>>()[..] {
-            [Some(first), Some(second)] => println!(" {:>8.2}", first / second),
-            _ => println!(),
+            [Some(first), Some(second)] => say!("{line} {:>8.2}", first / second)?,
+            _ => say!("{line}")?,
         }
     }
-    reasons.iter().for_each(|reason| println!("{reason}"));
+    reasons.iter().try_for_each(|reason| say!("{reason}"))
 }
 
 #[cfg(test)]

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gatewise::cell::WeightType;
-use gatewise::{Device, Error, Result};
+use gatewise::{Device, Error, Result, files};
 use serde_json::{Value, json};
 
-use super::measure::{Given, Learning, Loaded, milliseconds, series, warm_up};
+use super::measure::{Budget, Given, Learning, Loaded, milliseconds, series, warm_up};
 use super::shapes::Shape;
+use crate::output;
 
 pub(super) fn serve(device: &Device, shapes: &[Shape], dtype: WeightType, train: bool) -> Result<()> {
     let root = std::env::var_os("PEERS_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from);
@@ -38,7 +39,7 @@ pub(super) fn serve(device: &Device, shapes: &[Shape], dtype: WeightType, train:
             _ => json!({ "error": format!("unknown command {line:?}") }),
         };
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{answer}").and_then(|()| out.flush()).map_err(|error| Error::io("standard output", error))?;
+        writeln!(out, "{answer}").and_then(|()| out.flush()).map_err(output::failed)?;
     }
     Ok(())
 }
@@ -83,7 +84,10 @@ struct Subject {
 impl Server<'_> {
     fn answer(&mut self, name: &str, budget: &str, min_runs: &str) -> Value {
         let result = match (budget.parse(), min_runs.parse()) {
-            (Ok(budget), Ok(min_runs)) => self.bench(name, budget, min_runs).map_err(|error| error.to_string()),
+            (Ok(budget), Ok(min_runs)) => {
+                let answer = Budget::new(budget, min_runs).and_then(|budget| self.bench(name, budget));
+                answer.map_err(|error| error.to_string())
+            }
             _ => Err("bench NAME BUDGET_MS MIN_RUNS".to_owned()),
         };
         let threads = super::threads(self.device);
@@ -95,7 +99,7 @@ impl Server<'_> {
         answer
     }
 
-    fn bench(&mut self, name: &str, budget_ms: f64, min_runs: usize) -> Result<Value> {
+    fn bench(&mut self, name: &str, budget: Budget) -> Result<Value> {
         let shape = self.shapes.iter().find(|shape| shape.name == name).ok_or_else(|| Error::Value {
             op: "bench",
             what: "shape",
@@ -107,7 +111,7 @@ impl Server<'_> {
             self.subjects.insert(name.to_owned(), subject);
         }
         let Some(subject) = self.subjects.get_mut(name) else { return Ok(Value::Null) };
-        let times = series(budget_ms, min_runs, || subject.work.run())?;
+        let times = series(budget, || subject.work.run())?;
         let mut answer = subject.facts.clone();
         answer["median_ms"] = json!(times.median_ms);
         answer["min_ms"] = json!(times.min_ms);
@@ -163,6 +167,6 @@ fn errors(got: impl ExactSizeIterator<Item = f32>, expected: &[f64]) -> (f64, f6
 }
 
 fn read<const N: usize, T>(path: &Path, number: fn([u8; N]) -> T) -> Result<Vec<T>> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let bytes = files::read(path)?;
     Ok(bytes.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect())
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gatewise::nn::{Config, Merge};
-use gatewise::{Error, Result};
+use gatewise::{Error, Result, files};
 use serde::Deserialize;
 
 use crate::choice::{cell, fits, holdable};
@@ -110,7 +110,7 @@ pub(super) fn suite(name: &str) -> Result<Vec<Shape>> {
 
 /// Reads a suite file: a JSON list of shapes.
 pub(super) fn from_file(path: &Path) -> Result<Vec<Shape>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    let text = files::read_to_string(path)?;
     let shapes: Vec<Shape> = serde_json::from_str(&text).map_err(|error| Error::Format {
         file: path.display().to_string(),
         field: format!("line {}", error.line()),
