@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input; 141 the reader of
 //! standard output is gone.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod audio;
 mod bench;

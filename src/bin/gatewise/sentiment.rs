@@ -10,6 +10,7 @@ use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array1, Array2, Array3, Axis};
 use serde_json::json;
 
+use crate::output::say;
 use crate::train::{Model, Vocabulary, words};
 
 #[derive(clap::Args)]
@@ -56,17 +57,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             })
         };
         let words: Vec<_> = steps.iter().map(word).collect();
-        println!("{}", json!({ "praise": praise, "verdict": verdict, "words": words }));
+        say!("{}", json!({ "praise": praise, "verdict": verdict, "words": words }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:<20} {:>8} {:>10} {:>8} {:>8}", "word", "written", "forgotten", "read", "praise");
+    say!("{:<20} {:>8} {:>10} {:>8} {:>8}", "word", "written", "forgotten", "read", "praise")?;
     for step in &steps {
         let word = if step.known { step.word.clone() } else { format!("{} (unknown)", step.word) };
         let gate = |of: fn(&Gates) -> f64| step.gates.map_or("-".to_owned(), |gates| format!("{:.3}", of(&gates)));
         let (written, forgotten, read) = (gate(|g| g.written), gate(|g| g.forgotten), gate(|g| g.read));
-        println!("{word:<20} {written:>8} {forgotten:>10} {read:>8} {:>8.3} {}", step.praise, bar(step.praise));
+        say!("{word:<20} {written:>8} {forgotten:>10} {read:>8} {:>8.3} {}", step.praise, bar(step.praise))?;
     }
-    println!("{verdict} ({praise:.3})");
+    say!("{verdict} ({praise:.3})")?;
     Ok(ExitCode::SUCCESS)
 }
 

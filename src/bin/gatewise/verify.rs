@@ -29,6 +29,7 @@ use self::manifest::Listed;
 use self::outputs::Path;
 use crate::choice::{DeviceChoice, Schedule, adapter, plans};
 use crate::file::excerpt;
+use crate::output::say;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -154,6 +155,7 @@ impl Broken {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    arguments.schedule.check("verify", matches!(arguments.device, Devices::Gpu | Devices::All))?;
     let cases = manifest::cases(&arguments.path, arguments.case.as_deref())?;
     let devices = arguments.device.open(arguments.schedule)?;
     let bar =
@@ -175,9 +177,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             };
             summary.count(&line);
             if arguments.json {
-                println!("{}", serde_json::json!(line));
+                say!("{}", serde_json::json!(line))?;
             } else {
-                bar.suspend(|| println!("{}", text(&line)));
+                bar.suspend(|| say!("{}", text(&line)))?;
             }
             bar.inc(1);
             drop(line);
@@ -191,9 +193,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     bar.finish_and_clear();
     if arguments.json {
-        println!("{}", serde_json::json!({ "summary": summary }));
+        say!("{}", serde_json::json!({ "summary": summary }))?;
     } else {
-        println!("{} passed, {} failed, {} unsupported", summary.passed, summary.failed, summary.unsupported);
+        say!("{} passed, {} failed, {} unsupported", summary.passed, summary.failed, summary.unsupported)?;
     }
     if let Some(error) = broken.into_error(&arguments.path) {
         return Err(error);
