@@ -8,7 +8,7 @@ use ndarray::Array3;
 use ndarray_npy::write_npy;
 use tempfile::TempDir;
 
-use crate::{ROOT, command, finish, one_line, recording, refused, run, text};
+use crate::{ROOT, finish, one_line, recording, refused, run, text};
 
 /// A folder with a recording, its copy's contents, and the names of all that is there.
 struct Place {
@@ -165,5 +165,4 @@ fn a_failed_write_leaves_the_file_that_was_there() {
     assert!(said.contains("p.csv"), "{said}");
     assert_eq!(fs::read_to_string(place.path().join("p.csv")).expect("there"), "kept");
     assert_eq!(place.names(), before);
-    let _unused = command;
 }

@@ -58,7 +58,7 @@ fn no_command_waits_for_a_fifo() {
         "run pipe --check",
         "generate --weights pipe",
         "sentiment fine --weights pipe",
-        "bench --suite pipe",
+        "bench --suite pipe --device cpu --no-roofline",
         "bench --serve --shapes pipe --device cpu",
     ] {
         let said = refused(folder.path(), arguments);
