@@ -85,3 +85,14 @@ fn caches_that_are_no_files_are_left_alone() {
     }
     open(folder.path());
 }
+
+#[test]
+fn measured_plans_have_a_place_before_they_are_measured() {
+    let folder = TempDir::new().expect("a folder");
+    // A folder that is there and takes no file, not even of the superuser.
+    std::os::unix::fs::symlink("/proc/self", folder.path().join("gatewise")).expect("a link");
+    let mut command = crate::command(folder.path(), "bench --device gpu --autotune --suite smoke --no-roofline");
+    command.env("XDG_CACHE_HOME", folder.path());
+    let said = crate::one_line(&crate::finish(&mut command), "bench");
+    assert!(said.contains("gatewise/tuning: "), "{said}");
+}

@@ -5,6 +5,8 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use gatewise::cpu::CpuOptions;
+#[cfg(feature = "gpu")]
+use gatewise::files;
 use gatewise::plan::PlanKind;
 use gatewise::weights::{NonFinite, Weights};
 use gatewise::{Device, Error, Result, Tensor};
@@ -88,6 +90,8 @@ pub(crate) fn open_tuned(schedule: Schedule) -> Result<Device> {
         expected: "a folder for caches: set XDG_CACHE_HOME",
         found: "none that can be written to".to_owned(),
     })?;
+    // What is found by hours of measuring must have a place.
+    files::check(tuning.join("tuning"))?;
     Device::gpu(&gatewise::gpu::GpuOptions { tuning: Some(tuning), ..options(schedule) })
 }
 
