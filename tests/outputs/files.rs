@@ -8,7 +8,7 @@ use ndarray::Array3;
 use ndarray_npy::write_npy;
 use tempfile::TempDir;
 
-use crate::{ROOT, finish, one_line, recording, refused, run, text};
+use crate::{ROOT, recording, refused, run, text};
 
 /// A folder with a recording, its copy's contents, and the names of all that is there.
 struct Place {
@@ -161,7 +161,7 @@ fn a_failed_write_leaves_the_file_that_was_there() {
     let script = format!("trap '' XFSZ; ulimit -f 0; exec {program} vad in.wav --device cpu --probs p.csv");
     limited.args(["-c", &script]).current_dir(place.path());
     let before = place.names();
-    let said = one_line(&finish(&mut limited), "vad");
+    let said = crate::one_line(&crate::finish(&mut limited), "vad");
     assert!(said.contains("p.csv"), "{said}");
     assert_eq!(fs::read_to_string(place.path().join("p.csv")).expect("there"), "kept");
     assert_eq!(place.names(), before);

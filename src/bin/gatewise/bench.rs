@@ -42,10 +42,10 @@ pub(crate) struct Arguments {
     dtype: WeightType,
     #[command(flatten)]
     schedule: Schedule,
-    /// Milliseconds that a shape is timed for on a device.
+    /// Milliseconds that a shape is timed for on a device, an hour at the most.
     #[arg(long, default_value_t = 300.0)]
     budget_ms: f64,
-    /// Runs of a shape at the least.
+    /// Runs of a shape at the least, up to 100000.
     #[arg(long, default_value_t = 3)]
     min_runs: usize,
     /// Skips shapes that will take more seconds a pass, by the measured shape nearest in steps and their work on the same

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// What the text begins with.
     #[arg(long, default_value = "\n")]
     prompt: String,
-    /// Characters to write.
+    /// Characters to write, up to 16777216.
     #[arg(long, default_value_t = 400)]
     length: usize,
     /// Scores are divided by it: below 1 the likely becomes likelier, 0 always takes the likeliest.

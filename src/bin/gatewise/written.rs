@@ -1,7 +1,7 @@
 //! Files that a command writes: looked at before its work begins, and replaced as a whole.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(unix)]
 fn is_stdout(path: &Path) -> bool {
     use std::os::fd::AsFd;
-    let Some(own) = io::stdout().as_fd().try_clone_to_owned().ok().and_then(|fd| File::from(fd).metadata().ok()) else {
+    let Some(own) = io::stdout().as_fd().try_clone_to_owned().ok().and_then(|fd| fs::File::from(fd).metadata().ok()) else {
         return false;
     };
     fs::metadata(path).is_ok_and(|found| number(&found) == number(&own) && !is_device(&found))
