@@ -241,6 +241,8 @@ fn text(size: u32) -> TextStyle<'static> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const RATE: u32 = 16_000;

@@ -66,7 +66,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(unix)]
 fn is_stdout(path: &Path) -> bool {
     use std::os::fd::AsFd;
-    let Some(own) = io::stdout().as_fd().try_clone_to_owned().ok().and_then(|fd| fs::File::from(fd).metadata().ok()) else {
+    let Some(own) = io::stdout().as_fd().try_clone_to_owned().ok().and_then(|fd| fs::File::from(fd).metadata().ok())
+    else {
         return false;
     };
     fs::metadata(path).is_ok_and(|found| number(&found) == number(&own) && !is_device(&found))
