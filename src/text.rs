@@ -28,7 +28,7 @@ pub struct Shown<'a> {
 /// assert_eq!(shown("h_n").to_string(), "h_n");
 /// assert_eq!(shown("\u{1b}[2J\n").to_string(), r"\u{1b}[2J\n");
 /// let long = shown(&"a".repeat(5000)).to_string();
-/// assert!(long.len() < 200 && long.contains("a... 4840 more ...a"));
+/// assert!(long.len() < 200 && long.contains("a... 4841 more ...a"));
 /// ```
 pub fn shown(text: &str) -> Shown<'_> {
     Shown { text, most: NAME }
