@@ -20,9 +20,6 @@ pub(crate) use data::{Vocabulary, words};
 pub(crate) use model::Model;
 pub(crate) use text::symbols_of;
 
-/// What a shell reports for a program that SIGPIPE has ended: 128 + 13.
-const READER_GONE: u8 = 141;
-
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -44,15 +41,11 @@ enum Job {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let ended = match &arguments.job {
+    match &arguments.job {
         Job::Vowels(arguments) => vowels::run(arguments),
         Job::Sentiment(arguments) => sentiment::run(arguments),
         Job::Adding(arguments) => memory::run(memory::Kind::Adding, arguments),
         Job::Copy(arguments) => memory::run(memory::Kind::Copy, arguments),
         Job::Text(arguments) => text::run(arguments),
-    };
-    match ended {
-        Err(error) if run::is_unread(&error) => Ok(ExitCode::from(READER_GONE)),
-        ended => ended,
     }
 }

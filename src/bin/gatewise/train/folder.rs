@@ -8,9 +8,10 @@ use gatewise::train::{Checkpoint, Checkpoints, Trainer};
 use gatewise::weights::Weights;
 use gatewise::{Error, Result};
 
-use super::run::{Options, Progress, Task, note};
+use super::run::{Options, Progress, Task};
 use super::settings::Settings;
 use crate::chart;
+use crate::output::note;
 
 const CHECKPOINTS_KEPT: usize = 2;
 
@@ -146,7 +147,7 @@ impl Part {
                 fs::remove_file(&self.best).map_err(|error| Error::io(&self.best, error))?;
             }
         }
-        self.refused.drain(..).for_each(|refused| note(&format!("{refused}; going on from the one before")));
+        self.refused.drain(..).for_each(|refused| note!("{refused}; going on from the one before"));
         let Some(checkpoint) = self.found.take() else { return Ok(Progress::default()) };
         let progress = checkpoint.noted("progress").unwrap_or_default();
         let mut progress: Progress = serde_json::from_str(progress).map_err(|error| Error::Format {
@@ -169,7 +170,7 @@ impl Part {
         }
         if progress.saved < progress.epoch {
             let Err(error) = Weights::from_file(&self.best) else { return Ok(()) };
-            note(&format!("{error}; the best weights are lost, those of epoch {} take their place", progress.epoch));
+            note!("{error}; the best weights are lost, those of epoch {} take their place", progress.epoch);
             progress.best = progress.history.last().map(|entry| entry.validation);
             (progress.best_epoch, progress.saved) = (progress.epoch, progress.epoch);
         }

@@ -18,6 +18,7 @@ use super::settings::Settings;
 use crate::chart;
 use crate::choice::holdable;
 use crate::flow::{self, CellChoice};
+use crate::output::say;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -139,7 +140,7 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     let title = format!("Gradient flow after training: {name}, lag {lag}");
     chart::write(&path, &flow::picture(&title, &flows))?;
     if !options.json {
-        run::print(format_args!("gradient flow: {}", path.display()))?;
+        say!("gradient flow: {}", path.display())?;
     }
     Ok(code)
 }

@@ -1,7 +1,5 @@
 //! The loop that all jobs share: epochs, checkpoints, early stop, the final line.
 
-use std::fmt;
-use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -17,6 +15,7 @@ use super::folder::Part;
 pub(crate) use super::options::{Options, size};
 use super::settings::Settings;
 use crate::choice::adapter;
+use crate::output::{note, say};
 
 /// How good a model is on data that it does not learn from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,7 +159,7 @@ pub(crate) fn train(
         let entry = match epoch(&progress, trainer, task) {
             Ok(entry) => entry,
             Err(error @ Error::Diverged { .. }) => {
-                note(&format!("{error}; {}; begin anew with a smaller --rate", part.kept()?));
+                note!("{error}; {}; begin anew with a smaller --rate", part.kept()?);
                 return Ok(Outcome::Diverged);
             }
             Err(error) => return Err(error),
@@ -177,7 +176,7 @@ pub(crate) fn train(
             part.save_best(progress.saved, trainer, task)?;
         }
         // Whether anybody reads on or not, the epoch is kept.
-        say(&entry, options.json, since.elapsed().as_secs_f64())?;
+        say_epoch(&entry, options.json, since.elapsed().as_secs_f64())?;
     }
     let weights = part.load_best(&progress, trainer)?.then(|| part.best.clone());
     if !progress.history.is_empty() {
@@ -216,38 +215,20 @@ fn epoch(progress: &Progress, trainer: &mut Trainer, task: &mut impl Task) -> Re
     Ok(Entry { epoch: number, stage, training_loss, validation, gradient_norm: norm })
 }
 
-/// How errors name the file that has no path.
-const STDOUT: &str = "standard output";
-
-/// Writes a line to standard output.
-pub(crate) fn print(line: fmt::Arguments<'_>) -> Result<()> {
-    writeln!(io::stdout().lock(), "{line}").map_err(|error| Error::io(STDOUT, error))
-}
-
-/// Writes a line to standard error; one that cannot be written is lost.
-pub(crate) fn note(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "gatewise: {line}");
-}
-
-/// Whether a command ended because nobody reads its output any more.
-pub(crate) fn is_unread(error: &Error) -> bool {
-    matches!(error, Error::Io { path, source } if path.as_os_str() == STDOUT && source.kind() == ErrorKind::BrokenPipe)
-}
-
-fn say(entry: &Entry, as_json: bool, seconds: f64) -> Result<()> {
+fn say_epoch(entry: &Entry, as_json: bool, seconds: f64) -> Result<()> {
     let Entry { epoch, stage, training_loss, validation, gradient_norm } = entry;
     if as_json {
         let line = json!({
             "epoch": epoch, "stage": stage, "training_loss": training_loss, "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy, "gradient_norm": gradient_norm, "seconds": seconds,
         });
-        return print(format_args!("{line}"));
+        return say!("{line}");
     }
     let accuracy = validation.accuracy.map(|accuracy| format!(", accuracy {accuracy:.4}")).unwrap_or_default();
-    print(format_args!(
+    say!(
         "epoch {epoch:>3}: training loss {training_loss:.4}, validation loss {:.4}{accuracy}, norm {gradient_norm:.2}, {seconds:.1} s",
         validation.loss
-    ))
+    )
 }
 
 /// The final line of a job.
@@ -268,7 +249,7 @@ pub(crate) fn finish(
             "steps": steps, "loss": score.loss, "accuracy": score.accuracy, "seconds": seconds,
             "device": device, "adapter": name, "weights": weights.as_ref().map(|path| path.display().to_string()),
         });
-        print(format_args!("{line}"))?;
+        say!("{line}")?;
         return Ok(ExitCode::SUCCESS);
     }
     let accuracy = score.accuracy.map(|accuracy| format!("accuracy {accuracy:.4}, ")).unwrap_or_default();
@@ -280,9 +261,6 @@ pub(crate) fn finish(
         ),
         None => "nothing was trained, and no weights were written".to_owned(),
     };
-    print(format_args!(
-        "{job}, {cell}, {parameters} parameters: {accuracy}loss {:.4} on the test data; {end}",
-        score.loss
-    ))?;
+    say!("{job}, {cell}, {parameters} parameters: {accuracy}loss {:.4} on the test data; {end}", score.loss)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@ use super::model::{Model, Shape};
 use super::run::{self, Limits, Options, Outcome, Score, Task};
 use super::settings::Settings;
 use crate::flow::CellChoice;
+use crate::output::say;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -150,7 +151,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let code = run::finish("text", cell.name(), options, &trainer, &outcome)?;
     if let (Outcome::Finished(finish), false) = (&outcome, options.json) {
         let bits = f64::from(finish.score.loss) / std::f64::consts::LN_2;
-        run::print(format_args!("{bits:.3} bits a character"))?;
+        say!("{bits:.3} bits a character")?;
     }
     Ok(code)
 }
