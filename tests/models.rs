@@ -405,9 +405,8 @@ fn spoiled(file: &str, tensor: &str, value: f32) -> Weights {
         }
         spoiled.insert(name, array).expect("a name of its own");
     }
-    for key in ["dic"] {
-        good.metadata(key).into_iter().for_each(|text| spoiled.note(key, text));
-    }
+    // The dictionary of the Thai net.
+    good.metadata("dic").into_iter().for_each(|text| spoiled.note("dic", text));
     spoiled
 }
 

@@ -1,6 +1,5 @@
 //! Options that several commands take: `--device`, `--plan`, `--matrices`, `--cell`.
 
-use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
@@ -8,7 +7,6 @@ use gatewise::cpu::CpuOptions;
 #[cfg(feature = "gpu")]
 use gatewise::files;
 use gatewise::plan::PlanKind;
-use gatewise::weights::{NonFinite, Weights};
 use gatewise::{Device, Error, Result, Tensor};
 
 /// How a GPU runs recurrent stacks.
@@ -150,22 +148,6 @@ pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
             found: name.to_owned(),
         }),
     }
-}
-
-/// Reads weights and refuses those that are not finite: a net of them answers with NaN, which compares as "no".
-pub(crate) fn finite_weights(path: &Path) -> Result<Weights> {
-    let weights = Weights::from_file(path)?;
-    let found = weights.check();
-    let Some(first) = found.first() else { return Ok(weights) };
-    let NonFinite { tensor, nan, infinite, first } = first;
-    let others =
-        if found.len() > 1 { format!("; {} other tensors have some, too", found.len() - 1) } else { String::new() };
-    Err(Error::Format {
-        file: path.display().to_string(),
-        field: tensor.clone(),
-        expected: "finite weights".to_owned(),
-        found: format!("{nan} NaN, {infinite} infinite, first at {first}{others}"),
-    })
 }
 
 /// Refuses an array of f32 that cannot be counted or that no memory is left for; `axes` names its sizes.

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use gatewise::onnx::proto::DataType;
 use gatewise::onnx::{Input, Output};
+use gatewise::text::shown;
 use gatewise::{Error, Result, files};
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 
 use self::header::{Header, Refusal};
-use crate::file::{self, excerpt};
+use crate::file;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// The most bytes of a header: as many as version 1 of the format can declare.
@@ -60,7 +61,7 @@ impl<R: Read> Source<'_, R> {
             ("<" | ">", "i2" | "u2") => 2,
             ("<" | ">", "f4" | "i4" | "u4") => 4,
             ("<" | ">", "f8" | "i8") => 8,
-            _ => return Err(self.refused(KINDS, format!("elements of type '{}'", excerpt(&descr)))),
+            _ => return Err(self.refused(KINDS, format!("elements of type '{}'", shown(&descr)))),
         };
         let count = self.count(&shape, width)?;
         let big = order == ">";
@@ -118,7 +119,8 @@ impl<R: Read> Source<'_, R> {
         // An extent of 0 does not excuse the others.
         let bytes = shape.iter().try_fold(width, |bytes, &extent| bytes.checked_mul(extent.max(1)));
         let Some(bytes) = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()) else {
-            let (limit, found) = (format!("{} bytes of data", isize::MAX), excerpt(&format!("shape {shape:?}")));
+            let (limit, found) =
+                (format!("{} bytes of data", isize::MAX), shown(&format!("shape {shape:?}")).to_string());
             return Err(Error::TooLarge { file: self.file.clone(), field: self.name.to_owned(), limit, found });
         };
         let bytes = if shape.contains(&0) { 0 } else { bytes };

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::audio::Recording;
-use crate::choice::{DeviceChoice, finite_weights};
+use crate::choice::DeviceChoice;
 use crate::output::say;
 use crate::plot::{self, Columns, SpeechPlot};
 use crate::written::{self, given};
@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         });
     }
     let weights = match &arguments.weights {
-        Some(path) => finite_weights(path)?,
+        Some(path) => Weights::from_file(path)?,
         None => Weights::from_bytes(WEIGHTS_NAME, WEIGHTS)?,
     };
     let device = if arguments.compare { DeviceChoice::Gpu } else { arguments.device };

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::WeightType;
+use gatewise::text::shown;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -28,7 +29,6 @@ use self::compare::Comparison;
 use self::manifest::Listed;
 use self::outputs::Path;
 use crate::choice::{DeviceChoice, Schedule, adapter, plans};
-use crate::file::excerpt;
 use crate::output::say;
 
 #[derive(Args)]
@@ -141,7 +141,7 @@ struct Broken {
 impl Broken {
     fn add(&mut self, case: &Listed, error: Error) {
         self.count += 1;
-        self.first.get_or_insert_with(|| (excerpt(&case.name), error));
+        self.first.get_or_insert_with(|| (shown(&case.name).to_string(), error));
     }
 
     /// The first of them, for standard error.
@@ -168,7 +168,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         // One case is held at a time, and one that cannot be read is no reason to leave out the others.
         let case = listed.load(&arguments.path);
         for device in &devices {
-            bar.set_message(format!("{} on {device}", excerpt(&listed.name)));
+            bar.set_message(format!("{} on {device}", shown(&listed.name).to_string()));
             let judged = case.as_ref().map(|case| judge_on(case, device, arguments));
             let line = match &judged {
                 Ok(Ok(verdict)) => line(listed, device, verdict),
@@ -310,12 +310,12 @@ fn failure<'a>(case: &'a Listed, device: &Device, error: &Error) -> Line<'a> {
 
 fn text(line: &Line<'_>) -> String {
     let Line { case, kind, device, max_abs_err, max_grad_err, tol, pass, unsupported, error, .. } = line;
-    let head = format!("{:<8} {:<32} {device:<10}", excerpt(kind), excerpt(case));
+    let head = format!("{:<8} {:<32} {device:<10}", shown(kind).to_string(), shown(case).to_string());
     if let Some(error) = error {
         return format!("{head} FAIL: {error}");
     }
     match (unsupported, max_abs_err, tol) {
-        (Some(reason), ..) => format!("{head} unsupported: {}", excerpt(reason)),
+        (Some(reason), ..) => format!("{head} unsupported: {}", shown(reason).to_string()),
         (None, Some(error), Some(tol)) => {
             let gradients = max_grad_err.map_or_else(String::new, |error| format!(", gradients {error:.1e}"));
             format!("{head} {} {error:.1e} of {tol:.1e}{gradients}", if *pass { "pass" } else { "FAIL" })

@@ -1,6 +1,6 @@
 //! The header of a `.npy` file: a Python dictionary of three keys, and no more of Python than they need.
 
-use crate::file::excerpt;
+use gatewise::text::shown;
 
 /// The most axes of an array of NumPy.
 const MOST_AXES: usize = 64;
@@ -61,7 +61,7 @@ impl Header {
 
 fn refusal(expected: &str, found: &str) -> Refusal {
     let found = found.trim();
-    let found = if found.is_empty() { "the end of the header".to_owned() } else { excerpt(found) };
+    let found = if found.is_empty() { "the end of the header".to_owned() } else { shown(found).to_string() };
     Refusal { expected: expected.to_owned(), found }
 }
 

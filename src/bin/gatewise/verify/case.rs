@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
+use gatewise::text::shown;
 use gatewise::{Error, Result};
 use ndarray::{Array, ArrayD, Dimension, IxDyn};
 use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::file::excerpt;
 
 /// One case with its tensors, in its own kind's layout.
 pub(super) struct Case {
@@ -28,9 +27,9 @@ impl Case {
     pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T> {
         T::deserialize(&self.entry).map_err(|error| Error::Format {
             file: "manifest.json".to_owned(),
-            field: excerpt(&self.name),
-            expected: format!("the fields of the kind `{}`", excerpt(&self.kind)),
-            found: excerpt(&error.to_string()),
+            field: shown(&self.name).to_string(),
+            expected: format!("the fields of the kind `{}`", shown(&self.kind).to_string()),
+            found: shown(&error.to_string()).to_string(),
         })
     }
 
@@ -49,8 +48,9 @@ impl Case {
     }
 
     fn tensor<T>(&self, name: &str, dtype: Dtype, read: fn([u8; 4]) -> T) -> Result<ArrayD<T>> {
-        let file = SafeTensors::deserialize(&self.bytes)
-            .map_err(|error| self.refuse("header", "a whole safetensors file", &excerpt(&error.to_string())))?;
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| {
+            self.refuse("header", "a whole safetensors file", &shown(&error.to_string()).to_string())
+        })?;
         let view = file.tensor(name).map_err(|_| self.refuse(name, "a tensor of this name", "none"))?;
         if view.dtype() != dtype {
             return Err(self.refuse(name, &format!("dtype {dtype:?}"), &format!("{:?}", view.dtype())));
@@ -109,7 +109,7 @@ pub(super) fn beside(case: &Case, folders: &[&str], name: &str) -> Result<PathBu
     let candidates = folders.iter().map(|folder| case.folder.join(folder).join(name));
     candidates.clone().find(|path| path.is_file()).ok_or_else(|| Error::Format {
         file: case.folder.display().to_string(),
-        field: excerpt(&case.name),
+        field: shown(&case.name).to_string(),
         expected: format!("{name} in {}", folders.join(" or ")),
         found: "no such file".to_owned(),
     })

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use gatewise::text::shown;
 use gatewise::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::case::Case;
-use crate::file::{self, excerpt};
+use crate::file;
 
 /// The most bytes of a manifest. As values it takes some thirty times as much memory.
 const LONGEST_MANIFEST: u64 = 8 << 20;
@@ -53,7 +54,7 @@ fn parse(file: &str, text: &[u8], wanted: Option<&str>) -> Result<Vec<Listed>> {
         expected: expected.to_owned(),
         found,
     };
-    let unlike = |error: serde_json::Error| excerpt(&error.to_string());
+    let unlike = |error: serde_json::Error| shown(&error.to_string()).to_string();
     let manifest: Manifest =
         serde_json::from_slice(text).map_err(|error| refuse("manifest", "an object with `cases`", unlike(error)))?;
     let mut cases = Vec::new();
@@ -93,7 +94,7 @@ fn inside(folder: &Path, file: &Path) -> Result<PathBuf> {
         file: folder.join("manifest.json").display().to_string(),
         field: "file".to_owned(),
         expected: expected.to_owned(),
-        found: excerpt(&file.display().to_string()),
+        found: shown(&file.display().to_string()).to_string(),
     };
     // The path goes into errors, so it must not steer a terminal.
     let plain = !file.to_string_lossy().contains(char::is_control);

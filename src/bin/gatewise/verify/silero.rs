@@ -1,6 +1,7 @@
 //! Cases of the kind `silero`: Silero VAD over real recordings.
 
 use gatewise::models::SileroVad;
+use gatewise::text::shown;
 use gatewise::weights::Weights;
 use gatewise::{Device, Result};
 use ndarray::{Array1, Array2, Axis, Slice};
@@ -9,7 +10,6 @@ use super::Verdict;
 use super::case::{Case, beside};
 use super::compare::Tolerance;
 use crate::audio::Recording;
-use crate::file::excerpt;
 
 const WEIGHTS: &str = "silero_vad_16k.safetensors";
 const SENTENCE: &str = "sense_and_sensibility_01_austen_64kb-";
@@ -41,7 +41,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
 fn samples(case: &Case) -> Result<Vec<f32>> {
     let read = |sentence: &str| -> Result<Vec<f32>> {
         if sentence.is_empty() || !sentence.bytes().all(|c| c.is_ascii_digit()) {
-            return Err(case.refuse("name", "`librivox_` and a sentence's number", &excerpt(sentence)));
+            return Err(case.refuse("name", "`librivox_` and a sentence's number", &shown(sentence).to_string()));
         }
         let name = format!("{SENTENCE}{sentence}.wav");
         Recording::open(&beside(case, &["", "../../audio", "../audio", "../../assets"], &name)?)?.rest()
