@@ -304,6 +304,7 @@ mod tests {
         let inputs = [SIZES.0, SIZES.1 * directions.len()];
         let layers: Vec<_> = inputs.map(|input| vec![parameters(input); directions.len()]).to_vec();
         Stack::new(&device, &vec![cell; directions.len()], directions, None, SIZES, &layers, WeightType::F32)
+            .expect("a stack")
     }
 
     /// A call over all steps whose output has room for `y` numbers; returns the output and the state behind it.
@@ -312,7 +313,7 @@ mod tests {
         let mut y = vec![0.0; y];
         let (flags, pad, initial_h, initial_s) = (None, Pad::Zero, None, None);
         let call = StackCall { time: TIME, batch: BATCH, x: &x, y: &mut y, flags, pad, h, s, initial_h, initial_s };
-        stack.forward(call, &mut Workspace::default());
+        stack.forward(call, &mut Workspace::default()).expect("runs");
         y
     }
 
@@ -355,6 +356,6 @@ mod tests {
             initial_h: None,
             initial_s: None,
         };
-        stack.forward(call, &mut Workspace::default());
+        stack.forward(call, &mut Workspace::default()).expect("runs");
     }
 }
