@@ -309,12 +309,12 @@ impl Tensor {
         }
     }
 
-    /// Zeros a tensor on the GPU in place if nobody else holds its memory; otherwise nothing happens.
+    /// Whether a clone or a recorder holds the memory as well.
     #[cfg(feature = "gpu")]
-    pub(crate) fn zero_if_unshared(&mut self) -> Result<bool> {
-        match &mut self.storage {
-            Storage::Gpu(buffer) => buffer.zero_if_unshared(),
-            Storage::Host(_) => Ok(false),
+    pub(crate) fn is_shared(&self) -> bool {
+        match &self.storage {
+            Storage::Gpu(buffer) => buffer.is_shared(),
+            Storage::Host(data) => Arc::strong_count(data) > 1,
         }
     }
 

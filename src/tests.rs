@@ -158,6 +158,31 @@ fn a_state_is_as_before_a_call_that_fails_and_a_result_can_be_read_again() {
     }
 }
 
+/// A recorder holds the value, so that a reset takes memory of its own for each part.
+#[test]
+fn a_state_is_as_before_a_reset_that_fails() {
+    let device = gpu();
+    let lstm = Lstm::config(3, 4).random(&device, 5).expect("a stack");
+    let x = tensor(&device, &[3, 2, 3]);
+    let mut state = lstm.zero_state(2).expect("a state");
+    for good in 0.. {
+        lstm.forward(&x, &mut state).expect("runs");
+        let before = value(&state);
+        let mut recorder = device.recorder();
+        lstm.record(&mut recorder, &x, &mut state, &Sequence::new()).expect("records");
+        let (met, reset) = fail(Fault::Refused, good, || state.reset());
+        drop(recorder);
+        if !met {
+            reset.expect("no fault");
+            assert!(value(&state).iter().all(|bits| *bits == 0));
+            assert!(good >= 4, "two allocations and two writes: {good}");
+            break;
+        }
+        assert!(reset.is_err(), "after {good} good calls");
+        assert_eq!(value(&state), before, "after {good} good calls");
+    }
+}
+
 /// A trainer, the layers that it trains, and a state on its way through a sequence.
 struct Training {
     device: Device,

@@ -86,7 +86,7 @@ impl Buffer {
     }
 
     /// Writes whole words from the buffer's start on.
-    pub(super) fn write(&self, op: &'static str, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, op: &'static str, bytes: &[u8]) -> Result<()> {
         self.0.context.write_buffer(op, self.raw(), bytes)
     }
 
@@ -193,12 +193,9 @@ impl Buffer {
         self.0.bytes.next_multiple_of(WORD) <= self.raw().size()
     }
 
-    /// Zeros the buffer in place if nobody else holds it, neither a clone nor a recorder; otherwise nothing happens.
-    pub(crate) fn zero_if_unshared(&mut self) -> Result<bool> {
-        let Some(inner) = Arc::get_mut(&mut self.0) else { return Ok(false) };
-        let Some(raw) = &inner.raw else { return Ok(false) };
-        inner.context.write_buffer("State", raw, &memory::zeros("State", inner.bytes as usize)?)?;
-        Ok(true)
+    /// Whether a clone or a recorder holds the buffer as well.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 

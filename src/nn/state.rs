@@ -9,6 +9,8 @@ use ndarray::{Array3, ArrayView3};
 use crate::cpu;
 use crate::error::{Result, check_shape};
 #[cfg(feature = "gpu")]
+use crate::memory;
+#[cfg(feature = "gpu")]
 use crate::ops::resident;
 use crate::ops::{Recorder, host};
 use crate::tensor::{Device, Storage, Tensor};
@@ -276,7 +278,7 @@ impl State {
     /// Returns to the initial value, to begin another sequence. On the host nothing is allocated.
     ///
     /// # Errors
-    /// As [`Tensor::from_array`].
+    /// As [`Tensor::from_array`]; the state then keeps its value.
     pub fn reset(&mut self) -> Result<()> {
         // Memory of its own for both parts before either changes: the second may find none.
         for part in std::iter::once(&mut self.h).chain(&mut self.s) {
@@ -286,7 +288,13 @@ impl State {
         }
         match &self.initial {
             Initial::Zero => {
-                std::iter::once(&mut self.h).chain(&mut self.s).try_for_each(zero)?;
+                #[cfg(feature = "gpu")]
+                if let Storage::Gpu(_) = self.h.storage() {
+                    return self.zero_on_gpu();
+                }
+                for part in std::iter::once(&mut self.h).chain(&mut self.s) {
+                    part.host_mut(OP, "state")?.fill(0.0);
+                }
             }
             Initial::Given { h, s } => {
                 if let Storage::Host(_) = h.storage() {
@@ -303,19 +311,26 @@ impl State {
         }
         Ok(())
     }
-}
 
-/// Zeros a part in place where nobody else holds its memory: a recorder that does goes on with the value that it has recorded.
-fn zero(now: &mut Tensor) -> Result<()> {
+    /// Zeros both parts, in place unless a recorder or a clone holds one as well: it goes on with the value that it has recorded.
+    /// All memory that this takes is found before either part changes; a write fails only on a device that is lost.
     #[cfg(feature = "gpu")]
-    if let Storage::Gpu(_) = now.storage() {
-        if !now.zero_if_unshared()? {
-            *now = Tensor::zeros(&now.device().clone(), now.shape())?;
+    fn zero_on_gpu(&mut self) -> Result<()> {
+        let fresh = |part: &Tensor| match part.is_shared() {
+            true => Tensor::zeros(part.device(), part.shape()).map(Some),
+            false => Ok(None),
+        };
+        let fresh = self.tensors().map(fresh).collect::<Result<Vec<_>>>()?;
+        let most = self.tensors().map(Tensor::len).max().unwrap_or_default();
+        let zeros: Vec<u8> = memory::zeros(OP, 4 * most)?;
+        for (now, fresh) in std::iter::once(&mut self.h).chain(&mut self.s).zip(fresh) {
+            match fresh {
+                Some(fresh) => *now = fresh,
+                None => resident(OP, "state", now)?.write(OP, &zeros[..4 * now.len()])?,
+            }
         }
-        return Ok(());
+        Ok(())
     }
-    now.host_mut(OP, "state")?.fill(0.0);
-    Ok(())
 }
 
 /// Refuses a value whose shapes are not a state's.
