@@ -14,8 +14,8 @@ use crate::tensor::{Device, Tensor};
 ///
 /// # Examples
 /// ```
-/// use gatewise::{Device, Tensor, cell::Sequence, nn::Lstm};
-/// use ndarray::{Array2, Array3};
+/// use gatewise::{Device, Tensor, nn::Lstm};
+/// use ndarray::Array3;
 ///
 /// let config = Lstm::config(3, 4);
 /// let parameters = config.random_parameters(7)?;

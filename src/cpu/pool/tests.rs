@@ -1,0 +1,154 @@
+//! Calls whose threads meet, panic, or are fewer than asked for.
+
+use super::*;
+
+/// Runs a call that panics; returns what it says.
+fn panic_of(pool: &Pool, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) -> String {
+    let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(wanted, barriers, task)));
+    let payload = outcome.expect_err("a panic");
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).expect("a message")
+}
+
+/// A call in which every thread takes part and none panics.
+fn runs_with_all(pool: &Pool) {
+    let (barrier, count) = (Barrier::default(), AtomicUsize::new(0));
+    pool.run(pool.threads(), &[&barrier], |_, threads| {
+        assert_eq!(threads, pool.threads());
+        count.fetch_add(1, Ordering::Relaxed);
+        barrier.wait(threads);
+        assert_eq!(count.load(Ordering::Relaxed), threads);
+    });
+    assert_eq!(count.into_inner(), pool.threads());
+}
+
+#[test]
+fn every_thread_runs_once_and_meets_the_others() {
+    let pool = Pool::new(5);
+    for wanted in [1, 2, 5, 9, 5] {
+        let barrier = Barrier::default();
+        let sums: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(wanted, &[&barrier], |thread, threads| {
+            assert_eq!(threads, wanted.min(5));
+            for (round, sum) in sums.iter().enumerate() {
+                sum.fetch_add(thread + 1, Ordering::Relaxed);
+                barrier.wait(threads);
+                assert_eq!(sum.load(Ordering::Relaxed), threads * (threads + 1) / 2, "round {round}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_call_inside_a_call_works_alone() {
+    let pool = Pool::new(2);
+    let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    pool.run(2, &[], |_, _| {
+        pool.run(2, &[], |thread, threads| {
+            assert_eq!((thread, threads), (0, 1));
+            counts[0].fetch_add(1, Ordering::Relaxed);
+        });
+        counts[1].fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(counts.map(AtomicUsize::into_inner), [2, 2]);
+}
+
+#[test]
+fn fewer_threads_than_asked_for_do_the_work() {
+    let pool = Pool::with_workers(5, 1);
+    let (barrier, counts) = (Barrier::default(), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    pool.run(5, &[&barrier], |thread, threads| {
+        assert_eq!(threads, 2);
+        counts[thread].fetch_add(1, Ordering::Relaxed);
+        barrier.wait(threads);
+    });
+    assert_eq!(counts.map(AtomicUsize::into_inner), [1, 1]);
+}
+
+#[test]
+fn a_panic_of_any_thread_reaches_the_caller_with_its_own_words() {
+    let pool = Pool::new(3);
+    for guilty in 0..3 {
+        let said = panic_of(&pool, 3, &[], |thread, _| assert!(thread != guilty, "thread {thread} fell"));
+        assert_eq!(said, format!("thread {guilty} fell"));
+        runs_with_all(&pool);
+    }
+}
+
+#[test]
+fn a_panic_before_a_barrier_frees_those_who_wait() {
+    let pool = Pool::new(4);
+    for (guilty, round) in [(0, 0), (1, 0), (3, 7), (0, 7)] {
+        let barriers = [Barrier::default(), Barrier::default()];
+        let said = panic_of(&pool, 4, &barriers.each_ref(), |thread, threads| {
+            for at in 0..10 {
+                assert!((thread, at) != (guilty, round), "thread {thread} fell in round {at}");
+                barriers[at % 2].wait(threads);
+            }
+        });
+        assert_eq!(said, format!("thread {guilty} fell in round {round}"));
+        runs_with_all(&pool);
+    }
+}
+
+/// The caller's panic and a worker's belong to one call: the next one hears of neither.
+#[test]
+fn a_call_hears_of_its_own_panics_alone() {
+    let pool = Pool::new(2);
+    let both = AtomicUsize::new(0);
+    let said = panic_of(&pool, 2, &[], |thread, _| {
+        both.fetch_add(1, Ordering::Relaxed);
+        wait_until(|| both.load(Ordering::Relaxed) == 2);
+        panic!("thread {thread} fell");
+    });
+    assert!(["thread 0 fell", "thread 1 fell"].contains(&said.as_str()), "{said}");
+    runs_with_all(&pool);
+}
+
+/// Another thread's call works beside one that panics, and hears nothing of it.
+#[test]
+fn a_call_alone_hears_of_no_other_calls_panic() {
+    let pool = Pool::new(2);
+    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let broken = scope.spawn(|| {
+            panic_of(&pool, 2, &[], |thread, _| {
+                begun.store(true, Ordering::Release);
+                wait_until(|| over.load(Ordering::Acquire));
+                assert!(thread == 0, "thread {thread} fell");
+            })
+        });
+        wait_until(|| begun.load(Ordering::Acquire));
+        pool.run(2, &[], |thread, threads| assert_eq!((thread, threads), (0, 1)));
+        over.store(true, Ordering::Release);
+        assert_eq!(broken.join().expect("a panic that was caught"), "thread 1 fell");
+    });
+    runs_with_all(&pool);
+}
+
+/// A payload that panics when dropped would end the worker that drops it.
+#[test]
+fn a_panic_whose_payload_panics_ends_no_thread() {
+    struct Trap;
+    impl Drop for Trap {
+        fn drop(&mut self) {
+            assert!(std::thread::current().name().is_none_or(|name| !name.starts_with("gatewise-")), "dropped");
+        }
+    }
+    let pool = Pool::new(3);
+    let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(3, &[], |_, _| resume_unwind(Box::new(Trap)))));
+    drop(outcome.expect_err("a panic"));
+    runs_with_all(&pool);
+}
+
+#[test]
+fn a_count_of_calls_that_wraps_around_is_no_end() {
+    let signal = Signal(AtomicUsize::new(usize::MAX - 3));
+    for _ in 0..4 {
+        let before = signal.read();
+        signal.call();
+        assert!(signal.read() != before && !Signal::is_end(signal.read()), "{:#x}", signal.read());
+    }
+    signal.end();
+    assert!(Signal::is_end(signal.read()));
+}
