@@ -7,6 +7,7 @@ use super::math::{load_part, store_part};
 use super::scratch::{Buffer, Scratch};
 use super::simd::{Kernel, Simd, Verified};
 use crate::error::Result;
+use crate::memory;
 
 /// Rows that are packed, and summed in registers, at once.
 const DEPTH: usize = 192;
@@ -47,7 +48,7 @@ impl OuterSums<'_> {
         let mut packed_a = Packed::new(scratch, BLOCK, count.min(COLUMNS))?;
         let packed = |sum: &OuterSum<'_>| Packed::new(scratch, panel, sum.width);
         let mut packed_b: Vec<Packed> = self.sums.iter().map(packed).collect::<Result<_>>()?;
-        let mut rows: Vec<&[f32]> = Vec::with_capacity(DEPTH);
+        let mut rows: Vec<&[f32]> = memory::room("training", DEPTH)?;
         loop {
             rows.clear();
             rows.extend(a.by_ref().take(DEPTH));

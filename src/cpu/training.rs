@@ -218,7 +218,12 @@ impl TrainingStack {
         one: impl Fn(T) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
         if threads == 1 {
-            return items.into_iter().map(one).collect();
+            let items = items.into_iter();
+            let mut results = Vec::with_capacity(items.size_hint().0);
+            for item in items {
+                results.push(one(item)?);
+            }
+            return Ok(results);
         }
         let slots: Vec<_> = items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
         let next = AtomicUsize::new(0);
@@ -228,7 +233,11 @@ impl TrainingStack {
                 slot.1 = slot.0.take().map(&one);
             }
         });
-        slots.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect()
+        let mut results = Vec::with_capacity(slots.len());
+        for slot in slots {
+            results.extend(slot.into_inner().unwrap_or_else(PoisonError::into_inner).1.transpose()?);
+        }
+        Ok(results)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes from which on an allocation counts: all that grow with a call's or a stack's sizes, no names and lists.
-const LARGE: usize = 2048;
+const LARGE: usize = 2500;
 
 /// Which of the large allocations fail.
 #[derive(Clone, Copy, Debug)]
