@@ -62,7 +62,9 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let mut free = self.home.free();
         let held: usize = free.iter().map(|buffer| buffer.len()).sum();
-        if !self.memory.is_empty() && held + self.memory.len() <= MOST_FREE {
+        let fits = !self.memory.is_empty() && held + self.memory.len() <= MOST_FREE;
+        // The list itself may find no memory where there is none left.
+        if fits && free.try_reserve(1).is_ok() {
             free.push(std::mem::take(&mut self.memory));
         }
     }
