@@ -1,7 +1,7 @@
 //! The GPU path: the only room that names `wgpu`.
 //!
 //! [`GpuDevice`] owns (or borrows) a `wgpu::Device` and `Queue`; [`Kernel`]s are WGSL files in one table; a recorder collects
-//! dispatches and copies and hands them over in one submission.
+//! dispatches and copies and hands them over in one submission, or a few where one would keep a slow GPU too long.
 //!
 //! # After a loss
 //!
@@ -49,6 +49,7 @@ mod layout;
 mod limits;
 mod liveness;
 mod ops;
+mod part;
 mod peaks;
 mod pipeline_cache;
 mod pool;

@@ -11,7 +11,9 @@ mod tile;
 #[cfg(feature = "gpu")]
 mod training;
 mod tuning;
+mod watchdog;
 mod wide;
+mod work;
 
 pub use kind::PlanKind;
 pub use limits::{AdapterClass, Limits, Together};
@@ -25,9 +27,15 @@ pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
 pub(crate) use training::{TrainingPlan, resets_after};
 pub use tuning::Choice;
+pub use watchdog::Watchdog;
+#[cfg(feature = "gpu")]
+pub(crate) use watchdog::{Cut, Grid, Submissions, Work};
 #[cfg(feature = "gpu")]
 pub(crate) use wide::HEADER;
 pub use wide::Wide;
+pub use work::Longest;
+
+use watchdog::Bounds;
 
 use crate::error::{Error, Result};
 
@@ -60,6 +68,8 @@ impl Chunk {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     problem: Problem,
+    /// The device's bounds of a dispatch.
+    bounds: Bounds,
     /// How the steps become dispatches.
     pub kind: PlanKind,
     why: String,
@@ -131,8 +141,21 @@ impl Plan {
         let z = if kind == PlanKind::Wave { problem.layers } else { directions };
         let step = Tile::of_step(limits, problem.batch, problem.hidden, z, problem.out());
         let step_matrices = Matrices::of_step(limits, &problem, kind.sides()).ok().filter(|_| kind.takes_steps());
-        let plan =
-            Self { problem, kind, why, chunks, groups, project, project_matrices, step, step_matrices, scan, wide };
+        let bounds = limits.bounds();
+        let plan = Self {
+            problem,
+            bounds,
+            kind,
+            why,
+            chunks,
+            groups,
+            project,
+            project_matrices,
+            step,
+            step_matrices,
+            scan,
+            wide,
+        };
         plan.check(limits)?;
         Ok(plan)
     }
@@ -147,17 +170,9 @@ impl Plan {
         self.step_matrices.map_or([self.step.rows, self.step.units], |kind| [kind.rows(), kind.side()])
     }
 
-    /// Refuses workgroups that the device does not have, and loops that the driver would cut short.
+    /// Refuses workgroups that the device does not have, loops that the driver would cut short, and dispatches that a watchdog would.
     fn check(&self, limits: &Limits) -> Result<()> {
-        let Problem { batch, hidden, layers, .. } = self.problem;
-        let directions = self.problem.cells.len();
-        let rows = self.chunks.first().map_or(0, |chunk| chunk.steps.saturating_mul(batch));
-        let [tall, units] = self.project_part();
-        limits.check_grid([hidden.div_ceil(units), rows.div_ceil(tall), directions])?;
-        let [tall, units] = self.step_part();
-        let tall = self.scan.map(|scan| scan.rows).or(self.wide.map(|wide| wide.rows)).unwrap_or(tall);
-        let z = if self.kind == PlanKind::Wave { layers } else { directions };
-        limits.check_grid([hidden.max(self.problem.out()).div_ceil(units), batch.div_ceil(tall), z])?;
+        self.check_work().map_err(|overlong| overlong.error(OP, &limits.adapter))?;
         let turns = self.problem.turns(&self.project, self.kind.takes_steps().then_some(&self.step));
         limits.check(OP, "loop iterations of one invocation", turns, limits.loop_cap.unwrap_or(u64::MAX))?;
         for tile in [&self.project, &self.step] {
@@ -263,82 +278,6 @@ impl Plan {
     /// What is to be run.
     pub fn problem(&self) -> &Problem {
         &self.problem
-    }
-
-    /// Dispatches of the whole call.
-    pub fn dispatches(&self) -> usize {
-        let Problem { layers, time, .. } = &self.problem;
-        if *time == 0 || self.problem.batch == 0 {
-            return 0;
-        }
-        let merge = self.problem.merges();
-        let again = self.chunks.len().saturating_sub(1);
-        let scanned = self.scan.map_or(1, |scan| scan.layers);
-        match self.kind {
-            PlanKind::Scan => {
-                layers / scanned * again * (1 + self.groups.len()) + self.problem.scan_dispatches(scanned)
-            }
-            // What walks the chunk again where the workgroups did not run at once is dispatched in any case.
-            PlanKind::Wide => layers * (self.chunks.len() * (1 + 2 * self.groups.len()) + merge),
-            PlanKind::Wave => self.chunks.len() + time + layers - 1,
-            PlanKind::Step => layers * again + self.problem.step_dispatches(),
-        }
-    }
-
-    /// Submissions of the whole call: one, or none where there is nothing to run.
-    pub fn submits(&self) -> usize {
-        usize::from(self.dispatches() > 0)
-    }
-
-    /// Bytes that the call reads and writes, were no cache to help within a dispatch but the tiles themselves: weights once
-    /// for the rows of a tile, projected input, state and output once.
-    pub fn bytes(&self) -> u64 {
-        let p = &self.problem;
-        if self.dispatches() == 0 {
-            return 0;
-        }
-        let directions = p.cells.len();
-        let words = |gates, units, depth| 16 * packed_words(p.weight_type, gates, units, depth) as u64;
-        let gates = p.cells.first().map_or(0, |cell| cell.gates().len());
-        let projected = (p.time as u64) * p.step_bytes();
-        let recurrent = words(gates, p.hidden, p.out()) + p.projection_words() as u64 * 16;
-        let state = (p.batch * (2 * p.out() + 2 * p.hidden) * size_of::<f32>()) as u64;
-        let [[project_rows, _], [step_rows, _]] = [self.project_part(), self.step_part()];
-        let step_tiles = p.batch.div_ceil(step_rows) as u64;
-        let project_tiles = (p.time * p.batch).div_ceil(project_rows) as u64;
-        let directions = directions as u64;
-        let chunks = self.chunks.len() as u64;
-        let layer = |layer: usize| {
-            let input = words(gates, p.hidden, p.layer_input(layer));
-            let y = (p.time * p.batch * p.out() * size_of::<f32>()) as u64;
-            if let Some(scan) = &self.scan {
-                // The state is read and written once a chunk; weights that are kept are read as often.
-                let groups = p.batch.div_ceil(scan.rows) as u64;
-                let turns = if scan.kept > 0 { chunks } else { p.time as u64 };
-                let projection = p.time as u64 * p.projection_words() as u64 * 16;
-                let weights = groups * (turns * words(gates, p.hidden, p.out()) + projection);
-                let x = match layer % scan.layers {
-                    0 => project_tiles * input + 2 * projected / directions.max(1),
-                    _ => groups * turns * input,
-                };
-                return directions * (x + weights + chunks * state + y);
-            }
-            if let Some(wide) = &self.wide {
-                // As for a scan; h is written once a step and read by every workgroup.
-                let tiles = p.batch.div_ceil(wide.rows) as u64;
-                let turns = if wide.kept > 0 { chunks } else { p.time as u64 };
-                let exchanged = p.time as u64 * (1 + wide.workgroups as u64) * (p.batch * p.out() * 4) as u64;
-                let x = project_tiles * input + 2 * projected / directions.max(1);
-                return directions
-                    * (x + tiles * turns * words(gates, p.hidden, p.out()) + exchanged + chunks * state + y);
-            }
-            let x = match self.kind {
-                PlanKind::Wave if layer > 0 => p.time as u64 * step_tiles * input,
-                _ => directions * project_tiles * input + 2 * projected,
-            };
-            x + directions * (p.time as u64 * (step_tiles * recurrent + state) + y)
-        };
-        (0..p.layers).map(layer).sum()
     }
 
     /// Workgroup memory of the kernel that walks through time, in bytes.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::contained::{contained, silence_contained_panics};
-use crate::plan::{AdapterClass, Matrices, PlanKind, Together};
+use crate::plan::{AdapterClass, Matrices, PlanKind, Together, Watchdog};
 
 /// Which adapter to take.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,9 @@ pub struct GpuOptions {
     /// Plans as if the driver ended loops after so many iterations, where it does not end them sooner: how chunks of time
     /// can be tested on short sequences.
     pub loop_cap: Option<u64>,
+    /// Bounds for dispatches and submissions in place of the default ones: how cuts can be tested on small shapes. A longer bound risks
+    /// that the system resets a slow GPU.
+    pub watchdog: Option<Watchdog>,
     /// A folder that keeps compiled pipelines from run to run, where the backend hands them out (Vulkan); it is created.
     /// Nothing is written to disk without it. The driver trusts the file, so the folder must be one that only its user writes
     /// to; a damaged file is no harm, it counts as none.

@@ -166,7 +166,7 @@ impl Context {
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: uniforms.raw(),
                 offset: 0,
-                size: wgpu::BufferSize::new(pipeline.dims.bytes),
+                size: wgpu::BufferSize::new(pipeline.dims.bound),
             }),
         };
         let buffers = (1..)

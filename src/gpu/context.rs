@@ -230,6 +230,7 @@ impl GpuDevice {
             loop_cap: loop_cap.then_some(65_535).into_iter().chain(options.loop_cap).min(),
             together: options.together.unwrap_or_default(),
             together_unasked: options.together.is_some() && runs_at_once(info),
+            watchdog: options.watchdog.unwrap_or_default(),
         };
         let (canary, lacking) = (Canary::new(&device), lacking(&limits));
         Self(Arc::new(Context(Contained::new(Fields {

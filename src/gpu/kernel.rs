@@ -244,6 +244,9 @@ impl Pipelines {
 /// A compiled kernel with the layout that its WGSL declares.
 pub(super) struct Pipeline {
     pub(super) name: &'static str,
+    /// Its source, and the values of the `override`s.
+    pub(super) kernel: &'static Kernel,
+    pub(super) constants: Constants,
     /// No other pipeline or buffer of the device has it; `None` for one that no later call will ask for.
     pub(super) number: Option<u64>,
     pub(super) raw: wgpu::ComputePipeline,
@@ -325,7 +328,8 @@ impl Context {
             });
             let buffers = variant.entries.len() - 1;
             let (name, dims) = (op, variant.dims);
-            Pipeline { name, number: None, raw, layout, buffers, dims, accepted: OnceLock::new() }
+            let constants = constants.clone();
+            Pipeline { name, kernel, constants, number: None, raw, layout, buffers, dims, accepted: OnceLock::new() }
         })
     }
 }

@@ -6,6 +6,7 @@ use super::ops::{WORKGROUP_SIZE, each, fold, word};
 use super::recorder::Recorder;
 use super::uniform::uniform;
 use crate::error::{Error, Result};
+use crate::plan::Work;
 use crate::reference::Place;
 
 /// Axes that the kernel walks.
@@ -67,9 +68,11 @@ pub(crate) fn strided_copy(
         dims.to_strides[unused + axis] = signed(to.strides[axis])?;
     }
     let count: usize = shape.iter().product();
-    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
+    // A division an axis for either place.
+    let work = Work::each(count, 1).products(100 * count as u64);
+    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?;
     let bound = recorder.bind(&STRIDED_COPY, &Constants::new(), vec![x.clone(), y.clone()])?;
-    recorder.dispatch(bound, &dims, grid)
+    recorder.dispatch(bound, &dims, &grid)
 }
 
 /// What the words of a buffer of rows are.

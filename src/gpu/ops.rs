@@ -6,9 +6,11 @@ use super::kernel::{
     ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATH, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, SUM_COLUMNS, UNARY,
 };
 use super::recorder::Recorder;
+use super::strided::{self, Axis, Matrix, longest_loop, matmul_strided};
 use super::uniform::{Uniform, uniform};
 use crate::cell::Activation;
 use crate::error::{Error, Result};
+use crate::plan::{Cut, Grid, Limits, Work};
 use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 
 /// Invocations of a workgroup, as the kernels' `WORKGROUP_SIZE` declares it.
@@ -57,14 +59,23 @@ pub(super) fn check_loops(device: &GpuDevice, op: &'static str, iterations: usiz
     device.context().limit(op, "loop iterations of one invocation", iterations as u64, cap)
 }
 
-/// Workgroups for `count` of them, folded into two axes where one is too short.
-pub(super) fn fold(device: &GpuDevice, op: &'static str, count: usize) -> Result<[u32; 3]> {
-    let widest = device.context().limits.max_compute_workgroups_per_dimension;
-    let count = word(device, op, count)?;
-    if count <= widest { Ok([count, 1, 1]) } else { Ok([widest, count.div_ceil(widest), 1]) }
+/// Turns a grid that cannot be cut into the error of an operation on this device.
+pub(super) fn cut(device: &GpuDevice, op: &'static str, grid: Cut) -> Result<Grid> {
+    grid.map_err(|overlong| overlong.error(op, &device.adapter().name))
 }
 
-/// Records a kernel that computes `len` elements, one an invocation, into a new buffer.
+/// A grid with so many workgroups along each axis, cut into parts where it would take too long.
+pub(super) fn grid(device: &GpuDevice, op: &'static str, whole: [usize; 3], work: Work) -> Result<Grid> {
+    cut(device, op, Grid::of(device.plan_limits().bounds(), whole, work))
+}
+
+/// A grid of `count` workgroups, folded into two axes where one is too short, and cut into parts where it would take too long.
+pub(super) fn fold(device: &GpuDevice, op: &'static str, count: usize, work: Work) -> Result<Grid> {
+    word(device, op, count)?;
+    cut(device, op, Grid::folded(device.plan_limits().bounds(), count, work))
+}
+
+/// Records a kernel that computes `len` elements into a new buffer: one per invocation, from one element of every input.
 pub(super) fn each<D: Uniform>(
     recorder: &mut Recorder,
     kernel: &'static Kernel,
@@ -73,9 +84,22 @@ pub(super) fn each<D: Uniform>(
     dims: &D,
     len: usize,
 ) -> Result<Buffer> {
-    let grid = fold(recorder.device(), kernel.name, len.div_ceil(WORKGROUP_SIZE))?;
+    let work = Work::each(len, inputs.len());
+    each_of(recorder, kernel, constants, inputs, dims, (len, work))
+}
+
+/// Records a kernel like [`each`], for elements whose work is not that of a few instructions.
+pub(super) fn each_of<D: Uniform>(
+    recorder: &mut Recorder,
+    kernel: &'static Kernel,
+    constants: &Constants,
+    inputs: &[&Buffer],
+    dims: &D,
+    (len, work): (usize, Work),
+) -> Result<Buffer> {
     word(recorder.device(), kernel.name, len)?;
-    produce(recorder, kernel, constants, inputs, dims, len, grid)
+    let grid = fold(recorder.device(), kernel.name, len.div_ceil(WORKGROUP_SIZE), work)?;
+    produce(recorder, kernel, constants, inputs, dims, len, &grid)
 }
 
 pub(super) fn produce<D: Uniform>(
@@ -85,7 +109,7 @@ pub(super) fn produce<D: Uniform>(
     inputs: &[&Buffer],
     dims: &D,
     len: usize,
-    grid: [u32; 3],
+    grid: &Grid,
 ) -> Result<Buffer> {
     let y = Buffer::new(recorder.device(), kernel.name, len)?;
     let buffers: Vec<Buffer> = inputs.iter().copied().chain([&y]).cloned().collect();
@@ -114,9 +138,14 @@ pub(crate) fn matmul(
     let op = MATMUL.name;
     let MatmulSize { rows, depth, columns } = size;
     let device = recorder.device().clone();
-    check_loops(&device, op, 2 * depth)?;
     word(&device, op, rows * columns)?;
     word(&device, op, rows * depth)?;
+    let cap = device.plan_limits().loop_cap.unwrap_or(u64::MAX);
+    let (kernel, grid) = kernel_of(device.plan_limits(), size);
+    if 2 * depth as u64 > cap || grid.map_or(true, |grid| leaves_idle(&grid)) {
+        return deep_matmul(recorder, (a, a_transposed), (b, b_transposed), bias, size);
+    }
+    let grid = cut(&device, op, grid)?;
     let dims = MatmulDims {
         rows: word(&device, op, rows)?,
         depth: word(&device, op, depth)?,
@@ -125,15 +154,63 @@ pub(crate) fn matmul(
         y_offset: 0,
         has_bias: u32::from(bias.is_some()),
     };
-    let (kernel, grid) = if rows < TILED_FROM_ROWS {
-        (&MATMUL_ROWS, fold(&device, op, (rows * columns).div_ceil(WORKGROUP_SIZE))?)
-    } else {
-        (&MATMUL, [word(&device, op, columns.div_ceil(TILE))?, word(&device, op, rows.div_ceil(TILE))?, 1])
-    };
     // The binding must hold something; `has_bias` says that it is not read.
     let flags = [("A_TRANSPOSED", a_transposed), ("B_TRANSPOSED", b_transposed)];
     let constants = flags.into_iter().filter(|(_, transposed)| *transposed).map(|(name, _)| (name, 1)).collect();
-    produce(recorder, kernel, &constants, &[a, b, bias.unwrap_or(b)], &dims, rows * columns, grid)
+    produce(recorder, kernel, &constants, &[a, b, bias.unwrap_or(b)], &dims, rows * columns, &grid)
+}
+
+/// The kernel of a product, and its workgroups.
+fn kernel_of(limits: &Limits, size: MatmulSize) -> (&'static Kernel, Cut) {
+    let MatmulSize { rows, columns, .. } = size;
+    if rows < TILED_FROM_ROWS {
+        let workgroups = (rows * columns).div_ceil(WORKGROUP_SIZE);
+        return (&MATMUL_ROWS, Grid::folded(limits.bounds(), workgroups, work_by_rows(size)));
+    }
+    let whole = [columns.div_ceil(TILE), rows.div_ceil(TILE), 1];
+    (&MATMUL, Grid::of(limits.bounds(), whole, work_by_tiles(size)))
+}
+
+/// Whether a grid is cut into parts of too few workgroups to fill a large GPU.
+fn leaves_idle(grid: &Grid) -> bool {
+    const BUSY: usize = 128;
+    grid.count() > 1 && grid.part().into_iter().product::<usize>() < BUSY.min(grid.whole().into_iter().product())
+}
+
+/// Multiplies in pieces of the depth, each of which adds to the sums of the one before.
+fn deep_matmul(
+    recorder: &mut Recorder,
+    (a, a_transposed): (&Buffer, bool),
+    (b, b_transposed): (&Buffer, bool),
+    bias: Option<&Buffer>,
+    MatmulSize { rows, depth, columns }: MatmulSize,
+) -> Result<Buffer> {
+    let y = Buffer::new(recorder.device(), MATMUL.name, rows * columns)?;
+    let matrix = |buffer, transposed: bool, [outer, along]: [usize; 2]| {
+        let [outer, depth] = if transposed { [1, outer] } else { [along, 1] }.map(Axis::of);
+        Matrix { buffer, offset: 0, outer, depth }
+    };
+    let (a, b) = (matrix(a, a_transposed, [rows, depth]), matrix(b, !b_transposed, [columns, depth]));
+    matmul_strided(recorder, (a, b), [rows, depth, columns], (&y, 0), false)?;
+    let Some(bias) = bias else { return Ok(y) };
+    let (y, bias) =
+        (Operand { buffer: &y, stride: columns, offset: 0 }, Operand { buffer: bias, stride: 0, offset: 0 });
+    binary(recorder, Binary::Add, y, bias, [rows, columns])
+}
+
+/// The work of a tiled product.
+pub(super) fn work_by_tiles(MatmulSize { rows, depth, columns }: MatmulSize) -> Work {
+    let [rows, depth, columns] = [rows.next_multiple_of(TILE), depth, columns.next_multiple_of(TILE)].map(|n| n as u64);
+    let products = rows.saturating_mul(depth).saturating_mul(columns);
+    // A tile reads a row and a column of 64 elements at every place of the depth.
+    let bytes = (products / TILE as u64).saturating_mul(8).saturating_add(4 * rows.saturating_mul(columns));
+    Work::of(products, bytes).turns(depth.div_ceil(16) as usize)
+}
+
+/// The work of a product in which one invocation walks the whole depth of its element.
+fn work_by_rows(MatmulSize { rows, depth, columns }: MatmulSize) -> Work {
+    let products = (rows as u64).saturating_mul(depth as u64).saturating_mul(columns as u64);
+    Work::of(products.saturating_mul(2), products.saturating_mul(4)).turns(depth)
 }
 
 /// `x [count, channels, length]`, `weight [out_channels, channels, kernel]`, `bias [out_channels]`.
@@ -150,7 +227,10 @@ pub(crate) fn conv1d(
     check_loops(recorder.device(), op, channels * (kernel + 1))?;
     let dims = conv1d_dims(recorder, op, signal, [out, kernel], geometry)?;
     let len = signal[0] * out * geometry.output_length(signal[2], kernel);
-    each(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, len)
+    let taps = channels * kernel;
+    // Two loads and the places of both to a multiply-add.
+    let work = Work::each(len, 2).products(2 * len as u64 * taps as u64).turns(taps);
+    each_of(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, (len, work))
 }
 
 /// Sizes of a convolution of `[count, channels, length]` with `out` filters of `kernel` places.
@@ -244,6 +324,12 @@ pub(crate) fn binary(
     each(recorder, &BINARY, &vec![("OPERATION", op as u32)], &[a.buffer, b.buffer], &dims, rows * columns)
 }
 
+/// The work of a kernel with one workgroup per row, which reads the row so many times.
+pub(super) fn work_of_rows([rows, columns]: [usize; 2], times: usize) -> Work {
+    let elements = (rows as u64).saturating_mul(columns as u64).saturating_mul(times as u64);
+    Work::of(elements.saturating_mul(8), elements.saturating_mul(4)).turns(times * columns.div_ceil(WORKGROUP_SIZE))
+}
+
 /// A reduction of every row of `x [rows, columns]`.
 pub(crate) fn reduce_rows(
     recorder: &mut Recorder,
@@ -256,8 +342,8 @@ pub(crate) fn reduce_rows(
     check_loops(&device, name, columns.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     let dims = ReduceRowsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
     word(&device, name, rows * columns)?;
-    let grid = fold(&device, name, rows)?;
-    produce(recorder, &REDUCE_ROWS, &vec![("REDUCTION", op as u32)], &[x], &dims, rows, grid)
+    let grid = fold(&device, name, rows, work_of_rows([rows, columns], 1))?;
+    produce(recorder, &REDUCE_ROWS, &vec![("REDUCTION", op as u32)], &[x], &dims, rows, &grid)
 }
 
 /// The sum of every column of `x [rows, columns]`.
@@ -266,11 +352,17 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Buffer, [rows, columns]: 
     const SIDE: usize = 16;
     let name = SUM_COLUMNS.name;
     let device = recorder.device().clone();
-    check_loops(&device, name, rows.div_ceil(SIDE) + SIDE)?;
+    let turns = rows.div_ceil(SIDE) + SIDE;
+    if turns > longest_loop(device.plan_limits()) {
+        let y = Buffer::new(&device, name, columns)?;
+        strided::sum_columns(recorder, (x, &y), [rows, columns])?;
+        return Ok(y);
+    }
     let dims = SumColumnsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
     word(&device, name, rows * columns)?;
-    let grid = fold(&device, name, columns.div_ceil(SIDE))?;
-    produce(recorder, &SUM_COLUMNS, &Constants::new(), &[x], &dims, columns, grid)
+    let work = Work::of((rows * columns) as u64, 4 * (rows * columns) as u64).turns(turns);
+    let grid = fold(&device, name, columns.div_ceil(SIDE), work)?;
+    produce(recorder, &SUM_COLUMNS, &Constants::new(), &[x], &dims, columns, &grid)
 }
 
 /// The column of the largest element of every row of `x [rows, columns]`, as `f32`.
@@ -280,6 +372,6 @@ pub(crate) fn argmax_rows(recorder: &mut Recorder, x: &Buffer, [rows, columns]: 
     check_loops(&device, name, columns.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     let dims = ArgmaxRowsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
     word(&device, name, rows * columns)?;
-    let grid = fold(&device, name, rows)?;
-    produce(recorder, &ARGMAX_ROWS, &Constants::new(), &[x], &dims, rows, grid)
+    let grid = fold(&device, name, rows, work_of_rows([rows, columns], 1))?;
+    produce(recorder, &ARGMAX_ROWS, &Constants::new(), &[x], &dims, rows, &grid)
 }

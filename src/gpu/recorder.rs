@@ -6,13 +6,15 @@ use super::buffer::Buffer;
 use super::context::{GpuDevice, lock};
 use super::counters::count;
 use super::kernel::{Constants, Kernel, Pipeline};
+use super::part::{PART, PartDims};
 use super::profile::Marks;
 use super::uniform::Uniform;
 use super::watch::Watched;
 use crate::error::{Error, Result};
+use crate::plan::{Grid, Submissions};
 
-/// A list of commands that becomes one submission. Nothing runs, and nothing on the device changes, before
-/// [`Recorder::submit`]; a recorder that is dropped instead leaves no trace.
+/// A list of commands that becomes one submission, or several where one would keep the GPU too long. Nothing runs, and nothing on
+/// the device changes, before [`Recorder::submit`]; a recorder that is dropped instead leaves no trace.
 #[must_use = "commands run when the recorder is submitted"]
 pub(crate) struct Recorder {
     device: GpuDevice,
@@ -30,6 +32,8 @@ pub(super) struct List {
     passing: bool,
     /// Words that the host looks at once all is done.
     watched: Vec<Watched>,
+    /// Buffers whose value from before must stay unless everything is handed over.
+    kept: Vec<Buffer>,
 }
 
 /// Emptied lists that a device keeps; more recorders at a time allocate anew.
@@ -44,6 +48,7 @@ impl Drop for Recorder {
         list.dims.clear();
         list.passing = false;
         list.watched.clear();
+        list.kept.clear();
         let mut lists = lock(&self.device.context().lists);
         if lists.len() < MOST_LISTS {
             lists.push(list);
@@ -55,6 +60,8 @@ impl Drop for Recorder {
 struct Bound {
     pipeline: Arc<Pipeline>,
     buffers: Vec<Buffer>,
+    /// The same for parts of a grid, once there was one that is cut up.
+    of_part: Option<BoundId>,
 }
 
 /// Names a kernel bound in a recorder.
@@ -62,7 +69,7 @@ struct Bound {
 pub(super) struct BoundId(usize);
 
 enum Command {
-    Dispatch { bound: usize, dims: u32, grid: [u32; 3] },
+    Dispatch { bound: usize, dims: u32, grid: [u32; 3], nanos: u64 },
     Copy { from: Buffer, from_word: u64, to: Buffer, to_word: u64, words: u64 },
     Clear { buffer: Buffer, word: u64, words: u64 },
 }
@@ -93,31 +100,71 @@ impl Recorder {
             let message = format!("{} buffers for {} bindings", buffers.len(), pipeline.buffers);
             return Err(Error::Gpu { op: pipeline.name, message });
         }
-        self.list.bound.push(Bound { pipeline, buffers });
+        self.list.bound.push(Bound { pipeline, buffers, of_part: None });
         Ok(BoundId(self.list.bound.len() - 1))
     }
 
-    /// Adds a dispatch; `dims` is the kernel's uniform.
-    pub(super) fn dispatch<D: Uniform>(&mut self, bound: BoundId, dims: &D, grid: [u32; 3]) -> Result<()> {
-        self.list.bound[bound.0].pipeline.accept::<D>()?;
-        self.dispatch_bytes(bound, bytemuck::bytes_of(dims), grid)
+    /// The same kernel and buffers for parts of a grid.
+    fn of_part(&mut self, bound: BoundId) -> Result<BoundId> {
+        let Bound { pipeline, buffers, of_part } = &self.list.bound[bound.0];
+        if let Some(part) = *of_part {
+            return Ok(part);
+        }
+        let (kernel, buffers, mut constants) = (pipeline.kernel, buffers.clone(), pipeline.constants.clone());
+        constants.push((PART, 1));
+        let part = self.bind(kernel, &constants, buffers)?;
+        self.list.bound[bound.0].of_part = Some(part);
+        Ok(part)
     }
 
+    /// Adds a dispatch, or several where the grid is cut up; `dims` is the kernel's uniform.
+    pub(super) fn dispatch<D: Uniform>(&mut self, bound: BoundId, dims: &D, grid: &Grid) -> Result<()> {
+        let pipeline = &self.list.bound[bound.0].pipeline;
+        pipeline.accept::<D>()?;
+        let op = pipeline.name;
+        let dims = bytemuck::bytes_of(dims);
+        let word = |groups: usize| super::ops::word(&self.device, op, groups);
+        let [x, y, z] = grid.whole();
+        let whole = [word(x)?, word(y)?, word(z)?];
+        if grid.is_whole() {
+            return self.record(bound, (dims, None), whole, grid.nanos());
+        }
+        let bound = self.of_part(bound)?;
+        for part in grid.parts() {
+            // No larger than the whole, which is counted in 32 bits.
+            #[expect(clippy::cast_possible_truncation, reason = "every number is below one that has been checked")]
+            let [first, groups] = part.map(|at| at.map(|groups| groups as u32));
+            self.record(bound, (dims, Some(PartDims { first, whole })), groups, grid.nanos())?;
+        }
+        Ok(())
+    }
+
+    /// Adds a dispatch of a kernel that nothing is known of, and whose grid is taken as it is.
     pub(super) fn dispatch_bytes(&mut self, bound: BoundId, dims: &[u8], grid: [u32; 3]) -> Result<()> {
         let Bound { pipeline, .. } = &self.list.bound[bound.0];
         if pipeline.dims.bytes != dims.len() as u64 {
             let message = format!("{} bytes for a uniform of {}", dims.len(), pipeline.dims.bytes);
             return Err(Error::Gpu { op: pipeline.name, message });
         }
+        for groups in grid {
+            let most = u64::from(self.device.context().limits.max_compute_workgroups_per_dimension);
+            self.device.context().limit(pipeline.name, "workgroups along one axis", u64::from(groups), most)?;
+        }
+        self.record(bound, (dims, None), grid, 0)
+    }
+
+    fn record(
+        &mut self,
+        bound: BoundId,
+        (dims, part): (&[u8], Option<PartDims>),
+        grid: [u32; 3],
+        nanos: u64,
+    ) -> Result<()> {
+        let Bound { pipeline, .. } = &self.list.bound[bound.0];
         if grid.contains(&0) {
             return Ok(());
         }
-        let limits = &self.device.context().limits;
-        for groups in grid {
-            let most = u64::from(limits.max_compute_workgroups_per_dimension);
-            self.device.context().limit(pipeline.name, "workgroups along one axis", u64::from(groups), most)?;
-        }
-        let alignment = limits.min_uniform_buffer_offset_alignment as usize;
+        let alignment = self.device.context().limits.min_uniform_buffer_offset_alignment as usize;
         self.list.dims.resize(self.list.dims.len().next_multiple_of(alignment), 0);
         let at = u32::try_from(self.list.dims.len()).map_err(|_| Error::Limit {
             op: pipeline.name,
@@ -127,8 +174,22 @@ impl Recorder {
             adapter: self.device.adapter().name.clone(),
         })?;
         self.list.dims.extend_from_slice(dims);
-        self.list.commands.push(Command::Dispatch { bound: bound.0, dims: at, grid });
+        if let Some(part) = part {
+            let [place, bound] = [pipeline.dims.place, pipeline.dims.bound].map(|bytes| at as usize + bytes as usize);
+            // Behind the last field there is nothing but padding.
+            self.list.dims.truncate(place);
+            self.list.dims.extend_from_slice(bytemuck::bytes_of(&part));
+            self.list.dims.resize(bound, 0);
+        }
+        self.list.commands.push(Command::Dispatch { bound: bound.0, dims: at, grid, nanos });
         Ok(())
+    }
+
+    /// Protects a buffer that commands write in place, a state for example: unless all submissions succeed, it keeps its value.
+    pub(super) fn keep(&mut self, buffer: &Buffer) {
+        if !self.list.kept.iter().any(|kept| kept.is_same(buffer)) {
+            self.list.kept.push(buffer.clone());
+        }
     }
 
     /// Says that a number which is another one at every submission, a training step's for example, is among the uniforms.
@@ -156,7 +217,7 @@ impl Recorder {
         &mut self.list.watched
     }
 
-    /// Hands everything over in one submission.
+    /// Hands everything over.
     pub(crate) fn submit(self) -> Result<()> {
         self.submit_as("submit", None).map(|_| ())
     }
@@ -175,68 +236,147 @@ impl Recorder {
         device.context().check_alive(OP)
     }
 
-    /// Hands everything over in one submission, marking times on the way; `None` where there is nothing to hand over.
+    /// Hands everything over, marking times on the way; `None` where there is nothing to hand over, else the last submission.
     pub(super) fn submit_as(
+        self,
+        op: &'static str,
+        marks: Option<&mut Marks>,
+    ) -> Result<Option<wgpu::SubmissionIndex>> {
+        self.submit_each(op, marks, |_| Ok(()))
+    }
+
+    /// The same, as long as `goes_on` before each submission.
+    fn submit_each(
         mut self,
         op: &'static str,
         mut marks: Option<&mut Marks>,
+        mut goes_on: impl FnMut(usize) -> Result<()>,
     ) -> Result<Option<wgpu::SubmissionIndex>> {
         let context = Arc::clone(self.device.context());
         if self.list.commands.is_empty() {
             context.check_alive(op)?;
             return Ok(None);
         }
+        let begins = self.later_submissions();
+        let begins = self.on_working_copies(begins)?;
         let List { dims, passing, .. } = &self.list;
         let uniforms = if dims.is_empty() { None } else { Some(context.uniforms(dims, *passing)?) };
         let watched = std::mem::take(&mut self.list.watched);
         let staged = context.stage(&watched)?;
-        let (passes, submission) = context.guarded(op, || {
-            // Without uniforms there are no dispatches to bind anything for.
-            let bind = |bound: &Bound| {
-                uniforms.as_ref().map(|uniforms| context.bind_group(&bound.pipeline, uniforms, &bound.buffers))
-            };
-            let groups: Vec<_> = self.list.bound.iter().map(bind).collect();
-            let mut encoder =
-                context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
-            let passes = self.encode(&mut encoder, &groups, marks.as_deref_mut());
-            for (word, staged) in watched.iter().zip(&staged) {
-                word.copy(&mut encoder, staged);
-            }
-            if let Some(marks) = marks {
-                marks.resolve(&mut encoder);
-            }
-            (passes, context.queue.submit([encoder.finish()]))
-        })?;
-        count(&context.counters.dispatches, self.dispatches());
-        count(&context.counters.passes, passes);
-        count(&context.counters.submits, 1);
+        let (mut groups, mut submission) = (None, None);
+        for at in 0..=begins.len() {
+            let range = self.submission(&begins, at);
+            let last = at == begins.len();
+            goes_on(at)?;
+            let (passes, index) = context.guarded(op, || {
+                // Without uniforms there are no dispatches to bind anything for.
+                let bind = |bound: &Bound| {
+                    uniforms.as_ref().map(|uniforms| context.bind_group(&bound.pipeline, uniforms, &bound.buffers))
+                };
+                let groups: &Vec<_> = groups.get_or_insert_with(|| self.list.bound.iter().map(bind).collect());
+                let mut encoder =
+                    context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
+                let passes =
+                    self.encode(&self.list.commands[range.clone()], &mut encoder, groups, marks.as_deref_mut());
+                for (word, staged) in watched.iter().zip(&staged).filter(|_| last) {
+                    word.copy(&mut encoder, staged);
+                }
+                if let Some(marks) = marks.as_deref().filter(|_| last) {
+                    marks.resolve(&mut encoder);
+                }
+                (passes, context.queue.submit([encoder.finish()]))
+            })?;
+            count(&context.counters.dispatches, dispatches(&self.list.commands[range]));
+            count(&context.counters.passes, passes);
+            count(&context.counters.submits, 1);
+            submission = Some(index);
+        }
         lock(&context.pool).submitted();
         context.ask_for(watched, staged);
         #[cfg(test)]
         super::faults::meet(super::faults::Fault::Misreported, op)?;
-        Ok(Some(submission))
+        Ok(submission)
+    }
+
+    /// The commands that submissions begin with, the first submission's left out. Copies count for nothing: each moves what a dispatch
+    /// beside it reads or writes.
+    fn later_submissions(&self) -> Vec<usize> {
+        let mut submissions = Submissions::new(&self.device.plan_limits().watchdog);
+        let mut begins = Vec::new();
+        let mut first = true;
+        for (at, command) in self.list.commands.iter().enumerate() {
+            let Command::Dispatch { nanos, .. } = command else { continue };
+            if submissions.begins_with(*nanos) && !std::mem::take(&mut first) {
+                begins.push(at);
+            }
+        }
+        begins
+    }
+
+    /// The commands of a submission.
+    fn submission(&self, begins: &[usize], at: usize) -> std::ops::Range<usize> {
+        let begin = if at == 0 { 0 } else { begins[at - 1] };
+        begin..begins.get(at).copied().unwrap_or(self.list.commands.len())
+    }
+
+    /// If there are several submissions, makes the commands work on copies of the protected buffers. The first submission makes the
+    /// copies, the last one copies them back, so a failure between the two leaves the buffers as they were.
+    fn on_working_copies(&mut self, mut begins: Vec<usize>) -> Result<Vec<usize>> {
+        if begins.is_empty() || self.list.kept.is_empty() {
+            return Ok(begins);
+        }
+        let mut copies = Vec::new();
+        for kept in std::mem::take(&mut self.list.kept) {
+            let copy = Buffer::new(&self.device, "a working copy", kept.words())?;
+            let replace = |buffer: &mut Buffer| {
+                if buffer.is_same(&kept) {
+                    *buffer = copy.clone();
+                }
+            };
+            self.list.bound.iter_mut().flat_map(|bound| &mut bound.buffers).for_each(replace);
+            self.list.commands.iter_mut().for_each(|command| match command {
+                Command::Copy { from, to, .. } => [from, to].into_iter().for_each(replace),
+                Command::Clear { buffer, .. } => replace(buffer),
+                Command::Dispatch { .. } => {}
+            });
+            copies.push((kept, copy));
+        }
+        let whole = |from: &Buffer, to: &Buffer| {
+            let (from, to, words) = (from.clone(), to.clone(), from.words() as u64);
+            Command::Copy { from, from_word: 0, to, to_word: 0, words }
+        };
+        self.list.commands.extend(copies.iter().map(|(kept, copy)| whole(copy, kept)));
+        self.list.commands.splice(0..0, copies.iter().map(|(kept, copy)| whole(kept, copy)));
+        begins.iter_mut().for_each(|begin| *begin += copies.len());
+        Ok(begins)
     }
 
     /// Dispatches recorded so far.
     pub(super) fn dispatches(&self) -> usize {
-        self.list.commands.iter().filter(|command| command.is_dispatch()).count()
+        dispatches(&self.list.commands)
     }
 
     /// Passes that they take: runs of dispatches share one.
     pub(super) fn passes(&self) -> usize {
-        let runs = self.list.commands.chunk_by(|a, b| a.is_dispatch() == b.is_dispatch());
-        runs.filter(|run| run[0].is_dispatch()).count()
+        let begins = self.later_submissions();
+        let of = |at| {
+            let runs =
+                self.list.commands[self.submission(&begins, at)].chunk_by(|a, b| a.is_dispatch() == b.is_dispatch());
+            runs.filter(|run| run[0].is_dispatch()).count()
+        };
+        (0..=begins.len()).map(of).sum()
     }
 
-    /// Encodes all commands; returns the number of passes.
+    /// Encodes commands; returns the number of passes.
     fn encode(
         &self,
+        commands: &[Command],
         encoder: &mut wgpu::CommandEncoder,
         groups: &[Option<wgpu::BindGroup>],
         mut marks: Option<&mut Marks>,
     ) -> usize {
         let mut passes = 0;
-        let mut commands = self.list.commands.iter().peekable();
+        let mut commands = commands.iter().peekable();
         while let Some(command) = commands.next() {
             match command {
                 Command::Copy { from, from_word, to, to_word, words } => {
@@ -252,7 +392,7 @@ impl Recorder {
                         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
                     let mut current = None;
                     let mut next = Some(command);
-                    while let Some(Command::Dispatch { bound, dims, grid: [x, y, z] }) = next {
+                    while let Some(Command::Dispatch { bound, dims, grid: [x, y, z], .. }) = next {
                         let pipeline = &self.list.bound[*bound].pipeline;
                         if current != Some(*bound) {
                             pass.set_pipeline(&pipeline.raw);
@@ -277,3 +417,10 @@ impl Command {
         matches!(self, Self::Dispatch { .. })
     }
 }
+
+fn dispatches(commands: &[Command]) -> usize {
+    commands.iter().filter(|command| command.is_dispatch()).count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,7 @@ pub(crate) fn forward(
         return Buffer::new(&device, "y", 0);
     }
     device.note_plan(plan.kind);
+    state.keep(recorder);
     let x = in_whole_words(recorder, run.x, run.time * run.batch * problem.input)?;
     match plan.kind {
         PlanKind::Step => step::layers(recorder, &call, state, x),

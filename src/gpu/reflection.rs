@@ -8,6 +8,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use super::context::lock;
 use super::kernel::{Constants, Kernel};
+use super::part::{PART, PartDims, of_part};
 use super::specialize::specialized;
 use super::uniform::Declared;
 use crate::error::{Error, Result};
@@ -63,7 +64,8 @@ impl Variant {
         let refused = |message: String| Error::Gpu { op: kernel.name, message };
         let parsed = parsed(kernel)?;
         let mut values = naga::back::PipelineConstants::default();
-        values.extend(constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))));
+        let overrides = constants.iter().filter(|(name, _)| *name != PART);
+        values.extend(overrides.map(|&(name, value)| (name.to_owned(), f64::from(value))));
         let (module, _) = naga::back::pipeline_constants::process_overrides(
             &parsed.module,
             &parsed.info,
@@ -111,6 +113,14 @@ impl Variant {
                 },
                 count: None,
             });
+        }
+        if constants.iter().any(|(name, _)| *name == PART) {
+            let whole = std::mem::take(&mut variant.module);
+            let unfit = || refused("no uniform that a part could be told in".to_owned());
+            let (module, place) = of_part(whole, kernel.name).ok_or_else(unfit)?;
+            variant.module = module;
+            variant.dims.place = u64::from(place);
+            variant.dims.bound = (variant.dims.place + size_of::<PartDims>() as u64).next_multiple_of(16);
         }
         Ok(variant)
     }

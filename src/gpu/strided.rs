@@ -2,12 +2,12 @@
 
 use super::buffer::Buffer;
 use super::kernel::{Constants, DROPOUT, Kernel, MATMUL_STRIDED, MATMUL_STRIDED_LANES, SILENCE, SUM_STRIDED};
-use super::ops::{TILE, WORKGROUP_SIZE, each, fold, word};
+use super::ops::{MatmulSize, TILE, WORKGROUP_SIZE, each, fold, grid, word, work_by_tiles};
 use super::recorder::Recorder;
 use super::uniform::uniform;
 use crate::cell::Draw;
 use crate::error::{Error, Result};
-use crate::plan::Limits;
+use crate::plan::{Limits, Work};
 
 uniform! {
     /// Mirrors the struct in `shaders/matmul/strided_dims.wgsl`.
@@ -162,10 +162,25 @@ impl ProductTile {
     }
 }
 
-/// Iterations of one loop that the driver is sure to complete, with a loop inside it.
-fn longest_depth(recorder: &Recorder) -> usize {
-    let cap = recorder.device().plan_limits().loop_cap.unwrap_or(u64::MAX);
-    usize::try_from(cap / 2).unwrap_or(usize::MAX).next_multiple_of(TILE) - TILE
+/// Turns of one loop that neither the driver nor a watchdog cuts short.
+pub(super) fn longest_loop(limits: &Limits) -> usize {
+    let cap = usize::try_from(limits.loop_cap.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    cap.min(limits.watchdog.turns())
+}
+
+/// Iterations of a product's loop that the driver is sure to complete, with a loop inside it, and that are short enough. A long
+/// depth rather than a large grid is cut up, for all workgroups are busy then; as far as that does not leave too little to each.
+fn longest_depth(limits: &Limits, [rows, columns]: [usize; 2]) -> usize {
+    const LEAST: usize = 1024;
+    let cap = usize::try_from(limits.loop_cap.unwrap_or(u64::MAX) / 2).unwrap_or(usize::MAX);
+    let capped = cap.next_multiple_of(TILE) - TILE;
+    let fitting = |rows, depth, columns| {
+        limits.bounds().fitting(work_by_tiles(MatmulSize { rows, depth, columns })).saturating_mul(depth)
+    };
+    // A single workgroup has to be short enough, too.
+    let least = LEAST.min(fitting(TILE, TILE, TILE));
+    let watched = fitting(rows, LEAST, columns).max(least).min(limits.watchdog.turns().saturating_mul(16));
+    capped.min((watched / TILE).max(1).saturating_mul(TILE))
 }
 
 /// `y (+)= a b` at `y_offset`, rows side by side. `[rows, depth, columns]` are the product's sizes.
@@ -181,11 +196,11 @@ pub(super) fn matmul_strided(
     let op = tile.kernel.name;
     let n = |size: usize| word(&device, op, size);
     n(y_offset + rows * columns)?;
-    let grid = [n(columns.div_ceil(tile.columns))?, n(rows.div_ceil(tile.rows))?, 1];
+    let whole = [columns.div_ceil(tile.columns), rows.div_ceil(tile.rows), 1];
     let by_rows = u32::from(a.outer.stride < a.depth.stride);
     let (_, a_row) = a.outer.part(&device, op, rows, 0)?;
     let (_, b_column) = b.outer.part(&device, op, columns, 0)?;
-    let longest = longest_depth(recorder);
+    let longest = longest_depth(device.plan_limits(), [rows, columns]);
     let mut begin = 0;
     loop {
         let piece = longest.min(depth - begin);
@@ -211,7 +226,8 @@ pub(super) fn matmul_strided(
         let mut constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0)), ("A_BY_ROWS", by_rows)];
         constants.extend(tile.constants.iter().copied());
         let bound = recorder.bind(tile.kernel, &constants, [a.buffer, b.buffer, y].map(Buffer::clone))?;
-        recorder.dispatch(bound, &dims, grid)?;
+        let work = work_by_tiles(MatmulSize { rows, depth: piece, columns });
+        recorder.dispatch(bound, &dims, &grid(&device, op, whole, work)?)?;
         begin += piece;
         if begin >= depth {
             return Ok(());
@@ -245,8 +261,7 @@ pub(super) fn sum_strided(
     let n = |size: usize| word(&device, op, size);
     let count = sum.outer * sum.columns;
     n(y_offset + count)?;
-    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
-    let longest = longest_depth(recorder);
+    let longest = longest_loop(device.plan_limits()) / 2;
     let mut begin = 0;
     loop {
         let piece = longest.min(sum.terms - begin);
@@ -264,12 +279,25 @@ pub(super) fn sum_strided(
         };
         let constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0))];
         let bound = recorder.bind(&SUM_STRIDED, &constants, [sum.x, y].map(Buffer::clone))?;
-        recorder.dispatch(bound, &dims, grid)?;
+        let all = (count as u64).saturating_mul(piece as u64 + 1);
+        let work = Work::of(2 * all, 4 * all).turns(piece);
+        recorder.dispatch(bound, &dims, &fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?)?;
         begin += piece;
         if begin >= sum.terms {
             return Ok(());
         }
     }
+}
+
+/// The sum of every column of `x [rows, columns]`, row by row: for more rows than the invocations of a workgroup can share.
+pub(super) fn sum_columns(
+    recorder: &mut Recorder,
+    (x, y): (&Buffer, &Buffer),
+    [rows, columns]: [usize; 2],
+) -> Result<()> {
+    let (outer, outer_stride, term) = (1, 0, Axis::of(columns));
+    let sum = Sum { x, offset: 0, outer, outer_stride, terms: rows, term, columns, gap: None };
+    sum_strided(recorder, &sum, (y, 0), false)
 }
 
 /// `y = x` times a mask that begins anew after `period` elements: `count` elements from and to the given places.
@@ -294,11 +322,12 @@ pub(super) fn dropout_into(
         unused: [0; 2],
     };
     n(from.max(to) + count)?;
-    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE))?;
+    let work = Work::each(count, 1).products(40 * count as u64);
+    let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?;
     // A mask's key tells steps apart.
     recorder.has_passing_numbers();
     let bound = recorder.bind(&DROPOUT, &Constants::new(), [x, y].map(Buffer::clone))?;
-    recorder.dispatch(bound, &dims, grid)
+    recorder.dispatch(bound, &dims, &grid)
 }
 
 /// `x` times a mask of `len` elements, in memory of its own.

@@ -103,6 +103,10 @@ pub(super) use uniform;
 pub(super) struct Declared {
     name: String,
     pub(super) bytes: u64,
+    /// Bytes that are bound: its own, and a part's behind them where the kernel runs parts of a grid.
+    pub(super) bound: u64,
+    /// The place of a part's words, in bytes.
+    pub(super) place: u64,
     words: Vec<Word>,
 }
 
@@ -111,7 +115,7 @@ impl Declared {
         let mut words = Vec::new();
         declared_words(module, ty, "", 0, &mut words);
         let name = module.types[ty].name.clone().unwrap_or_default();
-        Self { name, bytes: u64::from(bytes), words }
+        Self { name, bytes: u64::from(bytes), bound: u64::from(bytes), place: u64::from(bytes), words }
     }
 
     /// Refuses a struct that is not the kernel's.

@@ -41,10 +41,11 @@ impl Recorder {
         &self.device
     }
 
-    /// Hands everything recorded to the device in one submission. Results can be read once it returns: reading waits.
+    /// Hands everything recorded to the device in one submission, or in a few where one would keep a slow GPU longer than a watchdog
+    /// waits ([`Watchdog`](crate::plan::Watchdog)). Results can be read once it returns: reading waits.
     ///
     /// # Errors
-    /// [`Error::Gpu`](crate::Error::Gpu), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or [`Error::DeviceLost`](crate::Error::DeviceLost); then nothing of it has run.
+    /// [`Error::Gpu`](crate::Error::Gpu), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or [`Error::DeviceLost`](crate::Error::DeviceLost); then every state is as it was.
     pub fn submit(self) -> Result<()> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = self.gpu {
@@ -122,6 +123,12 @@ impl Recorder {
             Some(gpu) => gpu.submit_profiled(detail),
             None => Err(Error::Unsupported { op: "profile", option: "timestamps".to_owned(), by: "host devices" }),
         }
+    }
+
+    /// The recorder of the GPU, if the device is one.
+    #[cfg(all(test, feature = "gpu"))]
+    pub(crate) fn into_gpu(self) -> Option<gpu::Recorder> {
+        self.gpu
     }
 
     #[cfg(feature = "gpu")]

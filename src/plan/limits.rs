@@ -1,7 +1,7 @@
 //! What a device allows, as far as a plan depends on it.
 
-use super::OP;
 use super::matrices::Matrices;
+use super::watchdog::{Bounds, Watchdog};
 use crate::error::{Error, Result};
 
 /// What an adapter computes on.
@@ -57,6 +57,8 @@ pub struct Limits {
     pub together: Together,
     /// Whether they may where no plan was asked for.
     pub together_unasked: bool,
+    /// How long a dispatch and a submission may be.
+    pub watchdog: Watchdog,
 }
 
 impl Limits {
@@ -75,6 +77,7 @@ impl Limits {
             loop_cap: None,
             together: Together::default(),
             together_unasked: false,
+            watchdog: Watchdog::default(),
         }
     }
 
@@ -83,10 +86,9 @@ impl Limits {
         self.class == AdapterClass::Software && self.subgroup >= 8
     }
 
-    /// Whether a dispatch may have so many workgroups along each axis.
-    pub(super) fn check_grid(&self, grid: [usize; 3]) -> Result<()> {
-        let workgroups = grid.into_iter().max().unwrap_or_default() as u64;
-        self.check(OP, "workgroups along one axis", workgroups, self.workgroups as u64)
+    /// The bounds that cut dispatches into parts.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { watchdog: self.watchdog, workgroups: self.workgroups }
     }
 
     pub(super) fn check(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {

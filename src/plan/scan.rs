@@ -5,6 +5,7 @@ use super::invocation::{can_keep, kept_words, loops};
 use super::limits::{AdapterClass, Limits};
 use super::problem::Problem;
 use super::tile::{BLOCK, Method, packed_words, step_depth};
+use super::watchdog::{BYTES, Watchdog, Work};
 use super::wide::ALONE_BYTES;
 use crate::cell::Cell;
 
@@ -34,6 +35,8 @@ pub struct Scan {
     turn: u64,
     /// Bytes that a workgroup reads in a step, or what it could read in the time that a step takes at the least.
     bytes: u64,
+    /// The work of all workgroups in one step.
+    step: Work,
 }
 
 /// Parts that are kept on a software adapter: llvmpipe takes longer to compile what keeps more than some forty calls save.
@@ -148,7 +151,29 @@ impl Scan {
             own: if has_own { layers * rows * problem.hidden } else { 1 },
             turn: Self::turn(problem, method, [rows, slices, layers, kept]),
             bytes: Self::bytes(problem, layers, kept > 0).max(LEAST_BYTES),
+            step: Self::step(problem, [rows, layers], kept > 0),
         }
+    }
+
+    /// The work of all workgroups of a dispatch in one step.
+    fn step(problem: &Problem, [rows, layers]: [usize; 2], kept: bool) -> Work {
+        let z = if layers > 1 { 1 } else { problem.groups().first().map_or(1, ExactSizeIterator::len) };
+        let tiles = (problem.batch.div_ceil(rows) * z) as u64;
+        let [gates, hidden, out, layers] =
+            [problem.gates(), problem.hidden, problem.out(), layers].map(|size| size as u64);
+        let projection = if problem.projection_words() > 0 { out * hidden } else { 0 };
+        let stages = if projection > 0 { 1 } else { problem.stages() as u64 };
+        let products = (2 * layers - 1) * stages * gates * hidden * out + layers * projection;
+        let row = 4 * (problem.projected_gates() as u64 * hidden + out);
+        let bytes = Self::bytes(problem, layers as usize, kept) + rows as u64 * row;
+        Work::of(tiles.saturating_mul(rows as u64 * products), tiles.saturating_mul(bytes))
+    }
+
+    /// The work of all workgroups of a dispatch in so many steps.
+    pub(super) fn work(&self, steps: usize) -> Work {
+        let steps = steps as u64;
+        let all = |work: u64| work.saturating_mul(steps);
+        Work::of(all(self.step.products), all(self.step.bytes)).wait(all(self.bytes) / BYTES)
     }
 
     /// Bytes of the weights that a step of so many layers reads: all of them for every product, or where registers keep them those
@@ -182,8 +207,8 @@ impl Scan {
         1 + first + second
     }
 
-    /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short. A GPU's watchdog wants its
-    /// dispatches short, too.
+    /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short. A watchdog wants dispatches short,
+    /// too.
     pub(super) fn longest_chunk(&self, limits: &Limits) -> usize {
         let beside = self.layers - 1;
         let capped = match limits.loop_cap {
@@ -193,13 +218,14 @@ impl Scan {
                 usize::try_from(turns).unwrap_or(usize::MAX).saturating_sub(beside)
             }
         };
-        match limits.class {
-            AdapterClass::Software => capped,
-            AdapterClass::Hardware => {
-                let watched = usize::try_from(ALONE_BYTES / self.bytes).unwrap_or(usize::MAX);
-                capped.min(watched.saturating_sub(beside).max(1))
-            }
-        }
+        capped.min(self.watched(&limits.watchdog).saturating_sub(beside).max(1))
+    }
+
+    /// The most steps for which neither one workgroup nor all of them together take too long.
+    fn watched(&self, watchdog: &Watchdog) -> usize {
+        let allowed = watchdog.dispatch_nanos();
+        let alone = ALONE_BYTES.min(allowed.saturating_mul(BYTES)) / self.bytes;
+        usize::try_from(alone.min(allowed / self.step.shared().max(1))).unwrap_or(usize::MAX)
     }
 
     /// Elements of the state's regions in workgroup memory.

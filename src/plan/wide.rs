@@ -5,6 +5,7 @@ use super::invocation::{MOST_KEPT, can_keep, kept_words, loops};
 use super::limits::Limits;
 use super::problem::Problem;
 use super::tile::{BLOCK, fitting_rows, packed_words, step_depth};
+use super::watchdog::{BYTES, Work};
 
 /// The workgroups of a scan over several of them, and how the invocations of each share its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Wide {
     beside: u64,
     /// Bytes that one workgroup reads in a step when it has to walk alone.
     alone: u64,
+    /// The work of all workgroups in one step.
+    step: Work,
 }
 
 /// Invocations of a workgroup at the most: those of more could keep no weights.
@@ -104,13 +107,32 @@ impl Wide {
             turn: 1 + together.max(again),
             beside: 2 * loops(workgroups) + loops(MOST_KEPT) + 16,
             alone: 16 * packed_words(kind, gates, hidden, hidden) as u64,
+            step: Self::step(problem, rows),
         })
+    }
+
+    /// The work of all workgroups of a dispatch in one step.
+    fn step(problem: &Problem, rows: usize) -> Work {
+        let (gates, hidden) = (problem.gates(), problem.hidden);
+        let z = problem.groups().first().map_or(1, ExactSizeIterator::len);
+        let tiles = (problem.batch.div_ceil(rows) * z) as u64;
+        let weights = 16 * packed_words(problem.weight_type, gates, hidden, hidden) as u64;
+        Work::of(tiles * (rows * gates * hidden * hidden) as u64, tiles * weights)
+    }
+
+    /// The work of all workgroups of a dispatch in so many steps.
+    pub(super) fn work(&self, steps: usize) -> Work {
+        let steps = steps as u64;
+        let all = |work: u64| work.saturating_mul(steps);
+        Work::of(all(self.step.products), all(self.step.bytes)).wait(all(self.alone) / BYTES)
     }
 
     /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short.
     pub(super) fn longest_chunk(&self, limits: &Limits) -> usize {
         let capped = limits.loop_cap.map_or(u64::MAX, |cap| cap.saturating_sub(self.beside) / self.turn);
-        let watched = (ALONE_BYTES / self.alone.max(1)).max(1);
+        let allowed = limits.watchdog.dispatch_nanos();
+        let alone = ALONE_BYTES.min(allowed.saturating_mul(BYTES)) / self.alone.max(1);
+        let watched = alone.min(allowed / self.step.shared().max(1)).max(1);
         usize::try_from(capped.min(watched)).unwrap_or(usize::MAX)
     }
 

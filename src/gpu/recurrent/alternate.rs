@@ -3,13 +3,14 @@
 use crate::error::Result;
 use crate::gpu::recorder::{BoundId, Recorder};
 use crate::gpu::uniform::Uniform;
+use crate::plan::Grid;
 
 /// One dispatch of a step, bound to its buffers both ways.
 pub(super) struct Alternating<D> {
     /// For even and for odd numbers of steps done.
     bound: [BoundId; 2],
     dims: D,
-    grid: [u32; 3],
+    grid: Grid,
 }
 
 /// Which dispatch of a step it is.
@@ -24,7 +25,7 @@ pub(super) enum Turn {
 }
 
 impl<D: Uniform + Copy> Alternating<D> {
-    pub(super) fn new(turn: Turn, [there, back]: [BoundId; 2], dims: D, grid: [u32; 3]) -> Self {
+    pub(super) fn new(turn: Turn, [there, back]: [BoundId; 2], dims: D, grid: Grid) -> Self {
         let bound = match turn {
             Turn::Only => [there, back],
             Turn::First => [there; 2],
@@ -37,6 +38,6 @@ impl<D: Uniform + Copy> Alternating<D> {
     pub(super) fn record(&self, recorder: &mut Recorder, done: usize, of_step: impl FnOnce(&mut D)) -> Result<()> {
         let mut dims = self.dims;
         of_step(&mut dims);
-        recorder.dispatch(self.bound[done % 2], &dims, self.grid)
+        recorder.dispatch(self.bound[done % 2], &dims, &self.grid)
     }
 }

@@ -1,4 +1,4 @@
-//! The kernels that a product of rows and packed weights can be computed by, and what a workgroup of each has.
+//! The kernels that a product of rows and packed weights can be computed by.
 
 use crate::cell::WeightType;
 use crate::gpu::kernel::{
@@ -11,9 +11,6 @@ use crate::plan::{Limits, Matrices, Method, Plan, Tile};
 pub(super) struct Product {
     pub(super) kernel: &'static Kernel,
     pub(super) constants: Constants,
-    /// Rows and units of a workgroup.
-    pub(super) rows: usize,
-    pub(super) units: usize,
 }
 
 impl Product {
@@ -25,13 +22,13 @@ impl Product {
                 Matrices::Half => &PROJECT_MATRIX_HALF,
                 Matrices::Float => &PROJECT_MATRIX_FLOAT,
             };
-            return Self::by_matrices(kernel, matrices, matrix_constants(limits, matrices, kind, gates, depth, 1));
+            return Self { kernel, constants: matrix_constants(limits, matrices, kind, gates, depth, 1) };
         }
         let kernel = match plan.project.method {
             Method::Rows => &PROJECT_ROWS,
             Method::Lanes => &PROJECT_LANES,
         };
-        Self::by_tiles(kernel, &plan.project, tile_constants(&plan.project, kind, gates, depth))
+        Self { kernel, constants: tile_constants(&plan.project, kind, gates, depth) }
     }
 
     /// A stage of a step, whose product has so many gates and is so deep.
@@ -43,21 +40,13 @@ impl Product {
                 Matrices::Float => &RECURRENT_STEP_MATRIX_FLOAT,
             };
             let constants = matrix_constants(limits, matrices, kind, gates, depth, plan.kind.sides());
-            return Self::by_matrices(kernel, matrices, constants);
+            return Self { kernel, constants };
         }
         let kernel = match plan.step.method {
             Method::Rows => &RECURRENT_STEP,
             Method::Lanes => &RECURRENT_STEP_LANES,
         };
-        Self::by_tiles(kernel, &plan.step, sliced_constants(&plan.step, kind, gates, depth))
-    }
-
-    fn by_tiles(kernel: &'static Kernel, tile: &Tile, constants: Constants) -> Self {
-        Self { kernel, constants, rows: tile.rows, units: tile.units }
-    }
-
-    fn by_matrices(kernel: &'static Kernel, matrices: Matrices, constants: Constants) -> Self {
-        Self { kernel, constants, rows: matrices.rows(), units: matrices.side() }
+        Self { kernel, constants: sliced_constants(&plan.step, kind, gates, depth) }
     }
 }
 

@@ -6,7 +6,7 @@ use super::product::Product;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
-use crate::gpu::ops::word;
+use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::plan::Chunk;
@@ -48,7 +48,7 @@ pub(super) fn input(
     let device = recorder.device().clone();
     let (rows, depth, directions) = (chunk.steps * run.batch, problem.layer_input(layer), problem.cells.len());
     let product = Product::of_projection(device.plan_limits(), plan, depth);
-    let Product { kernel, mut constants, rows: tall, units } = product;
+    let Product { kernel, mut constants } = product;
     let n = |size: usize| word(&device, kernel.name, size);
     n((run.time * run.batch) * depth)?;
     n(directions * rows * problem.hidden * problem.projected_gates())?;
@@ -66,6 +66,5 @@ pub(super) fn input(
     constants.push(("REVERSE", stack.reverse));
     let buffers = [x, &part.buffer, &stack.packed.vectors, to].map(Buffer::clone);
     let bound = recorder.bind(kernel, &constants, buffers)?;
-    let grid = [n(problem.hidden.div_ceil(units))?, n(rows.div_ceil(tall))?, n(directions)?];
-    recorder.dispatch(bound, &dims, grid)
+    recorder.dispatch(bound, &dims, &cut(&device, kernel.name, plan.project_grid(layer, chunk))?)
 }

@@ -9,7 +9,7 @@ use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, Kernel, SCAN_LANES, SCAN_ROWS};
-use crate::gpu::ops::word;
+use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, Method, Scan};
@@ -150,8 +150,7 @@ fn walk(
         constants.extend(layout(call, scan, n)?);
         let buffers = [gates_x, &packed.recurrent.buffer, &stack.packed.vectors, flags, &memory.h, &memory.s, y];
         let bound = recorder.bind(kernel, &constants, buffers.map(Buffer::clone))?;
-        let z = if stacked { 1 } else { group.len() };
-        recorder.dispatch(bound, &dims, [1, n(run.batch.div_ceil(scan.rows))?, n(z)?])?;
+        recorder.dispatch(bound, &dims, &cut(&device, kernel.name, plan.walk_grid(chunk))?)?;
     }
     Ok(())
 }

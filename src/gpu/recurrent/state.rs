@@ -16,6 +16,11 @@ pub(crate) struct RunState<'a> {
 }
 
 impl RunState<'_> {
+    /// The state changes only once the whole call has been handed over.
+    pub(super) fn keep(&self, recorder: &mut Recorder) {
+        [Some(self.h), self.s].into_iter().flatten().for_each(|part| recorder.keep(part));
+    }
+
     pub(super) fn initial_h(&self) -> Option<&Buffer> {
         self.initial.map(|(h, _)| h)
     }

@@ -11,7 +11,7 @@ use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, RECURRENT_STEP};
-use crate::gpu::ops::word;
+use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, PlanKind, Stage};
@@ -217,7 +217,7 @@ impl Steps {
                 let gates = if projects { 1 } else { problem.gates() };
                 let part = if projects { &packed.projection } else { &packed.recurrent };
                 let second = matches!(stage, Stage::Candidate | Stage::Project);
-                let (units, depth) = (if projects { out } else { hidden }, if second { hidden } else { out });
+                let depth = if second { hidden } else { out };
                 let used = match stage {
                     Stage::Reset => 0b011,
                     Stage::Candidate => 0b100,
@@ -249,7 +249,6 @@ impl Steps {
                 let below = if wave && problem.layers > 1 { &stack.packed.layers[1].input } else { &packed.input };
                 let layer_stride = if wave { stack.packed.stride(0, |layer| &layer.recurrent) } else { part.stride };
                 let input_stride = if wave { stack.packed.stride(1, |layer| &layer.input) } else { 0 };
-                let z = if wave { problem.layers } else { group.len() };
                 let dims = RecurrentDims {
                     scalars: special.scalars,
                     noise: saved.map_or_else(bytemuck::Zeroable::zeroed, |saved| saved.noise),
@@ -277,7 +276,7 @@ impl Steps {
                     history_s: n(saved.map_or(0, |saved| saved.s))?,
                     history_initial: n(saved.map_or(0, |saved| saved.initial) + row * run.batch * out)?,
                 };
-                let grid = [n(units.div_ceil(product.units))?, n(run.batch.div_ceil(product.rows))?, n(z)?];
+                let grid = cut(&device, product.kernel.name, plan.step_grid(stage))?;
                 dispatches.push(Alternating::new(turn, bound, dims, grid));
             }
         }

@@ -9,7 +9,7 @@ use crate::cell::Pad;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, SCAN_WIDE};
-use crate::gpu::ops::word;
+use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::plan::{Chunk, HEADER, Wide};
@@ -173,13 +173,12 @@ fn walk(
             y,
             &memory.exchange,
         ];
-        let tiles = n(run.batch.div_ceil(wide.rows))?;
         for redo in [false, true] {
             let mut constants = special.constants.clone();
             constants.extend(layout(call, wide, redo, n)?);
             let bound = recorder.bind(&SCAN_WIDE, &constants, buffers.map(Buffer::clone))?;
-            let workgroups = if redo { 1 } else { wide.workgroups };
-            recorder.dispatch(bound, &dims, [n(workgroups)?, tiles, n(group.len())?])?;
+            let grid = if redo { plan.redo_grid(chunk) } else { plan.walk_grid(chunk) };
+            recorder.dispatch(bound, &dims, &cut(&device, SCAN_WIDE.name, grid)?)?;
         }
     }
     Ok(())

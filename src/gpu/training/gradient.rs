@@ -6,10 +6,11 @@ use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{
     CONV1D_GRAD_INPUT, CONV1D_GRAD_WEIGHT, Constants, GATHER_ROWS_GRAD, MEAN_STEPS, MEAN_STEPS_GRAD, UNARY_GRAD,
 };
-use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, conv1d_dims, each, fold, produce, word};
+use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, conv1d_dims, each, each_of, fold, produce, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::memory;
+use crate::plan::Work;
 use crate::reference::Conv1dGeometry;
 
 uniform! {
@@ -59,7 +60,9 @@ pub(crate) fn gather_rows_grad(
     let (begins, places) =
         (Buffer::from_slice(&device, "begins", &begins)?, Buffer::from_slice(&device, "places", &places)?);
     let dims = GatherRowsGradDims { rows: word(&device, op, count)?, columns: word(&device, op, columns)? };
-    each(recorder, &GATHER_ROWS_GRAD, &Constants::new(), &[&begins, &places, dy], &dims, count * columns)
+    let (len, picked) = (count * columns, (places.words() * columns) as u64);
+    let work = Work::each(len, 2).products(8 * (len as u64 + picked)).turns(most as usize);
+    each_of(recorder, &GATHER_ROWS_GRAD, &Constants::new(), &[&begins, &places, dy], &dims, (len, work))
 }
 
 /// By the signal `[count, channels, length]`; `weight [out, channels, kernel]`.
@@ -74,7 +77,10 @@ pub(crate) fn conv1d_grad_input(
     let windows = kernel.div_ceil(geometry.stride.max(1));
     check_loops(&recorder.device().clone(), op, out * (windows + 1))?;
     let dims = conv1d_dims(recorder, op, [count, channels, length], [out, kernel], geometry)?;
-    each(recorder, &CONV1D_GRAD_INPUT, &Constants::new(), &[weight, dy], &dims, count * channels * length)
+    let (len, terms) = (count * channels * length, out * windows);
+    // Two loads and the places of both to a multiply-add.
+    let work = Work::each(len, 2).products(4 * len as u64 * terms as u64).turns(terms);
+    each_of(recorder, &CONV1D_GRAD_INPUT, &Constants::new(), &[weight, dy], &dims, (len, work))
 }
 
 /// By the weights `[out, channels, kernel]`; `x [count, channels, length]`.
@@ -91,8 +97,11 @@ pub(crate) fn conv1d_grad_weight(
     let windows = count * geometry.output_length(length, kernel);
     check_loops(&device, op, windows.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     let weights = out * channels * kernel;
-    let grid = fold(&device, op, weights)?;
-    produce(recorder, &CONV1D_GRAD_WEIGHT, &Constants::new(), &[x, dy], &dims, weights, grid)
+    // A division to a multiply-add, beside two loads and their places.
+    let products = (8 * weights as u64).saturating_mul(windows as u64);
+    let work = Work::of(products, products / 8).turns(windows.div_ceil(WORKGROUP_SIZE));
+    let grid = fold(&device, op, weights, work)?;
+    produce(recorder, &CONV1D_GRAD_WEIGHT, &Constants::new(), &[x, dy], &dims, weights, &grid)
 }
 
 /// The weighted sum of the steps of `x [time, batch, width]`.
@@ -105,7 +114,9 @@ pub(crate) fn mean_steps(
     let op = MEAN_STEPS.name;
     check_loops(&recorder.device().clone(), op, time)?;
     let dims = steps_dims(recorder, op, [time, batch, width])?;
-    each(recorder, &MEAN_STEPS, &Constants::new(), &[x, weights], &dims, batch * width)
+    let (len, all) = (batch * width, (time * batch * width) as u64);
+    let work = Work::of(4 * all, 8 * all).turns(time);
+    each_of(recorder, &MEAN_STEPS, &Constants::new(), &[x, weights], &dims, (len, work))
 }
 
 /// By the steps `[time, batch, width]` of a weighted sum.

@@ -6,7 +6,7 @@ use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{
     Constants, POINT_LOSS, POINT_LOSS_GRAD, SOFTMAX_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY_GRAD, TOTAL_SUM,
 };
-use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, each, fold, produce, word};
+use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, each, fold, grid, produce, word, work_of_rows};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::reference::PointLoss;
@@ -37,7 +37,8 @@ pub(crate) fn sum(recorder: &mut Recorder, x: &Buffer, count: usize, scale: f32)
     };
     check_loops(&device, op, count.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     let dims = TotalSumDims { count: word(&device, op, count)?, scale };
-    produce(recorder, &TOTAL_SUM, &Constants::new(), &[&x], &dims, 1, [1, 1, 1])
+    let grid = grid(&device, op, [1, 1, 1], work_of_rows([1, count], 1))?;
+    produce(recorder, &TOTAL_SUM, &Constants::new(), &[&x], &dims, 1, &grid)
 }
 
 /// Of every row of `x [rows, columns]`.
@@ -51,8 +52,8 @@ pub(crate) fn softmax_cross_entropy(
     let device = recorder.device().clone();
     check_loops(&device, op, 2 * (size[1].div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE))?;
     let dims = sizes(recorder, op, size)?;
-    let grid = fold(&device, op, size[0])?;
-    produce(recorder, &SOFTMAX_CROSS_ENTROPY, &Constants::new(), &[x, targets], &dims, size[0], grid)
+    let grid = fold(&device, op, size[0], work_of_rows(size, 2))?;
+    produce(recorder, &SOFTMAX_CROSS_ENTROPY, &Constants::new(), &[x, targets], &dims, size[0], &grid)
 }
 
 /// By the scores; the inputs are scores, targets, and the gradient by the loss.
@@ -67,8 +68,8 @@ pub(crate) fn softmax_cross_entropy_grad(
     check_loops(&device, op, 3 * (size[1].div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE))?;
     let LossDims { rows, columns } = sizes(recorder, op, size)?;
     let dims = LossGradDims { rows, columns, scale };
-    let grid = fold(&device, op, size[0])?;
-    produce(recorder, &SOFTMAX_CROSS_ENTROPY_GRAD, &Constants::new(), &inputs, &dims, size[0] * size[1], grid)
+    let grid = fold(&device, op, size[0], work_of_rows(size, 4))?;
+    produce(recorder, &SOFTMAX_CROSS_ENTROPY_GRAD, &Constants::new(), &inputs, &dims, size[0] * size[1], &grid)
 }
 
 /// Of every element; the inputs are predictions, goals, and the rows' weights.

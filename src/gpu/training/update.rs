@@ -5,9 +5,10 @@ use bytemuck::Zeroable;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{JUDGE_STEP, OPTIMIZER_STEP, PARTIAL_SUMS};
-use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, fold, produce, word};
+use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, fold, grid, produce, word, work_of_rows};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
+use crate::plan::Work;
 use crate::reference::{Adam, Clip, RmsProp, Rule, Sgd, Update};
 
 /// Elements that a workgroup of `partial_sums` adds up.
@@ -50,9 +51,10 @@ pub(super) fn partial_sums(
         limit: limit.unwrap_or_default(),
     };
     let constants = vec![("NORM", u32::from(norm)), ("CLAMPED", u32::from(limit.is_some()))];
-    let grid = fold(&device, op, count.div_ceil(RUN))?;
+    let work = Work::each(count, 0).turns(RUN / WORKGROUP_SIZE);
+    let grid = fold(&device, op, count.div_ceil(RUN), work)?;
     let bound = recorder.bind(&PARTIAL_SUMS, &constants, [x, y].map(Buffer::clone))?;
-    recorder.dispatch(bound, &dims, grid)
+    recorder.dispatch(bound, &dims, &grid)
 }
 
 /// The verdict on a step, of `words` words.
@@ -79,7 +81,8 @@ pub(crate) fn judge_step(
     recorder.has_passing_numbers();
     let dims = JudgeStepDims { count: word(&device, op, count)?, step, limit: clip.norm.unwrap_or_default() };
     let constants = vec![("CLIPPED", u32::from(clip.norm.is_some()))];
-    produce(recorder, &JUDGE_STEP, &constants, &[loss, &partial, before], &dims, words, [1, 1, 1])
+    let grid = grid(&device, op, [1, 1, 1], work_of_rows([1, count], 1))?;
+    produce(recorder, &JUDGE_STEP, &constants, &[loss, &partial, before], &dims, words, &grid)
 }
 
 /// One parameter's update; the inputs are parameter, gradient, slots and verdict. Returns the parameter and the slots.
@@ -101,7 +104,8 @@ pub(crate) fn optimizer_step(
     let (moved, kept) = (Buffer::new(&device, op, len)?, Buffer::new(&device, op, slots * len)?);
     let buffers: Vec<Buffer> = inputs.into_iter().chain([&moved, &kept]).cloned().collect();
     let bound = recorder.bind(&OPTIMIZER_STEP, &constants, buffers)?;
-    recorder.dispatch(bound, &dims, fold(&device, op, len.div_ceil(WORKGROUP_SIZE))?)?;
+    let work = Work::each(len, 3 + 2 * slots).products(40 * len as u64);
+    recorder.dispatch(bound, &dims, &fold(&device, op, len.div_ceil(WORKGROUP_SIZE), work)?)?;
     Ok([moved, kept])
 }
 

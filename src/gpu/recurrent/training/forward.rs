@@ -43,6 +43,7 @@ pub(crate) fn forward_training(
     if nothing {
         return Ok((Buffer::new(&device, "y", 0)?, TrainingTape { pass, layers: Vec::new() }));
     }
+    state.keep(recorder);
     let problem = pass.problem();
     let mut x = in_whole_words(recorder, run.x, run.time * run.batch * problem.input)?;
     if let Some(flags) = &run.flags {

@@ -6,12 +6,12 @@ use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
 use crate::gpu::kernel::{PACK_VECTORS, PACK_WEIGHTS};
-use crate::gpu::ops::{WORKGROUP_SIZE, fold, word};
+use crate::gpu::ops::{WORKGROUP_SIZE, fold, grid, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::in_whole_words;
 use crate::gpu::recurrent::pack::{PackedLayer, PackedStack, Part, VECTOR_ROWS};
 use crate::gpu::uniform::uniform;
-use crate::plan::{BLOCK, Problem, Stage, packed_words, resets_after};
+use crate::plan::{BLOCK, Problem, Stage, Work, packed_words, resets_after};
 
 uniform! {
     /// Mirrors the struct in `shaders/cell/pack_weights.wgsl`.
@@ -117,7 +117,8 @@ impl Layout {
         let from = in_whole_words(recorder, from, from.words())?;
         let constants = vec![("GATES", n(self.gates)?), ("WORDS", self.source_words() as u32)];
         let bound = recorder.bind(&PACK_WEIGHTS, &constants, [&from, to].map(Buffer::clone))?;
-        recorder.dispatch(bound, &dims, [n(units.div_ceil(WORKGROUP_SIZE))?, n(depth / 4)?, 1])
+        let whole = [units.div_ceil(WORKGROUP_SIZE), depth / 4, 1];
+        recorder.dispatch(bound, &dims, &grid(&device, op, whole, Work::each(4 * self.words(), 1))?)
     }
 
     fn source_words(&self) -> SourceWords {
@@ -203,8 +204,9 @@ fn pack_vectors(
     let [bias_ih, bias_hh] = p.bias.as_ref().map_or([&p.weight_ih; 2], |[ih, hh]| [ih, hh]);
     let peephole = p.peephole.as_ref().unwrap_or(&p.weight_ih);
     let bound = recorder.bind(&PACK_VECTORS, &constants, [bias_ih, bias_hh, peephole, vectors].map(Buffer::clone))?;
-    let grid = fold(&device, op, (VECTOR_ROWS * problem.hidden).div_ceil(WORKGROUP_SIZE))?;
-    recorder.dispatch(bound, &dims, grid)
+    let len = VECTOR_ROWS * problem.hidden;
+    let grid = fold(&device, op, len.div_ceil(WORKGROUP_SIZE), Work::each(len, 3))?;
+    recorder.dispatch(bound, &dims, &grid)
 }
 
 /// One layer's transposed weights.

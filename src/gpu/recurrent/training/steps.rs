@@ -7,7 +7,7 @@ use crate::cell::{Pad, WeightType};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
-use crate::gpu::ops::word;
+use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::alternate::{Alternating, Turn};
 use crate::gpu::recurrent::product::sliced_constants;
@@ -177,8 +177,7 @@ impl BackSteps {
                     dy_width: n(share.width)?,
                     clip: clip.unwrap_or(0.0),
                 };
-                let blocks = units.div_ceil(columns);
-                let grid = [n(blocks.div_ceil(tile.units))?, n(problem.batch.div_ceil(tile.rows))?, n(group.len())?];
+                let grid = cut(&device, kernel.name, pass.plan.back_grid(units, depth, group.len()))?;
                 dispatches.push((first, Alternating::new(turn, bound, dims, grid)));
             }
         }
