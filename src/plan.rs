@@ -20,9 +20,8 @@ pub use limits::{AdapterClass, Limits, Together};
 pub use matrices::Matrices;
 pub use problem::{Problem, Stage};
 pub use scan::Scan;
-pub(crate) use tile::packed_words;
 #[cfg(feature = "gpu")]
-pub(crate) use tile::{BLOCK, step_depth, step_words};
+pub(crate) use tile::{BLOCK, packed_words, step_depth, step_words};
 pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
 pub(crate) use training::{TrainingPlan, resets_after};
