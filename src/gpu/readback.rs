@@ -11,6 +11,7 @@ use super::contained::Outcome;
 use super::context::{Context, GpuDevice, lock};
 use super::recorder::Recorder;
 use crate::error::{Error, Result};
+use crate::memory;
 
 const OP: &str = "read-back";
 const STAGING: wgpu::BufferUsages = wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
@@ -184,7 +185,9 @@ impl ReadBack {
         let words = {
             let slice = self.staging.raw().slice(..4 * self.words as u64);
             let view = slice.get_mapped_range().map_err(|error| failed(error.to_string()))?;
-            bytemuck::pod_collect_to_vec(&view[..])
+            let mut words = memory::zeros(OP, size_of_val(&view[..]) / size_of::<T>())?;
+            bytemuck::cast_slice_mut(&mut words).copy_from_slice(&view[..]);
+            words
         };
         // Memory that stays mapped is of no use to later calls; the words are here in any case.
         let unmapped = self.staging.context().attempt(|| self.staging.raw().unmap());

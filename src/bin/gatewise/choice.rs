@@ -1,6 +1,5 @@
 //! Options that several commands take: `--device`, `--plan`, `--matrices`, `--cell`.
 
-
 use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use gatewise::cpu::CpuOptions;
