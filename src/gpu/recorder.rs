@@ -227,11 +227,11 @@ impl Recorder {
     pub(super) fn submit_and_wait(self) -> Result<()> {
         const OP: &str = "submit";
         let device = self.device.clone();
-        if let Some(submission) = self.submit_as(OP, None)? {
-            if let Err(message) = device.context().wait_for(&submission) {
-                device.context().check_alive(OP)?;
-                return Err(Error::Gpu { op: OP, message });
-            }
+        if let Some(submission) = self.submit_as(OP, None)?
+            && let Err(message) = device.context().wait_for(&submission)
+        {
+            device.context().check_alive(OP)?;
+            return Err(Error::Gpu { op: OP, message });
         }
         device.context().check_alive(OP)
     }

@@ -73,12 +73,17 @@ fn real_loader() -> PathBuf {
     PathBuf::from(path)
 }
 
+type Name = unsafe extern "C" fn(c_int) -> *const c_char;
+type Calls = unsafe extern "C" fn(c_int) -> c_long;
+type Hits = unsafe extern "C" fn() -> c_long;
+type Arm = unsafe extern "C" fn(c_int, c_long, c_int, c_int);
+
 /// The failing driver of this process.
 pub(crate) struct Driver {
-    name: unsafe extern "C" fn(c_int) -> *const c_char,
-    calls: unsafe extern "C" fn(c_int) -> c_long,
-    hits: unsafe extern "C" fn() -> c_long,
-    arm: unsafe extern "C" fn(c_int, c_long, c_int, c_int),
+    name: Name,
+    calls: Calls,
+    hits: Hits,
+    arm: Arm,
 }
 
 /// A function of Vulkan that fails.
@@ -107,10 +112,10 @@ impl Driver {
                 found
             };
             Self {
-                name: std::mem::transmute::<*mut libc::c_void, _>(symbol(c"fault_name")),
-                calls: std::mem::transmute::<*mut libc::c_void, _>(symbol(c"fault_calls")),
-                hits: std::mem::transmute::<*mut libc::c_void, _>(symbol(c"fault_hits")),
-                arm: std::mem::transmute::<*mut libc::c_void, _>(symbol(c"fault_arm")),
+                name: std::mem::transmute::<*mut libc::c_void, Name>(symbol(c"fault_name")),
+                calls: std::mem::transmute::<*mut libc::c_void, Calls>(symbol(c"fault_calls")),
+                hits: std::mem::transmute::<*mut libc::c_void, Hits>(symbol(c"fault_hits")),
+                arm: std::mem::transmute::<*mut libc::c_void, Arm>(symbol(c"fault_arm")),
             }
         }
     }

@@ -156,7 +156,7 @@ impl Work for Noise {
 
     fn call(&mut self, number: usize) -> Result<Vec<u32>> {
         let time = 2 + 3 * number;
-        let heard = Array2::from_shape_fn((time, 2), |(t, b)| (t + b + number) % 3 > 0);
+        let heard = Array2::from_shape_fn((time, 2), |(t, b)| !(t + b + number).is_multiple_of(3));
         let suppression = self.0.push(wave(time, 2, RnNoise::FEATURES, number).view(), Some(heard.view()))?;
         Ok(bits(suppression.gains.into_iter().chain(suppression.vad)))
     }

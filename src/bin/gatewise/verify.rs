@@ -168,7 +168,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         // One case is held at a time, and one that cannot be read is no reason to leave out the others.
         let case = listed.load(&arguments.path);
         for device in &devices {
-            bar.set_message(format!("{} on {device}", shown(&listed.name).to_string()));
+            bar.set_message(format!("{} on {device}", shown(&listed.name)));
             let judged = case.as_ref().map(|case| judge_on(case, device, arguments));
             let line = match &judged {
                 Ok(Ok(verdict)) => line(listed, device, verdict),
@@ -315,7 +315,7 @@ fn text(line: &Line<'_>) -> String {
         return format!("{head} FAIL: {error}");
     }
     match (unsupported, max_abs_err, tol) {
-        (Some(reason), ..) => format!("{head} unsupported: {}", shown(reason).to_string()),
+        (Some(reason), ..) => format!("{head} unsupported: {}", shown(reason)),
         (None, Some(error), Some(tol)) => {
             let gradients = max_grad_err.map_or_else(String::new, |error| format!(", gradients {error:.1e}"));
             format!("{head} {} {error:.1e} of {tol:.1e}{gradients}", if *pass { "pass" } else { "FAIL" })

@@ -28,7 +28,7 @@ impl Case {
         T::deserialize(&self.entry).map_err(|error| Error::Format {
             file: "manifest.json".to_owned(),
             field: shown(&self.name).to_string(),
-            expected: format!("the fields of the kind `{}`", shown(&self.kind).to_string()),
+            expected: format!("the fields of the kind `{}`", shown(&self.kind)),
             found: shown(&error.to_string()).to_string(),
         })
     }
