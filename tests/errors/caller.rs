@@ -116,7 +116,7 @@ fn a_buffer_of_another_device_or_one_that_is_gone() {
 #[test]
 fn a_device_whose_limits_no_kernel_can_live_with() {
     gpu_with(|_| ()).check().expect("the adapter's own limits");
-    let limits = |change: fn(&mut wgpu::Limits)| gpu_with(move |limits| change(limits));
+    let limits = |change: fn(&mut wgpu::Limits)| gpu_with(change);
     for (name, needed, gpu) in [
         ("max_storage_buffers_per_shader_stage", 8, limits(|l| l.max_storage_buffers_per_shader_stage = 4)),
         ("max_bindings_per_bind_group", 9, limits(|l| l.max_bindings_per_bind_group = 8)),
