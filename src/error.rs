@@ -254,6 +254,15 @@ impl Error {
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }
+
+    /// Says in which node of a file an error arose. An inner node has said so already, and a lost device concerns no node.
+    #[cfg(any(feature = "onnx", feature = "keras"))]
+    pub(crate) fn at_node(self, file: &str, node: impl Into<String>) -> Self {
+        match self {
+            known @ (Self::Node { .. } | Self::DeviceLost { .. }) => known,
+            source => Self::Node { file: file.to_owned(), node: node.into(), source: Box::new(source) },
+        }
+    }
 }
 
 /// Refuses an array whose shape is not exactly `expected`.

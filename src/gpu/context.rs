@@ -185,7 +185,7 @@ impl GpuDevice {
         let kept = Kept { pipelines: cache, tuning, matrices };
         let opened = contained(|| Self::open(&info, adapter, device, queue, options, kept))
             .map_err(|reason| refused(&wanted, reason))?;
-        opened.report_loss();
+        opened.0.loss.listen(&opened.0.device);
         opened.submit_first().map_err(|error| refused(&wanted, error.to_string()))?;
         Ok(opened)
     }
@@ -272,12 +272,6 @@ impl GpuDevice {
         submitted.map(drop)
     }
 
-    /// Has wgpu tell why a device of the library's own was lost.
-    fn report_loss(&self) {
-        let loss = self.0.loss.clone();
-        self.0.device.set_device_lost_callback(move |reason, message| loss.note(format!("{reason:?}: {message}")));
-    }
-
     /// Whether the device can be worked with: it is not lost, and its limits are those that the kernels need.
     ///
     /// # Errors
@@ -290,7 +284,7 @@ impl GpuDevice {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn check(&self) -> Result<()> {
-        self.0.check_alive("GpuDevice::check")
+        self.0.ask_whether_alive("GpuDevice::check")
     }
 
     /// What the adapter is and can do.

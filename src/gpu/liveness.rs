@@ -1,5 +1,6 @@
 //! Whether the device lives, and how its failures become errors.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::contained::{Outcome, contained, one_line};
@@ -8,21 +9,44 @@ use crate::error::{Error, Result};
 
 /// Why the device was lost, once it is known to be.
 #[derive(Clone, Default)]
-pub(super) struct Loss(Arc<Mutex<Option<String>>>);
+pub(super) struct Loss(Arc<Known>);
+
+#[derive(Default)]
+struct Known {
+    reason: Mutex<Option<String>>,
+    /// Whether wgpu holds the library's callback, and will tell of a loss by itself.
+    told: AtomicBool,
+}
 
 impl Loss {
     /// The first reason stays.
     pub(super) fn note(&self, reason: impl Into<String>) {
-        lock(&self.0).get_or_insert_with(|| reason.into());
+        lock(&self.0.reason).get_or_insert_with(|| reason.into());
     }
 
     fn reason(&self) -> Option<String> {
-        lock(&self.0).clone()
+        lock(&self.0.reason).clone()
+    }
+
+    /// Has wgpu tell of a loss, as long as nobody sets another callback.
+    pub(super) fn listen(&self, device: &wgpu::Device) {
+        self.0.told.store(true, Ordering::Relaxed);
+        let listener = Listener(self.clone());
+        device.set_device_lost_callback(move |reason, message| listener.0.note(format!("{reason:?}: {message}")));
+    }
+}
+
+/// What wgpu drops with the library's callback when another one takes its place.
+struct Listener(Loss);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.0.told.store(false, Ordering::Relaxed);
     }
 }
 
 /// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device lives, and drops it without a
-/// word once the device is lost: the only way to learn of a loss without its callback, which belongs to whoever set it last.
+/// word once the device is lost: the only way to learn of a loss without the callback, which belongs to whoever set it last.
 pub(super) struct Canary(#[cfg_attr(target_arch = "wasm32", expect(dead_code))] wgpu::Buffer);
 
 impl Canary {
@@ -74,7 +98,7 @@ impl Context {
         };
         // A refusal may be a consequence of a loss, which is reported only after the work in flight has ended.
         let _ = self.poll(wgpu::PollType::wait_indefinitely());
-        self.check_alive(op)?;
+        self.ask_whether_alive(op)?;
         Err(match error {
             Ok(wgpu::Error::OutOfMemory { source }) => {
                 Error::OutOfMemory { op, message: one_line(&source.to_string()) }
@@ -117,15 +141,23 @@ impl Context {
 
     /// Refuses to go on with a lost device, which would drop all commands without a word, and with one of too low limits.
     pub(super) fn check_alive(&self, op: &'static str) -> Result<()> {
-        // The loss is reported while polling. The call that waits for a result reports a failed poll.
+        if !self.loss.0.told.load(Ordering::Relaxed) {
+            return self.ask_whether_alive(op);
+        }
+        // wgpu tells of a loss while it is polled. The call that waits for a result reports a failed poll.
+        let _ = self.poll(wgpu::PollType::Poll);
+        self.check_known(op)
+    }
+
+    /// [`Context::check_alive`] for a device whose loss nobody tells, or tells only once the work in flight has ended.
+    pub(super) fn ask_whether_alive(&self, op: &'static str) -> Result<()> {
         let _ = self.poll(wgpu::PollType::Poll);
         self.check_known(op)?;
         #[cfg(not(target_arch = "wasm32"))]
         if !self.canary.lives(&self.device, &self.queue) {
             self.loss.note("destroyed by its owner, or given up by its driver");
-            return self.check_known(op);
         }
-        Ok(())
+        self.check_known(op)
     }
 
     /// [`Context::check_alive`] by what is known so far, without asking the device.

@@ -136,7 +136,7 @@ impl ReadBack {
         if let Some(submission) = &self.submission {
             let context = self.staging.context();
             if let Err(message) = context.wait_for(submission) {
-                context.check_alive(OP)?;
+                context.ask_whether_alive(OP)?;
                 return Err(failed(message));
             }
         }
@@ -177,8 +177,14 @@ impl ReadBack {
     fn take<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(mut self, answer: Outcome) -> Result<Vec<T>> {
         #[cfg(test)]
         super::faults::meet(super::faults::Fault::Unread, OP)?;
-        self.staging.context().check_alive(OP)?;
-        answer.map_err(failed)?;
+        let context = self.staging.context();
+        match answer {
+            Ok(()) => context.check_alive(OP)?,
+            Err(message) => {
+                context.ask_whether_alive(OP)?;
+                return Err(failed(message));
+            }
+        }
         if self.words == 0 {
             return Ok(Vec::new());
         }

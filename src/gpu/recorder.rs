@@ -230,7 +230,7 @@ impl Recorder {
         if let Some(submission) = self.submit_as(OP, None)?
             && let Err(message) = device.context().wait_for(&submission)
         {
-            device.context().check_alive(OP)?;
+            device.context().ask_whether_alive(OP)?;
             return Err(Error::Gpu { op: OP, message });
         }
         device.context().check_alive(OP)

@@ -27,7 +27,7 @@ impl Site {
 
     /// Says in which node an error arose.
     pub(super) fn wrap(&self, source: Error) -> Error {
-        Error::Node { file: self.file.clone(), node: self.node.clone(), source: Box::new(source) }
+        source.at_node(&self.file, &self.node)
     }
 }
 

@@ -12,12 +12,12 @@ use crate::refused;
 fn sizes_without_a_unit_or_beyond_counting() {
     for device in devices() {
         for (config, message) in [
-            (Lstm::config(0, 4), "input must be between 1 and 65536, got 0"),
-            (Lstm::config(3, 0), "hidden must be between 1 and 65536, got 0"),
+            (Lstm::config(0, 4), "input must be between 1 and 16777216, got 0"),
+            (Lstm::config(3, 0), "hidden must be between 1 and 16777216, got 0"),
             (Lstm::config(3, 4).layers(0), "layers must be between 1 and 65536, got 0"),
             (Lstm::config(usize::MAX, 4), "input must be between 1 and 16777216, got 18446744073709551615"),
             (Lstm::config(3, usize::MAX / 2), "hidden must be between 1 and 16777216, got 9223372036854775807"),
-            (Lstm::config(3, 4).layers(1 << 40), "layers must be between 1 and 16777216, got 1099511627776"),
+            (Lstm::config(3, 4).layers(1 << 40), "layers must be between 1 and 65536, got 1099511627776"),
         ] {
             let message = format!("Recurrent: {message}");
             let error = refused(config.random(&device, 1), &message);

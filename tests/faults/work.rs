@@ -80,6 +80,7 @@ fn disturbed<W: Work>(driver: &Driver, mut device: Device, fault: Fault, undistu
                 assert!(bits == *right, "call {number} is wrong, after an error: {failed}");
                 continue;
             }
+            Err(Error::Node { source, .. }) => *source,
             Err(error) => error,
         };
         println!("  call {number}: {error}");

@@ -254,14 +254,6 @@ impl Results {
 impl Run<'_> {
     /// Runs a layer; its name stands in what it refuses.
     fn layer(&mut self, path: &str, placed: &Placed, takes: &[Value]) -> Result<Results> {
-        placed.run(self, takes).map_err(|error| match error {
-            // The inner layer has said who it is.
-            inner @ Error::Node { .. } => inner,
-            error => Error::Node {
-                file: self.source.file.to_owned(),
-                node: format!("layer {path}"),
-                source: Box::new(error),
-            },
-        })
+        placed.run(self, takes).map_err(|error| error.at_node(self.source.file, format!("layer {path}")))
     }
 }
