@@ -8,6 +8,7 @@ mod program {
     pub(crate) mod audio;
     pub(crate) mod choice;
     pub(crate) mod file;
+    pub(crate) mod output;
     pub(crate) mod verify;
 }
 
@@ -16,7 +17,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 // The program's files name each other from the crate's root.
-use program::{audio, choice, file, verify};
+use program::{audio, choice, file, output, verify};
 
 /// As deep below the package as `tests/golden`, so that cases find their models.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/case");

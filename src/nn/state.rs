@@ -282,7 +282,7 @@ impl State {
     pub fn reset(&mut self) -> Result<()> {
         // Memory of its own for both parts before either changes: the second may find none.
         for part in std::iter::once(&mut self.h).chain(&mut self.s) {
-            if let Storage::Host(_) = part.storage() {
+            if matches!(part.storage(), Storage::Host(_)) {
                 part.host_mut(OP, "state")?;
             }
         }
@@ -297,7 +297,7 @@ impl State {
                 }
             }
             Initial::Given { h, s } => {
-                if let Storage::Host(_) = h.storage() {
+                if matches!(h.storage(), Storage::Host(_)) {
                     for (now, initial) in std::iter::once((&mut self.h, h)).chain(self.s.iter_mut().zip(s)) {
                         now.host_mut(OP, "state")?.copy_from_slice(host(OP, "state", initial)?);
                     }
