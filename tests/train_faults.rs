@@ -222,7 +222,9 @@ fn a_second_run_in_the_same_folder_is_refused_at_once() {
         start(&place.vowels_job(&data, "out", &["--epochs", "100000", "--patience", "100000"]), Stdio::piped());
     // Its first line stands behind its first checkpoint.
     let mut said = String::new();
-    BufReader::new(first.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
+    // A run whose reader goes ends by itself.
+    let mut reader = BufReader::new(first.stdout.take().expect("a pipe"));
+    reader.read_line(&mut said).expect("a line");
     assert!(said.contains("\"epoch\":1,"), "{said}");
     let second = place.train_vowels(&data, "out", &["--seed", "2"]);
     let resumed = place.train_vowels(&data, "out", &["--resume"]);

@@ -29,11 +29,11 @@ impl Header {
     pub(super) fn parse(text: &str) -> Parsed<Self> {
         let mut cursor = Cursor { rest: text };
         let (mut descr, mut fortran_order, mut shape) = (None, None, None);
-        cursor.expect('{')?;
+        cursor.require('{')?;
         while !cursor.next_is('}') {
             let at = cursor.rest;
             let key = cursor.quoted("a key in quotes")?;
-            cursor.expect(':')?;
+            cursor.require(':')?;
             let twice = match key {
                 "descr" => descr.replace(cursor.quoted("an element type in quotes for 'descr'")?.to_owned()).is_some(),
                 "fortran_order" => fortran_order.replace(cursor.boolean()?).is_some(),
@@ -46,9 +46,9 @@ impl Header {
             if !cursor.next_is(',') {
                 break;
             }
-            cursor.expect(',')?;
+            cursor.require(',')?;
         }
-        cursor.expect('}')?;
+        cursor.require('}')?;
         cursor.end()?;
         let missing = |key: &str| refusal(&format!("the key '{key}'"), text);
         Ok(Self {
@@ -80,7 +80,7 @@ impl<'a> Cursor<'a> {
         self.rest.starts_with(c)
     }
 
-    fn expect(&mut self, c: char) -> Parsed<()> {
+    fn require(&mut self, c: char) -> Parsed<()> {
         self.skip_blanks();
         self.rest = self.rest.strip_prefix(c).ok_or_else(|| refusal(&format!("'{c}'"), self.rest))?;
         Ok(())
@@ -118,7 +118,7 @@ impl<'a> Cursor<'a> {
     /// The extents of an array: `()`, `(3,)`, `(3, 4)`.
     fn tuple(&mut self) -> Parsed<Vec<usize>> {
         let mut extents = Vec::new();
-        self.expect('(')?;
+        self.require('(')?;
         while !self.next_is(')') {
             if extents.len() == MOST_AXES {
                 return Err(refusal(&format!("a shape of at most {MOST_AXES} axes"), self.rest));
@@ -128,9 +128,9 @@ impl<'a> Cursor<'a> {
             if extents.len() > 1 && self.next_is(')') {
                 break;
             }
-            self.expect(',')?;
+            self.require(',')?;
         }
-        self.expect(')')?;
+        self.require(')')?;
         Ok(extents)
     }
 
