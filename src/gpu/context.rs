@@ -39,6 +39,9 @@ impl Deref for Context {
 }
 
 pub(super) struct Fields {
+    /// The first to be dropped: its thread holds the device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) waiter: Waiter,
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) limits: wgpu::Limits,
@@ -57,8 +60,6 @@ pub(super) struct Fields {
     pub(super) bind_groups: Mutex<BindGroups>,
     pub(super) blocks: Mutex<Blocks>,
     pub(super) lists: Mutex<Vec<List>>,
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(super) waiter: Waiter,
     /// The next number of a buffer or pipeline.
     pub(super) numbers: AtomicU64,
     pub(super) counters: AtomicCounters,

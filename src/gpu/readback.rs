@@ -213,6 +213,7 @@ pub(super) use self::waiter::Waiter;
 mod waiter {
     use std::sync::mpsc::{Receiver, SendError, Sender, channel};
     use std::sync::{Arc, Mutex};
+    use std::thread::{self, JoinHandle};
 
     use super::{Answer, failed, lock};
     use crate::error::Result;
@@ -221,7 +222,12 @@ mod waiter {
     /// A thread that waits for submissions, so that no caller of an `async` function must. It starts with the first of
     /// them and ends with the device; if it ends sooner, the next submission starts another one.
     #[derive(Default)]
-    pub(in crate::gpu) struct Waiter(Mutex<Option<Sender<Watched>>>);
+    pub(in crate::gpu) struct Waiter(Mutex<Option<Running>>);
+
+    struct Running {
+        submissions: Sender<Watched>,
+        thread: JoinHandle<()>,
+    }
 
     /// A submission, and who is told when it does not come to its end.
     type Watched = (wgpu::SubmissionIndex, Arc<Answer>);
@@ -236,21 +242,34 @@ mod waiter {
         ) -> Result<()> {
             let mut running = lock(&self.0);
             let mut watched = (submission.clone(), Arc::clone(answer));
-            if let Some(sender) = &*running {
-                match sender.send(watched) {
+            if let Some(running) = &*running {
+                match running.submissions.send(watched) {
                     Ok(()) => return Ok(()),
                     Err(SendError(unsent)) => watched = unsent,
                 }
             }
-            let (sender, submissions) = channel();
+            let (submissions, received) = channel();
             let (device, loss) = (device.clone(), loss.clone());
-            let thread = std::thread::Builder::new().name("gatewise-gpu".to_owned());
-            let started = thread.spawn(move || wait_for_all(&device, &loss, submissions));
-            started.map_err(|error| failed(format!("no thread to wait for it: {error}")))?;
+            let builder = thread::Builder::new().name("gatewise-gpu".to_owned());
+            let started = builder.spawn(move || wait_for_all(&device, &loss, received));
+            let thread = started.map_err(|error| failed(format!("no thread to wait for it: {error}")))?;
             // The thread has just begun to receive.
-            let _ = sender.send(watched);
-            *running = Some(sender);
+            let _ = submissions.send(watched);
+            *running = Some(Running { submissions, thread });
             Ok(())
+        }
+    }
+
+    impl Drop for Waiter {
+        /// Waits for the thread to let go of the device. If it were the last to do so, it could unload the driver while the
+        /// process ends.
+        fn drop(&mut self) {
+            let Some(Running { submissions, thread }) = lock(&self.0).take() else { return };
+            drop(submissions);
+            // A caller's waker may drop the device on the thread itself.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 
