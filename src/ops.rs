@@ -64,7 +64,7 @@ fn narrow(op: &'static str, x: &[f64]) -> Result<Vec<f32>> {
     memory::collected(op, x.len(), x.iter().map(|&x| x as f32))
 }
 
-/// What an operation of the reference hands over, as its elements in order.
+/// The result of an operation of the reference, as its elements in order.
 trait Elements<F> {
     fn into_elements(self) -> Vec<F>;
 }

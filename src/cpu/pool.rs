@@ -63,7 +63,7 @@ impl Signal {
     }
 }
 
-/// What a panic carries.
+/// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
 
 /// The panic of a thread that waited at a barrier for one that had panicked. It says nothing of its own.

@@ -66,7 +66,7 @@ pub(super) struct Fields {
     pub(super) adapter: AdapterSummary,
     pub(super) loss: Loss,
     pub(super) canary: Canary,
-    /// What the kernels need and the device's limits do not allow: a limit's name, what is needed, what is there.
+    /// The first limit that is too low for the kernels, if any: its name in wgpu, the value needed, the value found.
     pub(super) lacking: Option<(&'static str, u64, u64)>,
 }
 

@@ -36,7 +36,7 @@ impl Loss {
     }
 }
 
-/// What wgpu drops with the library's callback when another one takes its place.
+/// Travels in the library's callback; wgpu drops it when another callback takes its place.
 struct Listener(Loss);
 
 impl Drop for Listener {

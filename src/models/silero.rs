@@ -174,7 +174,7 @@ impl SileroVad {
     }
 }
 
-/// What the net makes of N frames, on the device.
+/// The net's values for N frames, on the device.
 struct Block {
     /// The LSTM's input, `[N, WIDTH]`.
     features: Tensor,

@@ -62,7 +62,7 @@ pub(super) fn blocks(sequences: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
     blocks
 }
 
-/// What [`ops::argmax_rows`](crate::ops::argmax_rows) chose, once it is on the host.
+/// The columns chosen by [`ops::argmax_rows`](crate::ops::argmax_rows), once they are on the host.
 pub(super) fn choices(read: ReadBack) -> Result<Vec<usize>> {
     Ok(read.wait()?.into_iter().map(|choice| choice as usize).collect())
 }

@@ -44,7 +44,7 @@ pub struct State {
     pub(super) workspace: cpu::Workspace,
 }
 
-/// What a reset returns to. Shared between clones: nothing writes to it.
+/// The value that a reset returns to. Clones share it: nothing writes to it.
 #[derive(Clone, Debug)]
 pub(super) enum Initial {
     Zero,

@@ -87,7 +87,7 @@ pub(crate) fn open_tuned(schedule: Schedule) -> Result<Device> {
         expected: "a folder for caches: set XDG_CACHE_HOME",
         found: "none that can be written to".to_owned(),
     })?;
-    // What is found by hours of measuring must have a place.
+    // Choices found by hours of measuring must have a place.
     files::check(tuning.join("tuning"))?;
     Device::gpu(&gatewise::gpu::GpuOptions { tuning: Some(tuning), ..options(schedule) })
 }

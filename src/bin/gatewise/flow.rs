@@ -133,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a cell's flow takes at the most: the data, the gradient by the output, the weights, and the way there and back.
+/// The most memory that a cell's flow takes: the data, the gradient by the output, the weights, and the way there and back.
 fn bytes(arguments: &Arguments, choice: CellChoice) -> Result<u64> {
     let &Arguments { time, batch, input, hidden, layers, .. } = arguments;
     let config = Config::new(choice.cell(), input, hidden).layers(layers);

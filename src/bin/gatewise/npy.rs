@@ -244,7 +244,7 @@ fn save<const N: usize>(
     })
 }
 
-/// What a file of version 1 begins with; the data that follow are aligned to 64 bytes.
+/// The first bytes of a file of version 1; the data that follow are aligned to 64 bytes.
 fn preamble(descr: &str, shape: &[usize]) -> io::Result<Vec<u8>> {
     const ALIGNMENT: usize = 64;
     let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();

@@ -1,4 +1,4 @@
-//! What commands say: on standard output, where a failure ends the command, and on standard error, where it changes nothing.
+//! Printing of all commands: on standard output, where a failure ends the command, and on standard error, where it changes nothing.
 //!
 //! The program's lints forbid `println!` and its like, which panic where a reader has gone or a disk is full.
 
@@ -11,7 +11,7 @@ use gatewise::{Error, Result};
 /// How errors name the file that has no path.
 pub(crate) const STDOUT: &str = "standard output";
 
-/// What a shell reports for a program that SIGPIPE has ended: 128 + 13. Not 0: a command that its reader left has not done all
+/// The exit status that a shell reports for a program ended by SIGPIPE: 128 + 13. Not 0: a command that its reader left has not done all
 /// that it was asked for.
 const READER_GONE: u8 = 141;
 

@@ -109,7 +109,7 @@ fn steps(model: &Model, parameters: &Parameters, vocabulary: &Vocabulary, text: 
     Ok(words.into_iter().enumerate().map(one).collect())
 }
 
-/// What the model says after each word, from its outputs `[T, 1, hidden]`: the score of their mean up to there. One running sum
+/// The model's score after each word, from its outputs `[T, 1, hidden]`: the score of their mean up to there. One running sum
 /// serves all of them, so the work grows with the words and not with their square.
 fn scores_so_far(model: &Model, parameters: &Parameters, y: &Array3<f32>) -> Result<Vec<f32>> {
     let mut sum = Array1::<f64>::zeros(y.len_of(Axis(2)));

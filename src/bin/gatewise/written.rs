@@ -88,7 +88,7 @@ fn is_device(found: &Metadata) -> bool {
     files::kind(found) == "a character device"
 }
 
-/// What tells two paths of one file from those of two.
+/// A key that two paths share exactly if they lead to one file.
 struct Identity {
     /// Device and number there, of a file that exists.
     number: Option<(u64, u64)>,

@@ -80,7 +80,7 @@ impl State {
         Ok(Self::new((h, s), initial))
     }
 
-    /// What a reset returns to, zeros included.
+    /// The value that a reset returns to, zeros included.
     fn initial_tensors(&self) -> Result<(Tensor, Option<Tensor>)> {
         let zeros = |like: &Tensor| Tensor::zeros(like.device(), like.shape());
         match &self.initial {

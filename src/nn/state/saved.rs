@@ -34,13 +34,13 @@ use crate::tensor::{Device, Tensor};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SavedState {
-    /// What `h` stands at, `[layers directions, B, O]`.
+    /// The value that `h` stands at, `[layers directions, B, O]`.
     pub h: Array3<f32>,
-    /// What the cell state stands at, `[layers directions, B, hidden]`, present exactly for an LSTM.
+    /// The value that the cell state stands at, `[layers directions, B, hidden]`, present exactly for an LSTM.
     pub s: Option<Array3<f32>>,
-    /// What a reset returns `h` to, shaped as `h`.
+    /// The value that a reset returns `h` to, shaped as `h`.
     pub initial_h: Array3<f32>,
-    /// What a reset returns the cell state to, shaped as `s`.
+    /// The value that a reset returns the cell state to, shaped as `s`.
     pub initial_s: Option<Array3<f32>>,
 }
 

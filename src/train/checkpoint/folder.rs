@@ -41,7 +41,7 @@ const NAMED: usize = 4;
 impl Checkpoints {
     /// A folder, made if it is not there, that keeps at most `keep` whole checkpoints, at least one.
     ///
-    /// What killed writers left behind in it is removed.
+    /// Files that killed writers left behind in it are removed.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Value`] where another process, or another value of this one, holds the folder.

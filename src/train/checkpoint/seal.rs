@@ -10,7 +10,7 @@ use crate::weights::Weights;
 const ENTRY: &str = "checkpoint";
 /// The version of the format: 1 had no checksum.
 const VERSION: &str = "2";
-/// What stands behind the header's length in every checkpoint, up to the checksum's digits.
+/// The bytes of every checkpoint from behind the header's length up to the checksum's digits.
 const MARK: &str = "{\"__metadata__\":{\"checkpoint\":\"2 crc32 ";
 const START: usize = size_of::<u64>();
 const DIGITS: std::ops::Range<usize> = START + MARK.len()..START + MARK.len() + 8;

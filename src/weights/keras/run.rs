@@ -86,7 +86,7 @@ impl KerasCall {
     }
 }
 
-/// What a layer or model returns, on its device. A read-back that fails can be made again;
+/// The results of a layer or model, on its device. A read-back that fails can be made again;
 /// [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all) reads several tensors by one submission.
 #[derive(Clone, Debug)]
 pub struct KerasOutputs {

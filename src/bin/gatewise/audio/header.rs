@@ -12,7 +12,7 @@ use super::{CODECS, SOURCE_RATES, format_error};
 const LONGEST_FORMAT: u32 = 40;
 const EXTENSIBLE: [u8; 2] = 0xfffe_u16.to_le_bytes();
 
-/// What a file says of its samples.
+/// The layout of a file's samples, as its header gives it.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) spec: WavSpec,
@@ -183,7 +183,7 @@ fn promise(length: u32, whole: u32, begin: u64) -> Promise {
     if greatest || unknown { Promise::ToTheEnd } else { Promise::Bytes(length.into()) }
 }
 
-/// What the format says, if it is one that is read.
+/// The layout that a format chunk describes, if it is one that is read.
 fn spec(file: &Path, start: &[u8]) -> Result<WavSpec> {
     let reader = WavReader::new(start.chain(&[0; 4][..])).map_err(|e| refusal(file, start, e))?;
     let spec = reader.spec();
@@ -198,7 +198,7 @@ fn spec(file: &Path, start: &[u8]) -> Result<WavSpec> {
     }
 }
 
-/// What `hound` refuses, in the words of the file.
+/// Turns a refusal of `hound` into an error that names the file.
 pub(super) fn refusal(file: &Path, header: &[u8], error: hound::Error) -> Error {
     match error {
         hound::Error::IoError(e) if e.raw_os_error().is_some() => Error::io(file, e),

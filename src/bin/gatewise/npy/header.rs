@@ -15,7 +15,7 @@ pub(super) struct Header {
     pub(super) shape: Vec<usize>,
 }
 
-/// What a header should say, and what it says there.
+/// A fault of a header: the text expected, and the text found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) expected: String,
@@ -65,7 +65,7 @@ fn refusal(expected: &str, found: &str) -> Refusal {
     Refusal { expected: expected.to_owned(), found }
 }
 
-/// What of the text is still to be read.
+/// The rest of the text, still to be read.
 struct Cursor<'a> {
     rest: &'a str,
 }

@@ -1,4 +1,4 @@
-//! What of a long row of values a picture shows.
+//! A long row of values, reduced to the columns that a picture shows.
 
 use super::COLUMNS;
 
@@ -19,7 +19,7 @@ struct Group {
     sum: f64,
 }
 
-/// What neighbouring values come to.
+/// The extent and mean of neighbouring values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Column {
     /// Seconds, at the middle of the group.

@@ -39,7 +39,7 @@ impl Source {
         }
     }
 
-    /// What tells this text from others of the same name.
+    /// A checksum that tells this text from others of the same name.
     pub(crate) fn checksum(&self) -> String {
         format!("crc32 {:08x} of {} bytes", crc32fast::hash(self.text.as_bytes()), self.text.len())
     }

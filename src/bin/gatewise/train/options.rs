@@ -1,4 +1,4 @@
-//! What every job can be told.
+//! Options that every job takes.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use gatewise::{Error, Result};
 
 use crate::choice::DeviceChoice;
 
-/// What every job can be told.
+/// Options that every job takes.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Where checkpoints, the best weights and the pictures go; `runs/JOB-CELL` unless said otherwise.

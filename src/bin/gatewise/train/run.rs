@@ -111,7 +111,7 @@ impl Progress {
         match task.next(&entry.validation, entry.stage) {
             Next::GoOn => {}
             Next::Stage => {
-                // What was good enough for the last stage says nothing of the next.
+                // A score that was good enough for the last stage says nothing of the next.
                 (self.stage, self.best, self.best_epoch) = (entry.stage + 1, None, entry.epoch);
             }
             Next::Done => self.done = true,

@@ -1,4 +1,4 @@
-//! What makes a run what it is: a checkpoint of other settings is not gone on from.
+//! The settings that identify a run: it is not resumed from a checkpoint of other settings.
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ pub(super) struct Case {
     /// The folder the case came from.
     pub(super) folder: PathBuf,
     pub(super) path: PathBuf,
-    /// What the manifest says of it.
+    /// Its entry in the manifest.
     pub(super) entry: Value,
     /// Its file.
     pub(super) bytes: Vec<u8>,

@@ -22,7 +22,7 @@ struct Manifest {
     cases: Vec<Value>,
 }
 
-/// What every case has.
+/// The fields that every case has.
 #[derive(Deserialize)]
 struct Header {
     name: String,
