@@ -8,6 +8,7 @@ mod activation;
 mod noise;
 mod parameters;
 mod sequence;
+mod time;
 mod weight_type;
 
 pub use activation::Activation;
@@ -15,6 +16,7 @@ pub use noise::{Draw, Mask, Noise};
 pub use parameters::{ParameterSpec, Parameters};
 pub use sequence::{Pad, Sequence};
 pub(crate) use sequence::{RESET, VALID};
+pub use time::{Direction, Stage};
 pub(crate) use weight_type::quantize;
 pub use weight_type::{WeightType, quantize_row};
 
@@ -223,6 +225,12 @@ impl Cell {
     /// Whether the cell has peephole weights.
     pub const fn peephole(&self) -> bool {
         matches!(self, Self::Lstm(LstmCell { peephole: true, .. }))
+    }
+
+    /// Whether the reset gate acts after the candidate's matmul (see [`Reset::After`]). The input's side and the state's side of
+    /// the candidate then have biases and gradients of their own.
+    pub const fn resets_after(&self) -> bool {
+        matches!(self, Self::Gru(GruCell { reset: Reset::After, .. }))
     }
 
     /// Width of the projected hidden state, if the cell projects it.

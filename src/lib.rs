@@ -6,6 +6,7 @@ pub mod cell;
 mod error;
 pub mod files;
 mod memory;
+pub mod op;
 pub mod reference;
 
 pub mod plan;

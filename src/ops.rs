@@ -28,7 +28,7 @@ use crate::cell::Activation;
 use crate::error::{Error, Result, axes, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu;
-pub use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
+pub use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::tensor::{Device, Storage, Tensor, view};
 use crate::{cpu, memory, reference};
 

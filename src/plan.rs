@@ -18,13 +18,13 @@ mod work;
 pub use kind::PlanKind;
 pub use limits::{AdapterClass, Limits, Together};
 pub use matrices::Matrices;
-pub use problem::{Problem, Stage};
+pub use problem::Problem;
 pub use scan::Scan;
 #[cfg(feature = "gpu")]
 pub(crate) use tile::{BLOCK, packed_words, step_depth, step_words};
 pub use tile::{Method, Tile};
 #[cfg(feature = "gpu")]
-pub(crate) use training::{TrainingPlan, resets_after};
+pub(crate) use training::TrainingPlan;
 pub use tuning::Choice;
 pub use watchdog::Watchdog;
 #[cfg(feature = "gpu")]

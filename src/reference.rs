@@ -26,19 +26,14 @@ pub use gradient::{
     unary_grad,
 };
 pub use gru::{gru_gate, gru_step, gru_update};
-pub use layout::{Place, gather_rows, strided_copy};
-pub use loss::{
-    PointLoss, point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, target_class,
-};
+pub use layout::{gather_rows, strided_copy};
+pub use loss::{point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, target_class};
 pub use lstm::{LstmGates, lstm_gates, lstm_step, lstm_update};
-pub use ops::{
-    Binary, Conv1dGeometry, Math, PadMode, Reduction, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows,
-    unary,
-};
-pub use optimizer::{Adam, Clip, RmsProp, Rule, Sgd, Update, clip_coefficient};
+pub use ops::{argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, unary};
+pub use optimizer::clip_coefficient;
 pub use rnn::{rnn_step, rnn_update};
 pub(crate) use sequence::merged;
-pub use sequence::{Direction, LayerState, RowState, layer, layer_with_noise, step};
+pub use sequence::{LayerState, RowState, layer, layer_with_noise, step};
 
 use ndarray::ArrayView1;
 use num_traits::Float;

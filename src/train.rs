@@ -61,7 +61,7 @@ mod schedule;
 mod tbptt;
 mod trainer;
 
-pub use crate::reference::{Adam, Clip, RmsProp, Rule, Sgd};
+pub use crate::op::{Adam, Clip, RmsProp, Rule, Sgd};
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use flow::{GradientFlow, LayerFlow, Openings, gradient_flow, gradient_flow_bytes};
 pub use graph::{CrossEntropy, Gradients, Graph, Loss, Mode, Reduce, Stepped, Var};

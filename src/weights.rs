@@ -16,7 +16,7 @@ pub use safetensors::Weights;
 #[cfg(feature = "onnx")]
 pub(crate) use safetensors::words;
 
-use crate::reference::Direction;
+use crate::cell::Direction;
 
 /// PyTorch's name of a parameter of a stack: `weight_ih_l0`, `bias_hh_l1_reverse`.
 pub fn torch_name(parameter: &str, layer: usize, direction: Direction) -> String {

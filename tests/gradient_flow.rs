@@ -1,9 +1,9 @@
 //! The flow of gradients through time against central differences, against the products it is made of, and on networks whose
 //! flow is known.
 
-use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Mix, Pad, Parameters, Reset, RnnCell, Sequence};
+use gatewise::cell::{Activation, Cell, Direction, GruCell, LstmCell, Mix, Pad, Parameters, Reset, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge};
-use gatewise::reference::{Direction, LayerState, activate, activate_derivative, layer};
+use gatewise::reference::{LayerState, activate, activate_derivative, layer};
 use gatewise::train::{GradientFlow, gradient_flow};
 use gatewise::{Device, Error, Tensor};
 use ndarray::{Array2, Array3, ArrayD, Axis, concatenate, s};

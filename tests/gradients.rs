@@ -1,7 +1,9 @@
 //! Gradients of the reference against central differences in `f64`: every cell, every option, every kind of sequence.
 
-use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Parameters, Reset, RnnCell, Sequence};
-use gatewise::reference::{Direction, LayerGradient, LayerState, layer, layer_backward};
+use gatewise::cell::{
+    Activation, Cell, Direction, Forget, GruCell, LstmCell, Mix, Pad, Parameters, Reset, RnnCell, Sequence,
+};
+use gatewise::reference::{LayerGradient, LayerState, layer, layer_backward};
 use ndarray::{Array2, Array3, ArrayD};
 
 const TIME: usize = 5;

@@ -60,7 +60,7 @@ fn layers_and_directions_load_by_their_suffixes_and_in_their_place() {
     // The same stack, every parameter fetched by hand.
     let by_hand = config
         .collect(|layer, direction, spec| {
-            let reverse = if direction == gatewise::reference::Direction::Reverse { "_reverse" } else { "" };
+            let reverse = if direction == gatewise::cell::Direction::Reverse { "_reverse" } else { "" };
             weights.get(&format!("gru.{}_l{layer}{reverse}", spec.name))
         })
         .and_then(|parameters| config.build(&Device::Cpu, parameters))

@@ -12,11 +12,9 @@ use super::product::{DotProduct, Product, RoundedRows, Rows, Target};
 use super::round::Round;
 use super::simd::Verified;
 use super::update::{Flags, Initial, Output, Padded, StepState, Update};
-use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::cell::{Cell, Direction, Pad, Parameters, Stage, WeightType};
 use crate::error::Result;
 use crate::memory;
-use crate::plan::Stage;
-use crate::reference::Direction;
 
 const OP: &str = "Recurrent";
 /// Rows whose input projection is computed at once: enough to use a panel from the second cache many times, few enough

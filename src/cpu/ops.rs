@@ -5,7 +5,7 @@ use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Dim};
 
 use crate::error::Result;
 use crate::memory;
-use crate::reference::Conv1dGeometry;
+use crate::op::Conv1dGeometry;
 
 /// `y = a b + bias`; `a [M, K]`, `b [K, N]`, `bias [N]`.
 pub(crate) fn matmul(

@@ -6,9 +6,9 @@ use super::layer::{LayerCall, LayerWeights, Member, Scratch};
 use super::memory::{Aligned, PerThread, Shared};
 use super::pool::Barrier;
 use super::state::{Owned, Places, Resets};
-use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::cell::{Cell, Direction, Pad, Parameters, WeightType};
 use crate::error::Result;
-use crate::reference::{Binary, Direction};
+use crate::op::Binary;
 
 const OP: &str = "Recurrent";
 /// Multiply-adds of a step that are worth a thread's meeting with the others.

@@ -17,10 +17,10 @@ use self::forward::Run;
 use self::weights::LayerWeights;
 use super::device::CpuDevice;
 use super::scratch::Buffer;
-use crate::cell::{Cell, Noise, Pad, Parameters};
+use crate::cell::{Cell, Direction, Noise, Pad, Parameters};
 use crate::error::Result;
 use crate::memory;
-use crate::reference::{Binary, Direction};
+use crate::op::Binary;
 
 const OP: &str = "training";
 /// Steps whose share of the weights' gradients is summed at once. Fixed: chunks of whole groups give the same bits.

@@ -6,8 +6,7 @@ use super::math::{activate, clip, load_part, sigmoid, store_part, tanh};
 use super::memory::Shared;
 use super::pack::Layout;
 use super::simd::{Kernel, Simd};
-use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, RESET, Reset, VALID};
-use crate::plan::Stage;
+use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, RESET, Reset, Stage, VALID};
 
 /// Rows of a state of one layer and direction in a working buffer, each padded to whole registers.
 #[derive(Clone, Copy)]

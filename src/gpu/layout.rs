@@ -6,8 +6,8 @@ use super::ops::{WORKGROUP_SIZE, each, fold, word};
 use super::recorder::Recorder;
 use super::uniform::uniform;
 use crate::error::{Error, Result};
+use crate::op::StridedLayout;
 use crate::plan::Work;
-use crate::reference::Place;
 
 /// Axes that the kernel walks.
 pub(crate) const AXES: usize = 8;
@@ -30,8 +30,8 @@ uniform! {
 pub(crate) fn strided_copy(
     recorder: &mut Recorder,
     shape: &[usize],
-    (x, from): (&Buffer, &Place),
-    (y, to): (&Buffer, &Place),
+    (x, from): (&Buffer, &StridedLayout),
+    (y, to): (&Buffer, &StridedLayout),
 ) -> Result<()> {
     let op = STRIDED_COPY.name;
     let device = recorder.device().clone();

@@ -10,8 +10,8 @@ use super::strided::{self, Axis, Matrix, longest_loop, matmul_strided};
 use super::uniform::{Uniform, uniform};
 use crate::cell::Activation;
 use crate::error::{Error, Result};
+use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::plan::{Cut, Grid, Limits, Work};
-use crate::reference::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 
 /// Invocations of a workgroup, as the kernels' `WORKGROUP_SIZE` declares it.
 pub(super) const WORKGROUP_SIZE: usize = 64;

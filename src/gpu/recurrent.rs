@@ -23,10 +23,10 @@ use super::buffer::Buffer;
 use super::context::GpuDevice;
 use super::ops::{Operand, binary};
 use super::recorder::Recorder;
-use crate::cell::{Pad, Parameters};
+use crate::cell::{Direction, Pad, Parameters};
 use crate::error::Result;
+use crate::op::Binary;
 use crate::plan::{Limits, Plan, PlanKind, Problem};
-use crate::reference::{Binary, Direction};
 
 /// A stack of layers on the device.
 pub(crate) struct LayerStack {

@@ -3,12 +3,11 @@
 use ndarray::{ArrayD, IxDyn};
 
 use super::recurrent::Recurrent;
-use crate::cell::{Cell, ParameterSpec, Parameters, WeightType};
+use crate::cell::{Cell, Direction, ParameterSpec, Parameters, WeightType};
 use crate::error::{Error, Result, check_shape, elements};
 use crate::memory;
 use crate::ops::Binary;
 use crate::plan::{PlanKind, Problem};
-use crate::reference::Direction;
 use crate::tensor::Device;
 
 const OP: &str = "Recurrent";

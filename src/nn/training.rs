@@ -17,11 +17,10 @@ use self::tape::Kept;
 use super::config::Config;
 use super::recurrent::Recurrent;
 use super::state::State;
-use crate::cell::{Cell, Noise, Parameters, Sequence, WeightType};
+use crate::cell::{Cell, Direction, Noise, Parameters, Sequence, WeightType};
 use crate::cpu;
 use crate::error::{Error, Result, axes, check_shape};
 use crate::ops::{Recorder, host};
-use crate::reference::Direction;
 use crate::tensor::{Device, Tensor};
 
 const OP: &str = "TrainableRecurrent";

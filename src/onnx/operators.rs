@@ -20,7 +20,7 @@ use super::context::{Context, Inputs};
 use super::tensor::Source;
 use super::value::Value;
 use crate::error::{Error, Result};
-use crate::reference::Math;
+use crate::op::Math;
 use crate::tensor::Device;
 
 /// Runs a node: inputs to outputs.

@@ -9,7 +9,8 @@ use crate::error::{Error, Result, axes, check_shape, elements};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::memory;
-use crate::reference::{self, Place};
+use crate::op::StridedLayout;
+use crate::reference;
 use crate::tensor::{Tensor, view};
 
 /// Several copies into one new tensor of `shape`, which they cover.
@@ -17,7 +18,7 @@ fn assemble(
     recorder: &mut Recorder,
     op: &'static str,
     shape: &[usize],
-    parts: &[(&Tensor, Vec<usize>, Place, Place)],
+    parts: &[(&Tensor, Vec<usize>, StridedLayout, StridedLayout)],
 ) -> Result<Tensor> {
     for (x, ..) in parts {
         x.check_device(op, "x", recorder.device())?;
@@ -50,10 +51,10 @@ pub fn permute(recorder: &mut Recorder, x: &Tensor, order: &[usize]) -> Result<T
         let expected = "a permutation of the axes";
         return Err(Error::Value { op: OP, what: "order", expected, found: format!("{order:?} for {:?}", x.shape()) });
     }
-    let strides = Place::contiguous(x.shape()).strides;
+    let strides = StridedLayout::contiguous(x.shape()).strides;
     let shape: Vec<usize> = order.iter().map(|&axis| x.shape()[axis]).collect();
-    let from = Place { offset: 0, strides: order.iter().map(|&axis| strides[axis]).collect() };
-    let to = Place::contiguous(&shape);
+    let from = StridedLayout { offset: 0, strides: order.iter().map(|&axis| strides[axis]).collect() };
+    let to = StridedLayout::contiguous(&shape);
     assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
 }
 
@@ -98,11 +99,11 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     }
     let mut shape = x.shape().to_vec();
     shape[axis] = count;
-    let mut from = Place::contiguous(x.shape());
+    let mut from = StridedLayout::contiguous(x.shape());
     // An empty slice may begin anywhere, beyond the tensor, too.
     from.offset = if count == 0 { 0 } else { start.wrapping_mul(from.strides[axis].unsigned_abs()) };
     from.strides[axis] = from.strides[axis].wrapping_mul(step);
-    let to = Place::contiguous(&shape);
+    let to = StridedLayout::contiguous(&shape);
     assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
 }
 
@@ -112,10 +113,10 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
     dy.check_device(OP, "dy", recorder.device())?;
     let Slice { axis, start, step, count } = slice;
     let len = elements(OP, "shape", shape)?;
-    let mut to = Place::contiguous(shape);
+    let mut to = StridedLayout::contiguous(shape);
     to.offset = if count == 0 { 0 } else { start.wrapping_mul(to.strides[axis].unsigned_abs()) };
     to.strides[axis] = to.strides[axis].wrapping_mul(step);
-    let from = Place::contiguous(dy.shape());
+    let from = StridedLayout::contiguous(dy.shape());
     #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let dx = gpu::Buffer::new(gpu.device(), OP, len)?;
@@ -152,15 +153,17 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
         }
         check_shape(OP, "tensors apart from the axis", &shape, &expected)?;
     }
-    let whole = Place::contiguous(&shape);
+    let whole = StridedLayout::contiguous(&shape);
     let mut at = 0_usize;
     let parts: Vec<_> = tensors
         .iter()
         .map(|x| {
-            let to =
-                Place { offset: at.wrapping_mul(whole.strides[axis].unsigned_abs()), strides: whole.strides.clone() };
+            let to = StridedLayout {
+                offset: at.wrapping_mul(whole.strides[axis].unsigned_abs()),
+                strides: whole.strides.clone(),
+            };
             at += x.shape()[axis];
-            (*x, x.shape().to_vec(), Place::contiguous(x.shape()), to)
+            (*x, x.shape().to_vec(), StridedLayout::contiguous(x.shape()), to)
         })
         .collect();
     assemble(recorder, OP, &shape, &parts)
@@ -178,10 +181,10 @@ pub fn expand(recorder: &mut Recorder, x: &Tensor, shape: &[usize]) -> Result<Te
         let expected = format!("a shape that broadcasts to {shape:?}");
         return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
     };
-    let contiguous = Place::contiguous(x.shape()).strides;
+    let contiguous = StridedLayout::contiguous(x.shape()).strides;
     let kept = contiguous.iter().zip(x.shape()).map(|(&stride, &extent)| if extent == 1 { 0 } else { stride });
-    let from = Place { offset: 0, strides: std::iter::repeat_n(0, added).chain(kept).collect() };
-    assemble(recorder, OP, shape, &[(x, shape.to_vec(), from, Place::contiguous(shape))])
+    let from = StridedLayout { offset: 0, strides: std::iter::repeat_n(0, added).chain(kept).collect() };
+    assemble(recorder, OP, shape, &[(x, shape.to_vec(), from, StridedLayout::contiguous(shape))])
 }
 
 /// Picks rows of a table (`torch.nn.functional.embedding`).

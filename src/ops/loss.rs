@@ -8,7 +8,8 @@ use super::{Recorder, host, on_host};
 use crate::error::{Result, axes, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
-use crate::reference::{self, PointLoss, Real};
+use crate::op::PointLoss;
+use crate::reference::{self, Real};
 use crate::tensor::{Tensor, view};
 
 /// `scale` times the sum of all rows' cross-entropies, shape `[]`.

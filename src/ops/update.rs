@@ -7,7 +7,8 @@ use crate::error::{Result, check_shape};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::memory;
-use crate::reference::{Clip, Update, clip_coefficient};
+use crate::op::{Clip, Update};
+use crate::reference::clip_coefficient;
 use crate::tensor::{Device, ReadBack, Tensor};
 
 /// Words of a verdict.

@@ -7,7 +7,7 @@ use super::OP;
 use super::invocation::loops;
 use super::limits::Limits;
 use super::tile::{Tile, packed_words};
-use crate::cell::{Cell, GruCell, Reset, WeightType};
+use crate::cell::{Cell, WeightType};
 use crate::error::{Error, Result};
 
 /// What is to be run: a stack of layers over a batch of sequences.
@@ -29,31 +29,6 @@ pub struct Problem {
     pub time: usize,
     /// Rows of the batch.
     pub batch: usize,
-}
-
-/// One dispatch of a time step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Stage {
-    /// Product, gates and state update at once.
-    Whole = 0,
-    /// The gates of a GRU that resets before the matmul.
-    Reset = 1,
-    /// Its candidate and state update.
-    Candidate = 2,
-    /// The projection of an LSTM's hidden state.
-    Project = 3,
-}
-
-impl Cell {
-    /// The dispatches of one time step, in order.
-    pub fn stages(&self) -> &'static [Stage] {
-        match self {
-            Self::Gru(GruCell { reset: Reset::Before, .. }) => &[Stage::Reset, Stage::Candidate],
-            cell if cell.projection().is_some() => &[Stage::Whole, Stage::Project],
-            _ => &[Stage::Whole],
-        }
-    }
 }
 
 impl Problem {

@@ -1,7 +1,7 @@
 //! The schedule of a training pass.
 
 use super::{AdapterClass, Chunk, Limits, OP, Plan, PlanKind, Problem, Tile};
-use crate::cell::{Cell, GruCell, Reset};
+use crate::cell::Cell;
 use crate::error::Result;
 
 /// The schedule of a forward pass that keeps what gradients need, and of its way back.
@@ -32,14 +32,9 @@ pub(crate) struct GradientRows {
 impl GradientRows {
     fn of(cell: &Cell) -> Self {
         let second = cell.gates().len();
-        let peephole = second + usize::from(resets_after(cell) || cell.projection().is_some());
+        let peephole = second + usize::from(cell.resets_after() || cell.projection().is_some());
         Self { second, peephole, count: peephole + if cell.peephole() { 3 } else { 0 } }
     }
-}
-
-/// Whether the candidate's sides have gradients of their own.
-pub(crate) fn resets_after(cell: &Cell) -> bool {
-    matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }))
 }
 
 impl TrainingPlan {

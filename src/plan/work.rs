@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::TrainingPlan;
 use super::tile::packed_words;
 use super::watchdog::{Bounds, Cut, Grid, Overlong, Submissions, Work};
-use super::{Chunk, Plan, PlanKind, Problem, Stage};
+use super::{Chunk, Plan, PlanKind, Problem};
+use crate::cell::Stage;
 
 /// Invocations of a workgroup of an operation on every element.
 const WORKGROUP_SIZE: usize = 64;

@@ -5,8 +5,8 @@ use ndarray::{Array3, ArrayView3};
 use super::lstm::lstm_unit;
 use super::rnn::{input, recurrent};
 use super::sequence::walk;
-use super::{Direction, LayerState, Real, RowState, activate_derivative, gru_gate, lstm_gates};
-use crate::cell::{Cell, LstmCell, Mix, Noise, Parameters, Sequence};
+use super::{LayerState, Real, RowState, activate_derivative, gru_gate, lstm_gates};
+use crate::cell::{Cell, Direction, LstmCell, Mix, Noise, Parameters, Sequence};
 use crate::error::Result;
 use crate::memory;
 

@@ -6,10 +6,11 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis, Zip};
 
-use super::{Conv1dGeometry, Real, activate_derivative};
+use super::{Real, activate_derivative};
 use crate::cell::{Activation, Draw};
 use crate::error::Result;
 use crate::memory;
+use crate::op::Conv1dGeometry;
 
 /// By the argument of an activation, `dy act'(x)`.
 ///

@@ -6,22 +6,7 @@ use super::{Real, activate};
 use crate::cell::Activation;
 use crate::error::Result;
 use crate::memory;
-
-/// A loss of one prediction and one target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum PointLoss {
-    /// `(x - y)^2` (`torch.nn.MSELoss`)
-    SquaredError = 0,
-    /// `-y ln(sigmoid(x)) - (1 - y) ln(1 - sigmoid(x))`, as `max(x, 0) - x y + ln(1 + e^-|x|)`
-    /// (`torch.nn.BCEWithLogitsLoss`)
-    BinaryCrossEntropy = 1,
-}
-
-impl PointLoss {
-    /// Every loss.
-    pub const ALL: [Self; 2] = [Self::SquaredError, Self::BinaryCrossEntropy];
-}
+use crate::op::PointLoss;
 
 /// The class that a target names; `None` for one that is ignored, which is any number below 0.
 pub fn target_class<F: Real>(target: F) -> Option<usize> {

@@ -1,5 +1,5 @@
-//! The tensor operations around the cells. Shapes are the caller's duty here: [`ops`](crate::ops) checks them. What every
-//! function may return is [`Error::OutOfMemory`](crate::Error::OutOfMemory), where there is no room for its result.
+//! The tensor operations around the cells. The caller checks the shapes, as [`ops`](crate::ops) does. Every function returns
+//! [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is no memory for its result.
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
 
@@ -7,57 +7,9 @@ use super::{Real, activate};
 use crate::cell::Activation;
 use crate::error::Result;
 use crate::memory;
-
-/// An element-wise operation on two operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Binary {
-    /// `a + b`
-    Add = 0,
-    /// `a - b`
-    Sub = 1,
-    /// `a * b`
-    Mul = 2,
-    /// `max(a, b)`, NaN where either is
-    Max = 3,
-    /// `(a + b) / 2`
-    Mean = 4,
-    /// `sqrt(a^2 + b^2)`: the magnitude of a complex number
-    Hypot = 5,
-    /// `a / b`
-    Div = 6,
-    /// `min(a, b)`, NaN where either is
-    Min = 7,
-    /// `a` to the power of `b`; NaN for a negative `a` unless `b` is an integer
-    Pow = 8,
-    /// 1 where `a = b`, else 0
-    Equal = 9,
-    /// 1 where `a < b`, else 0
-    Less = 10,
-    /// `a` where `b` is not 0, else 0
-    Keep = 11,
-    /// `a` where `b` is 0, else 0
-    Drop = 12,
-}
+use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 
 impl Binary {
-    /// Every operation.
-    pub const ALL: [Self; 13] = [
-        Self::Add,
-        Self::Sub,
-        Self::Mul,
-        Self::Max,
-        Self::Mean,
-        Self::Hypot,
-        Self::Div,
-        Self::Min,
-        Self::Pow,
-        Self::Equal,
-        Self::Less,
-        Self::Keep,
-        Self::Drop,
-    ];
-
     /// The operation on two numbers.
     pub fn apply<F: Real>(self, a: F, b: F) -> F {
         let (zero, one) = (F::zero(), F::one());
@@ -77,75 +29,6 @@ impl Binary {
             Self::Less => truth(a < b),
             Self::Keep | Self::Drop if (self == Self::Keep) == (b != zero) => a,
             Self::Keep | Self::Drop => zero,
-        }
-    }
-}
-
-/// An elementary function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Math {
-    /// `exp(x)`
-    Exp = 0,
-    /// `ln(x)`; NaN below zero
-    Log = 1,
-    /// The square root; NaN below zero.
-    Sqrt = 2,
-    /// `|x|`
-    Abs = 3,
-    /// The largest integer that is not above `x`.
-    Floor = 4,
-    /// The smallest integer that is not below `x`.
-    Ceil = 5,
-}
-
-impl Math {
-    /// Every function.
-    pub const ALL: [Self; 6] = [Self::Exp, Self::Log, Self::Sqrt, Self::Abs, Self::Floor, Self::Ceil];
-}
-
-/// What surrounds a padded signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum PadMode {
-    /// Zeros.
-    Zero = 0,
-    /// The signal mirrored at its first and last element, which are not repeated (`torch.nn.ReflectionPad1d`).
-    Reflect = 1,
-}
-
-/// A reduction of a row to one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Reduction {
-    /// The sum; 0 for an empty row.
-    Sum = 0,
-    /// The mean.
-    Mean = 1,
-    /// The largest element, NaN where one is.
-    Max = 2,
-}
-
-impl Reduction {
-    /// Every reduction.
-    pub const ALL: [Self; 3] = [Self::Sum, Self::Mean, Self::Max];
-}
-
-/// Geometry of a one-dimensional convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conv1dGeometry {
-    /// Step between two windows, at least 1.
-    pub stride: usize,
-    /// Zeros on either side.
-    pub padding: usize,
-}
-
-impl Conv1dGeometry {
-    /// Length of the output for a signal of `length` and a kernel of `kernel`, 0 where the kernel does not fit.
-    pub fn output_length(&self, length: usize, kernel: usize) -> usize {
-        match length.saturating_add(self.padding.saturating_mul(2)).checked_sub(kernel) {
-            Some(room) => room / self.stride + 1,
-            None => 0,
         }
     }
 }

@@ -3,11 +3,12 @@
 use ndarray::{Array2, Array3, ArrayView3};
 
 use super::gru::gru_step_masked;
-use super::{Binary, Real, lstm_step, rnn_step};
-use crate::cell::{Cell, Draw, Mask, Noise, Pad, Parameters, Sequence};
+use super::{Real, lstm_step, rnn_step};
+use crate::cell::{Cell, Direction, Draw, Mask, Noise, Pad, Parameters, Sequence};
 use crate::cell::{RESET, VALID};
 use crate::error::{Result, check_shape};
 use crate::memory;
+use crate::op::Binary;
 
 /// The state of one row: `h [O]` and, for an LSTM, `s [hidden]` (empty otherwise).
 #[derive(Clone, Debug, PartialEq)]
@@ -58,15 +59,6 @@ pub(crate) fn merged<F: Real>(op: Option<Binary>, mut outputs: Vec<Array3<F>>) -
             memory::array(OP, shape, |(t, b, u)| outputs[u / out][[t, b, u % out]])
         }
     }
-}
-
-/// The order in which a layer walks through time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the first step to the last.
-    Forward,
-    /// From the last step to the first; outputs stay at their step's place.
-    Reverse,
 }
 
 /// One step of any cell for one row.

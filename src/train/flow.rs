@@ -6,11 +6,11 @@ mod report;
 use ndarray::{Array3, ArrayView3, Axis};
 
 use self::path::{carried, spectral_norm};
-use crate::cell::{Cell, Sequence};
+use crate::cell::{Cell, Direction, Sequence};
 use crate::error::Result;
 use crate::memory;
 use crate::nn::{Config, LayerPass, State, TrainableRecurrent};
-use crate::reference::{Direction, UnitGates, layer_gates};
+use crate::reference::{UnitGates, layer_gates};
 use crate::tensor::Tensor;
 
 const OP: &str = "gradient_flow";

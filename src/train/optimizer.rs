@@ -3,8 +3,8 @@
 use super::graph::{Graph, Var};
 use super::parameters::{ParameterId, Parameters};
 use crate::error::{Error, Result};
+use crate::op::{Clip, Rule, Update};
 use crate::ops::{self, Moved, Verdict, VerdictWords};
-use crate::reference::{Clip, Rule, Update};
 use crate::tensor::Tensor;
 
 /// Updates parameters by PyTorch's rules. What a rule remembers are tensors on the parameters' device.

@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::graph::{Graph, Var};
 use super::layers::Recurrent;
-use crate::cell::Sequence;
+use crate::cell::{Direction, Sequence};
 use crate::error::{Error, Result, check_shape};
 use crate::nn::{State, TrainingOptions};
 use crate::ops::Slice;
-use crate::reference::Direction;
 
 const OP: &str = "tbptt";
 

@@ -6,7 +6,7 @@ use super::optimizer::Optimizer;
 use super::parameters::Parameters;
 use super::schedule::{Plateau, Schedule};
 use crate::error::{Error, Result};
-use crate::reference::{Clip, Rule};
+use crate::op::{Clip, Rule};
 
 /// What a training step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]

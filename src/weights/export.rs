@@ -2,10 +2,9 @@
 
 use ndarray::ArrayD;
 
-use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell};
+use crate::cell::{Activation, Cell, Direction, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell};
 use crate::error::{Error, Result};
 use crate::nn::{Config, Conv1d, Embedding, Linear, Merge, Recurrent, TrainableRecurrent};
-use crate::reference::Direction;
 use crate::weights::torch_name;
 
 /// A layer that `torch.nn` has too, as what `Module.state_dict` holds of it: the arrays that

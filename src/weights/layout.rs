@@ -12,7 +12,7 @@
 
 use ndarray::{Array, Array1, Array2, ArrayD, ArrayView, Axis, Dimension, Ix1, Ix2, RemoveAxis, Slice, concatenate};
 
-use crate::cell::{Cell, GruCell, LstmCell, Parameters, Reset};
+use crate::cell::{Cell, LstmCell, Parameters};
 use crate::error::{Error, Result, axes, check_shape};
 
 const OP: &str = "layout";
@@ -135,7 +135,7 @@ impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
         check_shape(OP, "recurrent_kernel", &[hidden, rows], self.recurrent_kernel.shape())?;
         let (bias_ih, bias_hh) = match &self.bias {
             None => (None, None),
-            Some(bias) if two_biases(cell) => {
+            Some(bias) if cell.resets_after() => {
                 check_shape(OP, "bias", &[2, rows], bias.shape())?;
                 let row = |at: usize| vector("bias", bias.index_axis(Axis(0), at));
                 (Some(order.read(cell, 0, row(0)?)?), Some(order.read(cell, 0, row(1)?)?))
@@ -173,7 +173,7 @@ impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
         let bias = match (&parameters.bias_ih, &parameters.bias_hh) {
             (Some(ih), Some(hh)) => {
                 let (ih, hh) = (order.write(cell, 0, ih.view())?, order.write(cell, 0, hh.view())?);
-                Some(if two_biases(cell) {
+                Some(if cell.resets_after() {
                     let rows = [ih.view().insert_axis(Axis(0)), hh.view().insert_axis(Axis(0))];
                     joined(0, &rows)?.into_dyn()
                 } else {
@@ -189,11 +189,6 @@ impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
             bias,
         })
     }
-}
-
-/// Whether Keras keeps the two biases apart (`reset_after=True`).
-const fn two_biases(cell: &Cell) -> bool {
-    matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }))
 }
 
 fn beyond_keras(cell: &Cell) -> Option<String> {

@@ -7,12 +7,11 @@ use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Direction};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{Config, Conv1d, Linear, Recurrent};
 use crate::ops::Conv1dGeometry;
-use crate::reference::Direction;
 use crate::tensor::Device;
 use crate::text::listed;
 use crate::weights::{NonFinite, StateDict, header, torch_name};

@@ -1,8 +1,8 @@
 //! A call of a stack as a value: its arrays, how to run it, and what it should compute.
 
-use gatewise::cell::{Cell, Pad, ParameterSpec, Parameters, Sequence, WeightType};
+use gatewise::cell::{Cell, Direction, Pad, ParameterSpec, Parameters, Sequence, WeightType};
 use gatewise::nn::{Config, Merge, Recurrent, State};
-use gatewise::reference::{Direction, LayerState, layer};
+use gatewise::reference::{LayerState, layer};
 use gatewise::{Device, Tensor};
 use ndarray::{Array2, Array3, Axis, concatenate};
 

@@ -1,6 +1,7 @@
 //! Convolution and padding.
 
-use gatewise::reference::{self, Conv1dGeometry, PadMode};
+use gatewise::op::{Conv1dGeometry, PadMode};
+use gatewise::reference;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3};
 
 use super::{Case, Slot, WORKGROUPS, grid, n, wide};

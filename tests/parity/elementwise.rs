@@ -1,7 +1,8 @@
 //! Activations and operations on two operands.
 
 use gatewise::cell::Activation;
-use gatewise::reference::{self, Binary, Math};
+use gatewise::op::{Binary, Math};
+use gatewise::reference;
 use ndarray::{ArrayView1, ArrayView2};
 
 use super::{Case, EDGES, Slot, WORKGROUPS, grid, n, wide};

@@ -1,6 +1,7 @@
 //! Gradients of the operations around the cells.
 
-use gatewise::reference::{self, Conv1dGeometry};
+use gatewise::op::Conv1dGeometry;
+use gatewise::reference;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3};
 
 use super::elementwise::{TRICKY, activations};

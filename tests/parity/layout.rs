@@ -1,6 +1,7 @@
 //! Kernels that move elements: bit for bit.
 
-use gatewise::reference::{self, Place};
+use gatewise::op::StridedLayout;
+use gatewise::reference;
 use ndarray::ArrayView2;
 
 use super::{Case, EDGES, GUARD, Slot, WORKGROUPS, grid, n};
@@ -9,11 +10,11 @@ use crate::support::{Tolerance, uniform};
 const EXACT: Tolerance = Tolerance { abs: 0.0, rel: 0.0 };
 const AXES: usize = 8;
 
-fn place(offset: usize, strides: &[isize]) -> Place {
-    Place { offset, strides: strides.to_vec() }
+fn place(offset: usize, strides: &[isize]) -> StridedLayout {
+    StridedLayout { offset, strides: strides.to_vec() }
 }
 
-fn reach(shape: &[usize], place: &Place) -> usize {
+fn reach(shape: &[usize], place: &StridedLayout) -> usize {
     if shape.contains(&0) {
         return 0;
     }
@@ -22,8 +23,8 @@ fn reach(shape: &[usize], place: &Place) -> usize {
 }
 
 pub(crate) fn strided_copy() -> Vec<Case> {
-    let whole = Place::contiguous;
-    let copies: Vec<(&str, Vec<usize>, Place, Place)> = vec![
+    let whole = StridedLayout::contiguous;
+    let copies: Vec<(&str, Vec<usize>, StridedLayout, StridedLayout)> = vec![
         ("one element", vec![1], whole(&[1]), whole(&[1])),
         ("transposition", vec![5, 13], place(0, &[1, 5]), whole(&[5, 13])),
         ("every third, backwards", vec![3, 4], place(11, &[12, -3]), whole(&[3, 4])),

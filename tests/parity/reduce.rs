@@ -1,6 +1,7 @@
 //! Reductions.
 
-use gatewise::reference::{self, Reduction};
+use gatewise::op::Reduction;
+use gatewise::reference;
 use ndarray::ArrayView2;
 
 use super::{Case, Slot, WORKGROUPS, n, wide};

@@ -1,6 +1,7 @@
 //! Losses, and the end of a training step.
 
-use gatewise::reference::{self, Adam, Clip, PointLoss, RmsProp, Rule, Sgd, Update, clip_coefficient};
+use gatewise::op::{Adam, Clip, PointLoss, RmsProp, Rule, Sgd, Update};
+use gatewise::reference::{self, clip_coefficient};
 use ndarray::{ArrayView1, ArrayView2};
 
 use super::{Case, EDGES, Slot, WORKGROUPS, grid, n, wide};

@@ -4,10 +4,10 @@
 use super::common::case::{Arrays, Case, Directions, Outcome};
 use super::run;
 use gatewise::Device;
-use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Pad, Parameters, Reset, WeightType};
+use gatewise::cell::{Cell, Direction, Forget, GruCell, LstmCell, Pad, Parameters, Reset, WeightType};
 use gatewise::nn::Merge;
 use gatewise::plan::PlanKind;
-use gatewise::reference::{Direction, RowState, UnitGates, step, unit_gates};
+use gatewise::reference::{RowState, UnitGates, step, unit_gates};
 use ndarray::{Array2, Array3, ArrayView1, aview1, s};
 
 /// How far a weight may lie from what it was before it was stored, `row_most` being the largest of its row.

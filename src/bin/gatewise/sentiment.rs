@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use gatewise::cell::{Cell, Sequence};
-use gatewise::reference::{Direction, LayerState, UnitGates, layer_gates};
+use gatewise::cell::{Cell, Direction, Sequence};
+use gatewise::reference::{LayerState, UnitGates, layer_gates};
 use gatewise::train::{Graph, Mode, Parameters};
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array1, Array2, Array3, Axis};

@@ -1,17 +1,16 @@
 //! The backward pass: a layer after the other, each direction's parts of the rows back through time side by side, then the
 //! weights' gradients of all steps at once.
 
-use super::forward::{Run, masked, resets_after, rows_of};
+use super::forward::{Run, masked, rows_of};
 use super::gradient::Passed;
 use super::merge::OutputGradient;
 use super::step::StepBackward;
 use super::weights::LayerWeights;
 use super::{ChunkTape, OP, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows};
-use crate::cell::{Mask, Pad, Parameters, RESET, VALID};
+use crate::cell::{Mask, Pad, Parameters, RESET, Stage, VALID};
 use crate::cpu::scratch::Buffer;
 use crate::error::Result;
 use crate::memory;
-use crate::plan::Stage;
 
 /// The gradients by what a call wrote, laid out as in [`TrainingTape::backward`].
 struct Call<'a> {
@@ -191,7 +190,7 @@ impl Run<'_> {
         let (all, count, gates) = (span.steps * rows.len(), rows.len(), weights.gates());
         let (s_width, second_width) = (self.cell_width(), self.second_width());
         let projects = weights.cell.projection().is_some();
-        let (splits, resets_before) = (resets_after(&weights.cell), self.first_stage() == Stage::Reset);
+        let (splits, resets_before) = (weights.cell.resets_after(), self.first_stage() == Stage::Reset);
         let gate_stride = weights.x.stride();
         let is_gru = second_width > 0 && !projects;
         let mask = steps.recurrent_mask(*row, rows, out)?;

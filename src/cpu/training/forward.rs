@@ -9,12 +9,11 @@ use super::{
     ChunkTape, GROUP_STEPS, LayerTape, OP, RunTape, Span, TrainingCall, TrainingOutput, TrainingStack, TrainingSteps,
     TrainingTape, Walk, put_rows, take_rows,
 };
-use crate::cell::{Cell, Draw, GruCell, Mask, Pad, RESET, Reset, VALID};
+use crate::cell::{Cell, Direction, Draw, Mask, Pad, RESET, Stage, VALID};
 use crate::cpu::scratch::{Buffer, Scratch};
 use crate::error::{Result, elements};
 use crate::memory;
-use crate::plan::Stage;
-use crate::reference::{Binary, Direction};
+use crate::op::Binary;
 
 impl TrainingSteps {
     /// The flags of a row of a step.
@@ -342,9 +341,4 @@ impl Run<'_> {
         }
         Ok(tape)
     }
-}
-
-/// Whether the candidate's sides have gradients of their own.
-pub(super) fn resets_after(cell: &Cell) -> bool {
-    matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }))
 }

@@ -3,7 +3,7 @@
 use super::{RunTape, TrainingStack};
 use crate::cpu::scratch::Buffer;
 use crate::error::Result;
-use crate::reference::Binary;
+use crate::op::Binary;
 
 impl TrainingStack {
     /// Both directions' outputs as one.

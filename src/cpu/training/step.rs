@@ -3,10 +3,9 @@
 //!
 //! Twins: `reference::{rnn, lstm, gru}_step` and their `_backward`.
 
-use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Reset, RnnCell};
+use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Reset, RnnCell, Stage};
 use crate::cpu::math::{activate, clip, load_part, map_lanes, store_part};
 use crate::cpu::simd::{Kernel, Simd};
-use crate::plan::Stage;
 use crate::reference::activate_derivative;
 
 /// A row of one step, forward.

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use ndarray::{Array1, Array2, ArrayD, ArrayView2, IxDyn};
 
-use crate::cell::{Cell, GruCell, Parameters, Reset, WeightType, quantize};
+use crate::cell::{Cell, Parameters, WeightType, quantize};
 use crate::error::{Result, axes};
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
@@ -238,10 +238,7 @@ impl PackedStack {
 /// The row from which on the state's bias is kept apart: the reset gate weighs the state's side of the candidate before the
 /// input's side is added.
 fn kept_apart(cell: &Cell, hidden: usize) -> usize {
-    match cell {
-        Cell::Gru(GruCell { reset: Reset::After, .. }) => 2 * hidden,
-        _ => cell.gates().len() * hidden,
-    }
+    if cell.resets_after() { 2 * hidden } else { cell.gates().len() * hidden }
 }
 
 /// `[VECTOR_ROWS, hidden]`; `scales` of the input's, the recurrent and the projecting weights.

@@ -7,14 +7,14 @@ use super::product::Product;
 use super::project;
 use super::special::{CellScalars, NoiseDims, Specialization};
 use super::state::{self, LABEL, RunState};
-use crate::cell::Pad;
+use crate::cell::{Pad, Stage};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, RECURRENT_STEP};
 use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
-use crate::plan::{Chunk, PlanKind, Stage};
+use crate::plan::{Chunk, PlanKind};
 
 uniform! {
     /// Mirrors the struct in `shaders/cell/step_memory.wgsl`.

@@ -13,13 +13,13 @@ mod weights;
 use super::special::noise_of;
 use super::step::Saved;
 use super::{LayerStack, Run};
-use crate::cell::{Noise, Pad};
+use crate::cell::{Direction, Noise, Pad};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
 use crate::gpu::recorder::Recorder;
+use crate::op::Binary;
 use crate::plan::{PlanKind, Problem, TrainingPlan};
-use crate::reference::{Binary, Direction};
 
 pub(crate) use self::backward::Incoming;
 pub(crate) use self::forward::forward_training;

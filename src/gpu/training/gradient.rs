@@ -10,8 +10,8 @@ use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, conv1d_dims, each, each_of, f
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
 use crate::memory;
+use crate::op::Conv1dGeometry;
 use crate::plan::Work;
-use crate::reference::Conv1dGeometry;
 
 uniform! {
     struct UnaryGradDims { count: u32, alpha: f32, beta: f32 }

@@ -9,7 +9,7 @@ use crate::gpu::kernel::{
 use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, each, fold, grid, produce, word, work_of_rows};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
-use crate::reference::PointLoss;
+use crate::op::PointLoss;
 
 uniform! {
     struct LossDims { rows: u32, columns: u32 }

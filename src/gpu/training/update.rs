@@ -8,8 +8,8 @@ use crate::gpu::kernel::{JUDGE_STEP, OPTIMIZER_STEP, PARTIAL_SUMS};
 use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, fold, grid, produce, word, work_of_rows};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::uniform::uniform;
+use crate::op::{Adam, Clip, RmsProp, Rule, Sgd, Update};
 use crate::plan::Work;
-use crate::reference::{Adam, Clip, RmsProp, Rule, Sgd, Update};
 
 /// Elements that a workgroup of `partial_sums` adds up.
 pub(super) const RUN: usize = 64 * WORKGROUP_SIZE;

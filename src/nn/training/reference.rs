@@ -5,14 +5,13 @@ use ndarray::{Array2, Array3, ArrayBase, ArrayView3, Axis, Data, Dimension, Ix3,
 
 use super::tape::HostGradient;
 use super::{OP, TrainingOptions};
-use crate::cell::{Cell, Draw, Mask, ParameterSpec, Parameters, Sequence};
+use crate::cell::{Cell, Direction, Draw, Mask, ParameterSpec, Parameters, Sequence};
 use crate::error::Result;
 use crate::memory;
 use crate::nn::config::Config;
 use crate::nn::state::State;
-use crate::reference::{
-    Binary, Direction, LayerGradient, LayerState, Training, layer_backward_with_noise, layer_with_noise, merged,
-};
+use crate::op::Binary;
+use crate::reference::{LayerGradient, LayerState, Training, layer_backward_with_noise, layer_with_noise, merged};
 use crate::tensor::Tensor;
 
 /// What is kept of a call.

@@ -29,7 +29,7 @@ const P: usize = 7;
 
 /// What the three operators share.
 struct Common {
-    directions: Vec<crate::reference::Direction>,
+    directions: Vec<crate::cell::Direction>,
     clip: Option<f32>,
     /// Batches come first.
     batch_first: bool,
@@ -105,7 +105,7 @@ fn reset(reader: &mut Reader<'_>) -> Result<Reset> {
 
 impl Common {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
-        use crate::reference::Direction::{Forward, Reverse};
+        use crate::cell::Direction::{Forward, Reverse};
         let directions = match reader.attributes.string("direction")?.as_deref() {
             None | Some("forward") => vec![Forward],
             Some("reverse") => vec![Reverse],
@@ -182,7 +182,7 @@ fn build(reader: &mut Reader<'_>, common: &Common, cells: &[Cell]) -> Result<Ope
     let mut config = Config::new(cells[0], input, hidden);
     config = match cells {
         [_, reverse] => config.bidirectional(Merge::Concat).reverse_cell(*reverse),
-        _ if common.directions[0] == crate::reference::Direction::Reverse => config.reverse(),
+        _ if common.directions[0] == crate::cell::Direction::Reverse => config.reverse(),
         _ => config,
     };
     let call = Call {

@@ -4,11 +4,11 @@ use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
 
 use super::gru::gru_step_backward_masked;
 use super::{StepGradient, clip, gru_step_backward, lstm_step_backward, rnn_step_backward};
-use crate::cell::{Cell, Noise, Pad, Parameters, RESET, Sequence, VALID};
+use crate::cell::{Cell, Direction, Noise, Pad, Parameters, RESET, Sequence, VALID};
 use crate::error::{Result, check_shape};
 use crate::memory;
 use crate::reference::sequence::Masks;
-use crate::reference::{Direction, LayerState, Real, RowState};
+use crate::reference::{LayerState, Real, RowState};
 
 /// One step of any cell backwards for one row: from the gradients by the state after the step to those by what entered it.
 /// The parameters' gradients are added to `dp`.

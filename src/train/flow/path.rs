@@ -4,11 +4,11 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Array3, ArrayView2};
 
 use super::OP;
-use crate::cell::{Pad, RESET, Sequence, VALID};
+use crate::cell::{Direction, Pad, RESET, Sequence, VALID};
 use crate::error::Result;
 use crate::memory;
 use crate::nn::LayerPass;
-use crate::reference::{Direction, UnitGates};
+use crate::reference::UnitGates;
 
 /// The gradient that reaches each step's state by the state alone, `[T, B, hidden]`:
 ///

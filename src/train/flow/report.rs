@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::{GradientFlow, LayerFlow};
-use crate::reference::Direction;
+use crate::cell::Direction;
 
 /// Steps of a layer that the text shows.
 const TEXT_STEPS: usize = 21;

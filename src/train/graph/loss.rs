@@ -5,8 +5,8 @@ use ndarray::{ArrayBase, ArrayD, Data, Dimension};
 use super::{Graph, Var};
 use crate::error::{Error, Result, check_shape};
 use crate::memory;
+use crate::op::PointLoss;
 use crate::ops::{self, Points};
-use crate::reference::PointLoss;
 use crate::tensor::Tensor;
 
 /// What becomes of the parts of a loss.

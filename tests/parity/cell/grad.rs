@@ -1,7 +1,6 @@
 //! One time step of a layer backwards.
 
-use gatewise::cell::{Activation, Cell, LstmCell, WeightType};
-use gatewise::plan::Stage;
+use gatewise::cell::{Activation, Cell, LstmCell, Stage, WeightType};
 use gatewise::reference::{activate_derivative, gru_gate, gru_update_backward, lstm_update, lstm_update_backward};
 
 use super::super::{Case, POISON, Slot, dims, n, wide};

@@ -1,7 +1,7 @@
 //! A chunk of time in one dispatch.
 
-use gatewise::cell::{Cell, LstmCell, Pad, Sequence, WeightType};
-use gatewise::reference::{Direction, LayerState, layer};
+use gatewise::cell::{Cell, Direction, LstmCell, Pad, Sequence, WeightType};
+use gatewise::reference::{LayerState, layer};
 use ndarray::{Array2, Array3, s};
 
 use super::super::{Case, POISON, Slot, dims, n};

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use gatewise::cell::{Cell, LstmCell, WeightType};
-use gatewise::plan::Stage;
+use gatewise::cell::{Cell, LstmCell, Stage, WeightType};
 use gatewise::reference::{gru_gate, gru_update, lstm_update, rnn_update};
 
 use super::super::{Case, POISON, Slot, dims, n, wide};

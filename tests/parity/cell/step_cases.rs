@@ -1,7 +1,7 @@
 //! Which time steps the kernels of one are run with.
 
-use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell, WeightType};
-use gatewise::plan::{Matrices, Stage};
+use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell, Stage, WeightType};
+use gatewise::plan::Matrices;
 
 use super::super::Case;
 use super::step::{Cover, Step};

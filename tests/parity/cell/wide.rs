@@ -1,7 +1,7 @@
 //! A chunk of time over several workgroups: their exchange, and what follows where they do not run at once.
 
-use gatewise::cell::{Cell, GruCell, LstmCell, Pad, RnnCell, Sequence, WeightType};
-use gatewise::reference::{Direction, LayerState, layer};
+use gatewise::cell::{Cell, Direction, GruCell, LstmCell, Pad, RnnCell, Sequence, WeightType};
+use gatewise::reference::{LayerState, layer};
 use ndarray::{Array2, Array3, s};
 
 use super::super::{Case, GUARD, POISON, Slot, dims, n};

@@ -1,9 +1,8 @@
 //! Cases of the kind `torch`: PyTorch's `nn.RNN`, `nn.LSTM`, `nn.GRU`, in their own names and layouts.
 
 use gatewise::Result;
-use gatewise::cell::{Activation, Cell, GruCell, LstmCell, RnnCell, Sequence};
+use gatewise::cell::{Activation, Cell, Direction, GruCell, LstmCell, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge};
-use gatewise::reference::Direction;
 use gatewise::weights::torch_name;
 use serde::Deserialize;
 

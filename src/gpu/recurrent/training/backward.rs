@@ -10,8 +10,8 @@ use crate::gpu::buffer::Buffer;
 use crate::gpu::ops::{Operand, binary, unary};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::strided::dropout;
+use crate::op::Binary;
 use crate::plan::Problem;
-use crate::reference::Binary;
 
 /// Where the buffers that gradients move between keep their parts, in elements.
 #[derive(Clone, Copy)]

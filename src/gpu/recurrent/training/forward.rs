@@ -11,8 +11,8 @@ use crate::gpu::recurrent::project;
 use crate::gpu::recurrent::step::{Memory, Steps};
 use crate::gpu::recurrent::{Call, LayerStack, RunState, in_whole_words};
 use crate::gpu::strided::{dropout, dropout_into, silence};
+use crate::op::Binary;
 use crate::plan::{Chunk, Problem, TrainingPlan};
-use crate::reference::Binary;
 
 /// Records a pass over the whole stack; returns `y [time, batch, width]` and what the way back needs. The state advances.
 pub(crate) fn forward_training(

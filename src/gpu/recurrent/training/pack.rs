@@ -1,7 +1,7 @@
 //! Parameters packed on the device, as they are at the beginning of a pass.
 
 use super::{ParameterBuffers, TrainingStack};
-use crate::cell::WeightType;
+use crate::cell::{Stage, WeightType};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::context::GpuDevice;
@@ -11,7 +11,7 @@ use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::in_whole_words;
 use crate::gpu::recurrent::pack::{PackedLayer, PackedStack, Part, VECTOR_ROWS};
 use crate::gpu::uniform::uniform;
-use crate::plan::{BLOCK, Problem, Stage, Work, packed_words, resets_after};
+use crate::plan::{BLOCK, Problem, Work, packed_words};
 
 uniform! {
     /// Mirrors the struct in `shaders/cell/pack_weights.wgsl`.
@@ -198,7 +198,7 @@ fn pack_vectors(
     let constants = vec![
         ("BIASED", u32::from(p.bias.is_some())),
         ("PEEPHOLE", u32::from(p.peephole.is_some())),
-        ("RESETS_AFTER", u32::from(resets_after(&problem.cells[direction]))),
+        ("RESETS_AFTER", u32::from(problem.cells[direction].resets_after())),
     ];
     // A binding must hold something; the constants say what is not read.
     let [bias_ih, bias_hh] = p.bias.as_ref().map_or([&p.weight_ih; 2], |[ih, hh]| [ih, hh]);

@@ -3,7 +3,7 @@
 use super::backward::{OutputGradient, Workspace};
 use super::pack::{BackWeights, Matrices};
 use super::{ChunkTape, Pass};
-use crate::cell::{Pad, WeightType};
+use crate::cell::{Pad, Stage, WeightType};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
@@ -13,7 +13,7 @@ use crate::gpu::recurrent::alternate::{Alternating, Turn};
 use crate::gpu::recurrent::product::sliced_constants;
 use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
 use crate::gpu::uniform::uniform;
-use crate::plan::{Chunk, Method, Stage};
+use crate::plan::{Chunk, Method};
 
 uniform! {
     /// Mirrors `RecurrentGradDims` in `shaders/cell/recurrent_grad.wgsl`.

@@ -2,14 +2,14 @@
 //! step to the first in one order, so that chunks give the same bits as one.
 
 use super::{ChunkTape, ParameterBuffers, Pass};
-use crate::cell::{Cell, Mask};
+use crate::cell::{Cell, Mask, Stage};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::ops::{Operand, binary};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::strided::{Axis, Gap, Matrix, Sum, dropout_into, matmul_strided, sum_strided};
-use crate::plan::{Chunk, Problem, Stage, resets_after};
-use crate::reference::Binary;
+use crate::op::Binary;
+use crate::plan::{Chunk, Problem};
 
 /// Elements of a word of a tape's gates.
 const GATE_WORD: usize = 4;
@@ -155,7 +155,7 @@ impl Pass {
     fn input_gap(&self, direction: usize) -> Option<Gap> {
         let problem = self.problem();
         let hidden = problem.hidden;
-        resets_after(&problem.cells[direction]).then_some(Gap { at: 2 * hidden, elements: hidden })
+        problem.cells[direction].resets_after().then_some(Gap { at: 2 * hidden, elements: hidden })
     }
 }
 

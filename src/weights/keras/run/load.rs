@@ -87,8 +87,7 @@ impl<'a> Loader<'a> {
         };
         if cell.bias() {
             let path = array_path(arrays, 2);
-            let two = matches!(cell, Cell::Gru(gru) if gru.reset == crate::cell::Reset::After);
-            keras.bias = Some(match (cudnn, two) {
+            keras.bias = Some(match (cudnn, cell.resets_after()) {
                 (true, _) => self.cudnn_bias(path, cell, rows)?,
                 (false, true) => self.array(path, &[Some(2), Some(rows)])?,
                 (false, false) => self.array(path, &[Some(rows)])?,

@@ -1,0 +1,162 @@
+//! Operations, losses and update rules as data: the words that the [reference](crate::reference), the CPU and the GPU share.
+
+mod optimizer;
+
+pub use optimizer::{Adam, Clip, RmsProp, Rule, Sgd, Update};
+
+/// An element-wise operation on two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Binary {
+    /// `a + b`
+    Add = 0,
+    /// `a - b`
+    Sub = 1,
+    /// `a * b`
+    Mul = 2,
+    /// `max(a, b)`, NaN where either is
+    Max = 3,
+    /// `(a + b) / 2`
+    Mean = 4,
+    /// `sqrt(a^2 + b^2)`: the magnitude of a complex number
+    Hypot = 5,
+    /// `a / b`
+    Div = 6,
+    /// `min(a, b)`, NaN where either is
+    Min = 7,
+    /// `a` to the power of `b`; NaN for a negative `a` unless `b` is an integer
+    Pow = 8,
+    /// 1 where `a = b`, else 0
+    Equal = 9,
+    /// 1 where `a < b`, else 0
+    Less = 10,
+    /// `a` where `b` is not 0, else 0
+    Keep = 11,
+    /// `a` where `b` is 0, else 0
+    Drop = 12,
+}
+
+impl Binary {
+    /// Every operation.
+    pub const ALL: [Self; 13] = [
+        Self::Add,
+        Self::Sub,
+        Self::Mul,
+        Self::Max,
+        Self::Mean,
+        Self::Hypot,
+        Self::Div,
+        Self::Min,
+        Self::Pow,
+        Self::Equal,
+        Self::Less,
+        Self::Keep,
+        Self::Drop,
+    ];
+}
+
+/// An elementary function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Math {
+    /// `exp(x)`
+    Exp = 0,
+    /// `ln(x)`; NaN below zero
+    Log = 1,
+    /// The square root; NaN below zero.
+    Sqrt = 2,
+    /// `|x|`
+    Abs = 3,
+    /// The largest integer that is not above `x`.
+    Floor = 4,
+    /// The smallest integer that is not below `x`.
+    Ceil = 5,
+}
+
+impl Math {
+    /// Every function.
+    pub const ALL: [Self; 6] = [Self::Exp, Self::Log, Self::Sqrt, Self::Abs, Self::Floor, Self::Ceil];
+}
+
+/// What surrounds a padded signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PadMode {
+    /// Zeros.
+    Zero = 0,
+    /// The signal mirrored at its first and last element, which are not repeated (`torch.nn.ReflectionPad1d`).
+    Reflect = 1,
+}
+
+/// A reduction of a row to one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Reduction {
+    /// The sum; 0 for an empty row.
+    Sum = 0,
+    /// The mean.
+    Mean = 1,
+    /// The largest element, NaN where one is.
+    Max = 2,
+}
+
+impl Reduction {
+    /// Every reduction.
+    pub const ALL: [Self; 3] = [Self::Sum, Self::Mean, Self::Max];
+}
+
+/// Geometry of a one-dimensional convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv1dGeometry {
+    /// Step between two windows, at least 1.
+    pub stride: usize,
+    /// Zeros on either side.
+    pub padding: usize,
+}
+
+impl Conv1dGeometry {
+    /// Length of the output for a signal of `length` and a kernel of `kernel`, 0 where the kernel does not fit.
+    pub fn output_length(&self, length: usize, kernel: usize) -> usize {
+        match length.saturating_add(self.padding.saturating_mul(2)).checked_sub(kernel) {
+            Some(room) => room / self.stride + 1,
+            None => 0,
+        }
+    }
+}
+
+/// A loss of one prediction and one target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PointLoss {
+    /// `(x - y)^2` (`torch.nn.MSELoss`)
+    SquaredError = 0,
+    /// `-y ln(sigmoid(x)) - (1 - y) ln(1 - sigmoid(x))`, as `max(x, 0) - x y + ln(1 + e^-|x|)`
+    /// (`torch.nn.BCEWithLogitsLoss`)
+    BinaryCrossEntropy = 1,
+}
+
+impl PointLoss {
+    /// Every loss.
+    pub const ALL: [Self; 2] = [Self::SquaredError, Self::BinaryCrossEntropy];
+}
+
+/// Where the elements of an array lie: `offset + sum(index[axis] * strides[axis])`, counted in elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StridedLayout {
+    /// Where the element with index 0 lies.
+    pub offset: usize,
+    /// Distance between neighbours along each axis; 0 repeats, negative runs backwards.
+    pub strides: Vec<isize>,
+}
+
+impl StridedLayout {
+    /// A contiguous array, last axis fastest.
+    pub fn contiguous(shape: &[usize]) -> Self {
+        let mut strides = vec![1; shape.len()];
+        for axis in (0..shape.len().saturating_sub(1)).rev() {
+            // Extents beside one of 0 may be too large to be counted: nothing lies there.
+            strides[axis] = isize::wrapping_mul(strides[axis + 1], shape[axis + 1] as isize);
+        }
+        Self { offset: 0, strides }
+    }
+}
