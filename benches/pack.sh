@@ -22,17 +22,17 @@ target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_direc
 
 pack=$(mktemp -d)
 trap 'rm -rf "$pack"' EXIT
-mkdir -p "$pack"/{bin,lib,tests,models,assets}
+mkdir -p "$pack"/{bin,lib,tests,models,cli/assets}
 strip -o "$pack/bin/gatewise" "$target/$folder/gatewise"
 for test in "${tests[@]}"; do
     binary=$(sed -n "s|.*Executable tests/$test.rs (\(.*\))|\1|p" <<<"$built")
     strip -o "$pack/bin/$test" "$binary"
 done
-# Read below CARGO_MANIFEST_DIR by the tests, models and recordings by golden cases.
+# The tests find these below GATEWISE_ROOT, golden cases find models and recordings near themselves.
 cp -r tests/golden "$pack/tests/"
 cp -r shaders "$pack/"
 cp models/*.{safetensors,json} "$pack/models/"
-cp assets/*.wav "$pack/assets/"
+cp cli/assets/*.wav "$pack/cli/assets/"
 cp benches/run-gpu.sh benches/cudnn.py "$pack/"
 # The loader finds the machine's own driver; only the loader may be missing there.
 loader=$(ldconfig -p | sed -n 's/.*libvulkan\.so\.1 (.*x86-64.*) => //p' | head -1)

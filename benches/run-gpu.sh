@@ -16,7 +16,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$results"
 
 # The tests find their files and the program here rather than where they were built.
-export CARGO_MANIFEST_DIR=$root GATEWISE_PROGRAM=$root/bin/gatewise
+export GATEWISE_ROOT=$root GATEWISE_PROGRAM=$root/bin/gatewise
 . ./source
 export GATEWISE_COMMIT=$commit
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$work} XDG_CACHE_HOME=${XDG_CACHE_HOME:-$work/cache}

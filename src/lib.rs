@@ -27,9 +27,10 @@ pub mod train;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 
+#[cfg(feature = "models")]
 pub mod models;
 
-#[cfg(all(test, feature = "gpu", feature = "onnx", feature = "keras"))]
+#[cfg(all(test, feature = "gpu", feature = "onnx", feature = "keras", feature = "models"))]
 mod tests;
 
 pub use error::{Error, Result};

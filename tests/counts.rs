@@ -1,6 +1,6 @@
 //! What a call costs on the GPU: one submission, the dispatches that its plan names, and once warm neither memory nor
 //! compilation.
-#![cfg(feature = "gpu")]
+#![cfg(all(feature = "gpu", feature = "models"))]
 
 #[path = "common/allocations.rs"]
 mod allocations;

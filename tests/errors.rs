@@ -1,6 +1,6 @@
 //! Every misuse is one clear error that names the operation, the argument and what was expected; and after any error a state
 //! holds its last good value.
-#![cfg(feature = "gpu")]
+#![cfg(all(feature = "gpu", feature = "models"))]
 
 #[path = "errors/caller.rs"]
 mod caller;

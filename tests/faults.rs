@@ -2,7 +2,7 @@
 //! states, streams and trainers as they were, so that the same call again gives the right bits.
 //!
 //! Every scenario runs in a process of its own, on a driver that fails when it is told to (`tests/faults/driver.rs`).
-#![cfg(all(feature = "gpu", feature = "onnx", feature = "keras", target_os = "linux"))]
+#![cfg(all(feature = "gpu", feature = "onnx", feature = "keras", feature = "models", target_os = "linux"))]
 
 #[path = "faults/driver.rs"]
 mod driver;

@@ -1,9 +1,5 @@
 //! Plans are pure: what is printed for a shape and a device's limits, and what is refused.
 
-#[cfg(feature = "cli")]
-#[path = "plan/command.rs"]
-mod command;
-
 use std::fmt::Write;
 
 use gatewise::Error;

@@ -2,7 +2,7 @@
 #![no_main]
 
 #[allow(dead_code, reason = "the program does more with them")]
-#[path = "../../src/bin/gatewise"]
+#[path = "../../cli/src"]
 mod program {
     pub(crate) mod audio;
     pub(crate) mod file;

@@ -139,6 +139,7 @@ impl State {
     }
 
     /// `h`, then `s` where there is one.
+    #[cfg(any(feature = "gpu", feature = "models"))]
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         std::iter::once(&self.h).chain(&self.s)
     }

@@ -206,7 +206,8 @@ impl Weights {
         self.get(name)
     }
 
-    pub(crate) fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
+    /// An error about a tensor or a key of metadata of this file, for a model that cannot use it.
+    pub fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
         Error::Format {
             file: self.file.clone(),
             field: field.to_owned(),

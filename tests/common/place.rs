@@ -1,16 +1,12 @@
-//! Where this package's files and program are: where they were built, or where a pack was opened (`benches/pack.sh`).
+//! Where the repository's files are: where the tests were built, or where a pack was opened (`benches/pack.sh`).
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
+use std::path::{Path, PathBuf};
 
-use std::path::PathBuf;
-
-/// The package's folder; Cargo sets the variable for every test that it runs.
+/// The repository's folder, for the tests of every package in it.
 pub(crate) fn root() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
-}
-
-/// The command line's program.
-#[cfg(feature = "cli")]
-pub(crate) fn program() -> PathBuf {
-    std::env::var_os("GATEWISE_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_gatewise")), PathBuf::from)
+    if let Some(root) = std::env::var_os("GATEWISE_ROOT") {
+        return PathBuf::from(root);
+    }
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().find(|folder| folder.join("shaders").is_dir()).unwrap_or(package).to_owned()
 }

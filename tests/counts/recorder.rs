@@ -2,7 +2,7 @@
 
 use gatewise::cell::Sequence;
 use gatewise::gpu::{Counters, GpuDevice};
-use gatewise::models::{G2p, RnNoise, SileroVad, ThaiSegmenter, UzMorph, UzVocabulary};
+use gatewise::models::{RnNoise, SileroVad};
 use gatewise::nn::{Config, Conv1d, Gru, Linear, Lstm, Merge, Recurrent};
 use gatewise::ops::Conv1dGeometry;
 use gatewise::weights::Weights;
@@ -160,22 +160,4 @@ fn a_push_to_a_stream_is_one_submission() {
     assert_eq!(spent.submits, 1, "three states are read together");
     let (spent, _) = cost(&gpu, || stream.trace(features.view(), None).expect("runs"));
     assert_eq!(spent.submits, 1, "outputs and states are read together");
-}
-
-#[test]
-fn texts_side_by_side_are_one_submission() {
-    let gpu = gpu();
-    let device = Device::Gpu(gpu.clone());
-    let weights = |name: &str| Weights::from_file(place::root().join("models").join(name)).expect("weights");
-    let g2p = G2p::new(&device, &weights("g2p_en.safetensors")).expect("the net");
-    let (spent, _) = cost(&gpu, || g2p.phonemes(&["vulkan", "words"]).expect("runs"));
-    assert_eq!(spent.submits, 1, "G2p");
-    let thai = ThaiSegmenter::new(&device, &weights("icu4x_thai.safetensors")).expect("the net");
-    let (spent, _) = cost(&gpu, || thai.words("ภาษาไทย ภาษาไทย").expect("runs"));
-    assert_eq!(spent.submits, 1, "ThaiSegmenter");
-    let vocabulary =
-        UzVocabulary::from_file(place::root().join("models/uzmorph_bigru.json")).expect("letters and tags");
-    let morph = UzMorph::new(&device, &weights("uzmorph_bigru.safetensors"), vocabulary).expect("the net");
-    let (spent, _) = cost(&gpu, || morph.analyze(&["kitobim", "maktabda"]).expect("runs"));
-    assert_eq!(spent.submits, 1, "UzMorph");
 }
