@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+// The schedules of the GPU are planned, printed and tested in every build; without a GPU some of their parts have no user.
+#![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]
 
 pub mod text;
 
@@ -14,6 +16,9 @@ pub mod plan;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "gpu/absent.rs"]
+mod gpu;
 
 pub mod ops;
 mod tensor;

@@ -82,7 +82,6 @@ pub(crate) fn for_product<T>(op: &'static str, [rows, depth, columns]: [usize; 3
 }
 
 /// Puts elements behind those of a vector, which grows by as many.
-#[cfg(any(test, feature = "gpu"))]
 pub(crate) fn append<T: Copy>(op: &'static str, to: &mut Vec<T>, from: &[T]) -> Result<()> {
     if to.try_reserve(from.len()).is_err() {
         return Err(missing::<T>(op, to.len().saturating_add(from.len())));

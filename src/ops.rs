@@ -26,25 +26,21 @@ use ndarray::{Array, ArrayView1, ArrayView2, Axis, Dim, Dimension};
 
 use crate::cell::Activation;
 use crate::error::{Error, Result, axes, check_shape, elements};
-#[cfg(feature = "gpu")]
 use crate::gpu;
 pub use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::tensor::{Device, Storage, Tensor, view};
 use crate::{cpu, memory, reference};
 
 /// One operand of a host operation: its elements.
-#[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]
 pub(crate) fn host<'a>(op: &'static str, what: &'static str, tensor: &'a Tensor) -> Result<&'a [f32]> {
     match tensor.storage() {
         Storage::Host(data) => Ok(data),
-        #[cfg(feature = "gpu")]
         Storage::Gpu(_) => {
             Err(Error::DeviceMismatch { op, what, expected: "the host".to_owned(), found: tensor.device().to_string() })
         }
     }
 }
 
-#[cfg(feature = "gpu")]
 pub(crate) fn resident<'a>(op: &'static str, what: &'static str, tensor: &'a Tensor) -> Result<&'a gpu::Buffer> {
     match tensor.storage() {
         Storage::Gpu(buffer) => Ok(buffer),
@@ -104,7 +100,6 @@ pub(crate) use on_host;
 pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "activation";
     x.check_device(OP, "x", &recorder.device)?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::unary(gpu, activation, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
@@ -120,7 +115,6 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
 pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "math";
     x.check_device(OP, "x", &recorder.device)?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::math(gpu, function, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
@@ -139,7 +133,6 @@ pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Re
     b.check_device(OP, "b", &recorder.device)?;
     check_shape(OP, "b", a.shape(), b.shape())?;
     let size = [1, a.len()];
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let operand = |buffer| gpu::Operand { buffer, stride: a.len(), offset: 0 };
         let (a_buffer, b_buffer) = (resident(OP, "a", a)?, resident(OP, "b", b)?);
@@ -166,7 +159,6 @@ pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<
         return Err(Error::Shape { op: OP, what: "x", expected: "[M, 2 N]".to_owned(), found: x.shape().to_vec() });
     }
     let columns = width / 2;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let buffer = resident(OP, "x", x)?;
         let half = |offset| gpu::Operand { buffer, stride: width, offset };
@@ -208,7 +200,6 @@ pub(crate) fn product(
         bias.check_device(OP, "bias", &recorder.device)?;
         check_shape(OP, "bias", &[columns], bias.shape())?;
     }
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let bias = bias.map(|bias| resident(OP, "bias", bias)).transpose()?;
         let size = gpu::MatmulSize { rows, depth, columns };
@@ -276,7 +267,6 @@ pub fn conv1d(
     let shape = [count, out, geometry.output_length(length, kernel)];
     elements(OP, "the result", &shape)?;
     let (x_shape, weight_shape) = ([count, channels, length], [out, channels, kernel]);
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let (x, weight) = ((resident(OP, "x", x)?, x_shape), (resident(OP, "weight", weight)?, weight_shape));
         let y = gpu::conv1d(gpu, x, weight, resident(OP, "bias", bias)?, geometry)?;
@@ -319,7 +309,6 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
     let count = elements(OP, "x without its last axis", outer)?;
     let shape: Vec<usize> = outer.iter().copied().chain([padded]).collect();
     elements(OP, "the padded x", &shape)?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::pad1d(gpu, (resident(OP, "x", x)?, [count, length]), (left, right), mode)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
@@ -343,7 +332,6 @@ pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result
         let expected = "[M, N] with N at least 1".to_owned();
         return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
     }
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::reduce_rows(gpu, op, resident(OP, "x", x)?, [rows, columns])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[rows], y));
@@ -383,7 +371,6 @@ pub fn argmax_rows(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
         let expected = format!("[M, N] with N from 1 to {NUMBERED}");
         return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
     }
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::argmax_rows(gpu, resident(OP, "x", x)?, [rows, columns])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[rows], y));

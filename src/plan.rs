@@ -8,7 +8,6 @@ mod problem;
 mod scan;
 mod show;
 mod tile;
-#[cfg(feature = "gpu")]
 mod training;
 mod tuning;
 mod watchdog;
@@ -20,16 +19,12 @@ pub use limits::{AdapterClass, Limits, Together};
 pub use matrices::Matrices;
 pub use problem::Problem;
 pub use scan::Scan;
-#[cfg(feature = "gpu")]
 pub(crate) use tile::{BLOCK, packed_words, step_depth, step_words};
 pub use tile::{Method, Tile};
-#[cfg(feature = "gpu")]
 pub(crate) use training::TrainingPlan;
 pub use tuning::Choice;
 pub use watchdog::Watchdog;
-#[cfg(feature = "gpu")]
 pub(crate) use watchdog::{Cut, Grid, Submissions, Work};
-#[cfg(feature = "gpu")]
 pub(crate) use wide::HEADER;
 pub use wide::Wide;
 pub use work::Longest;
@@ -249,7 +244,6 @@ impl Plan {
     }
 
     /// What this device knows a plan of [`PlanKind::Wide`] by: what must run at once, and as which kernel.
-    #[cfg(feature = "gpu")]
     pub(crate) fn together(&self) -> Option<String> {
         let cell = self.problem.cells.first().map_or("none", crate::cell::Cell::name);
         let Problem { cells, hidden, weight_type, batch, .. } = &self.problem;
@@ -262,7 +256,6 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    #[cfg(feature = "gpu")]
     pub(crate) fn by_steps(self, limits: &Limits, why: &str) -> Result<Self> {
         let wave = self.problem.layers > 1 && self.problem.why_no_wave(limits).is_none();
         let kind = if wave { PlanKind::Wave } else { PlanKind::Step };

@@ -7,7 +7,6 @@ use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView3, Axis, Data, Dimen
 
 use crate::cpu::{CpuDevice, CpuOptions};
 use crate::error::{Error, Result, check_shape, count, elements};
-#[cfg(feature = "gpu")]
 use crate::gpu::{self, GpuDevice, GpuOptions};
 use crate::memory;
 
@@ -23,7 +22,6 @@ pub enum Device {
     /// works differently.
     CpuWith(CpuDevice),
     /// A GPU.
-    #[cfg(feature = "gpu")]
     Gpu(GpuDevice),
 }
 
@@ -31,7 +29,6 @@ impl Device {
     /// A hardware GPU if the machine has one that opens, else the CPU. A software adapter is never taken: the CPU path is
     /// faster.
     pub fn auto() -> Self {
-        #[cfg(feature = "gpu")]
         if let Ok(gpu) = GpuDevice::new(&GpuOptions::default()) {
             return Self::Gpu(gpu);
         }
@@ -94,7 +91,6 @@ impl Device {
         match (self, other) {
             (Self::Reference, Self::Reference) => true,
             (Self::Cpu | Self::CpuWith(_), Self::Cpu | Self::CpuWith(_)) => true,
-            #[cfg(feature = "gpu")]
             (Self::Gpu(a), Self::Gpu(b)) => a.is_same(b),
             _ => false,
         }
@@ -106,7 +102,6 @@ impl fmt::Display for Device {
         match self {
             Self::Reference => f.write_str("reference"),
             Self::Cpu | Self::CpuWith(_) => f.write_str("cpu"),
-            #[cfg(feature = "gpu")]
             Self::Gpu(gpu) => write!(f, "gpu ({}, {})", gpu.adapter().name, gpu.adapter().backend),
         }
     }
@@ -124,7 +119,6 @@ pub struct Tensor {
 #[derive(Clone)]
 pub(crate) enum Storage {
     Host(Arc<Vec<f32>>),
-    #[cfg(feature = "gpu")]
     Gpu(gpu::Buffer),
 }
 
@@ -156,7 +150,6 @@ impl Tensor {
         check_shape(OP, "data", &[elements(OP, "shape", shape)?], &[data.len()])?;
         let storage = match device {
             Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(data)),
-            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Storage::Gpu(gpu::Buffer::from_slice(gpu, "tensor", &data)?),
         };
         Ok(Self { device: device.clone(), shape: shape.to_vec(), storage })
@@ -171,7 +164,6 @@ impl Tensor {
         let len = elements(OP, "shape", shape)?;
         let storage = match device {
             Device::Reference | Device::Cpu | Device::CpuWith(_) => Storage::Host(Arc::new(memory::zeros(OP, len)?)),
-            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Storage::Gpu(gpu::Buffer::zeros(gpu, "tensor", len)?),
         };
         Ok(Self { device: device.clone(), shape: shape.to_vec(), storage })
@@ -293,7 +285,6 @@ impl Tensor {
     }
 
     /// The elements of a host tensor for writing; a copy of its own where clones share its memory.
-    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "every tensor is on the host"))]
     pub(crate) fn host_mut(&mut self, op: &'static str, what: &'static str) -> Result<&mut [f32]> {
         match &mut self.storage {
             Storage::Host(data) => {
@@ -302,7 +293,6 @@ impl Tensor {
                 }
                 Ok(Arc::make_mut(data).as_mut_slice())
             }
-            #[cfg(feature = "gpu")]
             Storage::Gpu(_) => {
                 Err(Error::DeviceMismatch { op, what, expected: "the host".to_owned(), found: self.device.to_string() })
             }
@@ -310,7 +300,6 @@ impl Tensor {
     }
 
     /// Whether a clone or a recorder holds the memory as well.
-    #[cfg(feature = "gpu")]
     pub(crate) fn is_shared(&self) -> bool {
         match &self.storage {
             Storage::Gpu(buffer) => buffer.is_shared(),
@@ -318,13 +307,11 @@ impl Tensor {
         }
     }
 
-    #[cfg(feature = "gpu")]
     pub(crate) fn from_buffer(device: &GpuDevice, shape: &[usize], buffer: gpu::Buffer) -> Self {
         Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) }
     }
 
     /// Memory of the tensor's shape and device, contents unspecified.
-    #[cfg(feature = "gpu")]
     pub(crate) fn uninitialized_like(&self) -> Result<Self> {
         match &self.device {
             Device::Gpu(gpu) => Ok(Self::from_buffer(gpu, &self.shape, gpu::Buffer::new(gpu, "tensor", self.len())?)),
@@ -349,7 +336,6 @@ pub struct ReadBack {
 /// Where they come from.
 pub(crate) enum Source {
     Host(Arc<Vec<f32>>),
-    #[cfg(feature = "gpu")]
     Gpu(gpu::ReadBack),
 }
 
@@ -367,7 +353,6 @@ impl ReadBack {
     pub fn wait(self) -> Result<Vec<f32>> {
         match self.source {
             Source::Host(data) => memory::copied("read-back", &data),
-            #[cfg(feature = "gpu")]
             Source::Gpu(read) => read.wait(),
         }
     }
@@ -388,7 +373,6 @@ impl ReadBack {
     pub async fn arrive(self) -> Result<Vec<f32>> {
         match self.source {
             Source::Host(data) => memory::copied("read-back", &data),
-            #[cfg(feature = "gpu")]
             Source::Gpu(read) => read.arrive().await,
         }
     }

@@ -117,7 +117,6 @@ impl Noise {
     }
 
     /// Seed, step and a row of a stack as a kernel derives its masks' keys from them.
-    #[cfg(feature = "gpu")]
     pub(crate) fn words(&self, row: usize) -> [u32; 4] {
         // A stack has few rows: what does not fit wraps around, as in `Mask`.
         [self.seed as u32, (self.seed >> 32) as u32, self.step, row as u32]

@@ -106,7 +106,6 @@ impl Sequence {
     }
 
     /// Whether some step may reset a row.
-    #[cfg(feature = "gpu")]
     pub(crate) fn resets(&self) -> bool {
         self.reset.is_some()
     }

@@ -7,12 +7,9 @@ use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3};
 use super::config::Config;
 use super::state::State;
 use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
-#[cfg(feature = "gpu")]
 use crate::error::Error;
 use crate::error::{Result, axes, check_shape, elements};
-#[cfg(feature = "gpu")]
 use crate::gpu;
-#[cfg(feature = "gpu")]
 use crate::ops::resident;
 use crate::ops::{Recorder, host};
 use crate::reference::LayerState;
@@ -61,7 +58,6 @@ pub struct Recurrent<C = Cell> {
 enum Weights {
     Reference(Vec<Vec<Parameters<f64>>>),
     Cpu(cpu::Stack),
-    #[cfg(feature = "gpu")]
     Gpu(gpu::LayerStack),
 }
 
@@ -86,7 +82,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                 let (directions, weight_type) = (&config.directions, config.weight_type);
                 Weights::Cpu(cpu::Stack::new(&cpu, &cells, directions, merge, sizes, parameters, weight_type)?)
             }
-            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 let problem = config.problem(0, 0);
                 let (directions, merge) = (&config.directions, config.merge.op());
@@ -130,7 +125,6 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                 layers.iter().map(|layer| layer.iter().map(|p| p.mapped(OP, narrow)).collect()).collect()
             }
             Weights::Cpu(stack) => stack.parameters(),
-            #[cfg(feature = "gpu")]
             Weights::Gpu(stack) => stack.parameters(),
         }
     }
@@ -243,12 +237,10 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                 on_cpu(stack, [time, batch], host(OP, "x", x)?, &mut y, state, sequence)?;
                 Tensor::from_vec(&self.device, &[time, batch, self.output_size()], y)
             }
-            #[cfg(feature = "gpu")]
             Weights::Gpu(stack) => self.on_gpu(recorder, stack, &call, sequence, state),
         }
     }
 
-    #[cfg(feature = "gpu")]
     fn on_gpu(
         &self,
         recorder: &mut Recorder,

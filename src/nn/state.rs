@@ -8,9 +8,7 @@ use ndarray::{Array3, ArrayView3};
 
 use crate::cpu;
 use crate::error::{Result, check_shape};
-#[cfg(feature = "gpu")]
 use crate::memory;
-#[cfg(feature = "gpu")]
 use crate::ops::resident;
 use crate::ops::{Recorder, host};
 use crate::tensor::{Device, Storage, Tensor};
@@ -289,7 +287,6 @@ impl State {
         }
         match &self.initial {
             Initial::Zero => {
-                #[cfg(feature = "gpu")]
                 if let Storage::Gpu(_) = self.h.storage() {
                     return self.zero_on_gpu();
                 }
@@ -315,7 +312,6 @@ impl State {
 
     /// Zeros both parts, in place unless a recorder or a clone holds one as well: it goes on with the value that it has recorded.
     /// All memory that this takes is found before either part changes; a write fails only on a device that is lost.
-    #[cfg(feature = "gpu")]
     fn zero_on_gpu(&mut self) -> Result<()> {
         let fresh = |part: &Tensor| match part.is_shared() {
             true => Tensor::zeros(part.device(), part.shape()).map(Some),
@@ -352,7 +348,6 @@ pub(super) fn copy(recorder: &mut Recorder, tensor: &Tensor) -> Result<Tensor> {
     match tensor.storage() {
         // Shared until one of the two is written to.
         Storage::Host(_) => Ok(tensor.clone()),
-        #[cfg(feature = "gpu")]
         Storage::Gpu(_) => {
             let to = tensor.uninitialized_like()?;
             if let Some(gpu) = recorder.gpu() {

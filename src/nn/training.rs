@@ -1,6 +1,5 @@
 //! Recurrent stacks that learn: a forward pass that keeps what gradients need, and back-propagation through time.
 
-#[cfg(feature = "gpu")]
 mod gpu;
 mod parameters;
 mod reference;
@@ -258,7 +257,6 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
                 let (y, tape) = self.on_cpu(x, state, sequence, options)?;
                 (y, Kept::Cpu(tape))
             }
-            #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 let (y, tape) = self.on_gpu(gpu, recorder, x, state, sequence, options)?;
                 (y, Kept::Gpu(Box::new(tape)))

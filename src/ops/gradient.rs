@@ -2,12 +2,10 @@
 
 use ndarray::{Dim, Ix3};
 
-#[cfg(feature = "gpu")]
 use super::resident;
 use super::{Conv1dGeometry, Recorder, Reduction, host, on_host, reduce_rows};
 use crate::cell::{Activation, Draw};
 use crate::error::{Error, Result, axes, check_shape};
-#[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::tensor::{Device, Tensor, view};
 use crate::{memory, reference};
@@ -24,7 +22,6 @@ pub(crate) fn activation_grad(
     for (what, tensor) in [("x", x), ("dy", dy)] {
         tensor.check_device(OP, what, recorder.device())?;
     }
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let dx = gpu::unary_grad(gpu, activation, [resident(OP, "x", x)?, resident(OP, "dy", dy)?], x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), dx));
@@ -38,7 +35,6 @@ pub(crate) fn activation_grad(
 pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "dropout";
     x.check_device(OP, "x", recorder.device())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::dropout(gpu, draw, resident(OP, "x", x)?, x.len())?;
         return Ok(Tensor::from_buffer(gpu.device(), x.shape(), y));
@@ -52,7 +48,6 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor>
     const OP: &str = "sum_columns";
     x.check_device(OP, "x", recorder.device())?;
     let [rows, columns] = axes(OP, "x", "[M, N]", x.shape())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::sum_columns(gpu, resident(OP, "x", x)?, [rows, columns])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[columns], y));
@@ -68,7 +63,6 @@ pub(crate) fn gather_rows_grad(recorder: &mut Recorder, count: usize, rows: &[us
     dy.check_device(OP, "dy", recorder.device())?;
     let [_, columns] = axes(OP, "dy", "[rows, W]", dy.shape())?;
     check_shape(OP, "dy", &[rows.len(), columns], dy.shape())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let table = gpu::gather_rows_grad(gpu, count, rows, resident(OP, "dy", dy)?, columns)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[count, columns], table));
@@ -94,7 +88,6 @@ pub(crate) fn conv1d_grad_input(
     let out_length = geometry.output_length(length, kernel);
     check_shape(OP, "dy", &[count, out, out_length], dy.shape())?;
     let shape = [count, channels, length];
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let (weight, dy) = (resident(OP, "weight", weight)?, resident(OP, "dy", dy)?);
         let dx = gpu::conv1d_grad_input(gpu, shape, (weight, [out, kernel]), dy, geometry)?;
@@ -126,7 +119,6 @@ pub(crate) fn conv1d_grad_weight(
     let by_row = reduce_rows(recorder, Reduction::Sum, &dy.reshape(&[count * out, out_length])?)?;
     let bias = sum_columns(recorder, &by_row.reshape(&[count, out])?)?;
     let shape = [out, channels, kernel];
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let (x, dy) = (resident(OP, "x", x)?, resident(OP, "dy", dy)?);
         let weight = gpu::conv1d_grad_weight(gpu, shape, (x, [count, length]), dy, geometry)?;
@@ -146,7 +138,6 @@ pub(crate) fn mean_steps(recorder: &mut Recorder, x: &Tensor, weights: &Tensor) 
     weights.check_device(OP, "weights", recorder.device())?;
     let [time, batch, width] = axes(OP, "x", "[T, B, W]", x.shape())?;
     check_shape(OP, "weights", &[time, batch], weights.shape())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::mean_steps(gpu, resident(OP, "x", x)?, resident(OP, "weights", weights)?, [time, batch, width])?;
         return Ok(Tensor::from_buffer(gpu.device(), &[batch, width], y));
@@ -167,7 +158,6 @@ pub(crate) fn mean_steps_grad(recorder: &mut Recorder, weights: &Tensor, dy: &Te
     let [_, width] = axes(OP, "dy", "[B, W]", dy.shape())?;
     check_shape(OP, "dy", &[batch, width], dy.shape())?;
     let shape = [time, batch, width];
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let dx = gpu::mean_steps_grad(gpu, resident(OP, "weights", weights)?, resident(OP, "dy", dy)?, shape)?;
         return Ok(Tensor::from_buffer(gpu.device(), &shape, dx));

@@ -2,11 +2,9 @@
 
 use ndarray::Dim;
 
-#[cfg(feature = "gpu")]
 use super::resident;
 use super::{Elements, Recorder, argmax_rows, host};
 use crate::error::{Error, Result, axes, check_shape, elements};
-#[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::memory;
 use crate::op::StridedLayout;
@@ -24,7 +22,6 @@ fn assemble(
         x.check_device(op, "x", recorder.device())?;
     }
     let len = elements(op, "shape", shape)?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let y = gpu::Buffer::new(gpu.device(), op, len)?;
         for (x, extents, from, to) in parts {
@@ -117,7 +114,6 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
     to.offset = if count == 0 { 0 } else { start.wrapping_mul(to.strides[axis].unsigned_abs()) };
     to.strides[axis] = to.strides[axis].wrapping_mul(step);
     let from = StridedLayout::contiguous(dy.shape());
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let dx = gpu::Buffer::new(gpu.device(), OP, len)?;
         gpu.clear(&dx, 0, len);
@@ -203,7 +199,6 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
         return Err(Error::Value { op: OP, what: "rows", expected: "below the table's rows", found });
     }
     let shape = [rows.len(), columns];
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         #[expect(
             clippy::cast_possible_truncation,
@@ -249,7 +244,6 @@ pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> 
     let [rows, _] = axes(OP, "scores", "[M, N]", scores.shape())?;
     check_shape(OP, "scores", &[rows, count], scores.shape())?;
     let choices = argmax_rows(recorder, scores)?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let words = (resident(OP, "choices", &choices)?, gpu::RowWords::Floats);
         let shape = [rows, table.shape()[1]];

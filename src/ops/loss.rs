@@ -2,11 +2,9 @@
 
 use ndarray::Dim;
 
-#[cfg(feature = "gpu")]
 use super::resident;
 use super::{Recorder, host, on_host};
 use crate::error::{Result, axes, check_shape};
-#[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::op::PointLoss;
 use crate::reference::{self, Real};
@@ -27,7 +25,6 @@ pub(crate) fn softmax_cross_entropy(
     check_shape(OP, "targets", &[rows], targets.shape())?;
     x.check_device(OP, "x", recorder.device())?;
     targets.check_device(OP, "targets", recorder.device())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let (x, targets) = (resident(OP, "x", x)?, resident(OP, "targets", targets)?);
         let parts = gpu::softmax_cross_entropy(gpu, x, targets, [rows, classes])?;
@@ -52,7 +49,6 @@ pub(crate) fn softmax_cross_entropy_grad(
     const OP: &str = "softmax_cross_entropy_grad";
     let [rows, classes] = axes(OP, "x", "[M, C]", x.shape())?;
     check_shape(OP, "dy", &[], dy.shape())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let (x, targets) = (resident(OP, "x", x)?, resident(OP, "targets", targets)?);
         let dx = gpu::softmax_cross_entropy_grad(gpu, [x, targets, resident(OP, "dy", dy)?], [rows, classes], scale)?;
@@ -70,7 +66,6 @@ pub(crate) fn softmax_cross_entropy_grad(
 pub(crate) fn sum(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "sum";
     x.check_device(OP, "x", recorder.device())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let sum = gpu::sum(gpu, resident(OP, "x", x)?, x.len(), 1.0)?;
         return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
@@ -103,7 +98,6 @@ impl Points<'_> {
         Ok([rows, width])
     }
 
-    #[cfg(feature = "gpu")]
     fn resident(&self, op: &'static str) -> Result<[&gpu::Buffer; 3]> {
         Ok([resident(op, "x", self.x)?, resident(op, "y", self.y)?, resident(op, "weights", self.weights)?])
     }
@@ -114,7 +108,6 @@ pub(crate) fn point_loss(recorder: &mut Recorder, points: &Points<'_>) -> Result
     const OP: &str = "point_loss";
     let Points { loss, x, y, weights, scale } = *points;
     let [rows, width] = points.check(OP, recorder)?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let parts = gpu::point_loss(gpu, loss, points.resident(OP)?, [rows, width])?;
         let sum = gpu::sum(gpu, &parts, rows * width, scale)?;
@@ -134,7 +127,6 @@ pub(crate) fn point_loss_grad(recorder: &mut Recorder, points: &Points<'_>, dy: 
     let Points { loss, x, y, weights, scale } = *points;
     let [rows, width] = points.check(OP, recorder)?;
     check_shape(OP, "dy", &[], dy.shape())?;
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let [x, y, weights] = points.resident(OP)?;
         let inputs = [x, y, weights, resident(OP, "dy", dy)?];

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-#[cfg(feature = "gpu")]
 use super::resident;
-#[cfg(feature = "gpu")]
 use crate::error::Error;
 use crate::error::Result;
-#[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::tensor::{Device, ReadBack, Source, Storage, Tensor};
 
@@ -17,7 +14,6 @@ const OP: &str = "read-back";
 #[must_use = "commands run when the recorder is submitted"]
 pub struct Recorder {
     pub(super) device: Device,
-    #[cfg(feature = "gpu")]
     pub(super) gpu: Option<gpu::Recorder>,
 }
 
@@ -26,7 +22,6 @@ impl Device {
     pub fn recorder(&self) -> Recorder {
         Recorder {
             device: self.clone(),
-            #[cfg(feature = "gpu")]
             gpu: match self {
                 Self::Gpu(gpu) => Some(gpu::Recorder::new(gpu)),
                 _ => None,
@@ -47,7 +42,6 @@ impl Recorder {
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or [`Error::DeviceLost`](crate::Error::DeviceLost); then every state is as it was.
     pub fn submit(self) -> Result<()> {
-        #[cfg(feature = "gpu")]
         if let Some(gpu) = self.gpu {
             return gpu.submit();
         }
@@ -73,7 +67,6 @@ impl Recorder {
     /// ```
     pub fn submit_and_read(self, tensor: &Tensor) -> Result<ReadBack> {
         tensor.check_device(OP, "tensor", &self.device)?;
-        #[cfg(feature = "gpu")]
         if let Some(recorder) = self.gpu {
             let read = recorder.submit_and_read((resident(OP, "tensor", tensor)?, 0), tensor.len())?;
             return Ok(ReadBack { shape: tensor.shape().to_vec(), source: Source::Gpu(read) });
@@ -100,7 +93,6 @@ impl Recorder {
         for tensor in tensors {
             tensor.check_device(OP, "tensor", &self.device)?;
         }
-        #[cfg(feature = "gpu")]
         if let Some(recorder) = self.gpu {
             let parts = tensors.iter().map(|tensor| Ok((resident(OP, "tensor", tensor)?, tensor.len())));
             let reads = recorder.submit_and_read_all(&parts.collect::<Result<Vec<_>>>()?)?;
@@ -131,7 +123,6 @@ impl Recorder {
         self.gpu
     }
 
-    #[cfg(feature = "gpu")]
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {
         self.gpu.as_mut()
     }
@@ -141,7 +132,6 @@ impl Recorder {
 fn on_host(tensor: &Tensor) -> Result<ReadBack> {
     match tensor.storage() {
         Storage::Host(data) => Ok(ReadBack { shape: tensor.shape().to_vec(), source: Source::Host(Arc::clone(data)) }),
-        #[cfg(feature = "gpu")]
         Storage::Gpu(_) => Err(Error::DeviceMismatch {
             op: OP,
             what: "tensor",

@@ -1,10 +1,8 @@
 //! The end of a training step: the global norm of the gradients, the verdict on the step, the update of every parameter.
 
-#[cfg(feature = "gpu")]
 use super::resident;
 use super::{Recorder, host, on_host};
 use crate::error::{Result, check_shape};
-#[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::memory;
 use crate::op::{Clip, Update};
@@ -77,7 +75,6 @@ pub(crate) fn judge_step(
     for gradient in gradients {
         gradient.check_device(OP, "gradient", recorder.device())?;
     }
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let lengths: Vec<usize> = gradients.iter().map(|gradient| gradient.len()).collect();
         let buffers =
@@ -129,7 +126,6 @@ pub(crate) fn optimizer_step(
     for (what, tensor) in [("parameter", parameter), ("gradient", gradient), ("slots", slots)] {
         tensor.check_device(OP, what, recorder.device())?;
     }
-    #[cfg(feature = "gpu")]
     if let Some(gpu) = recorder.gpu() {
         let inputs = [
             resident(OP, "parameter", parameter)?,

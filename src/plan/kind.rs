@@ -48,7 +48,6 @@ impl PlanKind {
     }
 
     /// A bit of its own.
-    #[cfg(feature = "gpu")]
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u32
     }

@@ -234,7 +234,6 @@ impl Scan {
     }
 
     /// Elements of what only its own unit touches.
-    #[cfg(feature = "gpu")]
     pub(crate) fn own_elements(&self) -> usize {
         self.own
     }

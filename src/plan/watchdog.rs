@@ -48,7 +48,6 @@ impl Watchdog {
     }
 
     /// Iterations of a loop that waits for memory in each of them, in the time of a dispatch.
-    #[cfg(feature = "gpu")]
     pub(crate) fn turns(&self) -> usize {
         usize::try_from(self.dispatch_nanos() / TURN).unwrap_or(usize::MAX).max(1)
     }
@@ -83,7 +82,6 @@ impl Work {
     }
 
     /// The same work with another number of multiply-adds.
-    #[cfg(feature = "gpu")]
     pub(crate) fn products(self, products: u64) -> Self {
         Self { products, ..self }
     }
@@ -112,7 +110,6 @@ pub(crate) struct Bounds {
     pub(super) workgroups: usize,
 }
 
-#[cfg(feature = "gpu")]
 impl Bounds {
     /// How often a dispatch may do such work.
     pub(crate) fn fitting(&self, work: Work) -> usize {
@@ -176,13 +173,11 @@ impl Grid {
     }
 
     /// Workgroups along each axis.
-    #[cfg(feature = "gpu")]
     pub(crate) fn whole(&self) -> [usize; 3] {
         self.whole
     }
 
     /// Workgroups of a part at the most.
-    #[cfg(feature = "gpu")]
     pub(crate) fn part(&self) -> [usize; 3] {
         self.part
     }
@@ -193,7 +188,6 @@ impl Grid {
     }
 
     /// Whether one dispatch takes it as it is.
-    #[cfg(feature = "gpu")]
     pub(crate) fn is_whole(&self) -> bool {
         self.part == self.whole
     }
@@ -207,7 +201,6 @@ impl Grid {
     }
 
     /// The first workgroup and the workgroups of every part.
-    #[cfg(feature = "gpu")]
     pub(crate) fn parts(&self) -> impl Iterator<Item = [[usize; 3]; 2]> {
         let Self { whole, part, .. } = *self;
         let along = move |axis: usize| {
@@ -269,7 +262,6 @@ impl Submissions {
     }
 
     /// Adds a dispatch; whether a new submission begins with it, the first one included.
-    #[cfg(feature = "gpu")]
     pub(crate) fn begins_with(&mut self, nanos: u64) -> bool {
         let nanos = nanos.max(1);
         let begins = self.count == 0 || self.filled.saturating_add(nanos) > self.bound;

@@ -3,7 +3,6 @@
 use std::iter;
 use std::time::Duration;
 
-#[cfg(feature = "gpu")]
 use super::TrainingPlan;
 use super::tile::packed_words;
 use super::watchdog::{Bounds, Cut, Grid, Overlong, Submissions, Work};
@@ -289,7 +288,6 @@ impl Plan {
     }
 }
 
-#[cfg(feature = "gpu")]
 impl TrainingPlan {
     /// A dispatch of a step back: a product of this depth for so many units of each direction.
     pub(crate) fn back_grid(&self, units: usize, depth: usize, directions: usize) -> Cut {

@@ -25,7 +25,6 @@ pub(super) enum Kept {
     Nothing(Vec<Vec<ParameterTensors>>),
     Reference(Box<ReferenceTape>),
     Cpu(cpu::TrainingTape),
-    #[cfg(feature = "gpu")]
     Gpu(Box<super::gpu::GpuTape>),
 }
 
@@ -137,7 +136,6 @@ impl Tape {
                 let cpu::TrainingGradient { x, h, s, initial_h, initial_s, parameters } = d;
                 self.uploaded(HostGradient { x, h, s, initial_h, initial_s, parameters })
             }
-            #[cfg(feature = "gpu")]
             Kept::Gpu(tape) => tape.backward(self, recorder, dy, d_state),
         }
     }

@@ -1,0 +1,261 @@
+//! The GPU path of a build without the feature `gpu`: its types have no values, so none of its functions is ever called. The
+//! other rooms name them as they name those of the GPU path, and need no conditional compilation.
+
+#![allow(dead_code, reason = "the fields of values that never exist")]
+
+use crate::cell::{Activation, Direction, Draw, Noise, Pad, Parameters};
+use crate::error::{Error, Result};
+use crate::op::{Binary, Clip, Conv1dGeometry, Math, PadMode, PointLoss, Reduction, StridedLayout, Update};
+use crate::plan::{Limits, Plan, PlanKind, Problem};
+
+#[derive(Clone, Copy, Debug)]
+enum Never {}
+
+/// Declares types without values. Their field is private, so that the compiler does not call the code that handles them
+/// unreachable.
+macro_rules! absent_types {
+    ($($visibility:vis $name:ident),*) => {$(
+        #[doc = "Has no values: this build has no GPU path."]
+        #[derive(Clone, Debug)]
+        $visibility struct $name(Never);
+    )*};
+}
+
+absent_types!(
+    pub GpuDevice, pub(crate) Buffer, pub(crate) Recorder, pub(crate) ReadBack, pub(crate) LayerStack,
+    pub(crate) TrainingTape
+);
+
+pub(crate) struct GpuOptions;
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self
+    }
+}
+
+pub(crate) struct AdapterSummary {
+    pub(crate) name: String,
+    pub(crate) backend: String,
+}
+
+impl GpuDevice {
+    pub(crate) fn new(_: &GpuOptions) -> Result<Self> {
+        Err(Error::NoAdapter { wanted: "a GPU".to_owned(), reason: "this build lacks the feature `gpu`".to_owned() })
+    }
+
+    pub(crate) fn adapter(&self) -> &AdapterSummary {
+        match self.0 {}
+    }
+
+    pub(crate) fn plan_limits(&self) -> &Limits {
+        match self.0 {}
+    }
+
+    pub(crate) fn plan_kind(&self) -> Option<PlanKind> {
+        match self.0 {}
+    }
+
+    pub(crate) fn tuned(&self, _: Plan, _forced: bool) -> Plan {
+        match self.0 {}
+    }
+
+    pub(crate) fn is_same(&self, _: &Self) -> bool {
+        match self.0 {}
+    }
+}
+
+impl Buffer {
+    pub(crate) fn new(device: &GpuDevice, _label: &'static str, _len: usize) -> Result<Self> {
+        match device.0 {}
+    }
+
+    pub(crate) fn from_slice<T>(device: &GpuDevice, _label: &'static str, _data: &[T]) -> Result<Self> {
+        match device.0 {}
+    }
+
+    pub(crate) fn zeros(device: &GpuDevice, _label: &'static str, _len: usize) -> Result<Self> {
+        match device.0 {}
+    }
+
+    pub(crate) fn write(&self, _op: &'static str, _bytes: &[u8]) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        match self.0 {}
+    }
+}
+
+impl ReadBack {
+    pub(crate) fn wait<T>(self) -> Result<Vec<T>> {
+        match self.0 {}
+    }
+
+    pub(crate) async fn arrive<T>(self) -> Result<Vec<T>> {
+        match self.0 {}
+    }
+}
+
+impl Recorder {
+    pub(crate) fn new(device: &GpuDevice) -> Self {
+        match device.0 {}
+    }
+
+    pub(crate) fn device(&self) -> &GpuDevice {
+        match self.0 {}
+    }
+
+    pub(crate) fn copy(&mut self, _from: (&Buffer, usize), _to: (&Buffer, usize), _words: usize) {
+        match self.0 {}
+    }
+
+    pub(crate) fn clear(&mut self, _buffer: &Buffer, _word: usize, _words: usize) {
+        match self.0 {}
+    }
+
+    pub(crate) fn submit(self) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn submit_and_read(self, _from: (&Buffer, usize), _words: usize) -> Result<ReadBack> {
+        match self.0 {}
+    }
+
+    pub(crate) fn submit_and_read_all(self, _parts: &[(&Buffer, usize)]) -> Result<Vec<ReadBack>> {
+        match self.0 {}
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub(crate) buffer: &'a Buffer,
+    pub(crate) stride: usize,
+    pub(crate) offset: usize,
+}
+
+pub(crate) struct MatmulSize {
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    pub(crate) columns: usize,
+}
+
+pub(crate) enum RowWords {
+    Integers,
+    Floats,
+}
+
+/// Declares operations, each a function of a recorder.
+macro_rules! absent_operations {
+    ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {$(
+        pub(crate) fn $name(recorder: &mut Recorder, $(_: $argument),*) -> Result<$result> {
+            match recorder.0 {}
+        }
+    )*};
+}
+
+absent_operations! {
+    unary(Activation, &Buffer, usize) -> Buffer;
+    unary_grad(Activation, [&Buffer; 2], usize) -> Buffer;
+    math(Math, &Buffer, usize) -> Buffer;
+    binary(Binary, Operand<'_>, Operand<'_>, [usize; 2]) -> Buffer;
+    matmul((&Buffer, bool), (&Buffer, bool), Option<&Buffer>, MatmulSize) -> Buffer;
+    conv1d((&Buffer, [usize; 3]), (&Buffer, [usize; 3]), &Buffer, Conv1dGeometry) -> Buffer;
+    conv1d_grad_input([usize; 3], (&Buffer, [usize; 2]), &Buffer, Conv1dGeometry) -> Buffer;
+    conv1d_grad_weight([usize; 3], (&Buffer, [usize; 2]), &Buffer, Conv1dGeometry) -> Buffer;
+    pad1d((&Buffer, [usize; 2]), (usize, usize), PadMode) -> Buffer;
+    reduce_rows(Reduction, &Buffer, [usize; 2]) -> Buffer;
+    argmax_rows(&Buffer, [usize; 2]) -> Buffer;
+    sum_columns(&Buffer, [usize; 2]) -> Buffer;
+    sum(&Buffer, usize, f32) -> Buffer;
+    strided_copy(&[usize], (&Buffer, &StridedLayout), (&Buffer, &StridedLayout)) -> ();
+    gather_rows(&Buffer, (&Buffer, RowWords), [usize; 2]) -> Buffer;
+    gather_rows_grad(usize, &[usize], &Buffer, usize) -> Buffer;
+    dropout(&Draw, &Buffer, usize) -> Buffer;
+    mean_steps(&Buffer, &Buffer, [usize; 3]) -> Buffer;
+    mean_steps_grad(&Buffer, &Buffer, [usize; 3]) -> Buffer;
+    point_loss(PointLoss, [&Buffer; 3], [usize; 2]) -> Buffer;
+    point_loss_grad(PointLoss, [&Buffer; 4], [usize; 2], f32) -> Buffer;
+    softmax_cross_entropy(&Buffer, &Buffer, [usize; 2]) -> Buffer;
+    softmax_cross_entropy_grad([&Buffer; 3], [usize; 2], f32) -> Buffer;
+    judge_step(&Clip, u32, &Buffer, &[(&Buffer, usize)], &Buffer, usize) -> Buffer;
+    optimizer_step(&Update, &Clip, [&Buffer; 4], usize) -> [Buffer; 2];
+    forward(&LayerStack, &Run<'_>, &RunState<'_>) -> Buffer;
+    forward_training(TrainingStack<'_>, TrainingRun<'_>, &RunState<'_>) -> (Buffer, TrainingTape);
+}
+
+impl LayerStack {
+    pub(crate) fn new(
+        device: &GpuDevice,
+        _: Problem,
+        _: &[Direction],
+        _merge: Option<Binary>,
+        _: Option<PlanKind>,
+        _: &[Vec<Parameters>],
+    ) -> Result<Self> {
+        match device.0 {}
+    }
+
+    pub(crate) fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
+        match self.0 {}
+    }
+}
+
+impl TrainingTape {
+    pub(crate) fn backward(&self, _: &mut Recorder, _: &Incoming<'_>) -> Result<TrainingGradient> {
+        match self.0 {}
+    }
+}
+
+pub(crate) struct Run<'a> {
+    pub(crate) x: &'a Buffer,
+    pub(crate) time: usize,
+    pub(crate) batch: usize,
+    pub(crate) flags: Option<Buffer>,
+    pub(crate) resets: bool,
+    pub(crate) pad: Pad,
+}
+
+pub(crate) struct RunState<'a> {
+    pub(crate) h: &'a Buffer,
+    pub(crate) s: Option<&'a Buffer>,
+    pub(crate) initial: Option<(&'a Buffer, Option<&'a Buffer>)>,
+}
+
+#[derive(Clone)]
+pub(crate) struct ParameterBuffers {
+    pub(crate) weight_ih: Buffer,
+    pub(crate) weight_hh: Buffer,
+    pub(crate) bias: Option<[Buffer; 2]>,
+    pub(crate) weight_hr: Option<Buffer>,
+    pub(crate) peephole: Option<Buffer>,
+}
+
+pub(crate) struct TrainingStack<'a> {
+    pub(crate) problem: Problem,
+    pub(crate) directions: &'a [Direction],
+    pub(crate) merge: Option<Binary>,
+    pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
+}
+
+pub(crate) struct TrainingRun<'a> {
+    pub(crate) run: Run<'a>,
+    pub(crate) noise: Noise,
+    pub(crate) checkpoint: Option<usize>,
+}
+
+pub(crate) struct Incoming<'a> {
+    pub(crate) dy: &'a Buffer,
+    pub(crate) d_h: Option<&'a Buffer>,
+    pub(crate) d_s: Option<&'a Buffer>,
+    pub(crate) clip: Option<f32>,
+}
+
+pub(crate) struct TrainingGradient {
+    pub(crate) x: Buffer,
+    pub(crate) h: Buffer,
+    pub(crate) s: Option<Buffer>,
+    pub(crate) initial_h: Buffer,
+    pub(crate) initial_s: Option<Buffer>,
+    pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
+}
