@@ -1,8 +1,7 @@
 //! Activations over vector registers.
 //!
-//! `sigmoid` and `tanh` are within 1.5e-7 and 3e-7 of the true value for every argument (a test walks through them all),
-//! stay within `[0, 1]` and `[-1, 1]`, and keep a NaN. The other activations of ONNX's list that need more than a
-//! clamp are the reference's own, lane by lane.
+//! For every argument, `sigmoid` is within 1.5e-7 of the true value and `tanh` within 3e-7. They stay within `[0, 1]` and `[-1,
+//! 1]`, and keep a NaN. ONNX's other activations that need more than a clamp are the reference's, lane by lane.
 
 use super::simd::{MOST_LANES, Simd};
 use crate::cell::Activation;
@@ -13,10 +12,11 @@ use crate::reference::activate as activate_one;
 fn logistic<S: Simd>(v: S, t: S::F) -> S::F {
     // 2^126 neither overflows nor becomes subnormal when inverted; the sum rounds to 1 long before 2^-126.
     let t = v.min(v.splat(126.0), v.max(v.splat(-126.0), t));
-    // The sum's rounding leaves the nearest integer in the low bits.
+    // The rounding of the sum leaves the nearest integer in the low bits.
     let biased = v.add(t, v.splat(12_582_912.0));
     let fraction = v.sub(t, v.sub(biased, v.splat(12_582_912.0)));
-    // 2^fraction on [-1/2, 1/2], minimax of degree 6 (relative error 2e-9 before rounding), in pairs: a shorter chain.
+    // 2^fraction on [-1/2, 1/2] by a minimax polynomial of degree 6 (relative error 2e-9 before rounding), summed in pairs for
+    // a shorter dependency chain.
     let pair = |low: f32, high: f32| v.fma(fraction, v.splat(high), v.splat(low));
     let square = v.mul(fraction, fraction);
     let upper = v.fma(square, v.splat(1.534_581_2e-4), pair(9.618_489e-3, 1.339_993_1e-3));
@@ -47,7 +47,7 @@ pub(super) fn clip<S: Simd>(v: S, x: S::F, limit: Option<f32>) -> S::F {
     }
 }
 
-/// Any activation.
+/// Applies any activation.
 #[inline(always)]
 pub(super) fn activate<S: Simd>(v: S, activation: Activation, x: S::F) -> S::F {
     match activation {
@@ -63,13 +63,13 @@ pub(super) fn activate<S: Simd>(v: S, activation: Activation, x: S::F) -> S::F {
     }
 }
 
-/// A scalar function of every lane.
+/// Applies a scalar function to every lane.
 #[inline(always)]
 pub(super) fn map_lanes<S: Simd>(v: S, x: S::F, f: impl Fn(f32) -> f32) -> S::F {
     in_memory(v, x, |lanes| lanes.iter_mut().for_each(|lane| *lane = f(*lane)))
 }
 
-/// A register's lanes as a slice and back.
+/// Changes a register's lanes as a slice.
 #[inline(always)]
 fn in_memory<S: Simd>(v: S, x: S::F, change: impl FnOnce(&mut [f32])) -> S::F {
     let mut lanes = [0.0; MOST_LANES];
@@ -78,7 +78,7 @@ fn in_memory<S: Simd>(v: S, x: S::F, change: impl FnOnce(&mut [f32])) -> S::F {
     load_part(v, &lanes[..S::LANES])
 }
 
-/// The reference's function of every lane, out of line: the kernels that call it are compiled many times over.
+/// Applies the reference's function to every lane. Out of line, because the kernels that call it are compiled many times over.
 #[inline(never)]
 fn map_each(lanes: &mut [f32], activation: Activation) {
     for lane in lanes {
@@ -86,30 +86,30 @@ fn map_each(lanes: &mut [f32], activation: Activation) {
     }
 }
 
-/// Up to a register's lanes from a slice; zeros above.
+/// Loads at most a register's lanes from a slice; the other lanes are zero.
 #[inline(always)]
 #[allow(unsafe_code)]
 pub(super) fn load_part<S: Simd>(v: S, from: &[f32]) -> S::F {
     if from.len() >= S::LANES {
-        // SAFETY: the slice has the lanes.
+        // SAFETY: the slice has at least `LANES` numbers.
         return unsafe { v.load(from.as_ptr()) };
     }
     let mut lanes = [0.0; MOST_LANES];
     lanes[..from.len()].copy_from_slice(from);
-    // SAFETY: `MOST_LANES` is the most that a register has.
+    // SAFETY: no register has more than `MOST_LANES` lanes.
     unsafe { v.load(lanes.as_ptr()) }
 }
 
-/// The first lanes of a register into a slice of at most as many.
+/// Stores the first lanes of a register in a slice of at most as many numbers.
 #[inline(always)]
 #[allow(unsafe_code)]
 pub(super) fn store_part<S: Simd>(v: S, to: &mut [f32], x: S::F) {
     if to.len() >= S::LANES {
-        // SAFETY: the slice has the lanes.
+        // SAFETY: the slice has at least `LANES` numbers.
         return unsafe { v.store(to.as_mut_ptr(), x) };
     }
     let mut lanes = [0.0; MOST_LANES];
-    // SAFETY: `MOST_LANES` is the most that a register has.
+    // SAFETY: no register has more than `MOST_LANES` lanes.
     unsafe { v.store(lanes.as_mut_ptr(), x) };
     to.copy_from_slice(&lanes[..to.len()]);
 }
@@ -119,9 +119,9 @@ mod tests {
     use super::super::simd::{Instructions, Kernel, Verified};
     use super::*;
 
-    struct Each<'a>(Activation, &'a [f32], &'a mut [f32]);
+    struct ActivateAll<'a>(Activation, &'a [f32], &'a mut [f32]);
 
-    impl Kernel for Each<'_> {
+    impl Kernel for ActivateAll<'_> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, v: S) {
@@ -138,11 +138,11 @@ mod tests {
 
     fn evaluate(set: Verified, activation: Activation, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
-        set.run(Each(activation, x, &mut y));
+        set.run(ActivateAll(activation, x, &mut y));
         y
     }
 
-    /// The largest error over every 16-bit-spaced float of both signs, checked for range on the way.
+    /// The largest error over every 2048th float of both signs. It also asserts the range.
     fn largest_error(set: Verified, activation: Activation, low: f32, truth: fn(f64) -> f64) -> f64 {
         let x: Vec<f32> = (0..=u32::MAX >> 11).map(|i| f32::from_bits(i << 11)).filter(|x| x.is_finite()).collect();
         let y = evaluate(set, activation, &x);

@@ -1,4 +1,4 @@
-//! Tensor operations as matrix products. Element-wise operations are the reference's own, in `f32`.
+//! Tensor operations as matrix products. Element-wise operations are the reference's, in `f32`.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Dim};
@@ -23,7 +23,7 @@ pub(crate) fn matmul(
     Ok(y)
 }
 
-/// One-dimensional cross-correlation: the windows laid out as columns, then one matrix product for each signal.
+/// One-dimensional cross-correlation: the windows as columns of a matrix, then one matrix product per signal.
 pub(crate) fn conv1d(
     x: ArrayView3<'_, f32>,
     weight: ArrayView3<'_, f32>,

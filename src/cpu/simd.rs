@@ -1,8 +1,7 @@
-//! Vector registers behind one trait, and the choice among instruction sets at run time.
+//! Vector registers behind one trait, and the choice of an instruction set at run time.
 //!
-//! A kernel is written once, generic over [`Simd`], and compiled for every instruction set: [`Verified::run`] enters the
-//! copy for the set it is called on. Everything below that entry must be `#[inline(always)]`, so that it is compiled
-//! with the set's features.
+//! A kernel is written once, generic over [`Simd`], and compiled for every instruction set. [`Verified::run`] enters the copy
+//! for its set. Every function below that entry must be `#[inline(always)]`, so that it is compiled with the set's features.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
@@ -25,19 +24,20 @@ pub(super) const MOST_LANES: usize = 16;
 ///
 /// # Safety
 /// Kernels size what they read and write by the type: `LANES` is the number of lanes of `F` and of `I`, at most
-/// [`MOST_LANES`]; `load`, `load_*` and `store` touch no more than `LANES` numbers, and `dot_bytes` no more than `4 * LANES` bytes.
+/// [`MOST_LANES`]; `load`, `load_*` and `store` touch no more than `LANES` numbers, and `dot_bytes` no more than `4 * LANES`
+/// bytes.
 pub(super) unsafe trait Simd: Copy {
     /// A register of `f32`.
     type F: Copy;
-    /// A register of `i32`, as many lanes.
+    /// A register of `i32`, with as many lanes.
     type I: Copy;
     /// Lanes of a register, at most [`MOST_LANES`].
     const LANES: usize;
-    /// Rows of a tile of `rows x 4` and `rows x 3` accumulators that leaves room for the operands.
+    /// Rows of a tile with 4 and with 3 accumulators per row, such that the operands fit in registers, too.
     const ROWS: [usize; 2];
 
     fn splat(self, x: f32) -> Self::F;
-    /// Asks for the cache line at an address, which may be any: nothing is read that a program could see.
+    /// Asks for the cache line at an address. Any address is allowed: the program reads nothing.
     fn prefetch(self, at: *const u8) {
         let _ = at;
     }
@@ -47,19 +47,19 @@ pub(super) unsafe trait Simd: Copy {
     /// # Safety
     /// `at` points to [`Simd::LANES`] writable numbers; no alignment is asked for.
     unsafe fn store(self, at: *mut f32, x: Self::F);
-    /// 16-bit floats, widened.
+    /// Loads 16-bit floats and widens them.
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers.
     unsafe fn load_f16(self, at: *const u16) -> Self::F;
-    /// The upper halves of 32-bit floats, widened.
+    /// Loads bf16 numbers and widens them.
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers.
     unsafe fn load_bf16(self, at: *const u16) -> Self::F;
-    /// Two registers of the same from words of 32 bits: the lower halves, then the upper ones.
+    /// Loads two registers of bf16 numbers from 32-bit words: the lower halves, then the upper ones.
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable words.
     unsafe fn load_bf16_pair(self, at: *const u32) -> [Self::F; 2];
-    /// 8-bit integers, widened.
+    /// Loads 8-bit integers and widens them.
     /// # Safety
     /// `at` points to [`Simd::LANES`] readable numbers.
     unsafe fn load_i8(self, at: *const i8) -> Self::F;
@@ -67,7 +67,7 @@ pub(super) unsafe trait Simd: Copy {
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a b + c`, fused where the processor can.
+    /// `a b + c`, fused if the processor can.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
@@ -77,7 +77,7 @@ pub(super) unsafe trait Simd: Copy {
     fn power_of_two(self, biased: Self::F) -> Self::F;
 
     fn zero_i32(self) -> Self::I;
-    /// Adds to every lane the sum of four products: bytes of `a`, unsigned, with the lane's four bytes at `w`, signed.
+    /// Adds to every lane the sum of four products: the unsigned bytes of `a` with the lane's four signed bytes at `w`.
     /// # Safety
     /// `w` points to `4 *` [`Simd::LANES`] readable bytes.
     unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
@@ -105,7 +105,7 @@ pub enum Instructions {
 }
 
 impl Instructions {
-    /// Every set, the fastest first.
+    /// Every set, fastest first.
     pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
 
     /// The fastest set that this processor has.
@@ -138,7 +138,7 @@ impl Instructions {
         }
     }
 
-    /// The set as one that may be used.
+    /// The set, if this processor has it.
     pub(super) fn verify(self) -> Result<Verified> {
         if self.available() {
             return Ok(Verified(self));
@@ -178,13 +178,13 @@ impl Verified {
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            // SAFETY: a `Verified` is made by `verify` and `detect` alone, which ask `available`.
+            // SAFETY: the processor has the set: only `verify` and `detect` make a `Verified`, and both ask `available`.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => unsafe { x86::Avx512::verified() }.enter(kernel),
-            // SAFETY: a `Verified` is made by `verify` and `detect` alone, which ask `available`.
+            // SAFETY: the processor has the set: only `verify` and `detect` make a `Verified`, and both ask `available`.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => unsafe { x86::Avx2::verified() }.enter(kernel),
-            // SAFETY: a `Verified` is made by `verify` and `detect` alone, which ask `available`.
+            // SAFETY: the processor has the set: only `verify` and `detect` make a `Verified`, and both ask `available`.
             #[cfg(target_arch = "aarch64")]
             Instructions::Neon => unsafe { neon::Neon::verified() }.enter(kernel),
             _ => kernel.run(portable::Portable),

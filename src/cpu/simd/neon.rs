@@ -20,24 +20,24 @@ impl Neon {
     }
 
     pub(super) fn enter<K: Kernel>(self, kernel: K) -> K::Output {
-        // NEON is part of the target's baseline: no function of its own is needed to switch it on.
+        // NEON is part of the target's baseline, so no `#[target_feature]` is needed.
         kernel.run(self)
     }
 }
 
-/// The body of a method in intrinsics.
+/// The body of a method, in intrinsics.
 macro_rules! neon {
     ($body:expr) => {
-        // SAFETY: a `Neon` exists only where `available` has found the feature; what the pointers point to is what the
-        // trait's method demands.
-        #[allow(unused_unsafe, reason = "most intrinsics are safe where their feature is on")]
+        // SAFETY: a `Neon` exists only if `available` has found the feature. The pointers point to as many numbers as the
+        // contract of the trait's method demands of its caller.
+        #[allow(unused_unsafe, reason = "most intrinsics are safe if their feature is on")]
         unsafe {
             $body
         }
     };
 }
 
-// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Neon {
     type F = float32x4_t;
     type I = int32x4_t;
@@ -58,8 +58,8 @@ unsafe impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_f16(self, at: *const u16) -> Self::F {
-        // The intrinsic on `f16` is not stable: the exponent is moved in place, and a product with 2^112 mends its bias
-        // and makes subnormal numbers normal. Infinities and NaNs are told apart by the exponent's 31.
+        // The intrinsic on `f16` is not stable. So the exponent is shifted into place, and a product with 2^112 corrects its
+        // bias and makes subnormal numbers normal. An exponent of 31 marks infinities and NaNs.
         neon!({
             let half = vmovl_u16(vld1_u16(at));
             let sign = vshlq_n_u32::<16>(vandq_u32(half, vdupq_n_u32(0x8000)));
@@ -135,7 +135,7 @@ unsafe impl Simd for Neon {
         neon!({
             let w = vld1q_s8(w);
             let a = vreinterpretq_s16_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(a))));
-            // Sixteen products of a lane's four bytes each; two pairwise sums bring them to one a lane.
+            // Four products per lane, which two rounds of pairwise sums reduce to one number per lane.
             let products = |w: int8x8_t| {
                 let w = vmovl_s8(w);
                 vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(w)), vmull_s16(vget_high_s16(a), vget_high_s16(w)))

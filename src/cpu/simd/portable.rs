@@ -1,4 +1,4 @@
-//! Four lanes in plain Rust, which every compiler turns into the target's own short vectors where it has some.
+//! Four lanes in plain Rust, which the compiler turns into the target's short vectors if it has any.
 
 use half::f16;
 
@@ -23,7 +23,7 @@ unsafe fn read<T: Copy>(at: *const T) -> [T; LANES] {
     unsafe { at.cast::<[T; LANES]>().read_unaligned() }
 }
 
-// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
@@ -80,7 +80,7 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        // Not `mul_add`: without the instruction it is a call into the C library.
+        // Not `mul_add`: without a fused instruction it calls the C library.
         map2(map2(a, b, |a, b| a * b), c, |ab, c| ab + c)
     }
     #[inline(always)]

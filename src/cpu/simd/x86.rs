@@ -4,16 +4,16 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// The body of a method in intrinsics.
+/// The body of a method, in intrinsics.
 macro_rules! x86 {
     ($body:expr) => {
-        // SAFETY: a value of the set's type exists only where `available` has found every feature of the set; what the
-        // pointers point to is what the trait's method demands.
+        // SAFETY: a value of the set's type exists only if `available` has found every feature of the set. The pointers point
+        // to as many numbers as the contract of the trait's method demands of its caller.
         unsafe { $body }
     };
 }
 
-/// A set as a type, from one list of features: those that are looked for are those that a kernel is compiled with.
+/// Declares a set by its features, so that a kernel is compiled with exactly the features that `available` looks for.
 macro_rules! set {
     ($(#[$doc:meta])* $set:ident: $($feature:tt),+) => {
         $(#[$doc])*
@@ -47,7 +47,7 @@ set! {
     Avx512: "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"
 }
 
-// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
@@ -117,7 +117,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     fn reciprocal(self, x: Self::F) -> Self::F {
-        // 14 bits from the table, doubled by one step of Newton's method: y + y (1 - x y).
+        // 14 bits of precision from the instruction, doubled by one step of Newton's method: y + y (1 - x y).
         x86!({
             let y = _mm512_rcp14_ps(x);
             _mm512_fmadd_ps(y, _mm512_fnmadd_ps(x, y, _mm512_set1_ps(1.0)), y)
@@ -150,7 +150,7 @@ set! {
     Avx2: "avx2", "fma", "f16c"
 }
 
-// SAFETY: a register of `LANES` lanes, and every access is to no more than the `LANES` numbers that the method demands.
+// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
