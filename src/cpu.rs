@@ -1,17 +1,19 @@
-//! The CPU path: the same calls as the GPU path, by packed weights, vector registers and a few threads.
+//! The CPU path: the calls of the GPU path on packed weights, vector registers and a few threads.
 //!
 //! ```text
-//! pack       weights in panels: all gates of a block of units side by side          (once, when a layer is built)
-//! product    the micro-kernel: rows times a panel, in tiles that fill the registers
-//! update     gates, activations, new state: on the product of one panel, while it is in the first cache
-//! layer      input projection of a chunk of steps, then step by step product and update; a thread owns some panels
-//! stack      layers and directions, and the threads among them
-//! training   the same with what gradients need kept, and backwards; a thread owns some rows of the batch
-//! outer      sums of outer products, which the weights' gradients are
+//! pack stored     weights in panels that hold all gates of a block of units; done once, when a layer is built
+//! product         the micro-kernel: rows times a panel, in tiles that fill the registers
+//! update          gates, activations and new state on the product of some panels, while it is in the first-level cache
+//! layer           input projection of a chunk of steps, then product and update step by step; a thread owns some panels
+//! stack           layers and directions, and how threads share them
+//! training        the passes with gradients; a thread owns some rows of the batch
+//! outer           sums of outer products, which are the weights' gradients
+//! memory pool     shared buffers and the threads; `buffer_cache` keeps buffers between training passes
 //! ```
 //!
-//! `unsafe` is confined to the modules that say so at their top: registers, kernels, and memory that threads share.
+//! `unsafe` is confined to the modules that allow it at their top: registers, kernels, and memory that threads share.
 
+mod buffer_cache;
 mod device;
 mod layer;
 mod math;
@@ -23,10 +25,10 @@ mod peaks;
 mod pool;
 mod product;
 mod round;
-mod scratch;
 mod simd;
 mod stack;
 mod state;
+mod stored;
 mod training;
 mod update;
 

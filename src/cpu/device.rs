@@ -1,35 +1,35 @@
-//! The CPU as a device: how many threads, which instructions.
+//! The CPU as a device: its threads and its instruction set.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use super::pool::Pool;
-use super::scratch::Scratch;
+use super::buffer_cache::BufferCache;
+use super::pool::ThreadPool;
 use super::simd::{Instructions, Verified};
 use crate::error::{Error, Result};
 
-/// Threads at the most: more than any machine has cores, and few enough that each gets its stack.
+/// The most threads: more than any machine has cores, and few enough that each gets its stack.
 const MOST_THREADS: usize = 1024;
 
-/// How the CPU path works.
+/// Options of the CPU path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Threads of a call, the caller's among them; absent for one a physical core. A call with little work takes fewer:
-    /// one for a single step of a single row, and never more than one for each 16,384 multiply-adds of a step. Results
-    /// are the same bits for any number.
+    /// Threads of a call, the caller's among them; by default one per physical core. A call with little work takes fewer: one
+    /// for a single step of a single row, and at most one per 16,384 multiply-adds of a step. Results are the same bits for any
+    /// number of threads.
     pub threads: Option<usize>,
-    /// The instruction set; absent for the fastest that the processor has.
+    /// The instruction set; by default the fastest one that the processor has.
     pub instructions: Option<Instructions>,
 }
 
-/// A CPU with its threads. Clones share them. The threads start with the first call that wants them, and while one call
-/// has them another works on its caller's thread alone. Buffers of a training pass stay with the device for the next one, 256 MiB
-/// at most, until its last clone is dropped.
+/// A CPU with its threads, which clones share. The threads start with the first call that wants them. While one call has them,
+/// any other call uses its caller's thread only. The device keeps up to 256 MiB of buffers from one training pass to the next,
+/// until its last clone is dropped.
 #[derive(Clone)]
 pub struct CpuDevice {
-    pool: Arc<Pool>,
+    pool: Arc<ThreadPool>,
     instructions: Verified,
-    scratch: Scratch,
+    buffers: BufferCache,
 }
 
 impl CpuDevice {
@@ -53,22 +53,22 @@ impl CpuDevice {
         Ok(Self::of(options.threads.unwrap_or_else(physical_cores), instructions))
     }
 
-    /// The device of default options, whose threads all layers on it share.
+    /// The device with default options, which the whole process shares.
     pub fn shared() -> Self {
         static SHARED: LazyLock<CpuDevice> = LazyLock::new(|| CpuDevice::of(physical_cores(), Verified::detect()));
         SHARED.clone()
     }
 
     fn of(threads: usize, instructions: Verified) -> Self {
-        Self { pool: Arc::new(Pool::new(threads)), instructions, scratch: Scratch::default() }
+        Self { pool: Arc::new(ThreadPool::new(threads)), instructions, buffers: BufferCache::default() }
     }
 
-    /// The most threads that a call takes.
+    /// The most threads of a call.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
 
-    /// The instruction set that its kernels use.
+    /// The instruction set of its kernels.
     pub fn instructions(&self) -> Instructions {
         self.instructions.set()
     }
@@ -77,12 +77,12 @@ impl CpuDevice {
         self.instructions
     }
 
-    /// Where the device's calls leave buffers for one another.
-    pub(super) fn scratch(&self) -> &Scratch {
-        &self.scratch
+    /// The buffers that calls leave to one another.
+    pub(super) fn buffers(&self) -> &BufferCache {
+        &self.buffers
     }
 
-    pub(super) fn pool(&self) -> &Pool {
+    pub(super) fn pool(&self) -> &ThreadPool {
         &self.pool
     }
 }
@@ -96,7 +96,7 @@ impl fmt::Debug for CpuDevice {
     }
 }
 
-/// Cores that the process may use; two threads of one core share its arithmetic units.
+/// The physical cores that the process may use. Two threads of one core share its arithmetic units.
 fn physical_cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     num_cpus::get_physical().clamp(1, allowed)

@@ -1,31 +1,31 @@
-//! Sums of outer products, `into += a^T b`: what the gradient of a matrix is made of.
+//! Sums of outer products, `into += a^T b`: the gradient of a matrix.
 //!
-//! Every element is a sum over blocks of rows in their order, whatever the threads and the columns that each of them takes.
+//! Every element is a sum over blocks of rows in a fixed order, for any number of threads and any share of the columns.
 #![allow(unsafe_code)]
 
+use super::buffer_cache::{BufferCache, CachedBuffer};
 use super::math::{load_part, store_part};
-use super::scratch::{Buffer, Scratch};
 use super::simd::{Kernel, Simd, Verified};
 use crate::error::Result;
 use crate::memory;
 
-/// Rows that are packed, and summed in registers, at once.
+/// Rows that are packed and summed in registers at once.
 const DEPTH: usize = 192;
-/// Columns of `a` that lie side by side when packed: a cache line.
+/// Columns per piece of a packed `a`: one cache line.
 pub(super) const BLOCK: usize = 16;
 /// Registers of `b` in a tile.
 const VECTORS: usize = 3;
-/// Columns of `a` that are packed at once, so that they stay in the second cache beside `b`.
+/// Columns of `a` that are packed at once, so that they stay in the second-level cache, as does `b`.
 const COLUMNS: usize = 256;
 
 /// Some rows of the sums `a^T b` for one `a` and several `b`.
 pub(super) struct OuterSums<'a> {
-    /// The first column of `a` that they belong to.
+    /// The column of `a` that belongs to the first row of the sums.
     pub(super) first: usize,
     pub(super) sums: Vec<OuterSum<'a>>,
 }
 
-/// The same rows of one sum, row-major.
+/// Some rows of one sum, row-major.
 pub(super) struct OuterSum<'a> {
     pub(super) into: &'a mut [f32],
     /// Columns of `b`.
@@ -33,11 +33,11 @@ pub(super) struct OuterSum<'a> {
 }
 
 impl OuterSums<'_> {
-    /// Adds the outer products of rows of `a` with as many of each `b`.
+    /// Adds the outer products of the rows of `a` with those of each `b`.
     pub(super) fn add<'r>(
         &mut self,
         set: Verified,
-        scratch: &Scratch,
+        buffers: &BufferCache,
         mut a: impl Iterator<Item = &'r [f32]>,
         b: &mut [impl Iterator<Item = &'r [f32]>],
     ) -> Result<()> {
@@ -45,9 +45,9 @@ impl OuterSums<'_> {
             return Ok(());
         };
         let panel = VECTORS * set.lanes();
-        let mut packed_a = Packed::new(scratch, BLOCK, count.min(COLUMNS))?;
-        let packed = |sum: &OuterSum<'_>| Packed::new(scratch, panel, sum.width);
-        let mut packed_b: Vec<Packed> = self.sums.iter().map(packed).collect::<Result<_>>()?;
+        let mut packed_a = PackedColumns::new(buffers, BLOCK, count.min(COLUMNS))?;
+        let packed = |sum: &OuterSum<'_>| PackedColumns::new(buffers, panel, sum.width);
+        let mut packed_b: Vec<PackedColumns> = self.sums.iter().map(packed).collect::<Result<_>>()?;
         let mut rows: Vec<&[f32]> = memory::room("training", DEPTH)?;
         loop {
             rows.clear();
@@ -64,22 +64,23 @@ impl OuterSums<'_> {
                 packed_a.pack(rows.iter().map(|row| &row[self.first + columns.start..self.first + columns.end]));
                 for (packed, OuterSum { into, width }) in packed_b.iter().zip(&mut self.sums) {
                     let into = &mut into[columns.start * *width..columns.end * *width];
-                    set.run(Block { a: &packed_a.numbers, b: &packed.numbers, depth, into, width: *width });
+                    set.run(OuterBlock { a: &packed_a.numbers, b: &packed.numbers, depth, into, width: *width });
                 }
             }
         }
     }
 }
 
-/// Rows cut into pieces of a few columns, `[pieces, DEPTH, width]`. What lies beside the last columns and rows is not looked at.
-struct Packed {
-    numbers: Buffer,
+/// Rows cut into pieces of a few columns, `[pieces, DEPTH, width]`. The numbers behind the last column and row are arbitrary
+/// and reach no sum.
+struct PackedColumns {
+    numbers: CachedBuffer,
     width: usize,
 }
 
-impl Packed {
-    fn new(scratch: &Scratch, width: usize, columns: usize) -> Result<Self> {
-        Ok(Self { numbers: scratch.take(columns.div_ceil(width) * DEPTH * width)?, width })
+impl PackedColumns {
+    fn new(buffers: &BufferCache, width: usize, columns: usize) -> Result<Self> {
+        Ok(Self { numbers: buffers.take(columns.div_ceil(width) * DEPTH * width)?, width })
     }
 
     fn pack<'r>(&mut self, rows: impl Iterator<Item = &'r [f32]>) {
@@ -87,7 +88,7 @@ impl Packed {
             let places = self.numbers.chunks_exact_mut(DEPTH * self.width);
             for (piece, place) in row.chunks(self.width).zip(places) {
                 let place = &mut place[k * self.width..][..piece.len()];
-                // Cache lines are copied without a call.
+                // Whole cache lines are copied by a few instructions, without a call.
                 let (lines, rest) = piece.as_chunks::<BLOCK>();
                 let (places, rest_place) = place.as_chunks_mut::<BLOCK>();
                 places.iter_mut().zip(lines).for_each(|(place, line)| *place = *line);
@@ -98,7 +99,7 @@ impl Packed {
 }
 
 /// `into += a^T b` of packed rows.
-struct Block<'a> {
+struct OuterBlock<'a> {
     a: &'a [f32],
     b: &'a [f32],
     depth: usize,
@@ -107,23 +108,26 @@ struct Block<'a> {
     width: usize,
 }
 
-/// A tile's operands: `depth` rows of [`BLOCK`] and of [`VECTORS`] registers' numbers.
+/// The operands of a tile: `depth` rows of [`BLOCK`] numbers, and of [`VECTORS`] registers.
 #[derive(Clone, Copy)]
-struct Tile {
+struct OuterTile {
     a: *const f32,
     b: *const f32,
     depth: usize,
 }
 
-impl Tile {
-    /// Adds to `into [up to R, width]` the columns of `b` from `first` on: `V` registers, the last one perhaps in part.
+impl OuterTile {
+    /// Adds the tile to `into [at most R, width]`, in the columns from `first` on: `V` registers, of which the last may be
+    /// partial.
     ///
     /// # Safety
-    /// `a` points to `depth` rows of [`BLOCK`] numbers, less what lies before the tile; `b` to as many of [`VECTORS`] registers.
+    /// `a` points to `depth` rows of at least `R` numbers, [`BLOCK`] apart; `b` points to `depth` rows of [`VECTORS`]
+    /// registers.
     #[inline(always)]
     unsafe fn add<S: Simd, const V: usize, const R: usize>(self, v: S, into: &mut [f32], width: usize, first: usize) {
         let mut sums = [[v.splat(0.0); V]; R];
-        // SAFETY: `k` stays below `depth`, a row below `R` and a column below `V`: inside the rows of this function's contract.
+        // SAFETY: `k` stays below `depth`, `row` below `R` and `column` below `V`, so every access is inside the rows of this
+        // function's contract.
         unsafe {
             for k in 0..self.depth {
                 let (a, b) = (self.a.add(k * BLOCK), self.b.add(k * VECTORS * S::LANES));
@@ -148,15 +152,15 @@ impl Tile {
     }
 }
 
-impl Kernel for Block<'_> {
+impl Kernel for OuterBlock<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, v: S) {
         let Self { a, b, depth, into, width } = self;
         let panel = VECTORS * S::LANES;
-        // Whole rows: what is left of a row would be a row of `a` that the count below does not have.
+        // Whole rows: a partial row would read a column of `a` that the count below leaves out.
         assert!(width > 0 && into.len().is_multiple_of(width));
-        // Rows of a tile; they divide a block.
+        // Rows per tile; they divide a block.
         let rows = if S::ROWS[1] >= 8 { 8 } else { 4 };
         let (blocks, panels) = ((into.len() / width).div_ceil(BLOCK), width.div_ceil(panel));
         assert!(depth <= DEPTH && a.len() >= blocks * DEPTH * BLOCK && b.len() >= panels * DEPTH * panel);
@@ -165,9 +169,9 @@ impl Kernel for Block<'_> {
                 let first = at * panel;
                 for (tile, into) in into.chunks_mut(rows * width).enumerate() {
                     let a = a[block * DEPTH * BLOCK + tile * rows..].as_ptr();
-                    let tile = Tile { a, b: b[at * DEPTH * panel..].as_ptr(), depth };
-                    // SAFETY: by the assertions above `a` and `b` hold `depth` rows of every block and panel; a tile's rows end inside
-                    // its block.
+                    let tile = OuterTile { a, b: b[at * DEPTH * panel..].as_ptr(), depth };
+                    // SAFETY: by the assertions above, `a` and `b` hold `depth` rows of every block and panel, and the columns
+                    // of a tile end inside its block.
                     unsafe {
                         match ((width - first).div_ceil(S::LANES).min(VECTORS), rows) {
                             (1, 8) => tile.add::<S, 1, 8>(v, into, width, first),
@@ -189,7 +193,7 @@ mod tests {
     use super::super::simd::{Instructions, MOST_LANES};
     use super::*;
 
-    /// `sum a^T b` in `f64`, on top of what is there.
+    /// `into + a^T b` in `f64`.
     fn plain(into: &[f32], a: &[Vec<f32>], b: &[Vec<f32>], first: usize, width: usize) -> Vec<f64> {
         let element = |(at, &old): (usize, &f32)| {
             let product = |(a, b): (&Vec<f32>, &Vec<f32>)| f64::from(a[first + at / width]) * f64::from(b[at % width]);
@@ -222,7 +226,7 @@ mod tests {
                 let sums = into.iter_mut().zip(widths).map(|(into, width)| OuterSum { into, width }).collect();
                 let mut iterators = [&b[0], &b[1]].map(|b| b.iter().map(Vec::as_slice));
                 let rows_of_a = a.iter().map(Vec::as_slice);
-                OuterSums { first, sums }.add(set, &Scratch::default(), rows_of_a, &mut iterators).expect("room");
+                OuterSums { first, sums }.add(set, &BufferCache::default(), rows_of_a, &mut iterators).expect("room");
                 for ((into, width), b) in into.iter().zip(widths).zip(&b) {
                     let expected = plain(&start(width), &a, b, first, width);
                     for (at, (found, expected)) in into.iter().zip(expected).enumerate() {
@@ -236,10 +240,10 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is_multiple_of")]
-    fn a_sum_that_is_no_whole_number_of_rows_is_refused() {
+    fn a_sum_with_a_partial_row_is_refused() {
         let numbers = vec![0.0; DEPTH * MOST_LANES * VECTORS];
         let mut into = [0.0; 7];
-        let block = Block { a: &numbers, b: &numbers, depth: 1, into: &mut into, width: 3 };
+        let block = OuterBlock { a: &numbers, b: &numbers, depth: 1, into: &mut into, width: 3 };
         Instructions::Portable.verify().expect("any processor").run(block);
     }
 }

@@ -1,39 +1,39 @@
-//! Weights as the micro-kernel reads them: panels of a few registers' width, one register a gate and block of units, so
-//! that a panel's product holds all gates of its units side by side.
+//! Weights packed for the micro-kernel: panels that are a few registers wide, one register per gate and block of units. A
+//! panel's product thus holds all gates of its units.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 use ndarray::{Array1, Array2, ArrayViewMut2};
 
-use super::memory::Aligned;
-use super::product::{Source, Unpack, interleaved};
+use super::memory::AlignedVec;
 use super::simd::Verified;
+use super::stored::{PanelWeights, UnpackPanels, interleaved};
 use crate::cell::{WeightType, quantize};
 use crate::error::Result;
 
 const OP: &str = "Recurrent";
 
-/// Which rows of a weight matrix the registers of a panel hold: `gates` registers for each of `blocks` blocks of units.
+/// The rows of a weight matrix in the registers of a panel: `gates` registers for each of `blocks` blocks of units.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
-    /// The gates of a block, as positions in the matrix's stack.
+pub(super) struct PanelLayout {
+    /// The gates of a block, as positions in the weight matrix.
     pub(super) gates: &'static [usize],
-    /// Blocks of units in a panel.
+    /// Blocks per panel.
     pub(super) blocks: usize,
-    /// Units of a gate.
+    /// Units per gate.
     pub(super) units: usize,
-    /// Units of a block: lanes of a register.
+    /// Units per block: the lanes of a register.
     pub(super) lanes: usize,
 }
 
-impl Layout {
-    /// Registers of a panel.
+impl PanelLayout {
+    /// Registers per row of a panel.
     pub(super) fn vectors(&self) -> usize {
         self.gates.len() * self.blocks
     }
 
-    /// Columns of a panel's product.
+    /// Columns per panel.
     pub(super) fn width(&self) -> usize {
         self.vectors() * self.lanes
     }
@@ -42,7 +42,7 @@ impl Layout {
         self.units.div_ceil(self.blocks * self.lanes)
     }
 
-    /// The matrix row behind a panel's column, `None` beyond the last unit.
+    /// The matrix row in a panel's column; `None` beyond the last unit.
     fn row(&self, panel: usize, column: usize) -> Option<usize> {
         let (vector, lane) = (column / self.lanes, column % self.lanes);
         let (slot, gate) = (vector / self.gates.len(), vector % self.gates.len());
@@ -50,123 +50,153 @@ impl Layout {
         (unit < self.units).then(|| self.gates[gate] * self.units + unit)
     }
 
-    /// A value of every column of every panel.
-    fn columns(&self, of: impl Fn(usize) -> f32) -> Result<Aligned<f32>> {
+    /// A value per column of every panel, from the matrix row in it.
+    fn columns(&self, of: impl Fn(usize) -> f32) -> Result<AlignedVec<f32>> {
         let column = |at: usize| self.row(at / self.width(), at % self.width()).map_or(0.0, &of);
         let len = self.panels() * self.width();
-        Aligned::collect(OP, len, (0..len).map(column))
+        AlignedVec::collect(OP, len, (0..len).map(column))
     }
 }
 
-/// How a matrix is going to be multiplied.
+/// The operand by which a packed matrix is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
-    /// The input of all steps: kept as it is.
+    /// The input of many steps, in f32.
     Input,
-    /// The state of one step: rounded to 16 bits where the weights are integers.
+    /// The state of one step, rounded to 16 bits if the weights are 8-bit integers.
     State,
+}
+
+impl PanelLayout {
+    /// Panel, depth and column of every number, in the order of [`PanelWeights`].
+    fn places(self, depth: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        let width = self.width();
+        (0..self.panels()).flat_map(move |panel| (0..depth).flat_map(move |k| (0..width).map(move |c| (panel, k, c))))
+    }
+
+    /// Packs a matrix in a floating-point type.
+    fn pack_floats(self, weight: &Array2<f32>, kind: WeightType) -> Result<PackedWeights> {
+        let (depth, width) = (weight.ncols(), self.width());
+        let len = self.panels() * depth * width;
+        let places = self.places(depth);
+        let at = |panel, k, column| self.row(panel, column).map_or(0.0, |row| weight[[row, k]]);
+        match kind {
+            WeightType::F16 => {
+                let bits = places.map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits());
+                Ok(PackedWeights::F16(AlignedVec::collect(OP, len, bits)?))
+            }
+            WeightType::Bf16 => {
+                let mut numbers = AlignedVec::zeros(OP, len)?;
+                for (p, k, c) in places {
+                    let place = (p * depth + k) * width + interleaved(c, self.vectors(), self.lanes);
+                    numbers[place] = bf16::from_f32(at(p, k, c)).to_bits();
+                }
+                Ok(PackedWeights::Bf16(numbers))
+            }
+            _ => {
+                let numbers = places.map(|(p, k, c)| at(p, k, c));
+                Ok(PackedWeights::F32(AlignedVec::collect(OP, len, numbers)?))
+            }
+        }
+    }
+
+    /// The byte of a matrix `[rows, depth]` at a panel's place; zero outside the matrix.
+    fn byte(self, depth: usize, bytes: &[i8], (panel, k, column): (usize, usize, usize)) -> i8 {
+        match self.row(panel, column) {
+            Some(row) if k < depth => bytes[row * depth + k],
+            _ => 0,
+        }
+    }
+
+    /// Packs 8-bit weights in the order of floating-point ones.
+    fn pack_bytes(self, depth: usize, bytes: &[i8]) -> Result<PackedWeights> {
+        let numbers = self.places(depth).map(|place| self.byte(depth, bytes, place));
+        Ok(PackedWeights::Int8(AlignedVec::collect(OP, self.panels() * depth * self.width(), numbers)?))
+    }
+
+    /// Packs 8-bit weights for integer products: four numbers of the depth per column.
+    fn pack_dot(self, depth: usize, bytes: &[i8]) -> Result<PackedWeights> {
+        let (panels, width, fours) = (self.panels(), self.width(), depth.div_ceil(4));
+        let number = |at: usize| {
+            let (rest, k) = (at / 4, at % 4);
+            let (rest, column) = (rest / width, rest % width);
+            self.byte(depth, bytes, (rest / fours.max(1), 4 * (rest % fours.max(1)) + k, column))
+        };
+        let sum = |at: usize| (0..depth).map(|k| f32::from(self.byte(depth, bytes, (at / width, k, at % width)))).sum();
+        let sums = AlignedVec::collect(OP, panels * width, (0..panels * width).map(sum))?;
+        let len = panels * fours * width * 4;
+        Ok(PackedWeights::Dot(AlignedVec::collect(OP, len, (0..len).map(number))?, sums))
+    }
 }
 
 /// A packed matrix with its bias.
 pub(super) struct Panels {
-    pub(super) layout: Layout,
+    pub(super) layout: PanelLayout,
     pub(super) depth: usize,
-    numbers: Numbers,
-    /// Factor and offset of every column, `[panels, width]`.
-    scale: Aligned<f32>,
-    bias: Aligned<f32>,
+    numbers: PackedWeights,
+    /// Factor of every column, `[panels, width]`.
+    scale: AlignedVec<f32>,
+    /// Bias of every column, `[panels, width]`.
+    bias: AlignedVec<f32>,
 }
 
-enum Numbers {
-    F32(Aligned<f32>),
-    F16(Aligned<u16>),
-    Bf16(Aligned<u16>),
-    Int8(Aligned<i8>),
-    /// Four of the depth together, `[panels, depth / 4, width, 4]`, and the sum of every column's weights.
-    Dot(Aligned<i8>, Aligned<f32>),
+enum PackedWeights {
+    F32(AlignedVec<f32>),
+    F16(AlignedVec<u16>),
+    Bf16(AlignedVec<u16>),
+    Int8(AlignedVec<i8>),
+    /// `[panels, depth / 4, width, 4]`, and the sum of every column's weights.
+    Dot(AlignedVec<i8>, AlignedVec<f32>),
 }
 
-/// Some neighbouring panels, ready to be multiplied.
+/// Consecutive panels, ready to be multiplied.
 #[derive(Clone, Copy)]
-pub(super) struct PanelRun<'a> {
-    pub(super) source: Source<'a>,
+pub(super) struct PanelSlice<'a> {
+    pub(super) weights: PanelWeights<'a>,
     /// `[panels, width]`
     pub(super) scale: &'a [f32],
     pub(super) bias: &'a [f32],
     pub(super) depth: usize,
-    /// Registers of a panel.
+    /// Registers per row of a panel.
     pub(super) vectors: usize,
     pub(super) count: usize,
     /// Whether the last panel comes first.
-    pub(super) backwards: bool,
+    pub(super) last_first: bool,
 }
 
-impl PanelRun<'_> {
-    /// The panel whose turn is `at`.
+impl PanelSlice<'_> {
+    /// The panel that is multiplied as number `at`.
     #[inline(always)]
     pub(super) fn nth(&self, at: usize) -> usize {
-        if self.backwards { self.count - 1 - at } else { at }
+        if self.last_first { self.count - 1 - at } else { at }
     }
 }
 
 impl Panels {
     /// Packs `weight [rows, depth]` and its bias.
     pub(super) fn new(
-        layout: Layout,
+        layout: PanelLayout,
         weight: &Array2<f32>,
         bias: Option<&Array1<f32>>,
         kind: WeightType,
         operand: Operand,
     ) -> Result<Self> {
-        let (panels, width, depth) = (layout.panels(), layout.width(), weight.ncols());
         let (scales, bytes) = match kind {
             WeightType::Int8 => quantize(OP, weight.view())?,
             _ => (Vec::new(), Vec::new()),
         };
-        let scale = layout.columns(|row| scales.get(row).copied().unwrap_or(1.0))?;
-        let at = |panel, k, column: usize| layout.row(panel, column).map_or(0.0, |row| weight[[row, k]]);
-        let byte = |panel, k: usize, column: usize| match layout.row(panel, column) {
-            Some(row) if k < depth => bytes[row * depth + k],
-            _ => 0,
-        };
-        let places =
-            || (0..panels).flat_map(move |panel| (0..depth).flat_map(move |k| (0..width).map(move |c| (panel, k, c))));
-        let len = panels * depth * width;
+        let depth = weight.ncols();
         let numbers = match (kind, operand) {
-            (WeightType::F32, _) => Numbers::F32(Aligned::collect(OP, len, places().map(|(p, k, c)| at(p, k, c)))?),
-            (WeightType::F16, _) => {
-                let bits = places().map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits());
-                Numbers::F16(Aligned::collect(OP, len, bits)?)
-            }
-            (WeightType::Bf16, _) => {
-                let mut numbers = Aligned::zeros(OP, len)?;
-                for (p, k, c) in places() {
-                    let place = (p * depth + k) * width + interleaved(c, layout.vectors(), layout.lanes);
-                    numbers[place] = bf16::from_f32(at(p, k, c)).to_bits();
-                }
-                Numbers::Bf16(numbers)
-            }
-            (WeightType::Int8, Operand::Input) => {
-                Numbers::Int8(Aligned::collect(OP, len, places().map(|(p, k, c)| byte(p, k, c)))?)
-            }
-            (WeightType::Int8, Operand::State) => {
-                let fours = depth.div_ceil(4);
-                let place = |at: usize| {
-                    let (rest, k) = (at / 4, at % 4);
-                    let (rest, column) = (rest / width, rest % width);
-                    byte(rest / fours.max(1), 4 * (rest % fours.max(1)) + k, column)
-                };
-                let sum = |at: usize| (0..depth).map(|k| f32::from(byte(at / width, k, at % width))).sum();
-                let sums = Aligned::collect(OP, panels * width, (0..panels * width).map(sum))?;
-                let len = panels * fours * width * 4;
-                Numbers::Dot(Aligned::collect(OP, len, (0..len).map(place))?, sums)
-            }
+            (WeightType::Int8, Operand::Input) => layout.pack_bytes(depth, &bytes)?,
+            (WeightType::Int8, Operand::State) => layout.pack_dot(depth, &bytes)?,
+            _ => layout.pack_floats(weight, kind)?,
         };
+        let scale = layout.columns(|row| scales.get(row).copied().unwrap_or(1.0))?;
         let bias = layout.columns(|row| bias.map_or(0.0, |bias| bias[row]))?;
         Ok(Self { layout, depth, numbers, scale, bias })
     }
 
-    /// The rows of a matrix and its bias that the panels hold, written to their places.
+    /// Writes the rows of the matrix and of the bias that the panels hold to their positions.
     pub(super) fn unpack(&self, mut weight: ArrayViewMut2<'_, f32>, bias: Option<&mut Array1<f32>>) {
         let (width, depth) = (self.layout.width(), self.depth);
         let places = || {
@@ -178,14 +208,14 @@ impl Panels {
             for k in 0..depth {
                 let place = (panel * depth + k) * width;
                 weight[[row, k]] = match &self.numbers {
-                    Numbers::F32(n) => n[place + column],
-                    Numbers::F16(n) => f16::from_bits(n[place + column]).to_f32(),
-                    Numbers::Bf16(n) => {
+                    PackedWeights::F32(n) => n[place + column],
+                    PackedWeights::F16(n) => f16::from_bits(n[place + column]).to_f32(),
+                    PackedWeights::Bf16(n) => {
                         let column = interleaved(column, self.layout.vectors(), self.layout.lanes);
                         bf16::from_bits(n[place + column]).to_f32()
                     }
-                    Numbers::Int8(n) => scale * f32::from(n[place + column]),
-                    Numbers::Dot(n, _) => {
+                    PackedWeights::Int8(n) => scale * f32::from(n[place + column]),
+                    PackedWeights::Dot(n, _) => {
                         let place = (panel * depth.div_ceil(4) + k / 4) * width + column;
                         scale * f32::from(n[4 * place + k % 4])
                     }
@@ -197,56 +227,56 @@ impl Panels {
         }
     }
 
-    pub(super) fn run(&self, panels: Range<usize>) -> PanelRun<'_> {
+    pub(super) fn slice(&self, panels: Range<usize>) -> PanelSlice<'_> {
         let width = self.layout.width();
         let columns = panels.start * width..panels.end * width;
         let numbers = columns.start * self.depth..columns.end * self.depth;
-        let source = match &self.numbers {
-            Numbers::F32(n) => Source::F32(&n[numbers]),
-            Numbers::F16(n) => Source::F16(&n[numbers]),
-            Numbers::Bf16(n) => Source::Bf16(&n[numbers]),
-            Numbers::Int8(n) => Source::Int8(&n[numbers]),
-            Numbers::Dot(n, sums) => {
+        let weights = match &self.numbers {
+            PackedWeights::F32(n) => PanelWeights::F32(&n[numbers]),
+            PackedWeights::F16(n) => PanelWeights::F16(&n[numbers]),
+            PackedWeights::Bf16(n) => PanelWeights::Bf16(&n[numbers]),
+            PackedWeights::Int8(n) => PanelWeights::Int8(&n[numbers]),
+            PackedWeights::Dot(n, sums) => {
                 let depth = 4 * self.depth.div_ceil(4);
-                Source::Dot(&n[columns.start * depth..columns.end * depth], &sums[columns.clone()])
+                PanelWeights::Dot(&n[columns.start * depth..columns.end * depth], &sums[columns.clone()])
             }
         };
-        PanelRun {
-            source,
+        PanelSlice {
+            weights,
             scale: &self.scale[columns.clone()],
             bias: &self.bias[columns],
             depth: self.depth,
             vectors: self.layout.vectors(),
             count: panels.len(),
-            backwards: false,
+            last_first: false,
         }
     }
 
-    /// Whether the state must be rounded before it is multiplied.
+    /// Whether the operand must be rounded before the product.
     pub(super) fn rounds_operand(&self) -> bool {
-        matches!(self.numbers, Numbers::Dot(..))
+        matches!(self.numbers, PackedWeights::Dot(..))
     }
 }
 
-/// Rows from which on narrow panels are widened once rather than in every tile.
+/// Rows from which on narrow weights are widened once, rather than in every tile.
 const UNPACK_ROWS: usize = 16;
 
 impl Panels {
-    /// Numbers of a panel that is worth widening for so many rows; 0 where it is read as it is. The products' bits do not
-    /// depend on it.
+    /// Numbers of a panel that is to be widened for so many rows; 0 if it is read in its storage type. The products' bits do
+    /// not depend on it.
     pub(super) fn unpacked_len(&self, rows: usize) -> usize {
         match &self.numbers {
-            Numbers::F32(_) | Numbers::Dot(..) => 0,
+            PackedWeights::F32(_) | PackedWeights::Dot(..) => 0,
             _ if rows < UNPACK_ROWS => 0,
             _ => self.layout.width() * self.depth,
         }
     }
 }
 
-impl<'a> PanelRun<'a> {
-    /// The same panels in `f32`.
-    pub(super) fn unpacked(self, buffer: &'a mut [f32], set: Verified) -> PanelRun<'a> {
-        set.run(Unpack { source: self.source, vectors: self.vectors, out: buffer });
-        PanelRun { source: Source::F32(buffer), ..self }
+impl<'a> PanelSlice<'a> {
+    /// The panels widened to `f32`, in `buffer`.
+    pub(super) fn unpacked(self, buffer: &'a mut [f32], set: Verified) -> PanelSlice<'a> {
+        set.run(UnpackPanels { weights: self.weights, vectors: self.vectors, out: buffer });
+        PanelSlice { weights: PanelWeights::F32(buffer), ..self }
     }
 }

@@ -1,4 +1,4 @@
-//! What the processor can do at the most, measured with the registers that the CPU path uses.
+//! The processor's peak rates, measured with the registers that the CPU path uses.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -7,96 +7,96 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::device::CpuDevice;
-use super::pool::{Barrier, Pool};
+use super::pool::{Barrier, ThreadPool};
 use super::simd::{Kernel, MOST_LANES, Simd, Verified};
 
-/// A processor's own limits, all threads of the device together.
+/// A processor's peak rates with all threads of the device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
-    /// Floating-point operations of multiply-adds in f32 a second; each counts as two.
+    /// Floating-point operations per second in f32 multiply-adds, each of which counts as two.
     pub flops: f64,
-    /// Bytes read over and over from arrays of growing size, each thread its own part: bytes of all parts, bytes per second. It
-    /// ends before the first size that finds no memory, or that all threads together would make more than 4 GiB.
+    /// Read rates for arrays of growing size, of which each thread reads its own part repeatedly: bytes of all parts, and bytes
+    /// per second. The list ends before the first size for which there is no memory, or which exceeds 4 GiB for all threads.
     pub read: Vec<(usize, f64)>,
 }
 
 const KIBIBYTE: usize = 1 << 10;
 const MEBIBYTE: usize = 1 << 20;
-/// Bytes of a thread's part: from the first cache to memory.
+/// Bytes of a thread's part: from the first-level cache to memory.
 const PARTS: [usize; 6] = [16 * KIBIBYTE, 256 * KIBIBYTE, MEBIBYTE, 4 * MEBIBYTE, 16 * MEBIBYTE, 64 * MEBIBYTE];
-/// Bytes of all threads' parts at the most: more than any processor's caches.
+/// The most bytes of all threads' parts: more than any processor's caches.
 const MOST_BYTES: u64 = 4 << 30;
-/// Independent chains of multiply-adds: more than any processor's latency times its units.
+/// Independent chains of multiply-adds: more than any processor's latency (in cycles) times its units.
 const CHAINS: usize = 12;
-/// How long a thread works at a time.
+/// The time for which a thread works before the threads meet again.
 const SLICE: Duration = Duration::from_millis(8);
 
-/// Chains of multiply-adds, nothing else.
+/// Independent chains of multiply-adds.
 struct MultiplyAdds {
-    turns: usize,
+    rounds: usize,
 }
 
 impl Kernel for MultiplyAdds {
-    /// Something that depends on all of them, and their number.
+    /// A number that depends on all chains, and the operations done.
     type Output = (f32, usize);
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f32, usize) {
         let (factor, summand) = (simd.splat(black_box(0.999)), simd.splat(black_box(0.001)));
         let mut chains: [S::F; CHAINS] = std::array::from_fn(|at| simd.splat(at as f32));
-        for _ in 0..self.turns {
+        for _ in 0..self.rounds {
             for chain in &mut chains {
                 *chain = simd.fma(*chain, factor, summand);
             }
         }
         let sum = chains[1..].iter().fold(chains[0], |sum, chain| simd.add(sum, *chain));
         let mut lanes = [0.0; MOST_LANES];
-        // SAFETY: no register has more lanes.
+        // SAFETY: `lanes` has room for the lanes of any register.
         unsafe { simd.store(lanes.as_mut_ptr(), sum) };
-        (lanes.iter().sum(), 2 * CHAINS * S::LANES * self.turns)
+        (lanes.iter().sum(), 2 * CHAINS * S::LANES * self.rounds)
     }
 }
 
 /// The sum of an array, read `times` times.
-struct Read<'a> {
+struct ReadArray<'a> {
     data: &'a [f32],
     times: usize,
 }
 
-impl Kernel for Read<'_> {
+impl Kernel for ReadArray<'_> {
     type Output = (f32, usize);
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f32, usize) {
-        const WIDE: usize = 8;
-        let mut sums = [simd.splat(0.0); WIDE];
+        const REGISTERS: usize = 8;
+        let mut sums = [simd.splat(0.0); REGISTERS];
         for _ in 0..self.times {
-            for block in black_box(self.data).chunks_exact(WIDE * S::LANES) {
+            for block in black_box(self.data).chunks_exact(REGISTERS * S::LANES) {
                 for (at, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: a block holds as many registers.
+                    // SAFETY: a block holds `REGISTERS` registers, and `at` is below that.
                     *sum = simd.add(*sum, unsafe { simd.load(block.as_ptr().add(at * S::LANES)) });
                 }
             }
         }
         let sum = sums[1..].iter().fold(sums[0], |sum, other| simd.add(sum, *other));
         let mut lanes = [0.0; MOST_LANES];
-        // SAFETY: no register has more lanes.
+        // SAFETY: `lanes` has room for the lanes of any register.
         unsafe { simd.store(lanes.as_mut_ptr(), sum) };
         (lanes.iter().sum(), size_of_val(self.data) * self.times)
     }
 }
 
 impl CpuDevice {
-    /// Measures the processor with the device's threads and instructions: about half a second. Where the system gives fewer threads,
-    /// it measures with those that there are.
+    /// Measures the processor with the device's instructions and number of threads, in about half a second. If the system gives
+    /// fewer threads, it measures with those.
     pub fn measure_peaks(&self) -> Peaks {
-        // Threads of its own: those of the device may be busy with a call.
-        measure(self.verified(), &Pool::new(self.threads()))
+        // A pool of its own: the device's threads may be busy with a call.
+        measure(self.verified(), &ThreadPool::new(self.threads()))
     }
 }
 
-fn measure(instructions: Verified, pool: &Pool) -> Peaks {
-    let flops = rate(pool, |_| Some(()), |_| instructions.run(MultiplyAdds { turns: 20_000 }));
+fn measure(instructions: Verified, pool: &ThreadPool) -> Peaks {
+    let flops = rate(pool, |_| Some(()), |_| instructions.run(MultiplyAdds { rounds: 20_000 }));
     let mut read = Vec::with_capacity(PARTS.len());
     for bytes in PARTS.into_iter().filter(|&bytes| (bytes as u64) * (pool.threads() as u64) <= MOST_BYTES) {
         let times = (2 * MEBIBYTE / bytes).max(1);
@@ -106,16 +106,16 @@ fn measure(instructions: Verified, pool: &Pool) -> Peaks {
             part.resize(count, 1.0 + thread as f32);
             Some(part)
         };
-        let Some((threads, rate)) = rate(pool, part, |data| instructions.run(Read { data, times })) else { break };
+        let Some((threads, rate)) = rate(pool, part, |data| instructions.run(ReadArray { data, times })) else { break };
         read.push((bytes * threads, rate));
     }
     Peaks { flops: flops.map_or(0.0, |(_, rate)| rate), read }
 }
 
-/// Work per second done by all threads at once, and their number: the best of several slices of time, all threads together in
-/// each. `None` where a thread cannot prepare its data.
+/// The number of threads, and the work per second of all of them: the best of several slices of time that all threads begin
+/// together. `None` if a thread cannot prepare its data.
 fn rate<D>(
-    pool: &Pool,
+    pool: &ThreadPool,
     prepare: impl Fn(usize) -> Option<D> + Sync,
     work: impl Fn(&mut D) -> (f32, usize) + Sync,
 ) -> Option<(usize, f64)> {
@@ -150,7 +150,7 @@ fn rate<D>(
 
 #[cfg(test)]
 mod tests {
-    use super::{CHAINS, MultiplyAdds, PARTS, Pool, Read, measure, rate};
+    use super::{CHAINS, MultiplyAdds, PARTS, ReadArray, ThreadPool, measure, rate};
     use crate::cpu::simd::Verified;
     use crate::cpu::{CpuDevice, CpuOptions, Instructions};
 
@@ -158,13 +158,13 @@ mod tests {
     fn the_work_is_done_and_counted() {
         for set in Instructions::ALL.into_iter().filter(|set| set.available()) {
             let verified = set.verify().expect("available");
-            let (value, operations) = verified.run(MultiplyAdds { turns: 3 });
+            let (value, operations) = verified.run(MultiplyAdds { rounds: 3 });
             let chain = |first: f32| (0..3).fold(first, |x, _| x * 0.999 + 0.001);
             let expected: f32 = (0..CHAINS).map(|at| chain(at as f32)).sum::<f32>() * verified.lanes() as f32;
             assert!((value - expected).abs() < 1e-3 * expected, "{set}: {value}, {expected}");
             assert_eq!(operations, 2 * 3 * CHAINS * verified.lanes());
             let data: Vec<f32> = (0..1024).map(|x| x as f32 * 0.5).collect();
-            let (sum, bytes) = verified.run(Read { data: &data, times: 2 });
+            let (sum, bytes) = verified.run(ReadArray { data: &data, times: 2 });
             assert_eq!((sum, bytes), (2.0 * data.iter().sum::<f32>(), 8192), "{set}");
         }
     }
@@ -182,14 +182,14 @@ mod tests {
 
     #[test]
     fn peaks_are_measured_with_the_threads_that_there_are() {
-        let peaks = measure(Verified::detect(), &Pool::with_workers(9, 1));
+        let peaks = measure(Verified::detect(), &ThreadPool::with_workers(9, 1));
         assert!(peaks.flops > 1e6 && peaks.flops.is_finite());
         assert!(peaks.read.iter().map(|(bytes, _)| *bytes).eq(PARTS.map(|bytes| 2 * bytes)), "{:?}", peaks.read);
     }
 
     #[test]
     fn a_size_without_memory_is_left_out() {
-        let pool = Pool::new(2);
+        let pool = ThreadPool::new(2);
         assert_eq!(rate(&pool, |thread| (thread == 0).then_some(()), |()| (0.0, 1)), None);
         assert!(rate(&pool, |_| Some(()), |()| (0.0, 1)).is_some_and(|(threads, rate)| threads == 2 && rate > 0.0));
     }

@@ -1,4 +1,4 @@
-//! Threads that wait for a device's calls, and the barrier at which they meet inside a call.
+//! Threads that wait for a device's calls, and the barrier at which they meet within a call.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -8,41 +8,41 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
-/// Rounds of spinning before a waiting thread begins to yield: some microseconds.
+/// Rounds of spinning before a waiting thread begins to yield: a few microseconds.
 const SPINS: usize = 4_000;
 /// Rounds of yielding before an idle worker goes to sleep.
 const YIELDS: usize = 50;
 
-/// What the workers do in one call: the thread's number in, nothing out.
-type Task<'a> = dyn Fn(usize) + Sync + 'a;
+/// The work of one call; its argument is the thread's number.
+type PoolTask<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// A caller and `threads - 1` workers, started by the first call that needs them.
-pub(super) struct Pool {
+/// The caller's thread and `threads - 1` workers, which the first call that needs them starts.
+pub(super) struct ThreadPool {
     threads: usize,
     workers: OnceLock<Workers>,
     busy: AtomicBool,
 }
 
 struct Workers {
-    shared: Arc<State>,
+    shared: Arc<PoolState>,
     handles: Vec<JoinHandle<()>>,
 }
 
-/// What caller and workers share.
-struct State {
-    /// The task of the current call. Its true lifetime is the call's: see [`Workers::run`].
-    task: Mutex<Option<&'static Task<'static>>>,
+/// The state that the caller and the workers share.
+struct PoolState {
+    /// The task of the current call. It lives only as long as the call: see [`Workers::run`].
+    task: Mutex<Option<&'static PoolTask<'static>>>,
     /// One signal per worker.
-    signals: Vec<Signal>,
+    signals: Vec<WorkerSignal>,
     /// Workers that have not finished the current call.
     running: AtomicUsize,
 }
 
-/// Tells a worker that there is a call for it, or that the pool ends. The calls are counted in steps of two, and the end is the
-/// lowest bit: the count may wrap around and never looks like the end.
-struct Signal(AtomicUsize);
+/// Tells a worker that there is a call for it, or that the pool ends. The upper bits count the calls, and the lowest bit is the
+/// end; so the count may wrap around and never looks like the end.
+struct WorkerSignal(AtomicUsize);
 
-impl Signal {
+impl WorkerSignal {
     const END: usize = 1;
 
     fn call(&self) {
@@ -53,7 +53,7 @@ impl Signal {
         self.0.fetch_or(Self::END, Ordering::Release);
     }
 
-    /// Differs from the last value read exactly if there is something to do.
+    /// The value differs from the last one read exactly if there is something to do.
     fn read(&self) -> usize {
         self.0.load(Ordering::Acquire)
     }
@@ -64,17 +64,17 @@ impl Signal {
 }
 
 /// The payload of a panic.
-type Panic = Box<dyn Any + Send>;
+type PanicPayload = Box<dyn Any + Send>;
 
-/// The panic of a thread that waited at a barrier for one that had panicked. It says nothing of its own.
-struct Released;
+/// The payload of a thread that leaves a barrier because another thread has panicked.
+struct BarrierReleased;
 
-impl Pool {
+impl ThreadPool {
     pub(super) fn new(threads: usize) -> Self {
         Self { threads: threads.max(1), workers: OnceLock::new(), busy: AtomicBool::new(false) }
     }
 
-    /// A pool that asked for `threads` threads where the system has given `workers` and the caller's.
+    /// A pool that asked for `threads` threads and got only `workers` besides the caller's.
     #[cfg(test)]
     pub(super) fn with_workers(threads: usize, workers: usize) -> Self {
         Self { workers: OnceLock::from(Workers::start(workers)), ..Self::new(threads) }
@@ -85,32 +85,32 @@ impl Pool {
     }
 
     /// Runs `task(thread, threads)` on up to `wanted` threads at once, the caller's among them, and returns when all have
-    /// finished. While another call has the workers, and where the system gives no threads, the caller works alone.
+    /// finished. If another call has the workers, or the system gives no threads, the caller does all the work. A panic of one
+    /// thread releases those that wait at any of `barriers`.
     ///
     /// # Panics
-    /// With the first panic of any of the threads, once all have finished. `barriers` are those at which the threads meet:
-    /// a panic lets go of whoever waits there.
+    /// With the first panic of any of the threads, once all have finished.
     pub(super) fn run(&self, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) {
-        let alone = wanted.min(self.threads) <= 1 || self.busy.swap(true, Ordering::Acquire);
-        if alone {
+        let single = wanted.min(self.threads) <= 1 || self.busy.swap(true, Ordering::Acquire);
+        if single {
             return task(0, 1);
         }
-        let busy = Busy(&self.busy);
+        let in_use = WorkersInUse(&self.busy);
         let workers = self.workers.get_or_init(|| Workers::start(self.threads - 1));
         let threads = wanted.min(self.threads).min(workers.handles.len() + 1);
-        let panic: Mutex<Option<Panic>> = Mutex::new(None);
+        let panic: Mutex<Option<PanicPayload>> = Mutex::new(None);
         workers.run(threads, &|thread| {
             let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(thread, threads))) else { return };
             barriers.iter().for_each(|barrier| barrier.release());
             let mut first = lock(&panic);
-            if payload.is::<Released>() || first.is_some() {
-                // Dropping it could panic again, on a thread that the others wait for.
+            if payload.is::<BarrierReleased>() || first.is_some() {
+                // Its drop could panic again, on a thread for which the others wait.
                 std::mem::forget(payload);
             } else {
                 *first = Some(payload);
             }
         });
-        drop(busy);
+        drop(in_use);
         let panic = lock(&panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -118,10 +118,10 @@ impl Pool {
     }
 }
 
-/// Holds the workers for one call.
-struct Busy<'a>(&'a AtomicBool);
+/// Reserves the workers for one call, until dropped.
+struct WorkersInUse<'a>(&'a AtomicBool);
 
-impl Drop for Busy<'_> {
+impl Drop for WorkersInUse<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -130,9 +130,9 @@ impl Drop for Busy<'_> {
 impl Workers {
     /// Starts `count` workers, or as many as the system gives.
     fn start(count: usize) -> Self {
-        let shared = Arc::new(State {
+        let shared = Arc::new(PoolState {
             task: Mutex::new(None),
-            signals: (0..count).map(|_| Signal(AtomicUsize::new(0))).collect(),
+            signals: (0..count).map(|_| WorkerSignal(AtomicUsize::new(0))).collect(),
             running: AtomicUsize::new(0),
         });
         let start = |worker: usize| {
@@ -143,28 +143,28 @@ impl Workers {
         Self { shared, handles }
     }
 
-    /// Runs a task that never panics on `threads` threads.
-    fn run(&self, threads: usize, task: &Task<'_>) {
+    /// Runs a task on `threads` threads. The task must not panic.
+    fn run(&self, threads: usize, task: &PoolTask<'_>) {
         let helpers = threads - 1;
-        // SAFETY: only the lifetime changes. `Finish` below does not let this function end, not even by a panic, before
-        // every worker is done with the task.
-        let task_static = unsafe { std::mem::transmute::<&Task<'_>, &'static Task<'static>>(task) };
+        // SAFETY: only the lifetime changes. `WaitForWorkers` keeps this function from ending, even by a panic, before every
+        // worker is done with the task.
+        let task_static = unsafe { std::mem::transmute::<&PoolTask<'_>, &'static PoolTask<'static>>(task) };
         self.shared.running.store(helpers, Ordering::Relaxed);
         *lock(&self.shared.task) = Some(task_static);
-        let finish = Finish(&self.shared);
+        let wait = WaitForWorkers(&self.shared);
         for (signal, handle) in self.shared.signals[..helpers].iter().zip(&self.handles) {
             signal.call();
             handle.thread().unpark();
         }
         task(0);
-        drop(finish);
+        drop(wait);
     }
 }
 
 /// Waits for the workers when dropped.
-struct Finish<'a>(&'a State);
+struct WaitForWorkers<'a>(&'a PoolState);
 
-impl Drop for Finish<'_> {
+impl Drop for WaitForWorkers<'_> {
     fn drop(&mut self) {
         wait_until(|| self.0.running.load(Ordering::Acquire) == 0);
         *lock(&self.0.task) = None;
@@ -178,16 +178,16 @@ impl Drop for Workers {
             handle.thread().unpark();
         }
         for handle in self.handles.drain(..) {
-            // A worker's task does not panic, so a worker does not, either.
+            // Tasks do not panic, so the workers do not, either.
             let _ = handle.join();
         }
     }
 }
 
-impl State {
+impl PoolState {
     fn work(&self, worker: usize) {
         let signal = &self.signals[worker];
-        // Not what stands there by now: the first call may have come before this thread.
+        // Not the signal's present value: the first call may have come before this thread.
         let mut done = 0;
         loop {
             let mut rounds = 0;
@@ -201,7 +201,7 @@ impl State {
                 rounds += 1;
                 now = signal.read();
             }
-            if Signal::is_end(now) {
+            if WorkerSignal::is_end(now) {
                 return;
             }
             done = now;
@@ -218,7 +218,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Spins, then yields: with more threads than processors the one that is waited for must get its turn.
+/// Spins, then yields: with more threads than processors, the thread that is awaited needs the processor.
 fn wait_until(mut done: impl FnMut() -> bool) {
     let mut rounds = 0_usize;
     while !done() {
@@ -231,20 +231,20 @@ fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A meeting point that is used again and again.
+/// A barrier that may be used any number of times.
 #[derive(Default)]
 pub(super) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicUsize,
-    /// A thread that others wait for will not come.
+    /// Set when a thread has panicked and will not come.
     released: AtomicBool,
 }
 
 impl Barrier {
-    /// Returns when all of `threads` threads have come; what any of them wrote before, all see after.
+    /// Returns when all of `threads` threads have come. Every thread then sees everything that any of them wrote before.
     ///
     /// # Panics
-    /// Where one of them will not come, because it has panicked.
+    /// If one of them has panicked and will not come.
     #[inline]
     pub(super) fn wait(&self, threads: usize) {
         if threads == 1 {
@@ -263,16 +263,16 @@ impl Barrier {
         }
     }
 
-    /// Lets go of all who wait, now and later, for the rest of the call.
+    /// Releases all threads that wait, now and for the rest of the call.
     fn release(&self) {
         self.released.store(true, Ordering::Relaxed);
     }
 }
 
-/// Ends a thread's part of a call without a report: the thread that panicked has made its own.
+/// Ends a thread's part of a call silently: the thread that panicked reports its own panic.
 #[cold]
 fn leave() -> ! {
-    resume_unwind(Box::new(Released))
+    resume_unwind(Box::new(BarrierReleased))
 }
 
 #[cfg(test)]

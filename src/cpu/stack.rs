@@ -2,18 +2,18 @@
 #![allow(unsafe_code)]
 
 use super::device::CpuDevice;
-use super::layer::{LayerCall, LayerWeights, Member, Scratch};
-use super::memory::{Aligned, PerThread, Shared};
+use super::layer::{LayerCall, LayerWeights, ThreadBuffers, ThreadInGroup};
+use super::memory::{AlignedVec, PerThread, SharedSlice};
 use super::pool::Barrier;
-use super::state::{Owned, Places, Resets};
-use crate::cell::{Cell, Direction, Pad, Parameters, WeightType};
+use super::state::{CallerState, ResetState, StateLayout};
+use crate::cell::{Cell, Pad, Parameters, WeightType};
 use crate::error::Result;
 use crate::op::Binary;
 
 const OP: &str = "Recurrent";
-/// Multiply-adds of a step that are worth a thread's meeting with the others.
+/// Multiply-adds of a step that justify the barriers of one more thread.
 const STEP_WORK: usize = 16_384;
-/// Multiply-adds of a call that are worth waking a thread.
+/// Multiply-adds of a call that justify waking a thread.
 const CALL_WORK: usize = 1 << 20;
 
 /// The weights of all layers and directions.
@@ -31,12 +31,12 @@ pub(crate) struct Stack {
 /// The buffers of a call, kept from one call to the next.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    scratch: PerThread<Scratch>,
-    states: Aligned<f32>,
-    /// Outputs of layers below the last.
-    between: [Aligned<f32>; 2],
-    /// Outputs of two directions that are merged into one.
-    sides: [Aligned<f32>; 2],
+    threads: PerThread<ThreadBuffers>,
+    states: AlignedVec<f32>,
+    /// Outputs of layers below the last, alternately.
+    layer_outputs: [AlignedVec<f32>; 2],
+    /// Outputs of two directions before their merge.
+    direction_outputs: [AlignedVec<f32>; 2],
 }
 
 impl std::fmt::Debug for Workspace {
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Workspace {
     }
 }
 
-/// One call: input, output, and the state that it advances.
+/// A call of a stack: input, output, and the state that it advances.
 pub(crate) struct StackCall<'a> {
     pub(crate) time: usize,
     pub(crate) batch: usize,
@@ -60,13 +60,13 @@ pub(crate) struct StackCall<'a> {
     pub(crate) h: &'a mut [f32],
     /// `[layers directions, B, hidden]`, or nothing.
     pub(crate) s: &'a mut [f32],
-    /// What a reset returns to, shaped as `h` and `s`; zero where absent.
+    /// The states to which a reset returns, in the shapes of `h` and `s`; zero if absent.
     pub(crate) initial_h: Option<&'a [f32]>,
     pub(crate) initial_s: Option<&'a [f32]>,
 }
 
 impl Stack {
-    /// Packs parameters that fit their cells, one cell a direction and at least one layer.
+    /// Packs parameters that fit their cells: one cell per direction, and at least one layer.
     pub(crate) fn new(
         device: &CpuDevice,
         cells: &[Cell],
@@ -105,8 +105,8 @@ impl Stack {
         if self.merge.is_some() { self.out } else { self.out * self.directions.len() }
     }
 
-    /// The threads that a call is worth: one where a single row makes a single step, and never more than the work of a
-    /// step or of the whole call feeds.
+    /// The number of threads that pays off: one for a single step of a single row, and otherwise as many as the work of a step
+    /// and of the whole call justify.
     fn threads(&self, time: usize, batch: usize) -> usize {
         let step = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>() * batch;
         let step = self.layers.iter().map(step).max().unwrap_or(0);
@@ -116,20 +116,26 @@ impl Stack {
         self.device.threads().min(step / STEP_WORK).max(1)
     }
 
-    /// Grows the buffers to what the call needs.
-    fn reserve(&self, workspace: &mut Workspace, places: &Places, call: &StackCall<'_>, threads: usize) -> Result<()> {
+    /// Grows the buffers to the lengths that the call needs.
+    fn reserve(
+        &self,
+        workspace: &mut Workspace,
+        layout: &StateLayout,
+        call: &StackCall<'_>,
+        threads: usize,
+    ) -> Result<()> {
         let steps = call.time * call.batch;
         let layers = self.layers.iter().flatten();
-        for scratch in workspace.scratch.reserve(threads) {
-            // While another call has the workers one thread does it all.
-            layers.clone().try_for_each(|layer| layer.reserve(scratch, call.time, call.batch, 1))?;
+        for buffers in workspace.threads.reserve(threads) {
+            // While another call has the workers, one thread does all the work.
+            layers.clone().try_for_each(|layer| layer.reserve(buffers, call.time, call.batch, 1))?;
         }
-        workspace.states.reserve(OP, self.layers.len() * self.directions.len() * places.len())?;
+        workspace.states.reserve(OP, self.layers.len() * self.directions.len() * layout.len())?;
         if self.layers.len() > 1 {
-            workspace.between.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.width()))?;
+            workspace.layer_outputs.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.width()))?;
         }
         if self.merge.is_some() {
-            workspace.sides.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.out))?;
+            workspace.direction_outputs.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.out))?;
         }
         Ok(())
     }
@@ -140,16 +146,16 @@ impl Stack {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), before anything is written.
     pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) -> Result<()> {
         if call.batch == 0 {
-            // There may be any number of steps without rows: none of them is walked.
+            // Without rows there may be any number of steps, so none of them is taken.
             return Ok(());
         }
         let threads = self.threads(call.time, call.batch);
         let lanes = self.device.verified().lanes();
-        let places = Places::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
-        self.reserve(workspace, &places, &call, threads)?;
+        let layout = StateLayout::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
+        self.reserve(workspace, &layout, &call, threads)?;
         let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;
-        let mut owned = Owned { h, s };
-        let resets = Resets { h: initial_h, s: initial_s };
+        let mut caller = CallerState { h, s };
+        let resets = ResetState { h: initial_h, s: initial_s };
         let rows = self.layers.len() * self.directions.len();
         for row in 0..rows {
             let first = match self.directions[row % self.directions.len()] {
@@ -157,75 +163,76 @@ impl Stack {
                 Direction::Reverse => time.saturating_sub(1),
             };
             let first = flags.filter(|_| time > 0).map(|flags| &flags[first * batch..(first + 1) * batch]);
-            places.load(row, &mut workspace.states, &owned, resets, first);
+            layout.load(row, &mut workspace.states, &caller, resets, first);
         }
-        let Workspace { scratch, states, between, sides } = workspace;
-        let shared = Run {
+        let Workspace { threads: buffers, states, layer_outputs, direction_outputs } = workspace;
+        let shared = SharedStackCall {
             stack: self,
             time,
             batch,
             flags,
             pad,
-            places,
+            layout,
             resets,
-            x: Shared::reading(x),
-            y: Shared::new(y),
-            states: Shared::new(states),
-            between: between.each_mut().map(|buffer| Shared::new(buffer)),
-            sides: sides.each_mut().map(|buffer| Shared::new(buffer)),
-            together: Barrier::default(),
-            apart: [Barrier::default(), Barrier::default()],
+            x: SharedSlice::reading(x),
+            y: SharedSlice::new(y),
+            states: SharedSlice::new(states),
+            layer_outputs: layer_outputs.each_mut().map(|buffer| SharedSlice::new(buffer)),
+            direction_outputs: direction_outputs.each_mut().map(|buffer| SharedSlice::new(buffer)),
+            all_threads: Barrier::default(),
+            of_direction: [Barrier::default(), Barrier::default()],
         };
-        let [a, b] = &shared.apart;
-        self.device.pool().run(threads, &[&shared.together, a, b], |thread, threads| {
-            // SAFETY: the pool gives every thread a number of its own, and runs them all at once.
-            unsafe { shared.run(Member { at: thread, of: threads }, scratch.get(thread)) };
+        let [a, b] = &shared.of_direction;
+        self.device.pool().run(threads, &[&shared.all_threads, a, b], |thread, threads| {
+            // SAFETY: the pool runs all threads at once, each with its own number, and `shared` holds the only borrows of its
+            // buffers.
+            unsafe { shared.run(ThreadInGroup { index: thread, threads }, buffers.get(thread)) };
         });
         for row in 0..rows {
-            places.save(row, states, &mut owned, time);
+            layout.save(row, states, &mut caller, time);
         }
         Ok(())
     }
 }
 
-/// A call as all its threads see it.
-struct Run<'a> {
+/// A call of a stack, which all its threads share.
+struct SharedStackCall<'a> {
     stack: &'a Stack,
     time: usize,
     batch: usize,
     flags: Option<&'a [u32]>,
     pad: Pad,
-    places: Places,
-    resets: Resets<'a>,
-    x: Shared<'a>,
-    y: Shared<'a>,
-    states: Shared<'a>,
-    between: [Shared<'a>; 2],
-    sides: [Shared<'a>; 2],
-    /// Where all threads meet.
-    together: Barrier,
-    /// Where the threads of one direction meet.
-    apart: [Barrier; 2],
+    layout: StateLayout,
+    resets: ResetState<'a>,
+    x: SharedSlice<'a>,
+    y: SharedSlice<'a>,
+    states: SharedSlice<'a>,
+    layer_outputs: [SharedSlice<'a>; 2],
+    direction_outputs: [SharedSlice<'a>; 2],
+    /// The barrier of all threads.
+    all_threads: Barrier,
+    /// The barriers of each direction's threads.
+    of_direction: [Barrier; 2],
 }
 
-impl Run<'_> {
-    /// One thread's part. Where the threads can be shared out evenly, the directions run at the same time.
+impl SharedStackCall<'_> {
+    /// One thread's part. If the number of threads is a multiple of the directions, the directions run at the same time.
     ///
     /// # Safety
-    /// All members run it at once; nobody else touches the buffers meanwhile.
-    unsafe fn run(&self, member: Member, scratch: &mut Scratch) {
+    /// All threads run it at once, each with its own index, and nobody else touches the buffers meanwhile.
+    unsafe fn run(&self, thread: ThreadInGroup, buffers: &mut ThreadBuffers) {
         let Self { stack, time, batch, .. } = *self;
         let directions = stack.directions.len();
-        let groups = if member.of.is_multiple_of(directions) { directions } else { 1 };
-        let group = member.at % groups;
-        let within = Member { at: member.at / groups, of: member.of / groups };
+        let groups = if thread.threads.is_multiple_of(directions) { directions } else { 1 };
+        let group = thread.index % groups;
+        let in_group = ThreadInGroup { index: thread.index / groups, threads: thread.threads / groups };
         let (mut below, mut input) = (self.x, stack.input);
         for (layer, weights) in stack.layers.iter().enumerate() {
             let last = layer + 1 == stack.layers.len();
-            let above = if last { self.y } else { self.between[layer % 2] };
+            let above = if last { self.y } else { self.layer_outputs[layer % 2] };
             for direction in (group..directions).step_by(groups) {
                 let (y, y_at, y_stride) = match stack.merge {
-                    Some(_) => (self.sides[direction], 0, stack.out),
+                    Some(_) => (self.direction_outputs[direction], 0, stack.out),
                     None => (above, direction * stack.out, stack.width()),
                 };
                 let row = layer * directions + direction;
@@ -241,33 +248,35 @@ impl Run<'_> {
                     y_stride,
                     flags: self.flags,
                     pad: self.pad,
-                    buffers: self.places.buffers(row, self.states, self.resets),
-                    barrier: if groups > 1 { &self.apart[direction] } else { &self.together },
+                    buffers: self.layout.buffers(row, self.states, self.resets),
+                    barrier: if groups > 1 { &self.of_direction[direction] } else { &self.all_threads },
                 };
-                // SAFETY: the members of a group come here together, each with its own place.
-                unsafe { call.run(within, scratch) };
+                // SAFETY: all threads of the group run this call, each with its own index. The other
+                // direction has buffers of its own, and a barrier stands between two layers.
+                unsafe { call.run(in_group, buffers) };
             }
             if groups > 1 {
-                self.together.wait(member.of);
+                self.all_threads.wait(thread.threads);
             }
             if let Some(merge) = stack.merge {
-                // SAFETY: the sides are complete, and each thread writes its own share.
-                unsafe { self.merge(merge, above, member) };
-                self.together.wait(member.of);
+                // SAFETY: both directions' outputs are complete, because all threads have met at a barrier since; each thread
+                // writes its own share.
+                unsafe { self.merge(merge, above, thread) };
+                self.all_threads.wait(thread.threads);
             }
             (below, input) = (above, stack.width());
         }
     }
 
-    /// This thread's share of two directions' outputs, merged.
+    /// Merges this thread's share of two directions' outputs.
     ///
     /// # Safety
-    /// Nobody writes to the sides, and nobody else to this thread's share.
-    unsafe fn merge(&self, op: Binary, into: Shared<'_>, member: Member) {
-        let share = member.share(self.time * self.batch * self.stack.out);
-        // SAFETY: nobody writes to the sides, by this function's contract.
-        let [forward, reverse] = self.sides.map(|side| unsafe { side.read(share.start, share.len()) });
-        // SAFETY: `share` is this thread's, which nobody else touches, by this function's contract.
+    /// Nobody writes to the directions' outputs, and no other thread touches this thread's share of `into`.
+    unsafe fn merge(&self, op: Binary, into: SharedSlice<'_>, thread: ThreadInGroup) {
+        let share = thread.share(self.time * self.batch * self.stack.out);
+        // SAFETY: nobody writes to the directions' outputs, by this function's contract.
+        let [forward, reverse] = self.direction_outputs.map(|output| unsafe { output.read(share.start, share.len()) });
+        // SAFETY: no other thread touches this thread's share, by this function's contract.
         let into = unsafe { into.write(share.start, share.len()) };
         for ((y, &a), &b) in into.iter_mut().zip(forward).zip(reverse) {
             *y = op.apply(a, b);
@@ -317,31 +326,30 @@ mod tests {
         y
     }
 
-    /// The output ends before its last numbers, so that the one thread that they belong to panics at the last step, where all
-    /// others wait for it.
+    /// The output lacks its last numbers, so that one thread panics at the last step, where all others wait for it.
     #[test]
     fn a_panic_of_one_thread_ends_the_call_and_no_other() {
         for directions in [&[Direction::Forward][..], &[Direction::Forward, Direction::Reverse]] {
             let stack_of = |threads| stack(threads, directions);
-            let (together, alone) = (stack_of(4), stack_of(1));
-            assert_eq!(together.threads(TIME, BATCH), 4);
-            let len = TIME * BATCH * together.width();
+            let (four, one) = (stack_of(4), stack_of(1));
+            assert_eq!(four.threads(TIME, BATCH), 4);
+            let len = TIME * BATCH * four.width();
             let state = vec![0.5; 2 * directions.len() * BATCH * SIZES.1];
             let (mut h, mut s) = (state.clone(), state.clone());
-            let cut = catch_unwind(AssertUnwindSafe(|| forward(&together, len - 1, &mut h, &mut s)));
+            let cut = catch_unwind(AssertUnwindSafe(|| forward(&four, len - 1, &mut h, &mut s)));
             let panic = cut.expect_err("a panic");
             assert_eq!(panic.downcast_ref::<&str>(), Some(&"a shared range outside its buffer"));
             assert_eq!((&h, &s), (&state, &state));
 
-            let whole = forward(&together, len, &mut h, &mut s);
-            let (mut h_alone, mut s_alone) = (state.clone(), state.clone());
-            assert_eq!(whole, forward(&alone, len, &mut h_alone, &mut s_alone));
-            assert_eq!((h, s), (h_alone, s_alone));
+            let whole = forward(&four, len, &mut h, &mut s);
+            let (mut h_one, mut s_one) = (state.clone(), state.clone());
+            assert_eq!(whole, forward(&one, len, &mut h_one, &mut s_one));
+            assert_eq!((h, s), (h_one, s_one));
         }
     }
 
     #[test]
-    fn steps_without_rows_are_not_walked() {
+    fn steps_without_rows_are_not_taken() {
         let stack = stack(1, &[Direction::Forward]);
         let (x, flags, pad) = (&[][..], None, Pad::Hold);
         let call = StackCall {

@@ -2,30 +2,30 @@
 
 use std::ops::Range;
 
-use super::layer::Buffers;
-use super::memory::Shared;
-use super::update::{Initial, Padded};
+use super::layer::StateBuffers;
+use super::memory::SharedSlice;
+use super::update::{InitialRows, PaddedRows};
 use crate::cell::RESET;
 
-/// The state as its owner holds it.
-pub(super) struct Owned<'a> {
+/// The state as the caller holds it.
+pub(super) struct CallerState<'a> {
     /// `[layers directions, B, O]`
     pub(super) h: &'a mut [f32],
     /// `[layers directions, B, hidden]`, or nothing.
     pub(super) s: &'a mut [f32],
 }
 
-/// What a reset returns to, shaped as [`Owned`]; zero where absent.
+/// The states to which a reset returns, in the shapes of [`CallerState`]; zero if absent.
 #[derive(Clone, Copy)]
-pub(super) struct Resets<'a> {
+pub(super) struct ResetState<'a> {
     pub(super) h: Option<&'a [f32]>,
     pub(super) s: Option<&'a [f32]>,
 }
 
-/// Where the parts of one layer and direction lie in the working buffer: `h` of even and of odd steps, `s`, `m` and `z`,
-/// their rows padded to whole registers.
+/// The layout of the working buffer. Each layer and direction has `h` of even and of odd steps, `s`, `m` and `a_z`, with rows
+/// padded to whole registers.
 #[derive(Clone, Copy)]
-pub(super) struct Places {
+pub(super) struct StateLayout {
     batch: usize,
     out: usize,
     hidden: usize,
@@ -34,9 +34,9 @@ pub(super) struct Places {
     s_stride: usize,
 }
 
-impl Places {
+impl StateLayout {
     pub(super) fn new(batch: usize, (out, hidden): (usize, usize), has_cell: bool, lanes: usize) -> Self {
-        // A distance at which all rows would share their places in the first cache is avoided.
+        // At a multiple of 256 numbers, all rows would compete for the same lines of the first-level cache.
         let stride = |units: usize| match units.next_multiple_of(lanes) {
             padded if padded % 256 == 0 => padded + 16,
             padded => padded,
@@ -44,52 +44,57 @@ impl Places {
         Self { batch, out, hidden, has_cell, h_stride: stride(out), s_stride: stride(hidden) }
     }
 
-    /// Numbers of one layer and direction.
+    /// Numbers per layer and direction.
     pub(super) fn len(&self) -> usize {
         self.batch * (2 * self.h_stride + 3 * self.s_stride)
     }
 
+    /// Index of `h` of even (0) or odd (1) steps.
     fn h(&self, row: usize, odd: usize) -> usize {
         row * self.len() + odd * self.batch * self.h_stride
     }
 
+    /// Index of `s` (0), `m` (1) or `a_z` (2).
     fn s(&self, row: usize, at: usize) -> usize {
         row * self.len() + self.batch * (2 * self.h_stride + at * self.s_stride)
     }
 
-    fn owned(&self, row: usize, width: usize) -> Range<usize> {
+    /// The range of a layer and direction in the caller's state.
+    fn in_caller(&self, row: usize, width: usize) -> Range<usize> {
         row * self.batch * width..(row + 1) * self.batch * width
     }
 
-    /// The parts of row `row` (`layer * directions + direction`).
-    pub(super) fn buffers<'a>(&self, row: usize, all: Shared<'a>, resets: Resets<'a>) -> Buffers<'a> {
-        let h = |odd| Padded { rows: all.part(self.h(row, odd), self.batch * self.h_stride), stride: self.h_stride };
-        let s = |at| Padded { rows: all.part(self.s(row, at), self.batch * self.s_stride), stride: self.s_stride };
-        let initial = |rows: Option<&'a [f32]>, width: usize| Initial {
-            rows: rows.map(|rows| &rows[self.owned(row, width)]),
+    /// The buffers of row `row` (`layer * directions + direction`).
+    pub(super) fn buffers<'a>(&self, row: usize, all: SharedSlice<'a>, resets: ResetState<'a>) -> StateBuffers<'a> {
+        let h =
+            |odd| PaddedRows { rows: all.part(self.h(row, odd), self.batch * self.h_stride), stride: self.h_stride };
+        let s = |at| PaddedRows { rows: all.part(self.s(row, at), self.batch * self.s_stride), stride: self.s_stride };
+        let initial = |rows: Option<&'a [f32]>, width: usize| InitialRows {
+            rows: rows.map(|rows| &rows[self.in_caller(row, width)]),
             width,
         };
-        Buffers {
+        StateBuffers {
             h: [h(0), h(1)],
             s: s(0),
             m: s(1),
-            z: s(2),
+            a_z: s(2),
             initial_h: initial(resets.h, self.out),
             initial_s: initial(resets.s, self.hidden),
         }
     }
 
-    /// Copies a layer and direction's state into the working buffer, rows that the first step resets as they are then.
+    /// Copies the state of a layer and direction into the working buffer. Rows that the first step resets, by its flags
+    /// `first`, get their initial state.
     pub(super) fn load(
         &self,
         row: usize,
         all: &mut [f32],
-        owned: &Owned<'_>,
-        resets: Resets<'_>,
+        caller: &CallerState<'_>,
+        resets: ResetState<'_>,
         first: Option<&[u32]>,
     ) {
         let mut copy = |at: usize, width: usize, stride: usize, now: &[f32], reset: Option<&[f32]>| {
-            let region = self.owned(row, width);
+            let region = self.in_caller(row, width);
             let rows = now[region.clone()].chunks_exact(width);
             for (b, (to, now)) in all[at..].chunks_mut(stride).zip(rows).enumerate() {
                 let to = &mut to[..width];
@@ -100,23 +105,23 @@ impl Places {
                 }
             }
         };
-        copy(self.h(row, 0), self.out, self.h_stride, owned.h, resets.h);
+        copy(self.h(row, 0), self.out, self.h_stride, caller.h, resets.h);
         if self.has_cell {
-            copy(self.s(row, 0), self.hidden, self.s_stride, owned.s, resets.s);
+            copy(self.s(row, 0), self.hidden, self.s_stride, caller.s, resets.s);
         }
     }
 
-    /// Copies the state after `time` steps back to its owner.
-    pub(super) fn save(&self, row: usize, all: &[f32], owned: &mut Owned<'_>, time: usize) {
+    /// Copies the state after `time` steps back to the caller.
+    pub(super) fn save(&self, row: usize, all: &[f32], caller: &mut CallerState<'_>, time: usize) {
         let copy = |at: usize, width: usize, stride: usize, to: &mut [f32]| {
-            let rows = to[self.owned(row, width)].chunks_exact_mut(width);
+            let rows = to[self.in_caller(row, width)].chunks_exact_mut(width);
             for (from, to) in all[at..].chunks(stride).zip(rows) {
                 to.copy_from_slice(&from[..width]);
             }
         };
-        copy(self.h(row, time % 2), self.out, self.h_stride, owned.h);
+        copy(self.h(row, time % 2), self.out, self.h_stride, caller.h);
         if self.has_cell {
-            copy(self.s(row, 0), self.hidden, self.s_stride, owned.s);
+            copy(self.s(row, 0), self.hidden, self.s_stride, caller.s);
         }
     }
 }

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use self::forward::Run;
 use self::weights::LayerWeights;
+use super::buffer_cache::CachedBuffer;
 use super::device::CpuDevice;
-use super::scratch::Buffer;
-use crate::cell::{Cell, Direction, Noise, Pad, Parameters};
+use crate::cell::{Cell, Noise, Pad, Parameters};
 use crate::error::Result;
 use crate::memory;
 use crate::op::Binary;
@@ -105,7 +105,7 @@ struct Span {
 
 struct LayerTape {
     /// By parts, `[T, rows, input]`: steps lie at their place in time, rows of a step side by side.
-    x: Vec<Buffer>,
+    x: Vec<CachedBuffer>,
     /// By directions, then parts.
     runs: Vec<RunTape>,
 }
@@ -119,7 +119,7 @@ struct RunTape {
     /// What a reset returns to: h and s.
     initial: [Vec<f32>; 2],
     /// The output, where a product merges it with the other direction's.
-    y: Option<Buffer>,
+    y: Option<CachedBuffer>,
 }
 
 /// What a direction carries from step to step.
@@ -140,13 +140,13 @@ impl Walk {
 /// What a chunk's steps leave for the way back.
 struct ChunkTape {
     /// Pre-activations, rows as far apart as the product leaves them.
-    gates: Buffer,
+    gates: CachedBuffer,
     /// `W_n h + b_hn` or `r h` of a GRU, the state before its projection of an LSTM.
-    second: Buffer,
+    second: CachedBuffer,
     /// The state before a step, and the new cell state.
-    h: Buffer,
-    s: Buffer,
-    s_next: Buffer,
+    h: CachedBuffer,
+    s: CachedBuffer,
+    s_next: CachedBuffer,
 }
 
 /// A layer's parameters by name, row-major, as `Cell::parameters` says.
@@ -201,7 +201,7 @@ impl TrainingStack {
     fn runs<'a>(&'a self, layer: usize, steps: &'a TrainingSteps, parts: &'a [Range<usize>]) -> Vec<Run<'a>> {
         let one = |(at, weights): (usize, &'a LayerWeights)| {
             let (direction, row) = (self.directions[at], layer * self.directions.len() + at);
-            let scratch = self.device.scratch();
+            let scratch = self.device.buffers();
             parts.iter().map(move |rows| Run { weights, direction, row, steps, rows, scratch })
         };
         self.layers[layer].iter().enumerate().flat_map(one).collect()

@@ -3,19 +3,19 @@
 #![allow(unsafe_code)]
 
 use super::math::{activate, clip, load_part, sigmoid, store_part, tanh};
-use super::memory::Shared;
-use super::pack::Layout;
+use super::memory::SharedSlice;
+use super::pack::PanelLayout;
 use super::simd::{Kernel, Simd};
 use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, RESET, Reset, Stage, VALID};
 
 /// Rows of a state of one layer and direction in a working buffer, each padded to whole registers.
 #[derive(Clone, Copy)]
-pub(super) struct Padded<'a> {
-    pub(super) rows: Shared<'a>,
+pub(super) struct PaddedRows<'a> {
+    pub(super) rows: SharedSlice<'a>,
     pub(super) stride: usize,
 }
 
-impl<'a> Padded<'a> {
+impl<'a> PaddedRows<'a> {
     /// # Safety
     /// No thread writes these units while the register is read.
     #[inline(always)]
@@ -35,12 +35,12 @@ impl<'a> Padded<'a> {
 
 /// A state as the caller holds it, `[B, width]`; absent where it is zero.
 #[derive(Clone, Copy)]
-pub(super) struct Initial<'a> {
+pub(super) struct InitialRows<'a> {
     pub(super) rows: Option<&'a [f32]>,
     pub(super) width: usize,
 }
 
-impl Initial<'_> {
+impl InitialRows<'_> {
     #[inline(always)]
     fn load<S: Simd>(self, v: S, row: usize, unit: usize) -> S::F {
         match self.rows {
@@ -52,14 +52,14 @@ impl Initial<'_> {
 
 /// The flags of one step.
 #[derive(Clone, Copy)]
-pub(super) struct Flags<'a> {
+pub(super) struct StepFlags<'a> {
     /// One word a row; absent where every row takes part.
     pub(super) now: Option<&'a [u32]>,
     /// Those of the step that follows.
     pub(super) next: Option<&'a [u32]>,
 }
 
-impl Flags<'_> {
+impl StepFlags<'_> {
     #[inline(always)]
     fn valid(self, row: usize) -> bool {
         self.now.is_none_or(|flags| flags[row] & VALID != 0)
@@ -74,8 +74,8 @@ impl Flags<'_> {
 
 /// Where the output of one step goes.
 #[derive(Clone, Copy)]
-pub(super) struct Output<'a> {
-    pub(super) y: Shared<'a>,
+pub(super) struct StepOutput<'a> {
+    pub(super) y: SharedSlice<'a>,
     /// The first row's place.
     pub(super) at: usize,
     pub(super) stride: usize,
@@ -86,17 +86,17 @@ pub(super) struct Output<'a> {
 /// The state around one step of one layer and direction.
 #[derive(Clone, Copy)]
 pub(super) struct StepState<'a> {
-    pub(super) h: Padded<'a>,
-    pub(super) h_next: Padded<'a>,
-    pub(super) s: Padded<'a>,
+    pub(super) h: PaddedRows<'a>,
+    pub(super) h_next: PaddedRows<'a>,
+    pub(super) s: PaddedRows<'a>,
     /// What a second product of the step reads: the reset state, or the state before its projection.
-    pub(super) m: Padded<'a>,
+    pub(super) m: PaddedRows<'a>,
     /// The update gate of a GRU that resets before the product.
-    pub(super) z: Padded<'a>,
-    pub(super) initial_h: Initial<'a>,
-    pub(super) initial_s: Initial<'a>,
-    pub(super) flags: Flags<'a>,
-    pub(super) output: Output<'a>,
+    pub(super) a_z: PaddedRows<'a>,
+    pub(super) initial_h: InitialRows<'a>,
+    pub(super) initial_s: InitialRows<'a>,
+    pub(super) flags: StepFlags<'a>,
+    pub(super) output: StepOutput<'a>,
 }
 
 /// The update of some panels' units for some rows. One thread owns the units; the others read its `h` and `m` only after
@@ -104,7 +104,7 @@ pub(super) struct StepState<'a> {
 pub(super) struct Update<'a> {
     pub(super) cell: &'a Cell,
     pub(super) stage: Stage,
-    pub(super) layout: Layout,
+    pub(super) layout: PanelLayout,
     pub(super) panels: std::ops::Range<usize>,
     pub(super) rows: std::ops::Range<usize>,
     /// The input's side from the first of `rows` and of `panels` on; empty where the stage has none.
@@ -187,7 +187,7 @@ impl Described {
 
 /// One register of units of one row.
 #[derive(Clone, Copy)]
-struct Place {
+struct UnitPlace {
     row: usize,
     unit: usize,
     input: usize,
@@ -219,14 +219,14 @@ impl Update<'_> {
                     let column = slot * gates * S::LANES;
                     let input = at * self.input_stride + panel * width + column;
                     let product = (panel * self.rows.len() + at) * width + column;
-                    self.one(v, functions, Place { row, unit, input, product });
+                    self.one(v, functions, UnitPlace { row, unit, input, product });
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn one<S: Simd>(&self, v: S, functions: impl Functions, place: Place) {
+    fn one<S: Simd>(&self, v: S, functions: impl Functions, place: UnitPlace) {
         match (self.stage, self.cell) {
             (Stage::Project, _) => self.emit(v, place, self.state_side(v, place, 0)),
             (_, Cell::Rnn(_)) => self.emit(v, place, functions.candidate(v, self.sum(v, place, 0))),
@@ -237,23 +237,23 @@ impl Update<'_> {
     }
 
     #[inline(always)]
-    fn input_side<S: Simd>(&self, v: S, place: Place, gate: usize) -> S::F {
+    fn input_side<S: Simd>(&self, v: S, place: UnitPlace, gate: usize) -> S::F {
         load_part(v, &self.input[place.input + gate * S::LANES..][..S::LANES])
     }
 
     #[inline(always)]
-    fn state_side<S: Simd>(&self, v: S, place: Place, gate: usize) -> S::F {
+    fn state_side<S: Simd>(&self, v: S, place: UnitPlace, gate: usize) -> S::F {
         load_part(v, &self.product[place.product + gate * S::LANES..][..S::LANES])
     }
 
     /// A gate's pre-activation.
     #[inline(always)]
-    fn sum<S: Simd>(&self, v: S, place: Place, gate: usize) -> S::F {
+    fn sum<S: Simd>(&self, v: S, place: UnitPlace, gate: usize) -> S::F {
         v.add(self.input_side(v, place, gate), self.state_side(v, place, gate))
     }
 
     #[inline(always)]
-    fn peep<S: Simd>(&self, v: S, place: Place, gate: usize, a: S::F, s: S::F) -> S::F {
+    fn peep<S: Simd>(&self, v: S, place: UnitPlace, gate: usize, a: S::F, s: S::F) -> S::F {
         if self.peephole.is_empty() {
             return a;
         }
@@ -262,7 +262,7 @@ impl Update<'_> {
     }
 
     #[inline(always)]
-    fn lstm<S: Simd>(&self, v: S, functions: impl Functions, cell: &LstmCell, place: Place) {
+    fn lstm<S: Simd>(&self, v: S, functions: impl Functions, cell: &LstmCell, place: UnitPlace) {
         let state = self.state;
         // SAFETY: the units of `s` are this thread's.
         let s = unsafe { state.s.load(v, place.row, place.unit) };
@@ -292,22 +292,22 @@ impl Update<'_> {
 
     /// The gates of a GRU that resets before the product: `r h` and `z`.
     #[inline(always)]
-    fn gru_gates<S: Simd>(&self, v: S, functions: impl Functions, place: Place) {
+    fn gru_gates<S: Simd>(&self, v: S, functions: impl Functions, place: UnitPlace) {
         let r = functions.gate(v, self.sum(v, place, 0));
         let z = functions.gate(v, self.sum(v, place, 1));
-        let Place { row, unit, .. } = place;
+        let UnitPlace { row, unit, .. } = place;
         // SAFETY: nobody writes `h` in this stage; the units of `m` and `z` are this thread's.
         unsafe {
             let h = self.state.h.load(v, row, unit);
             self.state.m.store(v, row, unit, v.mul(r, h));
-            self.state.z.store(v, row, unit, z);
+            self.state.a_z.store(v, row, unit, z);
         }
     }
 
     /// The candidate and the new state of a GRU.
     #[inline(always)]
-    fn gru<S: Simd>(&self, v: S, functions: impl Functions, cell: &GruCell, place: Place) {
-        let Place { row, unit, .. } = place;
+    fn gru<S: Simd>(&self, v: S, functions: impl Functions, cell: &GruCell, place: UnitPlace) {
+        let UnitPlace { row, unit, .. } = place;
         let (z, a_n) = match cell.reset {
             Reset::After => {
                 let r = functions.gate(v, self.sum(v, place, 0));
@@ -315,7 +315,7 @@ impl Update<'_> {
                 (z, v.fma(r, self.state_side(v, place, 2), self.input_side(v, place, 2)))
             }
             // SAFETY: what was written before the barrier between the stages is only read now.
-            Reset::Before => (unsafe { self.state.z.load(v, row, unit) }, self.sum(v, place, 0)),
+            Reset::Before => (unsafe { self.state.a_z.load(v, row, unit) }, self.sum(v, place, 0)),
         };
         let n = functions.candidate(v, a_n);
         // SAFETY: nobody writes `h` in this step: the new state has a buffer of its own.
@@ -330,8 +330,8 @@ impl Update<'_> {
 
     /// Writes a row's new `h` and its output, or what a skipped step leaves there.
     #[inline(always)]
-    fn emit<S: Simd>(&self, v: S, place: Place, new: S::F) {
-        let Place { row, unit, .. } = place;
+    fn emit<S: Simd>(&self, v: S, place: UnitPlace, new: S::F) {
+        let UnitPlace { row, unit, .. } = place;
         let StepState { h, h_next, initial_h, flags, output, .. } = *self.state;
         let lanes = S::LANES.min(self.layout.units - unit);
         let valid = flags.valid(row);

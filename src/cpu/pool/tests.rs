@@ -1,9 +1,9 @@
-//! Calls whose threads meet, panic, or are fewer than asked for.
+//! Calls whose threads meet, panic, or are fewer than requested.
 
 use super::*;
 
-/// Runs a call that panics; returns what it says.
-fn panic_of(pool: &Pool, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) -> String {
+/// Runs a call that panics, and returns its message.
+fn panic_of(pool: &ThreadPool, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) -> String {
     let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(wanted, barriers, task)));
     let payload = outcome.expect_err("a panic");
     let text = payload.downcast_ref::<String>().cloned();
@@ -11,7 +11,7 @@ fn panic_of(pool: &Pool, wanted: usize, barriers: &[&Barrier], task: impl Fn(usi
 }
 
 /// A call in which every thread takes part and none panics.
-fn runs_with_all(pool: &Pool) {
+fn runs_with_all(pool: &ThreadPool) {
     let (barrier, count) = (Barrier::default(), AtomicUsize::new(0));
     pool.run(pool.threads(), &[&barrier], |_, threads| {
         assert_eq!(threads, pool.threads());
@@ -24,7 +24,7 @@ fn runs_with_all(pool: &Pool) {
 
 #[test]
 fn every_thread_runs_once_and_meets_the_others() {
-    let pool = Pool::new(5);
+    let pool = ThreadPool::new(5);
     for wanted in [1, 2, 5, 9, 5] {
         let barrier = Barrier::default();
         let sums: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
@@ -40,8 +40,8 @@ fn every_thread_runs_once_and_meets_the_others() {
 }
 
 #[test]
-fn a_call_inside_a_call_works_alone() {
-    let pool = Pool::new(2);
+fn a_call_inside_a_call_uses_one_thread() {
+    let pool = ThreadPool::new(2);
     let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
     pool.run(2, &[], |_, _| {
         pool.run(2, &[], |thread, threads| {
@@ -54,8 +54,8 @@ fn a_call_inside_a_call_works_alone() {
 }
 
 #[test]
-fn fewer_threads_than_asked_for_do_the_work() {
-    let pool = Pool::with_workers(5, 1);
+fn fewer_threads_than_requested_do_the_work() {
+    let pool = ThreadPool::with_workers(5, 1);
     let (barrier, counts) = (Barrier::default(), [AtomicUsize::new(0), AtomicUsize::new(0)]);
     pool.run(5, &[&barrier], |thread, threads| {
         assert_eq!(threads, 2);
@@ -66,8 +66,8 @@ fn fewer_threads_than_asked_for_do_the_work() {
 }
 
 #[test]
-fn a_panic_of_any_thread_reaches_the_caller_with_its_own_words() {
-    let pool = Pool::new(3);
+fn a_panic_of_any_thread_reaches_the_caller_with_its_own_message() {
+    let pool = ThreadPool::new(3);
     for guilty in 0..3 {
         let said = panic_of(&pool, 3, &[], |thread, _| assert!(thread != guilty, "thread {thread} fell"));
         assert_eq!(said, format!("thread {guilty} fell"));
@@ -76,8 +76,8 @@ fn a_panic_of_any_thread_reaches_the_caller_with_its_own_words() {
 }
 
 #[test]
-fn a_panic_before_a_barrier_frees_those_who_wait() {
-    let pool = Pool::new(4);
+fn a_panic_before_a_barrier_releases_the_waiting_threads() {
+    let pool = ThreadPool::new(4);
     for (guilty, round) in [(0, 0), (1, 0), (3, 7), (0, 7)] {
         let barriers = [Barrier::default(), Barrier::default()];
         let said = panic_of(&pool, 4, &barriers.each_ref(), |thread, threads| {
@@ -91,10 +91,10 @@ fn a_panic_before_a_barrier_frees_those_who_wait() {
     }
 }
 
-/// The caller's panic and a worker's belong to one call: the next one hears of neither.
+/// The panics of the caller and of a worker belong to one call, and the next call reports neither.
 #[test]
-fn a_call_hears_of_its_own_panics_alone() {
-    let pool = Pool::new(2);
+fn a_call_reports_only_its_own_panics() {
+    let pool = ThreadPool::new(2);
     let both = AtomicUsize::new(0);
     let said = panic_of(&pool, 2, &[], |thread, _| {
         both.fetch_add(1, Ordering::Relaxed);
@@ -105,10 +105,10 @@ fn a_call_hears_of_its_own_panics_alone() {
     runs_with_all(&pool);
 }
 
-/// Another thread's call works beside one that panics, and hears nothing of it.
+/// A call of another thread, at the same time as one that panics, reports no panic.
 #[test]
-fn a_call_alone_hears_of_no_other_calls_panic() {
-    let pool = Pool::new(2);
+fn a_call_on_one_thread_reports_no_other_calls_panic() {
+    let pool = ThreadPool::new(2);
     let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let broken = scope.spawn(|| {
@@ -135,20 +135,20 @@ fn a_panic_whose_payload_panics_ends_no_thread() {
             assert!(std::thread::current().name().is_none_or(|name| !name.starts_with("gatewise-")), "dropped");
         }
     }
-    let pool = Pool::new(3);
+    let pool = ThreadPool::new(3);
     let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(3, &[], |_, _| resume_unwind(Box::new(Trap)))));
     drop(outcome.expect_err("a panic"));
     runs_with_all(&pool);
 }
 
 #[test]
-fn a_count_of_calls_that_wraps_around_is_no_end() {
-    let signal = Signal(AtomicUsize::new(usize::MAX - 3));
+fn a_count_of_calls_that_wraps_around_is_not_the_end() {
+    let signal = WorkerSignal(AtomicUsize::new(usize::MAX - 3));
     for _ in 0..4 {
         let before = signal.read();
         signal.call();
-        assert!(signal.read() != before && !Signal::is_end(signal.read()), "{:#x}", signal.read());
+        assert!(signal.read() != before && !WorkerSignal::is_end(signal.read()), "{:#x}", signal.read());
     }
     signal.end();
-    assert!(Signal::is_end(signal.read()));
+    assert!(WorkerSignal::is_end(signal.read()));
 }

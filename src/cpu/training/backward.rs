@@ -7,8 +7,8 @@ use super::merge::OutputGradient;
 use super::step::StepBackward;
 use super::weights::LayerWeights;
 use super::{ChunkTape, OP, RunTape, Span, TrainingGradient, TrainingStack, TrainingTape, put_rows};
-use crate::cell::{Mask, Pad, Parameters, RESET, Stage, VALID};
-use crate::cpu::scratch::Buffer;
+use crate::cell::{Mask, Pad, Parameters, RESET, VALID};
+use crate::cpu::buffer_cache::CachedBuffer;
 use crate::error::Result;
 use crate::memory;
 
@@ -49,7 +49,7 @@ impl TrainingTape {
         };
         let call = Call { d_h, d_s, clip };
         // By parts; the last layer's is the caller's.
-        let mut upper: Option<Vec<Buffer>> = None;
+        let mut upper: Option<Vec<CachedBuffer>> = None;
         for (layer, tape) in layers.iter().enumerate().rev() {
             let runs = stack.runs(layer, steps, parts);
             let mut backs: Vec<Back> = runs.iter().map(|run| Back::new(run, &call)).collect::<Result<_>>()?;
@@ -65,7 +65,7 @@ impl TrainingTape {
                 }
             };
             // What a merge by arithmetic makes of it for each direction.
-            let own: Vec<Option<Buffer>> = stack.each(threads, 0..runs.len(), |at| {
+            let own: Vec<Option<CachedBuffer>> = stack.each(threads, 0..runs.len(), |at| {
                 let other = (at + parts.len()) % (2 * parts.len());
                 stack.unmerged(&outer(at), runs[at].rows.len(), tape.runs.get(other))
             })?;
@@ -138,7 +138,7 @@ pub(super) struct Back {
     initial_h: Vec<f32>,
     initial_s: Vec<f32>,
     /// By the input, `[T, rows, input]`.
-    dx: Buffer,
+    dx: CachedBuffer,
 }
 
 impl Back {
@@ -158,13 +158,13 @@ impl Back {
 /// The gradients of a span that the weights' own are made of, and what they are multiplied by.
 pub(super) struct Through {
     /// By the pre-activations, `[steps, rows, gates]`.
-    pub(super) gates: Buffer,
+    pub(super) gates: CachedBuffer,
     /// The same on the state's side, where the two differ.
-    pub(super) first: Option<Buffer>,
+    pub(super) first: Option<CachedBuffer>,
     /// By the projected state, `[steps, rows, O]`.
-    pub(super) projected: Buffer,
+    pub(super) projected: CachedBuffer,
     /// The state as the products read it, where a mask changes it, `[steps, rows, O]`.
-    pub(super) h_masked: Option<Buffer>,
+    pub(super) h_masked: Option<CachedBuffer>,
 }
 
 impl Run<'_> {

@@ -9,8 +9,8 @@ use super::{
     ChunkTape, GROUP_STEPS, LayerTape, OP, RunTape, Span, TrainingCall, TrainingOutput, TrainingStack, TrainingSteps,
     TrainingTape, Walk, put_rows, take_rows,
 };
-use crate::cell::{Cell, Direction, Draw, Mask, Pad, RESET, Stage, VALID};
-use crate::cpu::scratch::{Buffer, Scratch};
+use crate::cell::{Cell, Draw, GruCell, Mask, Pad, RESET, Reset, VALID};
+use crate::cpu::buffer_cache::{BufferCache, CachedBuffer};
 use crate::error::{Result, elements};
 use crate::memory;
 use crate::op::Binary;
@@ -158,9 +158,9 @@ impl TrainingStack {
     }
 
     /// Some rows of the input, `[T, rows, input]`.
-    fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Result<Buffer> {
+    fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Result<CachedBuffer> {
         let width = self.layers[0][0].input;
-        let mut x = self.device.scratch().take(steps.time * rows.len() * width)?;
+        let mut x = self.device.buffers().take(steps.time * rows.len() * width)?;
         take_rows(call.x, steps.batch, width, rows, &mut x);
         if steps.flags.is_some() {
             silence(&mut x, steps, rows);
@@ -189,7 +189,7 @@ pub(super) struct Run<'a> {
     pub(super) row: usize,
     pub(super) steps: &'a TrainingSteps,
     pub(super) rows: &'a Range<usize>,
-    pub(super) scratch: &'a Scratch,
+    pub(super) scratch: &'a BufferCache,
 }
 
 impl Run<'_> {
@@ -210,12 +210,12 @@ impl Run<'_> {
     }
 
     /// A buffer in which rows that a step skips may be left alone: they hold zeros.
-    pub(super) fn blank(&self, len: usize) -> Result<Buffer> {
+    pub(super) fn blank(&self, len: usize) -> Result<CachedBuffer> {
         if self.steps.flags.is_some() { self.scratch.zeros(len) } else { self.scratch.take(len) }
     }
 
     /// Returns what is kept, the output `[T, rows, O]`, and the last state.
-    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> Result<(RunTape, Buffer, Walk)> {
+    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> Result<(RunTape, CachedBuffer, Walk)> {
         let Self { steps, rows, row, .. } = self;
         let (out, s_width, count) = (self.weights.out, self.cell_width(), rows.len());
         let mut walk = Walk {

@@ -1,20 +1,20 @@
 //! Two directions' outputs as one, and each direction's share of the gradient by it.
 
 use super::{RunTape, TrainingStack};
-use crate::cpu::scratch::Buffer;
+use crate::cpu::buffer_cache::CachedBuffer;
 use crate::error::Result;
 use crate::op::Binary;
 
 impl TrainingStack {
     /// Both directions' outputs as one.
-    pub(super) fn merged(&self, forward: &[f32], reverse: &[f32]) -> Result<Buffer> {
+    pub(super) fn merged(&self, forward: &[f32], reverse: &[f32]) -> Result<CachedBuffer> {
         let pairs = forward.iter().zip(reverse);
         if let Some(op) = self.merge {
-            let mut y = self.device.scratch().take(forward.len())?;
+            let mut y = self.device.buffers().take(forward.len())?;
             y.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| *y = op.apply(a, b));
             return Ok(y);
         }
-        let mut y = self.device.scratch().take(2 * forward.len())?;
+        let mut y = self.device.buffers().take(2 * forward.len())?;
         let rows = forward.chunks_exact(self.out).zip(reverse.chunks_exact(self.out));
         for (y, (a, b)) in y.chunks_exact_mut(2 * self.out).zip(rows) {
             y[..self.out].copy_from_slice(a);
@@ -29,14 +29,14 @@ impl TrainingStack {
         dy: &OutputGradient<'_>,
         count: usize,
         other: Option<&RunTape>,
-    ) -> Result<Option<Buffer>> {
+    ) -> Result<Option<CachedBuffer>> {
         let factor = match (self.merge, other.and_then(|other| other.y.as_ref())) {
             (Some(Binary::Mul), Some(y)) => Some(y),
             (Some(Binary::Mean), _) => None,
             _ => return Ok(None),
         };
         let time = dy.numbers.len() / (dy.batch * dy.stride).max(1);
-        let mut own = self.device.scratch().take(time * count * self.out)?;
+        let mut own = self.device.buffers().take(time * count * self.out)?;
         for (row, own) in own.chunks_exact_mut(self.out).enumerate() {
             let pairs = own.iter_mut().zip(dy.row(row / count, row % count, self.out));
             match factor {

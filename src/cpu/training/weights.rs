@@ -4,11 +4,12 @@ use ndarray::{ArrayView2, Axis, IxDyn, s};
 
 use super::{NamedParameters, OP};
 use crate::cell::{Cell, GruCell, Parameters, Reset};
+use crate::cpu::buffer_cache::CachedBuffer;
 use crate::cpu::device::CpuDevice;
-use crate::cpu::pack::PanelRun;
-use crate::cpu::product::{Product, Rows, Source, Target};
-use crate::cpu::scratch::Buffer;
+use crate::cpu::pack::PanelSlice;
+use crate::cpu::product::{OperandRows, Product, ProductTarget};
 use crate::cpu::simd::Verified;
+use crate::cpu::stored::PanelWeights;
 use crate::error::Result;
 use crate::memory;
 
@@ -20,10 +21,10 @@ const CACHED: usize = 1 << 16;
 /// A matrix packed for products from the left, `y = x M + b`.
 pub(super) struct Matrix {
     /// `[panels, depth, width]`
-    numbers: Buffer,
+    numbers: CachedBuffer,
     /// `[panels, width]`
-    scale: Buffer,
-    bias: Buffer,
+    scale: CachedBuffer,
+    bias: CachedBuffer,
     depth: usize,
     set: Verified,
 }
@@ -31,7 +32,7 @@ pub(super) struct Matrix {
 impl Matrix {
     /// `weight [columns, depth]`, whatever its layout in memory.
     fn new(device: &CpuDevice, weight: ArrayView2<'_, f32>, bias: Option<&[f32]>) -> Result<Self> {
-        let (set, scratch) = (device.verified(), device.scratch());
+        let (set, scratch) = (device.verified(), device.buffers());
         let (columns, depth) = weight.dim();
         let width = VECTORS * set.lanes();
         let stride = columns.next_multiple_of(width);
@@ -61,20 +62,20 @@ impl Matrix {
     pub(super) fn multiply(&self, numbers: &[f32], stride: usize, count: usize, out: &mut [f32]) {
         let (depth, row_stride) = (self.depth, self.stride());
         let panel_stride = VECTORS * self.set.lanes();
-        let panels = PanelRun {
-            source: Source::F32(&self.numbers),
+        let panels = PanelSlice {
+            weights: PanelWeights::F32(&self.numbers),
             scale: &self.scale,
             bias: &self.bias,
             depth,
             vectors: VECTORS,
             count: row_stride / panel_stride,
-            backwards: false,
+            last_first: false,
         };
-        let all = Rows { numbers, stride, count };
+        let all = OperandRows { numbers, stride, count };
         let together = (CACHED / depth.max(1)).max(1);
         for first in (0..count).step_by(together) {
             let rows = all.slice(first..count.min(first + together));
-            let target = Target { numbers: &mut out[first * row_stride..], panel_stride, row_stride };
+            let target = ProductTarget { numbers: &mut out[first * row_stride..], panel_stride, row_stride };
             self.set.run(Product { panels, rows, target });
         }
     }
