@@ -3,7 +3,8 @@
 //! ```text
 //! pack stored     weights in panels that hold all gates of a block of units; done once, when a layer is built
 //! product         the micro-kernel: rows times a panel, in tiles that fill the registers
-//! update          gates, activations and new state on the product of some panels, while it is in the first-level cache
+//! equations       the cells' forward equations on one register, for inference and training
+//! update          inference: the equations on the product of some panels, while it is in the first-level cache
 //! layer           input projection of a chunk of steps, then product and update step by step; a thread owns some panels
 //! stack           layers and directions, and how threads share them
 //! training        the passes with gradients; a thread owns some rows of the batch
@@ -15,6 +16,7 @@
 
 mod buffer_cache;
 mod device;
+mod equations;
 mod layer;
 mod math;
 mod memory;

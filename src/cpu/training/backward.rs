@@ -280,7 +280,7 @@ impl Run<'_> {
                         gates: &chunk.gates[part(gate_stride, r)],
                         peephole: &weights.peephole,
                         h: &h[r * out..(r + 1) * out],
-                        h_masked: &h_masked[r * out..(r + 1) * out],
+                        masked_h: &h_masked[r * out..(r + 1) * out],
                         s: &chunk.s[part(s_width, r)],
                         s_next: &chunk.s_next[part(s_width, r)],
                         second: &chunk.second[part(second_width, r)],
