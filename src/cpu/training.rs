@@ -1,31 +1,45 @@
-//! Stacks of layers with gradients. The rows of a batch do not meet before the weights' gradients: a thread takes some of
-//! them through a layer and direction, forward and back, without meeting the others. The weights' gradients are sums over all
-//! rows of a step and all steps in an order that no thread changes, so that results are the same bits for any number of them.
+//! Stacks of layers with gradients. The batch is cut into shards: a thread takes one shard through a layer and direction,
+//! forward and back, without meeting other threads. The weights' gradients are sums over all rows of a step and all steps in a
+//! fixed order, so results are the same bits for any number of threads.
+//!
+//! ```text
+//! steps           the order of the steps in time, their flags and masks
+//! weights matrix  packed weights, and their transposes
+//! shard           some rows in one layer and direction, and what the forward pass keeps of them
+//! step            the element-wise part of a step, forward (by the equations of inference) and backward
+//! forward         the forward pass
+//! backward        the backward pass through layers; `span_backward` takes a shard back through time
+//! merge           two directions' outputs
+//! gradient        the weights' gradients
+//! ```
 
 mod backward;
 mod forward;
 mod gradient;
+mod matrix;
 mod merge;
+mod shard;
+mod span_backward;
 mod step;
+mod steps;
 mod weights;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::forward::Run;
+pub(crate) use self::steps::TrainingSteps;
+
+use self::shard::{LayerShard, ShardTape};
 use self::weights::LayerWeights;
 use super::buffer_cache::CachedBuffer;
 use super::device::CpuDevice;
-use crate::cell::{Cell, Noise, Pad, Parameters};
+use crate::cell::{Cell, Direction, Parameters};
 use crate::error::Result;
-use crate::memory;
 use crate::op::Binary;
 
 const OP: &str = "training";
-/// Steps whose share of the weights' gradients is summed at once. Fixed: chunks of whole groups give the same bits.
-const GROUP_STEPS: usize = 64;
-/// Multiply-adds of a call that are worth waking a thread.
+/// Multiply-adds of a call that justify waking a thread.
 const CALL_WORK: usize = 1 << 18;
 
 /// The weights of all layers and directions, packed for both passes.
@@ -39,7 +53,7 @@ pub(crate) struct TrainingStack {
     device: CpuDevice,
 }
 
-/// One call.
+/// The input and the state of a training call.
 #[derive(Clone, Copy)]
 pub(crate) struct TrainingCall<'a> {
     /// `[T, B, input]`
@@ -48,34 +62,22 @@ pub(crate) struct TrainingCall<'a> {
     pub(crate) h: &'a [f32],
     /// `[layers directions, B, hidden]`, or nothing.
     pub(crate) s: &'a [f32],
-    /// What a reset returns to; zero where absent.
+    /// The state to which a reset returns; zero if absent.
     pub(crate) initial_h: Option<&'a [f32]>,
     pub(crate) initial_s: Option<&'a [f32]>,
 }
 
-/// What the backward pass needs of a call.
+/// Everything that the backward pass needs of a training call.
 pub(crate) struct TrainingTape {
     stack: Arc<TrainingStack>,
     steps: TrainingSteps,
     threads: usize,
-    /// Which rows of the batch each part has.
-    parts: Vec<Range<usize>>,
+    /// The rows of each shard of the batch.
+    shards: Vec<Range<usize>>,
     layers: Vec<LayerTape>,
 }
 
-/// What a call says about its steps, for both passes.
-pub(crate) struct TrainingSteps {
-    pub(crate) time: usize,
-    pub(crate) batch: usize,
-    /// `[T, B]`
-    pub(crate) flags: Option<Vec<u32>>,
-    pub(crate) pad: Pad,
-    pub(crate) noise: Noise,
-    /// Steps of a chunk, rounded up to whole groups; then only the states between chunks are kept.
-    pub(crate) checkpoint: Option<usize>,
-}
-
-/// Output and state of a call.
+/// Output and state of a training call.
 pub(crate) struct TrainingOutput {
     /// `[T, B, width]`
     pub(crate) y: Vec<f32>,
@@ -85,7 +87,7 @@ pub(crate) struct TrainingOutput {
     pub(crate) s: Vec<f32>,
 }
 
-/// Gradients of a call, laid out as what they belong to.
+/// The gradients of a training call, laid out as the arrays that they belong to.
 pub(crate) struct TrainingGradient {
     pub(crate) x: Vec<f32>,
     pub(crate) h: Vec<f32>,
@@ -96,64 +98,19 @@ pub(crate) struct TrainingGradient {
     pub(crate) parameters: Vec<Vec<Parameters>>,
 }
 
-/// Some steps one after another, in the order in which a direction takes them.
-#[derive(Clone, Copy)]
-struct Span {
-    first: usize,
-    steps: usize,
-}
-
+/// A layer's part of the tape.
 struct LayerTape {
-    /// By parts, `[T, rows, input]`: steps lie at their place in time, rows of a step side by side.
+    /// The input by shards, `[T, rows, input]`, in the order of time.
     x: Vec<CachedBuffer>,
-    /// By directions, then parts.
-    runs: Vec<RunTape>,
-}
-
-/// What some rows leave behind on their way through a layer and direction.
-struct RunTape {
-    /// Empty where chunks are run again.
-    chunks: Vec<ChunkTape>,
-    /// What each chunk began with, where it is run again.
-    borders: Vec<Walk>,
-    /// What a reset returns to: h and s.
-    initial: [Vec<f32>; 2],
-    /// The output, where a product merges it with the other direction's.
-    y: Option<CachedBuffer>,
-}
-
-/// What a direction carries from step to step.
-struct Walk {
-    h: Vec<f32>,
-    s: Vec<f32>,
-    /// The last output.
-    held: Vec<f32>,
-}
-
-impl Walk {
-    fn try_clone(&self) -> Result<Self> {
-        let Self { h, s, held } = self;
-        Ok(Self { h: memory::copied(OP, h)?, s: memory::copied(OP, s)?, held: memory::copied(OP, held)? })
-    }
-}
-
-/// What a chunk's steps leave for the way back.
-struct ChunkTape {
-    /// Pre-activations, rows as far apart as the product leaves them.
-    gates: CachedBuffer,
-    /// `W_n h + b_hn` or `r h` of a GRU, the state before its projection of an LSTM.
-    second: CachedBuffer,
-    /// The state before a step, and the new cell state.
-    h: CachedBuffer,
-    s: CachedBuffer,
-    s_next: CachedBuffer,
+    /// By directions, then shards.
+    shards: Vec<ShardTape>,
 }
 
 /// A layer's parameters by name, row-major, as `Cell::parameters` says.
 pub(crate) type NamedParameters<'a> = Vec<(&'static str, &'a [f32])>;
 
 impl TrainingStack {
-    /// Packs parameters that fit their cells, `[layer][direction]`, one cell a direction and at least one layer.
+    /// Packs parameters `[layer][direction]` that fit their cells: one cell per direction, and at least one layer.
     pub(crate) fn new(
         device: &CpuDevice,
         cells: &[Cell],
@@ -183,34 +140,39 @@ impl TrainingStack {
         if self.merge.is_some() { self.out } else { self.out * self.directions.len() }
     }
 
-    /// Threads that a call is worth.
+    /// The number of threads whose start pays off in a call.
     fn threads(&self, steps: &TrainingSteps) -> usize {
         let layer = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>();
         let work = (steps.time * steps.batch).saturating_mul(self.layers.iter().map(layer).sum());
         self.device.threads().min(work / CALL_WORK).max(1)
     }
 
-    /// Cuts a batch into parts, as many as there are threads for a direction.
-    fn parts(&self, batch: usize, threads: usize) -> Vec<Range<usize>> {
-        let parts = threads.div_ceil(self.directions.len().max(1));
-        let rows = batch.div_ceil(parts).max(1);
+    /// Cuts a batch into shards, as many as there are threads per direction.
+    fn shard_rows(&self, batch: usize, threads: usize) -> Vec<Range<usize>> {
+        let shards = threads.div_ceil(self.directions.len().max(1));
+        let rows = batch.div_ceil(shards).max(1);
         (0..batch).step_by(rows).map(|first| first..batch.min(first + rows)).collect()
     }
 
-    /// A layer's directions, each with all parts.
-    fn runs<'a>(&'a self, layer: usize, steps: &'a TrainingSteps, parts: &'a [Range<usize>]) -> Vec<Run<'a>> {
+    /// A layer's shards, by directions and then rows.
+    fn layer_shards<'a>(
+        &'a self,
+        layer: usize,
+        steps: &'a TrainingSteps,
+        shards: &'a [Range<usize>],
+    ) -> Vec<LayerShard<'a>> {
         let one = |(at, weights): (usize, &'a LayerWeights)| {
-            let (direction, row) = (self.directions[at], layer * self.directions.len() + at);
-            let scratch = self.device.buffers();
-            parts.iter().map(move |rows| Run { weights, direction, row, steps, rows, scratch })
+            let (direction, state_row) = (self.directions[at], layer * self.directions.len() + at);
+            let buffers = self.device.buffers();
+            shards.iter().map(move |rows| LayerShard { weights, direction, state_row, steps, rows, buffers })
         };
         self.layers[layer].iter().enumerate().flat_map(one).collect()
     }
 
-    /// Runs `one` on every item, on up to so many threads; what comes of them is in the items' order.
+    /// Runs `one` on every item, on at most `threads` threads, and returns the results in the items' order.
     ///
     /// # Errors
-    /// The first one in that order.
+    /// The first error in that order.
     fn each<T: Send, R: Send>(
         &self,
         threads: usize,
@@ -241,7 +203,7 @@ impl TrainingStack {
     }
 }
 
-/// Copies a part's rows of every step to their place among all rows: `from [.., rows, width]`, `to [.., batch, width]`.
+/// Copies a shard's rows of every step to their place in the batch: from `[.., rows, width]` to `[.., batch, width]`.
 fn put_rows(to: &mut [f32], batch: usize, width: usize, rows: &Range<usize>, from: &[f32]) {
     let chunk = rows.len() * width;
     if chunk == 0 {
@@ -252,7 +214,7 @@ fn put_rows(to: &mut [f32], batch: usize, width: usize, rows: &Range<usize>, fro
     }
 }
 
-/// The other way round.
+/// Copies a shard's rows of every step out of the batch: from `[.., batch, width]` to `[.., rows, width]`.
 fn take_rows(from: &[f32], batch: usize, width: usize, rows: &Range<usize>, to: &mut [f32]) {
     let chunk = rows.len() * width;
     if chunk == 0 {

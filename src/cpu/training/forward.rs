@@ -1,109 +1,17 @@
-//! The forward pass: a layer after the other, each direction's parts of the rows side by side.
+//! The forward pass: one layer after the other; within a layer, every direction and shard of the batch by itself.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::shard::{CarriedState, LayerShard, ShardStep, ShardTape, SpanTape};
 use super::step::StepForward;
-use super::weights::{LayerWeights, resets_before};
-use super::{
-    ChunkTape, GROUP_STEPS, LayerTape, OP, RunTape, Span, TrainingCall, TrainingOutput, TrainingStack, TrainingSteps,
-    TrainingTape, Walk, put_rows, take_rows,
-};
-use crate::cell::{Cell, Draw, GruCell, Mask, Pad, RESET, Reset, VALID};
-use crate::cpu::buffer_cache::{BufferCache, CachedBuffer};
+use super::steps::{RecurrentMasks, Span, TrainingSteps, masked};
+use super::{LayerTape, OP, TrainingCall, TrainingOutput, TrainingStack, TrainingTape, put_rows, take_rows};
+use crate::cell::{Draw, Pad, Stage};
+use crate::cpu::buffer_cache::CachedBuffer;
 use crate::error::{Result, elements};
 use crate::memory;
 use crate::op::Binary;
-
-impl TrainingSteps {
-    /// The flags of a row of a step.
-    pub(super) fn flag(&self, t: usize, row: usize) -> u32 {
-        self.flags.as_ref().map_or(VALID, |flags| flags[t * self.batch + row])
-    }
-
-    /// The place in time of the `k`th step of a direction.
-    pub(super) fn place(&self, direction: Direction, k: usize) -> usize {
-        match direction {
-            Direction::Forward => k,
-            Direction::Reverse => self.time - 1 - k,
-        }
-    }
-
-    /// The chunks that a tape is cut into.
-    pub(super) fn spans(&self) -> impl ExactSizeIterator<Item = Span> + DoubleEndedIterator {
-        let longest =
-            self.checkpoint.and_then(|steps| steps.checked_next_multiple_of(GROUP_STEPS)).unwrap_or(self.time).max(1);
-        // Steps without rows are not walked: there may be any number of them.
-        let time = if self.batch == 0 { 0 } else { self.time };
-        (0..time).step_by(longest).map(move |first| Span { first, steps: longest.min(time - first) })
-    }
-
-    /// Where a span lies in time.
-    pub(super) fn start(&self, direction: Direction, span: Span) -> usize {
-        match direction {
-            Direction::Forward => span.first,
-            Direction::Reverse => self.time - span.first - span.steps,
-        }
-    }
-
-    /// Index of the first element of a row of a step in a mask `[T, B, width]`.
-    #[expect(clippy::cast_possible_truncation, reason = "masks count their elements in 32 bits and wrap around")]
-    pub(super) fn mask_index(&self, t: usize, row: usize, width: usize) -> u32 {
-        ((t * self.batch + row) * width) as u32
-    }
-
-    /// The factors of `h` in the recurrent products, `[rows, width]`.
-    pub(super) fn recurrent_mask(&self, row: usize, rows: &Range<usize>, width: usize) -> Result<Option<Vec<f32>>> {
-        let Some(draw) = self.noise.draw(Mask::Recurrent { row }) else { return Ok(None) };
-        let first = self.mask_index(0, rows.start, width);
-        memory::collected(OP, rows.len() * width, (first..).map(|index| draw.factor(index))).map(Some)
-    }
-
-    /// Multiplies a layer's output `[T, rows, width]` by its mask.
-    pub(super) fn drop_out(&self, layer: usize, rows: &Range<usize>, width: usize, y: &mut [f32]) {
-        let Some(draw) = self.noise.draw(Mask::Dropout { layer }) else { return };
-        for t in 0..self.time {
-            let first = self.mask_index(t, rows.start, width);
-            let step = rows.len() * width;
-            for (index, y) in (first..).zip(&mut y[t * step..(t + 1) * step]) {
-                *y *= draw.factor(index);
-            }
-        }
-    }
-}
-
-/// `a * mask`, or `a` itself.
-pub(super) fn masked<'a>(a: &'a [f32], mask: Option<&[f32]>, buffer: &'a mut [f32]) -> &'a [f32] {
-    let Some(mask) = mask else { return a };
-    for ((to, &a), &mask) in buffer.iter_mut().zip(a).zip(mask) {
-        *to = a * mask;
-    }
-    &buffer[..a.len()]
-}
-
-/// Moves a state on; the elements that a mask drops keep their old value.
-fn advance(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
-    let Some(draw) = zoneout else { return state.copy_from_slice(new) };
-    for ((index, state), &new) in (first..).zip(state).zip(new) {
-        if draw.keeps(index) {
-            *state = new;
-        }
-    }
-}
-
-/// Some rows of a state or of its gradient, `[layers directions, B, width]`; zeros where absent.
-pub(super) fn rows_of(
-    state: Option<&[f32]>,
-    row: usize,
-    batch: usize,
-    width: usize,
-    rows: &Range<usize>,
-) -> Result<Vec<f32>> {
-    match state {
-        Some(state) => memory::copied(OP, &state[(row * batch + rows.start) * width..][..rows.len() * width]),
-        None => memory::zeros(OP, rows.len() * width),
-    }
-}
 
 impl TrainingStack {
     /// Runs all layers over the sequence and keeps what the backward pass needs. The slices have the lengths that
@@ -118,43 +26,63 @@ impl TrainingStack {
     ) -> Result<(TrainingOutput, TrainingTape)> {
         let TrainingSteps { time, batch, .. } = steps;
         let threads = self.threads(&steps);
-        let parts = self.parts(batch, threads);
+        let shards = self.shard_rows(batch, threads);
         let mut output = TrainingOutput {
             y: memory::zeros(OP, elements(OP, "y", &[time, batch, self.width()])?)?,
             h: memory::zeros(OP, call.h.len())?,
             s: memory::zeros(OP, call.s.len())?,
         };
-        let mut x = self.each(threads, &parts, |rows| self.input_rows(call, &steps, rows))?;
+        let mut x = self.each(threads, &shards, |rows| self.input_rows(call, &steps, rows))?;
         let mut layers = memory::room(OP, self.layers.len())?;
         for layer in 0..self.layers.len() {
-            let runs = self.runs(layer, &steps, &parts);
-            let results = self.each(threads, runs.iter().zip(x.iter().cycle()), |(run, x)| run.forward(call, x))?;
-            let (mut tapes, mut outputs) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
-            for (run, (tape, y, last)) in runs.iter().zip(results) {
-                put_rows(&mut output.h[run.row * batch * self.out..], batch, self.out, run.rows, &last.h);
-                if !call.s.is_empty() {
-                    put_rows(&mut output.s[run.row * batch * self.hidden..], batch, self.hidden, run.rows, &last.s);
-                }
-                tapes.push(tape);
-                outputs.push(y);
-            }
-            let mut y = if self.directions.len() == 2 {
-                let (forward, reverse) = outputs.split_at(parts.len());
-                let y = self.each(threads, forward.iter().zip(reverse), |(a, b)| self.merged(a, b))?;
-                if self.merge == Some(Binary::Mul) {
-                    tapes.iter_mut().zip(outputs).for_each(|(tape, y)| tape.y = Some(y));
-                }
-                y
-            } else {
-                outputs
-            };
+            let (tapes, mut y) = self.forward_layer(layer, threads, (&steps, &shards), call, &x, &mut output)?;
             if layer + 1 < self.layers.len() {
-                y.iter_mut().zip(&parts).for_each(|(y, rows)| steps.drop_out(layer, rows, self.width(), y));
+                y.iter_mut().zip(&shards).for_each(|(y, rows)| steps.drop_out(layer, rows, self.width(), y));
             }
-            layers.push(LayerTape { x: std::mem::replace(&mut x, y), runs: tapes });
+            layers.push(LayerTape { x: std::mem::replace(&mut x, y), shards: tapes });
         }
-        x.iter().zip(&parts).for_each(|(y, rows)| put_rows(&mut output.y, batch, self.width(), rows, y));
-        Ok((output, TrainingTape { stack: self, steps, threads, parts, layers }))
+        x.iter().zip(&shards).for_each(|(y, rows)| put_rows(&mut output.y, batch, self.width(), rows, y));
+        Ok((output, TrainingTape { stack: self, steps, threads, shards, layers }))
+    }
+
+    /// Runs one layer on its input `x`, which lies by shards. Returns the tapes, by directions and then shards, and the
+    /// layer's output by shards; the last state goes to `output`.
+    fn forward_layer(
+        &self,
+        layer: usize,
+        threads: usize,
+        (steps, shards): (&TrainingSteps, &[Range<usize>]),
+        call: &TrainingCall<'_>,
+        x: &[CachedBuffer],
+        output: &mut TrainingOutput,
+    ) -> Result<(Vec<ShardTape>, Vec<CachedBuffer>)> {
+        let batch = steps.batch;
+        let all = self.layer_shards(layer, steps, shards);
+        let results = self.each(threads, all.iter().zip(x.iter().cycle()), |(shard, x)| shard.forward(call, x))?;
+        let (mut tapes, mut outputs) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
+        for (shard, (tape, y, last)) in all.iter().zip(results) {
+            put_rows(&mut output.h[shard.state_row * batch * self.out..], batch, self.out, shard.rows, &last.h);
+            if !call.s.is_empty() {
+                put_rows(
+                    &mut output.s[shard.state_row * batch * self.hidden..],
+                    batch,
+                    self.hidden,
+                    shard.rows,
+                    &last.s,
+                );
+            }
+            tapes.push(tape);
+            outputs.push(y);
+        }
+        if self.directions.len() < 2 {
+            return Ok((tapes, outputs));
+        }
+        let (forward, reverse) = outputs.split_at(shards.len());
+        let y = self.each(threads, forward.iter().zip(reverse), |(a, b)| self.merged(a, b))?;
+        if self.merge == Some(Binary::Mul) {
+            tapes.iter_mut().zip(outputs).for_each(|(tape, y)| tape.y = Some(y));
+        }
+        Ok((tapes, y))
     }
 
     /// Some rows of the input, `[T, rows, input]`.
@@ -163,182 +91,225 @@ impl TrainingStack {
         let mut x = self.device.buffers().take(steps.time * rows.len() * width)?;
         take_rows(call.x, steps.batch, width, rows, &mut x);
         if steps.flags.is_some() {
-            silence(&mut x, steps, rows);
+            steps.clear_skipped(rows, &mut x);
         }
         Ok(x)
     }
 }
 
-/// Zeros where a step is skipped: what stands there, even a NaN, has no say in the weights' gradients.
-fn silence(x: &mut [f32], steps: &TrainingSteps, rows: &Range<usize>) {
-    let width = x.len() / (steps.time * rows.len()).max(1);
-    for t in 0..steps.time {
-        for (at, row) in rows.clone().enumerate() {
-            if steps.flag(t, row) & VALID == 0 {
-                x[(t * rows.len() + at) * width..][..width].fill(0.0);
-            }
-        }
-    }
-}
-
-/// A layer and direction of some rows.
-pub(super) struct Run<'a> {
-    pub(super) weights: &'a LayerWeights,
-    pub(super) direction: Direction,
-    /// `layer * directions + direction`
-    pub(super) row: usize,
-    pub(super) steps: &'a TrainingSteps,
-    pub(super) rows: &'a Range<usize>,
-    pub(super) scratch: &'a BufferCache,
-}
-
-impl Run<'_> {
-    /// Width of the cell state, 0 without one.
-    pub(super) fn cell_width(&self) -> usize {
-        if self.weights.cell.has_cell_state() { self.weights.hidden } else { 0 }
-    }
-
-    /// The first stage of a step, whatever follows it.
-    pub(super) fn first_stage(&self) -> Stage {
-        if resets_before(&self.weights.cell) { Stage::Reset } else { Stage::Whole }
-    }
-
-    /// Width of what is kept for a second product or of it.
-    pub(super) fn second_width(&self) -> usize {
-        let cell = &self.weights.cell;
-        if matches!(cell, Cell::Gru(_)) || cell.projection().is_some() { self.weights.hidden } else { 0 }
-    }
-
-    /// A buffer in which rows that a step skips may be left alone: they hold zeros.
-    pub(super) fn blank(&self, len: usize) -> Result<CachedBuffer> {
-        if self.steps.flags.is_some() { self.scratch.zeros(len) } else { self.scratch.take(len) }
-    }
-
-    /// Returns what is kept, the output `[T, rows, O]`, and the last state.
-    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> Result<(RunTape, CachedBuffer, Walk)> {
-        let Self { steps, rows, row, .. } = self;
-        let (out, s_width, count) = (self.weights.out, self.cell_width(), rows.len());
-        let mut walk = Walk {
-            h: rows_of(Some(call.h), *row, steps.batch, out, rows)?,
-            s: rows_of(Some(call.s), *row, steps.batch, s_width, rows)?,
+impl LayerShard<'_> {
+    /// Runs the shard over the sequence. Returns its tape, the output `[T, rows, O]` and the last state.
+    fn forward(&self, call: &TrainingCall<'_>, x: &[f32]) -> Result<(ShardTape, CachedBuffer, CarriedState)> {
+        let (steps, count, out, s_width) = (self.steps, self.rows.len(), self.weights.out, self.cell_width());
+        let mut state = CarriedState {
+            h: self.state_rows(Some(call.h), out)?,
+            s: self.state_rows(Some(call.s), s_width)?,
             held: memory::zeros(OP, count * out)?,
         };
-        let initial_h = rows_of(call.initial_h, *row, steps.batch, out, rows)?;
-        let initial_s = rows_of(call.initial_s, *row, steps.batch, s_width, rows)?;
-        let (spans, initial) = (steps.spans().len(), [initial_h, initial_s]);
-        let [chunks, borders] = if steps.checkpoint.is_some() { [0, spans] } else { [spans, 0] };
-        let (chunks, borders) = (memory::room(OP, chunks)?, memory::room(OP, borders)?);
-        let mut tape = RunTape { chunks, borders, initial, y: None };
-        let mut y = self.scratch.take(steps.time * count * out)?;
+        let initial = [self.state_rows(call.initial_h, out)?, self.state_rows(call.initial_s, s_width)?];
+        let spans = steps.spans().len();
+        let [kept, checkpoints] = if steps.checkpoint.is_some() { [0, spans] } else { [spans, 0] };
+        let (spans, checkpoints) = (memory::room(OP, kept)?, memory::room(OP, checkpoints)?);
+        let mut tape = ShardTape { spans, checkpoints, initial, y: None };
+        let mut y = self.buffers.take(steps.time * count * out)?;
         for span in steps.spans() {
-            let border = steps.checkpoint.map(|_| walk.try_clone()).transpose()?;
+            let before = steps.checkpoint.map(|_| state.try_clone()).transpose()?;
             let y = &mut y[steps.start(self.direction, span) * count * out..][..span.steps * count * out];
-            let chunk = self.forward_chunk(span, x, &tape.initial, &mut walk, y)?;
-            match border {
-                Some(border) => tape.borders.push(border),
-                None => tape.chunks.push(chunk),
+            let span = self.forward_span(span, x, &tape.initial, &mut state, y)?;
+            match before {
+                Some(state) => tape.checkpoints.push(state),
+                None => tape.spans.push(span),
             }
         }
-        Ok((tape, y, walk))
+        Ok((tape, y, state))
     }
 
-    /// Takes the steps of a span; `y [steps, rows, O]` is its part of the output.
-    pub(super) fn forward_chunk(
+    /// Runs a span of which the forward pass kept only the state before it; `None` if the forward pass kept the span.
+    pub(super) fn replay(&self, span: Span, index: usize, x: &[f32], tape: &ShardTape) -> Result<Option<SpanTape>> {
+        let Some(checkpoint) = tape.checkpoints.get(index) else { return Ok(None) };
+        let mut y = self.buffers.take(span.steps * self.rows.len() * self.weights.out)?;
+        self.forward_span(span, x, &tape.initial, &mut checkpoint.try_clone()?, &mut y).map(Some)
+    }
+
+    /// Takes the steps of a span from `state` on; `y [steps, rows, O]` is the span's part of the output.
+    fn forward_span(
         &self,
         span: Span,
         x: &[f32],
-        [initial_h, initial_s]: &[Vec<f32>; 2],
-        Walk { h, s, held }: &mut Walk,
+        initial: &[Vec<f32>; 2],
+        state: &mut CarriedState,
         y: &mut [f32],
-    ) -> Result<ChunkTape> {
-        let Self { weights, steps, rows, row, .. } = self;
-        let LayerWeights { hidden, out, input, set, .. } = **weights;
-        let (all, count) = (span.steps * rows.len(), rows.len());
-        let (s_width, second_width) = (self.cell_width(), self.second_width());
-        let gate_stride = weights.x.stride();
-        let mut tape = ChunkTape {
-            gates: self.scratch.take(all * gate_stride)?,
-            second: self.blank(all * second_width)?,
-            h: self.scratch.take(all * out)?,
-            s: self.scratch.take(all * s_width)?,
-            s_next: self.blank(all * s_width)?,
-        };
-        let start = steps.start(self.direction, span);
-        weights.x.multiply(&x[start * count * input..][..all * input], input, all, &mut tape.gates);
-        let mask = steps.recurrent_mask(*row, rows, out)?;
-        let zone_h = steps.noise.draw(Mask::ZoneoutH { row: *row });
-        let zone_s = steps.noise.draw(Mask::ZoneoutS { row: *row });
-        let mut mask_buffer = self.scratch.take(if mask.is_some() { count * out } else { 0 })?;
-        let mut state_side = self.scratch.take(count * weights.h.stride())?;
-        let second_stride = weights.second.as_ref().map_or(0, |second| second.stride());
-        let mut second_side = self.scratch.take(count * second_stride)?;
-        let mut new = self.scratch.take(count * hidden)?;
+    ) -> Result<SpanTape> {
+        let start = self.steps.start(self.direction, span);
+        let mut pass = SpanForward::new(self, span, initial, state)?;
+        let (input, all) = (self.weights.input, span.steps * self.rows.len());
+        self.weights.x.multiply(&x[start * self.rows.len() * input..][..all * input], input, all, &mut pass.tape.gates);
         for k in span.first..span.first + span.steps {
-            let t = steps.place(self.direction, k);
-            let local = t - start;
-            let at = |width: usize| local * count * width..(local + 1) * count * width;
-            for r in (0..count).filter(|&r| steps.flag(t, rows.start + r) & RESET != 0) {
-                h[r * out..(r + 1) * out].copy_from_slice(&initial_h[r * out..(r + 1) * out]);
-                s[r * s_width..(r + 1) * s_width].copy_from_slice(&initial_s[r * s_width..(r + 1) * s_width]);
-            }
-            tape.h[at(out)].copy_from_slice(h);
-            tape.s[at(s_width)].copy_from_slice(s);
-            let h_masked = masked(h, mask.as_deref(), &mut mask_buffer);
-            weights.h.multiply(h_masked, out, count, &mut state_side);
-            let valid = |r: usize| steps.flag(t, rows.start + r) & VALID != 0;
-            let ChunkTape { gates, second, s_next, .. } = &mut tape;
-            let (gates, second, s_next) =
-                (&mut gates[at(gate_stride)], &mut second[at(second_width)], &mut s_next[at(s_width)]);
-            let mut stage = |stage: Stage, state_side: &[f32], stride: usize, second: &mut [f32], new: &mut [f32]| {
-                for r in (0..count).filter(|&r| valid(r)) {
-                    set.run(StepForward {
-                        cell: &weights.cell,
-                        stage,
-                        hidden,
-                        gates: &mut gates[r * gate_stride..(r + 1) * gate_stride],
-                        state_part: &state_side[r * stride..(r + 1) * stride],
-                        peephole: &weights.peephole,
-                        h: &h[r * out..(r + 1) * out],
-                        masked_h: &h_masked[r * out..(r + 1) * out],
-                        s: &s[r * s_width..(r + 1) * s_width],
-                        s_next: &mut s_next[r * s_width..(r + 1) * s_width],
-                        second: &mut second[r * second_width..(r + 1) * second_width],
-                        out: &mut new[r * hidden..(r + 1) * hidden],
-                    });
-                }
-            };
-            stage(self.first_stage(), &state_side, weights.h.stride(), second, &mut new);
-            let (new_h, new_stride) = match &weights.second {
-                Some(candidate) if self.first_stage() == Stage::Reset => {
-                    candidate.multiply(second, hidden, count, &mut second_side);
-                    stage(Stage::Candidate, &second_side, second_stride, second, &mut new);
-                    (&new, hidden)
-                }
-                Some(projection) => {
-                    for r in (0..count).filter(|&r| valid(r)) {
-                        second[r * hidden..(r + 1) * hidden].copy_from_slice(&new[r * hidden..(r + 1) * hidden]);
-                    }
-                    projection.multiply(second, hidden, count, &mut second_side);
-                    (&second_side, second_stride)
-                }
-                None => (&new, hidden),
-            };
-            for r in 0..count {
-                let (h, held) = (&mut h[r * out..(r + 1) * out], &mut held[r * out..(r + 1) * out]);
-                if valid(r) {
-                    advance(h, &new_h[r * new_stride..][..out], zone_h, steps.mask_index(t, rows.start + r, out));
-                    if steps.flags.is_some() {
-                        held.copy_from_slice(h);
-                    }
-                    let cells = r * s_width..(r + 1) * s_width;
-                    let first = steps.mask_index(t, rows.start + r, s_width);
-                    advance(&mut s[cells.clone()], &s_next[cells], zone_s, first);
-                } else if steps.pad == Pad::Zero {
-                    held.fill(0.0);
-                }
-            }
-            y[at(out)].copy_from_slice(if steps.flags.is_some() { held } else { h });
+            let step = self.step(k, start);
+            pass.take(step);
+            let output = if self.steps.flags.is_some() { &pass.state.held } else { &pass.state.h };
+            y[step.all(self.weights.out)].copy_from_slice(output);
         }
-        Ok(tape)
+        Ok(pass.tape)
+    }
+}
+
+/// The forward pass of a shard through a span.
+struct SpanForward<'a> {
+    shard: &'a LayerShard<'a>,
+    masks: RecurrentMasks,
+    /// The states to which a reset returns: h and s.
+    initial: &'a [Vec<f32>; 2],
+    state: &'a mut CarriedState,
+    tape: SpanTape,
+    /// `h` behind the mask of the recurrent dropout, `[rows, O]`; empty without a mask.
+    masked_h: CachedBuffer,
+    /// The first product, `W h + b_hh`.
+    product: CachedBuffer,
+    /// The second product: the candidate's, or the projection.
+    second_product: CachedBuffer,
+    /// The new `h`, or the state before its projection, `[rows, hidden]`.
+    new: CachedBuffer,
+}
+
+impl<'a> SpanForward<'a> {
+    fn new(
+        shard: &'a LayerShard<'a>,
+        span: Span,
+        initial: &'a [Vec<f32>; 2],
+        state: &'a mut CarriedState,
+    ) -> Result<Self> {
+        let LayerShard { weights, steps, rows, buffers, .. } = shard;
+        let (count, out, s_width) = (rows.len(), weights.out, shard.cell_width());
+        let all = span.steps * count;
+        let masks = steps.masks(shard.state_row, rows, out)?;
+        let tape = SpanTape {
+            gates: buffers.take(all * weights.x.stride())?,
+            second: shard.zeros_if_skipped(all * shard.second_width())?,
+            h: buffers.take(all * out)?,
+            s: buffers.take(all * s_width)?,
+            s_next: shard.zeros_if_skipped(all * s_width)?,
+        };
+        let second_stride = weights.second.as_ref().map_or(0, |second| second.stride());
+        Ok(Self {
+            masked_h: buffers.take(if masks.recurrent.is_some() { count * out } else { 0 })?,
+            product: buffers.take(count * weights.h.stride())?,
+            second_product: buffers.take(count * second_stride)?,
+            new: buffers.take(count * weights.hidden)?,
+            shard,
+            masks,
+            initial,
+            state,
+            tape,
+        })
+    }
+
+    /// Takes one step: resets, products and gates, the new state.
+    fn take(&mut self, step: ShardStep) {
+        let LayerShard { weights, rows, .. } = self.shard;
+        let (count, out) = (rows.len(), weights.out);
+        self.reset(step);
+        self.tape.h[step.all(out)].copy_from_slice(&self.state.h);
+        self.tape.s[step.all(self.shard.cell_width())].copy_from_slice(&self.state.s);
+
+        let h = masked(&self.state.h, self.masks.recurrent.as_deref(), &mut self.masked_h);
+        weights.h.multiply(h, out, count, &mut self.product);
+        self.run_stage(self.shard.first_stage(), step);
+        if weights.resets_before() {
+            self.multiply_second(step);
+            self.run_stage(Stage::Candidate, step);
+        } else if weights.cell.projection().is_some() {
+            let hidden = weights.hidden;
+            for row in self.shard.valid_rows(step) {
+                let m = &self.new[row * hidden..(row + 1) * hidden];
+                self.tape.second[step.row(row, hidden)].copy_from_slice(m);
+            }
+            self.multiply_second(step);
+        }
+        self.advance(step);
+    }
+
+    /// Returns the rows that the step resets to their initial state.
+    fn reset(&mut self, step: ShardStep) {
+        let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
+        let [initial_h, initial_s] = self.initial;
+        for row in self.shard.reset_rows(step) {
+            let (h, s) = (row * out..(row + 1) * out, row * s_width..(row + 1) * s_width);
+            self.state.h[h.clone()].copy_from_slice(&initial_h[h]);
+            self.state.s[s.clone()].copy_from_slice(&initial_s[s]);
+        }
+    }
+
+    /// The element-wise part of one stage.
+    fn run_stage(&mut self, stage: Stage, step: ShardStep) {
+        let LayerShard { weights, .. } = self.shard;
+        let (hidden, out, s_width) = (weights.hidden, weights.out, self.shard.cell_width());
+        let (product, stride) = match &weights.second {
+            Some(second) if stage == Stage::Candidate => (&self.second_product, second.stride()),
+            _ => (&self.product, weights.h.stride()),
+        };
+        let masked_h = if self.masks.recurrent.is_some() { &self.masked_h[..] } else { &self.state.h };
+        for row in self.shard.valid_rows(step) {
+            let h = row * out..(row + 1) * out;
+            weights.set.run(StepForward {
+                cell: &weights.cell,
+                stage,
+                hidden,
+                gates: &mut self.tape.gates[step.row(row, weights.x.stride())],
+                state_part: &product[row * stride..(row + 1) * stride],
+                peephole: &weights.peephole,
+                h: &self.state.h[h.clone()],
+                masked_h: &masked_h[h],
+                s: &self.state.s[row * s_width..(row + 1) * s_width],
+                s_next: &mut self.tape.s_next[step.row(row, s_width)],
+                second: &mut self.tape.second[step.row(row, self.shard.second_width())],
+                out: &mut self.new[row * hidden..(row + 1) * hidden],
+            });
+        }
+    }
+
+    /// The product of [`SpanTape::second`] with the candidate's or the projection's weights.
+    fn multiply_second(&mut self, step: ShardStep) {
+        let LayerShard { weights, rows, .. } = self.shard;
+        let Some(second) = &weights.second else { return };
+        let operand = &self.tape.second[step.all(weights.hidden)];
+        second.multiply(operand, weights.hidden, rows.len(), &mut self.second_product);
+    }
+
+    /// Moves the state on, and the output that a skipped step repeats.
+    fn advance(&mut self, step: ShardStep) {
+        let LayerShard { weights, steps, rows, .. } = self.shard;
+        let (out, s_width) = (weights.out, self.shard.cell_width());
+        let projects = weights.cell.projection().is_some();
+        let (new, stride) = match &weights.second {
+            Some(second) if projects => (&self.second_product, second.stride()),
+            _ => (&self.new, weights.hidden),
+        };
+        let CarriedState { h, s, held } = &mut *self.state;
+        for row in 0..rows.len() {
+            let (h, held) = (&mut h[row * out..(row + 1) * out], &mut held[row * out..(row + 1) * out]);
+            if self.shard.valid(step, row) {
+                let first = self.shard.mask_index(step, row, out);
+                move_on(h, &new[row * stride..][..out], self.masks.zoneout_h, first);
+                if steps.flags.is_some() {
+                    held.copy_from_slice(h);
+                }
+                let first = self.shard.mask_index(step, row, s_width);
+                let s = &mut s[row * s_width..(row + 1) * s_width];
+                move_on(s, &self.tape.s_next[step.row(row, s_width)], self.masks.zoneout_s, first);
+            } else if steps.pad == Pad::Zero {
+                held.fill(0.0);
+            }
+        }
+    }
+}
+
+/// Moves a state on; the elements that zoneout drops keep their old value. `first` is the first element's index in the mask.
+fn move_on(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
+    let Some(draw) = zoneout else { return state.copy_from_slice(new) };
+    for ((index, state), &new) in (first..).zip(state).zip(new) {
+        if draw.keeps(index) {
+            *state = new;
+        }
     }
 }

@@ -1,42 +1,43 @@
-//! The weights' gradients: sums over the steps and rows that the way back has passed.
+//! The weights' gradients: sums over the steps and rows through which the backward pass has gone.
 
 use std::ops::Range;
 
 use ndarray::{Array2, ArrayViewMut1};
 
-use super::backward::Through;
-use super::forward::Run;
-use super::{ChunkTape, GROUP_STEPS, OP, Span, TrainingStack};
+use super::shard::{LayerShard, SpanTape};
+use super::span_backward::SpanGradient;
+use super::steps::{GROUP_STEPS, Span};
+use super::{OP, TrainingStack};
 use crate::cell::Parameters;
 use crate::cpu::outer::{BLOCK, OuterSum, OuterSums};
 use crate::error::Result;
 use crate::memory;
 
-/// What a run left of a span, there and back.
-pub(super) struct Passed<'a> {
-    pub(super) run: &'a Run<'a>,
+/// A shard with everything that both passes left of a span.
+pub(super) struct ShardSpan<'a> {
+    pub(super) shard: &'a LayerShard<'a>,
     /// The layer's input, `[T, rows, input]`.
     pub(super) x: &'a [f32],
-    pub(super) chunk: &'a ChunkTape,
-    pub(super) through: &'a Through,
+    pub(super) tape: &'a SpanTape,
+    pub(super) d: &'a SpanGradient,
 }
 
-/// Numbers of all rows of a batch for some steps; each part has its own rows of one step after another.
-struct Steps<'a> {
-    /// With the rows of a step.
-    parts: Vec<(&'a [f32], usize)>,
+/// One number array of all rows of the batch for a span's steps; each shard has its own rows of one step after another.
+struct BatchRows<'a> {
+    /// The shards' numbers, with their rows per step.
+    shards: Vec<(&'a [f32], usize)>,
     width: usize,
 }
 
-impl<'a> Steps<'a> {
-    fn new(passed: &[Passed<'a>], width: usize, of: impl Fn(&Passed<'a>) -> &'a [f32]) -> Self {
-        Self { parts: passed.iter().map(|part| (of(part), part.run.rows.len())).collect(), width }
+impl<'a> BatchRows<'a> {
+    fn new(passed: &[ShardSpan<'a>], width: usize, of: impl Fn(&ShardSpan<'a>) -> &'a [f32]) -> Self {
+        Self { shards: passed.iter().map(|shard| (of(shard), shard.shard.rows.len())).collect(), width }
     }
 
     /// The rows of some steps, step by step.
-    fn rows(&self, steps: Range<usize>) -> impl Iterator<Item = &'a [f32]> {
+    fn of_steps(&self, steps: Range<usize>) -> impl Iterator<Item = &'a [f32]> {
         steps.flat_map(move |step| {
-            self.parts.iter().flat_map(move |&(numbers, rows)| {
+            self.shards.iter().flat_map(move |&(numbers, rows)| {
                 let size = rows * self.width;
                 numbers[step * size..(step + 1) * size].chunks_exact(self.width.max(1))
             })
@@ -44,27 +45,27 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Some rows of weight matrices and what their gradients are the sums of: `a^T b`.
-struct Share<'a> {
+/// One thread's task: some rows of weight matrices, and the operands `a` and `b` whose product `a^T b` is their gradient.
+struct MatrixTask<'a> {
     sums: OuterSums<'a>,
-    a: &'a Steps<'a>,
-    b: Vec<&'a Steps<'a>>,
+    a: &'a BatchRows<'a>,
+    b: Vec<&'a BatchRows<'a>>,
 }
 
-/// Cuts rows of matrices that have them in common into shares for so many threads; their columns in `a` begin with `first`.
-fn shares<'a>(
+/// Cuts matrices with the same operand `a` into tasks for so many threads. Their rows are the columns of `a` from `first` on.
+fn matrix_tasks<'a>(
     threads: usize,
-    (a, first): (&'a Steps<'a>, usize),
-    of: Vec<(&'a mut [f32], &'a Steps<'a>)>,
-) -> Vec<Share<'a>> {
-    let mut all: Vec<Share<'a>> = Vec::new();
+    (a, first): (&'a BatchRows<'a>, usize),
+    of: Vec<(&'a mut [f32], &'a BatchRows<'a>)>,
+) -> Vec<MatrixTask<'a>> {
+    let mut all: Vec<MatrixTask<'a>> = Vec::new();
     for (into, b) in of {
         let width = b.width.max(1);
         let rows = (into.len() / width).div_ceil(threads).next_multiple_of(BLOCK).max(BLOCK);
         for (at, into) in into.chunks_mut(rows * width).enumerate() {
             if at == all.len() {
                 let sums = OuterSums { first: first + at * rows, sums: Vec::new() };
-                all.push(Share { sums, a, b: Vec::new() });
+                all.push(MatrixTask { sums, a, b: Vec::new() });
             }
             all[at].sums.sums.push(OuterSum { into, width });
             all[at].b.push(b);
@@ -74,94 +75,124 @@ fn shares<'a>(
 }
 
 impl TrainingStack {
-    /// Adds a span's share of `dU = d_gates^T x`, `dW = d_first^T h` and whatever else a layer and direction has; `passed` are
-    /// its parts.
+    /// Adds a span's share of the gradients of all weights of a layer and direction, whose shards are `passed`.
     pub(super) fn add_weight_gradients(
         &self,
         threads: usize,
         span: Span,
-        passed: &[Passed<'_>],
+        passed: &[ShardSpan<'_>],
         dp: &mut Parameters,
     ) -> Result<()> {
-        let Some(Passed { run, .. }) = passed.first() else { return Ok(()) };
-        let (weights, scratch) = (run.weights, run.scratch);
-        let (gates, first, out, hidden) = (weights.gates(), weights.first_gates(), weights.out, weights.hidden);
-        let start = run.steps.start(run.direction, span);
-        let groups = groups(span).map(|group| {
-            let first = run.steps.start(run.direction, group) - start;
+        let Some(ShardSpan { shard, .. }) = passed.first() else { return Ok(()) };
+        let start = shard.steps.start(shard.direction, span);
+        let groups = span.groups().map(|group| {
+            let first = shard.steps.start(shard.direction, group) - start;
             first..first + group.steps
         });
         let groups: Vec<Range<usize>> = memory::collected(OP, span.steps.div_ceil(GROUP_STEPS), groups)?;
+        let span = SpanSums { shard, passed, groups, start };
+        self.add_matrix_gradients(threads, &span, dp)?;
+        span.add_bias_gradients(dp)?;
+        span.add_peephole_gradients(dp)
+    }
 
-        let d_gates = Steps::new(passed, gates, |part| &part.through.gates);
-        let d_first = Steps::new(passed, gates, |part| part.through.first.as_deref().unwrap_or(&part.through.gates));
-        let d_projected = Steps::new(passed, out, |part| &part.through.projected);
-        let x = Steps::new(passed, weights.input, |part| &part.x[start * part.run.rows.len() * weights.input..]);
-        let h = Steps::new(passed, out, |part| part.through.h_masked.as_deref().unwrap_or(&part.chunk.h));
-        let second = Steps::new(passed, hidden, |part| &part.chunk.second);
+    /// `dU += d_gates^T x`, `dW += d_state^T h` and `dW_hr += d_projected^T m`. The candidate's rows of `dW` are
+    /// `d_gates^T (r h)` if a GRU resets before the product.
+    fn add_matrix_gradients(&self, threads: usize, span: &SpanSums<'_>, dp: &mut Parameters) -> Result<()> {
+        let SpanSums { shard, passed, groups, start } = span;
+        let (weights, buffers) = (shard.weights, shard.buffers);
+        let (first, out) = (weights.first_gates(), weights.out);
+        let (d_gates, d_state) = (span.d_gates(), span.d_state_part());
+        let d_projected = BatchRows::new(passed, out, |shard| &shard.d.projected);
+        let x = BatchRows::new(passed, weights.input, |span| &span.x[start * span.shard.rows.len() * weights.input..]);
+        let h = BatchRows::new(passed, out, |shard| shard.d.masked_h.as_deref().unwrap_or(&shard.tape.h));
+        let second = BatchRows::new(passed, weights.hidden, |shard| &shard.tape.second);
 
         let (of_first, of_candidate) = numbers(&mut dp.weight_hh).split_at_mut(first * out);
-        let splits = passed.iter().any(|part| part.through.first.is_some());
         let of_input = (numbers(&mut dp.weight_ih), &x);
-        let mut all = if splits || first < gates {
-            let mut all = shares(threads, (&d_gates, 0), vec![of_input]);
-            all.extend(shares(threads, (&d_first, 0), vec![(of_first, &h)]));
-            all.extend(shares(threads, (&d_gates, first), vec![(of_candidate, &second)]));
-            all
+        let mut tasks = if weights.resets_after() || weights.resets_before() {
+            let mut tasks = matrix_tasks(threads, (&d_gates, 0), vec![of_input]);
+            tasks.extend(matrix_tasks(threads, (&d_state, 0), vec![(of_first, &h)]));
+            tasks.extend(matrix_tasks(threads, (&d_gates, first), vec![(of_candidate, &second)]));
+            tasks
         } else {
-            shares(threads, (&d_gates, 0), vec![of_input, (of_first, &h)])
+            matrix_tasks(threads, (&d_gates, 0), vec![of_input, (of_first, &h)])
         };
         if let Some(weight) = &mut dp.weight_hr {
-            all.extend(shares(threads, (&d_projected, 0), vec![(numbers(weight), &second)]));
+            tasks.extend(matrix_tasks(threads, (&d_projected, 0), vec![(numbers(weight), &second)]));
         }
-        self.each(threads, all, |Share { mut sums, a, b }| {
-            for group in &groups {
-                let mut rows: Vec<_> = b.iter().map(|b| b.rows(group.clone())).collect();
-                sums.add(weights.set, scratch, a.rows(group.clone()), &mut rows)?;
+        self.each(threads, tasks, |MatrixTask { mut sums, a, b }| {
+            for group in groups {
+                let mut rows: Vec<_> = b.iter().map(|b| b.of_steps(group.clone())).collect();
+                sums.add(weights.set, buffers, a.of_steps(group.clone()), &mut rows)?;
             }
             Ok(())
         })?;
-
-        for group in &groups {
-            let sums = column_sums(gates, d_gates.rows(group.clone()))?;
-            if let Some(bias) = &mut dp.bias_ih {
-                add(bias.view_mut(), &sums);
-            }
-            if let Some(bias) = &mut dp.bias_hh {
-                let sums = if splits { column_sums(gates, d_first.rows(group.clone()))? } else { sums };
-                add(bias.view_mut(), &sums);
-            }
-        }
-        if let Some(peephole) = &mut dp.peephole {
-            let blocks = gates / hidden;
-            let s = Steps::new(passed, hidden, |part| &part.chunk.s);
-            let s_next = Steps::new(passed, hidden, |part| &part.chunk.s_next);
-            // The forget gate's peephole has no say where the cell has no such gate.
-            let seen = [(0, 0, &s), (1, 1, &s), (2, blocks - 1, &s_next)];
-            for (row, block, state) in seen.into_iter().filter(|&(row, ..)| row != 1 || blocks == 4) {
-                for group in &groups {
-                    let mut sums = memory::zeros(OP, hidden)?;
-                    for (d, state) in d_gates.rows(group.clone()).zip(state.rows(group.clone())) {
-                        let d = &d[block * hidden..][..hidden];
-                        sums.iter_mut().zip(d.iter().zip(state)).for_each(|(sum, (d, state))| *sum += d * state);
-                    }
-                    add(peephole.row_mut(row), &sums);
-                }
-            }
-        }
         Ok(())
     }
 }
 
-/// A span's groups of steps, the last one first.
-fn groups(span: Span) -> impl Iterator<Item = Span> {
-    let end = span.first + span.steps;
-    let group = move |at: usize| {
-        let first = at * GROUP_STEPS;
-        Span { first, steps: GROUP_STEPS.min(end - first) }
-    };
-    // Spans begin with a group.
-    (span.first / GROUP_STEPS..end.div_ceil(GROUP_STEPS)).rev().map(group)
+/// A span of a layer and direction, with all its shards.
+struct SpanSums<'a> {
+    /// Any of the shards.
+    shard: &'a LayerShard<'a>,
+    passed: &'a [ShardSpan<'a>],
+    /// The steps of each group, as indices in the span's buffers.
+    groups: Vec<Range<usize>>,
+    /// The earliest time in the span.
+    start: usize,
+}
+
+impl<'a> SpanSums<'a> {
+    /// Gradient with respect to `U x + b_ih`.
+    fn d_gates(&self) -> BatchRows<'a> {
+        BatchRows::new(self.passed, self.shard.weights.gates(), |shard| &shard.d.gates)
+    }
+
+    /// Gradient with respect to `W h + b_hh`.
+    fn d_state_part(&self) -> BatchRows<'a> {
+        BatchRows::new(self.passed, self.shard.weights.gates(), |shard| {
+            shard.d.state_part.as_deref().unwrap_or(&shard.d.gates)
+        })
+    }
+
+    fn add_bias_gradients(&self, dp: &mut Parameters) -> Result<()> {
+        let gates = self.shard.weights.gates();
+        let (d_gates, d_state) = (self.d_gates(), self.d_state_part());
+        for group in &self.groups {
+            let sums = column_sums(gates, d_gates.of_steps(group.clone()))?;
+            if let Some(bias) = &mut dp.bias_ih {
+                add(bias.view_mut(), &sums);
+            }
+            if let Some(bias) = &mut dp.bias_hh {
+                let differs = self.shard.weights.resets_after();
+                let sums = if differs { column_sums(gates, d_state.of_steps(group.clone()))? } else { sums };
+                add(bias.view_mut(), &sums);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_peephole_gradients(&self, dp: &mut Parameters) -> Result<()> {
+        let Some(peephole) = &mut dp.peephole else { return Ok(()) };
+        let (hidden, d_gates) = (self.shard.weights.hidden, self.d_gates());
+        let blocks = d_gates.width / hidden;
+        let s = BatchRows::new(self.passed, hidden, |shard| &shard.tape.s);
+        let s_next = BatchRows::new(self.passed, hidden, |shard| &shard.tape.s_next);
+        // A cell without a forget gate has a peephole row for it, which it does not read.
+        let seen = [(0, 0, &s), (1, 1, &s), (2, blocks - 1, &s_next)];
+        for (row, block, state) in seen.into_iter().filter(|&(row, ..)| row != 1 || blocks == 4) {
+            for group in &self.groups {
+                let mut sums = memory::zeros(OP, hidden)?;
+                for (d, state) in d_gates.of_steps(group.clone()).zip(state.of_steps(group.clone())) {
+                    let d = &d[block * hidden..][..hidden];
+                    sums.iter_mut().zip(d.iter().zip(state)).for_each(|(sum, (d, state))| *sum += d * state);
+                }
+                add(peephole.row_mut(row), &sums);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A matrix's numbers, row by row.

@@ -1,12 +1,13 @@
-//! Two directions' outputs as one, and each direction's share of the gradient by it.
+//! The merge of two directions' outputs, forward and backward.
 
-use super::{RunTape, TrainingStack};
+use super::TrainingStack;
+use super::shard::ShardTape;
 use crate::cpu::buffer_cache::CachedBuffer;
 use crate::error::Result;
 use crate::op::Binary;
 
 impl TrainingStack {
-    /// Both directions' outputs as one.
+    /// Merges two directions' outputs into one.
     pub(super) fn merged(&self, forward: &[f32], reverse: &[f32]) -> Result<CachedBuffer> {
         let pairs = forward.iter().zip(reverse);
         if let Some(op) = self.merge {
@@ -23,12 +24,13 @@ impl TrainingStack {
         Ok(y)
     }
 
-    /// One direction's share of `count` rows' gradient by the output, where arithmetic merges it with the `other` one's.
+    /// One direction's share of the gradient with respect to the merged output of `count` rows per step, from the `other`
+    /// direction's tape. `None` if the share is the whole gradient or some columns of it.
     pub(super) fn unmerged(
         &self,
         dy: &OutputGradient<'_>,
         count: usize,
-        other: Option<&RunTape>,
+        other: Option<&ShardTape>,
     ) -> Result<Option<CachedBuffer>> {
         let factor = match (self.merge, other.and_then(|other| other.y.as_ref())) {
             (Some(Binary::Mul), Some(y)) => Some(y),
@@ -48,13 +50,13 @@ impl TrainingStack {
     }
 }
 
-/// Some rows' gradient by a layer's output, or a direction's columns of it.
+/// Gradient with respect to a layer's output, or to one direction's columns of it, of some rows of every step.
 pub(super) struct OutputGradient<'a> {
     pub(super) numbers: &'a [f32],
-    /// Rows of a step, and the first that is meant.
+    /// Rows per step, and the first one of the gradient.
     pub(super) batch: usize,
     pub(super) first: usize,
-    /// Numbers of a row, and the first that is meant.
+    /// Numbers per row, and the first one of the gradient.
     pub(super) stride: usize,
     pub(super) offset: usize,
 }

@@ -155,7 +155,7 @@ impl<S: Simd> UnitRegister<S> for TrainingRegister<'_, '_> {
         self.at.load(v, self.step.gates, 1)
     }
 
-    /// Rounds the product, too: inference does not, and the bits of neither pass may change.
+    /// Rounds the product before the sum. Inference fuses the two, so the passes may differ in the last bit.
     #[inline(always)]
     fn multiply_add(&self, v: S, x: S::F, y: S::F, a: S::F) -> S::F {
         v.add(a, v.mul(x, y))

@@ -1,0 +1,338 @@
+//! The backward pass of a shard through a span, step by step from the last.
+
+use super::OP;
+use super::backward::LastStateGradient;
+use super::merge::OutputGradient;
+use super::shard::{LayerShard, ShardStep, SpanTape};
+use super::step::StepBackward;
+use super::steps::{RecurrentMasks, Span, masked};
+use crate::cell::{Cell, Draw, Pad, Stage};
+use crate::cpu::buffer_cache::CachedBuffer;
+use crate::error::Result;
+use crate::memory;
+
+/// The gradients that a shard carries back from step to step and from span to span.
+pub(super) struct CarriedGradient {
+    /// Gradient with respect to the state.
+    pub(super) dh: Vec<f32>,
+    pub(super) ds: Vec<f32>,
+    /// Gradient with respect to the output of steps that repeat the last valid one.
+    held: Vec<f32>,
+    pub(super) initial_h: Vec<f32>,
+    pub(super) initial_s: Vec<f32>,
+    /// Gradient with respect to the input, `[T, rows, input]`.
+    pub(super) dx: CachedBuffer,
+}
+
+impl CarriedGradient {
+    pub(super) fn new(shard: &LayerShard<'_>, last: &LastStateGradient<'_>) -> Result<Self> {
+        let (count, out, s_width) = (shard.rows.len(), shard.weights.out, shard.cell_width());
+        Ok(Self {
+            dh: shard.state_rows(last.d_h, out)?,
+            ds: shard.state_rows(last.d_s, s_width)?,
+            held: memory::zeros(OP, count * out)?,
+            initial_h: memory::zeros(OP, count * out)?,
+            initial_s: memory::zeros(OP, count * s_width)?,
+            dx: shard.buffers.take(shard.steps.time * count * shard.weights.input)?,
+        })
+    }
+}
+
+/// The gradients of a span from which those of the weights are summed, and the masked operand that these need.
+pub(super) struct SpanGradient {
+    /// Gradient with respect to the pre-activations, `[steps, rows, gates]`.
+    pub(super) gates: CachedBuffer,
+    /// Gradient with respect to `W h + b_hh`, where it differs from `gates`: in a GRU that resets after the product.
+    pub(super) state_part: Option<CachedBuffer>,
+    /// Gradient with respect to the projected state, `[steps, rows, O]`.
+    pub(super) projected: CachedBuffer,
+    /// `h` behind the mask of the recurrent dropout, `[steps, rows, O]`.
+    pub(super) masked_h: Option<CachedBuffer>,
+}
+
+impl LayerShard<'_> {
+    /// Goes back through a span.
+    pub(super) fn back_through(
+        &self,
+        span: Span,
+        tape: &SpanTape,
+        dy: &OutputGradient<'_>,
+        carried: &mut CarriedGradient,
+        clip: Option<f32>,
+    ) -> Result<SpanGradient> {
+        let start = self.steps.start(self.direction, span);
+        let mut pass = SpanBackward::new(self, span, tape, carried)?;
+        for k in (span.first..span.first + span.steps).rev() {
+            pass.take(self.step(k, start), dy, clip);
+        }
+        let d = pass.d;
+        self.input_gradient(span, &d.gates, &mut carried.dx)?;
+        Ok(d)
+    }
+
+    /// `dx = U^T d_gates` of a span's steps.
+    fn input_gradient(&self, span: Span, d_gates: &[f32], dx: &mut [f32]) -> Result<()> {
+        let Self { weights, steps, rows, .. } = self;
+        let all = span.steps * rows.len();
+        let first = steps.start(self.direction, span) * rows.len() * weights.input;
+        let dx = &mut dx[first..][..all * weights.input];
+        let stride = weights.x_back.stride();
+        if stride == weights.input {
+            weights.x_back.multiply(d_gates, weights.gates(), all, dx);
+            return Ok(());
+        }
+        let mut products = self.buffers.take(all * stride)?;
+        weights.x_back.multiply(d_gates, weights.gates(), all, &mut products);
+        for (dx, product) in dx.chunks_exact_mut(weights.input.max(1)).zip(products.chunks_exact(stride.max(1))) {
+            dx.copy_from_slice(&product[..dx.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// The backward pass of a shard through a span. The methods follow the equations of a step from its output to its input.
+struct SpanBackward<'a> {
+    shard: &'a LayerShard<'a>,
+    masks: RecurrentMasks,
+    tape: &'a SpanTape,
+    carried: &'a mut CarriedGradient,
+    d: SpanGradient,
+    /// The parts of `dh` and `ds` that zoneout hands past the step, `[rows, width]`; empty without zoneout.
+    zoned_h: CachedBuffer,
+    zoned_s: CachedBuffer,
+    /// The part of `dh` through a GRU's mix, `[rows, hidden]`; empty for other cells.
+    mixed_h: CachedBuffer,
+    /// The part of `dh` through `r h`, `[rows, hidden]`; empty unless the GRU resets before the product.
+    reset_h: CachedBuffer,
+    /// `W^T d_gates`.
+    product: CachedBuffer,
+    /// Gradient with respect to the second product's operand.
+    second_product: CachedBuffer,
+}
+
+impl<'a> SpanBackward<'a> {
+    fn new(
+        shard: &'a LayerShard<'a>,
+        span: Span,
+        tape: &'a SpanTape,
+        carried: &'a mut CarriedGradient,
+    ) -> Result<Self> {
+        let LayerShard { weights, steps, rows, buffers, .. } = shard;
+        let (count, hidden, out, s_width) = (rows.len(), weights.hidden, weights.out, shard.cell_width());
+        let all = span.steps * count;
+        let masks = steps.masks(shard.state_row, rows, out)?;
+        let take_if = |wanted: bool, len: usize| buffers.take(if wanted { len } else { 0 });
+        let d = SpanGradient {
+            gates: shard.zeros_if_skipped(all * weights.gates())?,
+            state_part: weights.resets_after().then(|| shard.zeros_if_skipped(all * weights.gates())).transpose()?,
+            projected: shard.zeros_if_skipped(if weights.projects() { all * out } else { 0 })?,
+            masked_h: masks.recurrent.as_ref().map(|_| buffers.take(all * out)).transpose()?,
+        };
+        let second_stride = weights.second_back.as_ref().map_or(0, |back| back.stride());
+        Ok(Self {
+            zoned_h: take_if(masks.zoneout_h.is_some(), count * out)?,
+            zoned_s: take_if(masks.zoneout_s.is_some(), count * s_width)?,
+            mixed_h: take_if(matches!(weights.cell, Cell::Gru(_)), count * hidden)?,
+            reset_h: take_if(weights.resets_before(), count * hidden)?,
+            product: buffers.take(count * weights.h_back.stride())?,
+            second_product: buffers.take(count * second_stride)?,
+            shard,
+            masks,
+            tape,
+            carried,
+            d,
+        })
+    }
+
+    /// Goes back through one step.
+    fn take(&mut self, step: ShardStep, dy: &OutputGradient<'_>, clip: Option<f32>) {
+        self.add_output_gradient(step, dy);
+        self.set_zoneout_aside(step);
+        self.mask_h(step);
+        if self.shard.weights.projects() {
+            self.back_through_projection(step);
+        }
+        if self.shard.weights.resets_before() {
+            self.back_through_stage(Stage::Candidate, step);
+            self.back_through_candidate_product(step);
+            self.back_through_stage(Stage::Reset, step);
+        } else {
+            self.back_through_stage(Stage::Whole, step);
+        }
+        self.back_through_product(step);
+        self.sum_state_gradient(step, clip);
+        self.hand_over_resets(step);
+    }
+
+    /// `dh += dy`. The output of a skipped step is that of the last valid step, or no output at all.
+    fn add_output_gradient(&mut self, step: ShardStep, dy: &OutputGradient<'_>) {
+        let LayerShard { weights, steps, rows, .. } = self.shard;
+        let CarriedGradient { dh, held, .. } = &mut *self.carried;
+        for row in 0..rows.len() {
+            let range = row * weights.out..(row + 1) * weights.out;
+            let dy = dy.row(step.t, row, weights.out);
+            let (dh, held) = (&mut dh[range.clone()], &mut held[range]);
+            if steps.flags.is_none() {
+                add(dh, dy);
+            } else if self.shard.valid(step, row) {
+                dh.iter_mut().zip(dy.iter().zip(&*held)).for_each(|(dh, (dy, held))| *dh += dy + held);
+                held.fill(0.0);
+            } else if steps.pad == Pad::Hold {
+                add(held, dy);
+            } else {
+                held.fill(0.0);
+            }
+        }
+    }
+
+    /// Takes out of `dh` and `ds` the elements that zoneout hands past the step.
+    fn set_zoneout_aside(&mut self, step: ShardStep) {
+        let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
+        let CarriedGradient { dh, ds, .. } = &mut *self.carried;
+        let Self { shard, masks, zoned_h, zoned_s, .. } = self;
+        let set_aside = |zoneout: Option<Draw>, d: &mut [f32], zoned: &mut [f32], width: usize| {
+            let Some(draw) = zoneout else { return };
+            for row in shard.valid_rows(step) {
+                let first = shard.mask_index(step, row, width);
+                for (index, unit) in (first..).zip(row * width..(row + 1) * width) {
+                    zoned[unit] = if draw.keeps(index) { 0.0 } else { std::mem::take(&mut d[unit]) };
+                }
+            }
+        };
+        set_aside(masks.zoneout_h, dh, zoned_h, out);
+        set_aside(masks.zoneout_s, ds, zoned_s, s_width);
+    }
+
+    /// The operand of the forward products, which the weights' gradients need.
+    fn mask_h(&mut self, step: ShardStep) {
+        let range = step.all(self.shard.weights.out);
+        if let Some(buffer) = &mut self.d.masked_h {
+            masked(&self.tape.h[range.clone()], self.masks.recurrent.as_deref(), &mut buffer[range]);
+        }
+    }
+
+    /// `dm = W_hr^T dh`.
+    fn back_through_projection(&mut self, step: ShardStep) {
+        let LayerShard { weights, rows, .. } = self.shard;
+        let (out, Some(projection)) = (weights.out, &weights.second_back) else { return };
+        for row in self.shard.valid_rows(step) {
+            let dh = &self.carried.dh[row * out..(row + 1) * out];
+            self.d.projected[step.row(row, out)].copy_from_slice(dh);
+        }
+        projection.multiply(&self.d.projected[step.all(out)], out, rows.len(), &mut self.second_product);
+    }
+
+    /// The element-wise part of one stage: from the gradient with respect to its output to those with respect to the
+    /// pre-activations, `s` and the parts of `h` that bypass the products.
+    fn back_through_stage(&mut self, stage: Stage, step: ShardStep) {
+        let LayerShard { weights, .. } = self.shard;
+        let (hidden, out, gates) = (weights.hidden, weights.out, weights.gates());
+        let (s_width, second_width) = (self.shard.cell_width(), self.shard.second_width());
+        let (d_out, d_stride) = match &weights.second_back {
+            Some(back) if weights.projects() || stage == Stage::Reset => (&self.second_product[..], back.stride()),
+            _ => (&self.carried.dh[..], out),
+        };
+        let masked_h = self.d.masked_h.as_deref().unwrap_or(&self.tape.h);
+        let dh = if stage == Stage::Reset { &mut self.reset_h } else { &mut self.mixed_h };
+        for row in self.shard.valid_rows(step) {
+            let d_second = match &mut self.d.state_part {
+                Some(state_part) => &mut state_part[step.row(row, gates)][2 * hidden..],
+                None => &mut [],
+            };
+            let dh_row = if dh.is_empty() { 0..0 } else { row * hidden..(row + 1) * hidden };
+            weights.set.run(StepBackward {
+                cell: &weights.cell,
+                stage,
+                hidden,
+                gates: &self.tape.gates[step.row(row, weights.x.stride())],
+                peephole: &weights.peephole,
+                h: &self.tape.h[step.row(row, out)],
+                masked_h: &masked_h[step.row(row, out)],
+                s: &self.tape.s[step.row(row, s_width)],
+                s_next: &self.tape.s_next[step.row(row, s_width)],
+                second: &self.tape.second[step.row(row, second_width)],
+                d_out: &d_out[row * d_stride..][..hidden],
+                ds: &mut self.carried.ds[row * s_width..(row + 1) * s_width],
+                d_gates: &mut self.d.gates[step.row(row, gates)],
+                d_second,
+                dh: &mut dh[dh_row],
+            });
+        }
+    }
+
+    /// `d(r h) = W_n^T d_n`, of a GRU that resets before the product.
+    fn back_through_candidate_product(&mut self, step: ShardStep) {
+        let LayerShard { weights, rows, .. } = self.shard;
+        let Some(candidate) = &weights.second_back else { return };
+        let d_n = &self.d.gates[step.all(weights.gates())][2 * weights.hidden..];
+        candidate.multiply(d_n, weights.gates(), rows.len(), &mut self.second_product);
+    }
+
+    /// `W^T d_gates` of the first product.
+    fn back_through_product(&mut self, step: ShardStep) {
+        let LayerShard { weights, rows, .. } = self.shard;
+        let (gates, two) = (weights.gates(), 2 * weights.hidden);
+        let mut d_first = &self.d.gates[step.all(gates)];
+        if let Some(state_part) = &mut self.d.state_part {
+            let state_part = &mut state_part[step.all(gates)];
+            for (state_part, d_gates) in state_part.chunks_exact_mut(gates).zip(d_first.chunks_exact(gates)) {
+                state_part[..two].copy_from_slice(&d_gates[..two]);
+            }
+            d_first = state_part;
+        }
+        weights.h_back.multiply(d_first, gates, rows.len(), &mut self.product);
+    }
+
+    /// The gradient with respect to the state before the step: the sum of its parts, clamped.
+    fn sum_state_gradient(&mut self, step: ShardStep, clip: Option<f32>) {
+        let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
+        let stride = self.shard.weights.h_back.stride();
+        let CarriedGradient { dh, ds, .. } = &mut *self.carried;
+        for row in self.shard.valid_rows(step) {
+            let (range, cells) = (row * out..(row + 1) * out, row * s_width..(row + 1) * s_width);
+            let (dh, ds) = (&mut dh[range.clone()], &mut ds[cells.clone()]);
+            dh.copy_from_slice(&self.product[row * stride..][..out]);
+            if !self.reset_h.is_empty() {
+                add(dh, &self.reset_h[range.clone()]);
+            }
+            if let Some(mask) = &self.masks.recurrent {
+                dh.iter_mut().zip(&mask[range.clone()]).for_each(|(dh, mask)| *dh *= mask);
+            }
+            if !self.mixed_h.is_empty() {
+                add(dh, &self.mixed_h[range.clone()]);
+            }
+            if !self.zoned_h.is_empty() {
+                add(dh, &self.zoned_h[range]);
+            }
+            if !self.zoned_s.is_empty() {
+                add(ds, &self.zoned_s[cells]);
+            }
+            if let Some(limit) = clip {
+                let clamp = |d: &mut f32| *d = if d.is_nan() { *d } else { d.clamp(-limit, limit) };
+                dh.iter_mut().chain(ds).for_each(clamp);
+            }
+        }
+    }
+
+    /// Moves the gradient of rows that the step resets to their initial state.
+    fn hand_over_resets(&mut self, step: ShardStep) {
+        let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
+        let CarriedGradient { dh, ds, initial_h, initial_s, .. } = &mut *self.carried;
+        for row in self.shard.reset_rows(step) {
+            let (range, cells) = (row * out..(row + 1) * out, row * s_width..(row + 1) * s_width);
+            hand_over(&mut dh[range.clone()], &mut initial_h[range]);
+            hand_over(&mut ds[cells.clone()], &mut initial_s[cells]);
+        }
+    }
+}
+
+/// Adds a gradient to another place and leaves zeros.
+fn hand_over(from: &mut [f32], to: &mut [f32]) {
+    for (from, to) in from.iter_mut().zip(to) {
+        *to += std::mem::take(from);
+    }
+}
+
+fn add(to: &mut [f32], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+}
