@@ -1,4 +1,4 @@
-//! What a call costs on the GPU: one submission, the dispatches that its plan names, and once warm neither memory nor
+//! The cost of a call on the GPU: one submission, the dispatches that its plan names, and once warm neither memory nor
 //! compilation.
 #![cfg(all(feature = "gpu", feature = "models"))]
 
@@ -22,7 +22,7 @@ use gatewise::nn::{Config, Merge};
 use gatewise::{Device, Tensor};
 use ndarray::Array3;
 
-/// What the device did while `work` ran.
+/// Counts the work of the device while `work` runs.
 fn cost<T>(gpu: &GpuDevice, work: impl FnOnce() -> T) -> (Counters, T) {
     let before = gpu.counters();
     let result = work();

@@ -45,7 +45,7 @@ fn models_of_files_run_again_after_a_run_that_failed() {
     in_own_process("files");
 }
 
-/// What the tests above start; by itself it has nothing to do.
+/// The process that the tests above start. Without their variable it does nothing.
 #[test]
 fn scenario() {
     match std::env::var(SCENARIO).as_deref() {

@@ -30,7 +30,7 @@ const HH: f32 = -1.0;
 const BIAS_IH: f32 = 0.5;
 const BIAS_HH: f32 = -0.5;
 
-/// What this crate should hold.
+/// The parameters that this crate should hold.
 fn parameters(cell: &Cell, one_bias: bool) -> Parameters {
     let gates = cell.gates();
     let bias_hh = if one_bias { Array1::zeros(gates.len() * HIDDEN) } else { vector(gates, BIAS_HH) };

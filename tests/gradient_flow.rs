@@ -13,7 +13,7 @@ const BATCH: usize = 2;
 const INPUT: usize = 3;
 const HIDDEN: usize = 4;
 
-/// What is perturbed after the step at place `t`.
+/// An element of the state that is perturbed after the step at place `t`.
 #[derive(Clone, Copy)]
 struct Nudge {
     layer: usize,
@@ -151,7 +151,7 @@ impl Problem {
         }
     }
 
-    /// The norm of the gradient by a state after a step, by central differences.
+    /// The norm of the gradient with respect to a state after a step, by central differences.
     fn difference(&self, layer: usize, at: usize, t: usize, of: State) -> f64 {
         const STEP: f64 = 1e-5;
         let width = if of == State::H { self.cell.output_size(HIDDEN) } else { HIDDEN };

@@ -80,7 +80,7 @@ fn rows_are_gathered_in_any_order() {
     });
 }
 
-/// Scores with equals, negatives, and rows that hold NaN, infinities or no number at all.
+/// Scores with equals and negatives; some rows hold a NaN or infinities, some hold nothing but NaN.
 fn scores(rows: usize, columns: usize) -> Array2<f32> {
     let mut rng = fastrand::Rng::with_seed((rows * 1000 + columns) as u64);
     // Few values, so that rows have equals.

@@ -72,7 +72,7 @@ fn each_allocation_fails<S, R>(
         }
         let error = match result {
             Err(error) => error,
-            // What is kept for later calls may be given up; the call is then as any other.
+            // If only memory that is kept for later calls is refused, the call succeeds as any other.
             Ok(result) => {
                 assert!(read(result) == expected && look(&subject) == after, "{name}, {fails:?}: a wrong result");
                 continue;

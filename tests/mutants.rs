@@ -28,7 +28,7 @@ struct Slip {
     right: &'static str,
     /// The text with the fault.
     wrong: &'static str,
-    /// What the name of a case that sees it is likely to contain: such cases run first.
+    /// A part of the names of cases that are likely to see the fault: such cases run first.
     likely: &'static str,
 }
 

@@ -44,9 +44,9 @@ fn run(device: &Device, stack: &Recurrent) -> Vec<f32> {
 }
 
 /// Where a number is put.
-type Place = fn(&mut Parameters) -> Option<ArrayViewMut1<'_, f32>>;
+type PickParameter = fn(&mut Parameters) -> Option<ArrayViewMut1<'_, f32>>;
 
-const PLACES: [(&str, Place); 5] = [
+const PLACES: [(&str, PickParameter); 5] = [
     ("weight_ih", |p| Some(p.weight_ih.row_mut(1))),
     ("weight_hh", |p| Some(p.weight_hh.row_mut(2))),
     ("weight_hr", |p| Some(p.weight_hr.as_mut()?.row_mut(1))),

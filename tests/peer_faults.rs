@@ -20,7 +20,7 @@ use gatewise::{Device, Tensor};
 use ndarray::{Array, Array2, Array3, Array4, ArrayD, Axis, Dimension, IxDyn};
 use stored::{Stored, arrays, borrowed, inputs, path, stored};
 
-/// What no rounding explains.
+/// A difference that no rounding explains.
 const APART: f32 = 1e-2;
 
 /// The largest difference of two arrays of one shape.
@@ -42,7 +42,7 @@ fn floats(stored: Vec<(String, Stored)>) -> Vec<(String, ArrayD<f32>)> {
     stored.into_iter().map(float).collect()
 }
 
-/// What onnxruntime computed.
+/// The outputs that onnxruntime computed.
 fn expected(fixture: &str) -> Vec<(String, ArrayD<f32>)> {
     floats(stored(fixture, "output."))
 }
@@ -94,7 +94,7 @@ fn f1_attributes_that_change_the_cell_are_honoured() {
     depends_on("lstm_coupled", &["input_forget"]);
 }
 
-/// What is not understood is refused, with its name.
+/// An attribute that is not understood is refused by its name.
 #[test]
 fn f1_an_attribute_that_nobody_knows_is_refused() {
     let mut model = message("gru_before");

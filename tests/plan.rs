@@ -113,7 +113,7 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
         typed(WeightType::F16, lstm(32, 1024, 25, 4)),
         both(of(GruCell::default(), lstm(80, 512, 300, 3))),
         stacked(3, of(RnnCell::default(), lstm(64, 384, 1600, 16))),
-        // More weights than registers hold, a second product a step, a layer that one workgroup has.
+        // (1) More weights than registers hold; (2) two products per step; (3) a layer that one workgroup takes.
         lstm(64, 2048, 25, 1),
         of(before, lstm(48, 256, 12, 1)),
         lstm(64, 128, 100, 1),
@@ -147,14 +147,14 @@ fn plans_are_printed_as_they_were() {
     assert_eq!(text, include_str!("fixtures/plans.txt"), "what is printed now:\n{text}");
 }
 
-/// What a plan's refusal says.
+/// The message of a refused plan.
 #[track_caller]
 fn refusal(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> String {
     Plan::new(problem, limits, kind).expect_err("must be refused").to_string()
 }
 
-/// Where lanes share rows no call takes more dispatches than T + L + 2, or than two a layer and a third that merges directions,
-/// if that is more; and a small layer takes two a chunk.
+/// If lanes share rows, no call takes more dispatches than T + L + 2, or than two per layer and a third that merges
+/// directions if that is more. A small layer takes two per chunk.
 #[test]
 fn calls_take_few_dispatches() {
     let before = GruCell { reset: Reset::Before, ..GruCell::default() };

@@ -1,4 +1,4 @@
-//! What holds for every cell, shape and option: random calls, drawn from fixed seeds, against the specification in `f64` and
+//! Properties of every cell, shape and option: random calls, drawn from fixed seeds, against the specification in `f64` and
 //! against themselves.
 //!
 //! `GATEWISE_CASES=2000 GATEWISE_SEED=7 cargo test --test properties` looks further.
@@ -263,7 +263,7 @@ fn a_reset_begins_anew_from_the_value_the_state_was_created_with() {
         }
         for device in &devices {
             let stack = case.stack(device, &arrays);
-            // What the call begins with is not what a reset returns to.
+            // The state that the call begins with differs from the state that a reset returns to.
             let moved = |state: &mut State| drop(forward(&stack, &arrays.x, state, &Sequence::new()));
             let mut state = case.state(&stack, &arrays);
             moved(&mut state);

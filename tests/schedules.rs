@@ -1,5 +1,6 @@
-//! Every kind of plan computes what the specification says: every cell and weight type, sizes around the edges of workgroups and
-//! tiles, sequences that a low loop cap cuts into chunks of time; and narrow weights move the numbers no further than they may.
+//! Every kind of plan computes what the specification says: for every cell and weight type, for sizes around the edges of
+//! workgroups and tiles, and for sequences that a low loop cap cuts into chunks of time. Narrow weights move the numbers no
+//! further than they may.
 #![cfg(feature = "gpu")]
 
 #[path = "schedules/chunks.rs"]

@@ -254,7 +254,7 @@ fn activation_codes_are_those_of_the_cell() {
 /// Drivers are not asked to count a loop's turns, and may take an endless one for code that is never reached.
 #[test]
 fn every_loop_counts_towards_its_bound() {
-    // What a counter may move by. None is 0: the constants are not, and neither is the depth of a turn.
+    // The steps that a counter may move by. None is 0: neither the constants nor the depth of a slice.
     const STEPS: [&str; 10] = [
         "#++",
         "# += 1.0",

@@ -1,4 +1,4 @@
-//! What a state stands at and what a reset returns to are two values: saved, restored, set, picked and joined, a run is the
+//! A state has two values: where it stands, and what a reset returns to. Saved, restored, set, picked and joined, a run is the
 //! unbroken run.
 #![cfg(feature = "gpu")]
 
@@ -91,7 +91,7 @@ fn views<'a>((h, s): &'a (Array3<f32>, Option<Array3<f32>>)) -> (ArrayView3<'a, 
     (h.view(), s.as_ref().map(|s| s.view()))
 }
 
-/// What a state stands at, and what a reset returns to, on the host.
+/// The two values of a state on the host: where it stands, and what a reset returns to.
 fn values(state: &State) -> [(Array3<f32>, Option<Array3<f32>>); 2] {
     let SavedState { h, s, initial_h, initial_s } = state.save().expect("saved");
     [(h, s), (initial_h, initial_s)]

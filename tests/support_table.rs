@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 2e-6;
 /// The CPU's integer products read the state rounded to 16 bits.
 const INT8_TOLERANCE: f32 = 3e-4;
 
-/// What an option makes of a plain layer.
+/// A plain layer with an option of the table set.
 #[derive(Clone)]
 struct Variant {
     config: Config<Cell>,
@@ -130,7 +130,11 @@ const LAYER_OPTIONS: &[(&str, Change)] = &[
     ("resets inside a sequence", |v| Variant { sequence: v.sequence.reset(pattern(4, 3)), ..v }),
     ("bf16 weights", |v| Variant { config: v.config.weight_type(WeightType::Bf16), ..v }),
     ("f16 weights", |v| Variant { config: v.config.weight_type(WeightType::F16), ..v }),
-    ("int8 weights, a scale a row", |v| Variant { config: v.config.weight_type(WeightType::Int8), int8: true, ..v }),
+    ("int8 weights, one scale per row", |v| Variant {
+        config: v.config.weight_type(WeightType::Int8),
+        int8: true,
+        ..v
+    }),
 ];
 
 fn pattern(modulus: usize, wanted: usize) -> Array2<bool> {

@@ -22,7 +22,7 @@ fn wave([time, batch, width]: [usize; 3]) -> Array3<f32> {
     Array3::from_shape_fn((time, batch, width), |(t, b, i)| ((5 * t + 3 * b + i) as f32 * 0.7).sin())
 }
 
-/// A pass there and back over `time` steps; returns every gradient by a parameter.
+/// A pass there and back over `time` steps; returns every gradient with respect to a parameter.
 fn pass(device: &Device, cell: Cell, sizes: [usize; 4], checkpoint: Option<usize>) -> Vec<Vec<u32>> {
     let [time, batch, input, hidden] = sizes;
     let config = Config::new(cell, input, hidden);
@@ -55,11 +55,11 @@ fn check(cell: Cell, [short, long]: [usize; 2], bytes: impl Fn(usize, Option<usi
         grown as f64 / ((long - short) * BATCH * WORD) as f64
     };
     let (kept, again) = (slope(None), slope(Some(CHUNK)));
-    println!("{cell:?}: {kept:.1} numbers a step and row, {again:.1} with checkpoints");
+    println!("{cell:?}: {kept:.1} numbers per step and row, {again:.1} with checkpoints");
     // The gates' pre-activations, and their gradients or the states before each step.
     let inside = (2 * cell.gates().len() * HIDDEN) as f64;
     assert!(kept > again + inside, "{cell:?}: {kept} kept, {again} with checkpoints");
-    // Inputs, outputs, the gradients by them, copies for some rows of a batch; every 64 steps a state.
+    // Inputs, outputs, the gradients with respect to them, copies for some rows of a batch; every 64 steps a state.
     let outside = (7 * (INPUT + HIDDEN)) as f64;
     assert!(again < outside, "{cell:?}: {again} of {outside}");
 }
@@ -128,7 +128,7 @@ fn ten_thousand_steps_of_256_units_train_in_bounded_memory() {
     assert!(again < 8 * time * batch * (input + hidden) * WORD, "{again} bytes");
 }
 
-/// The same on a GPU.
+/// Trains 256 units over 10,000 steps on a GPU in bounded memory.
 #[cfg(feature = "gpu")]
 #[test]
 #[ignore = "takes minutes on a software adapter"]

@@ -144,7 +144,7 @@ fn chunks_are_walked_one_after_another_whoever_walks_them() {
     }
 }
 
-/// What cannot be tagged is walked again, and says nothing about the workgroups.
+/// A state whose words cannot be tagged is scanned again, and says nothing about the workgroups.
 #[test]
 fn a_state_that_is_not_finite_passes_all_the_same() {
     let gpu = opened(&options(1));

@@ -143,7 +143,7 @@ fn what_cannot_run_is_named_and_the_rest_goes_on() {
     let lines = bench(SMALL, "--device gpu --no-roofline --plan wave");
     assert!(number(&lines[0], "median_ms") > 0.0 && lines[0]["plan"] == "wave", "{}", lines[0]);
     assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("wave")), "{}", lines[1]);
-    // What would take too long by the rates seen so far is not begun.
+    // A shape that would take too long at the rates seen so far is not begun.
     let shapes = r#"[{"name":"a","cell":"lstm","I":8,"H":16,"layers":1,"T":5,"B":2},
                      {"name":"endless","cell":"lstm","I":4096,"H":4096,"layers":1,"T":100000,"B":1}]"#;
     let lines = bench(shapes, "--device cpu --no-roofline --most-s 60");

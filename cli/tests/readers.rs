@@ -108,8 +108,8 @@ fn a_recording_read_in_blocks_gives_the_numbers_of_the_whole() {
     assert!(fs::read_to_string(&svg).expect("a picture").starts_with("<svg"));
 }
 
-/// The most memory of a run, in KiB, as the kernel says again and again until it ends. What it says at the end counts the
-/// memory of the process that started the run as well.
+/// The most memory of a process in KiB, asked of the kernel again and again until the process ends. The figure after its end
+/// would count the memory of the process that started it as well.
 #[cfg(target_os = "linux")]
 fn peak(arguments: &[&str]) -> u64 {
     let mut child = Command::new(common::program()).args(arguments).stdout(Stdio::null()).spawn().expect("it runs");

@@ -289,7 +289,7 @@ fn nothing_is_resumed_where_nothing_was_begun() {
     fs::write(place.path("photos/best.jpg"), "mine").expect("written");
     refused(&place.train_vowels(&data, "photos", &["--resume"]), &["photos, which has none"]);
     assert_eq!(contents(&place.path("photos")).len(), 1);
-    // What is refused for its data leaves no folder behind either.
+    // A command that is refused for its data leaves no folder behind either.
     refused(&place.train_vowels(&place.name("nowhere"), "new/folder", &[]), &["scripts/fetch-data"]);
     assert!(!place.path("new").exists());
 }

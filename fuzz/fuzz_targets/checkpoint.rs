@@ -16,7 +16,7 @@ static TRAINER: LazyLock<Trainer> = LazyLock::new(|| {
     trainer.plateau(Plateau::default())
 });
 
-/// What stands before the checksum's digits.
+/// The bytes before the checksum's digits.
 const START: usize = 8 + "{\"__metadata__\":{\"checkpoint\":\"2 crc32 ".len();
 
 fuzz_target!(|bytes: &[u8]| {

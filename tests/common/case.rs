@@ -14,7 +14,7 @@ pub(crate) enum Directions {
     Both(Merge),
 }
 
-/// What a call says about its steps; densities are in per cent of all steps.
+/// The lengths, masks and resets of a call; densities are in per cent of all steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Instructions {
     pub(crate) lengths: Option<Vec<usize>>,
@@ -73,7 +73,7 @@ impl Arrays<f32> {
     }
 }
 
-/// What a call leaves behind. `s` is empty unless the cell is an LSTM.
+/// The output and the last state of a call. `s` is empty unless the cell is an LSTM.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outcome<F> {
     pub(crate) y: Array3<F>,
@@ -222,7 +222,7 @@ impl Case {
         Outcome { y: below, h, s }
     }
 
-    /// What a layer hands on, of its directions' outputs.
+    /// The output of a layer, merged from its directions' outputs.
     pub(crate) fn merged(&self, mut outputs: Vec<Array3<f64>>) -> Array3<f64> {
         match (self.directions, &outputs[..]) {
             (Directions::Both(Merge::Concat), [a, b]) => {
@@ -244,9 +244,9 @@ impl Case {
         rounded
     }
 
-    /// What is expected, and how far `f32` may stray from it: the effect of moving every number by a few units in its last
-    /// place, and a floor for the activations' own rounding. `None` where the call is too sensitive to tell right from
-    /// wrong.
+    /// The expected outcome, and how far `f32` may stray from it. The distance is the effect of moving every number by a few
+    /// units in its last place, and a floor for the activations' own rounding. `None` if the call is too sensitive to tell
+    /// right from wrong.
     pub(crate) fn expectation(&self, arrays: &Arrays<f32>) -> Option<(Outcome<f64>, f64)> {
         let arrays = self.rounded(arrays);
         let exact = self.expected(&arrays.nudged(0.0, 0));

@@ -46,17 +46,17 @@ fn granted(layout: Layout) -> bool {
 // SAFETY: every call is handed on unchanged, or answered with the null pointer that means no memory.
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's.
+        // SAFETY: the arguments are unchanged, and `System` has the contract of `GlobalAlloc`, which our callers keep.
         if granted(layout) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's.
+        // SAFETY: the arguments are unchanged, and `System` has the contract of `GlobalAlloc`, which our callers keep.
         if granted(layout) { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
+        // SAFETY: the arguments are unchanged, and `System` has the contract of `GlobalAlloc`, which our callers keep.
         unsafe { System.dealloc(at, layout) }
     }
 }

@@ -24,13 +24,13 @@ fn changed_by(bytes: isize) {
 unsafe impl GlobalAlloc for Weighing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         changed_by(layout.size().cast_signed());
-        // SAFETY: the caller's.
+        // SAFETY: the arguments are unchanged, and `System` has the contract of `GlobalAlloc`, which our callers keep.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         changed_by(-layout.size().cast_signed());
-        // SAFETY: the caller's.
+        // SAFETY: the arguments are unchanged, and `System` has the contract of `GlobalAlloc`, which our callers keep.
         unsafe { System.dealloc(at, layout) }
     }
 }

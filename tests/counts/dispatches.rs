@@ -35,9 +35,9 @@ fn a_call_is_one_submission_of_the_dispatches_that_its_plan_names() {
     }
 }
 
-/// The exact counts of a GPU's schedules: small layers are scanned, a dispatch a chunk beside the projection.
+/// The exact counts of a GPU's schedules: small layers are scanned in one dispatch per chunk beside the projection.
 #[test]
-fn small_layers_take_a_dispatch_a_chunk_and_larger_ones_a_dispatch_a_step() {
+fn small_layers_take_one_dispatch_per_chunk_and_larger_ones_one_per_step() {
     let gpu = gpu();
     let device = Device::Gpu(gpu.clone());
     let one = |hidden: usize| Config::new(Cell::from(LstmCell::default()), 5, hidden);
@@ -47,8 +47,8 @@ fn small_layers_take_a_dispatch_a_chunk_and_larger_ones_a_dispatch_a_step() {
         AdapterClass::Hardware => [true, false],
         AdapterClass::Software => [lanes, lanes],
     };
-    // With the dispatches of a scan and those of steps, and whether this device scans it. A workgroup has all layers of a stack of
-    // one direction; with two a layer reads the whole layer below first.
+    // Each case has the dispatches of a scan and those of steps, and says whether this device scans it. A workgroup takes all
+    // layers of a stack of one direction. In a stack of two directions, a layer reads the whole layer below first.
     let cases = [
         (one(7), 2, 9 + 1, small),
         (one(128), 2, 9 + 1, small),

@@ -1,4 +1,4 @@
-//! What a step of training costs.
+//! The cost of a step of training.
 
 use gatewise::Device;
 use gatewise::Tensor;

@@ -1,4 +1,4 @@
-//! What a call costs that is not the first of its kind: no memory, no bind groups, no compilation, little on the host.
+//! The cost of a call that is not the first of its kind: no memory, no bind groups, no compilation, little on the host.
 
 use gatewise::cell::Sequence;
 use gatewise::gpu::{Counters, GpuDevice, GpuOptions};

@@ -83,7 +83,7 @@ fn too_large(device: &Device, config: &Config<LstmCell>, [bad, good]: [usize; 2]
 #[test]
 fn an_output_larger_than_a_binding() {
     let device = Device::Gpu(small());
-    // 4 rows of 8 numbers a step: 32 steps fill a binding, of both directions 16.
+    // With 4 rows of 8 numbers per step, 32 steps fill a binding; of both directions, 16 steps do.
     let output = |error: &Error| matches!(error, Error::Limit { what: "a layer's output in bytes", limit: 4096, .. });
     too_large(&device, &Lstm::config(3, 8), [33, 32], output);
     too_large(&device, &Lstm::config(3, 8).layers(2).bidirectional(Merge::Concat), [17, 16], output);

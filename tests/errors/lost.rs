@@ -94,7 +94,7 @@ fn every_call_on_a_lost_gpu_says_so() {
     let run = KernelRun { constants: &[], dims: &[1, 0, 0], buffers: &[vec![0], vec![0]], grid: [1; 3] };
     lost("run_kernel", gpu.run_kernel(kernel, &run));
 
-    // What was read back before is the caller's.
+    // The caller keeps the values that were read back before the loss.
     assert_eq!(read_before.len(), 2 * 4 * 2 * 4);
     // A state says clearly that its value is gone; it can be made anew from what was read back.
     let (_, fresh) = opened();

@@ -169,7 +169,7 @@ impl Driver {
     }
 }
 
-/// What a driver may answer instead of success, as Vulkan numbers it.
+/// Failures that a driver may report, by the numbers of Vulkan.
 fn answers(function: &str) -> &'static [i32] {
     const OUT_OF_HOST_MEMORY: i32 = -1;
     const OUT_OF_DEVICE_MEMORY: i32 = -2;

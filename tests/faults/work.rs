@@ -12,7 +12,7 @@ const CALLS: usize = 6;
 
 /// Something that is called again and again, each call going on where the one before has ended.
 pub(crate) trait Work: Sized {
-    /// What a caller keeps on the host, to go on from after a loss.
+    /// The values that a caller keeps on the host, to go on from after a loss.
     type Saved;
     /// Begins on a device.
     fn begin(device: &Device) -> Result<Self>;

@@ -1,4 +1,4 @@
-//! What runs on a failing driver.
+//! The calls that run on a failing driver.
 
 use gatewise::cell::Sequence;
 use gatewise::models::{RnNoise, RnNoiseStream, SileroVad, VadStream};

@@ -15,7 +15,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new("tests/fixtures/keras").join(name)
 }
 
-/// What Keras computed: `<layer>/<case>/<tensor>`.
+/// The tensors that Keras computed: `<layer>/<case>/<tensor>`.
 struct Expected(BTreeMap<String, ArrayD<f32>>);
 
 impl Expected {

@@ -1,4 +1,4 @@
-//! What is not carried out is refused with the file, the layer and the field.
+//! A part of a model that is not carried out is refused with the file, the layer and the field.
 
 use std::io::Write;
 

@@ -129,7 +129,7 @@ fn calls_into_arrays() {
         let x = Array3::from_shape_fn((BATCH, TIME, INPUT), |(b, t, i)| (b + t * i) as f32 * 0.1);
         let make = || (stack.zero_state(BATCH).expect("fits"), Array3::zeros((TIME, BATCH, 9)));
         let look = |(state, y): &(State, Array3<f32>)| [state_bits(state), numbers(y.iter().copied())].concat();
-        // What is not contiguous is copied there and back.
+        // Arrays that are not contiguous are copied there and back.
         each_allocation_fails(
             &format!("forward_into on {device}"),
             make,

@@ -90,7 +90,7 @@ fn passes_of_every_cell() {
 }
 
 /// Steps of a model of all kinds of layers.
-struct Run {
+struct TrainingRun {
     signal: Tensor,
     symbols: Vec<usize>,
     goal: Tensor,
@@ -100,7 +100,7 @@ struct Run {
     head: Linear,
 }
 
-impl Run {
+impl TrainingRun {
     fn new(device: &Device) -> Self {
         let mut parameters = Parameters::new(device, 7);
         let weight = parameters.uniform("front.weight", &[INPUT, INPUT, 3], 0.5).expect("fits");
@@ -155,7 +155,7 @@ impl Run {
 fn whole_steps() {
     let _alone = failing::alone();
     let read = |report: StepReport| vec![report.loss.to_bits(), report.gradient_norm.to_bits()];
-    each_allocation_fails("a step", || Run::new(&cpu(1)), Run::look, Run::step, read);
+    each_allocation_fails("a step", || TrainingRun::new(&cpu(1)), TrainingRun::look, TrainingRun::step, read);
     let drawn = |normal: bool| {
         let mut parameters = Parameters::new(&Device::Cpu, 1);
         let shape = [50, 50];

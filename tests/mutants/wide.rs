@@ -28,7 +28,7 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("(workgroupUniformLoad(&leaving) != 0u) == REDO", "true", "Idle"),
     slip("(workgroupUniformLoad(&leaving) != 0u) == REDO", "(workgroupUniformLoad(&leaving) != 0u) != REDO", "Whole"),
     slip("return workgroupUniformLoad(&leaving) == 0u;", "workgroupBarrier();\n    return true;", "Stale"),
-    // What the products read
+    // The operands of the products
     slip("!REDO && step > dims.first_step", "!REDO && step > 0u", "chunk: (2"),
     slip(
         "h = h_rows[in_region(dims.h, z, at.row, unit)];",

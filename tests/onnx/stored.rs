@@ -61,7 +61,7 @@ pub(crate) fn path(fixture: &str) -> String {
     format!("{FOLDER}/{fixture}.onnx")
 }
 
-/// What a model is run with.
+/// The inputs that a model is run with.
 pub(crate) fn inputs(fixture: &str) -> Vec<(String, Input)> {
     stored(fixture, "input.").into_iter().map(|(name, x)| (name, x.into())).collect()
 }

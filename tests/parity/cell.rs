@@ -89,7 +89,7 @@ impl Layer {
         Self { exact, packed: KernelCell::new(cell, hidden, &given, kind).expect("room") }
     }
 
-    /// What its activations and clips are set by, named as the uniforms' fields.
+    /// The parameters of its activations and its clips, named as the uniforms' fields.
     fn scalars(&self) -> Vec<(String, u32)> {
         let names = ["gate_alpha", "gate_beta", "candidate_alpha", "candidate_beta", "output_alpha", "output_beta"];
         let names = names.into_iter().chain(["gate_clip", "cell_clip"]).map(|name| format!("scalars.{name}"));

@@ -162,7 +162,7 @@ fn weights(steps: usize, rows: usize) -> Vec<f32> {
 pub(crate) fn mean_steps() -> Vec<Case> {
     let one = |(at, [steps, rows, columns]): (usize, [usize; 3])| {
         let (weights, mut x) = (weights(steps, rows), uniform(82, steps * rows * columns, 1.0));
-        // What weighs nothing is not read.
+        // Elements of weight zero are not read.
         for (at, x) in x.iter_mut().enumerate() {
             if weights[at / columns] == 0.0 {
                 *x = f32::NAN;

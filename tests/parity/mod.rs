@@ -102,14 +102,14 @@ pub(crate) use train::{
     softmax_cross_entropy_grad, total_sum,
 };
 
-/// What lies wherever a kernel must not write: no kernel computes it.
+/// Fills every word that a kernel must not write: no kernel computes this number.
 pub(crate) const GUARD: f32 = -12345.678;
-/// What lies behind every input, a NaN of its own bits: it spoils any result that it enters, multiplied by zero or not.
+/// Fills the words behind every input. This NaN spoils any result that it enters, multiplied by zero or not.
 pub(crate) const POISON: f32 = f32::from_bits(0x7fc1_2345);
 /// Words of either behind a buffer: as many as a workgroup has invocations at most.
 const GUARD_WORDS: usize = 256;
 
-/// What a word must hold after the run.
+/// The value that a word must hold after the kernel has run.
 #[derive(Clone, Copy, Debug)]
 enum Word {
     /// These very bits.
@@ -229,7 +229,7 @@ impl Case {
         self.check(kernel, &self.buffers_after(gpu, kernel)?)
     }
 
-    /// What the kernel leaves in the buffers.
+    /// Runs the kernel and returns all buffers.
     pub(crate) fn buffers_after(&self, gpu: &GpuDevice, kernel: &'static Kernel) -> Result<Vec<Vec<u32>>, String> {
         let buffers: Vec<Vec<u32>> = self.buffers.iter().map(|slot| slot.before.clone()).collect();
         let run = KernelRun { constants: &self.constants, dims: &self.dims, buffers: &buffers, grid: self.grid };

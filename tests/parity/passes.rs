@@ -247,7 +247,7 @@ pub(crate) fn silence() -> Vec<Case> {
     for (index, (rows, columns)) in [(1, 1), (3, 5), (7, 9), (64, 1), (5, 13), (33, 4), (0, 3)].into_iter().enumerate()
     {
         let size = WORKGROUPS[index % WORKGROUPS.len()];
-        // Valid or not, reset or not; what is left out is no number.
+        // Rows are valid or not, reset or not; rows that are left out hold NaN.
         let flags: Vec<u32> = (0..rows).map(|row| n((row * 7 + index) % 4)).collect();
         let mut x = uniform(77, rows * columns, 1.0);
         for (row, _) in flags.iter().enumerate().filter(|(_, flag)| **flag & 1 == 0) {
@@ -364,7 +364,7 @@ pub(crate) fn pack_vectors() -> Vec<Case> {
     ];
     for (index, (gates, hidden, biased, peephole, resets_after)) in shapes.into_iter().enumerate() {
         let size = WORKGROUPS[index % WORKGROUPS.len()];
-        // What is not there must not be read.
+        // An operand that is absent must not be read.
         let rows = |there: bool, seed: u64, rows: usize| {
             if there { uniform(seed, rows * hidden, 1.0) } else { vec![POISON; rows * hidden] }
         };

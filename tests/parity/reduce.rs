@@ -92,7 +92,7 @@ pub(crate) fn argmax_rows() -> Vec<Case> {
         cases.push(one(rows, columns, x.iter().map(|x| x - 2.0).collect(), size, folded));
         // Few different numbers: the first of equals wins, wherever the others are.
         cases.push(one(rows, columns, x.iter().map(|x| (4.0 * x).floor()).collect(), size, folded));
-        // Every third element is no number.
+        // Every third element is NaN.
         let broken = |(at, &x): (usize, &f32)| if at % 3 == 0 { f32::NAN } else { x };
         cases.push(one(rows, columns, x.iter().enumerate().map(broken).collect(), size, folded));
     }

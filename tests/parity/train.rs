@@ -18,7 +18,7 @@ fn scores(rows: usize, classes: usize) -> (Vec<f32>, Vec<f32>) {
 
 const SCORES: [(usize, usize); 8] = [(1, 1), (3, 2), (5, 63), (4, 64), (6, 65), (3, 200), (70, 5), (0, 5)];
 
-/// A grid of a workgroup a row; folded, the last group of the second axis may have no row.
+/// A grid of one workgroup per row. If folded, the last group of the second axis may have no row.
 fn rows_grid(rows: usize, folded: bool) -> [u32; 3] {
     if folded { [n(rows.div_ceil(2).max(1)), 2, 1] } else { [n(rows.max(1)), 1, 1] }
 }
@@ -141,7 +141,7 @@ pub(crate) fn point_loss_grad() -> Vec<Case> {
     point_cases(true)
 }
 
-/// Elements an invocation of `partial_sums`.
+/// Elements that one invocation of `partial_sums` adds up.
 const RUN: usize = 64;
 
 pub(crate) fn partial_sums() -> Vec<Case> {
@@ -249,7 +249,7 @@ pub(crate) fn judge_step() -> Vec<Case> {
         // Each fits f32, both together do not.
         (1.0, [3e38, 3e38], f64::INFINITY),
     ] {
-        add("no number", loss, &norms, Some(1.0), fresh, after(loss, norm, 0.0, false));
+        add("not finite", loss, &norms, Some(1.0), fresh, after(loss, norm, 0.0, false));
     }
     add("stopped", 1.0, &[4.0], Some(1.0), stopped, Slot::output(5).exactly(0, stopped));
     // No gradient at all.
@@ -356,7 +356,7 @@ pub(crate) fn optimizer_step() -> Vec<Case> {
     cases
 }
 
-/// What an update begins with.
+/// The inputs of an update.
 struct UpdateCase {
     p: Vec<f32>,
     g: Vec<f32>,

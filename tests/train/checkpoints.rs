@@ -111,7 +111,7 @@ fn a_damaged_checkpoint_does_not_count_and_costs_no_whole_one() {
     let more = write(1);
     assert!(paths[0].exists() && paths[1].exists() && more[0].exists(), "1 and 3 are whole");
     assert_eq!(steps(&checkpoints), [3]);
-    // What is older than two whole ones goes, damaged or not.
+    // Files older than the two last whole ones are removed, damaged or not.
     let last = write(1);
     assert!(!paths[0].exists() && !paths[1].exists() && more[0].exists() && last[0].exists());
 }

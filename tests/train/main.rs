@@ -15,7 +15,7 @@ use gatewise::weights::Weights;
 use gatewise::{Device, Tensor};
 use ndarray::ArrayD;
 
-/// What PyTorch computed (`tests/fixtures/train/generate.py`).
+/// The tensors that PyTorch computed (`tests/fixtures/train/generate.py`).
 fn pytorch() -> Weights {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/train/pytorch.safetensors");
     Weights::from_file(path).expect("the fixture")

@@ -32,7 +32,7 @@ fn rules() -> Vec<(&'static str, Rule, f64)> {
 }
 
 /// A run over gradients that are given: the loss is the sum of each parameter times them.
-struct Run {
+struct OptimizerRun {
     parameters: Parameters,
     ids: [ParameterId; 2],
     gradients: [ArrayD<f32>; 2],
@@ -42,7 +42,7 @@ struct Run {
 
 const NAMES: [&str; 2] = ["a", "b"];
 
-impl Run {
+impl OptimizerRun {
     fn new(device: &Device, rule: Rule, rate: f64, clip: Clip) -> Self {
         let file = pytorch();
         let mut parameters = Parameters::new(device, 1);
@@ -94,7 +94,7 @@ impl Run {
 fn rules_are_pytorchs() {
     for device in devices() {
         for (name, rule, rate) in rules() {
-            let mut run = Run::new(&device, rule, rate, Clip::default());
+            let mut run = OptimizerRun::new(&device, rule, rate, Clip::default());
             run.compare(&format!("{name} on {device}"), &format!("after.{name}"));
         }
     }
@@ -108,7 +108,7 @@ fn clipping_is_pytorchs() {
         for (name, clip) in [("norm", Clip::norm(1.5)), ("value", Clip::value(0.4)), ("both", both)] {
             let momentum = Sgd { momentum: 0.9, ..Sgd::default() }.into();
             let what = format!("clip by {name} on {device}");
-            let norms = Run::new(&device, momentum, 0.1, clip).compare(&what, &format!("clipped.{name}"));
+            let norms = OptimizerRun::new(&device, momentum, 0.1, clip).compare(&what, &format!("clipped.{name}"));
             let expected: Array1<f32> = file.get(&format!("norms.{name}")).expect("norms");
             assert_close(&what, &norms, expected.as_slice().expect("contiguous"), 2e-6);
         }

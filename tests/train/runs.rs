@@ -1,5 +1,5 @@
-//! Whole runs: that they learn, repeat, go on from a checkpoint as if they had never stopped, and stand where they were when a
-//! step is no number.
+//! Whole runs: they learn, repeat bit for bit, and go on from a checkpoint as if they had never stopped. A step whose loss is
+//! NaN leaves them where they were.
 
 use gatewise::cell::{Noise, Sequence};
 use gatewise::nn::{Gru, TrainingOptions};

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was done.
+/// The counts that the summary reports.
 pub(crate) struct Report {
     pub(crate) device: Device,
     pub(crate) seconds: f64,
@@ -86,7 +86,7 @@ pub(crate) fn denoise(device: &Device, input: &Path, output: &Path) -> Result<Re
 /// Denoises whole recordings at 48 kHz, one a channel, in place; returns the first one's probabilities of speech.
 pub(crate) fn suppress(net: &RnNoise, channels: &mut [Vec<f32>]) -> Result<Vec<f32>> {
     let length = channels.first().map_or(0, Vec::len);
-    // What comes out lies a frame later: one more frame goes in, and the first one is left out.
+    // The output lies one frame behind the input: one more frame goes in, and the first output frame is dropped.
     let whole = length.next_multiple_of(RnNoise::FRAME) + RnNoise::FRAME;
     let mut suppressor = Suppressor::new(net, channels.len())?;
     let mut vad = Vec::new();

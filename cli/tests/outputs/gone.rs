@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::{ROOT, command, recording, refused, text, wait};
 
-/// What a command prints on: a disk that is full, a pipe whose reader is gone.
+/// A standard output on a disk that is full.
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").expect("Linux has it")
 }

@@ -1,5 +1,5 @@
-//! What the commands write: nothing over an input, nothing half, no panic where standard output or error goes away; and what
-//! they show of strangers' files.
+//! The files that the commands write: none over an input, none half written, and no panic if standard output or error goes
+//! away. The commands also show texts of strangers' files safely.
 #![cfg(feature = "gpu")]
 
 mod files;

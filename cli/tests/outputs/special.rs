@@ -19,7 +19,7 @@ fn fifo(path: &Path) {
     assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo runs").success());
 }
 
-/// What a function returns, which does not wait for anybody.
+/// Calls a function that must not wait for anybody, and returns its result.
 fn at_once<T: Send + 'static>(function: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();
     std::thread::spawn(move || done.send(function()));

@@ -47,7 +47,7 @@ impl Region {
 }
 
 /// Where everything lies, and what is there.
-struct Memory {
+struct BackwardBuffers {
     gates: Region,
     between: Region,
     carry_h: Region,
@@ -104,7 +104,7 @@ impl Back {
     }
 
     /// The source of the product: its region, the first column of its rows, and the depth.
-    fn source(&self, memory: &Memory) -> (Region, usize, usize) {
+    fn source(&self, memory: &BackwardBuffers) -> (Region, usize, usize) {
         match self.stage {
             Stage::Reset => (memory.gates, 2 * self.hidden, self.hidden),
             Stage::Candidate => (memory.gates, 0, 2 * self.hidden),
@@ -125,7 +125,7 @@ impl Back {
         if direction == 1 { TIME - 1 - step } else { step }
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> BackwardBuffers {
         let (out, hidden, batch) = (self.out(), self.hidden, self.batch);
         let mut len = 4;
         let mut region = |width: usize| {
@@ -141,7 +141,7 @@ impl Back {
         let stored = if self.gates() == 1 { 1 } else { 4 };
         let history_s = DIRECTIONS * (steps + 1) * batch * out;
         let flag = |at: usize| [VALID, 0, VALID | RESET, VALID, RESET, VALID, 0, VALID | RESET][(at * 5 + at / 8) % 8];
-        Memory {
+        BackwardBuffers {
             gates,
             between,
             carry_h,
@@ -159,7 +159,7 @@ impl Back {
         }
     }
 
-    fn flag(&self, memory: &Memory, direction: usize, row: usize, step: usize) -> u32 {
+    fn flag(&self, memory: &BackwardBuffers, direction: usize, row: usize, step: usize) -> u32 {
         if self.flags { memory.flags[self.time_of(direction, step) * self.batch + row] } else { VALID }
     }
 
@@ -170,14 +170,20 @@ impl Back {
         (direction * self.chunk.1 + place) * self.batch + row
     }
 
-    fn before(&self, memory: &Memory, (region, width): (usize, usize), at: (usize, usize), step: usize) -> Vec<f64> {
+    fn before(
+        &self,
+        memory: &BackwardBuffers,
+        (region, width): (usize, usize),
+        at: (usize, usize),
+        step: usize,
+    ) -> Vec<f64> {
         let done = step - self.chunk.0;
         let place = if at.0 == 1 { self.chunk.1 - done } else { done };
         let first = region + ((at.0 * (self.chunk.1 + 1) + place) * self.batch + at.1) * width;
         wide(&memory.history[first..first + width])
     }
 
-    fn pre_activations(&self, memory: &Memory, at: (usize, usize), step: usize, unit: usize) -> [f64; 4] {
+    fn pre_activations(&self, memory: &BackwardBuffers, at: (usize, usize), step: usize, unit: usize) -> [f64; 4] {
         let i = self.chunk_row(at.0, at.1, step) * self.hidden + unit;
         match self.cell {
             Cell::Rnn(_) => [memory.history[memory.history_s + i].into(), 0.0, 0.0, 0.0],
@@ -189,13 +195,13 @@ impl Back {
         self.clip.map_or(x, |clip| x.clamp(-f64::from(clip), clip.into()))
     }
 
-    fn carried(&self, memory: &Memory, place: usize) -> f64 {
+    fn carried(&self, memory: &BackwardBuffers, place: usize) -> f64 {
         if self.two_stages() { memory.next[place].into() } else { memory.current[place].into() }
     }
 
     fn leave_gate(
         &self,
-        memory: &Memory,
+        memory: &BackwardBuffers,
         at: (usize, usize),
         (gate, unit): (usize, usize),
         value: f64,
@@ -212,7 +218,7 @@ impl Back {
         after.d_gates.expect_near(row * self.hidden + unit, value);
     }
 
-    fn leave_s(&self, memory: &Memory, at: (usize, usize), unit: usize, ds: f64, after: &mut After) {
+    fn leave_s(&self, memory: &BackwardBuffers, at: (usize, usize), unit: usize, ds: f64, after: &mut After) {
         let place = |region: Region| region.place(self.batch, at, unit);
         let mut handed = ds;
         if self.flags {
@@ -226,7 +232,7 @@ impl Back {
         after.next.expect_near(place(memory.carry_s), handed);
     }
 
-    fn skip(&self, memory: &Memory, at: (usize, usize), unit: usize, after: &mut After) {
+    fn skip(&self, memory: &BackwardBuffers, at: (usize, usize), unit: usize, after: &mut After) {
         (0..self.rows().2).for_each(|row| self.store(at, row, unit, 0.0, after));
         (0..self.gates()).for_each(|gate| self.leave_gate(memory, at, (gate, unit), 0.0, after));
         if self.cell.has_cell_state() {
@@ -235,7 +241,14 @@ impl Back {
         }
     }
 
-    fn lstm(&self, memory: &Memory, layer: &Layer, at: (usize, usize), (unit, dm): (usize, f64), after: &mut After) {
+    fn lstm(
+        &self,
+        memory: &BackwardBuffers,
+        layer: &Layer,
+        at: (usize, usize),
+        (unit, dm): (usize, f64),
+        after: &mut After,
+    ) {
         let Cell::Lstm(cell) = &self.cell else { unreachable!("an LSTM's") };
         let a = &self.pre_activations(memory, at, self.later - 1, unit)[..self.gates()];
         let p = layer.exact.peephole.as_ref().map_or([0.0; 3], |w| [0, 1, 2].map(|gate| w[[gate, unit]]));
@@ -254,7 +267,14 @@ impl Back {
     }
 
     /// The first dispatch of a step.
-    fn begin(&self, memory: &Memory, layer: &Layer, at: (usize, usize), (unit, sum): (usize, f64), after: &mut After) {
+    fn begin(
+        &self,
+        memory: &BackwardBuffers,
+        layer: &Layer,
+        at: (usize, usize),
+        (unit, sum): (usize, f64),
+        after: &mut After,
+    ) {
         let place = |region: Region| region.place(self.batch, at, unit);
         let mut dh = self.carried(memory, place(memory.carry_h));
         let later = (self.later < TIME).then(|| self.flag(memory, at.0, at.1, self.later));
@@ -332,7 +352,14 @@ impl Back {
     }
 
     /// The second dispatch of a step.
-    fn end(&self, memory: &Memory, layer: &Layer, at: (usize, usize), (unit, sum): (usize, f64), after: &mut After) {
+    fn end(
+        &self,
+        memory: &BackwardBuffers,
+        layer: &Layer,
+        at: (usize, usize),
+        (unit, sum): (usize, f64),
+        after: &mut After,
+    ) {
         let step = self.later - 1;
         let valid = self.flag(memory, at.0, at.1, step) & VALID != 0;
         let Cell::Gru(cell) = &self.cell else {
@@ -353,7 +380,7 @@ impl Back {
         after.next.expect_near(memory.between.place(self.batch, at, unit), sum * gru_gate(cell, a_r));
     }
 
-    /// Where `d_gates` keeps the gradients by the projection's result, and its length.
+    /// The offset in `d_gates` of the gradients with respect to the projection's result, and the length of `d_gates`.
     fn d_gates(&self) -> (usize, usize) {
         let all = DIRECTIONS * self.chunk.1 * self.batch;
         let projected = all * self.rows().2 * self.hidden;

@@ -85,7 +85,7 @@ pub(crate) fn emulated(kernel: &'static Kernel) -> &'static Kernel {
     let head = format!(
         "alias Operand = f32;\nconst SIDE: u32 = {side}u;\nconst PARTS: u32 = {parts}u;\nfn narrow(x: f32) -> Operand {{ return {narrow}; }}\n"
     );
-    // What follows the two files that the stand-in replaces.
+    // The text behind the two files that the stand-in replaces.
     let (_, rest) = kernel.source.split_once("coopStoreT(sums, &found[at], SIDE);\n}\n").expect("common/matrix.wgsl");
     let (call, body) =
         (format!("    {}(group", kernel.name.replace(&format!("_{}", kind.name()), "")), "    invocation = lane;\n");

@@ -94,7 +94,7 @@ impl Projection {
     }
 }
 
-/// What can be added to a gate beforehand: both biases, but for the state's side of a candidate that is reset afterwards.
+/// The bias that can be added to a gate beforehand: both biases, but only the input's if the candidate is reset afterwards.
 pub(super) fn bias(cell: &Cell, p: &Parameters<f64>, gate: usize, hidden: usize, unit: usize) -> f64 {
     let of = |bias: &Option<ndarray::Array1<f64>>| bias.as_ref().map_or(0.0, |bias| bias[gate * hidden + unit]);
     let apart = gate == 2 && matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. }));

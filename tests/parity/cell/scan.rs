@@ -25,7 +25,7 @@ struct Shape {
 
 /// One dispatch: some of a layer's two directions, or a stack of layers.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct ScanSetup {
     cell: Cell,
     kind: WeightType,
     shape: Shape,
@@ -42,7 +42,7 @@ struct Run {
     hold: bool,
 }
 
-impl Run {
+impl ScanSetup {
     fn zs(&self) -> usize {
         if self.layers > 1 { self.layers } else { self.directions.1 }
     }
@@ -254,16 +254,17 @@ fn cases(kernel: &str, shapes: &[Shape], every: usize) -> Vec<Case> {
         let (flags, hold) = ([true, false, true][at % 3], at % 2 == 0);
         let chunk = if hold { (0, 6) } else { [(0, 6), (2, 3), (3, 3)][at % 3] };
         let batch = shape.rows + 1;
-        let run = Run { cell, kind, shape, hidden, batch, time: 6, chunk, layers, directions, reverse, flags, hold };
+        let run =
+            ScanSetup { cell, kind, shape, hidden, batch, time: 6, chunk, layers, directions, reverse, flags, hold };
         cases.push(run.case(kernel));
     }
     cases
 }
 
-/// What no turn of the covers above comes to: a projection of several layers whose weights are kept, and a reverse direction
-/// in the midst of time whose steps before the chunk are fewer than those behind it.
+/// Two cases that the covers above never reach: (1) a projection of several layers whose weights are kept; (2) a reverse
+/// direction in the midst of time that has fewer steps before the chunk than behind it.
 fn covers(kernel: &str, shape: Shape) -> [Case; 2] {
-    let run = Run {
+    let run = ScanSetup {
         cell: two_stage_cells()[2],
         kind: WeightType::F32,
         shape,
@@ -277,7 +278,7 @@ fn covers(kernel: &str, shape: Shape) -> [Case; 2] {
         flags: false,
         hold: false,
     };
-    let reverse = Run { cell: two_stage_cells()[1], layers: 1, directions: (0, 2), reverse: 0b10, ..run };
+    let reverse = ScanSetup { cell: two_stage_cells()[1], layers: 1, directions: (0, 2), reverse: 0b10, ..run };
     [run.case(kernel), reverse.case(kernel)]
 }
 

@@ -13,7 +13,7 @@ use crate::support::{Tolerance, uniform};
 const VALID: u32 = 1;
 const RESET: u32 = 2;
 
-/// What a dispatch covers.
+/// The layers and directions that a dispatch covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cover {
     /// `count` of a layer's `of` directions, from `first` on.
@@ -59,7 +59,7 @@ impl Regions {
 }
 
 /// The numbers that a step reads, and where they lie.
-struct Memory {
+struct StepBuffers {
     h: usize,
     h_initial: usize,
     scratch: usize,
@@ -139,10 +139,10 @@ impl Step {
         matches!(self.stage, Stage::Candidate | Stage::Project)
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> StepBuffers {
         let (out, rows) = (self.out(), self.zs() * self.batch);
         let numbers = |seed, len| uniform(seed, len, 1.0);
-        // What a product reads begins at whole words unless its rows straddle them.
+        // The rows that a product reads begin at whole words unless they straddle them.
         let width = if self.is_second() { self.hidden } else { out };
         let whole = if width.is_multiple_of(4) { 4 } else { 3 };
         let padded = |len: usize| if width.is_multiple_of(4) { len.next_multiple_of(4) } else { len };
@@ -162,7 +162,7 @@ impl Step {
             gates_x.iter_mut().step_by(97).for_each(|x| *x = f32::NAN);
         }
         let flag = |at: usize| [VALID, 0, VALID | RESET, VALID, RESET, VALID, 0, VALID | RESET][(at + at / 8 * 3) % 8];
-        Memory {
+        StepBuffers {
             h,
             h_initial,
             scratch,
@@ -180,7 +180,7 @@ impl Step {
     }
 
     /// The input's side of a unit's gates.
-    fn input_side(&self, memory: &Memory, layer: &Layer, at: At, unit: usize) -> Vec<f64> {
+    fn input_side(&self, memory: &StepBuffers, layer: &Layer, at: At, unit: usize) -> Vec<f64> {
         let gates = self.gates();
         if let (Cover::Wave { .. }, 1..) = (self.cover, at.z) {
             let below = wide(&memory.current[self.places(memory.h, self.out(), At { z: at.z - 1, ..at })]);
@@ -196,8 +196,8 @@ impl Step {
         memory.gates_x[unit_at * stored..][..gates].iter().map(|&x| f64::from(x)).collect()
     }
 
-    /// What a layer or direction leaves behind at its step.
-    fn apply(&self, memory: &Memory, layer: &Layer, (z, time): (usize, usize), last: bool, after: &mut After) {
+    /// Computes the buffers after the step of a layer or direction.
+    fn apply(&self, memory: &StepBuffers, layer: &Layer, (z, time): (usize, usize), last: bool, after: &mut After) {
         for row in 0..self.batch {
             let flag = if self.flags { memory.flags[time * self.batch + row] } else { VALID };
             let at = At { z, row, time, reset: flag & RESET != 0 };
@@ -215,12 +215,12 @@ impl Step {
         first..first + width
     }
 
-    fn h_before<'a>(&self, memory: &'a Memory, at: At) -> &'a [f32] {
+    fn h_before<'a>(&self, memory: &'a StepBuffers, at: At) -> &'a [f32] {
         let from = if self.is_second() { &memory.next } else { &memory.current };
         &from[self.places(if at.reset { memory.h_initial } else { memory.h }, self.out(), at)]
     }
 
-    fn s_before<'a>(&self, memory: &'a Memory, at: At) -> &'a [f32] {
+    fn s_before<'a>(&self, memory: &'a StepBuffers, at: At) -> &'a [f32] {
         &memory.own[self.places(if at.reset { memory.s_initial } else { memory.s }, self.hidden, at)]
     }
 
@@ -229,7 +229,7 @@ impl Step {
     }
 
     /// A skipped step: the state stays, or returns to its initial value where the row is reset; the output is padding.
-    fn skip(&self, memory: &Memory, at: At, last: bool, after: &mut After) {
+    fn skip(&self, memory: &StepBuffers, at: At, last: bool, after: &mut After) {
         if self.cell.has_cell_state() && self.stage == Stage::Whole {
             after.own.expect_bits(self.places(memory.s, self.hidden, at).start, self.s_before(memory, at));
         }
@@ -251,7 +251,7 @@ impl Step {
     }
 
     /// A step of one row by the reference's equations.
-    fn advance(&self, memory: &Memory, layer: &Layer, at: At, last: bool, after: &mut After) {
+    fn advance(&self, memory: &StepBuffers, layer: &Layer, at: At, last: bool, after: &mut After) {
         let (hidden, gates, p) = (self.hidden, self.gates(), &layer.exact);
         let h = wide(self.h_before(memory, at));
         let scratch = wide(&memory.current[self.places(memory.scratch, hidden, at)]);

@@ -34,7 +34,7 @@ enum Part {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct CooperativeSetup {
     part: Part,
     cell: Cell,
     kind: WeightType,
@@ -53,7 +53,7 @@ struct Run {
 
 const TIME: usize = 6;
 
-impl Run {
+impl CooperativeSetup {
     fn is_reverse(&self, z: usize) -> bool {
         (self.reverse >> (self.directions.0 + z)) & 1 == 1
     }
@@ -138,7 +138,7 @@ impl Run {
                 (y, state)
             };
             let states: Vec<LayerState<f64>> = (0..=steps).map(|steps| walk(steps).1).collect();
-            // What a unit tells after `done` steps of the sequence; alone a reset has already replaced it.
+            // The h that a unit publishes after `done` steps. In the second attempt, a reset has already replaced it.
             let told = |done: usize, row: usize, unit: usize| {
                 let next = if self.is_reverse(z) { TIME.wrapping_sub(1 + done) } else { done };
                 let replaced =
@@ -270,7 +270,7 @@ pub(crate) fn scan_wide() -> Vec<Case> {
         let batch = if matches!(part, First | Stale) { shape[0] } else { shape[0] + 1 };
         let kind = WeightType::ALL[at % 4];
         let (reverse, hold) = ([0b10, 0b01, 0b00][at % 3], at.is_multiple_of(2));
-        Run { part, cell, kind, shape, hidden, batch, chunk, directions, reverse, flags, hold }.case()
+        CooperativeSetup { part, cell, kind, shape, hidden, batch, chunk, directions, reverse, flags, hold }.case()
     };
     vec![
         run(Whole, lstm, 0, [2, 24, 2, 1], 19, (0, 6), (0, 2), true),
