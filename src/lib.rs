@@ -1,4 +1,34 @@
-#![doc = include_str!("../README.md")]
+//! Recurrent networks (RNN, LSTM, GRU and their variants) on any GPU that wgpu reaches, and on the CPU.
+//!
+//! ```
+//! use gatewise::{Device, Tensor, nn::Lstm};
+//! use ndarray::Array3;
+//!
+//! let device = Device::auto(); // a hardware GPU if there is one, else the CPU
+//! let lstm = Lstm::config(8, 16).layers(2).random(&device, 7)?;
+//! let mut state = lstm.zero_state(4)?; // h and s, on the device
+//!
+//! let x = Array3::<f32>::ones((10, 4, 8)); // time-major: [T, B, I]
+//! let y = lstm.forward(&Tensor::from_array(&device, &x)?, &mut state)?; // one submission
+//! let y: Array3<f32> = y.to_array()?; // the read-back
+//! assert_eq!(y.shape(), &[10, 4, 16]);
+//! # Ok::<(), gatewise::Error>(())
+//! ```
+//!
+//! A cell is described once, as data ([`cell`]). The [`reference`] says what is right, in plain loops over `f32` or `f64`. The CPU
+//! path and the GPU path compute the same, fast. Weights and states live where their layer lives and are read back only when
+//! asked for. An option that a path does not carry out is an [`Error`] that names it.
+//!
+//! | to | see |
+//! | --- | --- |
+//! | choose a device, hold arrays on it | [`Device`], [`Tensor`] |
+//! | build layers, keep states | [`nn`] |
+//! | add operations around them, in one submission | [`ops`], [`Recorder`] |
+//! | load and save weights | [`weights`], `onnx` (feature `onnx`), `weights::keras` (feature `keras`) |
+//! | train | [`train`] |
+//! | run whole models | `models` (feature `models`) |
+//! | see the schedule of a call | [`plan`] |
+
 // The schedules of the GPU are planned, printed and tested in every build; without a GPU some of their parts have no user.
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]
 
@@ -41,3 +71,8 @@ mod tests;
 pub use error::{Error, Result};
 pub use ops::Recorder;
 pub use tensor::{Device, ReadBack, Tensor, batch_first};
+
+/// Runs the code of the README as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeDoctests;

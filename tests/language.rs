@@ -19,7 +19,6 @@ const NOT_YET: &[&str] = &[
     "fuzz/",
     "models/",
     "assets/",
-    "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
 ];

@@ -1,7 +1,7 @@
-//! The README's table of cells, options and paths, made by running every entry of it.
+//! The table of cells, options and paths in `SUPPORT.md`, made by running every entry of it.
 //!
 //! An entry names the paths that carry the option out: they agree with the reference, and the option changes the numbers.
-//! `UPDATE_README=1 cargo test --test support_table` writes the table anew.
+//! `UPDATE_SUPPORT=1 cargo test --test support_table` writes the table anew.
 #![cfg(feature = "gpu")]
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
@@ -198,16 +198,16 @@ fn name_of(activation: Activation) -> String {
 }
 
 #[test]
-fn the_readme_says_what_runs() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).expect("the README");
+fn the_page_says_what_runs() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/SUPPORT.md");
+    let page = std::fs::read_to_string(path).expect("the page");
     let table = table();
-    let (head, rest) = readme.split_once(BEGIN).expect("the table's begin");
+    let (head, rest) = page.split_once(BEGIN).expect("the table's begin");
     let (written, tail) = rest.split_once(END).expect("the table's end");
-    if std::env::var_os("UPDATE_README").is_some() {
-        std::fs::write(path, format!("{head}{BEGIN}{table}{END}{tail}")).expect("the README is written");
+    if std::env::var_os("UPDATE_SUPPORT").is_some() {
+        std::fs::write(path, format!("{head}{BEGIN}{table}{END}{tail}")).expect("the page is written");
         return;
     }
-    assert_eq!(written, table, "run `UPDATE_README=1 cargo test --test support_table` and read the difference");
+    assert_eq!(written, table, "run `UPDATE_SUPPORT=1 cargo test --test support_table` and read the difference");
     assert!(!table.contains("none"), "an option that no path carries out:\n{table}");
 }
