@@ -1,7 +1,7 @@
 """Times PyTorch's recurrent layers on cuDNN, on the shapes of a file of `gatewise bench --json` lines; prints the same kind of lines.
 
-Times are of forward inference with input and state on the GPU: `median_ms` from the call to the end of the work as the host sees it, `on_device_ms`
-between two CUDA events, `graph_ms` the same with the call recorded as a CUDA graph, where cuDNN allows it. float32 does not use TF32.
+Times are of forward inference with input and state on the GPU. `median_ms` runs from the call to the end of the work as the host sees it. `on_device_ms`
+lies between two CUDA events. `graph_ms` is the time of the call as a CUDA graph, if cuDNN allows it. float32 does not use TF32.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 # Packs the program and the tests that run kernels into one file, for another x86-64 Linux machine that has a GPU with a Vulkan driver and no
 # toolchain. There: unpack it and run `./run-gpu.sh`.
 #
-#   benches/pack.sh [FILE]       FILE: target/gatewise-gpu.tar.gz where absent
+#   benches/pack.sh [FILE]       FILE: target/gatewise-gpu.tar.gz if absent
 #
 # PROFILE=dev packs an unoptimized build: it shows that the pack works, and measures nothing.
 set -euo pipefail
@@ -28,13 +28,13 @@ for test in "${tests[@]}"; do
     binary=$(sed -n "s|.*Executable tests/$test.rs (\(.*\))|\1|p" <<<"$built")
     strip -o "$pack/bin/$test" "$binary"
 done
-# The tests find these below GATEWISE_ROOT, golden cases find models and recordings near themselves.
+# The tests read these files below GATEWISE_ROOT; golden cases use models and recordings.
 cp -r tests/golden "$pack/tests/"
 cp -r shaders "$pack/"
 cp models/*.{safetensors,json} "$pack/models/"
 cp cli/assets/*.wav "$pack/cli/assets/"
 cp benches/run-gpu.sh benches/cudnn.py "$pack/"
-# The loader finds the machine's own driver; only the loader may be missing there.
+# The other machine has a driver; only Vulkan's loader may be missing there.
 loader=$(ldconfig -p | sed -n 's/.*libvulkan\.so\.1 (.*x86-64.*) => //p' | head -1)
 if [[ -n $loader ]]; then
     cp -L "$loader" "$pack/lib/libvulkan.so.1"

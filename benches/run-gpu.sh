@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs a pack on this machine: its devices, every golden case with every plan and type of weights, the tests, what the adapter can do, the
-# benchmark, and PyTorch with cuDNN on the same shapes where a Python with torch and CUDA is found. Writes one JSON file, and says where.
+# Runs a pack on this machine: its devices, every golden case with every plan and type of weights, the tests, the adapter's peaks, and the
+# benchmark. If a Python with torch and CUDA is found, it also times PyTorch with cuDNN on the same shapes. Writes one JSON file and prints its name.
 #
-#   ./run-gpu.sh [FOLDER]        FOLDER: results where absent
+#   ./run-gpu.sh [FOLDER]        FOLDER: results if absent
 #
-# SUITE (deepbench), DTYPES (f32 f16), BUDGET_MS (200), MOST_S (20), STEP_S (900, seconds that any one step may take) and VERIFY_S (180, seconds
-# that the golden cases may take one way) change what is run; SKIP names steps to leave out (verify tests plans peaks bench cudnn).
+# Variables and their defaults: SUITE (deepbench), DTYPES (f32 f16), BUDGET_MS (200) and MOST_S (20) are options of the benchmark. STEP_S (900) is
+# the most seconds that any step may take, VERIFY_S (180) those of one pass over the golden cases. SKIP names steps to leave out (verify tests
+# plans peaks bench cudnn).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 root=$PWD
@@ -15,7 +16,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$results"
 
-# The tests find their files and the program here rather than where they were built.
+# The tests find their files and the program here, not in the folder where they were built.
 export GATEWISE_ROOT=$root GATEWISE_PROGRAM=$root/bin/gatewise
 . ./source
 export GATEWISE_COMMIT=$commit
@@ -28,7 +29,7 @@ step_s=${STEP_S:-900}
 verify_s=${VERIFY_S:-180}
 ((verify_s < step_s)) || verify_s=$step_s
 wanted() { [[ " ${SKIP:-} " != *" $1 "* ]]; }
-# Lines of JSON as one array; nothing as an empty one.
+# Turns lines of JSON into one array; no lines become an empty one.
 array() { [[ -s $1 ]] && { printf '['; paste -sd, "$1"; printf ']'; } || printf '[]'; }
 # A hung driver does not hear the first signal.
 limited() { timeout -k 10 "$@"; }
@@ -37,7 +38,7 @@ gatewise() { limited "$step_s" bin/gatewise "$@"; }
 gatewise devices
 gatewise devices --json >"$work/devices" || exit 1
 adapter=$(sed -n 's/.*"auto":"gpu (\([^"]*\), [a-z0-9]*)".*/\1/p' "$work/devices")
-# Without hardware it is the software adapter that `--device gpu` takes.
+# Without hardware, take the software adapter that `--device gpu` takes.
 [[ -n $adapter ]] || adapter=$(grep -o '"name":"[^"]*"' "$work/devices" | head -1 | cut -d'"' -f4)
 [[ -n $adapter ]] || { echo "run-gpu.sh: no GPU adapter" >&2; exit 1; }
 echo "== $adapter, commit $commit"
@@ -45,7 +46,7 @@ echo "== $adapter, commit $commit"
 date=$(date -u +%Y-%m-%d)
 name=$(tr -cs '[:alnum:]' - <<<"${adapter,,}" | sed 's/^-//; s/-*$//')
 file=$results/$name-$date.json
-# After every step, so that a run that is cut short leaves what it has.
+# Called after every step, so that an interrupted run leaves its results so far.
 keep() {
     {
         printf '{"adapter":"%s","date":"%s","commit":"%s","profile":"%s",\n"devices":' "$adapter" "$date" "$commit" "$profile"
@@ -60,7 +61,7 @@ keep() {
 }
 keep
 
-# Every golden case, with these options; a line of what came of it, and one for each case that failed.
+# Runs every golden case with these options. Prints one line with the result, and one per failed case.
 verify() {
     limited "$verify_s" bin/gatewise verify tests/golden --device gpu --allow-unsupported --json "$@" >"$work/cases" 2>"$work/log"
     local status=$? summary
@@ -83,7 +84,7 @@ if wanted verify; then
         verify --dtype $dtype
     done
     limited "$verify_s" bin/gatewise verify tests/golden --device gpu --dtype f16 --matrices --case rnn_tanh_T1_B1 >/dev/null 2>"$work/log"
-    # Exit code 2 where the adapter lists none that there is a kernel for.
+    # Exit code 2 means that the adapter has no matrices that a kernel exists for.
     if (($? == 2)); then
         echo "verify --dtype f16 --matrices: skipped: $(tail -1 "$work/log")"
     else
@@ -107,7 +108,7 @@ if wanted tests; then
 fi
 
 if wanted plans; then
-    # Those whose invocations exchange the most come first.
+    # Plans whose invocations exchange the most come first.
     for dtype in f32 f16 int8 bf16; do
         for plan in wide scan wave step; do
             verify --dtype $dtype --plan $plan

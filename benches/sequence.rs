@@ -1,7 +1,7 @@
 //! A whole sequence through one recurrent layer, and speech detection over a recording, CPU against GPU.
 //!
-//! Every iteration ends with the read-back of the output, so that it measures the work and not its recording. What the numbers
-//! mean: `benches/README.md`.
+//! Every iteration ends with the read-back of the output, so that it measures the work and not its recording.
+//! `benches/README.md` explains the numbers.
 
 use std::hint::black_box;
 

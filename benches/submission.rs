@@ -1,4 +1,4 @@
-//! What a warm call costs the host: recording it, submitting it, and having its result back in one submission or in two.
+//! The cost of a warm call on the host: recording it, submitting it, and reading its result back in one submission or in two.
 
 use std::hint::black_box;
 

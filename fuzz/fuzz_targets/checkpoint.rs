@@ -1,5 +1,5 @@
-//! Any bytes as a checkpoint, as they are and with the checksum that belongs to them: refused with an error, and then a trainer that
-//! was to go on from it is as before, or read, and then written again as it was.
+//! Any bytes as a checkpoint, as they are and with the checksum that belongs to them. They are refused with an error and leave the
+//! trainer as it was, or they are read and written again unchanged.
 #![no_main]
 
 use std::sync::LazyLock;
