@@ -49,7 +49,7 @@ fn input(device: &Device, [time, batch, width]: [usize; 3]) -> Tensor {
 
 const BATCH: usize = 3;
 
-/// Every stack is one of these: directions, merge, layers, with the dispatches of a layer beside its steps.
+/// Every stack is one of these: directions, merge, layers, and the dispatches of a layer in addition to its steps.
 fn stacks(cell: Cell) -> Vec<(Config, usize, usize)> {
     let one = Config::new(cell, 5, 7);
     vec![

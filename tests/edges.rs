@@ -1,4 +1,4 @@
-//! The ends of what is legal: no steps, one step, one row, one unit, rows without a valid step; and calls so large for their
+//! The limits of legal calls: no steps, one step, one row, one unit, rows without a valid step; and calls so large for their
 //! device that time is cut into chunks.
 #![cfg(feature = "gpu")]
 
@@ -100,7 +100,7 @@ fn no_rows_leave_an_empty_output() {
     }
 }
 
-/// More steps than a call could walk, without a row to take them.
+/// More steps than a call could run, in a call without rows.
 #[test]
 fn steps_without_rows_are_not_walked() {
     const STEPS: usize = 1 << 60;
@@ -236,7 +236,7 @@ fn time_is_cut_into_chunks_where_a_binding_is_too_small_for_all_of_it() {
             let arrays = case.arrays();
             let chunks = |device: &Device| case.stack(device, &arrays).plan(17, 5).expect("fits").chunks.len();
             assert_eq!(chunks(&large), 1);
-            // A step's input projection, rows by units by gates by directions, goes into 4096 bytes at most 8 times.
+            // A step's input projection is rows x units x gates x directions; 4096 bytes hold at most 8 of them.
             let wide = cell.gates().len() > 1;
             assert!(!wide || chunks(&small) >= 2, "{cell:?} {directions:?}");
             let (expected, tolerance) = case.expectation(&arrays).expect("a tame cell");

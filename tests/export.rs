@@ -11,7 +11,7 @@ use gatewise::weights::{StateDict, Weights};
 use gatewise::{Device, Error, Tensor};
 use ndarray::{Array, Array1, Array2, Array3, ArrayD, Dimension, IxDyn, array};
 
-/// No multiple of a register, a word or a block of units.
+/// A size that is no multiple of a register, a word or a block of units.
 const INPUT: usize = 5;
 const HIDDEN: usize = 11;
 
@@ -185,7 +185,7 @@ fn reset_before_and_peepholes_are_read_back_where_no_file_takes_them() {
             let parameters = config.random_parameters(9).expect("parameters");
             let layer = config.build(&device, parameters.clone()).expect("fits");
             let expected = match device {
-                // Nothing stays apart in these cells.
+                // These cells have one bias per gate.
                 Device::Gpu(_) => kept(&device, &RnnCell::default().into(), &parameters[0][0]),
                 _ => parameters[0][0].clone(),
             };
@@ -305,7 +305,7 @@ fn a_file_is_written_as_a_whole_or_not_at_all() {
     assert!(matches!(&error, Error::Format { field, .. } if field == "__metadata__"), "{error}");
 }
 
-/// A type of one's own can be written as well.
+/// A caller's own type can be written, too.
 #[test]
 fn a_caller_writes_what_he_likes() {
     struct Scale(f32);

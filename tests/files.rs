@@ -148,7 +148,7 @@ fn a_folder_has_one_holder_and_a_killed_one_blocks_nobody() {
     Lock::take(folder.path().join("file")).expect_err("a file is no folder");
 }
 
-/// Many threads take and let go: never two at a time, and never nobody.
+/// Many threads take and release the lock: never two at a time, and one of them always gets it.
 #[test]
 fn holders_follow_each_other() {
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,4 @@
-//! Gate orders of Keras and ONNX: every number says which gate, unit and input it belongs to, so a block in the wrong place
-//! shows.
+//! Gate orders of Keras and ONNX. Every number encodes its gate, unit and input, so a block in the wrong place is seen.
 
 use gatewise::Error;
 use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Parameters, Reset, RnnCell};

@@ -82,7 +82,7 @@ impl Problem {
         self.parameters[layer][at].map(f64::from)
     }
 
-    /// The loss where one number of a state is nudged on its way from one step to the next.
+    /// The loss if one number of a state is perturbed between one step and the next.
     fn loss(&self, nudge: Nudge) -> f64 {
         let mut x = self.x.mapv(f64::from);
         for l in 0..self.layers {
@@ -175,7 +175,7 @@ fn close(what: &str, got: f64, expected: f64, tolerance: f64) {
     assert!((got - expected).abs() <= tolerance * (1e-3 + expected.abs()), "{what}: {got} instead of {expected}");
 }
 
-/// Every cell, with the options that bend the way of a gradient.
+/// Every cell, with the options that change the path of a gradient.
 fn cells() -> Vec<Cell> {
     let lstm = LstmCell::default();
     let gru = GruCell::default();
@@ -270,14 +270,14 @@ fn the_path_of_an_lstm_is_the_product_of_its_forget_gates() {
     }
 }
 
-/// Without recurrent matrices the state is the only way back.
+/// Without recurrent matrices, the state is the only path back.
 #[test]
 fn without_recurrent_products_the_path_is_the_whole_gradient() {
     for cell in cells() {
         let mut problem = Problem::new(cell, 1, false, 8);
         problem.parameters[0][0].weight_hh.fill(0.0);
         let flow = &problem.flow().layers[0];
-        // A peephole is a way of its own.
+        // A peephole is another path back.
         if cell.peephole() {
             continue;
         }
@@ -341,7 +341,7 @@ fn an_open_forget_gate_lets_a_gradient_through_a_thousand_steps_and_an_rnn_does_
         let p = &mut problem.parameters[0][0];
         p.weight_hh *= 0.6;
         if let (Cell::Lstm(_), Some(bias)) = (cell, &mut p.bias_ih) {
-            // Little is written, so that the state does not saturate, and nearly nothing is forgotten.
+            // The input gate is nearly closed, so that the state does not saturate; the forget gate is nearly open.
             bias.slice_mut(s![..HIDDEN]).fill(-6.0);
             bias.slice_mut(s![HIDDEN..2 * HIDDEN]).fill(12.0);
         }
@@ -406,7 +406,7 @@ fn a_step_that_no_row_takes_has_no_openings_and_passes_the_gradient_on() {
         assert_eq!(line[..4], ["0", "forward", "lstm", "2"]);
         assert_eq!((line[4].parse::<f64>().expect("a number"), line[8]), (flow.h[2], ""));
     }
-    // A held output hands its gradient to the step that made it.
+    // A held output passes its gradient to the step that computed it.
     let mask = Array2::from_shape_fn((TIME, BATCH), |(t, _)| t < 3);
     let reaches = |pad: Pad| {
         let flow = problem.flow_with(&Device::Reference, &Sequence::new().mask(mask.clone()).pad(pad));

@@ -126,7 +126,7 @@ fn cells() -> Vec<Cell> {
     for activation in Activation::ALL.into_iter().chain([Activation::HARD_SIGMOID_KERAS3]).chain(more) {
         cells.push(RnnCell { activation, ..Default::default() }.into());
         cells.push(LstmCell { candidate: activation, output: activation, ..Default::default() }.into());
-        // Gates without a bound multiply the state by itself: differences of what comes out are too coarse.
+        // Unbounded gates multiply the state by itself: differences of such outputs are too coarse.
         let bounded = match activation {
             Activation::Tanh | Activation::Sigmoid | Activation::Softsign => true,
             other => matches!(other, Activation::ScaledTanh { .. } | Activation::HardSigmoid { .. }),

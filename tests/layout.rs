@@ -21,7 +21,7 @@ fn counted() -> Array3<f32> {
     Array3::from_shape_fn((3, 5, 70), |(a, b, c)| (a * 1000 + b * 100 + c) as f32)
 }
 
-/// Runs an operation on every device and compares it, element by element, with what it should be.
+/// Runs an operation on every device and compares it with the expected result, element by element.
 fn agree(expected: &ArrayD<f32>, op: impl Fn(&mut Recorder, &Tensor) -> Result<Tensor>) {
     for device in devices() {
         let x = Tensor::from_array(&device, &counted()).expect("input");

@@ -1,4 +1,5 @@
-//! llvmpipe ends every loop of an invocation after 65,535 iterations in all, without an error. The crate counts on exactly that.
+//! llvmpipe ends every loop of an invocation after 65,535 iterations in all, without an error. The crate relies on
+//! exactly that.
 #![cfg(feature = "gpu")]
 
 #[path = "parity/support.rs"]

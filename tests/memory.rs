@@ -1,5 +1,5 @@
-//! Where memory ends, a call is an error, its state and its stack are as they were, and the same call later gives the same
-//! bits. Every allocation of 2,500 bytes and more fails in turn, alone or with all after it.
+//! If memory ends, a call is an error, its state and its stack are as they were, and the same call later gives the same bits.
+//! Every allocation of 2,500 bytes and more fails in turn, by itself or with all later ones.
 
 #[path = "common/failing.rs"]
 mod failing;
@@ -17,7 +17,7 @@ use gatewise::cpu::CpuOptions;
 use gatewise::nn::State;
 use gatewise::{Device, Error, Result, Tensor};
 
-/// The host devices; buffers that one keeps for later calls are not another one's.
+/// The host devices. Each keeps its own buffers for later calls.
 fn devices() -> Vec<Device> {
     vec![Device::Reference, cpu(1)]
 }
@@ -47,8 +47,8 @@ fn state_bits(state: &State) -> Vec<u32> {
     numbers(state.h().expect("h").into_iter().chain(s))
 }
 
-/// Makes a subject anew for every large allocation of `call` and has that one fail: the call is refused, leaves what `look`
-/// sees of the subject, and when it is made again `read` finds the right bits in its result.
+/// Makes a subject for every large allocation of `call` and lets that allocation fail. The call must be refused and leave the
+/// subject as it was (by `look`). When the call is made again, its result must have the right bits (by `read`).
 #[track_caller]
 fn each_allocation_fails<S, R>(
     name: &str,

@@ -57,7 +57,7 @@ fn pieces_and_channels_of_noise_equal_the_whole() {
             assert_eq!(got.vad.dim(), (size, 2));
             for (channel, alone) in alone.iter().enumerate() {
                 let got = got.gains.index_axis(Axis(1), channel).to_owned();
-                // Products of other sizes may round otherwise.
+                // Products of other sizes may round differently.
                 close(&format!("{device}"), &got, &alone.slice(s![first..first + size, 0, ..]).to_owned(), 1e-5);
             }
             first += size;

@@ -1,4 +1,4 @@
-//! Planted slips: a kernel with one of these faults must not pass its parity cases. A slip whose text is gone fails, too.
+//! Planted faults: a kernel with one of them must not pass its parity cases. A fault whose original text is gone fails the test, too.
 #![cfg(feature = "gpu")]
 
 #[path = "mutants/cell.rs"]
@@ -270,7 +270,7 @@ fn with_slip(kernel: &'static Kernel, right: &str, wrong: &str) -> &'static Kern
     Box::leak(Box::new(Kernel { name: kernel.name, files: kernel.files, source: Box::leak(source.into_boxed_str()) }))
 }
 
-/// The slips that pass every case of their kernel, and those that do not even run. Drivers compile on the thread that asks them to.
+/// The faults that pass every case of their kernel, and those that do not even run. Drivers compile on the thread that asks them to.
 fn survivors(slips: &[Slip]) -> Vec<String> {
     let gpu = gpu();
     let kernel = |name: &str| *KERNELS.iter().find(|kernel| kernel.name == name).expect("in the table");

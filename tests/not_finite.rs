@@ -1,4 +1,4 @@
-//! NaN and infinities among weights and in a state: they stay what they are, alike on every device, or are refused.
+//! NaN and infinities among weights and in a state: they stay the same on every device, or are refused.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -65,7 +65,7 @@ fn weights_of_every_type_of_floats_keep_nan_and_infinities_on_every_device() {
         let config = config(cell, hidden, kind);
         // The reference computes in f64, which holds what this would grow to.
         let grows = cell == RELU.into() && odd.is_finite();
-        // A gate that is shut is 0 in the reference and 1e-38 elsewhere: so large a projection tells them apart.
+        // A closed gate is 0 in the reference and 1e-38 elsewhere: such a large projection would show the difference.
         let projects = name == "weight_hr" && !odd.is_nan();
         // Biases and peepholes are f32 in any case.
         let narrow = name.starts_with("weight_");

@@ -1,4 +1,4 @@
-//! Every kernel by itself against its twin in the reference: edge shapes, every override, guard words behind every buffer.
+//! Every kernel against its twin in the reference: edge shapes, every override, guard words behind every buffer.
 
 #![cfg(feature = "gpu")]
 

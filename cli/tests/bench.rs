@@ -1,4 +1,4 @@
-//! `gatewise bench`: what it prints is a contract.
+//! `gatewise bench`: its output is a contract.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// A bench over shapes of its own.
+/// Runs `bench` over the given shapes; returns its output.
 fn run(shapes: &str, arguments: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let suite = folder.path().join("suite.json");
@@ -18,7 +18,7 @@ fn run(shapes: &str, arguments: &str) -> Output {
     command.output().expect("it runs")
 }
 
-/// Its lines.
+/// Runs `bench` over the given shapes; returns its JSON lines.
 fn bench(shapes: &str, arguments: &str) -> Vec<Value> {
     let output = run(shapes, arguments);
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -26,7 +26,7 @@ fn bench(shapes: &str, arguments: &str) -> Vec<Value> {
     out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// The one line that a bench is refused with.
+/// The one line with which `bench` refuses the given shapes.
 fn refused(shapes: &str, arguments: &str) -> String {
     let output = run(shapes, arguments);
     let error = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
@@ -107,7 +107,7 @@ fn sizes_that_no_memory_holds_are_refused() {
     }
 }
 
-/// Each array fits; what is there at the same time does not.
+/// Each array fits in memory, but not all arrays that live at the same time.
 #[test]
 #[cfg(target_os = "linux")]
 fn suites_are_refused_by_all_that_they_hold_at_once() {
@@ -139,7 +139,7 @@ fn more_threads_than_a_machine_has_are_refused() {
 
 #[test]
 fn what_cannot_run_is_named_and_the_rest_goes_on() {
-    // Two directions are no wave.
+    // A stack of two directions cannot be a wave.
     let lines = bench(SMALL, "--device gpu --no-roofline --plan wave");
     assert!(number(&lines[0], "median_ms") > 0.0 && lines[0]["plan"] == "wave", "{}", lines[0]);
     assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("wave")), "{}", lines[1]);

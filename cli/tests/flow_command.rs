@@ -59,7 +59,7 @@ fn text_csv_and_pictures_are_written() {
     assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
 }
 
-/// Each array fits; what is there at the same time does not.
+/// Each array fits in memory, but not all arrays that live at the same time.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_flow_is_refused_by_all_that_it_holds_at_once() {

@@ -40,7 +40,7 @@ pub(crate) struct Case {
     pub(crate) seed: u64,
 }
 
-/// Everything a call needs, in numbers.
+/// The arrays of a call.
 #[derive(Clone)]
 pub(crate) struct Arrays<F> {
     pub(crate) parameters: Vec<Vec<Parameters<F>>>,
@@ -196,7 +196,7 @@ impl Case {
         outcome(y, &state)
     }
 
-    /// The case's own call.
+    /// The call that the case describes.
     pub(crate) fn run(&self, device: &Device, arrays: &Arrays<f32>) -> Outcome<f32> {
         self.call(device, arrays, &self.sequence())
     }
@@ -302,7 +302,7 @@ impl Outcome<f32> {
         Outcome { y: self.y.mapv(f64::from), h: self.h.mapv(f64::from), s: self.s.mapv(f64::from) }
     }
 
-    /// Every bit of it.
+    /// Every bit of the outcome.
     pub(crate) fn bits(&self) -> Vec<u32> {
         [&self.y, &self.h, &self.s].into_iter().flat_map(super::bits).collect()
     }

@@ -4,17 +4,17 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes from which on an allocation counts: all that grow with a call's or a stack's sizes, no names and lists.
+/// The smallest allocation that counts, in bytes. Arrays that grow with a call or a stack are larger; names and lists are not.
 const LARGE: usize = 2500;
 
 /// Which of the large allocations fail.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fails {
-    /// One, counted from 0.
+    /// The allocation of this number, counted from 0.
     Only(usize),
-    /// One and all after it.
+    /// The allocation of this number and all after it.
     From(usize),
-    /// All of more than so many bytes.
+    /// All allocations of more than this many bytes.
     Above(usize),
 }
 
@@ -26,7 +26,7 @@ static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
 static FAILED: AtomicUsize = AtomicUsize::new(0);
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The system's allocator, refusing what it is told to refuse, whichever thread asks.
+/// The system's allocator, which refuses some calls of any thread on demand.
 struct Failing;
 
 fn granted(layout: Layout) -> bool {
@@ -64,7 +64,7 @@ unsafe impl GlobalAlloc for Failing {
 #[global_allocator]
 static ALLOCATOR: Failing = Failing;
 
-/// Keeps other tests of the process from allocating meanwhile.
+/// Keeps other tests of the process from allocating at the same time.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -29,7 +29,7 @@ pub(crate) fn gpu_with(limits: impl Fn(&mut wgpu::Limits)) -> GpuDevice {
     gpu
 }
 
-/// The same several times over, all through one instance.
+/// Several openings of the machine's GPU, all through one instance.
 #[cfg(feature = "gpu")]
 pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [GpuDevice; N] {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
@@ -44,15 +44,15 @@ pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [
     })
 }
 
-/// Every device of the machine. All tests of a program share the GPU, and so the pipelines that any of them has compiled; one
-/// that counts or loses its device opens its own.
+/// Every device of the machine. All tests of a program share the GPU and its compiled pipelines. A test that counts or loses its
+/// device opens its own.
 #[cfg(feature = "gpu")]
 pub(crate) fn devices() -> Vec<Device> {
     static GPU: OnceLock<GpuDevice> = OnceLock::new();
     vec![Device::Reference, Device::Cpu, Device::Gpu(GPU.get_or_init(gpu).clone())]
 }
 
-/// Why a kind of plan cannot run a cell in so many directions, as the kinds' documentation has it.
+/// The documented reason why a kind of plan cannot run a cell in so many directions.
 pub(crate) fn refusal(kind: PlanKind, cell: &Cell, directions: usize) -> Option<&'static str> {
     let two_products = cell.projection().is_some() || matches!(cell, Cell::Gru(GruCell { reset: Reset::Before, .. }));
     match kind {

@@ -1,4 +1,4 @@
-//! Where the repository's files are: where the tests were built, or where a pack was opened (`benches/pack.sh`).
+//! The folder of the repository's files: where the tests were built, or where a pack was unpacked (`benches/pack.sh`).
 
 use std::path::{Path, PathBuf};
 

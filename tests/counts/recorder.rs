@@ -1,4 +1,4 @@
-//! Several things in one submission, or in none.
+//! Several calls in one submission, or in none.
 
 use gatewise::cell::Sequence;
 use gatewise::gpu::{Counters, GpuDevice};
@@ -128,7 +128,7 @@ fn a_recorder_that_is_dropped_leaves_no_trace() {
     assert_eq!((bits(&state.h().expect("h")), bits(&state.s().expect("s").expect("an LSTM's"))), before);
 }
 
-/// Pushes until the state's two places have taken turns, then counts what 20 pushes cost.
+/// Pushes until both copies of the state have been used, then counts the cost of 20 pushes.
 fn warm_pushes(gpu: &GpuDevice, mut push: impl FnMut()) -> Counters {
     (0..6).for_each(|_| push());
     let (spent, ()) = cost(gpu, || (0..20).for_each(|_| push()));

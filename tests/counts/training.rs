@@ -38,7 +38,7 @@ fn a_step_of_training_is_one_submission_of_a_dispatch_or_two_a_step_each_way() {
             assert_eq!(spent(0), 0, "{config:?}");
             let (short, long) = (spent(7), spent(40));
             assert_eq!(long - short, (2 * layers * a_step * 33) as u64, "{config:?}");
-            // Beside the steps: packing, the last product, the weights' gradients; the zero states cost nothing.
+            // In addition to the steps: packing, the last product, the weights' gradients; the zero states cost nothing.
             let beside = short - (2 * layers * a_step * 7) as u64;
             assert!(beside <= (layers * directions * 14 + 8) as u64, "{config:?}: {beside}");
         }
@@ -70,8 +70,8 @@ enum Read {
     Together,
 }
 
-/// A whole step, the optimiser's included: its number, its rate and its masks' keys are others every time, and yet it finds
-/// memory and bind groups of the steps before.
+/// A whole step with the optimiser. Its number, its rate and the keys of its masks change every time, and yet it finds the memory
+/// and bind groups of earlier steps.
 #[test]
 fn a_warm_step_of_a_trainer_creates_nothing() {
     let gpu = gpu();

@@ -10,14 +10,14 @@ use super::allocations::allocations;
 use super::common::{gpu, refusal};
 use super::{BATCH, cells, cost, input, stacks};
 
-/// The adapter where a scan over several workgroups has a single one: where several do not run at once, it is not run again.
+/// The adapter with cooperative scans of a single workgroup: several might not run concurrently and would be scanned again.
 fn alone() -> GpuDevice {
     let together = Some(Together { workgroups: 1, looks: 1 });
     GpuDevice::new(&GpuOptions { software: true, together, ..Default::default() })
         .expect("install mesa-vulkan-drivers and libvulkan1")
 }
 
-/// Every stack by a kind of plan: what it costs cold, warm, and read back; returns how many ran and were refused.
+/// Runs every stack by a kind of plan and counts its cost: cold, warm, and read back. Returns how many ran and were refused.
 fn settle(kind: PlanKind) -> (usize, usize) {
     let gpu = alone();
     let device = Device::Gpu(gpu.clone());
@@ -52,7 +52,7 @@ fn settle(kind: PlanKind) -> (usize, usize) {
             let (spent, ()) = cost(&gpu, || (0..5).for_each(|_| drop(call(true))));
             assert_eq!(spent, Counters { submits: 5 + 5 * reads, ..warm }, "read back: {config:?}");
             let (spent, ()) = cost(&gpu, || (0..5).for_each(|_| drop(call(false))));
-            // Whether its workgroups ran at once comes back into memory of each call that is under way.
+            // Each call under way has a word of memory that says whether its workgroups ran concurrently.
             let under_way = if kind == PlanKind::Wide { 4 } else { 0 };
             assert!(spent.buffers <= under_way, "{config:?}: {spent:?}");
             assert_eq!(spent, Counters { buffers: spent.buffers, bytes: spent.bytes, ..warm }, "{config:?}");
@@ -103,7 +103,7 @@ fn calls_that_hold_their_results_settle_too() {
     let stack = Gru::config(5, 7).random(&device, 3).expect("a stack");
     let mut state = stack.zero_state(BATCH).expect("state");
     let mut held = None;
-    // The step before is dropped after the next one has run: two outputs and two inputs take turns.
+    // A step's tensors are dropped after the next step has run: two outputs and two inputs alternate.
     let mut step = || {
         let x = input(&device, [1, BATCH, 5]);
         let y = stack.forward(&x, &mut state).expect("runs");
@@ -164,7 +164,7 @@ fn allocated(kind: PlanKind, time: usize) -> (usize, usize) {
 
 #[test]
 fn a_warm_call_allocates_little_on_the_host_and_about_once_a_dispatch() {
-    // A wide scan's word is looked for on the host.
+    // The host looks for the word of a cooperative scan.
     let kinds = [(PlanKind::Step, 110), (PlanKind::Wave, 110), (PlanKind::Scan, 90), (PlanKind::Wide, 180)];
     for (kind, most) in kinds {
         let ((few, one), (many, other)) = (allocated(kind, 10), allocated(kind, 110));

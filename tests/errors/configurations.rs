@@ -1,4 +1,4 @@
-//! Stacks that cannot be.
+//! Configurations that are refused.
 
 use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Parameters, Reset, RnnCell};
 use gatewise::nn::{Config, Gru, Lstm, Merge, Rnn};
@@ -76,7 +76,7 @@ fn a_reverse_cell_of_another_build() {
     }
 }
 
-/// The parameters of an LSTM with everything, two layers in both directions.
+/// The parameters of an LSTM with every option, in two layers of both directions.
 fn parameters(config: &Config<LstmCell>) -> Vec<Vec<Parameters>> {
     config.collect(|_, _, spec| Ok(ArrayD::zeros(IxDyn(&spec.shape)))).expect("the shapes asked for")
 }

@@ -58,8 +58,8 @@ fn weights_or_a_state_larger_than_a_binding() {
     refused(lstm.zero_state(129), &limit(&gpu, "tensor", BINDING, 4128, 4096));
 }
 
-/// Fails unless a call that does not fit is refused and leaves the state as it was, in a recorder of its own and beside
-/// others; `good` steps fit.
+/// Fails unless a call that does not fit is refused and leaves the state as it was, both in a recorder of its own and in a shared
+/// one; `good` steps fit.
 #[track_caller]
 fn too_large(device: &Device, config: &Config<LstmCell>, [bad, good]: [usize; 2], expected: impl Fn(&Error) -> bool) {
     let stack = config.random(device, 1).expect("fits");
@@ -183,7 +183,7 @@ fn more_axes_than_a_kernel_walks() {
     ops::permute(&mut Device::Cpu.recorder(), &tensor(&Device::Cpu, &nine), &order).expect("the CPU walks any number");
 }
 
-/// A step in two dispatches, too, leaves its state when it is refused.
+/// A refused step of two dispatches leaves its state as it was, too.
 #[test]
 fn a_refused_call_of_every_schedule_keeps_the_state() {
     let device = Device::Gpu(small());

@@ -127,8 +127,8 @@ fn a_loss_between_recording_and_submission_is_met_at_submission() {
     lost("h", state.h());
 }
 
-/// Until the work in flight is done wgpu drops commands without a word. A call may then be accepted, but no value is
-/// handed out, and what fails fails for the right reason.
+/// Until the work in flight is done, wgpu drops commands without an error. A call may then be accepted, but no value is returned,
+/// and every failure names the loss.
 #[test]
 fn a_loss_that_is_not_reported_yet_gives_no_wrong_value() {
     for _ in 0..20 {
@@ -324,7 +324,7 @@ fn a_stream_of_features_and_a_trainer_meet_the_loss() {
     assert_eq!(trainer.steps(), before.step, "no step is counted that was not made");
 }
 
-/// The library must not speak for a device that its owner still uses.
+/// The library must not destroy a device that its owner still uses.
 #[test]
 fn the_library_leaves_a_callers_device_alive() {
     let (gpu, device) = opened();

@@ -1,4 +1,4 @@
-//! Every call of Vulkan fails in turn while something works.
+//! Every call of Vulkan fails in turn while a layer, a stream or a trainer works.
 
 use gatewise::gpu::{GpuDevice, GpuOptions};
 use gatewise::{Device, Error, Result};
@@ -10,7 +10,7 @@ const PLACES: i64 = 5;
 /// Calls of the library in a run.
 const CALLS: usize = 6;
 
-/// Something that is called again and again, each call going on where the one before has ended.
+/// Work that is called again and again; each call goes on where the previous one ended.
 pub(crate) trait Work: Sized {
     /// The values that a caller keeps on the host, to go on from after a loss.
     type Saved;
@@ -18,9 +18,9 @@ pub(crate) trait Work: Sized {
     fn begin(device: &Device) -> Result<Self>;
     /// Makes the call of this number; returns the bits of its result.
     fn call(&mut self, number: usize) -> Result<Vec<u32>>;
-    /// Copies to the host where the work stands.
+    /// Copies the current state to the host.
     fn save(&mut self) -> Result<Self::Saved>;
-    /// Goes on where a saved work stood after `calls` calls, on another device.
+    /// Continues on another device from the state that was saved after `calls` calls.
     fn resume(device: &Device, saved: &Self::Saved, calls: usize) -> Result<Self>;
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn again<W: Work>(device: &Device, calls: usize) -> Result<W> {
     Ok(work)
 }
 
-/// A run that nothing disturbed: what each call gave, and where the work stood before it.
+/// An undisturbed run: the result of each call, and the state before it.
 struct Undisturbed<W: Work> {
     right: Vec<Vec<u32>>,
     saved: Vec<W::Saved>,

@@ -22,7 +22,7 @@ fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
     values.into_iter().map(f32::to_bits).collect()
 }
 
-/// A stack of layers, its results read back in every way.
+/// A stack of layers whose results are read back in every way.
 pub(crate) struct Layer {
     lstm: Lstm,
     state: State,
@@ -39,7 +39,7 @@ impl Work for Layer {
 
     fn call(&mut self, number: usize) -> Result<Vec<u32>> {
         let device = self.lstm.device().clone();
-        // Ever other shapes ask for ever other memory.
+        // Each call has another shape, so it asks for other memory.
         let x = wave(3 + 5 * number, 3, 8, number);
         if number % 4 == 3 {
             let mut y = Array3::zeros((x.dim().0, 3, 16));
@@ -72,7 +72,7 @@ impl Work for Layer {
     }
 }
 
-/// Steps of training.
+/// A trainer that makes steps.
 pub(crate) struct Training {
     trainer: Trainer,
     gru: Recurrent,
@@ -116,7 +116,7 @@ impl Work for Training {
     }
 }
 
-/// A detector of speech that hears block after block.
+/// A stream of Silero's detector that takes block after block.
 pub(crate) struct Speech(VadStream);
 
 impl Work for Speech {
@@ -143,7 +143,7 @@ impl Work for Speech {
     }
 }
 
-/// A suppressor of noise in two channels.
+/// A stream of RNNoise with two channels.
 pub(crate) struct Noise(RnNoiseStream);
 
 impl Work for Noise {
@@ -170,7 +170,7 @@ impl Work for Noise {
     }
 }
 
-/// Models of files, which keep no state: one of ONNX and one of Keras.
+/// Models that keep no state: one from an ONNX file and one from a Keras file.
 pub(crate) struct Files {
     onnx: OnnxModel,
     keras: KerasLayer,

@@ -18,7 +18,7 @@ const FILES: [&str; 8] = [
     "cells_latest.weights.h5",
 ];
 
-/// Everything that can be asked of a file.
+/// Calls every reading function of a file.
 fn exhaust(bytes: Vec<u8>) {
     let Ok(file) = KerasFile::from_bytes("test", bytes) else { return };
     let _ = file.model(&Device::Cpu);
@@ -39,7 +39,7 @@ fn a_file_cut_anywhere_is_an_error() {
         let whole = std::fs::read(fixture(name)).expect("a fixture");
         for cut in (0..whole.len()).step_by(whole.len() / 60) {
             let error = KerasFile::from_bytes(name, whole[..cut].to_vec()).map(|file| {
-                // The end of an HDF5 file may be an array's: then that array is missing.
+                // If the end of an HDF5 file belongs to an array, that array is missing.
                 file.arrays().map(|(path, _)| file.array::<ndarray::IxDyn>(path)).find_map(Result::err)
             });
             match error {

@@ -132,7 +132,7 @@ fn an_option_that_is_not_carried_out_is_named() {
         let changed = changed(file, |config| entry(config, layer)["config"][field] = value.clone()).expect("sound");
         let error = changed.layer(layer, &Device::Cpu).expect_err(message).to_string();
         assert!(error.starts_with("changed.keras: ") && error.contains(message), "{error}\nshould hold: {message}");
-        // The layers beside it still load.
+        // The other layers of the file still load.
         let beside = changed.layers().expect("layers").into_iter().map(|layer| layer.path);
         let loaded = beside.filter(|path| changed.layer(path, &Device::Cpu).is_ok()).count();
         assert!(loaded > 1, "{message}");
@@ -198,7 +198,7 @@ fn a_layer_that_is_not_carried_out_is_named() {
     );
 }
 
-/// Keras' two hard sigmoids: without a version nobody knows which.
+/// Keras has two hard sigmoids; without a version the file does not say which one it means.
 #[test]
 fn an_activation_that_depends_on_the_version_asks_for_one() {
     let (config, weights) = (member("cells.keras", "config.json"), member("cells.keras", "model.weights.h5"));

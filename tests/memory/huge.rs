@@ -1,4 +1,4 @@
-//! Sizes that no memory holds, or that no word counts.
+//! Sizes that no memory holds, or that overflow an integer.
 
 use gatewise::cell::{Cell, LstmCell, Sequence};
 use gatewise::nn::{Config, Lstm};
@@ -8,7 +8,7 @@ use gatewise::{Device, Error, Result, Tensor};
 
 use crate::failing::{self, Fails, failing};
 
-/// More than any test here needs; a machine that promises memory which it has not could not tell.
+/// More than any test here needs. Without this limit a machine that promises more memory than it has would hide the fault.
 const MOST: usize = 1 << 30;
 
 #[track_caller]
@@ -54,7 +54,7 @@ fn sizes_beyond_memory() {
     }
 }
 
-/// Beside an extent of 0 the others may be anything.
+/// If one extent is 0, the others may be anything.
 #[test]
 fn sizes_that_no_word_counts() {
     let _alone = failing::alone();

@@ -17,7 +17,7 @@ const BATCH: usize = 90;
 const INPUT: usize = 5;
 const HIDDEN: usize = 7;
 
-/// A pass there and back of a stack, from a state that stays as it is.
+/// A pass forward and back through a stack, from a state that stays as it is.
 struct Pass {
     stack: TrainableRecurrent,
     x: Tensor,

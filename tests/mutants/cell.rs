@@ -1,4 +1,4 @@
-//! Slips in the kernels of the recurrent layers and in the fragments that they share.
+//! Planted faults in the kernels of the recurrent layers and in the fragments that they share.
 
 use super::Slip;
 

@@ -1,4 +1,4 @@
-//! Slips in the kernels that walk a chunk of time, and in what they share.
+//! Planted faults in the kernels that scan a chunk of time, and in the fragments that they share.
 
 use super::Slip;
 use super::cell::slip;
@@ -35,7 +35,7 @@ pub(super) const SLIPS: &[Slip] = &[
         "s_rows[dims.s + unit] =",
         "Lstm",
     ),
-    // where it takes what it reads, and puts what it writes
+    // the places that it reads and writes
     slip("scan_rows", "turn >= z && turn - z < dims.steps", "turn >= z", "layers: 3"),
     slip("scan_rows", "dims.first_step + turn - behind(z)", "dims.first_step + turn", "layers: 3"),
     slip("scan_rows", "select(step, dims.time - 1u - step, is_reverse(z))", "step", "reverse: 2"),

@@ -1,4 +1,4 @@
-//! Slips in the scan over several workgroups: its exchange, and what takes over where that is given up.
+//! Planted faults in the scan over several workgroups: in its exchange, and in the second attempt after it is given up.
 
 use super::Slip;
 

@@ -239,7 +239,7 @@ fn external_data_lies_below_the_models_folder_and_is_whole() {
     }
     let error = try_file(&[("location", "absent.bin")]).map(drop).expect_err("absent");
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("absent.bin")), "{error}");
-    // Bytes alone have no folder.
+    // A model from bytes has no folder.
     let error = read(&external(&[("location", "w.bin")])).expect_err("no folder");
     assert!(error.to_string().contains("its data in the model itself"), "{error}");
     #[cfg(unix)]
@@ -286,7 +286,7 @@ fn a_cycle_is_named_with_its_nodes() {
     assert_eq!(error.to_string(), "m.onnx: a cycle among node \"a\" (Add), node \"b\" (Relu)");
     let error = refused(|graph| graph.node[1].input[0] = "y".to_owned());
     assert!(matches!(&error, Error::Cycle { nodes, .. } if nodes == &["node \"b\" (Relu)"]), "{error}");
-    // No output needs them, and the file is no better for it.
+    // No output needs them; the file is refused all the same.
     let error = refused(|graph| {
         graph.node.extend([node("Relu", "p", &["q0"], &["p0"]), node("Relu", "q", &["p0"], &["q0"])]);
     });

@@ -39,7 +39,7 @@ fn agree(fixture: &str) {
     }
 }
 
-/// One test a fixture.
+/// One test per fixture.
 macro_rules! fixtures {
     ($($name:ident),+ $(,)?) => {$(
         #[test]
@@ -93,7 +93,7 @@ fixtures! {
     operators_newer,
 }
 
-/// A state goes from call to call as it lies on the device; the pieces of a sequence are worth the whole.
+/// A state goes from call to call on the device; the pieces of a sequence equal the whole.
 #[test]
 fn a_state_stays_on_the_device_between_calls() {
     let fixture = "lstm_peephole_clip";

@@ -28,7 +28,7 @@ fn expected(fixture: &str) -> Vec<(String, ArrayD<f32>)> {
     stored(fixture, "output.").into_iter().map(float).collect()
 }
 
-/// Time and batch exchanged in what has them: X `[T, B, I]`, states `[D, B, H]`, Y `[T, D, B, H]`.
+/// Swaps the time and batch axes of the arrays that have them: X `[T, B, I]`, states `[D, B, H]`, Y `[T, D, B, H]`.
 fn batch_first(name: &str, x: &ArrayD<f32>) -> ArrayD<f32> {
     let order: &[usize] = if name == "Y" { &[2, 0, 1, 3] } else { &[1, 0, 2] };
     x.view().permuted_axes(order.to_vec()).as_standard_layout().into_owned()

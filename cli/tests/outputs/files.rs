@@ -1,4 +1,4 @@
-//! Outputs that are inputs, each other, or nothing that can be written.
+//! Outputs that are inputs or other outputs, or that cannot be written.
 
 use std::fs;
 use std::path::Path;

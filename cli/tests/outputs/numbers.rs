@@ -1,4 +1,4 @@
-//! Weights that are no numbers, and numbers without an end.
+//! Weights that are NaN or infinite, and options without a bound.
 
 use std::fs;
 use std::path::Path;
