@@ -1,8 +1,8 @@
 //! Faults of other engines, each a test that would fail there: on data where right and wrong differ, against outputs of
 //! onnxruntime, PyTorch and Keras.
 //!
-//! Every test runs the right thing and compares, then computes what the fault makes of the same data and sees that it is
-//! something else. F1 to F11 number the faults as the peers' review does; each test says which engine has it.
+//! Every test first compares the right computation with the stored output. Then it computes the faulty result of the same data and
+//! checks that it differs. F1 to F11 number the faults as the peers' review does; each test says which engine has it.
 #![cfg(all(feature = "gpu", feature = "onnx"))]
 
 #[path = "onnx/build.rs"]
@@ -83,7 +83,7 @@ fn depends_on(fixture: &str, attributes: &[&str]) {
     assert_apart(&format!("{fixture} without {attributes:?}"), &run(&without, &inputs, &name), &right);
 }
 
-/// tract reads none of them.
+/// tract reads none of these attributes.
 #[test]
 fn f1_attributes_that_change_the_cell_are_honoured() {
     depends_on("lstm_activations", &["activations", "activation_alpha", "activation_beta"]);
@@ -328,7 +328,7 @@ fn f8_every_kind_of_layer_stacks_its_steps_alike() {
     }
 }
 
-/// TF.js throws.
+/// TF.js throws an exception.
 #[test]
 fn f9_keras_default_gru_resets_after_the_matmul() {
     let case = Golden::open("keras__gru_after_tanh_sigmoid");

@@ -1,4 +1,4 @@
-//! Plans are pure: what is printed for a shape and a device's limits, and what is refused.
+//! Plans are pure: the text printed for a shape and a device's limits, and the refusals.
 
 use std::fmt::Write;
 
@@ -19,7 +19,7 @@ fn large() -> Limits {
     }
 }
 
-/// The same where its workgroups may wait for each other.
+/// A GPU of a data centre whose workgroups may wait for each other.
 fn together() -> Limits {
     let together = Together { workgroups: 128, ..Together::default() };
     Limits { adapter: "a large GPU, together".to_owned(), together, together_unasked: true, ..large() }
@@ -130,7 +130,7 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
     }
     table.push((half(), typed(WeightType::F16, lstm(512, 512, 25, 64)), None));
     table.push((half(), stacked(3, typed(WeightType::Int8, of(GruCell::default(), lstm(80, 512, 25, 32)))), None));
-    // A single row would mostly be padding.
+    // With a single row, a tile would mostly be padding.
     table.push((both_kinds(), lstm(64, 128, 1, 1), None));
     table.push((small(), lstm(3, 16, 60, 4), None));
     table.push((small(), stacked(3, lstm(3, 8, 60, 4)), Some(PlanKind::Wave)));
@@ -205,7 +205,7 @@ fn loops_that_the_driver_would_cut_are_refused() {
     Plan::new(lstm(270_000, 2, 1, 2), &large(), None).expect("a GPU without such a cap");
 }
 
-/// A loop of n turns counts n + 2: of this depth llvmpipe would have left out the last of 16 rows.
+/// A loop of n iterations counts n + 2: at this depth llvmpipe would have skipped the last of 16 rows.
 #[test]
 fn every_loop_of_an_invocation_counts() {
     Plan::new(lstm(262_060, 1, 1, 16), &llvmpipe(), None).expect("65,535 iterations");
@@ -255,7 +255,7 @@ fn a_dispatch_has_no_more_workgroups_than_the_device_allows() {
     }
 }
 
-/// A workgroup that reads 256 KiB of weights a step ends after 8,192 steps, one that keeps them after sixteen times as many.
+/// A workgroup that reads 256 KiB of weights per step ends after 8,192 steps; one that keeps them ends after 16 times as many.
 #[test]
 fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
     let longest = |kind| {
@@ -266,7 +266,7 @@ fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
     assert_eq!([WeightType::F32, WeightType::F16].map(longest), [8192, 131_072]);
 }
 
-/// Many rows fill a GPU by themselves: then an invocation ends its own sums.
+/// Many rows fill a GPU without slices of the depth: then an invocation completes its own sums.
 #[test]
 fn only_small_batches_cut_the_depth() {
     let slices = |batch| Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").step.slices;
@@ -280,7 +280,7 @@ fn workgroups_beyond_the_device_are_refused() {
     assert_eq!(message, "plan: invocations of a workgroup needs 8, the limit of a WebGPU adapter is 4");
 }
 
-/// A step takes them from as many rows on as a workgroup has; in a wave it has room for both sides of the sums.
+/// A step uses matrices if it has at least as many rows as a workgroup; in a wave there is room for both products.
 #[test]
 fn steps_of_many_rows_take_matrices() {
     let chosen = |limits: &Limits, problem, kind| Plan::new(problem, limits, Some(kind)).expect("fits").step_matrices;

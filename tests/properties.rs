@@ -1,7 +1,7 @@
 //! Properties of every cell, shape and option: random calls, drawn from fixed seeds, against the specification in `f64` and
 //! against themselves.
 //!
-//! `GATEWISE_CASES=2000 GATEWISE_SEED=7 cargo test --test properties` looks further.
+//! `GATEWISE_CASES=2000 GATEWISE_SEED=7 cargo test --test properties` tries more cases.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -59,7 +59,7 @@ fn same(
     Ok(())
 }
 
-/// The tolerance of a device whose matrix product may round a row by its place among the others.
+/// The tolerance of a device whose matrix product may round a row differently at another place in the batch.
 fn unless_by_place(device: &Device, tolerance: f64) -> Option<f64> {
     matches!(device, Device::Cpu).then_some(tolerance)
 }
@@ -256,7 +256,7 @@ fn a_reset_begins_anew_from_the_value_the_state_was_created_with() {
         let arrays = case.arrays();
         let Some((_, tolerance)) = case.expectation(&arrays) else { return Ok(()) };
         let resets = case.resets().expect("this case resets");
-        // In the order in which the direction walks.
+        // In the order in which the direction runs.
         let mut steps: Vec<usize> = (0..case.time).collect();
         if case.directions == Directions::Reverse {
             steps.reverse();

@@ -12,7 +12,7 @@ use gatewise::cpu::CpuOptions;
 use gatewise::nn::{Config, Merge, Recurrent, State};
 use ndarray::Array3;
 
-/// A stack with everything that a call of it needs.
+/// A stack with the input, output and state of a call.
 struct Subject {
     stack: Recurrent<Cell>,
     state: State,
@@ -21,7 +21,7 @@ struct Subject {
 }
 
 impl Subject {
-    /// Warm: it has run once.
+    /// A warm stack, which has run once.
     fn new(config: &Config<Cell>, device: &Device, [time, batch, input]: [usize; 3]) -> Self {
         let stack = config.random(device, 1).expect("builds");
         let x = Array3::from_elem((time, batch, input), 0.1);
@@ -97,7 +97,7 @@ fn a_streaming_step_makes_no_system_call() {
     assert!(needs_no_system_call(subjects), "the kernel has met one");
 }
 
-/// The check itself: a call that hands work to other threads must be met.
+/// The check itself: it must notice a call that hands work to other threads.
 #[test]
 fn a_call_on_several_threads_is_met() {
     let subjects = || {

@@ -15,7 +15,7 @@ use common::case::{Arrays, Case, Outcome, forward, outcome};
 use gatewise::Device;
 use gatewise::plan::{Plan, PlanKind};
 
-/// A call by a kind of plan, asked for by the stack itself.
+/// A call by a kind of plan that the configuration of the stack asks for.
 #[track_caller]
 fn run(device: &Device, kind: PlanKind, case: &Case, arrays: &Arrays<f32>) -> (Plan, Outcome<f32>) {
     let stack = case.config().plan(kind).build(device, arrays.parameters.clone()).expect("a legal configuration");
@@ -26,7 +26,7 @@ fn run(device: &Device, kind: PlanKind, case: &Case, arrays: &Arrays<f32>) -> (P
     (plan, outcome(y, &state))
 }
 
-/// Compares what a call has left with the specification, whose weights are rounded as the stack's are.
+/// Compares the outcome of a call with the specification, whose weights are rounded as the stack's are.
 #[track_caller]
 fn matches<'a>((plan, got): &'a (Plan, Outcome<f32>), case: &Case, arrays: &Arrays<f32>) -> &'a Plan {
     let (expected, tolerance) = case.expectation(arrays).expect("a tame cell");
@@ -35,7 +35,7 @@ fn matches<'a>((plan, got): &'a (Plan, Outcome<f32>), case: &Case, arrays: &Arra
     plan
 }
 
-/// Runs a call, which must do as the specification says, and again to the same bits.
+/// Runs a call, which must agree with the specification, and again for the same bits.
 #[track_caller]
 fn agrees(device: &Device, kind: PlanKind, case: &Case, arrays: &Arrays<f32>) -> Plan {
     let first = run(device, kind, case, arrays);

@@ -25,7 +25,7 @@ fn module(source: &str, name: &str) -> Module {
 const WITH_SUBGROUPS: [&str; 5] =
     ["project_lanes", "recurrent_step_lanes", "recurrent_step_grad_lanes", "scan_lanes", "matmul_strided_lanes"];
 
-/// Kernels that multiply by the adapter's own matrices, which a subgroup does together, and what more each needs.
+/// Kernels that multiply by cooperative matrices, with the features that each needs.
 const WITH_MATRICES: [(&str, Matrices, Capabilities); 4] = [
     ("project_matrix_half", Matrices::Half, Capabilities::SHADER_FLOAT16),
     ("project_matrix_float", Matrices::Float, Capabilities::empty()),
@@ -33,7 +33,7 @@ const WITH_MATRICES: [(&str, Matrices, Capabilities); 4] = [
     ("recurrent_step_matrix_float", Matrices::Float, Capabilities::empty()),
 ];
 
-/// A validator for no more than what a kernel may ask for.
+/// A validator with only the features that a kernel may ask for.
 fn validator(kernel: &str) -> Validator {
     // `unpack2x16float`, which every WebGPU device has.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
@@ -66,7 +66,7 @@ fn every_kernel_validates_with_the_capabilities_it_may_ask_for() {
     }
 }
 
-/// No adapter of the machines that run these tests has matrices: what a driver would get is looked at instead.
+/// No adapter of the machines that run these tests has matrices, so this looks at the SPIR-V that a driver would get.
 #[test]
 fn kernels_of_matrices_become_code_for_matrices() {
     const MULTIPLY: u16 = 4459; // OpCooperativeMatrixMulAddKHR
@@ -180,7 +180,7 @@ fn every_function_is_reached_from_an_entry_point() {
         }
     }
     assert!(idle.is_empty(), "no entry point calls {idle:?}");
-    // The walk itself: into every kind of block, and past what nothing calls.
+    // The search itself: it enters every kind of block and skips functions that nothing calls.
     let nested = "fn a() {} fn b() { a(); } fn c() {} fn d() {} fn e() {}
         @compute @workgroup_size(1) fn main() { for (var i = 0; i < 3; i++) { switch i { case 1: { b(); } default: { if i > 1 { c(); } else { { d(); } } } } } }";
     let expected = ["a", "b", "c", "d"].map(str::to_owned);
@@ -251,7 +251,7 @@ fn activation_codes_are_those_of_the_cell() {
     }
 }
 
-/// Drivers are not asked to count a loop's turns, and may take an endless one for code that is never reached.
+/// No counter ends a kernel's loops, and a driver may treat an endless loop as unreachable code.
 #[test]
 fn every_loop_counts_towards_its_bound() {
     // The steps that a counter may move by. None is 0: neither the constants nor the depth of a slice.

@@ -105,18 +105,18 @@ fn value(state: &State, seed: f32) -> (Array3<f32>, Option<Array3<f32>>) {
     (wave(state.h().expect("h")), state.s().expect("s").map(wave))
 }
 
-/// Saved and restored.
+/// Saves and restores a state.
 fn restored(stack: &Recurrent, state: &State) -> State {
     stack.restore(&state.save().expect("saved")).expect("restored")
 }
 
-/// Taken apart into rows and joined again.
+/// Takes a state apart into rows and joins them again.
 fn rejoined(state: &State) -> State {
     let part = |rows: &[usize]| state.rows(rows).expect("rows");
     State::join(&[&part(&[2]), &part(&[0, 1])]).expect("one state").rows(&[1, 2, 0]).expect("in their order")
 }
 
-/// Another state, set to both values.
+/// Sets another state to both values.
 fn set(stack: &Recurrent, state: &State) -> State {
     let [now, initial] = values(state);
     let mut other = stack.zero_state(BATCH).expect("zeros");
@@ -167,7 +167,7 @@ fn every_plan_goes_on_from_a_restored_state() {
     }
 }
 
-/// A value that was read back of a run from zeros: all that a user has kept.
+/// A user keeps only the value that was read back of a run from zeros.
 #[test]
 fn a_value_of_a_run_from_zeros_goes_on_and_resets_as_the_run() {
     for device in devices() {
@@ -254,7 +254,7 @@ fn rows_of_several_states_become_one() {
                     assert_eq!(found.1.as_ref().map(|s| of(s, at)), expected.1.as_ref().map(|s| of(s, row)));
                 }
             }
-            // The rows go on and reset as they would have where they come from.
+            // The rows go on and reset as in the states that they come from.
             let x = arrays.x.select(Axis(1), &[2, 0, 2, 1]);
             let all = Sequence::new().reset(Array2::from_shape_fn((TIME, 4), |(t, _)| t == 2));
             let y = case::forward(&stack, &x, &mut mixed, &all);

@@ -1,4 +1,4 @@
-//! How results come back to the host, how long the device says that it took, and what it keeps on disk.
+//! Results that come back to the host, times by the device's clock, and pipelines on disk.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -42,7 +42,7 @@ fn many_results_are_awaited_at_once_and_in_any_order() {
     for (x, read) in tensors.iter().zip(reads).rev() {
         assert_eq!(pollster::block_on(read.arrive()).expect("arrives"), x.to_vec().expect("waits"));
     }
-    // One that nobody waits for is no burden.
+    // A read-back that nobody waits for costs nothing later.
     drop(tensors[0].read_back().expect("starts"));
     assert_eq!(tensors[1].to_vec().expect("waits").len(), 12);
 }
@@ -79,7 +79,7 @@ fn a_call_and_its_read_back_are_one_submission() {
     let x = Array3::from_shape_fn((4, 2, 5), |(t, b, i)| ((t + 2 * b + 3 * i) as f32).sin());
     let mut state = lstm.zero_state(2).expect("state");
     let mut y = Array3::zeros((4, 2, 7));
-    // The state has two places that take turns: a call leaves it where the call before has found it.
+    // The state has two copies that alternate: after two calls it lies where it was.
     (0..2).for_each(|_| lstm.forward_into(x.view(), &mut state, y.view_mut()).expect("warms"));
     let before = gpu.counters();
     lstm.forward_into(x.view(), &mut state, y.view_mut()).expect("runs");
@@ -246,7 +246,7 @@ fn pipelines_are_kept_on_disk_and_a_damaged_file_is_no_harm() {
     assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1);
 }
 
-/// More memory than is kept in any case: a call that is repeated finds all of it, and calls of another kind let it go.
+/// A call that needs more than the memory that is always kept. Repeated, it finds all of it; calls of another kind release it.
 #[test]
 fn a_call_that_takes_much_memory_finds_it_again() {
     let gpu = gpu();

@@ -9,8 +9,8 @@ use gatewise::gpu::{KERNELS, KernelRun};
 
 use support::{gpu, uniform};
 
-/// A thread's wait may finish another thread's work, in the middle of what a third is doing: the answer must still reach who
-/// asked for it, and nobody may be handed its memory meanwhile.
+/// A thread's wait may finish the work of another thread while a third one records. The result must reach the thread that asked
+/// for it, and nobody else may get its memory before.
 #[test]
 fn threads_read_back_at_the_same_time() {
     let gpu = gpu();

@@ -22,7 +22,7 @@ const TIME: usize = 6;
 const BATCH: usize = 11;
 const INPUT: usize = 5;
 const HIDDEN: usize = 7;
-/// Input and hidden units: in no whole words of four, and in such, which products of a software adapter read.
+/// Input and hidden units: once no multiples of four, once multiples, whose words the products of a software adapter read.
 const SIZES: [[usize; 2]; 2] = [[INPUT, HIDDEN], [8, 12]];
 
 /// The devices whose passes are compared with the reference's: the CPU, and the GPU.
@@ -318,7 +318,7 @@ fn gradients_with_noise_agree_with_central_differences() {
             compare("d 0 Forward weight_hh", at, &|p| p.parameters[0][0].weight_hh.iter_mut().nth(at).expect("one"));
         }
         for at in (0..BATCH * problem.h.dim().2).step_by(5) {
-            // The state is both what the sequence begins with and what a reset returns to.
+            // The sequence begins with the state, and a reset returns to it.
             let both = f64::from(of("d state h")[at] + of("d initial h")[at]);
             let mut moved = problem.clone();
             let mut loss = |step: f32| {

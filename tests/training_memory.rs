@@ -22,7 +22,7 @@ fn wave([time, batch, width]: [usize; 3]) -> Array3<f32> {
     Array3::from_shape_fn((time, batch, width), |(t, b, i)| ((5 * t + 3 * b + i) as f32 * 0.7).sin())
 }
 
-/// A pass there and back over `time` steps; returns every gradient with respect to a parameter.
+/// A pass forward and back over `time` steps; returns every gradient with respect to a parameter.
 fn pass(device: &Device, cell: Cell, sizes: [usize; 4], checkpoint: Option<usize>) -> Vec<Vec<u32>> {
     let [time, batch, input, hidden] = sizes;
     let config = Config::new(cell, input, hidden);
@@ -46,10 +46,10 @@ fn cpu() -> Device {
     Device::cpu_with(&CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("a CPU")
 }
 
-/// Holds a device to what it should keep of a step, from the bytes of passes of two lengths.
+/// Checks the memory that a device keeps per step, from the bytes of passes of two lengths.
 fn check(cell: Cell, [short, long]: [usize; 2], bytes: impl Fn(usize, Option<usize>) -> usize) {
     const CHUNK: usize = 64;
-    // Numbers of a step and row.
+    // Numbers per step and row.
     let slope = |checkpoint| {
         let grown = bytes(long, checkpoint) - bytes(short, checkpoint);
         grown as f64 / ((long - short) * BATCH * WORD) as f64
@@ -73,7 +73,7 @@ fn memory_on_the_cpu_grows_by_inputs_and_outputs_alone() {
     }
 }
 
-/// A command refuses a flow by this number before it begins: nearly all that is there at the same time, and no less.
+/// A command refuses a flow by this number before it begins. It is at least the memory in use at one time, and not much more.
 #[test]
 fn a_gradient_flow_takes_the_bytes_that_it_says() {
     const TIME: usize = 60;

@@ -1,4 +1,4 @@
-//! Plans chosen by measuring: only where asked for, right whatever is chosen, the same again from disk.
+//! Plans chosen by measuring: only if asked for, right for every choice, and the same again from disk.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -114,7 +114,7 @@ fn what_is_found_is_kept_used_again_and_right_whatever_it_is() {
         assert!(worst < 2e-6, "{choice}: {worst}");
     }
 
-    // A file that is damaged, or another driver's, holds nothing.
+    // A damaged file, or one of another driver, counts as empty.
     let mut other = known.clone();
     other["driver"] = json!("another");
     let mut wrong = known.clone();

@@ -91,7 +91,7 @@ fn no_dispatch_and_no_submission_of_a_plan_is_longer_than_a_watchdog_waits() {
         assert!(longest.dispatch <= watchdog.dispatch, "{longest:?}, {watchdog:?}: {plan}");
         assert!(longest.submission <= watchdog.submission, "{longest:?}, {watchdog:?}: {plan}");
         assert!(longest.dispatch <= longest.submission, "{longest:?}: {plan}");
-        // As many submissions as are needed, and hardly more.
+        // As many submissions as needed, and hardly more.
         assert!(plan.submits() >= 1 && plan.submits() <= plan.dispatches(), "{plan}");
         (planned, cut) = (planned + 1, cut + usize::from(plan.submits() > 1));
     }
@@ -124,7 +124,7 @@ fn long_calls_are_cut_up() {
     assert!(plan.dispatches() > 4, "{plan}");
 }
 
-/// Everyday calls know nothing of a watchdog.
+/// Calls of usual sizes are not cut up.
 #[test]
 fn ordinary_calls_are_one_submission_of_whole_dispatches() {
     for limits in devices() {

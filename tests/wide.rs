@@ -1,7 +1,7 @@
-//! Scans over several workgroups: what they compute where all run at once, what where they do not, and what is remembered of it.
+//! Scans over several workgroups: their results if all run concurrently and if not, and the memory of a failed attempt.
 //!
 //! A software adapter runs workgroups one after another. With one workgroup the exchange waits for nobody; with several the
-//! first one gives up at the second step, and the chunk is walked again.
+//! first one gives up at the second step, and the chunk is scanned again.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -16,7 +16,7 @@ use gatewise::nn::{Merge, Recurrent};
 use gatewise::plan::{AdapterClass, Plan, PlanKind, Together};
 use gatewise::{Device, Error};
 
-/// The adapter with so many workgroups at the most, whose readers look once. One workgroup's own words are there by then.
+/// The adapter with at most this many workgroups, which look for a word only once. A workgroup's own words are there by then.
 fn options(workgroups: usize) -> GpuOptions {
     GpuOptions {
         software: true,
@@ -102,7 +102,7 @@ fn one_workgroup_hears_itself_and_nothing_is_given_up() {
         assert_eq!((plan.kind, wide.workgroups), (PlanKind::Wide, 1));
         agrees(&case, &arrays, &got, &plan);
         assert_eq!((spent.dispatches, spent.submits, spent.passes), (plan.dispatches() as u64, 1, 1), "{plan}");
-        // h without its lowest bit is seen by the products only: had the chunk been walked again, all bits would be there.
+        // Only the products read h without its lowest bit. After a second attempt they would read all bits.
         assert_eq!(stack.plan(case.time, case.batch).expect("fits"), plan, "denied");
     }
 }
@@ -118,7 +118,7 @@ fn workgroups_that_do_not_run_at_once_are_right_all_the_same_and_not_asked_again
         assert_eq!((spent.dispatches, spent.submits, spent.passes), (plan.dispatches() as u64, 1, 1), "{plan}");
         let later = stack.plan(case.time, case.batch).expect("fits");
         if later == plan && !gpu.adapter().is_software() {
-            // On hardware even a single look may find what it looks for.
+            // On hardware even a single look may find the word.
             continue;
         }
         assert!(matches!(later.kind, PlanKind::Step | PlanKind::Wave), "{later}");
@@ -185,11 +185,11 @@ fn what_was_found_is_remembered_on_disk_where_there_is_a_folder() {
     let gpu = opened(&kept);
     let (plan, first, ..) = run(&gpu, case, &arrays);
     if kind(&gpu) == PlanKind::Wide && !gpu.adapter().is_software() {
-        // They ran at once: there is nothing to remember.
+        // The workgroups ran concurrently, so there is nothing to remember.
         return;
     }
     assert_eq!((plan.kind, kind(&gpu)), (PlanKind::Wide, PlanKind::Step));
-    // Another process knows it before it runs anything; other workgroups are another matter.
+    // Another process knows of the failure before it runs anything. Other numbers of workgroups are not affected.
     let again = opened(&kept);
     assert_eq!(kind(&again), PlanKind::Step);
     assert_eq!(kind(&opened(&GpuOptions { together: options(1).together, ..kept.clone() })), PlanKind::Wide);
@@ -197,7 +197,7 @@ fn what_was_found_is_remembered_on_disk_where_there_is_a_folder() {
     let (_, second, ..) = run(&again, case, &arrays);
     assert!(bits(&first.y).len() == bits(&second.y).len());
     agrees(case, &arrays, &second, &plan);
-    // Of another driver, or damaged, it counts as nothing.
+    // A damaged file, or one of another driver, counts as empty.
     let file = only_file(folder.path());
     let mut known: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");
     assert_eq!(known["denied"].as_array().map(Vec::len), Some(1), "{known}");

@@ -1,4 +1,4 @@
-//! Files that a command reads: streamed, hostile, missing, and longer than memory should hold.
+//! Files that a command reads: streamed, hostile, missing, or too long for memory.
 #![cfg(feature = "gpu")]
 
 mod common;

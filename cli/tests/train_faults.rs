@@ -1,4 +1,5 @@
-//! `gatewise train` where processes are killed, files damaged, disks full and readers gone: nothing is lost, and nothing is silent.
+//! `gatewise train` with killed processes, damaged files, full disks and readers that are gone: nothing is lost, and every fault
+//! is reported.
 
 #[path = "jobs/place.rs"]
 mod place;
@@ -75,7 +76,7 @@ fn a_run_killed_at_any_moment_ends_as_an_unbroken_one() {
     assert!(kills > 0, "every run ended before it could be killed");
 }
 
-/// A run that was killed between its checkpoint and the weights of the same epoch, or in the middle of either, leaves this.
+/// The files of a run that was killed between its checkpoint and the weights of the same epoch, or while it wrote either.
 #[test]
 fn what_a_killed_run_leaves_half_done_is_done_or_removed() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! `gatewise train` on data made up here: every job learns, goes on where it was cut off, and says what is wrong.
+//! `gatewise train` on generated data: every job learns, goes on after an interruption, and names the cause of a refusal.
 
 #[path = "jobs/place.rs"]
 mod place;

@@ -53,7 +53,7 @@ fn a_stream_in_pieces_equals_the_whole_recording() {
             }
         }
         pieces.extend(stream.finish().expect("finish"));
-        // A piece's front is a matrix product of other sizes; the sums may round otherwise.
+        // The front of a piece is a matrix product of another size; its sums may round differently.
         let difference = largest_difference(&whole, &pieces);
         assert!(difference < 1e-5, "{device}: {difference}");
     }
@@ -101,7 +101,7 @@ fn segments_follow_the_thresholds() {
     // Between the thresholds speech goes on but does not begin.
     assert_eq!(of(&[(20..30, 0.4)]), []);
     assert_eq!(of(&[(10..20, 0.9), (20..30, 0.4)]), [(10.0 - pad, 30.0 + pad)]);
-    // 96 ms of silence part nothing, 128 ms do.
+    // 96 ms of silence separate nothing, 128 ms do.
     assert_eq!(of(&[(10..20, 0.9), (23..33, 0.9)]), [(10.0 - pad, 33.0 + pad)]);
     assert_eq!(of(&[(10..20, 0.9), (25..35, 0.9)]), [(10.0 - pad, 20.0 + pad), (25.0 - pad, 35.0 + pad)]);
     // Less than 250 ms is dropped.

@@ -80,7 +80,7 @@ Function vkGetInstanceProcAddr(void *instance, const char *name) {
     return (Function)my_device_address;
 }
 
-// What the test calls.
+// Functions that the test calls.
 
 const char *fault_name(int which) { return which < COUNT ? names[which] : NULL; }
 

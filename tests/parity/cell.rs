@@ -24,12 +24,12 @@ pub(crate) use wide::scan_wide;
 use super::POISON;
 use crate::support::uniform;
 
-/// How a kernel's invocations share a product.
+/// How the invocations of a kernel divide a product.
 #[derive(Clone, Copy, Debug)]
 struct Tile {
     rows: usize,
     units: usize,
-    /// Parts of the depth; one in the kernels that cut none.
+    /// Slices of the depth; one in kernels that do not slice it.
     slices: usize,
 }
 

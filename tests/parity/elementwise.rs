@@ -8,7 +8,7 @@ use ndarray::{ArrayView1, ArrayView2};
 use super::{Case, EDGES, Slot, WORKGROUPS, grid, n, wide};
 use crate::support::{Tolerance, uniform};
 
-/// Every activation with ONNX's default parameters, and with parameters that tell `alpha`, `beta` and none apart.
+/// Every activation with ONNX's default parameters, and with parameters that distinguish `alpha` from `beta`.
 pub(crate) fn activations() -> Vec<Activation> {
     let distinct = [
         Activation::LeakyRelu { alpha: 0.3 },
@@ -77,7 +77,7 @@ pub(crate) fn unary() -> Vec<Case> {
     let mut cases = Vec::new();
     let one = |activation: Activation, what: &str, x: &[f32], size: usize, folded: bool| {
         let (code, alpha, beta) = activation.code();
-        // The equation itself in the wider type; infinities come out as f32 has them.
+        // The equation itself in the wider type; results beyond f32 become infinite.
         let y = x.iter().map(|&x| reference::activate(activation, f64::from(x))).collect::<Vec<_>>();
         Case {
             name: format!("{activation:?} {what} workgroup {size}"),

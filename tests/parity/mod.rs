@@ -1,4 +1,4 @@
-//! The cases of every kernel: what goes in, and what must have come out by the reference.
+//! The cases of every kernel: its inputs, and the outputs that the reference gives.
 //!
 //! A new kernel takes a function that returns its cases, in the file of its family, and a line in [`kernel_cases`].
 
@@ -106,7 +106,7 @@ pub(crate) use train::{
 pub(crate) const GUARD: f32 = -12345.678;
 /// Fills the words behind every input. This NaN spoils any result that it enters, multiplied by zero or not.
 pub(crate) const POISON: f32 = f32::from_bits(0x7fc1_2345);
-/// Words of either behind a buffer: as many as a workgroup has invocations at most.
+/// Guard or poison words behind a buffer: as many as a workgroup has invocations at most.
 const GUARD_WORDS: usize = 256;
 
 /// The value that a word must hold after the kernel has run.
@@ -209,7 +209,7 @@ impl Slot {
     }
 }
 
-/// One run of a kernel with what it must leave behind.
+/// One run of a kernel with the expected contents of its buffers.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     /// Shapes and options, for the message and for the mutants' choice.

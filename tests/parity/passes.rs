@@ -269,7 +269,7 @@ pub(crate) fn silence() -> Vec<Case> {
 pub(crate) fn pack_weights() -> Vec<Case> {
     const BLOCK: usize = 8;
     let mut cases = Vec::new();
-    // Columns of an invocation, units, depth; whether a unit's columns lie side by side, as those of a transpose do.
+    // Columns per invocation, units, depth; whether a unit's columns are adjacent, as in a transpose.
     let shapes = [
         (4, 1, 1, false),
         (4, 9, 5, false),

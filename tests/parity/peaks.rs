@@ -1,4 +1,4 @@
-//! The kernels that measure an adapter: what they time must be the work that they are said to do.
+//! The kernels that measure an adapter: they must do the work that is timed.
 
 use super::{Case, Slot, WORKGROUPS, grid, n};
 use crate::support::{Tolerance, uniform};

@@ -246,7 +246,7 @@ pub(crate) fn judge_step() -> Vec<Case> {
         (1.0, [f32::NAN, 1.0], f64::NAN),
         (1.0, [f32::INFINITY, f32::NAN], f64::NAN),
         (1.0, [1.0, f32::INFINITY], f64::INFINITY),
-        // Each fits f32, both together do not.
+        // Each number fits f32; their sum does not.
         (1.0, [3e38, 3e38], f64::INFINITY),
     ] {
         add("not finite", loss, &norms, Some(1.0), fresh, after(loss, norm, 0.0, false));
@@ -321,7 +321,7 @@ pub(crate) fn optimizer_step() -> Vec<Case> {
             (2, [0, 1, 64, 200][at % 4], Clip::value(0.3), true),
         ] {
             let slots = rule.slots().len();
-            // Squares are larger than those of the means, so that a deviation is a number.
+            // Mean squares are larger than squared means, so that no deviation is NaN.
             let kept = uniform(103, slots * len, 0.1).into_iter().enumerate();
             let kept = kept.map(|(k, x)| match (k / len.max(1), rule) {
                 // Above and below the mean squares.
@@ -339,7 +339,7 @@ pub(crate) fn optimizer_step() -> Vec<Case> {
             cases.push(UpdateCase { p, g, kept, clip, good, step, overflows: false }.written(&written, at));
         }
         if matches!(rule, Rule::RmsProp(RmsProp { centered: true, .. })) {
-            // Less than nothing is left of the deviation; or it is the difference of two squares that overflow.
+            // The variance is below zero, or it is the difference of two squares that overflow.
             for (overflows, g, square, mean) in [(false, 2.0, 0.3, 0.8), (true, 1e20, f32::INFINITY, 4e19)] {
                 let slots = rule.slots().into_iter().map(|name| match name {
                     "square_avg" => square,

@@ -1,4 +1,4 @@
-//! Scans of what one dispatch cannot walk: chunks of time, each from the state that the one before has left.
+//! Scans that are too long for one dispatch: chunks of time, each from the state that the previous one has left.
 
 use super::agrees;
 use super::common::bits;
@@ -97,7 +97,7 @@ fn chunks_are_the_whole_bit_for_bit() {
     }
 }
 
-/// Longer than the driver lets a single dispatch loop: what it would cut short is cut into chunks before.
+/// A sequence that is longer than the driver's loop cap is cut into chunks before the driver would stop it.
 #[test]
 fn a_sequence_beyond_the_drivers_loop_cap_is_right_to_its_end() {
     let device = device(None, None);

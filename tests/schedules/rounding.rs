@@ -61,7 +61,7 @@ impl Narrow {
     }
 }
 
-/// One layer and direction.
+/// One layer and direction of the exact call.
 struct Layer {
     cell: Cell,
     exact: Parameters<f64>,
@@ -263,7 +263,7 @@ pub(crate) fn stays_within_bounds(device: &Device, kind: PlanKind, case: &Case) 
             (most, largest) = (most.max(off), largest.max(bound));
         }
     }
-    // Neither is the type a name only, nor would the bound let anything pass.
+    // The narrow type does change the numbers, and the bound does not let everything pass.
     let sensible: f64 = match case.weight_type {
         WeightType::F32 => 0.0,
         WeightType::F16 => 2e-3,

@@ -10,7 +10,7 @@ use gatewise::nn::Merge;
 use gatewise::plan::{AdapterClass, PlanKind, Together};
 use gatewise::{Device, Error};
 
-/// Every cell; options that only move numbers on the way follow from the number of the case.
+/// Every cell. The case's number chooses the other options.
 fn cells(at: usize, hidden: usize) -> [Cell; 7] {
     let projection = Some((hidden * 2 / 3).max(1));
     let mix = if at.is_multiple_of(2) { Mix::KeepsOld } else { Mix::TakesNew };
@@ -69,12 +69,12 @@ fn device(class: AdapterClass, workgroups: usize) -> Device {
     Device::Gpu(GpuDevice::new(&options).expect("install mesa-vulkan-drivers and libvulkan1"))
 }
 
-/// The adapter planned for as software, whose lanes share rows, and as a GPU. A wide scan's workgroup hears itself only.
+/// The adapter, planned for as software whose lanes share rows, and as a GPU. A cooperative scan has a single workgroup.
 fn devices() -> [Device; 2] {
     [AdapterClass::Software, AdapterClass::Hardware].map(|class| device(class, 1))
 }
 
-/// Fails unless the stack says why this kind cannot run it, before and instead of running it by another one.
+/// Fails unless the stack refuses this kind with the documented reason.
 #[track_caller]
 fn is_refused(device: &Device, kind: PlanKind, case: &Case, reason: &str) {
     let arrays = case.arrays();
@@ -138,7 +138,7 @@ fn scans_over_several_workgroups_compute_what_the_specification_says() {
     assert_eq!(all_of(PlanKind::Wide), (20, 8));
 }
 
-/// A software adapter runs one workgroup after another: each chunk is begun in vain, and walked again by one alone.
+/// A software adapter runs one workgroup after another: each chunk is begun in vain, and scanned again by one workgroup.
 #[test]
 fn scans_whose_workgroups_may_not_run_at_once_are_right_all_the_same() {
     let device = device(AdapterClass::Hardware, 64);

@@ -17,7 +17,7 @@ type Build = Rc<dyn Fn(&mut Graph, &[Var]) -> Result<Var>>;
 /// Makes a case's parameters on a device, and the function over them.
 type OnDevice = Box<dyn Fn(&Device) -> (Parameters, Build)>;
 
-/// A function of several arrays. Its gradient is that of the sum of its results, each weighed by a number of its own.
+/// A function of several arrays. Its gradient is the gradient of a weighted sum of its results.
 struct Case {
     name: String,
     /// The variables, and behind them the parameters' values.
@@ -156,7 +156,7 @@ fn activations() {
     ];
     for activation in Activation::ALL.into_iter().chain(others) {
         let mut case = case(format!("{activation:?}"), &[&[9, 8]], move |g, v| g.activation(activation, v[0]));
-        // No corner of any of them within a step of a difference.
+        // No activation has a corner within the step of a difference.
         let corners = [0.0, 0.4, 1.0, -2.5, 2.5, -3.0, 3.0, -0.2222, 0.8889];
         let shift = |x: &f32| if corners.iter().any(|c: &f32| (c - x).abs() < 0.02) { x + 0.05 } else { *x };
         case.inputs[0] = case.inputs[0].map(|x| shift(&shift(&(x * 3.0))));

@@ -31,7 +31,7 @@ fn rules() -> Vec<(&'static str, Rule, f64)> {
     ]
 }
 
-/// A run over gradients that are given: the loss is the sum of each parameter times them.
+/// A run over given gradients: the loss is the sum of each parameter times its gradient.
 struct OptimizerRun {
     parameters: Parameters,
     ids: [ParameterId; 2],
@@ -115,7 +115,7 @@ fn clipping_is_pytorchs() {
     }
 }
 
-/// Every path computes in its own precision, but the same way: after one step only roundings are between them.
+/// Every path computes the same in its own precision: after one step they differ only by rounding.
 #[test]
 fn a_parameter_larger_than_a_workgroup_moves_alike_on_every_path() {
     for (name, rule, rate) in rules() {
@@ -145,7 +145,7 @@ fn a_parameter_larger_than_a_workgroup_moves_alike_on_every_path() {
     }
 }
 
-/// The mean square of a gradient that does not change is that of its mean, but for rounding: what is left of it may be below 0.
+/// The mean square of a constant gradient equals the square of its mean except for rounding, so their difference may be below 0.
 #[test]
 fn centered_rms_prop_survives_a_gradient_that_does_not_change() {
     // In f32 a half of 500 gradients leaves less than 0 somewhere between the 130th and the 200th step.
@@ -195,7 +195,7 @@ fn a_large_gradient_is_clipped_alike_on_every_path_and_an_endless_one_refused() 
             assert_close(&format!("{scale:e} on {device}"), &moved[..1], &[-0.02], 1e-5);
             assert!(moved[1] >= 0.0 && moved[1] < 1e-18, "{device}: {}", moved[1]);
         }
-        // 50 times this is beyond f32 on every path, and nothing moves.
+        // 50 times this is beyond f32 on every path, and no parameter moves.
         let (norm, moved) = step(&device, 1e37);
         assert!(matches!(norm, Err(gatewise::Error::Diverged { step: 1, .. })), "{device}: {norm:?}");
         assert!(moved.iter().all(|&p| p == 0.0), "{device}");

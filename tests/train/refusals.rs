@@ -1,4 +1,4 @@
-//! Misuse: one clear error that names the place, and nothing has changed.
+//! Misuse is one clear error that names the place, and changes nothing.
 
 use gatewise::cell::{Activation, Sequence};
 use gatewise::nn::{Lstm, TrainingOptions};
@@ -77,7 +77,8 @@ fn operations_name_both_shapes() {
     refused(g.backward(given), &["loss", "depends on a parameter"]);
 }
 
-/// Every operation that takes a value, given one of another graph that has more of them, and one that this graph has by number.
+/// Every operation that takes a value is given two values of another graph: one whose number this graph lacks, and one whose
+/// number it has.
 #[test]
 fn values_of_another_graph_are_refused() {
     let (mut g, other) = (graph(&Device::Cpu), &mut graph(&Device::Cpu));

@@ -147,7 +147,7 @@ fn a_resumed_run_equals_an_unbroken_one() {
     }
 }
 
-/// A weight, an input and a target: the loss of a step is what the caller makes it.
+/// A weight, an input and a target: the caller chooses the loss of a step.
 fn scalar(device: &Device, rule: impl Into<Rule>) -> (Trainer, impl Fn(&mut Graph, f32) -> Result<Var>) {
     let mut parameters = Parameters::new(device, 1);
     let weight = parameters.add("weight", &array![[1.0_f32, -2.0, 0.5]]).expect("a parameter");
@@ -270,8 +270,8 @@ fn a_checkpoint_cut_short_is_refused_and_the_one_before_is_found() {
     }
 }
 
-/// Forward pass, loss, gradients, clipping and update: one submission of a few dispatches an operation; from the second step on no
-/// pipeline is new.
+/// Forward pass, loss, gradients, clipping and update are one submission with a few dispatches per operation. From the second step
+/// on no pipeline is new.
 #[test]
 fn a_step_is_one_submission_and_a_report_one_read_back() {
     let gpu = crate::common::gpu();

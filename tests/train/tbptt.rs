@@ -1,4 +1,4 @@
-//! Truncated back-propagation: which steps a window runs, and that values and gradients are those of the definition.
+//! Truncated back-propagation: the steps that a window runs; values and gradients equal those of the definition.
 
 use gatewise::cell::{LstmCell, Sequence};
 use gatewise::nn::{Config, TrainingOptions};
@@ -27,8 +27,8 @@ fn windows_cover_every_loss_once() {
     assert!(windows(3, 3, 0).is_empty());
 }
 
-/// A sequence with everything: the windows' gradients against one pass over the same steps from the state that an unbroken pass
-/// has there.
+/// A sequence with every instruction. The gradients of the windows are compared with one pass over the same steps, from the state
+/// that an unbroken pass has there.
 #[test]
 fn gradients_are_those_of_the_windows_steps() {
     let config = Config::new(LstmCell::default(), 2, 3).layers(2);
@@ -48,7 +48,7 @@ fn gradients_are_those_of_the_windows_steps() {
             let upload = |array: &Array3<f32>, steps: std::ops::Range<usize>| {
                 Tensor::from_array(&device, &array.slice(s![steps, .., ..]))
             };
-            // An unbroken pass over the first steps; the instructions are cut by hand, not by what is tested.
+            // An unbroken pass over the first steps; the test cuts the instructions by hand, not by the code under test.
             let cut = |steps: std::ops::Range<usize>| {
                 let lengths = [TIME, 7].map(|length: usize| length.saturating_sub(steps.start).min(steps.len()));
                 let reset = |(t, b)| (t + steps.start, b) == (3, 0) || (t + steps.start, b) == (5, 1);

@@ -21,7 +21,7 @@ fn opened(dispatch: u64, submission: u64, class: Option<AdapterClass>) -> GpuDev
         .expect("install mesa-vulkan-drivers and libvulkan1")
 }
 
-/// A device whose bounds no test comes near. Counters are its own.
+/// A device of its own, with counters of its own, whose bounds no test comes near.
 fn whole(class: Option<AdapterClass>) -> Device {
     Device::Gpu(opened(1_000_000, 10_000_000, class))
 }
@@ -45,7 +45,7 @@ fn spent(device: &Device, work: impl FnOnce()) -> Counters {
 const BATCH: usize = 40;
 const TIME: usize = 6;
 
-/// A call's output and state, and what it cost: by a plan whose dispatches and submissions are as many.
+/// Returns the output, the state and the cost of a call; the counted dispatches and submissions must be those of its plan.
 fn call(device: &Device, config: &Config<Cell>, sequence: &Sequence) -> (Vec<Vec<u32>>, Counters) {
     let stack = config.random(device, 3).expect("a stack");
     let x = tensor(device, &[TIME, BATCH, 12]);
@@ -94,7 +94,7 @@ fn calls_that_are_cut_up_give_the_same_bits() {
             assert_eq!(once.submits, 1, "{what}");
             assert!(spent.submits > 1 && spent.dispatches > once.dispatches, "{what}");
             match at {
-                // Workgroups tell each other h without its last bit, but chunks hand it on whole.
+                // Workgroups exchange h without its last bit, but a chunk passes the whole h to the next chunk.
                 WIDE => assert!(distance(&found, &expected) < 1e-6, "{what}"),
                 _ => assert!(found == expected, "{what}"),
             }
@@ -215,7 +215,7 @@ fn training_that_is_cut_up_gives_the_same_bits() {
     }
 }
 
-/// The gradient of a bias over more rows than the invocations of one workgroup walk in time.
+/// The gradient of a bias over more rows than one workgroup may read before the watchdog's limit.
 #[test]
 fn columns_of_many_rows_are_summed_in_pieces() {
     let bias_gradient = |device: &Device| -> Result<Tensor> {

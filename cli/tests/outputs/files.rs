@@ -11,12 +11,12 @@ use tempfile::TempDir;
 use crate::{ROOT, recording, refused, run, text};
 
 /// A folder with a recording, its copy's contents, and the names of all that is there.
-struct Place {
+struct RecordingFolder {
     folder: TempDir,
     recording: Vec<u8>,
 }
 
-impl Place {
+impl RecordingFolder {
     fn new() -> Self {
         let folder = TempDir::new().expect("a folder");
         recording(&folder.path().join("in.wav"));
@@ -48,7 +48,7 @@ impl Place {
 
 #[test]
 fn an_output_that_is_an_input_is_refused() {
-    let place = Place::new();
+    let place = RecordingFolder::new();
     let weights = format!("{ROOT}/models/silero_vad_16k.safetensors");
     fs::copy(weights, place.path().join("w.svg")).expect("a copy");
     let same = ["must be a file that is no input", "the same file as the recording in.wav"];
@@ -66,7 +66,7 @@ fn an_output_that_is_an_input_is_refused() {
 
 #[test]
 fn two_outputs_that_are_one_file_are_refused() {
-    let place = Place::new();
+    let place = RecordingFolder::new();
     let words = ["--plot must be a file of its own", "the same file as --"];
     place.refuses("vad in.wav --device cpu --probs a.svg --plot ./a.svg", &words);
     place.refuses("flow --time 5 --plot a.svg --csv inner/../a.svg", &words);
@@ -75,7 +75,7 @@ fn two_outputs_that_are_one_file_are_refused() {
 /// Refused before the work: all of these name a recording or sizes that would be refused next.
 #[test]
 fn what_cannot_be_written_is_refused_before_the_work() {
-    let place = Place::new();
+    let place = RecordingFolder::new();
     for bad in ["inner", "absent/x.svg", "x.svg/"] {
         for option in ["--probs", "--plot"] {
             place.refuses(&format!("vad absent.wav {option} {bad}"), &[option, "must be"]);
@@ -102,7 +102,7 @@ fn what_cannot_be_written_is_refused_before_the_work() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_fifo_is_no_output() {
-    let place = Place::new();
+    let place = RecordingFolder::new();
     let made = std::process::Command::new("mkfifo").arg(place.path().join("pipe.svg")).status().expect("mkfifo runs");
     assert!(made.success());
     for option in ["--probs", "--plot"] {
@@ -112,7 +112,7 @@ fn a_fifo_is_no_output() {
 }
 
 /// A model `lstm_no_state` whose output `Y_c` is called otherwise.
-fn renamed(place: &Place, name: &str) {
+fn renamed(place: &RecordingFolder, name: &str) {
     let bytes = fs::read(format!("{ROOT}/tests/fixtures/onnx/lstm_no_state.onnx")).expect("a fixture");
     let mut model = ModelProto::decode(&bytes[..]).expect("sound");
     let graph = model.graph.as_mut().expect("a graph");
@@ -125,7 +125,7 @@ fn renamed(place: &Place, name: &str) {
 
 #[test]
 fn a_model_does_not_write_over_what_it_reads() {
-    let place = Place::new();
+    let place = RecordingFolder::new();
     renamed(&place, "x");
     write_npy(place.path().join("x.npy"), &Array3::<f32>::zeros((5, 3, 2))).expect("a file");
     let before = fs::read(place.path().join("x.npy")).expect("there");
@@ -153,7 +153,7 @@ fn a_model_does_not_write_over_what_it_reads() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_failed_write_leaves_the_file_that_was_there() {
-    let place = Place::new();
+    let place = RecordingFolder::new();
     fs::write(place.path().join("p.csv"), "kept").expect("a file");
     // No file may grow beyond one block: the CSV of a second is about as long.
     let mut limited = std::process::Command::new("bash");

@@ -11,7 +11,7 @@ use crate::support::{Tolerance, uniform};
 const VALID: u32 = 1;
 const RESET: u32 = 2;
 const DIRECTIONS: usize = 2;
-/// The second direction walks from the last step to the first.
+/// The second direction runs from the last step to the first.
 const REVERSE: u32 = 0b10;
 const TIME: usize = 5;
 
@@ -21,7 +21,7 @@ struct Back {
     cell: Cell,
     stage: Stage,
     tile: Tile,
-    /// Units of an invocation.
+    /// Units per invocation.
     columns: usize,
     hidden: usize,
     batch: usize,
@@ -46,7 +46,7 @@ impl Region {
     }
 }
 
-/// Where everything lies, and what is there.
+/// The numbers that a step reads, and their places in the buffers.
 struct BackwardBuffers {
     gates: Region,
     between: Region,

@@ -1,6 +1,6 @@
-//! Products by an adapter's own matrices. No adapter of the machines that run these tests has any: the kernels run
-//! with all that is their own, and with a stand-in for the four functions by which a subgroup reads, multiplies and writes a
-//! matrix. So nothing here speaks of what hardware does in those.
+//! Products by cooperative matrices. No adapter of the machines that run these tests has any. So the kernels run with a stand-in
+//! for the four functions by which a subgroup reads, multiplies and writes a matrix. The tests say nothing about the hardware's
+//! own functions.
 
 use gatewise::cell::WeightType;
 use gatewise::gpu::Kernel;
@@ -9,8 +9,8 @@ use gatewise::plan::Matrices;
 use super::super::n;
 use super::Tile;
 
-/// The stand-in, for workgroups of a subgroup of 8 a gate. An invocation has an eighth of the elements of every matrix of sums; such
-/// a matrix is known by its number, from 1 on, that its first product gives it.
+/// The stand-in, for workgroups with one subgroup of 8 per gate. An invocation has an eighth of the elements of every matrix of
+/// sums. A matrix is known by a number, from 1 on, which its first product assigns.
 const STAND_IN: &str = "
 alias Left = u32;
 alias Right = u32;
@@ -23,7 +23,7 @@ var<private> totals: array<f32, 2u * STRIPES * AREA / 8u>;  // [sides, STRIPES, 
 fn left_at(at: u32) -> Left { return at; }
 fn right_at(at: u32) -> Right { return at; }
 
-// The place of an element that is the invocation's own.
+// The place of an element that belongs to the invocation.
 fn own_at(sums: Sums, i: u32) -> u32 { return (sums - 1u) * AREA / 8u + i / 8u; }
 
 fn part_of_sum(row: u32, column: u32) -> f32 {

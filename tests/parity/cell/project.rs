@@ -20,7 +20,7 @@ struct Projection {
     first: usize,
     steps: usize,
     directions: usize,
-    /// Bit d: direction d walks from the last step to the first.
+    /// Bit d: direction d runs from the last step to the first.
     reverse: u32,
     /// The magnitude of the last of every four elements of a row of `x`; of all others 1.
     large: f32,
@@ -118,7 +118,7 @@ fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
             cell: cells[(at / 4 + at) % 4],
             kind: WeightType::ALL[at / 4],
             tile,
-            // Around a word, a turn of the loop, and the padding of the weights.
+            // Sizes around a word, a depth slice, and the padding of the weights.
             depth: one_of(&[1, 3, 4, 5, 7, 8, 15, 16, 17, 20, 33]),
             hidden: one_of(&[tile.units - 1, tile.units, tile.units + 1, 3, 9]),
             batch: one_of(&[2, 3, 5]),
@@ -131,7 +131,7 @@ fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
         };
         cases.push(projection.case(kernel));
     }
-    // Cells of one gate walk the depth in longer strides, and rows that straddle words take four ways.
+    // Cells of one gate take the depth in longer slices, and rows that straddle words take four code paths.
     for (at, tile) in tiles.iter().enumerate().filter(|(_, tile)| tile.rows != 1) {
         let plain = Projection {
             cell: cells[if at % 2 == 0 { 2 } else { 0 }],
@@ -152,8 +152,8 @@ fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
     cases
 }
 
-/// Products by matrices of a side, for types that are exact in their operands: around a tile's edges in rows, units and depth,
-/// and with inputs that f16 does not hold.
+/// Products by matrices of a size, for weight types that the matrices hold exactly. Sizes lie around the edges of a tile in rows,
+/// units and depth; some inputs are beyond f16.
 fn matrix_cases(kernel: &str, kind: Matrices, types: &[WeightType]) -> Vec<Case> {
     let (side, tall) = (kind.side(), kind.rows());
     let cells: [Cell; 4] = [

@@ -14,7 +14,7 @@ const RESET: u32 = 2;
 /// Features below the lowest layer.
 const INPUT: usize = 3;
 
-/// The workgroup of a run.
+/// The shape of a workgroup.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     rows: usize,
@@ -35,7 +35,7 @@ struct ScanSetup {
     /// First step and number of steps.
     chunk: (usize, usize),
     layers: usize,
-    /// The first direction of two, and how many; one of one where there are several layers.
+    /// The first direction and their number, of two; (0, 1) if there are several layers.
     directions: (usize, usize),
     reverse: u32,
     flags: bool,
@@ -64,7 +64,7 @@ impl ScanSetup {
     }
 
     fn case(mut self, kernel: &str) -> Case {
-        // A projection is narrower than the units; its width is a choice of the case's.
+        // A projection is narrower than the units; the case chooses its width.
         if let Cell::Lstm(LstmCell { projection: Some(width), .. }) = &mut self.cell {
             *width = (self.hidden * 2 / 3).max(1);
         }
@@ -85,7 +85,7 @@ impl ScanSetup {
         let x = Array3::from_shape_vec((time, batch, INPUT), numbers(33, time * batch * INPUT)).expect("as many");
         let x = x.mapv(f64::from);
 
-        // The reference walks the chunk as a sequence of its own.
+        // The reference runs the chunk as a sequence.
         let places = |at: usize, width: usize| at * batch * width..(at + 1) * batch * width;
         let rows = |from: &[f32], at: usize, width: usize| {
             let part = from.get(places(at, width)).unwrap_or_default();
@@ -234,19 +234,19 @@ impl ScanSetup {
                 y_after,
             ],
             grid: [1, n(batch.div_ceil(tile_rows)), n(groups)],
-            // Rounding of a step passes into the next ones; gates of slope 1 at the most hardly magnify it.
+            // Rounding of a step enters the next ones; gates of slope 1 at most hardly magnify it.
             tolerance: Tolerance { abs: 2e-5 + 4.0 * Tolerance::sum(hidden, 0.5).abs, rel: 0.0 },
         }
     }
 }
 
-/// Every cell in turn, in every cover, its sizes around the edges of the workgroup.
+/// Every cell with every set of directions or layers, at sizes around the edges of the workgroup.
 fn cases(kernel: &str, shapes: &[Shape], every: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     for (at, cell) in cells().into_iter().chain(two_stage_cells()).enumerate().step_by(every) {
         let shape = shapes[at % shapes.len()];
         let kind = WeightType::ALL[(at / every) % 4];
-        // Depths that fill the kept parts and the slices, and such as end within them.
+        // Depths that fill the kept parts and the slices, and depths that end within them.
         let most = if shape.kept > 0 { 16 * shape.kept * shape.slices } else { shape.units };
         let hidden = [most, most - 1, most / 2 + 1, most - 5][(at / every) % 4].min(shape.units);
         let (layers, directions, reverse) =

@@ -18,7 +18,7 @@ const RESET: u32 = 2;
 pub(super) enum Cover {
     /// `count` of a layer's `of` directions, from `first` on.
     Directions { first: usize, count: usize, of: usize },
-    /// So many layers, each a step behind the one below.
+    /// This many layers, each one step behind the layer below.
     Wave { layers: usize },
 }
 
@@ -37,13 +37,13 @@ pub(super) struct Step {
     /// The chunk of time whose projected input is at hand.
     pub(super) chunk: (usize, usize),
     pub(super) cover: Cover,
-    /// Bit d: direction d walks from the last step to the first.
+    /// Bit d: direction d runs from the last step to the first.
     pub(super) reverse: u32,
     pub(super) flags: bool,
     pub(super) hold: bool,
 }
 
-/// Places of the state's parts in a buffer: behind one another with gaps, each for all layers or directions of the dispatch.
+/// Offsets of the parts of the state in a buffer: one after another with gaps, each for all layers or directions of the dispatch.
 struct Regions {
     len: usize,
     /// Whole words of 16 bytes, where rows must begin at one.
@@ -125,7 +125,7 @@ impl Step {
         (self.reverse >> self.direction(z)) & 1 == 1
     }
 
-    /// The step in the sequence that `z` is at, if it has one.
+    /// The step of the sequence that `z` computes, if any.
     fn time_of(&self, z: usize) -> Option<usize> {
         let done = match self.cover {
             Cover::Directions { .. } => self.step,
@@ -158,7 +158,7 @@ impl Step {
         }
         let mut gates_x = numbers(25, projected);
         if self.hold {
-            // A broken number shows in its own unit, and nowhere else.
+            // A wrong number is seen in its own unit and nowhere else.
             gates_x.iter_mut().step_by(97).for_each(|x| *x = f32::NAN);
         }
         let flag = |at: usize| [VALID, 0, VALID | RESET, VALID, RESET, VALID, 0, VALID | RESET][(at + at / 8 * 3) % 8];
@@ -302,7 +302,7 @@ impl Step {
     }
 
     pub(super) fn case(mut self, kernel: &str) -> Case {
-        // A projection is narrower than the units; its width is a choice of the case's.
+        // A projection is narrower than the units; the case chooses its width.
         if let Cell::Lstm(LstmCell { projection: Some(width), .. }) = &mut self.cell {
             *width = (self.hidden * 2 / 3).max(1);
         }

@@ -1,4 +1,4 @@
-//! Which time steps the kernels of one are run with.
+//! The cases of the kernels of one time step.
 
 use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell, Stage, WeightType};
 use gatewise::plan::Matrices;
@@ -7,7 +7,7 @@ use super::super::Case;
 use super::step::{Cover, Step};
 use super::{Tile, cells, tile, two_stage_cells};
 
-/// Every cell in every cover in turn, its sizes around the edges of every tile; one of `every` of them.
+/// Every cell with every set of layers or directions, at sizes around the edges of every tile; takes one case in `every`.
 fn cases(kernel: &str, tiles: &[Tile], types: &[WeightType], every: usize) -> Vec<Case> {
     let both = Cover::Directions { first: 0, count: 2, of: 2 };
     // Cover, reversed directions, steps done, chunk.
@@ -42,7 +42,7 @@ fn cases(kernel: &str, tiles: &[Tile], types: &[WeightType], every: usize) -> Ve
         let tile = tiles[at % tiles.len()];
         let mut rng = fastrand::Rng::with_seed(at as u64);
         let mut one_of = |sizes: &[usize]| sizes[rng.usize(0..sizes.len())];
-        // Depths that fill every slice, and such as leave the last ones without a part.
+        // Depths that fill every slice, and depths that leave the last slices empty.
         let hidden = if tile.slices > 1 && tile.slices <= 4 {
             one_of(&[16 * tile.slices, 16 * tile.slices + 1, 16 * tile.slices + 4, tile.units + 1])
         } else {
@@ -113,7 +113,7 @@ pub(crate) fn recurrent_step_lanes() -> Vec<Case> {
     cases
 }
 
-/// Steps by matrices: of as many rows as a workgroup has, a row more or less, and only a few.
+/// Steps by matrices, with as many rows as a workgroup has, one row more or less, and only a few.
 fn by_matrices(kernel: &str, kind: Matrices, types: &[WeightType], every: usize) -> Vec<Case> {
     cases(kernel, &[tile(kind.rows(), kind.side(), 1)], types, every)
 }

@@ -1,4 +1,4 @@
-//! A chunk of time over several workgroups: their exchange, and what follows where they do not run at once.
+//! A chunk of time over several workgroups: their exchange, and the second attempt if they do not run concurrently.
 
 use gatewise::cell::{Cell, Direction, GruCell, LstmCell, Pad, RnnCell, Sequence, WeightType};
 use gatewise::reference::{LayerState, layer};
@@ -11,24 +11,24 @@ use crate::support::{Tolerance, uniform};
 /// Bits of a flag word.
 const VALID: u32 = 1;
 const RESET: u32 = 2;
-/// The first word of the exchange once somebody was waited for in vain.
+/// The first word of the exchange after a workgroup has waited in vain.
 const TIRED: u32 = 1;
-/// Words before the exchanged ones.
+/// Words before the exchanged h.
 const HEADER: usize = 8;
 const INPUT: usize = 3;
 
-/// Who runs, and what is there already.
+/// The workgroup that runs, and the words that are there already.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Part {
     /// One workgroup that has all units.
     Whole,
-    /// The first of two. The second one's words are there, for two steps.
+    /// The first of two workgroups. The words of the second are there for two steps.
     First,
-    /// The first of two; the words that are there are those of two steps ago.
+    /// The first of two workgroups. The words of the second are two steps old.
     Stale,
-    /// A workgroup where another one has given up before.
+    /// A workgroup that runs after another one has given up.
     Left,
-    /// The one that walks again what was aborted, or stays idle where nothing was.
+    /// The second attempt: it scans an aborted chunk again, or stays idle if nothing was aborted.
     Redo,
     Idle,
 }
@@ -92,7 +92,7 @@ impl CooperativeSetup {
         let phase = |done: usize| u32::from(done % 4 == 1 || done % 4 == 2);
         let mut words = vec![0; HEADER + zs * 2 * batch * pitch];
         let mut expected = Vec::new();
-        // Units that run, and how many steps of theirs; whether they come to the end.
+        // The units that run, the number of their steps, and whether they come to the end.
         let (own, walked) = match part {
             Part::First => (units.min(hidden), steps),
             Part::Stale => (units.min(hidden), 1),
@@ -112,7 +112,7 @@ impl CooperativeSetup {
                     gates_x[at * stored + gate] = (sum + bias) as f32;
                 }
             }
-            // The reference walks the chunk's first steps as a sequence of their own.
+            // The reference runs the chunk's first steps as a sequence.
             let walk = |steps: usize| {
                 let times = self.times(z, steps);
                 let flagged = |bit: u32| {
@@ -164,7 +164,7 @@ impl CooperativeSetup {
                         s_after.expect_near(at, states[steps].s[[row, unit]]);
                     }
                 }
-                // Alone the state before the chunk is told, too.
+                // The second attempt also publishes the state before the chunk.
                 let least = if redo { first } else { first + 1 };
                 for done in (first + walked).saturating_sub(1).max(least)..=first + walked {
                     if unit < own {
@@ -260,7 +260,7 @@ impl CooperativeSetup {
     }
 }
 
-/// Workgroups run one after another on a software adapter, so each case has what one of them does by itself.
+/// Workgroups run one after another on a software adapter, so each case has the work of one of them.
 pub(crate) fn scan_wide() -> Vec<Case> {
     use Part::{First, Idle, Left, Redo, Stale, Whole};
     let (lstm, gru) = (LstmCell::default(), GruCell::default());
