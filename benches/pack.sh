@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(realpath -m "${1:-target/gatewise-gpu.tar.gz}")
 profile=${PROFILE:-release}
-tests=(golden parity schedules wide properties training counts submission tuning)
+tests=(golden parity schedules cooperative_scan properties training counts submission tuning)
 most=$((64 * 1000 * 1000))
 
 case $profile in

@@ -94,7 +94,7 @@ if wanted verify; then
 fi
 
 if wanted tests; then
-    for test in golden parity schedules wide properties training counts submission tuning; do
+    for test in golden parity schedules cooperative_scan properties training counts submission tuning; do
         limited "$step_s" "bin/$test" >"$work/log" 2>&1
         status=$?
         if ((status == 0)); then passed=true; else passed=false; fi
@@ -110,7 +110,7 @@ fi
 if wanted plans; then
     # Plans whose invocations exchange the most come first.
     for dtype in f32 f16 int8 bf16; do
-        for plan in wide scan wave step; do
+        for plan in cooperative scan wave step; do
             verify --dtype $dtype --plan $plan
         done
     done

@@ -82,8 +82,8 @@ pub(crate) use ops::{
 pub(crate) use readback::ReadBack;
 pub(crate) use recorder::Recorder;
 pub(crate) use recurrent::{
-    Incoming, LayerStack, ParameterBuffers, Run, RunState, TrainingGradient, TrainingRun, TrainingStack, TrainingTape,
-    forward, forward_training,
+    IncomingGradient, LayerStack, ParameterBuffers, SequenceInput, StateBuffers, TrainingGradient, TrainingInput,
+    TrainingStack, TrainingTape, forward, forward_training,
 };
 pub(crate) use strided::dropout;
 pub(crate) use training::{

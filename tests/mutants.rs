@@ -3,14 +3,14 @@
 
 #[path = "mutants/cell.rs"]
 mod cell;
+#[path = "mutants/cooperative.rs"]
+mod cooperative;
 #[path = "parity/mod.rs"]
 mod parity;
 #[path = "mutants/scan.rs"]
 mod scan;
 #[path = "parity/support.rs"]
 mod support;
-#[path = "mutants/wide.rs"]
-mod wide;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -323,8 +323,14 @@ fn every_slip_in_the_recurrent_layers_is_caught() {
 
 #[test]
 fn every_slip_in_the_scan_over_several_workgroups_is_caught() {
-    let survivors = survivors(wide::SLIPS);
-    assert!(survivors.is_empty(), "{} of {} survive:\n{}", survivors.len(), wide::SLIPS.len(), survivors.join("\n"));
+    let survivors = survivors(cooperative::SLIPS);
+    assert!(
+        survivors.is_empty(),
+        "{} of {} survive:\n{}",
+        survivors.len(),
+        cooperative::SLIPS.len(),
+        survivors.join("\n")
+    );
 }
 
 #[test]

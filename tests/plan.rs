@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use gatewise::Error;
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell, WeightType};
-use gatewise::plan::{AdapterClass, Limits, Matrices, Plan, PlanKind, Problem, Together};
+use gatewise::plan::{AdapterClass, CooperativeScans, Limits, Matrices, Plan, PlanKind, Problem};
 
 /// A GPU of a data centre.
 fn large() -> Limits {
@@ -19,10 +19,10 @@ fn large() -> Limits {
     }
 }
 
-/// A GPU of a data centre whose workgroups may wait for each other.
-fn together() -> Limits {
-    let together = Together { workgroups: 128, ..Together::default() };
-    Limits { adapter: "a large GPU, together".to_owned(), together, together_unasked: true, ..large() }
+/// The same where its workgroups may wait for each other.
+fn cooperative() -> Limits {
+    let cooperative = CooperativeScans { workgroups: 128, ..CooperativeScans::default() };
+    Limits { adapter: "a large GPU, cooperative".to_owned(), cooperative, cooperative_by_default: true, ..large() }
 }
 
 /// Mesa's software adapter.
@@ -118,10 +118,10 @@ fn table() -> Vec<(Limits, Problem, Option<PlanKind>)> {
         of(before, lstm(48, 256, 12, 1)),
         lstm(64, 128, 100, 1),
     ] {
-        table.push((together(), problem, None));
+        table.push((cooperative(), problem, None));
     }
-    table.push((Limits::portable(), typed(WeightType::Int8, lstm(64, 300, 100, 20)), Some(PlanKind::Wide)));
-    table.push((llvmpipe(), lstm(64, 300, 100, 2), Some(PlanKind::Wide)));
+    table.push((Limits::portable(), typed(WeightType::Int8, lstm(64, 300, 100, 20)), Some(PlanKind::CooperativeScan)));
+    table.push((llvmpipe(), lstm(64, 300, 100, 2), Some(PlanKind::CooperativeScan)));
     let half = || with_matrices("a large GPU with matrices of f16", &[Matrices::Half]);
     let both_kinds = || with_matrices("a large GPU with matrices of both kinds", &[Matrices::Half, Matrices::Float]);
     for kind in WeightType::ALL {
@@ -223,7 +223,7 @@ fn sizes_that_nobody_could_run_are_refused_without_a_batch_too() {
     let sizes =
         [1, usize::MAX / 2 + 1, usize::MAX].into_iter().flat_map(|time| [4, 128, 129].map(|hidden| (time, hidden)));
     for (time, hidden) in sizes {
-        for limits in [large(), llvmpipe(), together()] {
+        for limits in [large(), llvmpipe(), cooperative()] {
             let one = lstm(3, hidden, time, 0);
             for problem in [one.clone(), stacked(2, one.clone()), both(stacked(2, one))] {
                 let none = Plan::new(problem, &limits, None).expect("nothing to run");
@@ -260,7 +260,7 @@ fn a_dispatch_has_no_more_workgroups_than_the_device_allows() {
 fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
     let longest = |kind| {
         let plan = Plan::new(typed(kind, lstm(8, 128, 200_000, 1)), &large(), None).expect("fits");
-        assert_eq!(plan.kind, PlanKind::Scan, "{plan}");
+        assert_eq!(plan.kind(), PlanKind::Scan, "{plan}");
         plan.chunks[0].steps
     };
     assert_eq!([WeightType::F32, WeightType::F16].map(longest), [8192, 131_072]);
@@ -269,8 +269,10 @@ fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
 /// Many rows fill a GPU without slices of the depth: then an invocation completes its own sums.
 #[test]
 fn only_small_batches_cut_the_depth() {
-    let slices = |batch| Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").step.slices;
-    assert_eq!([1, 16, 32, 64, 128, 256].map(slices), [32, 16, 8, 1, 1, 1]);
+    let slices = |batch| {
+        Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").choice().step.map(|step| step.slices)
+    };
+    assert_eq!([1, 16, 32, 64, 128, 256].map(slices), [32, 16, 8, 1, 1, 1].map(Some));
 }
 
 #[test]
@@ -280,10 +282,13 @@ fn workgroups_beyond_the_device_are_refused() {
     assert_eq!(message, "plan: invocations of a workgroup needs 8, the limit of a WebGPU adapter is 4");
 }
 
-/// A step uses matrices if it has at least as many rows as a workgroup; in a wave there is room for both products.
+/// A step takes them from as many rows on as a workgroup has; in a wave it has room for the sums of both products.
 #[test]
 fn steps_of_many_rows_take_matrices() {
-    let chosen = |limits: &Limits, problem, kind| Plan::new(problem, limits, Some(kind)).expect("fits").step_matrices;
+    let chosen = |limits: &Limits, problem, kind| {
+        let plan = Plan::new(problem, limits, Some(kind)).expect("fits");
+        plan.schedule.step().and_then(|tiles| tiles.matrices)
+    };
     let half = with_matrices("half", &[Matrices::Half]);
     let of_batch = |batch| typed(WeightType::F16, stacked(2, lstm(64, 256, 30, batch)));
     for kind in [PlanKind::Step, PlanKind::Wave] {
@@ -303,7 +308,7 @@ fn steps_of_many_rows_take_matrices() {
 /// Matrices serve weights that they hold exactly, on adapters whose workgroups have a subgroup for every gate.
 #[test]
 fn matrices_are_chosen_where_they_keep_the_precision() {
-    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").project_matrices;
+    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").project.matrices;
     let half = with_matrices("half", &[Matrices::Half]);
     let of_type = |kind| typed(kind, lstm(64, 256, 30, 4));
     for (kind, held) in [
@@ -351,18 +356,22 @@ fn a_kind_that_cannot_run_the_problem_is_refused() {
     assert!(matches!(error, Error::Value { what: "kind", .. }), "{error}");
     let wide = refusal(lstm(3, 300, 5, 2), &Limits::portable(), Some(PlanKind::Scan));
     assert!(wide.starts_with("plan: the kind scan with more units than a workgroup has invocations"), "{wide}");
-    let wide = |problem, limits: &Limits| refusal(problem, limits, Some(PlanKind::Wide));
-    let dependent = wide(of(before, lstm(3, 300, 5, 2)), &large());
-    assert!(dependent.starts_with("plan: the kind wide with two dependent products a step"), "{dependent}");
-    let few = Limits { together: Together { workgroups: 3, ..Together::default() }, ..large() };
-    let units = wide(lstm(3, 1000, 5, 2), &few);
-    assert!(units.starts_with("plan: the kind wide with more units than its workgroups have invocations"), "{units}");
-    let narrow = Limits { binding_bytes: 4 << 30, together: together().together, ..Limits::portable() };
-    let narrow = wide(lstm(3, 8000, 5, 1), &narrow);
-    assert!(narrow.starts_with("plan: the kind wide with a state beyond the workgroup memory"), "{narrow}");
-    let cut = wide(lstm(3, 300, 5, 2), &Limits { loop_cap: Some(200), ..large() });
-    assert!(cut.starts_with("plan: the kind wide with a step beyond the driver's loop cap"), "{cut}");
+    let cooperative_refusal = |problem, limits: &Limits| refusal(problem, limits, Some(PlanKind::CooperativeScan));
+    let dependent = cooperative_refusal(of(before, lstm(3, 300, 5, 2)), &large());
+    assert!(dependent.starts_with("plan: the kind cooperative with two dependent products a step"), "{dependent}");
+    let few = Limits { cooperative: CooperativeScans { workgroups: 3, ..CooperativeScans::default() }, ..large() };
+    let units = cooperative_refusal(lstm(3, 1000, 5, 2), &few);
+    assert!(
+        units.starts_with("plan: the kind cooperative with more units than its workgroups have invocations"),
+        "{units}"
+    );
+    let narrow = Limits { binding_bytes: 4 << 30, cooperative: cooperative().cooperative, ..Limits::portable() };
+    let narrow = cooperative_refusal(lstm(3, 8000, 5, 1), &narrow);
+    assert!(narrow.starts_with("plan: the kind cooperative with a state beyond the workgroup memory"), "{narrow}");
+    let cut = cooperative_refusal(lstm(3, 300, 5, 2), &Limits { loop_cap: Some(200), ..large() });
+    assert!(cut.starts_with("plan: the kind cooperative with a step beyond the driver's loop cap"), "{cut}");
     for kind in PlanKind::ALL {
         assert_eq!(kind.name().parse::<PlanKind>().expect("its own name"), kind);
     }
+    assert_eq!("wide".parse::<PlanKind>().expect("the former name"), PlanKind::CooperativeScan);
 }

@@ -20,7 +20,7 @@ use gatewise::plan::{Plan, PlanKind};
 fn run(device: &Device, kind: PlanKind, case: &Case, arrays: &Arrays<f32>) -> (Plan, Outcome<f32>) {
     let stack = case.config().plan(kind).build(device, arrays.parameters.clone()).expect("a legal configuration");
     let plan = stack.plan(case.time, case.batch).expect("a kind that runs the cell");
-    assert_eq!(plan.kind, kind, "{plan}");
+    assert_eq!(plan.kind(), kind, "{plan}");
     let mut state = case.state(&stack, arrays);
     let y = forward(&stack, &arrays.x, &mut state, &case.sequence());
     (plan, outcome(y, &state))

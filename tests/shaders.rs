@@ -76,7 +76,7 @@ fn kernels_of_matrices_become_code_for_matrices() {
         let module = module(kernel.source, name);
         let info = validator(name).validate(&module).expect("valid");
         let entry = (ShaderStage::Compute, name);
-        let values = [("SIDES".to_owned(), sides as f64)].into_iter().collect();
+        let values = [("PRODUCTS".to_owned(), sides as f64)].into_iter().collect();
         let (module, info) = process_overrides(&module, &info, Some(entry), &values).expect("defaults");
         let options = spv::Options { lang_version: (1, 6), ..spv::Options::default() };
         let words = spv::write_vec(&module, &info, &options, None).expect("SPIR-V");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gatewise::Error;
 use gatewise::cell::{Cell, GruCell, LstmCell, Reset, RnnCell, WeightType};
-use gatewise::plan::{AdapterClass, Limits, Plan, PlanKind, Problem, Together, Watchdog};
+use gatewise::plan::{AdapterClass, CooperativeScans, Limits, Plan, PlanKind, Problem, Watchdog};
 
 /// Limits of a GPU and of a software adapter.
 fn devices() -> [Limits; 3] {
@@ -19,8 +19,8 @@ fn devices() -> [Limits; 3] {
         binding_bytes: 4 << 30,
         workgroup_bytes: 48 << 10,
         workgroup_invocations: 1024,
-        together: Together { workgroups: 128, ..Together::default() },
-        together_unasked: true,
+        cooperative: CooperativeScans { workgroups: 128, ..CooperativeScans::default() },
+        cooperative_by_default: true,
         ..Limits::portable()
     };
     let software = Limits {
@@ -128,7 +128,7 @@ fn long_calls_are_cut_up() {
 #[test]
 fn ordinary_calls_are_one_submission_of_whole_dispatches() {
     for limits in devices() {
-        let limits = Limits { binding_bytes: 4 << 30, together_unasked: false, ..limits };
+        let limits = Limits { binding_bytes: 4 << 30, cooperative_by_default: false, ..limits };
         let endless = Watchdog { dispatch: Duration::from_secs(1000), submission: Duration::from_secs(100_000) };
         let endless = Limits { watchdog: endless, ..limits.clone() };
         for (hidden, time, batch) in [(64, 1000, 1), (128, 100, 64), (256, 1000, 1), (512, 100, 16), (1024, 25, 32)] {

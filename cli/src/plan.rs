@@ -121,15 +121,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         batch,
         dtype: dtype.name(),
         adapter: &limits.adapter,
-        plan: plan.kind.name(),
+        plan: plan.kind().name(),
         why: plan.why(),
         dispatches: plan.dispatches(),
         submits: plan.submits(),
         bytes: plan.bytes(),
         workgroup_bytes: plan.workgroup_bytes(),
         chunks: plan.chunks.iter().map(|chunk| chunk.steps).collect(),
-        projection: plan.projection(),
-        step: plan.walk(),
+        projection: plan.project.to_string(),
+        step: plan.schedule.to_string(),
     };
     say!("{}", serde_json::json!(report))?;
     Ok(ExitCode::SUCCESS)

@@ -34,6 +34,12 @@ fn the_command_prints_the_plan_of_the_library() {
     let (code, text, _) = run("plan -I 64 -H 128 -T 100 -B 3 --dtype f16 --matrices half");
     assert!(code == Some(0) && text.contains("\nprojection  32 rows x 16 units by matrices of f16\n"), "{text}");
 
+    // The former name of a kind is accepted; the current one is printed.
+    for name in ["cooperative", "wide"] {
+        let (code, text, _) = run(&format!("plan -I 64 -H 128 -T 100 -B 3 --plan {name}"));
+        assert!(code == Some(0) && text.contains("\nplan        cooperative: asked for\n"), "{text}");
+    }
+
     let (code, text, _) = run("plan -I 64 -H 128 --directions 2 -T 100 -B 3 --plan step --json");
     let plan = Plan::new(problem, &Limits::portable(), Some(PlanKind::Step)).expect("fits");
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");

@@ -8,8 +8,8 @@
 // h (1 + d), |d| <= 2^-23, so a pre-activation is off by 2^-23 sum |w h| at the most. Rounding alone may put a sum of n products
 // off by n 2^-24 sum |w h|: the exchange counts as two more of them.
 //
-// That all workgroups run at once is not promised by any API. A reader looks only so many times; then it raises ABORTED, which
-// every reader looks at, and all leave. Nothing that the chunk starts from has been written to, so a dispatch of REDO, which does
+// That all workgroups run at once is not promised by any API. A reader polls only so many times; then it raises ABORTED, which
+// every reader polls at, and all leave. Nothing that the chunk starts from has been written to, so a dispatch of REDO, which does
 // nothing otherwise, walks it again: one workgroup for all units of its rows, h in the two slots by all its bits. h that is not
 // finite cannot carry a phase and is left to it, too. Once raised, ABORTED stays so for the rest of the call.
 
@@ -17,34 +17,7 @@ override REDO: bool = false;        // walks alone what was aborted
 override PITCH: u32 = 16u;          // elements of a row of h: whole parts, zeros behind the last unit
 override STATE: u32 = 16u;          // ROWS * PITCH; 1 with REDO
 
-struct WideDims {
-    scalars: CellScalars,
-    time: u32,
-    batch: u32,
-    hidden: u32,
-    out: u32,               // width of h: hidden
-    directions: u32,        // of the layer: the stride of y
-    direction: u32,         // the one of z = 0
-    first_step: u32,        // the step that the chunk begins with
-    steps: u32,             // its steps
-    weights: u32,           // where the weights of z = 0 begin, in words of 16 bytes, and how far apart those of z are
-    weights_stride: u32,
-    vectors: u32,           // where the vectors of z = 0 begin
-    h: u32,                 // elements of z = 0: h before the chunk, after it, and what a reset returns it to;
-    h_after: u32,
-    h_initial: u32,
-    s: u32,                 // the cell state likewise
-    s_after: u32,
-    s_initial: u32,
-    exchange: u32,          // words of z = 0, a multiple of 4
-    looks: u32,             // looks at a word before a reader gives up
-}
-
-@group(0) @binding(0) var<uniform> dims: WideDims;
 @group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
-@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
-@group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
-@group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
 @group(0) @binding(5) var<storage, read_write> h_rows: array<f32>;  // regions of [z, batch, hidden]
 @group(0) @binding(6) var<storage, read_write> s_rows: array<f32>;  // regions of [z, batch, hidden]
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, hidden]
@@ -179,7 +152,7 @@ fn update_gate(at: Place, unit: u32) -> f32 {
 
 // Waits for a word of `step`.
 fn receive(word: u32, step: u32) -> f32 {
-    for (var look = 0u; look < dims.looks; look++) {
+    for (var look = 0u; look < dims.polls; look++) {
         let bits = atomicLoad(&exchange[word]);
         if (bits & 1u) == phase(step) {
             return bitcast<f32>(bits);

@@ -20,7 +20,7 @@ fn recurrent_step(
 
     let depth = state_depth();
     let part = part_of(depth, slice);
-    let t = product(state_weights(z), state_source(z, first_row, 0u), present, depth, part.x, part.y);
+    let t = product(state_weights(z, USED), state_source(z, first_row, 0u), present, depth, part.x, part.y);
     var t_x = Tile();
     if WAVE && z > 0u {
         let part = part_of(dims.out, slice);

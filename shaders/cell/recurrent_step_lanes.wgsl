@@ -19,7 +19,7 @@ fn recurrent_step_lanes(
     let present = min(unit, units() - 1u);
 
     let depth = state_depth();
-    let t = product(state_weights(z), state_source(z, first_row, lane), present, depth, 0u, depth);
+    let t = product(state_weights(z, USED), state_source(z, first_row, lane), present, depth, 0u, depth);
     var t_x = Tile();
     if WAVE && z > 0u {
         t_x = product(input_weights(z), below_source(z, first_row, lane), present, dims.out, 0u, dims.out);

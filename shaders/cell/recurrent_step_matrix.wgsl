@@ -32,7 +32,7 @@ fn recurrent_step_matrix(group: vec3<u32>, groups: vec3<u32>, lane: u32, subgrou
     let worker = Worker(lane, min(subgroup, GATES - 1u), group.x * SIDE, units());
     var a = Sums();
     var b = Sums();
-    add_products(state_source(z, first_row, 0u), state_weights(z), state_depth(), 0u, worker, &a, &b);
+    add_products(state_source(z, first_row, 0u), state_weights(z, USED), state_depth(), 0u, worker, &a, &b);
     var a_x = Sums();
     var b_x = Sums();
     if WAVE && z > 0u {

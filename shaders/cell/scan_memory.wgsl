@@ -11,34 +11,7 @@ override PITCH: u32 = 16u;          // elements of a row of a region: whole part
 override STATE: u32 = 32u;          // elements of all regions
 override OWN: u32 = 1u;             // LAYERS * ROWS * hidden of a cell that has s, or z between its stages
 
-struct ScanDims {
-    scalars: CellScalars,
-    time: u32,
-    batch: u32,
-    hidden: u32,
-    out: u32,               // width of h
-    directions: u32,        // of the layer: the stride of y
-    direction: u32,         // the one of z = 0
-    first_step: u32,        // the step that the chunk begins with
-    steps: u32,             // its steps
-    weights: u32,           // where the weights of z = 0 begin, in words of 16 bytes, and how far apart those of z are
-    weights_stride: u32,
-    input_weights: u32,     // the same for the input's side of the layers above the lowest, from z = 1 on
-    input_stride: u32,
-    projection: u32,        // the same for the weights that project h
-    projection_stride: u32,
-    vectors: u32,           // where the vectors of z = 0 begin
-    h: u32,                 // elements of z = 0: h, what a reset returns it to,
-    h_initial: u32,
-    s: u32,                 // the cell state, and what a reset returns it to
-    s_initial: u32,
-}
-
-@group(0) @binding(0) var<uniform> dims: ScanDims;
 @group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
-@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
-@group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
-@group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
 @group(0) @binding(5) var<storage, read_write> h_rows: array<f32>;  // [z, batch, out], perhaps the initial values behind them
 @group(0) @binding(6) var<storage, read_write> s_rows: array<f32>;  // [z, batch, hidden], perhaps the initial values behind them
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, out]
@@ -116,10 +89,6 @@ fn scratch_source(z: u32, lane: u32) -> Source {
 // the row is skipped here, too.
 fn below_source(z: u32, lane: u32) -> Source {
     return Source(lane, z - 1u, here, 0u);
-}
-
-fn input_weights(z: u32) -> Matrix {
-    return Matrix(dims.input_weights + (z - 1u) * dims.input_stride, GATES, USED);
 }
 
 fn projection_weights(z: u32) -> Matrix {

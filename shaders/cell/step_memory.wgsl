@@ -8,43 +8,10 @@
 // and the state before every step in `own`. Where h is masked on its way into the products, `current` and `next` hold it masked.
 
 override STAGE: u32 = 0u;
-override REVERSE: u32 = 0u;         // bit d: direction d walks from the last step to the first
 override WAVE: bool = false;        // z counts layers, each a step behind the one below, rather than directions
 override SAVE: bool = false;        // leaves what the backward pass needs
 
-struct RecurrentDims {
-    scalars: CellScalars,
-    noise: Noise,
-    step: u32,              // steps that the lowest layer has done before this one
-    time: u32,
-    batch: u32,
-    hidden: u32,
-    out: u32,               // width of h
-    directions: u32,        // of the layer: the stride of y
-    direction: u32,         // the one of z = 0
-    first_step: u32,        // the step that gates_x begins with
-    steps: u32,             // steps that gates_x holds
-    weights: u32,           // where the weights of z = 0 begin, in words of 16 bytes, and how far apart those of z are
-    weights_stride: u32,
-    input_weights: u32,     // the same for the input's side of the layers above the lowest, from z = 1 on
-    input_stride: u32,
-    vectors: u32,           // where the vectors of z = 0 begin
-    h: u32,                 // elements of z = 0: h, and what a reset returns it to;
-    h_initial: u32,
-    scratch: u32,           // r h, or o output(s) before the projection;
-    s: u32,                 // in `own`: the cell state, what a reset returns it to,
-    s_initial: u32,
-    update: u32,            // and z, between the two dispatches of a step
-    history_h: u32,         // with SAVE, in `own`: h around every step of the chunk, [directions, steps + 1, batch, out],
-    history_s: u32,         // the cell state likewise, or an RNN's pre-activations [directions, steps, batch, hidden],
-    history_initial: u32,   // and the h that a reset returns to, no element of it masked
-}
-
-@group(0) @binding(0) var<uniform> dims: RecurrentDims;
 @group(0) @binding(1) var<storage, read_write> gates_x: array<vec4<f32>>;   // [directions, steps, batch, hidden], a component a gate
-@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>; // packed, see tile.wgsl
-@group(0) @binding(3) var<storage, read> vectors: array<f32>;       // [z, VECTOR_ROWS, hidden]
-@group(0) @binding(4) var<storage, read> flags: array<u32>;         // [time, batch]
 @group(0) @binding(5) var<storage, read> current: array<vec4<f32>>; // regions of [z, batch, out or hidden]
 @group(0) @binding(6) var<storage, read_write> next: array<f32>;    // the same regions
 @group(0) @binding(7) var<storage, read_write> own: array<f32>;     // [z, batch, hidden]: what only its own unit touches
@@ -80,14 +47,13 @@ fn takes_part(z: u32) -> bool {
     return !WAVE || (dims.step >= z && dims.step - z < dims.time);
 }
 
-fn is_reverse(z: u32) -> bool {
-    return ((REVERSE >> select(dims.direction + z, dims.direction, WAVE)) & 1u) != 0u;
+fn direction_of(z: u32) -> u32 {
+    return select(dims.direction + z, dims.direction, WAVE);
 }
 
 // The step that z is at, in the order of the sequence.
 fn time_of(z: u32) -> u32 {
-    let step = select(dims.step, dims.step - z, WAVE);
-    return select(step, dims.time - 1u - step, is_reverse(z));
+    return time_at(z, select(dims.step, dims.step - z, WAVE));
 }
 
 fn place_of(z: u32, row: u32, last: bool) -> Place {
@@ -121,14 +87,6 @@ fn state_depth() -> u32 {
         return dims.hidden;
     }
     return dims.out;
-}
-
-fn state_weights(z: u32) -> Matrix {
-    return Matrix(dims.weights + z * dims.weights_stride, GATES, USED);
-}
-
-fn input_weights(z: u32) -> Matrix {
-    return Matrix(dims.input_weights + (z - 1u) * dims.input_stride, GATES, USED);
 }
 
 // Index of a unit of a row in a region of the given width.
@@ -215,34 +173,9 @@ fn update_gate(at: Place, unit: u32) -> f32 {
     return own[in_region(dims.update, dims.hidden, at, unit)];
 }
 
-fn y_index(at: Place, time: u32, unit: u32) -> u32 {
-    if WAVE {
-        return (time * dims.batch + at.row) * dims.out + unit;
-    }
-    return ((time * dims.batch + at.row) * dims.directions + dims.direction + at.z) * dims.out + unit;
-}
-
 // In a wave the layers above the lowest compute their input's side in the same dispatch.
 fn takes_input(at: Place) -> bool {
     return WAVE && at.z > 0u;
-}
-
-// Index of the unit's gates in `gates_x`: a reverse direction's chunk holds its steps in the order of time.
-fn gates_index(at: Place, unit: u32) -> u32 {
-    var place = dims.step - dims.first_step;
-    if at.reverse {
-        place = dims.steps - 1u - place;
-    }
-    let z = select(dims.direction + at.z, 0u, WAVE);
-    return ((z * dims.steps + place) * dims.batch + at.row) * dims.hidden + unit;
-}
-
-fn projected(at: Place, unit: u32) -> vec4<f32> {
-    let i = gates_index(at, unit);
-    if GATES == 1u {
-        return vec4(gates_x[i / 4u][i % 4u], 0.0, 0.0, 0.0);
-    }
-    return gates_x[i];
 }
 
 // Leaves the unit's pre-activations for the backward pass, and beside a GRU's what its candidate's state side is made of.

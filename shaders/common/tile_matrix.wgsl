@@ -7,7 +7,7 @@
 // in such operands, or the plan does not choose such a kernel.
 
 override WORKGROUP_SIZE: u32 = 128u;    // for every gate as many invocations as the largest subgroup has
-override SIDES: u32 = 1u;               // products whose sums a unit takes, apart from each other
+override PRODUCTS: u32 = 1u;               // products whose sums a unit takes, apart from each other
 
 const STRIPES: u32 = 2u;
 const AREA: u32 = SIDE * SIDE;
@@ -15,12 +15,12 @@ const TALL: u32 = STRIPES * SIDE;       // rows of a workgroup
 const MOST_GATES: u32 = 4u;
 
 // The sizes of what each side has for itself; naga takes the size of an array by name only.
-override FOUND: u32 = SIDES * MOST_GATES * AREA;
-override LARGEST: u32 = SIDES * TALL;
+override FOUND: u32 = PRODUCTS * MOST_GATES * AREA;
+override LARGEST: u32 = PRODUCTS * TALL;
 
 var<workgroup> left: array<Operand, PARTS * TALL * SIDE>;       // [PARTS, TALL, SIDE elements of the depth]
 var<workgroup> right: array<Operand, MOST_GATES * AREA>;        // [gates, SIDE units, SIDE elements of the depth]
-var<workgroup> found: array<f32, FOUND>;                        // [SIDES, gates, SIDE rows, SIDE units]
+var<workgroup> found: array<f32, FOUND>;                        // [PRODUCTS, gates, SIDE rows, SIDE units]
 var<workgroup> largest: array<atomic<u32>, LARGEST>;            // the bits of the largest magnitude in a row of each side
 
 // What an invocation works at: its place in the workgroup, its subgroup's gate, the first unit of the workgroup and how many

@@ -6,7 +6,7 @@ use super::layer::{LayerCall, LayerWeights, ThreadBuffers, ThreadInGroup};
 use super::memory::{AlignedVec, PerThread, SharedSlice};
 use super::pool::Barrier;
 use super::state::{CallerState, ResetState, StateLayout};
-use crate::cell::{Cell, Pad, Parameters, WeightType};
+use crate::cell::{Cell, Direction, Pad, Parameters, WeightType};
 use crate::error::Result;
 use crate::op::Binary;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::contained::{contained, silence_contained_panics};
-use crate::plan::{AdapterClass, Matrices, PlanKind, Together, Watchdog};
+use crate::plan::{AdapterClass, CooperativeScans, Matrices, PlanKind, Watchdog};
 
 /// Which adapter to take.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +33,10 @@ pub struct GpuOptions {
     /// then run by what is found there. Without it a plan depends on nothing but the call and the device's limits.
     pub tuning: Option<PathBuf>,
     /// Lets workgroups wait for each other, so many at the most, where a layer is too wide for one
-    /// ([`PlanKind::Wide`]). No API promises that they run at once: where they turn out not to, the call is computed again on
+    /// ([`PlanKind::CooperativeScan`]). No API promises that they run at once: where they turn out not to, the call is computed again on
     /// the device, right but slowly, and later calls take steps. Plans do so by themselves on GPUs of NVIDIA and Intel and
     /// discrete ones of AMD through Vulkan or DX12, on others only where the kind is asked for.
-    pub together: Option<Together>,
+    pub cooperative: Option<CooperativeScans>,
     /// Multiplies by the adapter's own matrices where these keep the precision of a layer's weights ([`Matrices`]).
     ///
     /// This turns on experimental code of wgpu (`Features::EXPERIMENTAL_COOPERATIVE_MATRIX`), which wgpu calls unsound: it may have
@@ -115,7 +115,7 @@ pub(super) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matr
             Matrices::Float => F32,
         };
         listed.iter().any(|p| {
-            [p.m_size, p.n_size, p.k_size].iter().all(|&size| size as usize == kind.side())
+            [p.m_size, p.n_size, p.k_size].iter().all(|&size| size as usize == kind.size())
                 && (p.ab_type, p.cr_type) == (operand, F32)
         })
     };

@@ -52,7 +52,7 @@ pub(super) struct Fields {
     pub(super) pipelines: Mutex<Pipelines>,
     pub(super) pipeline_cache: Option<PipelineCache>,
     pub(super) tuning: Option<Mutex<Tuning>>,
-    /// What was found not to run at once: [`Plan::together`](plan::Plan::together).
+    /// What was found not to run at once: [`Plan::cooperative_name`](plan::Plan::cooperative_name).
     pub(super) denied: Mutex<BTreeSet<String>>,
     /// Words that say so, on their way.
     pub(super) expected: Mutex<Vec<Expected>>,
@@ -229,8 +229,8 @@ impl GpuDevice {
             workgroups: limits.max_compute_workgroups_per_dimension as usize,
             matrices: kept.matrices,
             loop_cap: loop_cap.then_some(65_535).into_iter().chain(options.loop_cap).min(),
-            together: options.together.unwrap_or_default(),
-            together_unasked: options.together.is_some() && runs_at_once(info),
+            cooperative: options.cooperative.unwrap_or_default(),
+            cooperative_by_default: options.cooperative.is_some() && runs_at_once(info),
             watchdog: options.watchdog.unwrap_or_default(),
         };
         let (canary, lacking) = (Canary::new(&device), lacking(&limits));

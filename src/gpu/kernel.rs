@@ -173,21 +173,21 @@ kernels! {
     ];
     /// A chunk of time of a recurrent layer, or of all of them.
     SCAN_ROWS = "scan_rows": [
-        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/kept.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl",
+        "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/kept.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_rows.wgsl"
     ];
     /// The same, rows shared within a subgroup.
     SCAN_LANES = "scan_lanes": [
-        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/kept.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl",
+        "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/kept.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_lanes.wgsl"
     ];
     /// A chunk of time of a recurrent layer, over several workgroups.
-    SCAN_WIDE = "scan_wide": [
-        "common/activation.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
+    SCAN_COOPERATIVE = "scan_cooperative": [
+        "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
         "common/tile_slices.wgsl", "common/kept.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
-        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/walk.wgsl", "cell/exchange_memory.wgsl", "cell/scan_wide.wgsl"
+        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl", "cell/exchange_memory.wgsl", "cell/scan_cooperative.wgsl"
     ];
     /// One time step of a recurrent layer backwards.
     RECURRENT_STEP_GRAD = "recurrent_step_grad": [

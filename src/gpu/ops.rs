@@ -204,13 +204,13 @@ pub(super) fn work_by_tiles(MatmulSize { rows, depth, columns }: MatmulSize) -> 
     let products = rows.saturating_mul(depth).saturating_mul(columns);
     // A tile reads a row and a column of 64 elements at every place of the depth.
     let bytes = (products / TILE as u64).saturating_mul(8).saturating_add(4 * rows.saturating_mul(columns));
-    Work::of(products, bytes).turns(depth.div_ceil(16) as usize)
+    Work::of(products, bytes).iterations(depth.div_ceil(16) as usize)
 }
 
 /// The work of a product in which one invocation walks the whole depth of its element.
 fn work_by_rows(MatmulSize { rows, depth, columns }: MatmulSize) -> Work {
     let products = (rows as u64).saturating_mul(depth as u64).saturating_mul(columns as u64);
-    Work::of(products.saturating_mul(2), products.saturating_mul(4)).turns(depth)
+    Work::of(products.saturating_mul(2), products.saturating_mul(4)).iterations(depth)
 }
 
 /// `x [count, channels, length]`, `weight [out_channels, channels, kernel]`, `bias [out_channels]`.
@@ -229,7 +229,7 @@ pub(crate) fn conv1d(
     let len = signal[0] * out * geometry.output_length(signal[2], kernel);
     let taps = channels * kernel;
     // Two loads and the places of both to a multiply-add.
-    let work = Work::each(len, 2).products(2 * len as u64 * taps as u64).turns(taps);
+    let work = Work::each(len, 2).products(2 * len as u64 * taps as u64).iterations(taps);
     each_of(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, (len, work))
 }
 
@@ -327,7 +327,8 @@ pub(crate) fn binary(
 /// The work of a kernel with one workgroup per row, which reads the row so many times.
 pub(super) fn work_of_rows([rows, columns]: [usize; 2], times: usize) -> Work {
     let elements = (rows as u64).saturating_mul(columns as u64).saturating_mul(times as u64);
-    Work::of(elements.saturating_mul(8), elements.saturating_mul(4)).turns(times * columns.div_ceil(WORKGROUP_SIZE))
+    Work::of(elements.saturating_mul(8), elements.saturating_mul(4))
+        .iterations(times * columns.div_ceil(WORKGROUP_SIZE))
 }
 
 /// A reduction of every row of `x [rows, columns]`.
@@ -360,7 +361,7 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Buffer, [rows, columns]: 
     }
     let dims = SumColumnsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
     word(&device, name, rows * columns)?;
-    let work = Work::of((rows * columns) as u64, 4 * (rows * columns) as u64).turns(turns);
+    let work = Work::of((rows * columns) as u64, 4 * (rows * columns) as u64).iterations(turns);
     let grid = fold(&device, name, columns.div_ceil(SIDE), work)?;
     produce(recorder, &SUM_COLUMNS, &Constants::new(), &[x], &dims, columns, &grid)
 }

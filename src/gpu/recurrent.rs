@@ -1,6 +1,8 @@
 //! Recurrent layers on the GPU: weights packed for the kernels, and one call recorded as a list of dispatches.
 
 mod alternate;
+mod cooperative;
+mod dims;
 mod kernel_cell;
 mod pack;
 mod product;
@@ -10,15 +12,14 @@ mod special;
 mod state;
 mod step;
 mod training;
-mod wide;
 
 pub(crate) use self::training::{
-    Incoming, ParameterBuffers, TrainingGradient, TrainingRun, TrainingStack, TrainingTape, forward_training,
+    IncomingGradient, ParameterBuffers, TrainingGradient, TrainingInput, TrainingStack, TrainingTape, forward_training,
 };
 
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
-pub(crate) use self::state::RunState;
+pub(crate) use self::state::StateBuffers;
 use super::buffer::Buffer;
 use super::context::GpuDevice;
 use super::ops::{Operand, binary};
@@ -26,11 +27,11 @@ use super::recorder::Recorder;
 use crate::cell::{Direction, Pad, Parameters};
 use crate::error::Result;
 use crate::op::Binary;
-use crate::plan::{Limits, Plan, PlanKind, Problem};
+use crate::plan::{Chunk, Limits, Plan, PlanKind, Problem, Schedule};
 
 /// A stack of layers on the device.
 pub(crate) struct LayerStack {
-    /// The stack itself: no time, no batch.
+    /// The stack's sizes; its `time` and `batch` are 0.
     problem: Problem,
     /// Bit d: direction d runs in reverse.
     reverse: u32,
@@ -40,7 +41,7 @@ pub(crate) struct LayerStack {
 }
 
 impl LayerStack {
-    /// Uploads a stack. `parameters[layer][direction]` fit the cells: [`nn`](crate::nn) has checked them.
+    /// Uploads a stack. `parameters[layer][direction]` must fit the cells; [`nn`](crate::nn) has checked them.
     pub(crate) fn new(
         device: &GpuDevice,
         problem: Problem,
@@ -54,12 +55,12 @@ impl LayerStack {
         Ok(Self { problem, reverse, merge, kind, packed })
     }
 
-    /// The weights, read back: `[layer][direction]`.
+    /// Reads the weights back: `[layer][direction]`.
     pub(crate) fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
         self.packed.parameters(&self.problem)
     }
 
-    /// The schedule of a call.
+    /// Plans a call.
     pub(crate) fn plan(&self, limits: &Limits, time: usize, batch: usize) -> Result<Plan> {
         Plan::new(Problem { time, batch, ..self.problem.clone() }, limits, self.kind)
     }
@@ -70,8 +71,8 @@ fn reverse_bits(directions: &[Direction]) -> u32 {
     (0..).zip(directions).map(|(bit, d): (u32, _)| u32::from(*d == Direction::Reverse) << bit).sum()
 }
 
-/// One call.
-pub(crate) struct Run<'a> {
+/// The sequence that a call reads.
+pub(crate) struct SequenceInput<'a> {
     /// `[time, batch, input]`
     pub(crate) x: &'a Buffer,
     pub(crate) time: usize,
@@ -82,41 +83,54 @@ pub(crate) struct Run<'a> {
     pub(crate) pad: Pad,
 }
 
-/// A call with its schedule.
-struct Call<'a> {
+/// A call with its plan.
+struct RecurrentCall<'a> {
     stack: &'a LayerStack,
-    run: &'a Run<'a>,
+    input: &'a SequenceInput<'a>,
     plan: &'a Plan,
     /// Width of one direction's output.
     out: usize,
+}
+
+/// A chunk of a layer whose input is projected: the steps follow.
+struct ProjectedChunk<'a> {
+    /// The layer, or the lowest of the layers that share their dispatches.
+    layer: usize,
+    /// The number of the chunk.
+    index: usize,
+    chunk: Chunk,
+    /// The projected input of all gates.
+    gates_x: &'a Buffer,
+    /// The layer's output.
+    y: &'a Buffer,
 }
 
 /// Records one call over the whole stack; returns `y [time, batch, width]`.
 pub(crate) fn forward(
     recorder: &mut Recorder,
     stack: &LayerStack,
-    run: &Run<'_>,
-    state: &RunState<'_>,
+    input: &SequenceInput<'_>,
+    state: &StateBuffers<'_>,
 ) -> Result<Buffer> {
     let device = recorder.device().clone();
-    let plan = device.tuned(stack.plan(device.plan_limits(), run.time, run.batch)?, stack.kind.is_some());
+    let plan = device.tuned(stack.plan(device.plan_limits(), input.time, input.batch)?, stack.kind.is_some());
     let problem = plan.problem();
-    let call = Call { stack, run, plan: &plan, out: problem.out() };
-    if run.time == 0 || run.batch == 0 {
+    let call = RecurrentCall { stack, input, plan: &plan, out: problem.out() };
+    if input.time == 0 || input.batch == 0 {
         return Buffer::new(&device, "y", 0);
     }
-    device.note_plan(plan.kind);
+    device.note_plan(plan.kind());
     state.keep(recorder);
-    let x = in_whole_words(recorder, run.x, run.time * run.batch * problem.input)?;
-    match plan.kind {
-        PlanKind::Step => step::layers(recorder, &call, state, x),
-        PlanKind::Wave => step::wave(recorder, &call, state, &x),
-        PlanKind::Scan => scan::layers(recorder, &call, state, x),
-        PlanKind::Wide => wide::layers(recorder, &call, state, x),
+    let x = in_whole_words(recorder, input.x, input.time * input.batch * problem.input)?;
+    match &plan.schedule {
+        Schedule::Steps(tiles) => step::layers(recorder, &call, tiles, state, x),
+        Schedule::Wave(tiles) => step::wave(recorder, &call, tiles, state, x),
+        Schedule::Scan(scan) => scan::layers(recorder, &call, scan, state, x),
+        Schedule::CooperativeScan(scan) => cooperative::layers(recorder, &call, scan, state, x),
     }
 }
 
-/// Kernels read words of four elements; a caller's own buffer may end within one.
+/// Kernels read words of four elements. If a caller's own buffer ends within such a word, returns a copy that does not.
 fn in_whole_words(recorder: &mut Recorder, x: &Buffer, len: usize) -> Result<Buffer> {
     if x.in_whole_words() {
         return Ok(x.clone());
@@ -126,22 +140,45 @@ fn in_whole_words(recorder: &mut Recorder, x: &Buffer, len: usize) -> Result<Buf
     Ok(copy)
 }
 
-impl Call<'_> {
-    /// Room for the output of one layer, its directions side by side.
+impl RecurrentCall<'_> {
+    /// Records all layers, from the lowest up: for every chunk the input projection, then the steps by `record_steps`. Returns the
+    /// output of the topmost layer.
+    fn each_chunk(
+        &self,
+        recorder: &mut Recorder,
+        x: Buffer,
+        mut record_steps: impl FnMut(&mut Recorder, &ProjectedChunk<'_>) -> Result<()>,
+    ) -> Result<Buffer> {
+        let device = recorder.device().clone();
+        let problem = self.plan.problem();
+        let gates_x = project::room(&device, self)?;
+        let mut x = x;
+        for layer in (0..problem.layers).step_by(self.plan.schedule.layers_at_once(problem)) {
+            let y = self.output(&device)?;
+            for (index, &chunk) in self.plan.chunks.iter().enumerate() {
+                project::input(recorder, self, layer, &x, chunk, &gates_x)?;
+                record_steps(recorder, &ProjectedChunk { layer, index, chunk, gates_x: &gates_x, y: &y })?;
+            }
+            x = self.merged(recorder, y)?;
+        }
+        Ok(x)
+    }
+
+    /// Room for the output of one layer: in every step and row, one direction behind the other.
     fn output(&self, device: &GpuDevice) -> Result<Buffer> {
-        Buffer::new(device, "y", self.run.time * self.run.batch * self.width())
+        Buffer::new(device, "y", self.input.time * self.input.batch * self.width())
     }
 
     fn width(&self) -> usize {
         self.stack.problem.cells.len() * self.out
     }
 
-    /// The directions' outputs as one, where the stack merges them.
+    /// Merges the directions' outputs into one, if the stack does so.
     fn merged(&self, recorder: &mut Recorder, y: Buffer) -> Result<Buffer> {
         match self.stack.merge {
             Some(op) if self.stack.problem.cells.len() == 2 => {
                 let half = |offset| Operand { buffer: &y, stride: self.width(), offset };
-                binary(recorder, op, half(0), half(self.out), [self.run.time * self.run.batch, self.out])
+                binary(recorder, op, half(0), half(self.out), [self.input.time * self.input.batch, self.out])
             }
             _ => Ok(y),
         }

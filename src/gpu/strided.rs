@@ -165,7 +165,7 @@ impl ProductTile {
 /// Turns of one loop that neither the driver nor a watchdog cuts short.
 pub(super) fn longest_loop(limits: &Limits) -> usize {
     let cap = usize::try_from(limits.loop_cap.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    cap.min(limits.watchdog.turns())
+    cap.min(limits.watchdog.iterations())
 }
 
 /// Iterations of a product's loop that the driver is sure to complete, with a loop inside it, and that are short enough. A long
@@ -179,7 +179,7 @@ fn longest_depth(limits: &Limits, [rows, columns]: [usize; 2]) -> usize {
     };
     // A single workgroup has to be short enough, too.
     let least = LEAST.min(fitting(TILE, TILE, TILE));
-    let watched = fitting(rows, LEAST, columns).max(least).min(limits.watchdog.turns().saturating_mul(16));
+    let watched = fitting(rows, LEAST, columns).max(least).min(limits.watchdog.iterations().saturating_mul(16));
     capped.min((watched / TILE).max(1).saturating_mul(TILE))
 }
 
@@ -280,7 +280,7 @@ pub(super) fn sum_strided(
         let constants = vec![("ACCUMULATE", u32::from(accumulate || begin > 0))];
         let bound = recorder.bind(&SUM_STRIDED, &constants, [sum.x, y].map(Buffer::clone))?;
         let all = (count as u64).saturating_mul(piece as u64 + 1);
-        let work = Work::of(2 * all, 4 * all).turns(piece);
+        let work = Work::of(2 * all, 4 * all).iterations(piece);
         recorder.dispatch(bound, &dims, &fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?)?;
         begin += piece;
         if begin >= sum.terms {

@@ -39,7 +39,7 @@ impl Tuning {
         let own =
             known["format"] == FORMAT && known["adapter"] == adapter.as_str() && known["driver"] == driver.as_str();
         let denied = known["denied"].as_array().filter(|_| own).into_iter().flatten();
-        let denied = denied.filter_map(|together| together.as_str().map(str::to_owned)).collect();
+        let denied = denied.filter_map(|scan| scan.as_str().map(str::to_owned)).collect();
         let entries = known["entries"].as_object().filter(|_| own).into_iter().flatten();
         let entries = entries.filter_map(|(key, value)| Some((key.clone(), choice(value)?))).collect();
         Ok(Self { file, adapter, driver, entries, denied })
@@ -80,7 +80,7 @@ fn written(choice: &Choice) -> Value {
         };
         json!({ "method": method, "rows": tile.rows, "units": tile.units, "slices": tile.slices })
     };
-    json!({ "kind": choice.kind.name(), "project": tile(&choice.project), "step": tile(&choice.step) })
+    json!({ "kind": choice.kind.name(), "project": tile(&choice.project), "step": choice.step.as_ref().map(tile) })
 }
 
 fn choice(value: &Value) -> Option<Choice> {
@@ -96,23 +96,24 @@ fn choice(value: &Value) -> Option<Choice> {
         Some(Tile { method, rows: size("rows")?, units: size("units")?, slices: size("slices")? })
     };
     let kind = value["kind"].as_str()?.parse().ok()?;
-    Some(Choice { kind, project: tile(&value["project"])?, step: tile(&value["step"])? })
+    let step = if value["step"].is_null() { None } else { Some(tile(&value["step"])?) };
+    Some(Choice { kind, project: tile(&value["project"])?, step })
 }
 
 impl Context {
-    pub(super) fn is_denied(&self, together: &str) -> bool {
-        lock(&self.denied).contains(together)
+    pub(super) fn is_denied(&self, scan: &str) -> bool {
+        lock(&self.denied).contains(scan)
     }
 
     /// Has plans do without what was found not to run at once: here, and in what is kept on disk.
-    pub(super) fn deny(&self, together: String) {
+    pub(super) fn deny(&self, scan: String) {
         if let Some(tuning) = &self.tuning {
             let mut tuning = lock(tuning);
-            tuning.denied.insert(together.clone());
+            tuning.denied.insert(scan.clone());
             // A folder that cannot be written to costs another process the same discovery, and no call anything.
             let _ = tuning.save();
         }
-        lock(&self.denied).insert(together);
+        lock(&self.denied).insert(scan);
     }
 }
 
@@ -128,7 +129,7 @@ impl GpuDevice {
         let known = self.context().tuning.as_ref();
         let known = known.and_then(|tuning| lock(tuning).entries.get(&key(plan.problem())).copied());
         let plan = match known {
-            Some(choice) if !forced || choice.kind == plan.kind => {
+            Some(choice) if !forced || choice.kind == plan.kind() => {
                 let as_it_is = plan.clone();
                 plan.with_choice(&choice, self.plan_limits()).unwrap_or(as_it_is)
             }

@@ -18,8 +18,8 @@ const TIRED: u32 = 1;
 /// A word to look at once a submission is done.
 pub(super) struct Watched {
     from: Buffer,
-    /// What ran: [`Plan::together`].
-    together: String,
+    /// The scan: [`Plan::cooperative_name`].
+    scan: String,
 }
 
 /// A word on its way to the host. It holds no [`Buffer`]: that would hold the device, which holds this.
@@ -27,13 +27,13 @@ pub(super) struct Expected {
     staging: (u64, wgpu::Buffer),
     /// Whether it can be read.
     arrived: Arc<OnceLock<bool>>,
-    together: String,
+    scan: String,
 }
 
 impl Recorder {
     /// Has the first word of `exchange` looked at when the submission is done.
-    pub(super) fn watch(&mut self, exchange: &Buffer, together: String) {
-        self.watched().push(Watched { from: exchange.clone(), together });
+    pub(super) fn watch(&mut self, exchange: &Buffer, scan: String) {
+        self.watched().push(Watched { from: exchange.clone(), scan });
     }
 }
 
@@ -45,7 +45,7 @@ impl Context {
 
     /// Asks for the words of a submission that is under way.
     pub(super) fn ask_for(&self, watched: Vec<Watched>, staged: Vec<(u64, wgpu::Buffer)>) {
-        let expected = watched.into_iter().zip(staged).map(|(Watched { together, .. }, staging)| {
+        let expected = watched.into_iter().zip(staged).map(|(Watched { scan, .. }, staging)| {
             let arrived = Arc::new(OnceLock::new());
             let answer = Arc::clone(&arrived);
             let callback = move |result: std::result::Result<(), wgpu::BufferAsyncError>| {
@@ -54,7 +54,7 @@ impl Context {
             };
             // A refused mapping gives the answer, too.
             let _ = self.attempt(|| staging.1.slice(..BYTES).map_async(wgpu::MapMode::Read, callback));
-            Expected { staging, arrived, together }
+            Expected { staging, arrived, scan }
         });
         lock(&self.expected).extend(expected);
     }
@@ -72,7 +72,7 @@ impl Context {
                 .extract_if(.., |word| word.arrived.get().is_some() || Arc::strong_count(&word.arrived) == 1)
                 .collect()
         };
-        for Expected { staging: (number, raw), arrived, together } in arrived {
+        for Expected { staging: (number, raw), arrived, scan } in arrived {
             // A word that cannot be read belongs to a device that is lost.
             if arrived.get() != Some(&true) {
                 continue;
@@ -82,7 +82,7 @@ impl Context {
                 self.give_buffer(number, raw);
             }
             if word.is_ok_and(|word| word & TIRED != 0) {
-                self.deny(together);
+                self.deny(scan);
             }
         }
     }
@@ -98,9 +98,9 @@ impl Watched {
 impl GpuDevice {
     /// A plan as it is, or one by steps where its workgroups were found not to run at once.
     pub(super) fn permitted(&self, plan: Plan) -> Plan {
-        let Some(together) = plan.together() else { return plan };
+        let Some(name) = plan.cooperative_name() else { return plan };
         self.context().take_expected();
-        if !self.context().is_denied(&together) {
+        if !self.context().is_denied(&name) {
             return plan;
         }
         let as_it_is = plan.clone();

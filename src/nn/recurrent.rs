@@ -268,9 +268,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         let initial_s = initial_s.map(|s| resident(OP, "state", s)).transpose()?;
         let s = state.s.as_ref().map(|s| resident(OP, "state", s)).transpose()?;
         let x = resident(OP, "x", x)?;
-        let run = gpu::Run { x, time, batch, flags, resets: sequence.resets(), pad: sequence.padding() };
+        let run = gpu::SequenceInput { x, time, batch, flags, resets: sequence.resets(), pad: sequence.padding() };
         let run_state =
-            gpu::RunState { h: resident(OP, "state", &state.h)?, s, initial: initial_h.map(|h| (h, initial_s)) };
+            gpu::StateBuffers { h: resident(OP, "state", &state.h)?, s, initial: initial_h.map(|h| (h, initial_s)) };
         let y = gpu::forward(recorder, stack, &run, &run_state)?;
         Ok(Tensor::from_buffer(&gpu, &[time, batch, self.output_size()], y))
     }

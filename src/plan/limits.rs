@@ -1,45 +1,47 @@
-//! What a device allows, as far as a plan depends on it.
+//! The limits of a device that a plan depends on.
 
 use super::matrices::Matrices;
 use super::watchdog::{Bounds, Watchdog};
 use crate::error::{Error, Result};
 
-/// What an adapter computes on.
+/// The hardware that an adapter computes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AdapterClass {
-    /// A GPU: thousands of invocations at once, memory that wants neighbours to read neighbouring words, cheap barriers.
+    /// A GPU: thousands of concurrent invocations, cheap barriers, and memory that is fast if neighbouring invocations read
+    /// neighbouring words.
     #[default]
     Hardware,
-    /// The CPU (llvmpipe, SwiftShader): a few threads of wide vectors, one subgroup after another; every load of a lane
-    /// costs an instruction, every barrier a switch.
+    /// The CPU (llvmpipe, SwiftShader): a few threads that run one subgroup after another by vector instructions. Every load of a
+    /// lane costs an instruction, every barrier a switch.
     Software,
 }
 
-/// Workgroups of one dispatch that wait for each other ([`PlanKind::Wide`](super::PlanKind::Wide)).
+/// Bounds for the workgroups of a dispatch that wait for each other
+/// ([`PlanKind::CooperativeScan`](super::PlanKind::CooperativeScan)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Together {
-    /// How many of them may, at the most: as many as the GPU surely runs at once.
+pub struct CooperativeScans {
+    /// Largest number of such workgroups: as many as the GPU certainly runs concurrently.
     pub workgroups: usize,
-    /// How often one looks for what another one has to tell before it gives up. A look takes about a microsecond.
-    pub looks: u32,
+    /// How often a workgroup reads a word of another one before it gives up. One read takes about a microsecond.
+    pub polls: u32,
 }
 
-impl Default for Together {
+impl Default for CooperativeScans {
     fn default() -> Self {
-        Self { workgroups: 64, looks: 1 << 14 }
+        Self { workgroups: 64, polls: 1 << 14 }
     }
 }
 
-/// The limits of a device that shape a plan.
+/// The limits of a device that a plan depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The device's name, for messages.
     pub adapter: String,
-    /// What the adapter computes on.
+    /// The hardware that the adapter computes on.
     pub class: AdapterClass,
-    /// Invocations of the smallest subgroup; 0 where kernels cannot use subgroups.
+    /// Invocations of the smallest subgroup; 0 if kernels cannot use subgroups.
     pub subgroup: usize,
-    /// Invocations of the largest subgroup; 0 where kernels cannot use subgroups.
+    /// Invocations of the largest subgroup; 0 if kernels cannot use subgroups.
     pub subgroup_most: usize,
     /// Largest storage binding in bytes.
     pub binding_bytes: u64,
@@ -47,22 +49,22 @@ pub struct Limits {
     pub workgroup_bytes: u64,
     /// Invocations of a workgroup.
     pub workgroup_invocations: usize,
-    /// Workgroups of a dispatch along one axis.
+    /// Largest number of workgroups of a dispatch along one axis.
     pub workgroups: usize,
-    /// The adapter's own matrices that calls may use.
+    /// The kinds of cooperative matrices that calls may use.
     pub matrices: Vec<Matrices>,
-    /// Loop iterations after which the driver silently leaves a shader, if it does.
+    /// Loop iterations of an invocation after which the driver silently ends its loops, if it does.
     pub loop_cap: Option<u64>,
-    /// Workgroups that may wait for each other.
-    pub together: Together,
-    /// Whether they may where no plan was asked for.
-    pub together_unasked: bool,
-    /// How long a dispatch and a submission may be.
+    /// Bounds for workgroups that wait for each other.
+    pub cooperative: CooperativeScans,
+    /// Whether cooperative scans may be chosen if no kind of plan was asked for.
+    pub cooperative_by_default: bool,
+    /// The longest times of a dispatch and of a submission.
     pub watchdog: Watchdog,
 }
 
 impl Limits {
-    /// The least that every WebGPU implementation offers.
+    /// The limits that every WebGPU implementation offers at least.
     pub fn portable() -> Self {
         Self {
             adapter: "a WebGPU adapter".to_owned(),
@@ -75,13 +77,13 @@ impl Limits {
             workgroups: 65_535,
             matrices: Vec::new(),
             loop_cap: None,
-            together: Together::default(),
-            together_unasked: false,
+            cooperative: CooperativeScans::default(),
+            cooperative_by_default: false,
             watchdog: Watchdog::default(),
         }
     }
 
-    /// Whether lanes of a subgroup pass each other what they have loaded: a load of a lane costs a software adapter more.
+    /// Whether lanes of a subgroup pass loaded words to each other: on a software adapter that is cheaper than loading them.
     pub(crate) fn shares_lanes(&self) -> bool {
         self.class == AdapterClass::Software && self.subgroup >= 8
     }
@@ -91,6 +93,7 @@ impl Limits {
         Bounds { watchdog: self.watchdog, workgroups: self.workgroups }
     }
 
+    /// Refuses a need above a limit.
     pub(super) fn check(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
         if needed <= limit {
             return Ok(());

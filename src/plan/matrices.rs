@@ -1,4 +1,4 @@
-//! The adapter's own matrices, which the invocations of a subgroup multiply together.
+//! Cooperative matrices: the adapter's own matrices, multiplied by all invocations of a subgroup.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,20 +9,20 @@ use super::{Fit, OP};
 use crate::cell::WeightType;
 use crate::error::{Error, Result};
 
-/// A kind of cooperative matrices that the input projection, and a step of many rows, can be computed by. An adapter lists what it
-/// has.
+/// A kind of cooperative matrices that can compute the input projection, and a step of many rows. An adapter lists the kinds that
+/// it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Matrices {
-    /// 16 by 16, operands in f16, sums in f32: for weights that are exact in f16. An element of the input is the sum of two
-    /// operands, so it keeps its precision.
+    /// 16 by 16, operands in f16, sums in f32: for weights that are exact in f16. An element of the input is split into the sum
+    /// of two operands, so it keeps its precision.
     Half,
     /// 8 by 8, all in f32: for every type of weights.
     Float,
 }
 
-/// Matrices of rows that a workgroup has.
+/// Matrices along the rows of a workgroup.
 const STRIPES: usize = 2;
-/// Gates that a workgroup has room for.
+/// Largest number of gates of a workgroup.
 const GATES: usize = 4;
 
 impl Matrices {
@@ -37,8 +37,8 @@ impl Matrices {
         }
     }
 
-    /// Rows and columns of a matrix, and the depth of a product: the units of a workgroup.
-    pub const fn side(self) -> usize {
+    /// Rows, columns and depth of one matrix product, and the units of a workgroup.
+    pub const fn size(self) -> usize {
         match self {
             Self::Half => 16,
             Self::Float => 8,
@@ -47,45 +47,45 @@ impl Matrices {
 
     /// Rows of a workgroup.
     pub const fn rows(self) -> usize {
-        STRIPES * self.side()
+        STRIPES * self.size()
     }
 
-    /// Workgroup memory in bytes: both operands, and for each of the `sides` that a unit's sums have apart from each other the sums
-    /// and the rows' largest magnitudes.
-    pub const fn workgroup_bytes(self, sides: usize) -> u64 {
-        let area = self.side() * self.side();
+    /// Workgroup memory in bytes: both operands, and for each of the `products` of a unit its sums and the rows' largest
+    /// magnitudes.
+    pub const fn workgroup_bytes(self, products: usize) -> u64 {
+        let area = self.size() * self.size();
         let (bytes, parts) = match self {
             Self::Half => (2, 2),
             Self::Float => (4, 1),
         };
-        (bytes * area * (parts * STRIPES + GATES) + sides * 4 * (area * GATES + self.rows())) as u64
+        (bytes * area * (parts * STRIPES + GATES) + products * 4 * (area * GATES + self.rows())) as u64
     }
 
-    /// Whether weights of a type are exact in the operands.
+    /// Whether the operands hold weights of this type exactly.
     fn holds(self, kind: WeightType) -> bool {
         self == Self::Float || matches!(kind, WeightType::F16 | WeightType::Int8)
     }
 
-    /// Invocations of a workgroup: a subgroup for every gate.
+    /// Invocations of a workgroup: one subgroup per gate.
     pub(crate) fn invocations(limits: &Limits, gates: usize) -> usize {
         limits.subgroup_most * gates
     }
 
-    /// The kind that suits a projection of `rows` rows, or why there is none.
+    /// The kind that suits a projection of `rows` rows, or the reason why none does.
     pub(super) fn of_projection(limits: &Limits, problem: &Problem, rows: usize) -> Fit<Self> {
         let found = Self::of(limits, problem, 1)?;
-        // Fewer would mostly be padding.
+        // Most of a tile of fewer rows would be padding.
         if 2 * rows < found.rows() { Err("few rows") } else { Ok(found) }
     }
 
-    /// The kind that suits a step whose units' sums have so many sides, or why there is none. Less than a workgroup's rows are
-    /// left to smaller tiles: a step waits for the one before, and a tile of many rows makes few workgroups.
-    pub(super) fn of_step(limits: &Limits, problem: &Problem, sides: usize) -> Fit<Self> {
-        let found = Self::of(limits, problem, sides)?;
+    /// The kind that suits a step of so many products per unit, or the reason why none does. Fewer rows than a workgroup's are left
+    /// to smaller tiles: a step waits for the one before, and tiles of many rows make few workgroups.
+    pub(super) fn of_step(limits: &Limits, problem: &Problem, products: usize) -> Fit<Self> {
+        let found = Self::of(limits, problem, products)?;
         if problem.batch < found.rows() { Err("few rows") } else { Ok(found) }
     }
 
-    fn of(limits: &Limits, problem: &Problem, sides: usize) -> Fit<Self> {
+    fn of(limits: &Limits, problem: &Problem, products: usize) -> Fit<Self> {
         if limits.matrices.is_empty() {
             return Err("no cooperative matrices");
         }
@@ -101,7 +101,7 @@ impl Matrices {
         else {
             return Err("weights that the adapter's matrices do not hold exactly");
         };
-        if found.workgroup_bytes(sides) > limits.workgroup_bytes {
+        if found.workgroup_bytes(products) > limits.workgroup_bytes {
             return Err("matrices beyond the workgroup memory");
         }
         Ok(found)
@@ -111,7 +111,7 @@ impl Matrices {
 impl fmt::Display for Matrices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let element = if *self == Self::Half { "f16" } else { "f32" };
-        write!(f, "{} rows x {} units by matrices of {element}", self.rows(), self.side())
+        write!(f, "{} rows x {} units by matrices of {element}", self.rows(), self.size())
     }
 }
 

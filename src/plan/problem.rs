@@ -1,4 +1,4 @@
-//! What is to be run.
+//! The problem that a plan is made for.
 
 use std::iter;
 use std::ops::Range;
@@ -10,18 +10,18 @@ use super::tile::{Tile, packed_words};
 use crate::cell::{Cell, WeightType};
 use crate::error::{Error, Result};
 
-/// What is to be run: a stack of layers over a batch of sequences.
+/// A stack of layers over a batch of sequences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// One cell a direction.
+    /// One cell per direction.
     pub cells: Vec<Cell>,
     /// Features of the input.
     pub input: usize,
-    /// Units of a layer and direction.
+    /// Units per layer and direction.
     pub hidden: usize,
     /// Layers of the stack.
     pub layers: usize,
-    /// Whether both directions' outputs are merged into one of the same width rather than concatenated.
+    /// Whether the outputs of two directions are merged into one of the same width. If not, they are concatenated.
     pub merged: bool,
     /// How the weights are stored.
     pub weight_type: WeightType,
@@ -32,8 +32,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Refuses what no schedule could run on the device: layers without units, single steps and whole arrays that no binding
-    /// holds.
+    /// Refuses a problem that no schedule could run on the device: one without units, or whose single steps or whole arrays are
+    /// larger than a binding.
     pub(super) fn check(&self, limits: &Limits) -> Result<()> {
         let (directions, width) = (self.cells.len(), self.hidden.max(self.out()));
         let counts =
@@ -54,20 +54,20 @@ impl Problem {
         bindings.into_iter().try_for_each(|(what, bytes)| limits.check(OP, what, bytes, limits.binding_bytes))
     }
 
-    /// Loop iterations of one invocation of a projection, and of a step where there is one, at the most. In a wave a step has two
-    /// products.
-    pub(super) fn turns(&self, project: &Tile, step: Option<&Tile>) -> u64 {
+    /// Largest number of loop iterations of one invocation, of the projection and of a step that is a dispatch of its own.
+    pub(super) fn loop_iterations(&self, project: &Tile, step: Option<&Tile>) -> u64 {
         let along = |depth: usize| loops(depth.div_ceil(4));
         let projection = along(self.deepest_input()) + loops(project.rows);
         let step = step.map_or(0, |tile| {
             let sliced = if tile.slices > 1 { loops(tile.rows) + loops(tile.slices) } else { 0 };
-            let sides = if self.layers > 1 { 2 } else { 1 };
-            sides * (along(self.hidden.max(self.out())) + sliced) + loops(tile.rows)
+            // In a wave a step has two products.
+            let products = if self.layers > 1 { 2 } else { 1 };
+            products * (along(self.hidden.max(self.out())) + sliced) + loops(tile.rows)
         });
         projection.max(step)
     }
 
-    /// Bytes of the largest matrices of packed weights that one binding must hold: a layer's, of all its directions.
+    /// Bytes of the largest matrix of packed weights of a layer, all directions: one binding must hold it.
     fn widest_weights(&self) -> u64 {
         let deepest = self.deepest_input().max(self.out());
         let words = packed_words(self.weight_type, self.gates(), self.hidden, deepest);
@@ -84,7 +84,7 @@ impl Problem {
         self.cells.first().map_or(0, |cell| cell.gates().len())
     }
 
-    /// Features that a layer reads.
+    /// Features of a layer's input.
     pub fn layer_input(&self, layer: usize) -> usize {
         match layer {
             0 => self.input,
@@ -93,12 +93,12 @@ impl Problem {
         }
     }
 
-    /// The most features that a layer reads: all but the lowest read the same.
+    /// Largest number of features of a layer's input. All layers but the lowest have the same.
     fn deepest_input(&self) -> usize {
         if self.layers > 1 { self.input.max(self.layer_input(1)) } else { self.input }
     }
 
-    /// Elements of a unit in the projected input: its gates, padded to a whole word where there are several.
+    /// Elements per unit of the projected input: its gates, padded to a whole word if there are several.
     pub(crate) fn projected_gates(&self) -> usize {
         if self.gates() > 1 { 4 } else { 1 }
     }
@@ -108,7 +108,7 @@ impl Problem {
         floats(&[self.batch, self.hidden, self.projected_gates(), self.cells.len()])
     }
 
-    /// Words of 16 bytes of the weights that project h, of one layer and direction.
+    /// Words of 16 bytes of the weights that project h, per layer and direction.
     pub(crate) fn projection_words(&self) -> usize {
         let projects = self.cells.first().is_some_and(|cell| cell.projection().is_some());
         if projects { packed_words(self.weight_type, 1, self.out(), self.hidden) } else { 0 }
@@ -122,29 +122,29 @@ impl Problem {
         self.cells.len() * (layer(0) + others)
     }
 
-    /// Dependent products of a step.
+    /// Products of a step that depend on each other.
     pub(crate) fn stages(&self) -> usize {
         self.cells.first().map_or(1, |cell| cell.stages().len())
     }
 
-    /// Directions that share their dispatches: all of them where their cells are the same.
+    /// Directions that share their dispatches: all of them if their cells are the same.
     pub(super) fn groups(&self) -> Vec<Range<usize>> {
         let directions = self.cells.len();
         let same = self.cells.windows(2).all(|pair| pair[0] == pair[1]);
         if same { iter::once(0..directions).collect() } else { (0..directions).map(|d| d..d + 1).collect() }
     }
 
-    /// Dispatches a layer that merge its directions' outputs.
+    /// Dispatches per layer that merge its directions' outputs.
     pub(super) fn merges(&self) -> usize {
         usize::from(self.merged && self.cells.len() == 2)
     }
 
-    /// Dispatches of the whole call, were `at_once` layers scanned in a single chunk.
+    /// Dispatches of the whole call if each scan had `at_once` layers and a single chunk.
     pub(super) fn scan_dispatches(&self, at_once: usize) -> usize {
         (self.layers / at_once).saturating_mul(1 + self.groups().len() + self.merges())
     }
 
-    /// Dispatches of the whole call, were every step one of its own and the input projected in a single chunk.
+    /// Dispatches of the whole call if every step were a dispatch, and the input projected in a single chunk.
     pub(super) fn step_dispatches(&self) -> usize {
         let step: usize = self.groups().iter().map(|group| self.cells[group.start].stages().len()).sum();
         self.layers.saturating_mul(self.time.saturating_mul(step).saturating_add(1 + self.merges()))
@@ -155,6 +155,7 @@ impl Problem {
         self.weight_words() as u64 * 16 <= limits.binding_bytes
     }
 
+    /// The reason why a wave cannot run the problem, if it cannot.
     pub(super) fn why_no_wave(&self, limits: &Limits) -> Option<&'static str> {
         if self.cells.len() != 1 {
             return Some("two directions");
@@ -169,7 +170,7 @@ impl Problem {
     }
 }
 
-/// Bytes of an array of floats; the largest number where they cannot be counted.
+/// Bytes of an array of floats; `u64::MAX` if the number overflows.
 fn floats(shape: &[usize]) -> u64 {
     shape.iter().fold(size_of::<f32>() as u64, |bytes, &size| bytes.saturating_mul(size as u64))
 }

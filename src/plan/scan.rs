@@ -1,60 +1,60 @@
-//! How a workgroup walks through time by itself.
+//! Scans: a workgroup computes all steps of a chunk of time for its rows.
 
 use super::Fit;
+use super::cooperative::SINGLE_WORKGROUP_BYTES;
 use super::invocation::{can_keep, kept_words, loops};
 use super::limits::{AdapterClass, Limits};
 use super::problem::Problem;
 use super::tile::{BLOCK, Method, packed_words, step_depth};
 use super::watchdog::{BYTES, Watchdog, Work};
-use super::wide::ALONE_BYTES;
 use crate::cell::Cell;
 
-/// The workgroup of a scan: the rows, units and layers that it has, and how its invocations share them.
+/// The workgroup of a scan: its rows, units and layers, and how its invocations share them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Who reads the state's rows.
+    /// How invocations read the rows of the state.
     pub method: Method,
-    /// Rows of the batch that a workgroup walks: 1, 2, 4 or 8.
+    /// Rows of the batch that a workgroup computes: 1, 2, 4 or 8.
     pub rows: usize,
     /// Invocations along the units.
     pub units: usize,
-    /// Parts that the depth is cut into; an invocation has a unit's part.
+    /// Slices of the depth; an invocation computes one slice of one unit.
     pub slices: usize,
-    /// Layers of a workgroup, each a step behind the one below: one, or all of the stack.
+    /// Layers of a workgroup, each one step behind the layer below: one, or all of the stack.
     pub layers: usize,
-    /// Parts of 16 elements of the depth whose weights an invocation keeps in registers; 0 where it reads them anew at
-    /// every step.
+    /// Parts of 16 elements of the depth whose weights an invocation keeps in registers; 0 if it reads them at every step.
     pub kept: usize,
     /// Elements of a row of the state in workgroup memory.
     pub pitch: usize,
-    /// Regions of rows: two that h moves between, one for what a reset returns to.
+    /// Regions of rows: two that h alternates between, and one for the values after a reset.
     regions: usize,
-    /// Elements that only their own unit touches.
+    /// Elements that only their own unit reads and writes.
     own: usize,
-    /// Loop iterations of an invocation in a step.
-    turn: u64,
-    /// Bytes that a workgroup reads in a step, or what it could read in the time that a step takes at the least.
-    bytes: u64,
+    /// Loop iterations of an invocation per step.
+    step_iterations: u64,
+    /// Bytes that a workgroup reads per step, or could read in the shortest time of a step.
+    step_bytes: u64,
     /// The work of all workgroups in one step.
-    step: Work,
+    step_work: Work,
 }
 
-/// Parts that are kept on a software adapter: llvmpipe takes longer to compile what keeps more than some forty calls save.
+/// Largest number of kept parts on a software adapter: for more, llvmpipe compiles longer than some forty calls save.
 const SOFTWARE_KEPT: usize = 4;
-/// Bytes of registers that the weights of a workgroup may fill: what a core of a large GPU has, less what the rest takes.
+/// Bytes of registers that the weights of a workgroup may fill: those of a core of a large GPU, less those of all other values.
 const KEPT_BYTES: usize = 160 << 10;
-/// Workgroups that keep every core of a large GPU, or the threads of a software adapter, busy.
+/// Workgroups that keep every core of a large GPU busy.
 const BUSY: usize = 128;
+/// Workgroups that keep the threads of a software adapter busy.
 const BUSY_THREADS: usize = 4;
-/// What a workgroup could read while it waits for its own barriers.
+/// Bytes that a workgroup could read while it waits at the barriers of a step.
 const LEAST_BYTES: u64 = 16 << 10;
-/// Layers of a workgroup at the most: WebGPU's limit of its third axis.
+/// Largest number of layers of a workgroup: WebGPU's limit of its third axis.
 const LAYERS: usize = 64;
-/// Loop iterations beside the steps, at the most: reading and writing the state.
-const BESIDE_STEPS: u64 = 64;
+/// Largest number of loop iterations per chunk that read and write the state.
+const CHUNK_ITERATIONS: u64 = 64;
 
 impl Scan {
-    /// The workgroup that suits the problem, or why no workgroup can walk it alone.
+    /// The workgroup that suits the problem, or the reason why a single workgroup cannot compute it.
     pub(super) fn of(limits: &Limits, problem: &Problem) -> Fit<Self> {
         let lanes = limits.shares_lanes();
         let method = if lanes { Method::Lanes } else { Method::Rows };
@@ -62,11 +62,11 @@ impl Scan {
         if units > limits.workgroup_invocations {
             return Err("more units than a workgroup has invocations");
         }
-        let together = problem.weights_fit_one_binding(limits);
-        if !together && problem.projection_words() > 0 {
+        let one_binding = problem.weights_fit_one_binding(limits);
+        if !one_binding && problem.projection_words() > 0 {
             return Err("weights beyond one binding");
         }
-        let stacks = problem.layers > 1 && problem.layers <= LAYERS && problem.cells.len() == 1 && together;
+        let stacks = problem.layers > 1 && problem.layers <= LAYERS && problem.cells.len() == 1 && one_binding;
         let all = if stacks { [problem.layers, 1] } else { [1, 1] };
         let fitting = all.into_iter().filter(|layers| units * layers <= limits.workgroup_invocations);
         let mut smallest = None;
@@ -94,7 +94,7 @@ impl Scan {
         }
     }
 
-    /// Slices of the depth: as many as there are invocations for. A software adapter has nothing that would be idle.
+    /// Slices of the depth: as many as there are invocations for. A software adapter has no idle invocations to fill.
     fn slices(limits: &Limits, problem: &Problem, invocations: usize) -> usize {
         match limits.class {
             AdapterClass::Software => 1,
@@ -106,8 +106,8 @@ impl Scan {
         }
     }
 
-    /// Rows of a workgroup: one, unless enough workgroups are left that each has several. Those that read their weights at every
-    /// step read them once for all of their rows.
+    /// Rows of a workgroup: several, if enough workgroups are left then. If weights are read at every step, they are read once for
+    /// all rows of a workgroup.
     fn rows(limits: &Limits, problem: &Problem, lanes: bool, slices: usize) -> usize {
         let (most, busy) = match limits.class {
             AdapterClass::Software if !lanes => (1, BUSY_THREADS),
@@ -122,6 +122,7 @@ impl Scan {
         rows
     }
 
+    /// A workgroup of so many rows, units, slices and layers.
     fn laid_out(limits: &Limits, problem: &Problem, method: Method, [rows, units, slices, layers]: [usize; 4]) -> Self {
         let (out, gates) = (problem.out(), problem.gates());
         let parts = out.div_ceil(16).div_ceil(slices);
@@ -149,14 +150,14 @@ impl Scan {
             pitch: widest.max(16 * kept * slices),
             regions: 3,
             own: if has_own { layers * rows * problem.hidden } else { 1 },
-            turn: Self::turn(problem, method, [rows, slices, layers, kept]),
-            bytes: Self::bytes(problem, layers, kept > 0).max(LEAST_BYTES),
-            step: Self::step(problem, [rows, layers], kept > 0),
+            step_iterations: Self::step_iterations(problem, method, [rows, slices, layers, kept]),
+            step_bytes: Self::step_bytes(problem, layers, kept > 0).max(LEAST_BYTES),
+            step_work: Self::step_work(problem, [rows, layers], kept > 0),
         }
     }
 
     /// The work of all workgroups of a dispatch in one step.
-    fn step(problem: &Problem, [rows, layers]: [usize; 2], kept: bool) -> Work {
+    fn step_work(problem: &Problem, [rows, layers]: [usize; 2], kept: bool) -> Work {
         let z = if layers > 1 { 1 } else { problem.groups().first().map_or(1, ExactSizeIterator::len) };
         let tiles = (problem.batch.div_ceil(rows) * z) as u64;
         let [gates, hidden, out, layers] =
@@ -165,20 +166,18 @@ impl Scan {
         let stages = if projection > 0 { 1 } else { problem.stages() as u64 };
         let products = (2 * layers - 1) * stages * gates * hidden * out + layers * projection;
         let row = 4 * (problem.projected_gates() as u64 * hidden + out);
-        let bytes = Self::bytes(problem, layers as usize, kept) + rows as u64 * row;
+        let bytes = Self::step_bytes(problem, layers as usize, kept) + rows as u64 * row;
         Work::of(tiles.saturating_mul(rows as u64 * products), tiles.saturating_mul(bytes))
     }
 
     /// The work of all workgroups of a dispatch in so many steps.
     pub(super) fn work(&self, steps: usize) -> Work {
-        let steps = steps as u64;
-        let all = |work: u64| work.saturating_mul(steps);
-        Work::of(all(self.step.products), all(self.step.bytes)).wait(all(self.bytes) / BYTES)
+        self.step_work.repeated(steps, self.step_bytes)
     }
 
-    /// Bytes of the weights that a step of so many layers reads: all of them for every product, or where registers keep them those
-    /// that project h, which none does.
-    fn bytes(problem: &Problem, layers: usize, kept: bool) -> u64 {
+    /// Bytes of the weights that a workgroup reads per step: those of every product, or if registers keep them only those that
+    /// project h, which are never kept.
+    fn step_bytes(problem: &Problem, layers: usize, kept: bool) -> u64 {
         let projection = (layers * problem.projection_words()) as u64;
         let products = if kept { 0 } else { 2 * layers as u64 - 1 };
         let stages = if problem.projection_words() > 0 { 1 } else { problem.stages() as u64 };
@@ -186,9 +185,9 @@ impl Scan {
         16 * (products * stages * product + projection)
     }
 
-    /// Loop iterations of an invocation in a step.
-    fn turn(problem: &Problem, method: Method, [rows, slices, layers, kept]: [usize; 4]) -> u64 {
-        let sides = if layers > 1 { 2 } else { 1 };
+    /// Loop iterations of an invocation per step.
+    fn step_iterations(problem: &Problem, method: Method, [rows, slices, layers, kept]: [usize; 4]) -> u64 {
+        let products = if layers > 1 { 2 } else { 1 };
         let streamed = |depth: usize, gates: usize| {
             loops(depth.next_multiple_of(16).div_ceil(slices).next_multiple_of(16) / step_depth(gates))
         };
@@ -198,7 +197,7 @@ impl Scan {
             Method::Rows if slices > 1 => loops(rows) + loops(slices),
             Method::Rows => 0,
         };
-        let first = loops(rows) + sides * (state + shared);
+        let first = loops(rows) + products * (state + shared);
         let second = match problem.cells.first() {
             Some(Cell::Gru(_)) if problem.stages() > 1 => state + shared,
             Some(_) if problem.stages() > 1 => streamed(problem.hidden, 1) + shared,
@@ -207,25 +206,26 @@ impl Scan {
         1 + first + second
     }
 
-    /// Steps that one dispatch can walk; 0 where the driver would cut even a single one short. A watchdog wants dispatches short,
-    /// too.
+    /// Steps that one dispatch can compute within the driver's loop cap and the watchdog; 0 if the driver would cut even a single
+    /// step short.
     pub(super) fn longest_chunk(&self, limits: &Limits) -> usize {
-        let beside = self.layers - 1;
+        // The topmost layer is so many steps behind.
+        let drain = self.layers - 1;
         let capped = match limits.loop_cap {
             None => usize::MAX,
             Some(cap) => {
-                let turns = cap.saturating_sub(BESIDE_STEPS) / self.turn;
-                usize::try_from(turns).unwrap_or(usize::MAX).saturating_sub(beside)
+                let steps = cap.saturating_sub(CHUNK_ITERATIONS) / self.step_iterations;
+                usize::try_from(steps).unwrap_or(usize::MAX).saturating_sub(drain)
             }
         };
-        capped.min(self.watched(&limits.watchdog).saturating_sub(beside).max(1))
+        capped.min(self.within_watchdog(&limits.watchdog).saturating_sub(drain).max(1))
     }
 
-    /// The most steps for which neither one workgroup nor all of them together take too long.
-    fn watched(&self, watchdog: &Watchdog) -> usize {
+    /// The most steps for which neither one workgroup nor all of them take too long.
+    fn within_watchdog(&self, watchdog: &Watchdog) -> usize {
         let allowed = watchdog.dispatch_nanos();
-        let alone = ALONE_BYTES.min(allowed.saturating_mul(BYTES)) / self.bytes;
-        usize::try_from(alone.min(allowed / self.step.shared().max(1))).unwrap_or(usize::MAX)
+        let single = SINGLE_WORKGROUP_BYTES.min(allowed.saturating_mul(BYTES)) / self.step_bytes;
+        usize::try_from(single.min(allowed / self.step_work.shared().max(1))).unwrap_or(usize::MAX)
     }
 
     /// Elements of the state's regions in workgroup memory.
@@ -233,15 +233,15 @@ impl Scan {
         self.regions * self.layers * self.rows * self.pitch
     }
 
-    /// Elements of what only its own unit touches.
+    /// Elements that only their own unit reads and writes.
     pub(crate) fn own_elements(&self) -> usize {
         self.own
     }
 
-    /// Partial sums of all gates: of every side, layer, row, slice and unit.
+    /// Partial sums of all gates: one for every product, layer, row, slice and unit.
     pub(crate) fn partial_elements(&self) -> usize {
-        let sides = if self.layers > 1 { 2 } else { 1 };
-        if self.slices > 1 { sides * self.layers * self.rows * self.slices * self.units } else { 1 }
+        let products = if self.layers > 1 { 2 } else { 1 };
+        if self.slices > 1 { products * self.layers * self.rows * self.slices * self.units } else { 1 }
     }
 
     /// Invocations of a workgroup.

@@ -1,8 +1,8 @@
-//! A plan in words.
+//! Plans as text.
 
 use std::fmt;
 
-use super::{Method, Plan, PlanKind, Problem, Scan, Tile, Wide};
+use super::{CooperativeScan, Method, Plan, Problem, ProductTiles, Scan, Schedule, Tile};
 use crate::cell::Cell;
 
 /// A count with its noun.
@@ -30,6 +30,25 @@ impl fmt::Display for Tile {
     }
 }
 
+impl fmt::Display for ProductTiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.matrices {
+            Some(matrices) => fmt::Display::fmt(matrices, f),
+            None => fmt::Display::fmt(&self.tile, f),
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(tiles) | Self::Wave(tiles) => fmt::Display::fmt(tiles, f),
+            Self::Scan(scan) => fmt::Display::fmt(scan, f),
+            Self::CooperativeScan(scan) => fmt::Display::fmt(scan, f),
+        }
+    }
+}
+
 impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [rows, units] = [Count(self.rows, "row"), Count(self.units, "unit")];
@@ -39,29 +58,12 @@ impl fmt::Display for Scan {
     }
 }
 
-impl fmt::Display for Wide {
+impl fmt::Display for CooperativeScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [workgroups, rows] = [Count(self.workgroups, "workgroup"), Count(self.rows, "row")];
         let [units, slices] = [Count(self.units, "unit"), Count(self.slices, "slice")];
         let weights = if self.kept > 0 { "kept in registers" } else { "read at every step" };
         write!(f, "{workgroups} x {rows} x {units} x {slices}, weights {weights}")
-    }
-}
-
-impl Plan {
-    /// How the input projection is cut up, in words.
-    pub fn projection(&self) -> String {
-        self.project_matrices.map_or_else(|| self.project.to_string(), |matrices| matrices.to_string())
-    }
-
-    /// How the walk through time is cut up, in words.
-    pub fn walk(&self) -> String {
-        match (&self.scan, &self.wide, self.step_matrices) {
-            (Some(scan), ..) => scan.to_string(),
-            (_, Some(wide), _) => wide.to_string(),
-            (.., Some(matrices)) => matrices.to_string(),
-            _ => self.step.to_string(),
-        }
     }
 }
 
@@ -74,16 +76,16 @@ impl fmt::Display for Plan {
             f,
             "{cell} {weight_type}, I = {input}, H = {hidden}, {layers}, {directions}, T = {time}, B = {batch}"
         )?;
-        writeln!(f, "plan        {}: {}", self.kind, self.why())?;
+        writeln!(f, "plan        {}: {}", self.kind(), self.why())?;
         let longest = self.chunks.first().map_or(0, |chunk| chunk.steps);
         writeln!(f, "chunks      {} of up to {}", self.chunks.len(), Count(longest, "step"))?;
-        writeln!(f, "projection  {}", self.projection())?;
-        let walker = match self.kind {
-            PlanKind::Scan => "workgroup",
-            PlanKind::Wide => "together",
-            PlanKind::Step | PlanKind::Wave => "step",
+        writeln!(f, "projection  {}", self.project)?;
+        let divided = match self.schedule {
+            Schedule::Steps(_) | Schedule::Wave(_) => "step",
+            Schedule::Scan(_) => "workgroup",
+            Schedule::CooperativeScan(_) => "workgroups",
         };
-        writeln!(f, "{walker:<12}{}", self.walk())?;
+        writeln!(f, "{divided:<12}{}", self.schedule)?;
         writeln!(f, "dispatches  {} in {}", self.dispatches(), Count(self.submits(), "submit"))?;
         writeln!(f, "memory      {} bytes moved", self.bytes())?;
         write!(f, "            {} bytes of workgroup memory", self.workgroup_bytes())

@@ -1,55 +1,102 @@
 //! How the invocations of a dispatch share a product of rows and packed weights.
 
-use super::MAX_ROWS;
 use super::limits::{AdapterClass, Limits};
+use super::matrices::Matrices;
+use super::problem::Problem;
+use super::schedule::PlanKind;
 use crate::cell::WeightType;
 
-/// Who reads the rows of a tile.
+/// How invocations read the rows of a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// Every invocation by itself.
+    /// Every invocation reads them by itself.
     Rows,
-    /// Eight lanes of a subgroup, which pass them round.
+    /// Eight lanes of a subgroup read them once and pass them to each other.
     Lanes,
 }
 
 /// The part of a product that one workgroup computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
-    /// Who reads the rows.
+    /// How invocations read the rows.
     pub method: Method,
-    /// Rows of an invocation, which read a weight once: 1, 2, 4, 8 or 16.
+    /// Rows of an invocation, which reads each weight once for all of them: 1, 2, 4, 8 or 16.
     pub rows: usize,
     /// Units of a workgroup.
     pub units: usize,
-    /// Parts that the depth is cut into; an invocation has a unit's part.
+    /// Slices of the depth; an invocation computes one slice of one unit.
     pub slices: usize,
+}
+
+/// How a product of rows and packed weights is divided among workgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProductTiles {
+    /// The part of one workgroup.
+    pub tile: Tile,
+    /// The adapter's own matrices, if they compute the product in place of the tile.
+    pub matrices: Option<Matrices>,
 }
 
 /// Workgroups that keep every core of a large GPU busy.
 const BUSY: usize = 128;
 /// Workgroups that keep the threads of a software adapter evenly busy.
 const BUSY_THREADS: usize = 16;
-/// Parts of a tile's depth at the most.
+/// Largest number of rows of a tile.
+pub(crate) const MAX_ROWS: usize = 16;
+/// Largest number of slices of a tile's depth.
 pub(super) const MOST_SLICES: usize = 32;
-/// Invocations that keep a large GPU busy: a subgroup of 32 for every one of its schedulers, several times.
+/// Invocations that keep a large GPU busy: several subgroups of 32 for each of its schedulers.
 const FULL: usize = 1 << 15;
 /// Units of the smallest workgroup: a block of packed weights.
 pub(crate) const BLOCK: usize = 8;
 
+impl ProductTiles {
+    /// For the input projection of `rows` rows.
+    pub(super) fn of_projection(limits: &Limits, problem: &Problem, rows: usize) -> Self {
+        Self {
+            tile: Tile::of_projection(limits, rows, problem.hidden, problem.cells.len()),
+            matrices: Matrices::of_projection(limits, problem, rows).ok(),
+        }
+    }
+
+    /// For a time step by a kind of schedule that takes steps.
+    pub(super) fn of_step(limits: &Limits, problem: &Problem, kind: PlanKind) -> Self {
+        let z = if kind == PlanKind::Wave { problem.layers } else { problem.cells.len() };
+        Self {
+            tile: Tile::of_step(limits, problem.batch, problem.hidden, z, problem.out()),
+            matrices: Matrices::of_step(limits, problem, kind.products()).ok(),
+        }
+    }
+
+    /// Rows of a workgroup.
+    pub(super) fn rows(&self) -> usize {
+        self.matrices.map_or(self.tile.rows, Matrices::rows)
+    }
+
+    /// Units of a workgroup.
+    pub(super) fn units(&self) -> usize {
+        self.matrices.map_or(self.tile.units, Matrices::size)
+    }
+
+    /// Workgroup memory in bytes, if a unit has the sums of so many products.
+    pub(super) fn workgroup_bytes(&self, products: usize) -> u64 {
+        self.matrices.map_or(self.tile.workgroup_bytes(), |matrices| matrices.workgroup_bytes(products))
+    }
+}
+
 impl Tile {
-    /// `y [rows, units]`, all rows at hand.
+    /// For `y [rows, units]`, if all rows are known beforehand.
     pub(super) fn of_projection(limits: &Limits, rows: usize, units: usize, z: usize) -> Self {
         Self::whole_depth(limits, rows, units, z)
     }
 
-    /// `y [batch, units]` in the middle of a chain of such products.
+    /// For `y [batch, units]` in a chain of such products, each of which waits for the one before.
     pub(super) fn of_step(limits: &Limits, batch: usize, units: usize, z: usize, depth: usize) -> Self {
         if limits.class == AdapterClass::Software {
             return Self::whole_depth(limits, batch, units, z);
         }
-        // Few rows leave most of a GPU idle unless many invocations share a unit's depth. Many rows fill it, and then every
-        // invocation ends its own sums, in registers.
+        // Few rows leave most of a GPU idle unless many invocations share a unit's depth. Many rows fill it; then each invocation
+        // completes its own sums in registers.
         let invocations = limits.workgroup_invocations.min(256);
         let mut tile = Self { method: Method::Rows, rows: fitting_rows(batch).min(8), units: 32, slices: 1 };
         while tile.units > BLOCK && tile.workgroups(batch, units, z) < BUSY {
@@ -60,7 +107,7 @@ impl Tile {
         let idle = FULL / (tile.workgroups(batch, units, z) * tile.units).max(1);
         let idle = if idle < tile.rows { 1 } else { idle.next_power_of_two() };
         let slices = (invocations / tile.units).min(parts).min(MOST_SLICES).min(idle).max(1);
-        // Every slice ends with the sum of one row, so there must be as many of them.
+        // Every slice completes the sum of one row, so there must be as many slices as rows.
         let fits = |rows| rows <= slices && bytes(rows, slices, tile.units) <= limits.workgroup_bytes;
         while slices > 1 && tile.rows > 1 && !fits(tile.rows) {
             tile.rows /= 2;
@@ -69,6 +116,7 @@ impl Tile {
         tile
     }
 
+    /// A tile whose invocations compute a unit's whole depth.
     fn whole_depth(limits: &Limits, rows: usize, units: usize, z: usize) -> Self {
         let lanes = limits.shares_lanes();
         let (method, most, busy) = match limits.class {
@@ -85,6 +133,7 @@ impl Tile {
         tile
     }
 
+    /// Workgroups of a product of so many rows and units, `z` times.
     pub(super) fn workgroups(&self, rows: usize, units: usize, z: usize) -> usize {
         units.div_ceil(self.units) * rows.div_ceil(self.rows) * z
     }
@@ -95,21 +144,22 @@ impl Tile {
     }
 }
 
-/// A partial sum of all gates for every row, slice and unit.
+/// Bytes of the partial sums of all gates, for every row, slice and unit.
 fn bytes(rows: usize, slices: usize, units: usize) -> u64 {
     (rows * slices * units * 16) as u64
 }
 
+/// Rows of the smallest tile that holds all rows, or of the largest tile.
 pub(super) fn fitting_rows(rows: usize) -> usize {
     rows.clamp(1, MAX_ROWS).next_power_of_two()
 }
 
-/// Elements of the depth that one step of packed weights covers.
+/// Elements of the depth that one group of packed weights covers.
 pub(crate) fn step_depth(gates: usize) -> usize {
     if gates == 1 { 16 } else { 4 }
 }
 
-/// Words of 16 bytes of a unit in one step of packed weights.
+/// Words of 16 bytes that one group of packed weights takes per unit.
 pub(crate) fn step_words(kind: WeightType, gates: usize) -> usize {
     match kind {
         WeightType::F32 if gates == 1 => 4,
@@ -119,7 +169,7 @@ pub(crate) fn step_words(kind: WeightType, gates: usize) -> usize {
     }
 }
 
-/// Words of 16 bytes of a matrix of packed weights, `gates * units` by `depth`; the largest number where they cannot be counted.
+/// Words of 16 bytes of a matrix of packed weights, `gates * units` by `depth`; `usize::MAX` if the number overflows.
 pub(crate) fn packed_words(kind: WeightType, gates: usize, units: usize, depth: usize) -> usize {
     let [units, depth] =
         [(units, BLOCK), (depth, 16)].map(|(size, whole)| (size as u128).next_multiple_of(whole as u128));

@@ -1,31 +1,33 @@
-//! The schedule of a training pass.
+//! The schedule of a forward pass with its tape, and of the backward pass.
 
-use super::{AdapterClass, Chunk, Limits, OP, Plan, PlanKind, Problem, Tile};
+use super::{AdapterClass, Chunk, Limits, OP, Plan, PlanKind, Problem, ProductTiles, Schedule, Tile};
 use crate::cell::Cell;
 use crate::error::Result;
 
-/// The schedule of a forward pass that keeps what gradients need, and of its way back.
+/// The schedule of a forward pass that keeps the values that gradients need, and of the backward pass.
 #[derive(Clone, Debug)]
 pub(crate) struct TrainingPlan {
-    /// A dispatch a step; its chunks are those of the tape.
+    /// The forward pass: one dispatch per step. Its chunks are those of the tape.
     pub(crate) forward: Plan,
-    /// How a step back is tiled, in invocations of [`TrainingPlan::columns`] units.
+    /// The tiles of a step of the forward pass.
+    pub(crate) step: ProductTiles,
+    /// The tile of a step of the backward pass, in invocations of [`TrainingPlan::columns`] units.
     pub(crate) back: Tile,
-    /// Units of an invocation on the way back: 1 or 4.
+    /// Units of an invocation of the backward pass: 1 or 4.
     pub(crate) columns: usize,
-    /// Rows of `hidden` elements that a step of a row leaves for the weights' gradients.
+    /// Rows of `hidden` elements that a step writes for the weights' gradients, per row of the batch.
     pub(crate) rows: GradientRows,
 }
 
-/// What a step of a row leaves for the weights' gradients, in rows of `hidden` elements.
+/// The order of the values that a step writes for the weights' gradients, in rows of `hidden` elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GradientRows {
-    /// Gradients by the gates come first; then the input's side of the candidate of a GRU that resets after the matmul, or
-    /// what an LSTM projects.
+    /// The first row behind the gradients with respect to the gates. It holds the input part of the candidate of a GRU that resets
+    /// after the matrix product, or the values that an LSTM projects.
     pub(crate) second: usize,
-    /// Then those by the peepholes.
+    /// The first row of the gradients with respect to the peepholes.
     pub(crate) peephole: usize,
-    /// All of them.
+    /// Number of rows.
     pub(crate) count: usize,
 }
 
@@ -38,11 +40,14 @@ impl GradientRows {
 }
 
 impl TrainingPlan {
-    /// Plans a pass whose tape has chunks of `checkpoint` steps at most, where that is asked for.
+    /// Plans a pass. If `checkpoint` is given, the tape's chunks have at most so many steps.
     pub(crate) fn new(problem: Problem, limits: &Limits, checkpoint: Option<usize>) -> Result<Self> {
-        // What a tape holds has been computed by tiles wherever gradients are compared.
+        // Gradients are compared with those of passes that computed their tape by tiles.
         let tiles = Limits { matrices: Vec::new(), ..limits.clone() };
-        let mut forward = Plan::new(problem.clone(), &tiles, Some(PlanKind::Step))?;
+        problem.check(&tiles)?;
+        let step = ProductTiles::of_step(&tiles, &problem, PlanKind::Step);
+        let why = "asked for".to_owned();
+        let mut forward = Plan::scheduled(problem.clone(), &tiles, Schedule::Steps(step), why)?;
         let cell = problem.cells[0];
         let rows = GradientRows::of(&cell);
         let state_rows = (problem.cells.len() * problem.batch * size_of::<f32>()) as u64;
@@ -51,17 +56,17 @@ impl TrainingPlan {
         let gates = hidden * problem.projected_gates() as u64;
         let gradients = hidden * rows.count as u64 + projected;
         let history = out + hidden;
-        // Beside its steps a history has the last state, the initial one and what passes between two dispatches.
+        // Ahead of the steps a history has the last state, the initial state and the values between two dispatches of a step.
         let fixed = state_rows * (2 * history + hidden);
-        let step = state_rows * gates.max(gradients).max(history);
-        limits.check(OP, "one step's tape in bytes", fixed + step, limits.binding_bytes)?;
-        let longest = usize::try_from((limits.binding_bytes - fixed) / step.max(1)).unwrap_or(usize::MAX);
+        let step_bytes = state_rows * gates.max(gradients).max(history);
+        limits.check(OP, "one step's tape in bytes", fixed + step_bytes, limits.binding_bytes)?;
+        let longest = usize::try_from((limits.binding_bytes - fixed) / step_bytes.max(1)).unwrap_or(usize::MAX);
         let projected = forward.chunks.first().map_or(usize::MAX, |chunk| chunk.steps);
         let longest = longest.min(projected).min(checkpoint.unwrap_or(usize::MAX)).max(1);
         let depth = problem.gates() * problem.hidden;
         let columns = match limits.class {
             AdapterClass::Software => 4,
-            // Few units leave a GPU idle unless each is an invocation's own.
+            // Few units leave a GPU idle unless each has an invocation of its own.
             AdapterClass::Hardware if problem.out() * problem.batch.div_ceil(8) >= 1 << 14 => 4,
             AdapterClass::Hardware => 1,
         };
@@ -69,10 +74,10 @@ impl TrainingPlan {
         let back = Tile::of_step(limits, problem.batch, units, problem.cells.len(), depth);
         let time = problem.time;
         forward.chunks = Chunk::all(time, longest);
-        forward.project =
-            Tile::of_projection(limits, longest.min(time) * problem.batch, problem.hidden, problem.cells.len());
+        let rows_at_once = longest.min(time) * problem.batch;
+        forward.project.tile = Tile::of_projection(limits, rows_at_once, problem.hidden, problem.cells.len());
         forward.check(limits)?;
-        Ok(Self { forward, back, columns, rows })
+        Ok(Self { forward, step, back, columns, rows })
     }
 }
 
@@ -82,7 +87,7 @@ mod tests {
     use crate::cell::{LstmCell, WeightType};
     use crate::plan::Matrices;
 
-    /// Matrices have taller workgroups than tiles: chunks cut for those would be too long for these.
+    /// Workgroups of matrices have more rows than tiles: chunks planned for matrices would be too long for tiles.
     #[test]
     fn a_pass_is_cut_for_the_tiles_that_it_runs_by() {
         let problem = Problem {
@@ -100,8 +105,8 @@ mod tests {
         let [plan, other] =
             [limits, with].map(|limits| TrainingPlan::new(problem.clone(), &limits, None).expect("fits").forward);
         assert_eq!(plan, other);
-        assert_eq!((other.project_matrices, other.step_matrices), (None, None));
-        assert!((other.chunks[0].steps * 3).div_ceil(other.project.rows) <= 40, "{other}");
+        assert_eq!((other.project.matrices, other.schedule.step().and_then(|step| step.matrices)), (None, None));
+        assert!((other.chunks[0].steps * 3).div_ceil(other.project.tile.rows) <= 40, "{other}");
         assert!(other.chunks.len() > 1, "{other}");
     }
 }

@@ -1,27 +1,27 @@
-//! What a plan may be changed to: the choices that a measurement can decide.
+//! The choices of a plan that a measurement can decide.
 
 use std::fmt;
 
 use super::limits::{AdapterClass, Limits};
-use super::{Method, Plan, PlanKind, Problem, Tile};
+use super::{Method, Plan, PlanKind, Problem, Schedule, Tile};
 use crate::error::Result;
 
-/// The part of a plan that does not follow from the problem: any choice computes the same, up to the order of sums.
+/// The part of a plan that does not follow from the problem: all choices compute the same, up to the order of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// How the steps become dispatches.
     pub kind: PlanKind,
     /// How the input projection is tiled.
     pub project: Tile,
-    /// How a step is tiled.
-    pub step: Tile,
+    /// How a step is tiled; `None` if a step is no dispatch of its own.
+    pub step: Option<Tile>,
 }
 
-/// Candidates of one problem at the most.
+/// Largest number of candidates for one problem.
 const MOST: usize = 24;
 
 impl Tile {
-    /// Whether there is such a tile on a device.
+    /// Whether the kernels and the device can run this tile.
     fn fits(&self, limits: &Limits) -> bool {
         let powers = self.rows.is_power_of_two() && self.units.is_power_of_two() && self.slices.is_power_of_two();
         let invocations = self.units * self.slices <= limits.workgroup_invocations.min(256);
@@ -35,13 +35,13 @@ impl Tile {
         powers && invocations && method && self.workgroup_bytes() <= limits.workgroup_bytes
     }
 
-    /// Tiles for a product of `rows` rows: those whose rows are not mostly padding.
+    /// Tiles for a product of `rows` rows, without those whose rows are mostly padding.
     fn variants(limits: &Limits, rows: usize, slices: &[usize]) -> Vec<Self> {
         let mut tiles = Vec::new();
         for method in [Method::Rows, Method::Lanes] {
-            for tall in [1, 2, 4, 8, 16].into_iter().filter(|tall| *tall == 1 || *tall < 2 * rows) {
+            for tile_rows in [1, 2, 4, 8, 16].into_iter().filter(|tile| *tile == 1 || *tile < 2 * rows) {
                 for units in [8, 16, 32, 64] {
-                    let of = |&slices: &usize| Self { method, rows: tall, units, slices };
+                    let of = |&slices: &usize| Self { method, rows: tile_rows, units, slices };
                     tiles.extend(slices.iter().map(of).filter(|tile| tile.fits(limits)));
                 }
             }
@@ -51,38 +51,40 @@ impl Tile {
 }
 
 impl Plan {
-    /// What the plan has chosen.
+    /// The choice that this plan has made.
     pub fn choice(&self) -> Choice {
-        Choice { kind: self.kind, project: self.project, step: self.step }
+        Choice { kind: self.kind(), project: self.project.tile, step: self.schedule.step().map(|tiles| tiles.tile) }
     }
 
-    /// The same call by another choice.
+    /// Plans the same call by another choice. A tile that does not fit the device is ignored, and so is a cooperative scan on a
+    /// device whose limits do not allow one by default.
     ///
     /// # Errors
-    /// As [`Plan::new`] where the kind cannot run the problem; a tile that does not fit the device is left as it was, and so is
-    /// a plan whose workgroups must not wait for each other.
+    /// As [`Plan::new`] if the kind cannot run the problem.
     pub fn with_choice(self, choice: &Choice, limits: &Limits) -> Result<Self> {
-        if choice.kind == PlanKind::Wide && self.kind != PlanKind::Wide && !limits.together_unasked {
+        if choice.kind == PlanKind::CooperativeScan && self.kind() != choice.kind && !limits.cooperative_by_default {
             return Ok(self);
         }
-        let plan = if self.kind == choice.kind { self } else { Self::new(self.problem, limits, Some(choice.kind))? };
+        let plan = if self.kind() == choice.kind { self } else { Self::new(self.problem, limits, Some(choice.kind))? };
         Ok(plan.with_tiles(choice, limits).unwrap_or(plan))
     }
 
-    /// The same with other tiles, as far as there are such; `None` where it would be beyond the device then.
+    /// The same plan with the tiles of a choice that fit; `None` if that plan would exceed the device.
     fn with_tiles(&self, choice: &Choice, limits: &Limits) -> Option<Self> {
         let mut plan = self.clone();
         if choice.project.fits(limits) && choice.project.slices == 1 {
-            plan.project = choice.project;
+            plan.project.tile = choice.project;
         }
-        if choice.step.fits(limits) {
-            plan.step = choice.step;
+        if let Some(step) = choice.step.filter(|step| step.fits(limits))
+            && let Schedule::Steps(tiles) | Schedule::Wave(tiles) = &mut plan.schedule
+        {
+            tiles.tile = step;
         }
         plan.check(limits).is_ok().then_some(plan)
     }
 
-    /// What is worth measuring for a problem, at most some two dozen choices: first the one that [`Plan::new`] makes, then
-    /// the others, those that the model expects to be fast before those that it does not.
+    /// At most 24 choices that are worth measuring for a problem: first the one that [`Plan::new`] makes, then the others, in the
+    /// order of the times that the model expects.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -90,31 +92,31 @@ impl Plan {
         let first = Self::new(problem.clone(), limits, kind)?;
         let kinds = PlanKind::ALL.into_iter().filter(|other| match kind {
             Some(kind) => kind == *other,
-            // Workgroups wait for each other only where the caller lets them.
-            None => *other != PlanKind::Wide || limits.together_unasked,
+            // Workgroups wait for each other only if the caller allows it.
+            None => *other != PlanKind::CooperativeScan || limits.cooperative_by_default,
         });
         let plans: Vec<Self> = kinds.filter_map(|kind| Self::new(problem.clone(), limits, Some(kind)).ok()).collect();
-        // Every kind as it is comes before the variants of any.
+        // The default plan of every kind comes before all variants.
         let mut others: Vec<(bool, f64, Choice)> = Vec::new();
         for plan in plans {
-            // A scan takes no step by itself; where the adapter's own matrices compute a product, no tile does.
-            let steps = match plan.step_matrices {
-                None if plan.kind.takes_steps() => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
+            // If the adapter's own matrices compute a product, no tile does.
+            let steps = match plan.schedule.step() {
+                Some(tiles) if tiles.matrices.is_none() => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
                 _ => Vec::new(),
             };
-            let projects = match plan.project_matrices {
+            let projects = match plan.project.matrices {
                 Some(_) => Vec::new(),
                 None => Tile::variants(limits, problem.time * problem.batch, &[1]),
             };
             let own = plan.choice();
-            // Both tiles matter, but hardly to each other: each is varied beside the other's default.
-            let varied = steps.into_iter().map(|step| Choice { step, ..own });
+            // The two tiles hardly affect each other: each is varied with the other at its default.
+            let varied = steps.into_iter().map(|step| Choice { step: Some(step), ..own });
             let varied = varied.chain(projects.into_iter().map(|project| Choice { project, ..own }));
-            let varied = varied.filter(|choice| *choice != own && plan.with_tiles(choice, limits).is_some());
-            let varied = std::iter::once(own).chain(varied);
-            for choice in varied.filter(|choice| *choice != first.choice()) {
-                let cost = Self { project: choice.project, step: choice.step, ..plan.clone() }.cost(limits);
-                others.push((choice != own, cost, choice));
+            let varied = varied.filter(|choice| *choice != own);
+            let varied = varied.filter_map(|choice| Some((choice, plan.with_tiles(&choice, limits)?)));
+            let varied = std::iter::once((own, plan.clone())).chain(varied);
+            for (choice, varied) in varied.filter(|(choice, _)| *choice != first.choice()) {
+                others.push((choice != own, varied.cost(limits), choice));
             }
         }
         others.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -122,27 +124,30 @@ impl Plan {
         Ok(std::iter::once(first.choice()).chain(others).take(MOST).collect())
     }
 
-    /// What the model expects a plan to take, in units of its own: the bytes moved, the more the less of the device is busy.
+    /// The time that the model expects of a plan, in arbitrary units: bytes moved, weighted by the idle share of the device.
     fn cost(&self, limits: &Limits) -> f64 {
         let wanted = match limits.class {
             AdapterClass::Hardware => 128.0 * 256.0,
             AdapterClass::Software => 16.0 * 8.0,
         };
         let p = self.problem();
-        let z = if self.kind == PlanKind::Wave { p.layers } else { p.cells.len() };
+        let z = if self.kind() == PlanKind::Wave { p.layers } else { p.cells.len() };
+        // Scans are rated as if a step were a dispatch.
+        let step = self.choice().step.unwrap_or_else(|| Tile::of_step(limits, p.batch, p.hidden, z, p.out()));
         let idle = |tile: &Tile, rows: usize| {
             let busy = tile.workgroups(rows, p.hidden, z) * tile.units * tile.slices;
             f64::max(1.0, wanted / busy as f64)
         };
-        let step = idle(&self.step, p.batch);
-        let project = idle(&self.project, p.time * p.batch) / p.time.max(1) as f64;
+        let step = idle(&step, p.batch);
+        let project = idle(&self.project.tile, p.time * p.batch) / p.time.max(1) as f64;
         self.bytes() as f64 * (step + project) * self.dispatches().max(1) as f64
     }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: projection {}, step {}", self.kind, self.project, self.step)
+        write!(f, "{}: projection {}", self.kind, self.project)?;
+        self.step.map_or(Ok(()), |step| write!(f, ", step {step}"))
     }
 }
 
@@ -179,7 +184,7 @@ mod tests {
                     assert_eq!(changed.choice(), *choice);
                     assert_eq!(changed.problem(), plan.problem());
                 }
-                // Nothing about it depends on the moment.
+                // The same call gives the same candidates.
                 assert_eq!(candidates, Plan::candidates(&problem, &limits, None).expect("fits"));
             }
         }
@@ -192,7 +197,7 @@ mod tests {
         let limits = Limits::portable();
         let plan = Plan::new(problem(5, 1), &limits, None).expect("fits");
         let mut choice = plan.choice();
-        (choice.step.units, choice.step.slices) = (64, 64);
+        choice.step = choice.step.map(|step| super::Tile { units: 64, slices: 64, ..step });
         choice.project.method = super::Method::Lanes;
         assert_eq!(plan.clone().with_choice(&choice, &limits).expect("fits"), plan);
     }

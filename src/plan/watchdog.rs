@@ -1,8 +1,8 @@
-//! How long a dispatch and a submission may keep a GPU.
+//! Bounds on the time of a dispatch and of a submission.
 //!
 //! Drivers reset a GPU whose commands take too long: Windows after 2 s, others after 5 to 10 s. So all work is estimated for one slow,
-//! integrated GPU: 0.5 TFLOP/s, of which kernels reach a fifth, and 20 GB/s. A dispatch that would keep it too long is cut into parts by
-//! workgroups. A list of dispatches that would is handed over in several submissions.
+//! integrated GPU of 0.5 TFLOP/s, of which kernels reach a fifth, and 20 GB/s. If a dispatch would take too long, its workgroups are
+//! divided among several dispatches. If a list of dispatches would, it becomes several submissions.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::error::Error;
 /// The longest time of one dispatch and of one submission on a slow integrated GPU: one of 50 multiply-adds and 20 bytes per
 /// nanosecond, which takes 10 us to begin a dispatch.
 ///
-/// Calls below these times are recorded as if there were no bound. The others give the same bits, except that a plan of
-/// [`PlanKind::Wide`](super::PlanKind::Wide) with shorter chunks may round differently.
+/// Calls below these times are recorded as if there were no bound. Longer calls give the same bits, except that a
+/// [cooperative scan](super::PlanKind::CooperativeScan) with shorter chunks may round differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watchdog {
-    /// The longest time of one dispatch. A value above [`Watchdog::submission`] counts as that one.
+    /// The longest time of one dispatch, limited by [`Watchdog::submission`].
     pub dispatch: Duration,
-    /// The longest time of all dispatches of one submission together.
+    /// The longest time of all dispatches of one submission.
     pub submission: Duration,
 }
 
 impl Default for Watchdog {
-    /// A quarter and three quarters of a second: well below the two seconds of Windows.
+    /// 250 ms and 750 ms: well below the 2 s of Windows.
     fn default() -> Self {
         Self { dispatch: Duration::from_millis(250), submission: Duration::from_millis(750) }
     }
@@ -30,11 +30,11 @@ impl Default for Watchdog {
 
 /// Multiply-adds of the slow GPU per nanosecond.
 const PRODUCTS: u64 = 50;
-/// Bytes that it moves per nanosecond.
+/// Bytes that the slow GPU moves per nanosecond.
 pub(super) const BYTES: u64 = 20;
-/// Nanoseconds of a turn of a loop that waits for memory.
-const TURN: u64 = 250;
-/// Nanoseconds of a dispatch that does nothing.
+/// Nanoseconds of a loop iteration that waits for memory.
+const ITERATION: u64 = 250;
+/// Nanoseconds of an empty dispatch.
 const BEGIN: u64 = 10_000;
 
 impl Watchdog {
@@ -47,9 +47,9 @@ impl Watchdog {
         nanos(self.dispatch).min(self.submission_nanos()).saturating_sub(BEGIN).max(1)
     }
 
-    /// Iterations of a loop that waits for memory in each of them, in the time of a dispatch.
-    pub(crate) fn turns(&self) -> usize {
-        usize::try_from(self.dispatch_nanos() / TURN).unwrap_or(usize::MAX).max(1)
+    /// Loop iterations that fit the time of a dispatch if each waits for memory.
+    pub(crate) fn iterations(&self) -> usize {
+        usize::try_from(self.dispatch_nanos() / ITERATION).unwrap_or(usize::MAX).max(1)
     }
 }
 
@@ -60,23 +60,24 @@ fn nanos(time: Duration) -> u64 {
 /// The work of all workgroups of a dispatch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
-    /// Multiply-adds; an instruction that is none counts as one, too.
+    /// Multiply-adds; any other instruction counts as one.
     pub(crate) products: u64,
     /// Bytes read and written: a word that two workgroups read counts twice.
     pub(crate) bytes: u64,
-    /// Nanoseconds that one workgroup takes, however many others there are.
+    /// Nanoseconds that one workgroup takes, even without any others.
     wait: u64,
 }
 
 impl Work {
-    /// Of `len` elements, each computed by itself from one of every operand.
+    /// The work of `len` elements, each computed from one element of every operand.
     pub(crate) fn each(len: usize, operands: usize) -> Self {
         let len = len as u64;
-        // An index costs some instructions, a division among them.
+        // An index costs some instructions, divisions among them.
         let products = len.saturating_mul(8);
         Self { products, bytes: len.saturating_mul(4 * (operands as u64 + 1)), wait: 0 }
     }
 
+    /// The work of so many multiply-adds and bytes.
     pub(crate) fn of(products: u64, bytes: u64) -> Self {
         Self { products, bytes, wait: 0 }
     }
@@ -87,8 +88,14 @@ impl Work {
     }
 
     /// The same work, if every invocation has a loop of so many iterations that each wait for memory.
-    pub(crate) fn turns(self, turns: usize) -> Self {
-        self.wait((turns as u64).saturating_mul(TURN))
+    pub(crate) fn iterations(self, iterations: usize) -> Self {
+        self.wait((iterations as u64).saturating_mul(ITERATION))
+    }
+
+    /// The work of so many steps, if every workgroup reads `step_bytes` bytes in each step.
+    pub(super) fn repeated(self, steps: usize, step_bytes: u64) -> Self {
+        let all = |work: u64| work.saturating_mul(steps as u64);
+        Self::of(all(self.products), all(self.bytes)).wait(all(step_bytes) / BYTES)
     }
 
     /// The same work, if every workgroup takes at least so many nanoseconds.
@@ -96,7 +103,7 @@ impl Work {
         Self { wait, ..self }
     }
 
-    /// Nanoseconds of all workgroups together, if they fill the GPU.
+    /// Nanoseconds of all workgroups if they fill the GPU.
     pub(super) fn shared(&self) -> u64 {
         (self.products / PRODUCTS).max(self.bytes / BYTES)
     }
@@ -111,13 +118,13 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// How often a dispatch may do such work.
+    /// How many times a dispatch may do such work.
     pub(crate) fn fitting(&self, work: Work) -> usize {
         usize::try_from(self.watchdog.dispatch_nanos() / work.shared().max(1)).unwrap_or(usize::MAX)
     }
 }
 
-/// A dispatch of which not even the least part is short enough.
+/// A dispatch of which even the smallest part takes too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overlong {
     nanos: u64,
@@ -132,10 +139,10 @@ impl Overlong {
     }
 }
 
-/// A grid, or why there is none.
+/// A grid, or the reason why a dispatch cannot be divided.
 pub(crate) type Cut = Result<Grid, Overlong>;
 
-/// Workgroups of a dispatch along each axis, and how it is cut up.
+/// Workgroups of a dispatch along each axis, and the parts that it is divided into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     whole: [usize; 3],
@@ -145,13 +152,13 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// Cuts a dispatch into as few parts as are short enough.
+    /// Divides a dispatch into the fewest parts that are short enough.
     pub(crate) fn of(bounds: Bounds, whole: [usize; 3], work: Work) -> Cut {
         Self::cut(bounds, whole, work, 1)
     }
 
-    /// Cuts a dispatch whose workgroups wait for each other along the first axis, which stays whole.
-    pub(super) fn together(bounds: Bounds, whole: [usize; 3], work: Work) -> Cut {
+    /// Divides a dispatch whose workgroups wait for each other along the first axis: that axis stays whole.
+    pub(super) fn cooperative(bounds: Bounds, whole: [usize; 3], work: Work) -> Cut {
         Self::cut(bounds, whole, work, whole[0])
     }
 
@@ -163,9 +170,9 @@ impl Grid {
         let (allowed, shared) = (bounds.watchdog.dispatch_nanos(), work.shared());
         let most = (count * u128::from(allowed)).checked_div(u128::from(shared)).unwrap_or(u128::MAX);
         let least = least.max(1) as u128;
-        let alone = work.wait.max(if most < least { time(shared, least, count) } else { 0 });
-        if alone > allowed {
-            return Err(Overlong { nanos: alone, allowed });
+        let smallest = work.wait.max(if most < least { time(shared, least, count) } else { 0 });
+        if smallest > allowed {
+            return Err(Overlong { nanos: smallest, allowed });
         }
         let part = part(whole, usize::try_from(most).unwrap_or(usize::MAX), bounds.workgroups);
         let groups = part.iter().fold(1_u128, |count, &groups| count * groups as u128);
@@ -177,22 +184,22 @@ impl Grid {
         self.whole
     }
 
-    /// Workgroups of a part at the most.
+    /// Workgroups of the largest part.
     pub(crate) fn part(&self) -> [usize; 3] {
         self.part
     }
 
-    /// Nanoseconds that a part takes on the slow GPU, at the most.
+    /// Nanoseconds that the largest part takes on the slow GPU.
     pub(crate) fn nanos(&self) -> u64 {
         self.nanos
     }
 
-    /// Whether one dispatch takes it as it is.
+    /// Whether it is a single dispatch.
     pub(crate) fn is_whole(&self) -> bool {
         self.part == self.whole
     }
 
-    /// Dispatches that it takes.
+    /// Number of its dispatches.
     pub(crate) fn count(&self) -> usize {
         if self.whole.contains(&0) {
             return 0;
@@ -211,13 +218,13 @@ impl Grid {
     }
 }
 
-/// The share of `groups` of `count` workgroups in a time.
+/// The time of `groups` of `count` workgroups if all take `shared`.
 fn time(shared: u64, groups: u128, count: u128) -> u64 {
     u64::try_from((u128::from(shared) * groups).div_ceil(count)).unwrap_or(u64::MAX)
 }
 
-/// The largest part of a grid that has so many workgroups at the most, along no axis more than `widest`: whole planes where
-/// there is room for one, else whole rows.
+/// The largest part of a grid with at most `most` workgroups, and at most `widest` along each axis: whole planes if one fits, else
+/// whole rows.
 fn part([x, y, z]: [usize; 3], most: usize, widest: usize) -> [usize; 3] {
     let even = |whole: usize, most: usize| {
         let most = most.clamp(1, widest.max(1)).min(whole);
@@ -228,7 +235,7 @@ fn part([x, y, z]: [usize; 3], most: usize, widest: usize) -> [usize; 3] {
     [row, plane, even(z, most / row / plane)]
 }
 
-/// A list of dispatches on its way to submissions.
+/// The submissions that a list of dispatches is divided into.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Submissions {
     bound: u64,
@@ -238,11 +245,12 @@ pub(crate) struct Submissions {
 }
 
 impl Submissions {
+    /// No submissions yet.
     pub(crate) fn new(watchdog: &Watchdog) -> Self {
         Self { bound: watchdog.submission_nanos(), count: 0, filled: 0, longest: 0 }
     }
 
-    /// Adds `count` dispatches of the same length: as many as fit the last submission, the others to new ones.
+    /// Adds `count` dispatches of the same length: first to the last submission, then to new ones.
     pub(super) fn add(&mut self, count: usize, nanos: u64) {
         let nanos = nanos.max(1);
         let mut left = count as u64;
@@ -261,7 +269,7 @@ impl Submissions {
         self.longest = self.longest.max(self.filled);
     }
 
-    /// Adds a dispatch; whether a new submission begins with it, the first one included.
+    /// Adds a dispatch. Returns whether it begins a new submission, the first one included.
     pub(crate) fn begins_with(&mut self, nanos: u64) -> bool {
         let nanos = nanos.max(1);
         let begins = self.count == 0 || self.filled.saturating_add(nanos) > self.bound;
@@ -271,11 +279,12 @@ impl Submissions {
         begins
     }
 
+    /// Number of submissions.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// The longest one.
+    /// The time of the longest submission.
     pub(super) fn longest(&self) -> Duration {
         Duration::from_nanos(self.longest)
     }
@@ -330,19 +339,19 @@ mod tests {
     #[test]
     fn workgroups_that_wait_for_each_other_stay_together() {
         let work = Work::of(400_000_000, 0);
-        let grid = Grid::together(bounds(), [16, 40, 1], work).expect("40 rows");
+        let grid = Grid::cooperative(bounds(), [16, 40, 1], work).expect("40 rows");
         assert!(grid.count() > 1 && grid.parts().all(|[first, part]| (first[0], part[0]) == (0, 16)), "{grid:?}");
         Grid::of(bounds(), [640, 1, 1], work).expect("640 workgroups");
-        let error = Grid::together(bounds(), [640, 1, 1], work).expect_err("8 ms at once");
+        let error = Grid::cooperative(bounds(), [640, 1, 1], work).expect_err("8 ms at once");
         assert_eq!(error, Overlong { nanos: 8_000_000, allowed: 990_000 });
     }
 
     #[test]
     fn a_loop_that_waits_too_long_is_refused_however_many_workgroups_there_are() {
-        let work = Work::each(1 << 20, 1).turns(4000);
+        let work = Work::each(1 << 20, 1).iterations(4000);
         let error = Grid::of(bounds(), [4000, 1, 1], work).expect_err("a millisecond");
         assert_eq!(error, Overlong { nanos: 1_000_000, allowed: 990_000 });
-        Grid::of(bounds(), [4000, 1, 1], work.turns(3960)).expect("just enough");
+        Grid::of(bounds(), [4000, 1, 1], work.iterations(3960)).expect("just enough");
     }
 
     /// Dispatches that are added one by one fill the same submissions as those added at once.

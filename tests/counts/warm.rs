@@ -3,7 +3,7 @@
 use gatewise::cell::Sequence;
 use gatewise::gpu::{Counters, GpuDevice, GpuOptions};
 use gatewise::nn::{Gru, Lstm};
-use gatewise::plan::{PlanKind, Together};
+use gatewise::plan::{CooperativeScans, PlanKind};
 use gatewise::{Device, Error};
 
 use super::allocations::allocations;
@@ -12,8 +12,8 @@ use super::{BATCH, cells, cost, input, stacks};
 
 /// The adapter with cooperative scans of a single workgroup: several might not run concurrently and would be scanned again.
 fn alone() -> GpuDevice {
-    let together = Some(Together { workgroups: 1, looks: 1 });
-    GpuDevice::new(&GpuOptions { software: true, together, ..Default::default() })
+    let cooperative = Some(CooperativeScans { workgroups: 1, polls: 1 });
+    GpuDevice::new(&GpuOptions { software: true, cooperative, ..Default::default() })
         .expect("install mesa-vulkan-drivers and libvulkan1")
 }
 
@@ -44,7 +44,7 @@ fn settle(kind: PlanKind) -> (usize, usize) {
                 y
             };
             let (spent, y) = cost(&gpu, || call(true));
-            assert_eq!((plan.kind, spent.dispatches), (kind, plan.dispatches() as u64), "{config:?}");
+            assert_eq!((plan.kind(), spent.dispatches), (kind, plan.dispatches() as u64), "{config:?}");
             assert!(spent.bind_groups > 0, "{config:?}: {spent:?}");
             drop(y);
             let warm = Counters { submits: 5, passes: 5, dispatches: 5 * spent.dispatches, ..Counters::default() };
@@ -52,8 +52,8 @@ fn settle(kind: PlanKind) -> (usize, usize) {
             let (spent, ()) = cost(&gpu, || (0..5).for_each(|_| drop(call(true))));
             assert_eq!(spent, Counters { submits: 5 + 5 * reads, ..warm }, "read back: {config:?}");
             let (spent, ()) = cost(&gpu, || (0..5).for_each(|_| drop(call(false))));
-            // Each call under way has a word of memory that says whether its workgroups ran concurrently.
-            let under_way = if kind == PlanKind::Wide { 4 } else { 0 };
+            // Whether its workgroups ran at once comes back into memory of each call that is under way.
+            let under_way = if kind == PlanKind::CooperativeScan { 4 } else { 0 };
             assert!(spent.buffers <= under_way, "{config:?}: {spent:?}");
             assert_eq!(spent, Counters { buffers: spent.buffers, bytes: spent.bytes, ..warm }, "{config:?}");
             ran += 1;
@@ -79,7 +79,7 @@ fn a_warm_scan_creates_nothing() {
 
 #[test]
 fn a_warm_scan_over_several_workgroups_creates_nothing() {
-    assert_eq!(settle(PlanKind::Wide), (20, 10));
+    assert_eq!(settle(PlanKind::CooperativeScan), (20, 10));
 }
 
 #[test]
@@ -164,13 +164,13 @@ fn allocated(kind: PlanKind, time: usize) -> (usize, usize) {
 
 #[test]
 fn a_warm_call_allocates_little_on_the_host_and_about_once_a_dispatch() {
-    // The host looks for the word of a cooperative scan.
-    let kinds = [(PlanKind::Step, 110), (PlanKind::Wave, 110), (PlanKind::Scan, 90), (PlanKind::Wide, 180)];
+    // A wide scan's word is looked for on the host.
+    let kinds = [(PlanKind::Step, 110), (PlanKind::Wave, 110), (PlanKind::Scan, 90), (PlanKind::CooperativeScan, 180)];
     for (kind, most) in kinds {
         let ((few, one), (many, other)) = (allocated(kind, 10), allocated(kind, 110));
         println!("{kind}: {few} allocations for {one} dispatches, {many} for {other}");
         assert!(few <= most + one, "{kind}: {few} for {one} dispatches");
-        if matches!(kind, PlanKind::Scan | PlanKind::Wide) {
+        if matches!(kind, PlanKind::Scan | PlanKind::CooperativeScan) {
             assert_eq!(one, other, "{kind} is one dispatch or few, however many steps");
             assert!(many <= few + 10, "{kind}: {few} for 10 steps, {many} for 110");
         } else {

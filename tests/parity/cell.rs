@@ -1,17 +1,18 @@
 //! The kernels of the recurrent layers: the input projection, and the stages of a time step, forward and back.
 
+mod cooperative;
 mod grad;
 mod matrices;
 mod project;
 mod scan;
 mod step;
 mod step_cases;
-mod wide;
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, WeightType};
 use gatewise::gpu::KernelCell;
 use ndarray::{Array2, ArrayView1};
 
+pub(crate) use cooperative::scan_cooperative;
 pub(crate) use grad::{recurrent_step_grad, recurrent_step_grad_lanes};
 pub(crate) use matrices::emulated;
 pub(crate) use project::{project_lanes, project_matrix_float, project_matrix_half, project_rows};
@@ -19,7 +20,6 @@ pub(crate) use scan::{scan_lanes, scan_rows};
 pub(crate) use step_cases::{
     recurrent_step, recurrent_step_lanes, recurrent_step_matrix_float, recurrent_step_matrix_half,
 };
-pub(crate) use wide::scan_wide;
 
 use super::POISON;
 use crate::support::uniform;

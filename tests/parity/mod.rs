@@ -50,7 +50,7 @@ macro_rules! kernel_cases {
             recurrent_step_grad_lanes: parity::recurrent_step_grad_lanes;
             scan_rows: parity::scan_rows;
             scan_lanes: parity::scan_lanes;
-            scan_wide: parity::scan_wide;
+            scan_cooperative: parity::scan_cooperative;
             unary_grad: parity::unary_grad;
             gather_rows_grad: parity::gather_rows_grad;
             conv1d_grad_input: parity::conv1d_grad_input;
@@ -82,7 +82,7 @@ macro_rules! kernel_cases {
 pub(crate) use cell::{
     emulated, project_lanes, project_matrix_float, project_matrix_half, project_rows, recurrent_step,
     recurrent_step_grad, recurrent_step_grad_lanes, recurrent_step_lanes, recurrent_step_matrix_float,
-    recurrent_step_matrix_half, scan_lanes, scan_rows, scan_wide,
+    recurrent_step_matrix_half, scan_cooperative, scan_lanes, scan_rows,
 };
 pub(crate) use conv::{conv1d, pad1d};
 pub(crate) use elementwise::{binary, math, unary};

@@ -7,7 +7,7 @@ use super::{agrees, matches, rounding, run};
 use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, WeightType};
 use gatewise::gpu::{GpuDevice, GpuOptions};
 use gatewise::nn::Merge;
-use gatewise::plan::{AdapterClass, PlanKind, Together};
+use gatewise::plan::{AdapterClass, CooperativeScans, PlanKind, Schedule};
 use gatewise::{Device, Error};
 
 /// Every cell. The case's number chooses the other options.
@@ -64,8 +64,8 @@ fn case(kind: PlanKind, weight_type: WeightType, cell: usize) -> Case {
 }
 
 fn device(class: AdapterClass, workgroups: usize) -> Device {
-    let together = Some(Together { workgroups, looks: 1 });
-    let options = GpuOptions { software: true, class: Some(class), together, ..Default::default() };
+    let cooperative = Some(CooperativeScans { workgroups, polls: 1 });
+    let options = GpuOptions { software: true, class: Some(class), cooperative, ..Default::default() };
     Device::Gpu(GpuDevice::new(&options).expect("install mesa-vulkan-drivers and libvulkan1"))
 }
 
@@ -135,7 +135,7 @@ fn scans_compute_what_the_specification_says() {
 
 #[test]
 fn scans_over_several_workgroups_compute_what_the_specification_says() {
-    assert_eq!(all_of(PlanKind::Wide), (20, 8));
+    assert_eq!(all_of(PlanKind::CooperativeScan), (20, 8));
 }
 
 /// A software adapter runs one workgroup after another: each chunk is begun in vain, and scanned again by one workgroup.
@@ -144,12 +144,16 @@ fn scans_whose_workgroups_may_not_run_at_once_are_right_all_the_same() {
     let device = device(AdapterClass::Hardware, 64);
     for weight_type in WeightType::ALL {
         for cell in 0..7 {
-            let case = case(PlanKind::Wide, weight_type, cell);
-            if refusal(PlanKind::Wide, &case.cell, 1).is_none() {
+            let case = case(PlanKind::CooperativeScan, weight_type, cell);
+            if refusal(PlanKind::CooperativeScan, &case.cell, 1).is_none() {
                 let arrays = case.arrays();
-                let result = run(&device, PlanKind::Wide, &case, &arrays);
+                let result = run(&device, PlanKind::CooperativeScan, &case, &arrays);
                 let plan = matches(&result, &case, &arrays);
-                assert!(case.hidden <= 16 || plan.wide.is_some_and(|wide| wide.workgroups > 1), "{plan}");
+                assert!(
+                    case.hidden <= 16
+                        || matches!(&plan.schedule, Schedule::CooperativeScan(scan) if scan.workgroups > 1),
+                    "{plan}"
+                );
             }
         }
     }

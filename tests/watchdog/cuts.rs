@@ -6,7 +6,7 @@ use gatewise::cell::{Cell, GruCell, LstmCell, Noise, Reset, Sequence};
 use gatewise::gpu::{Counters, GpuDevice, GpuOptions};
 use gatewise::nn::{Config, Merge, TrainingOptions};
 use gatewise::ops::{self, Binary, Conv1dGeometry, PadMode, Reduction};
-use gatewise::plan::{AdapterClass, PlanKind, Together, Watchdog};
+use gatewise::plan::{AdapterClass, CooperativeScans, PlanKind, Watchdog};
 use gatewise::train::{CrossEntropy, Graph, Loss, Mode, Parameters};
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::Array2;
@@ -16,8 +16,8 @@ use crate::common::gpu_with;
 fn opened(dispatch: u64, submission: u64, class: Option<AdapterClass>) -> GpuDevice {
     let [dispatch, submission] = [dispatch, submission].map(Duration::from_micros);
     let watchdog = Some(Watchdog { dispatch, submission });
-    let together = Some(Together { workgroups: 1, looks: 1 });
-    GpuDevice::new(&GpuOptions { software: true, watchdog, together, class, ..Default::default() })
+    let cooperative = Some(CooperativeScans { workgroups: 1, polls: 1 });
+    GpuDevice::new(&GpuOptions { software: true, watchdog, cooperative, class, ..Default::default() })
         .expect("install mesa-vulkan-drivers and libvulkan1")
 }
 
@@ -76,7 +76,7 @@ fn calls_that_are_cut_up_give_the_same_bits() {
         one(before, PlanKind::Step).layers(2),
         one(GruCell::default().into(), PlanKind::Wave).layers(3),
         one(LstmCell::default().into(), PlanKind::Scan).bidirectional(Merge::Concat),
-        one(LstmCell::default().into(), PlanKind::Wide),
+        one(LstmCell::default().into(), PlanKind::CooperativeScan),
     ];
     let reset = Array2::from_shape_fn((TIME, BATCH), |(t, b)| (t + b) % 5 == 3);
     let lengths = (0..BATCH).map(|b| b % (TIME + 1)).collect::<Vec<_>>();

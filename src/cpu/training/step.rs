@@ -3,7 +3,7 @@
 //!
 //! CPU twin of `reference::{rnn, lstm, gru}_step` and their `_backward`.
 
-use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Reset, RnnCell};
+use crate::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Reset, RnnCell, Stage};
 use crate::cpu::equations::{Activations, AnyActivations, SigmoidTanh, UnitRegister, update};
 use crate::cpu::math::{activate, clip, load_part, map_lanes, store_part};
 use crate::cpu::simd::{Kernel, Simd};

@@ -6,7 +6,7 @@ use crate::cell::{Cell, GruCell, LstmCell, Reset, Sequence};
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, GpuOptions, Recorder};
 use crate::nn::{Config, Recurrent, State, TrainingOptions};
-use crate::plan::{PlanKind, Together, Watchdog};
+use crate::plan::{CooperativeScans, PlanKind, Watchdog};
 use crate::{Device, Tensor};
 
 const BATCH: usize = 3;
@@ -14,8 +14,9 @@ const TIME: usize = 9;
 
 fn device(cut: bool) -> Device {
     let watchdog = Watchdog { dispatch: Duration::from_micros(14), submission: Duration::from_micros(30) };
-    let together = Some(Together { workgroups: 1, looks: 1 });
-    let options = GpuOptions { software: true, together, watchdog: cut.then_some(watchdog), ..GpuOptions::default() };
+    let cooperative = Some(CooperativeScans { workgroups: 1, polls: 1 });
+    let options =
+        GpuOptions { software: true, cooperative, watchdog: cut.then_some(watchdog), ..GpuOptions::default() };
     Device::Gpu(GpuDevice::new(&options).expect("install mesa-vulkan-drivers and libvulkan1"))
 }
 
@@ -55,7 +56,7 @@ fn a_failure_between_submissions_leaves_the_state_as_it_was() {
         (LstmCell::default().into(), 3, PlanKind::Wave, Sequence::new()),
         (LstmCell::default().into(), 2, PlanKind::Scan, reset.clone()),
         (GruCell::default().into(), 1, PlanKind::Scan, Sequence::new()),
-        (LstmCell::default().into(), 2, PlanKind::Wide, Sequence::new()),
+        (LstmCell::default().into(), 2, PlanKind::CooperativeScan, Sequence::new()),
         (before.into(), 2, PlanKind::Step, reset),
     ];
     for (cell, layers, kind, sequence) in cases {

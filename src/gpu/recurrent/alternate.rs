@@ -1,11 +1,11 @@
-//! Dispatches of a step whose two buffers change places.
+//! Dispatches of a step that are bound to two buffers in both orders.
 
 use crate::error::Result;
 use crate::gpu::recorder::{BoundId, Recorder};
 use crate::gpu::uniform::Uniform;
 use crate::plan::Grid;
 
-/// One dispatch of a step, bound to its buffers both ways.
+/// One dispatch of a step, bound to its two buffers in both orders.
 pub(super) struct Alternating<D> {
     /// For even and for odd numbers of steps done.
     bound: [BoundId; 2],
@@ -13,28 +13,28 @@ pub(super) struct Alternating<D> {
     grid: Grid,
 }
 
-/// Which dispatch of a step it is.
+/// The buffers that a dispatch of a step reads and writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// The only one: what it writes is what the next step's reads.
-    Only,
-    /// The first of two, which reads one buffer and writes the other at every step.
-    First,
-    /// The second of two, which does so the other way round.
-    Second,
+pub(super) enum StageBuffers {
+    /// The only dispatch of a step: at every step the two buffers change places.
+    Alternate,
+    /// The first of two dispatches: at every step it reads the first buffer and writes the second.
+    Forth,
+    /// The second of two dispatches: at every step it reads the second buffer and writes the first.
+    Back,
 }
 
 impl<D: Uniform + Copy> Alternating<D> {
-    pub(super) fn new(turn: Turn, [there, back]: [BoundId; 2], dims: D, grid: Grid) -> Self {
-        let bound = match turn {
-            Turn::Only => [there, back],
-            Turn::First => [there; 2],
-            Turn::Second => [back; 2],
+    pub(super) fn new(buffers: StageBuffers, [forth, back]: [BoundId; 2], dims: D, grid: Grid) -> Self {
+        let bound = match buffers {
+            StageBuffers::Alternate => [forth, back],
+            StageBuffers::Forth => [forth; 2],
+            StageBuffers::Back => [back; 2],
         };
         Self { bound, dims, grid }
     }
 
-    /// Records it, `done` steps after the buffers were filled, with what `of_step` puts into the uniform.
+    /// Records the dispatch, `done` steps after the buffers were filled. `of_step` sets the step's own fields of the uniform.
     pub(super) fn record(&self, recorder: &mut Recorder, done: usize, of_step: impl FnOnce(&mut D)) -> Result<()> {
         let mut dims = self.dims;
         of_step(&mut dims);

@@ -24,8 +24,8 @@ const CANDIDATE_BIAS: usize = 15;
 const SCALE_PROJECTION: usize = 16;
 pub(super) const VECTOR_ROWS: usize = 17;
 
-/// Part of a buffer: the matrices of a layer's directions, one after another. In words of 16 bytes.
-pub(super) struct Part {
+/// PackedPart of a buffer: the matrices of a layer's directions, one after another. In words of 16 bytes.
+pub(super) struct PackedPart {
     pub(super) buffer: Buffer,
     pub(super) at: usize,
     /// From one direction to the next.
@@ -34,10 +34,10 @@ pub(super) struct Part {
 
 /// One layer's weights, all directions.
 pub(super) struct PackedLayer {
-    pub(super) input: Part,
-    pub(super) recurrent: Part,
+    pub(super) input: PackedPart,
+    pub(super) recurrent: PackedPart,
     /// Of a cell that projects its state.
-    pub(super) projection: Part,
+    pub(super) projection: PackedPart,
 }
 
 /// A stack's weights on the device.
@@ -126,7 +126,7 @@ fn unpacked(packed: &Packed, gates: usize, kind: WeightType, (rows, depth): (usi
     })
 }
 
-impl Part {
+impl PackedPart {
     /// A direction's matrix, read back.
     fn read(
         &self,
@@ -146,7 +146,7 @@ impl Part {
 impl PackedStack {
     /// How far apart a part of a layer and of the one above lie in the buffer that they share, in words; from layer 0 on for
     /// what all layers have alike, from layer 1 on for the input's weights.
-    pub(super) fn stride(&self, from: usize, part: impl Fn(&PackedLayer) -> &Part) -> usize {
+    pub(super) fn stride(&self, from: usize, part: impl Fn(&PackedLayer) -> &PackedPart) -> usize {
         match self.layers.get(from..from + 2) {
             Some([below, above]) => part(above).at.saturating_sub(part(below).at),
             _ => 0,
@@ -222,7 +222,7 @@ impl PackedStack {
             }
         }
         let shared = Buffer::from_slice(device, OP, &all)?;
-        let mut parts = places.into_iter().map(|(at, stride, own)| Part {
+        let mut parts = places.into_iter().map(|(at, stride, own)| PackedPart {
             buffer: own.unwrap_or_else(|| shared.clone()),
             at,
             stride,

@@ -1,6 +1,6 @@
-//! The input projection of a layer: one product for a chunk of steps, all directions.
+//! The input projection of a layer: one product per chunk of steps, for all directions.
 
-use super::Call;
+use super::RecurrentCall;
 use super::pack::VECTOR_ROWS;
 use super::product::Product;
 use crate::error::Result;
@@ -25,32 +25,32 @@ uniform! {
     }
 }
 
-/// Room for the input's side of all gates of a chunk of steps. A call needs it once: by the time that the next chunk or layer is
-/// projected, the one before has been read.
-pub(super) fn room(device: &GpuDevice, call: &Call<'_>) -> Result<Buffer> {
+/// Room for the projected input of all gates of a chunk. A call needs it once: the steps of a chunk have read it before the next chunk
+/// or layer is projected.
+pub(super) fn room(device: &GpuDevice, call: &RecurrentCall<'_>) -> Result<Buffer> {
     let problem = call.plan.problem();
     let longest = call.plan.chunks.first().map_or(0, |chunk| chunk.steps);
-    let of_step = call.run.batch * problem.hidden * problem.projected_gates();
+    let of_step = call.input.batch * problem.hidden * problem.projected_gates();
     Buffer::new(device, "gates_x", problem.cells.len() * longest * of_step)
 }
 
-/// The input's side of all gates for a chunk of steps of a layer, `[directions, steps, batch, hidden, 1 or 4 gates]`.
+/// Projects the input of a chunk of a layer for all gates, to `[directions, steps, batch, hidden, 1 or 4 gates]`.
 pub(super) fn input(
     recorder: &mut Recorder,
-    call: &Call<'_>,
+    call: &RecurrentCall<'_>,
     layer: usize,
     x: &Buffer,
     chunk: Chunk,
     to: &Buffer,
 ) -> Result<()> {
-    let Call { stack, run, plan, .. } = *call;
+    let RecurrentCall { stack, input, plan, .. } = *call;
     let problem = plan.problem();
     let device = recorder.device().clone();
-    let (rows, depth, directions) = (chunk.steps * run.batch, problem.layer_input(layer), problem.cells.len());
+    let (rows, depth, directions) = (chunk.steps * input.batch, problem.layer_input(layer), problem.cells.len());
     let product = Product::of_projection(device.plan_limits(), plan, depth);
     let Product { kernel, mut constants } = product;
     let n = |size: usize| word(&device, kernel.name, size);
-    n((run.time * run.batch) * depth)?;
+    n((input.time * input.batch) * depth)?;
     n(directions * rows * problem.hidden * problem.projected_gates())?;
     let part = &stack.packed.layers[layer].input;
     let dims = ProjectDims {
@@ -60,8 +60,8 @@ pub(super) fn input(
         weights: n(part.at)?,
         weights_stride: n(part.stride)?,
         vectors: n(layer * directions * VECTOR_ROWS * problem.hidden)?,
-        first_forward: n(chunk.first * run.batch)?,
-        first_reverse: n((run.time - chunk.first - chunk.steps) * run.batch)?,
+        first_forward: n(chunk.first * input.batch)?,
+        first_reverse: n((input.time - chunk.first - chunk.steps) * input.batch)?,
     };
     constants.push(("REVERSE", stack.reverse));
     let buffers = [x, &part.buffer, &stack.packed.vectors, to].map(Buffer::clone);

@@ -1,22 +1,22 @@
-//! The state that a call works on.
+//! The state of a call.
 
-use super::Call;
+use super::RecurrentCall;
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::recorder::Recorder;
 
 pub(super) const LABEL: &str = "recurrent state";
 
-/// The state that a call starts from and leaves behind, `[layers, directions, batch, ..]`.
-pub(crate) struct RunState<'a> {
+/// The buffers of the state that a call reads and writes, `[layers, directions, batch, ..]`.
+pub(crate) struct StateBuffers<'a> {
     pub(crate) h: &'a Buffer,
     pub(crate) s: Option<&'a Buffer>,
-    /// What a reset returns to; zeros if absent.
+    /// The initial values, which a reset restores; zeros if absent.
     pub(crate) initial: Option<(&'a Buffer, Option<&'a Buffer>)>,
 }
 
-impl RunState<'_> {
-    /// The state changes only once the whole call has been handed over.
+impl StateBuffers<'_> {
+    /// Protects the state: it changes only once the whole call has been submitted.
     pub(super) fn keep(&self, recorder: &mut Recorder) {
         [Some(self.h), self.s].into_iter().flatten().for_each(|part| recorder.keep(part));
     }
@@ -30,16 +30,15 @@ impl RunState<'_> {
     }
 }
 
-/// A part of the state of `len` elements, to be worked on in place, unless a reset needs its initial value behind it: then a copy
-/// that has it there.
+/// A part of the state of `len` elements, in place. If rows may be reset, a copy with the initial values behind the current ones.
 pub(super) fn in_place(
     recorder: &mut Recorder,
-    call: &Call<'_>,
+    call: &RecurrentCall<'_>,
     now: &Buffer,
     initial: Option<&Buffer>,
     len: usize,
 ) -> Result<Buffer> {
-    if !call.run.resets {
+    if !call.input.resets {
         return Ok(now.clone());
     }
     let both = Buffer::new(recorder.device(), LABEL, 2 * len)?;
@@ -48,7 +47,7 @@ pub(super) fn in_place(
     Ok(both)
 }
 
-/// Puts what a reset returns to at element `at`.
+/// Writes the initial values at element `at`.
 pub(super) fn put_initial(recorder: &mut Recorder, initial: Option<&Buffer>, to: &Buffer, at: usize, len: usize) {
     match initial {
         Some(initial) => recorder.copy((initial, 0), (to, at), len),
@@ -56,7 +55,7 @@ pub(super) fn put_initial(recorder: &mut Recorder, initial: Option<&Buffer>, to:
     }
 }
 
-/// Copies a part back to the state, if it is a copy.
+/// Copies a part back to the state if it is a copy.
 pub(super) fn leave(recorder: &mut Recorder, part: &Buffer, state: &Buffer, len: usize) {
     if !part.is_same(state) {
         recorder.copy((part, 0), (state, 0), len);

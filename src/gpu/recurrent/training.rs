@@ -1,8 +1,8 @@
-//! Training passes of a stack: a forward pass that keeps what gradients need, and back-propagation through time. Everything stays
-//! on the device, packing the parameters included, so that a step of training can be one submission.
+//! Training passes of a stack: a forward pass that keeps the values that gradients need, and backpropagation through time. Everything
+//! stays on the device, packing the parameters included, so that a step of training can be one submission.
 //!
-//! Time is cut into chunks: the tape of one fits a binding. Where memory matters more than time, only the states at the chunks'
-//! borders are kept, and a chunk is run again on the way back.
+//! Time is divided into chunks whose tape fits a binding. If memory matters more than time, only the states between chunks are kept,
+//! and the backward pass runs each chunk's forward pass again.
 
 mod backward;
 mod forward;
@@ -11,8 +11,8 @@ mod steps;
 mod weights;
 
 use super::special::noise_of;
-use super::step::Saved;
-use super::{LayerStack, Run};
+use super::step::SavedForBackward;
+use super::{LayerStack, SequenceInput};
 use crate::cell::{Direction, Noise, Pad};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -21,7 +21,7 @@ use crate::gpu::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::{PlanKind, Problem, TrainingPlan};
 
-pub(crate) use self::backward::Incoming;
+pub(crate) use self::backward::IncomingGradient;
 pub(crate) use self::forward::forward_training;
 
 /// The parameters of one layer and direction, or their gradients; shapes as [`Cell::parameters`](crate::cell::Cell::parameters)
@@ -36,9 +36,9 @@ pub(crate) struct ParameterBuffers {
     pub(crate) peephole: Option<Buffer>,
 }
 
-/// A stack as a pass finds it.
+/// The stack of a pass.
 pub(crate) struct TrainingStack<'a> {
-    /// No time, no batch.
+    /// The stack's sizes; its `time` and `batch` are 0.
     pub(crate) problem: Problem,
     pub(crate) directions: &'a [Direction],
     pub(crate) merge: Option<Binary>,
@@ -46,15 +46,15 @@ pub(crate) struct TrainingStack<'a> {
     pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
 }
 
-/// One pass.
-pub(crate) struct TrainingRun<'a> {
-    pub(crate) run: Run<'a>,
+/// The input of one pass.
+pub(crate) struct TrainingInput<'a> {
+    pub(crate) sequence: SequenceInput<'a>,
     pub(crate) noise: Noise,
-    /// Steps of a chunk at most; then only the states between chunks are kept.
+    /// Largest number of steps of a chunk. If given, only the states between chunks are kept.
     pub(crate) checkpoint: Option<usize>,
 }
 
-/// Gradients of a pass, laid out as what they belong to.
+/// Gradients of a pass, in the layout of the values that they belong to.
 pub(crate) struct TrainingGradient {
     /// `[time, batch, input]`
     pub(crate) x: Buffer,
@@ -68,39 +68,39 @@ pub(crate) struct TrainingGradient {
     pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
 }
 
-/// What a forward pass kept.
+/// The values that a forward pass kept for the backward pass.
 pub(crate) struct TrainingTape {
-    pass: Pass,
+    pass: TrainingPass,
     layers: Vec<LayerTape>,
 }
 
-/// What is kept of a layer.
+/// The kept values of a layer.
 struct LayerTape {
     /// `[time, batch, input]`
     x: Buffer,
-    /// The directions' outputs, where the way back needs them.
+    /// The directions' outputs, if the backward pass needs them.
     y: Option<Buffer>,
     /// The states before each chunk.
-    borders: Vec<Border>,
-    /// Empty where the chunks are run again.
+    borders: Vec<BorderState>,
+    /// Empty if the backward pass runs the chunks again.
     chunks: Vec<ChunkTape>,
 }
 
 /// A layer's state between two chunks, `[directions, batch, ..]`.
-struct Border {
+struct BorderState {
     h: Buffer,
     s: Option<Buffer>,
 }
 
-/// What the steps of a chunk leave.
+/// The values that the steps of a chunk write.
 struct ChunkTape {
-    /// Pre-activations, `[directions, steps, batch, hidden, 4]`; without use for an RNN once its steps have read them.
+    /// Pre-activations, `[directions, steps, batch, hidden, 4]`; the backward pass of an RNN does not read them.
     gates: Buffer,
-    /// As [`HistoryLayout`] says.
+    /// The states, in the order of [`HistoryLayout`].
     history: Buffer,
 }
 
-/// Where a history keeps its parts, in elements.
+/// The first elements of the parts of a history.
 #[derive(Clone, Copy)]
 struct HistoryLayout {
     /// `[directions, steps + 1, batch, out]`: h before and after every step, in the order of time.
@@ -109,13 +109,13 @@ struct HistoryLayout {
     s: usize,
     initial_h: usize,
     initial_s: usize,
-    /// What a GRU hands from its first dispatch of a step to the second.
+    /// The update gates that the first dispatch of a GRU's step passes to the second.
     update: usize,
     len: usize,
 }
 
-/// What the two directions of a training pass share.
-struct Pass {
+/// A training pass: the values that its forward and its backward half share.
+struct TrainingPass {
     stack: LayerStack,
     /// `[layer][direction]`
     parameters: Vec<Vec<ParameterBuffers>>,
@@ -124,12 +124,12 @@ struct Pass {
     resets: bool,
     pad: Pad,
     noise: Noise,
-    /// What a reset returns to, of all layers; zeros if absent.
+    /// The initial state of all layers, which a reset restores; zeros if absent.
     initial: Option<(Buffer, Option<Buffer>)>,
     checkpoint: bool,
 }
 
-impl Pass {
+impl TrainingPass {
     fn problem(&self) -> &Problem {
         self.plan.forward.problem()
     }
@@ -161,7 +161,7 @@ impl Pass {
         self.plan.forward.chunks.first().map_or(0, |chunk| chunk.steps)
     }
 
-    /// Where a chunk of a direction begins in time.
+    /// The first place in time of a chunk of a direction.
     fn start_of(&self, direction: usize, chunk: crate::plan::Chunk) -> usize {
         if self.is_reverse(direction) { self.problem().time - chunk.first - chunk.steps } else { chunk.first }
     }
@@ -177,16 +177,23 @@ impl Pass {
         HistoryLayout { h, s, initial_h, initial_s, update, len: update + directions * s_len }
     }
 
-    /// Where a history keeps the state of a direction before its first step, or after its last one: which of the states.
+    /// The index in a history of a direction's state before its first step, or after its last one.
     fn state_place(&self, direction: usize, steps: usize, after: bool) -> usize {
         if self.is_reverse(direction) == after { 0 } else { steps }
     }
 
-    fn saved(&self, recorder: &mut Recorder, layer: usize, layout: HistoryLayout) -> Saved {
+    fn saved(&self, recorder: &mut Recorder, layer: usize, layout: HistoryLayout) -> SavedForBackward {
         let (noise, constants) = noise_of(recorder, &self.noise, layer * self.directions());
         let mut constants = constants;
         constants.push(("SAVE", 1));
-        Saved { h: layout.h, s: layout.s, initial: layout.initial_h, update: layout.update, noise, constants }
+        SavedForBackward {
+            h: layout.h,
+            s: layout.s,
+            initial: layout.initial_h,
+            update: layout.update,
+            noise,
+            constants,
+        }
     }
 
     /// Room for the longest chunk.
@@ -199,9 +206,9 @@ impl Pass {
         })
     }
 
-    fn run<'a>(&self, x: &'a Buffer) -> Run<'a> {
+    fn sequence<'a>(&self, x: &'a Buffer) -> SequenceInput<'a> {
         let Problem { time, batch, .. } = *self.problem();
-        Run { x, time, batch, flags: self.flags.clone(), resets: self.resets, pad: self.pad }
+        SequenceInput { x, time, batch, flags: self.flags.clone(), resets: self.resets, pad: self.pad }
     }
 }
 
@@ -210,6 +217,6 @@ impl TrainingStack<'_> {
         super::reverse_bits(self.directions)
     }
 
-    /// The kind of a training pass' plan: a layer's gradients need its whole input.
+    /// The kind of plan of a training pass: the gradients of a layer need its whole input.
     const KIND: Option<PlanKind> = Some(PlanKind::Step);
 }

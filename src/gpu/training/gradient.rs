@@ -61,7 +61,7 @@ pub(crate) fn gather_rows_grad(
         (Buffer::from_slice(&device, "begins", &begins)?, Buffer::from_slice(&device, "places", &places)?);
     let dims = GatherRowsGradDims { rows: word(&device, op, count)?, columns: word(&device, op, columns)? };
     let (len, picked) = (count * columns, (places.words() * columns) as u64);
-    let work = Work::each(len, 2).products(8 * (len as u64 + picked)).turns(most as usize);
+    let work = Work::each(len, 2).products(8 * (len as u64 + picked)).iterations(most as usize);
     each_of(recorder, &GATHER_ROWS_GRAD, &Constants::new(), &[&begins, &places, dy], &dims, (len, work))
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn conv1d_grad_input(
     let dims = conv1d_dims(recorder, op, [count, channels, length], [out, kernel], geometry)?;
     let (len, terms) = (count * channels * length, out * windows);
     // Two loads and the places of both to a multiply-add.
-    let work = Work::each(len, 2).products(4 * len as u64 * terms as u64).turns(terms);
+    let work = Work::each(len, 2).products(4 * len as u64 * terms as u64).iterations(terms);
     each_of(recorder, &CONV1D_GRAD_INPUT, &Constants::new(), &[weight, dy], &dims, (len, work))
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn conv1d_grad_weight(
     let weights = out * channels * kernel;
     // A division to a multiply-add, beside two loads and their places.
     let products = (8 * weights as u64).saturating_mul(windows as u64);
-    let work = Work::of(products, products / 8).turns(windows.div_ceil(WORKGROUP_SIZE));
+    let work = Work::of(products, products / 8).iterations(windows.div_ceil(WORKGROUP_SIZE));
     let grid = fold(&device, op, weights, work)?;
     produce(recorder, &CONV1D_GRAD_WEIGHT, &Constants::new(), &[x, dy], &dims, weights, &grid)
 }
@@ -115,7 +115,7 @@ pub(crate) fn mean_steps(
     check_loops(&recorder.device().clone(), op, time)?;
     let dims = steps_dims(recorder, op, [time, batch, width])?;
     let (len, all) = (batch * width, (time * batch * width) as u64);
-    let work = Work::of(4 * all, 8 * all).turns(time);
+    let work = Work::of(4 * all, 8 * all).iterations(time);
     each_of(recorder, &MEAN_STEPS, &Constants::new(), &[x, weights], &dims, (len, work))
 }
 

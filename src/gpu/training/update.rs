@@ -51,7 +51,7 @@ pub(super) fn partial_sums(
         limit: limit.unwrap_or_default(),
     };
     let constants = vec![("NORM", u32::from(norm)), ("CLAMPED", u32::from(limit.is_some()))];
-    let work = Work::each(count, 0).turns(RUN / WORKGROUP_SIZE);
+    let work = Work::each(count, 0).iterations(RUN / WORKGROUP_SIZE);
     let grid = fold(&device, op, count.div_ceil(RUN), work)?;
     let bound = recorder.bind(&PARTIAL_SUMS, &constants, [x, y].map(Buffer::clone))?;
     recorder.dispatch(bound, &dims, &grid)

@@ -93,15 +93,15 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             parameters: self.parameters.iter().map(buffers).collect::<Result<_>>()?,
         };
         let x = resident(OP, "x", x)?;
-        let run = gpu::Run { x, time, batch, flags, resets: sequence.resets(), pad: sequence.padding() };
+        let run = gpu::SequenceInput { x, time, batch, flags, resets: sequence.resets(), pad: sequence.padding() };
         let (initial_h, initial_s) = state.initial();
         let (initial_h, initial_s) = (optional("state", initial_h)?, optional("state", initial_s)?);
-        let run_state = gpu::RunState {
+        let run_state = gpu::StateBuffers {
             h: resident(OP, "state", &state.h)?,
             s: optional("state", state.s.as_ref())?,
             initial: initial_h.map(|h| (h, initial_s)),
         };
-        let training = gpu::TrainingRun { run, noise: options.noise, checkpoint: options.checkpoint };
+        let training = gpu::TrainingInput { sequence: run, noise: options.noise, checkpoint: options.checkpoint };
         let (y, tape) = gpu::forward_training(recording(recorder, device)?, stack, training, &run_state)?;
         let y = Tensor::from_buffer(device, &[time, batch, self.output_size()], y);
         Ok((y, GpuTape { device: device.clone(), tape, parameters: self.parameters.clone() }))
@@ -116,7 +116,7 @@ impl GpuTape {
         dy: &Tensor,
         d_state: Option<&StateGradient>,
     ) -> Result<RecurrentGradient> {
-        let incoming = gpu::Incoming {
+        let incoming = gpu::IncomingGradient {
             dy: resident(OP, "dy", dy)?,
             d_h: optional("the gradient by h", d_state.map(|d| &d.h))?,
             d_s: optional("the gradient by s", d_state.and_then(|d| d.s.as_ref()))?,

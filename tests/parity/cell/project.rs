@@ -155,7 +155,7 @@ fn cases(kernel: &str, tiles: &[Tile]) -> Vec<Case> {
 /// Products by matrices of a size, for weight types that the matrices hold exactly. Sizes lie around the edges of a tile in rows,
 /// units and depth; some inputs are beyond f16.
 fn matrix_cases(kernel: &str, kind: Matrices, types: &[WeightType]) -> Vec<Case> {
-    let (side, tall) = (kind.side(), kind.rows());
+    let (side, tall) = (kind.size(), kind.rows());
     let cells: [Cell; 4] = [
         LstmCell::default().into(),
         GruCell::default().into(),

@@ -355,7 +355,7 @@ impl Step {
             ("WAVE", u32::from(matches!(self.cover, Cover::Wave { .. }))),
         ]);
         if kernel.contains("matrix") {
-            constants.push(("SIDES", if matches!(self.cover, Cover::Wave { .. }) { 2 } else { 1 }));
+            constants.push(("PRODUCTS", if matches!(self.cover, Cover::Wave { .. }) { 2 } else { 1 }));
         }
         if kernel == "recurrent_step" {
             let Tile { rows, units, slices } = self.tile;

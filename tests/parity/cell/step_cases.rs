@@ -115,7 +115,7 @@ pub(crate) fn recurrent_step_lanes() -> Vec<Case> {
 
 /// Steps by matrices, with as many rows as a workgroup has, one row more or less, and only a few.
 fn by_matrices(kernel: &str, kind: Matrices, types: &[WeightType], every: usize) -> Vec<Case> {
-    cases(kernel, &[tile(kind.rows(), kind.side(), 1)], types, every)
+    cases(kernel, &[tile(kind.rows(), kind.size(), 1)], types, every)
 }
 
 pub(crate) fn recurrent_step_matrix_half() -> Vec<Case> {

@@ -1,9 +1,9 @@
-//! Back-propagation through time.
+//! LayerBackward-propagation through time.
 
 use super::pack::BackWeights;
-use super::steps::{Back, BackSteps};
+use super::steps::{BackwardSteps, LayerBackward};
 use super::weights::WeightGradients;
-use super::{ChunkTape, LayerTape, ParameterBuffers, Pass, TrainingGradient, TrainingTape};
+use super::{ChunkTape, LayerTape, ParameterBuffers, TrainingGradient, TrainingPass, TrainingTape};
 use crate::cell::{Activation, Mask};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -15,7 +15,7 @@ use crate::plan::Problem;
 
 /// Where the buffers that gradients move between keep their parts, in elements.
 #[derive(Clone, Copy)]
-pub(super) struct Regions {
+pub(super) struct GradientRegions {
     pub(super) gates: usize,
     /// By the projection's result, or through a reset gate: no cell has both.
     pub(super) between: usize,
@@ -36,7 +36,7 @@ pub(super) struct OutputGradient {
 }
 
 /// What a call brings along.
-pub(crate) struct Incoming<'a> {
+pub(crate) struct IncomingGradient<'a> {
     /// `[time, batch, width]`
     pub(crate) dy: &'a Buffer,
     /// As the state; zeros where absent.
@@ -48,7 +48,7 @@ pub(crate) struct Incoming<'a> {
 
 /// The memory of a way back, the same for all layers.
 pub(super) struct Workspace {
-    pub(super) regions: Regions,
+    pub(super) regions: GradientRegions,
     /// Gradients by the state and the gates move from one to the other.
     pub(super) between_steps: [Buffer; 2],
     /// What a chunk's steps leave for the weights' gradients.
@@ -57,8 +57,8 @@ pub(super) struct Workspace {
     replay: Option<(ChunkTape, [Buffer; 2])>,
 }
 
-impl Pass {
-    fn regions(&self) -> Regions {
+impl TrainingPass {
+    fn regions(&self) -> GradientRegions {
         let (directions, hidden) = (self.directions(), self.problem().hidden);
         let (h_len, wide_len) = (directions * self.h_len(), directions * self.problem().batch * hidden);
         let mut len = 0;
@@ -71,7 +71,7 @@ impl Pass {
         let gates = next(self.problem().gates() * wide_len);
         let (between, carry_h, carry_s) = (next(wide_len), next(h_len), next(wide_len));
         let (held, initial_h, initial_s) = (next(h_len), next(h_len), next(wide_len));
-        Regions { gates, between, carry_h, carry_s, held, initial_h, initial_s, len }
+        GradientRegions { gates, between, carry_h, carry_s, held, initial_h, initial_s, len }
     }
 
     /// Elements that a chunk's steps leave for the weights' gradients: rows of `hidden`, then those by the projection's result.
@@ -130,7 +130,11 @@ impl Pass {
 
 impl TrainingTape {
     /// Records the gradients by everything that the forward pass read.
-    pub(crate) fn backward(&self, recorder: &mut Recorder, incoming: &Incoming<'_>) -> Result<TrainingGradient> {
+    pub(crate) fn backward(
+        &self,
+        recorder: &mut Recorder,
+        incoming: &IncomingGradient<'_>,
+    ) -> Result<TrainingGradient> {
         let device = recorder.device().clone();
         let pass = &self.pass;
         let problem = pass.problem();
@@ -188,13 +192,13 @@ fn copy_or_clear(recorder: &mut Recorder, from: Option<&Buffer>, to: &Buffer, le
     }
 }
 
-impl Pass {
+impl TrainingPass {
     /// One layer: returns the gradients by its input and by its parameters, and leaves those by its state.
     fn layer_back(
         &self,
         recorder: &mut Recorder,
         (layer, tape): (usize, &LayerTape),
-        (dy, incoming): (&Buffer, &Incoming<'_>),
+        (dy, incoming): (&Buffer, &IncomingGradient<'_>),
         workspace: &Workspace,
         gradient: &TrainingGradient,
     ) -> Result<(Buffer, Vec<ParameterBuffers>)> {
@@ -203,7 +207,7 @@ impl Pass {
         let packed = BackWeights::record(recorder, self.problem(), self.plan.columns, &self.parameters[layer])?;
         self.begin_back(recorder, layer, incoming, workspace);
         let mut weights = WeightGradients::new(recorder, self, layer)?;
-        let back = Back { pass: self, layer, share: &share, packed: &packed, workspace, clip: incoming.clip };
+        let back = LayerBackward { pass: self, layer, share: &share, packed: &packed, workspace, clip: incoming.clip };
         let mut done = 0;
         for (at, &chunk) in self.plan.forward.chunks.iter().enumerate().rev() {
             let kept = match (&workspace.replay, &tape.y) {
@@ -214,7 +218,7 @@ impl Pass {
                 }
                 _ => &tape.chunks[at],
             };
-            let steps = BackSteps::new(recorder, &back, chunk, kept)?;
+            let steps = BackwardSteps::new(recorder, &back, chunk, kept)?;
             for step in (chunk.first..chunk.first + chunk.steps).rev() {
                 steps.record(recorder, step + 1, done)?;
                 done += 1;
@@ -235,7 +239,13 @@ impl Pass {
     }
 
     /// Puts the gradients by the last state where the first step back looks for them.
-    fn begin_back(&self, recorder: &mut Recorder, layer: usize, incoming: &Incoming<'_>, workspace: &Workspace) {
+    fn begin_back(
+        &self,
+        recorder: &mut Recorder,
+        layer: usize,
+        incoming: &IncomingGradient<'_>,
+        workspace: &Workspace,
+    ) {
         let Workspace { regions, between_steps: [a, b], .. } = workspace;
         let (h_len, s_len) = (self.directions() * self.h_len(), self.directions() * self.s_len());
         recorder.clear(a, 0, regions.len);

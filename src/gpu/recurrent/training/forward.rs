@@ -1,6 +1,6 @@
 //! The forward pass of training.
 
-use super::{Border, ChunkTape, LayerTape, Pass, TrainingRun, TrainingStack, TrainingTape};
+use super::{BorderState, ChunkTape, LayerTape, TrainingInput, TrainingPass, TrainingStack, TrainingTape};
 use crate::cell::{Draw, Mask};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -8,34 +8,35 @@ use crate::gpu::context::GpuDevice;
 use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::pack::PackedStack;
 use crate::gpu::recurrent::project;
-use crate::gpu::recurrent::step::{Memory, Steps};
-use crate::gpu::recurrent::{Call, LayerStack, RunState, in_whole_words};
+use crate::gpu::recurrent::step::{StepBuffers, Steps};
+use crate::gpu::recurrent::{LayerStack, ProjectedChunk, RecurrentCall, StateBuffers, in_whole_words};
 use crate::gpu::strided::{dropout, dropout_into, silence};
 use crate::op::Binary;
 use crate::plan::{Chunk, Problem, TrainingPlan};
 
-/// Records a pass over the whole stack; returns `y [time, batch, width]` and what the way back needs. The state advances.
+/// Records a forward pass over the whole stack. Returns `y [time, batch, width]` and the tape of the backward pass. The state
+/// advances.
 pub(crate) fn forward_training(
     recorder: &mut Recorder,
     stack: TrainingStack<'_>,
-    training: TrainingRun<'_>,
-    state: &RunState<'_>,
+    training: TrainingInput<'_>,
+    state: &StateBuffers<'_>,
 ) -> Result<(Buffer, TrainingTape)> {
     let device = recorder.device().clone();
-    let TrainingRun { run, noise, checkpoint } = training;
-    let problem = Problem { time: run.time, batch: run.batch, ..stack.problem.clone() };
+    let TrainingInput { sequence, noise, checkpoint } = training;
+    let problem = Problem { time: sequence.time, batch: sequence.batch, ..stack.problem.clone() };
     let plan = TrainingPlan::new(problem, device.plan_limits(), checkpoint)?;
-    let nothing = run.time == 0 || run.batch == 0;
+    let nothing = sequence.time == 0 || sequence.batch == 0;
     let packed = if nothing { PackedStack::empty(&device)? } else { PackedStack::record(recorder, &stack)? };
     let reverse = stack.reverse();
     let TrainingStack { problem, merge, parameters, .. } = stack;
-    let pass = Pass {
+    let pass = TrainingPass {
         stack: LayerStack { problem, reverse, merge, kind: TrainingStack::KIND, packed },
         parameters,
         plan,
-        flags: run.flags.clone(),
-        resets: run.resets,
-        pad: run.pad,
+        flags: sequence.flags.clone(),
+        resets: sequence.resets,
+        pad: sequence.pad,
         noise,
         initial: state.initial.map(|(h, s)| (h.clone(), s.cloned())),
         checkpoint: checkpoint.is_some(),
@@ -45,9 +46,9 @@ pub(crate) fn forward_training(
     }
     state.keep(recorder);
     let problem = pass.problem();
-    let mut x = in_whole_words(recorder, run.x, run.time * run.batch * problem.input)?;
-    if let Some(flags) = &run.flags {
-        x = silence(recorder, &x, flags, [run.time * run.batch, problem.input])?;
+    let mut x = in_whole_words(recorder, sequence.x, sequence.time * sequence.batch * problem.input)?;
+    if let Some(flags) = &sequence.flags {
+        x = silence(recorder, &x, flags, [sequence.time * sequence.batch, problem.input])?;
     }
     let exchange = pass.exchange(&device)?;
     let replayed = if pass.checkpoint { Some(pass.chunk_tape(&device, pass.longest())?) } else { None };
@@ -60,8 +61,8 @@ pub(crate) fn forward_training(
     Ok((x, TrainingTape { pass, layers }))
 }
 
-impl Pass {
-    /// The buffers that h moves between.
+impl TrainingPass {
+    /// The two buffers that h alternates between.
     pub(super) fn exchange(&self, device: &GpuDevice) -> Result<[Buffer; 2]> {
         let label = "recurrent state";
         let len = self.directions() * self.h_len() * if self.resets { 2 } else { 1 };
@@ -70,22 +71,23 @@ impl Pass {
         Ok([Buffer::new(device, label, len)?, Buffer::new(device, label, other)?])
     }
 
-    /// Runs a layer over `x`; returns its tape and what the layer above reads.
+    /// Runs a layer over `x`. Returns its tape and the input of the layer above.
     fn forward_layer(
         &self,
         recorder: &mut Recorder,
         layer: usize,
         x: Buffer,
         (exchange, replayed): (&[Buffer; 2], Option<&ChunkTape>),
-        state: &RunState<'_>,
+        state: &StateBuffers<'_>,
     ) -> Result<(LayerTape, Buffer)> {
         let device = recorder.device().clone();
         let Problem { time, batch, layers, .. } = *self.problem();
-        let run = self.run(&x);
-        let call = Call { stack: &self.stack, run: &run, plan: &self.plan.forward, out: self.problem().out() };
+        let input = self.sequence(&x);
+        let call =
+            RecurrentCall { stack: &self.stack, input: &input, plan: &self.plan.forward, out: self.problem().out() };
         let y = call.output(&device)?;
         let (h_len, s_len) = (self.directions() * self.h_len(), self.directions() * self.s_len());
-        let mut border = Border::new(&device, h_len, s_len)?;
+        let mut border = BorderState::new(&device, h_len, s_len)?;
         recorder.copy((state.h, layer * h_len), (&border.h, 0), h_len);
         if let (Some(from), Some(to)) = (state.s, &border.s) {
             recorder.copy((from, layer * s_len), (to, 0), s_len);
@@ -121,16 +123,17 @@ impl Pass {
         recorder: &mut Recorder,
         (layer, chunk): (usize, Chunk),
         x: &Buffer,
-        border: &Border,
+        border: &BorderState,
         (tape, exchange): (&ChunkTape, &[Buffer; 2]),
         y: &Buffer,
     ) -> Result<()> {
-        let run = self.run(x);
-        let call = Call { stack: &self.stack, run: &run, plan: &self.plan.forward, out: self.problem().out() };
+        let input = self.sequence(x);
+        let call =
+            RecurrentCall { stack: &self.stack, input: &input, plan: &self.plan.forward, out: self.problem().out() };
         let layout = self.history(chunk.steps);
         self.begin_chunk(recorder, (layer, chunk), border, (tape, exchange))?;
         project::input(recorder, &call, layer, x, chunk, &tape.gates)?;
-        let memory = Memory {
+        let buffers = StepBuffers {
             h: exchange.clone(),
             h_initial: self.directions() * self.h_len(),
             own: tape.history.clone(),
@@ -141,19 +144,20 @@ impl Pass {
             first_layer: layer,
             saved: Some(self.saved(recorder, layer, layout)),
         };
-        let steps = Steps::new(recorder, &call, &memory, layer, chunk, [&tape.gates, y])?;
+        let at = ProjectedChunk { layer, index: 0, chunk, gates_x: &tape.gates, y };
+        let steps = Steps::new(recorder, &call, &self.plan.step, &buffers, &at)?;
         for done in 0..chunk.steps {
             steps.record(recorder, chunk.first + done, done)?;
         }
         Ok(())
     }
 
-    /// Puts the state before a chunk, and what a reset returns to, where the steps look for them.
+    /// Copies the state before a chunk, and the initial state, to the places where the steps read them.
     fn begin_chunk(
         &self,
         recorder: &mut Recorder,
         (layer, chunk): (usize, Chunk),
-        border: &Border,
+        border: &BorderState,
         (tape, exchange): (&ChunkTape, &[Buffer; 2]),
     ) -> Result<()> {
         let (h_len, s_len) = (self.h_len(), self.s_len());
@@ -190,7 +194,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Copies a direction's h, or zeros, masked where the products read it masked.
+    /// Copies h of a direction, or zeros. If the products read h through a dropout mask, applies the mask.
     fn copy_masked(
         &self,
         recorder: &mut Recorder,
@@ -208,10 +212,10 @@ impl Pass {
     }
 
     /// The state after a chunk.
-    fn border_after(&self, recorder: &mut Recorder, chunk: Chunk, tape: &ChunkTape) -> Result<Border> {
+    fn border_after(&self, recorder: &mut Recorder, chunk: Chunk, tape: &ChunkTape) -> Result<BorderState> {
         let (h_len, s_len) = (self.h_len(), self.s_len());
         let layout = self.history(chunk.steps);
-        let border = Border::new(recorder.device(), self.directions() * h_len, self.directions() * s_len)?;
+        let border = BorderState::new(recorder.device(), self.directions() * h_len, self.directions() * s_len)?;
         for direction in 0..self.directions() {
             let place = direction * (chunk.steps + 1) + self.state_place(direction, chunk.steps, true);
             recorder.copy((&tape.history, layout.h + place * h_len), (&border.h, direction * h_len), h_len);
@@ -223,7 +227,7 @@ impl Pass {
     }
 }
 
-impl Border {
+impl BorderState {
     fn new(device: &GpuDevice, h_len: usize, s_len: usize) -> Result<Self> {
         let label = "recurrent state";
         let s = if s_len > 0 { Some(Buffer::new(device, label, s_len)?) } else { None };

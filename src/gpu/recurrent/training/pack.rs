@@ -9,7 +9,7 @@ use crate::gpu::kernel::{PACK_VECTORS, PACK_WEIGHTS};
 use crate::gpu::ops::{WORKGROUP_SIZE, fold, grid, word};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::in_whole_words;
-use crate::gpu::recurrent::pack::{PackedLayer, PackedStack, Part, VECTOR_ROWS};
+use crate::gpu::recurrent::pack::{PackedLayer, PackedPart, PackedStack, VECTOR_ROWS};
 use crate::gpu::uniform::uniform;
 use crate::plan::{BLOCK, Problem, Work, packed_words};
 
@@ -41,7 +41,7 @@ uniform! {
 
 /// A matrix as a product reads it: `columns` by `depth`, a column at `offset + column * column_stride`.
 #[derive(Clone, Copy)]
-struct Layout {
+struct PackLayout {
     /// Columns of an invocation.
     gates: usize,
     units: usize,
@@ -64,7 +64,7 @@ enum SourceWords {
     AlongColumns,
 }
 
-impl Layout {
+impl PackLayout {
     /// Rows of a weight, gate by gate: `weight [gates * units, depth]`.
     fn gates(gates: usize, units: usize, depth: usize) -> Self {
         let columns = gates * units;
@@ -137,15 +137,15 @@ impl Layout {
 /// Packs one matrix of every direction into a part of its own.
 fn part<'a>(
     recorder: &mut Recorder,
-    layout: Layout,
+    layout: PackLayout,
     weights: impl ExactSizeIterator<Item = &'a Buffer>,
-) -> Result<Part> {
+) -> Result<PackedPart> {
     let stride = layout.words();
     let buffer = Buffer::new(recorder.device(), PACK_WEIGHTS.name, weights.len() * stride * 4)?;
     for (direction, weight) in weights.enumerate() {
         layout.pack(recorder, weight, (&buffer, direction * stride))?;
     }
-    Ok(Part { buffer, at: 0, stride })
+    Ok(PackedPart { buffer, at: 0, stride })
 }
 
 impl PackedStack {
@@ -165,13 +165,14 @@ impl PackedStack {
         let mut layers = Vec::with_capacity(problem.layers);
         for (layer, parameters) in stack.parameters.iter().enumerate() {
             let of = |get: fn(&ParameterBuffers) -> &Buffer| parameters.iter().map(get);
-            let input = part(recorder, Layout::gates(gates, hidden, problem.layer_input(layer)), of(|p| &p.weight_ih))?;
-            let recurrent = part(recorder, Layout::gates(gates, hidden, out), of(|p| &p.weight_hh))?;
+            let input =
+                part(recorder, PackLayout::gates(gates, hidden, problem.layer_input(layer)), of(|p| &p.weight_ih))?;
+            let recurrent = part(recorder, PackLayout::gates(gates, hidden, out), of(|p| &p.weight_hh))?;
             let projecting: Vec<&Buffer> = parameters.iter().filter_map(|p| p.weight_hr.as_ref()).collect();
             let projection = if projecting.is_empty() {
-                Part { buffer: recurrent.buffer.clone(), at: 0, stride: 0 }
+                PackedPart { buffer: recurrent.buffer.clone(), at: 0, stride: 0 }
             } else {
-                part(recorder, Layout::gates(1, out, hidden), projecting.into_iter())?
+                part(recorder, PackLayout::gates(1, out, hidden), projecting.into_iter())?
             };
             layers.push(PackedLayer { input, recurrent, projection });
             for (direction, p) in parameters.iter().enumerate() {
@@ -213,16 +214,16 @@ fn pack_vectors(
 pub(super) struct BackWeights {
     pub(super) buffer: Buffer,
     /// The recurrent weights whose product gives the gradient by h.
-    pub(super) first: Matrices,
+    pub(super) first: BackMatrices,
     /// Those within a step: a GRU's candidate, or the projection.
-    pub(super) second: Option<Matrices>,
+    pub(super) second: Option<BackMatrices>,
     /// Where the peepholes begin, in elements.
     pub(super) peepholes: usize,
 }
 
 /// The matrices of a layer's directions, in words of 16 bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Matrices {
+pub(super) struct BackMatrices {
     pub(super) at: usize,
     pub(super) stride: usize,
     pub(super) depth: usize,
@@ -237,14 +238,15 @@ impl BackWeights {
     ) -> Result<Self> {
         let (hidden, out, rows) = (problem.hidden, problem.out(), problem.gates() * problem.hidden);
         let resets_before = problem.cells[0].stages()[0] == Stage::Reset;
-        let first = Layout::transpose(columns, out, 0..if resets_before { 2 * hidden } else { rows });
+        let first = PackLayout::transpose(columns, out, 0..if resets_before { 2 * hidden } else { rows });
         let second = match (problem.cells[0].projection(), resets_before) {
-            (Some(_), _) => Some(Layout::transpose(columns, hidden, 0..out)),
-            (None, true) => Some(Layout::transpose(columns, out, 2 * hidden..3 * hidden)),
+            (Some(_), _) => Some(PackLayout::transpose(columns, hidden, 0..out)),
+            (None, true) => Some(PackLayout::transpose(columns, out, 2 * hidden..3 * hidden)),
             (None, false) => None,
         };
         let directions = parameters.len();
-        let matrices = |at: usize, layout: &Layout| Matrices { at, stride: layout.words(), depth: layout.depth };
+        let matrices =
+            |at: usize, layout: &PackLayout| BackMatrices { at, stride: layout.words(), depth: layout.depth };
         let second_at = directions * first.words();
         let peepholes = 4 * (second_at + second.map_or(0, |second| directions * second.words()));
         let peephole_len = if problem.cells[0].peephole() { directions * 3 * hidden } else { 0 };

@@ -1,15 +1,15 @@
 //! The steps of a layer backwards: dispatches and their uniforms.
 
 use super::backward::{OutputGradient, Workspace};
-use super::pack::{BackWeights, Matrices};
-use super::{ChunkTape, Pass};
+use super::pack::{BackMatrices, BackWeights};
+use super::{ChunkTape, TrainingPass};
 use crate::cell::{Pad, Stage, WeightType};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
 use crate::gpu::ops::{cut, word};
 use crate::gpu::recorder::Recorder;
-use crate::gpu::recurrent::alternate::{Alternating, Turn};
+use crate::gpu::recurrent::alternate::{Alternating, StageBuffers};
 use crate::gpu::recurrent::product::sliced_constants;
 use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
 use crate::gpu::uniform::uniform;
@@ -57,8 +57,8 @@ uniform! {
 }
 
 /// A layer on its way back.
-pub(super) struct Back<'a> {
-    pub(super) pass: &'a Pass,
+pub(super) struct LayerBackward<'a> {
+    pub(super) pass: &'a TrainingPass,
     pub(super) layer: usize,
     pub(super) share: &'a OutputGradient,
     pub(super) packed: &'a BackWeights,
@@ -67,14 +67,19 @@ pub(super) struct Back<'a> {
 }
 
 /// The dispatches of a step back, bound to their buffers.
-pub(super) struct BackSteps {
+pub(super) struct BackwardSteps {
     /// Each with whether it begins a step.
     dispatches: Vec<(bool, Alternating<RecurrentGradDims>)>,
 }
 
-impl BackSteps {
-    pub(super) fn new(recorder: &mut Recorder, back: &Back<'_>, chunk: Chunk, tape: &ChunkTape) -> Result<Self> {
-        let Back { pass, layer, share, packed, workspace, clip } = *back;
+impl BackwardSteps {
+    pub(super) fn new(
+        recorder: &mut Recorder,
+        back: &LayerBackward<'_>,
+        chunk: Chunk,
+        tape: &ChunkTape,
+    ) -> Result<Self> {
+        let LayerBackward { pass, layer, share, packed, workspace, clip } = *back;
         let problem = pass.problem();
         let regions = workspace.regions;
         let device = recorder.device().clone();
@@ -105,7 +110,7 @@ impl BackSteps {
                     Stage::Reset => false,
                     Stage::Whole => !two_stages,
                 };
-                let Matrices { at, stride, depth } = match (first, packed.second) {
+                let BackMatrices { at, stride, depth } = match (first, packed.second) {
                     (false, Some(second)) => second,
                     _ => packed.first,
                 };
@@ -135,10 +140,10 @@ impl BackSteps {
                     recorder.bind(kernel, &constants, buffers.map(Buffer::clone))
                 };
                 let bound = [bind([a, b])?, bind([b, a])?];
-                let turn = match (two_stages, first) {
-                    (false, _) => Turn::Only,
-                    (true, true) => Turn::First,
-                    (true, false) => Turn::Second,
+                let alternation = match (two_stages, first) {
+                    (false, _) => StageBuffers::Alternate,
+                    (true, true) => StageBuffers::Forth,
+                    (true, false) => StageBuffers::Back,
                 };
                 let dims = RecurrentGradDims {
                     scalars: special.scalars,
@@ -178,7 +183,7 @@ impl BackSteps {
                     clip: clip.unwrap_or(0.0),
                 };
                 let grid = cut(&device, kernel.name, pass.plan.back_grid(units, depth, group.len()))?;
-                dispatches.push((first, Alternating::new(turn, bound, dims, grid)));
+                dispatches.push((first, Alternating::new(alternation, bound, dims, grid)));
             }
         }
         Ok(Self { dispatches })

@@ -1,7 +1,7 @@
 //! The gradients by a layer's parameters and input: products and sums over all steps of a chunk at once. They run from the last
 //! step to the first in one order, so that chunks give the same bits as one.
 
-use super::{ChunkTape, ParameterBuffers, Pass};
+use super::{ChunkTape, ParameterBuffers, TrainingPass};
 use crate::cell::{Cell, Mask, Stage};
 use crate::error::Result;
 use crate::gpu::buffer::Buffer;
@@ -18,7 +18,7 @@ const RESET_H: usize = 3;
 
 /// What is summed up of one layer, chunk by chunk.
 pub(super) struct WeightGradients<'a> {
-    pass: &'a Pass,
+    pass: &'a TrainingPass,
     layer: usize,
     directions: Vec<DirectionGradients>,
     /// Whether a chunk has been added.
@@ -38,7 +38,7 @@ struct DirectionGradients {
 }
 
 impl<'a> WeightGradients<'a> {
-    pub(super) fn new(recorder: &mut Recorder, pass: &'a Pass, layer: usize) -> Result<Self> {
+    pub(super) fn new(recorder: &mut Recorder, pass: &'a TrainingPass, layer: usize) -> Result<Self> {
         let device = recorder.device().clone();
         let problem = pass.problem();
         let Problem { time, batch, hidden, .. } = *problem;
@@ -63,7 +63,7 @@ impl<'a> WeightGradients<'a> {
     /// Zeros in the shapes of a layer and direction's parameters.
     pub(super) fn zeros(
         recorder: &mut Recorder,
-        pass: &Pass,
+        pass: &TrainingPass,
         (layer, direction): (usize, usize),
     ) -> Result<ParameterBuffers> {
         let problem = pass.problem();
@@ -150,7 +150,7 @@ impl<'a> WeightGradients<'a> {
     }
 }
 
-impl Pass {
+impl TrainingPass {
     /// What the input's side of the gates leaves out: the state's side of a candidate whose sides have gradients of their own.
     fn input_gap(&self, direction: usize) -> Option<Gap> {
         let problem = self.problem();

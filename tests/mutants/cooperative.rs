@@ -3,7 +3,7 @@
 use super::Slip;
 
 const fn slip(right: &'static str, wrong: &'static str, likely: &'static str) -> Slip {
-    Slip { kernel: "scan_wide", right, wrong, likely }
+    Slip { kernel: "scan_cooperative", right, wrong, likely }
 }
 
 pub(super) const SLIPS: &[Slip] = &[
@@ -19,7 +19,7 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("(bits & ~1u) | phase(step)", "bits", "First"),
     slip("if (bits & 1u) == phase(step) {", "if true {", "Stale"),
     slip("own_h = h;", "", "Whole"),
-    slip("look < dims.looks", "look < 0u", "Whole"),
+    slip("look < dims.polls", "look < 0u", "Whole"),
     // Giving up
     slip("give_up(TIRED);", "", "Stale"),
     slip("atomicOr(&exchange[ABORTED], why);", "", "Stale"),
@@ -60,7 +60,7 @@ pub(super) const SLIPS: &[Slip] = &[
         "return region + row * dims.hidden + unit;",
         "(0, 2)",
     ),
-    // cell/scan_wide.wgsl
+    // cell/scan_cooperative.wgsl
     slip(
         "let unit = first_unit + block * UNITS;\n            let present",
         "let unit = first_unit;\n            let present",

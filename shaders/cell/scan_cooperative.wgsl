@@ -75,7 +75,7 @@ fn row_product(
 }
 
 @compute @workgroup_size(UNITS, SLICES)
-fn scan_wide(
+fn scan_cooperative(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,

@@ -1,7 +1,7 @@
-//! Scans over several workgroups: their results if all run concurrently and if not, and the memory of a failed attempt.
+//! Cooperative scans: their results if all workgroups run concurrently, their results if not, and the memory of the latter.
 //!
-//! A software adapter runs workgroups one after another. With one workgroup the exchange waits for nobody; with several the
-//! first one gives up at the second step, and the chunk is scanned again.
+//! A software adapter runs workgroups one after another. One workgroup waits for no other. Of several workgroups the first gives up
+//! at the second step, and the chunk is computed again.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -13,15 +13,15 @@ use common::case::{Arrays, Case, Directions, Instructions, Outcome};
 use gatewise::cell::{Cell, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, WeightType};
 use gatewise::gpu::{Counters, GpuDevice, GpuOptions};
 use gatewise::nn::{Merge, Recurrent};
-use gatewise::plan::{AdapterClass, Plan, PlanKind, Together};
+use gatewise::plan::{AdapterClass, CooperativeScans, Plan, PlanKind, Schedule};
 use gatewise::{Device, Error};
 
 /// The adapter with at most this many workgroups, which look for a word only once. A workgroup's own words are there by then.
 fn options(workgroups: usize) -> GpuOptions {
     GpuOptions {
         software: true,
-        plan: Some(PlanKind::Wide),
-        together: Some(Together { workgroups, looks: 1 }),
+        plan: Some(PlanKind::CooperativeScan),
+        cooperative: Some(CooperativeScans { workgroups, polls: 1 }),
         ..Default::default()
     }
 }
@@ -85,6 +85,14 @@ fn run(gpu: &GpuDevice, case: &Case, arrays: &Arrays<f32>) -> (Plan, Outcome<f32
     (plan, common::case::outcome(y.to_array().expect("y"), &state), spent, stack)
 }
 
+/// The workgroups of a cooperative scan; `None` for other schedules.
+fn scan_workgroups(plan: &Plan) -> Option<usize> {
+    match &plan.schedule {
+        Schedule::CooperativeScan(scan) => Some(scan.workgroups),
+        _ => None,
+    }
+}
+
 #[track_caller]
 fn agrees(case: &Case, arrays: &Arrays<f32>, got: &Outcome<f32>, plan: &Plan) {
     let (expected, tolerance) = case.expectation(arrays).expect("a tame cell");
@@ -98,8 +106,7 @@ fn one_workgroup_hears_itself_and_nothing_is_given_up() {
     for case in cases() {
         let arrays = case.arrays();
         let (plan, got, spent, stack) = run(&gpu, &case, &arrays);
-        let wide = plan.wide.expect("a wide plan");
-        assert_eq!((plan.kind, wide.workgroups), (PlanKind::Wide, 1));
+        assert_eq!(scan_workgroups(&plan), Some(1));
         agrees(&case, &arrays, &got, &plan);
         assert_eq!((spent.dispatches, spent.submits, spent.passes), (plan.dispatches() as u64, 1, 1), "{plan}");
         // Only the products read h without its lowest bit. After a second attempt they would read all bits.
@@ -113,7 +120,7 @@ fn workgroups_that_do_not_run_at_once_are_right_all_the_same_and_not_asked_again
     for case in cases() {
         let arrays = case.arrays();
         let (plan, got, spent, stack) = run(&gpu, &case, &arrays);
-        assert!(plan.wide.is_some_and(|wide| wide.workgroups > 2), "{plan}");
+        assert!(scan_workgroups(&plan) > Some(2), "{plan}");
         agrees(&case, &arrays, &got, &plan);
         assert_eq!((spent.dispatches, spent.submits, spent.passes), (plan.dispatches() as u64, 1, 1), "{plan}");
         let later = stack.plan(case.time, case.batch).expect("fits");
@@ -121,7 +128,7 @@ fn workgroups_that_do_not_run_at_once_are_right_all_the_same_and_not_asked_again
             // On hardware even a single look may find the word.
             continue;
         }
-        assert!(matches!(later.kind, PlanKind::Step | PlanKind::Wave), "{later}");
+        assert!(matches!(later.kind(), PlanKind::Step | PlanKind::Wave), "{later}");
         assert_eq!(later.why(), "its workgroups were found not to run at once");
         let (_, again, spent, _) = run(&gpu, &case, &arrays);
         agrees(&case, &arrays, &again, &later);
@@ -137,7 +144,7 @@ fn chunks_are_walked_one_after_another_whoever_walks_them() {
         for case in cases().into_iter().take(2) {
             let arrays = case.arrays();
             let (plan, got, spent, _) = run(&gpu, &case, &arrays);
-            assert!(plan.chunks.len() > 1 && plan.wide.is_some(), "{plan}");
+            assert!(plan.chunks.len() > 1 && scan_workgroups(&plan).is_some(), "{plan}");
             agrees(&case, &arrays, &got, &plan);
             assert_eq!((spent.dispatches, spent.passes), (plan.dispatches() as u64, 1), "{plan}");
         }
@@ -180,20 +187,23 @@ fn what_was_found_is_remembered_on_disk_where_there_is_a_folder() {
     let arrays = case.arrays();
     let kind = |gpu: &GpuDevice| {
         let stack = case.stack(&Device::Gpu(gpu.clone()), &arrays);
-        stack.plan(case.time, case.batch).expect("fits").kind
+        stack.plan(case.time, case.batch).expect("fits").kind()
     };
     let gpu = opened(&kept);
     let (plan, first, ..) = run(&gpu, case, &arrays);
-    if kind(&gpu) == PlanKind::Wide && !gpu.adapter().is_software() {
-        // The workgroups ran concurrently, so there is nothing to remember.
+    if kind(&gpu) == PlanKind::CooperativeScan && !gpu.adapter().is_software() {
+        // They ran at once: there is nothing to remember.
         return;
     }
-    assert_eq!((plan.kind, kind(&gpu)), (PlanKind::Wide, PlanKind::Step));
-    // Another process knows of the failure before it runs anything. Other numbers of workgroups are not affected.
+    assert_eq!((plan.kind(), kind(&gpu)), (PlanKind::CooperativeScan, PlanKind::Step));
+    // Another process knows it before it runs anything; other workgroups are another matter.
     let again = opened(&kept);
     assert_eq!(kind(&again), PlanKind::Step);
-    assert_eq!(kind(&opened(&GpuOptions { together: options(1).together, ..kept.clone() })), PlanKind::Wide);
-    assert_eq!(kind(&opened(&options(16))), PlanKind::Wide, "no folder, no memory");
+    assert_eq!(
+        kind(&opened(&GpuOptions { cooperative: options(1).cooperative, ..kept.clone() })),
+        PlanKind::CooperativeScan
+    );
+    assert_eq!(kind(&opened(&options(16))), PlanKind::CooperativeScan, "no folder, no memory");
     let (_, second, ..) = run(&again, case, &arrays);
     assert!(bits(&first.y).len() == bits(&second.y).len());
     agrees(case, &arrays, &second, &plan);
@@ -204,20 +214,20 @@ fn what_was_found_is_remembered_on_disk_where_there_is_a_folder() {
     known["driver"] = "another".into();
     for text in [known.to_string(), "{\"format\":1".to_owned()] {
         std::fs::write(&file, text).expect("writes");
-        assert_eq!(kind(&opened(&kept)), PlanKind::Wide);
+        assert_eq!(kind(&opened(&kept)), PlanKind::CooperativeScan);
     }
 }
 
 #[test]
 fn nobody_is_made_to_wait_unasked() {
-    let together = Some(Together::default());
+    let cooperative = Some(CooperativeScans::default());
     let gpu =
-        opened(&GpuOptions { software: true, together, class: Some(AdapterClass::Hardware), ..Default::default() });
-    let asked = gpu.plan_limits().together_unasked;
+        opened(&GpuOptions { software: true, cooperative, class: Some(AdapterClass::Hardware), ..Default::default() });
+    let asked = gpu.plan_limits().cooperative_by_default;
     assert!(!(asked && gpu.adapter().is_software()), "a software adapter runs workgroups one after another");
-    let expected = if asked { PlanKind::Wide } else { PlanKind::Step };
+    let expected = if asked { PlanKind::CooperativeScan } else { PlanKind::Step };
     let lstm = gatewise::nn::Lstm::config(3, 200).random(&Device::Gpu(gpu), 5).expect("a stack");
-    assert_eq!(lstm.plan(20, 2).expect("fits").kind, expected);
+    assert_eq!(lstm.plan(20, 2).expect("fits").kind(), expected);
 }
 
 #[test]
@@ -229,7 +239,7 @@ fn what_takes_two_products_a_step_is_refused() {
         let stack = gatewise::nn::Config::new(cell, 3, 9).random(&device, 5).expect("a stack");
         match stack.plan(4, 2) {
             Err(Error::Unsupported { option, .. }) => {
-                assert_eq!(option, "the kind wide with two dependent products a step");
+                assert_eq!(option, "the kind cooperative with two dependent products a step");
             }
             other => panic!("{other:?}"),
         }

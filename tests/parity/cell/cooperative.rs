@@ -235,7 +235,7 @@ impl CooperativeSetup {
             ("s_after", region),
             ("s_initial", 2 * region),
             ("exchange", HEADER),
-            ("looks", 5),
+            ("polls", 5),
         ]
         .map(|(name, value)| (name, n(value)));
         let fields: Vec<(&str, u32)> =
@@ -243,7 +243,7 @@ impl CooperativeSetup {
         Case {
             name: format!("{self:?}"),
             constants,
-            dims: dims("scan_wide", &fields),
+            dims: dims("scan_cooperative", &fields),
             buffers: vec![
                 Slot::floats(&gates_x),
                 Slot::words(weights),
@@ -260,8 +260,8 @@ impl CooperativeSetup {
     }
 }
 
-/// Workgroups run one after another on a software adapter, so each case has the work of one of them.
-pub(crate) fn scan_wide() -> Vec<Case> {
+/// Workgroups run one after another on a software adapter, so each case has what one of them does by itself.
+pub(crate) fn scan_cooperative() -> Vec<Case> {
     use Part::{First, Idle, Left, Redo, Stale, Whole};
     let (lstm, gru) = (LstmCell::default(), GruCell::default());
     let peephole: Cell = LstmCell { gate: GATE, candidate: CANDIDATE, output: OUTPUT, peephole: true, ..lstm }.into();
