@@ -180,8 +180,8 @@ absent_operations! {
     softmax_cross_entropy_grad([&Buffer; 3], [usize; 2], f32) -> Buffer;
     judge_step(&Clip, u32, &Buffer, &[(&Buffer, usize)], &Buffer, usize) -> Buffer;
     optimizer_step(&Update, &Clip, [&Buffer; 4], usize) -> [Buffer; 2];
-    forward(&LayerStack, &Run<'_>, &RunState<'_>) -> Buffer;
-    forward_training(TrainingStack<'_>, TrainingRun<'_>, &RunState<'_>) -> (Buffer, TrainingTape);
+    forward(&LayerStack, &SequenceInput<'_>, &StateBuffers<'_>) -> Buffer;
+    forward_training(TrainingStack<'_>, TrainingInput<'_>, &StateBuffers<'_>) -> (Buffer, TrainingTape);
 }
 
 impl LayerStack {
@@ -202,12 +202,12 @@ impl LayerStack {
 }
 
 impl TrainingTape {
-    pub(crate) fn backward(&self, _: &mut Recorder, _: &Incoming<'_>) -> Result<TrainingGradient> {
+    pub(crate) fn backward(&self, _: &mut Recorder, _: &IncomingGradient<'_>) -> Result<TrainingGradient> {
         match self.0 {}
     }
 }
 
-pub(crate) struct Run<'a> {
+pub(crate) struct SequenceInput<'a> {
     pub(crate) x: &'a Buffer,
     pub(crate) time: usize,
     pub(crate) batch: usize,
@@ -216,7 +216,7 @@ pub(crate) struct Run<'a> {
     pub(crate) pad: Pad,
 }
 
-pub(crate) struct RunState<'a> {
+pub(crate) struct StateBuffers<'a> {
     pub(crate) h: &'a Buffer,
     pub(crate) s: Option<&'a Buffer>,
     pub(crate) initial: Option<(&'a Buffer, Option<&'a Buffer>)>,
@@ -238,13 +238,13 @@ pub(crate) struct TrainingStack<'a> {
     pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
 }
 
-pub(crate) struct TrainingRun<'a> {
-    pub(crate) run: Run<'a>,
+pub(crate) struct TrainingInput<'a> {
+    pub(crate) sequence: SequenceInput<'a>,
     pub(crate) noise: Noise,
     pub(crate) checkpoint: Option<usize>,
 }
 
-pub(crate) struct Incoming<'a> {
+pub(crate) struct IncomingGradient<'a> {
     pub(crate) dy: &'a Buffer,
     pub(crate) d_h: Option<&'a Buffer>,
     pub(crate) d_s: Option<&'a Buffer>,
