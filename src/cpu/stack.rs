@@ -316,7 +316,7 @@ mod tests {
             .expect("a stack")
     }
 
-    /// A call over all steps whose output has room for `y` numbers; returns the output and the state behind it.
+    /// Runs all steps with an output of `y` numbers. Returns the output; `h` and `s` are the state, before and after.
     fn forward(stack: &Stack, y: usize, h: &mut [f32], s: &mut [f32]) -> Vec<f32> {
         let x: Vec<f32> = (0..TIME * BATCH * SIZES.0).map(|at| (at as f32).cos()).collect();
         let mut y = vec![0.0; y];
