@@ -86,7 +86,7 @@ pub struct LstmCell {
     pub bias: bool,
 }
 
-/// Where a GRU's reset gate acts.
+/// The place where a GRU's reset gate acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// On the state, before the candidate's matmul: `n = candidate(U_n x + W_n (r h) + b_n)` (Cho et al. 2014; ONNX
@@ -96,7 +96,7 @@ pub enum Reset {
     After,
 }
 
-/// What a GRU's update gate weighs.
+/// The state that a GRU's update gate weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
     /// The old state: `h' = (1 - z) n + z h` (PyTorch, Keras, ONNX).
@@ -117,9 +117,9 @@ pub struct GruCell {
     pub gate: Activation,
     /// Activation of the candidate `n`.
     pub candidate: Activation,
-    /// Where the reset gate acts.
+    /// The place where the reset gate acts.
     pub reset: Reset,
-    /// What the update gate weighs.
+    /// The state that the update gate weighs.
     pub mix: Mix,
     /// Clamp of every gate's argument to `[-clip, clip]` (ONNX `clip`).
     pub gate_clip: Option<f32>,
@@ -217,7 +217,7 @@ impl Cell {
         }
     }
 
-    /// Whether the cell carries a cell state `s` beside `h`.
+    /// Whether the cell has a cell state `s` in addition to `h`.
     pub const fn has_cell_state(&self) -> bool {
         matches!(self, Self::Lstm(_))
     }
@@ -227,13 +227,13 @@ impl Cell {
         matches!(self, Self::Lstm(LstmCell { peephole: true, .. }))
     }
 
-    /// Whether the reset gate acts after the candidate's matmul (see [`Reset::After`]). The input's side and the state's side of
-    /// the candidate then have biases and gradients of their own.
+    /// Whether the reset gate acts after the candidate's matmul (see [`Reset::After`]). The input's side and the state's side
+    /// of the candidate then have biases and gradients of their own.
     pub const fn resets_after(&self) -> bool {
         matches!(self, Self::Gru(GruCell { reset: Reset::After, .. }))
     }
 
-    /// Width of the projected hidden state, if the cell projects it.
+    /// Width of the projected hidden state; `None` if the cell does not project it.
     pub const fn projection(&self) -> Option<usize> {
         match self {
             Self::Lstm(c) => c.projection,
@@ -249,7 +249,7 @@ impl Cell {
         }
     }
 
-    /// Refuses a description that no equation covers.
+    /// Refuses options outside their range.
     ///
     /// # Errors
     /// [`Error::Value`] for a clip that is not a positive number or a projection that is not in `1..hidden`.

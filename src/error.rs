@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use crate::text::{long_list, message as on_one_line, sentence as long, shown as short};
 
-/// What every fallible call of the crate returns.
+/// The result of every fallible call of the crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong, each case with the facts needed to mend it.
+/// Everything that can go wrong, each case with the facts that are needed to correct it.
 ///
 /// An error displays as one line of less than 2,000 characters: what comes from files and drivers is escaped and cut as
 /// [`text::shown`](crate::text::shown) does it. The fields hold it whole.
@@ -48,7 +48,7 @@ pub enum Error {
         op: &'static str,
         /// The option and its value.
         option: String,
-        /// Who does not support it.
+        /// The part of the crate or the format that does not support it.
         by: &'static str,
     },
     /// Two values that must live on one device do not.
@@ -66,9 +66,9 @@ pub enum Error {
     /// No adapter fits the request.
     #[error("no GPU adapter for {}: {}", short(wanted), on_one_line(reason))]
     NoAdapter {
-        /// What was asked for.
+        /// The request.
         wanted: String,
-        /// What was found instead, or the driver's message.
+        /// The adapters that were found instead, or the driver's message.
         reason: String,
     },
     /// The request exceeds one of the adapter's limits.
@@ -78,9 +78,9 @@ pub enum Error {
         op: &'static str,
         /// The limited quantity, unit included.
         what: &'static str,
-        /// What the operation needs.
+        /// The amount that the operation needs.
         needed: u64,
-        /// What the adapter allows.
+        /// The amount that the adapter allows.
         limit: u64,
         /// The adapter's name.
         adapter: String,
@@ -125,9 +125,9 @@ pub enum Error {
         file: String,
         /// The tensor, field or position in the file.
         field: String,
-        /// What should be there.
+        /// The expected content.
         expected: String,
-        /// What is there.
+        /// The content that is there.
         found: String,
     },
     /// A file is of another kind than it is read as.
@@ -137,7 +137,7 @@ pub enum Error {
         file: String,
         /// The kind that was asked for.
         expected: &'static str,
-        /// What the file's first bytes say.
+        /// The kind that the file's first bytes indicate.
         found: String,
     },
     /// A file ends before its contents do.
@@ -145,7 +145,7 @@ pub enum Error {
     Truncated {
         /// The file.
         file: String,
-        /// What does not end.
+        /// The part that is cut short.
         field: String,
         /// The least number of bytes that would hold it.
         needed: u64,
@@ -157,11 +157,11 @@ pub enum Error {
     TooLarge {
         /// The file.
         file: String,
-        /// What is too large.
+        /// The part that is too large.
         field: String,
         /// The most that is read, unit included.
         limit: String,
-        /// What the file declares.
+        /// The size that the file declares.
         found: String,
     },
     /// A file holds elements of a type that does not exist or is not read.
@@ -181,11 +181,11 @@ pub enum Error {
     Duplicate {
         /// The file.
         file: String,
-        /// What gives the name again.
+        /// The second definition of the name.
         place: String,
         /// The name.
         name: String,
-        /// What has given it before.
+        /// The first definition of the name.
         first: String,
     },
     /// A graph reads what nothing in its file defines.
@@ -193,7 +193,7 @@ pub enum Error {
     Dangling {
         /// The file.
         file: String,
-        /// What reads it.
+        /// The node or output that reads the name.
         reader: String,
         /// The name that leads nowhere.
         name: String,
@@ -221,7 +221,7 @@ pub enum Error {
         file: String,
         /// The node's name and type.
         node: String,
-        /// What it says.
+        /// The error of the node.
         source: Box<Error>,
     },
     /// An input holds a NaN or an infinity.
@@ -236,8 +236,8 @@ pub enum Error {
         /// The element.
         found: f32,
     },
-    /// A training step whose loss or gradient is no finite number. The parameters, and what the optimiser remembers, are those
-    /// of the step before.
+    /// The loss or the gradient of a training step is NaN or infinite. The parameters and the optimiser's memory are as they
+    /// were before the step.
     #[error("training diverged at step {step}: loss {loss}, gradient norm {gradient_norm}")]
     Diverged {
         /// The step, counted from 1.

@@ -81,7 +81,7 @@ pub fn check(path: impl AsRef<Path>) -> Result<()> {
     check().map_err(|error| Error::io(path, error))
 }
 
-/// Where a file's contents are written, and where they then go.
+/// The temporary path that a file's contents are written to, and the path that they are then moved to.
 struct Place {
     folder: PathBuf,
     partial: PathBuf,

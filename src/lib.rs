@@ -51,6 +51,7 @@ pub mod gpu;
 mod gpu;
 
 pub mod ops;
+mod path;
 mod tensor;
 
 pub mod nn;
@@ -69,8 +70,8 @@ pub mod models;
 mod tests;
 
 pub use error::{Error, Result};
-pub use ops::Recorder;
-pub use tensor::{Device, ReadBack, Tensor, batch_first};
+pub use path::{Device, ReadBack, Recorder};
+pub use tensor::{Tensor, batch_first};
 
 /// Runs the code of the README as documentation tests.
 #[cfg(doctest)]

@@ -1,5 +1,5 @@
-//! Memory for as many elements as a user, a file or a command line asks for. Where there is none, the caller gets an error:
-//! whatever else allocates that much (`vec!`, `collect`, `to_vec`, the arrays of `ndarray`) ends the process.
+//! Memory for as many elements as a user, a file or a command line asks for. If there is none, the caller gets an error; other
+//! ways to allocate that much (`vec!`, `collect`, `to_vec`, the arrays of `ndarray`) end the process.
 
 use bytemuck::Zeroable;
 use ndarray::{Array, ArrayBase, Data, Dimension, IntoDimension, indices};
@@ -16,7 +16,7 @@ pub(crate) fn missing<T>(op: &'static str, len: usize) -> Error {
     }
 }
 
-/// Bytes from which on the system is asked whether it has what it promises.
+/// From this many bytes on, the system is asked whether it has the memory that it promises.
 const ASKED: usize = 1 << 30;
 
 /// Whether the system has the memory. Linux hands out more than it has, and ends the process that uses it.
@@ -50,7 +50,7 @@ pub(crate) fn zeros<T: Zeroable>(op: &'static str, len: usize) -> Result<Vec<T>>
     vector.ok_or_else(|| missing::<T>(op, len))
 }
 
-/// The same value `len` times.
+/// A vector that holds one value `len` times.
 pub(crate) fn filled<T: Clone>(op: &'static str, len: usize, value: T) -> Result<Vec<T>> {
     let mut vector = room(op, len)?;
     vector.resize(len, value);
@@ -64,15 +64,15 @@ pub(crate) fn copied<T: Copy>(op: &'static str, from: &[T]) -> Result<Vec<T>> {
     Ok(vector)
 }
 
-/// The first `len` items; there are as many.
+/// The first `len` items of an iterator that has at least as many.
 pub(crate) fn collected<T>(op: &'static str, len: usize, items: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
     let mut vector = room(op, len)?;
     vector.extend(items.into_iter().take(len));
     Ok(vector)
 }
 
-/// Makes sure of the memory that `ndarray` takes for a product of matrices `[rows, depth]` and `[depth, columns]`: its packing
-/// buffers end the process where there is none.
+/// Makes sure that there is memory for the packing buffers of a product of matrices `[rows, depth]` and `[depth, columns]`.
+/// Without it, `ndarray` ends the process.
 pub(crate) fn for_product<T>(op: &'static str, [rows, depth, columns]: [usize; 3]) -> Result<()> {
     // The most that `matrixmultiply` packs at once, and what it rounds up to whole tiles.
     const MOST: [usize; 3] = [64, 256, 1024];
@@ -155,7 +155,7 @@ where
     shaped(op, array.raw_dim(), elements_of(op, array)?)
 }
 
-/// A vector under a shape that it is known to fit.
+/// An array of a vector that fits the shape.
 pub(crate) fn shaped<T, D: Dimension>(op: &'static str, shape: D, vector: Vec<T>) -> Result<Array<T, D>> {
     let len = vector.len();
     Array::from_shape_vec(shape.clone(), vector).map_err(|_| Error::Shape {

@@ -17,7 +17,6 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use recurrent::{Gru, Lstm, Recurrent, Rnn};
 pub use state::{SavedState, State};
-pub(crate) use training::LayerPass;
 pub use training::{
     ParameterPlace, ParameterTensors, RecurrentGradient, StateGradient, Tape, TrainableRecurrent, TrainingOptions,
 };

@@ -78,7 +78,7 @@ impl Math {
     pub const ALL: [Self; 6] = [Self::Exp, Self::Log, Self::Sqrt, Self::Abs, Self::Floor, Self::Ceil];
 }
 
-/// What surrounds a padded signal.
+/// The elements around a padded signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum PadMode {
@@ -88,7 +88,7 @@ pub enum PadMode {
     Reflect = 1,
 }
 
-/// A reduction of a row to one number.
+/// A reduction of every row to one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reduction {
@@ -140,10 +140,10 @@ impl PointLoss {
     pub const ALL: [Self; 2] = [Self::SquaredError, Self::BinaryCrossEntropy];
 }
 
-/// Where the elements of an array lie: `offset + sum(index[axis] * strides[axis])`, counted in elements.
+/// The positions of an array's elements: `offset + sum(index[axis] * strides[axis])`, counted in elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StridedLayout {
-    /// Where the element with index 0 lies.
+    /// Position of the element with index 0.
     pub offset: usize,
     /// Distance between neighbours along each axis; 0 repeats, negative runs backwards.
     pub strides: Vec<isize>,
@@ -154,7 +154,7 @@ impl StridedLayout {
     pub fn contiguous(shape: &[usize]) -> Self {
         let mut strides = vec![1; shape.len()];
         for axis in (0..shape.len().saturating_sub(1)).rev() {
-            // Extents beside one of 0 may be too large to be counted: nothing lies there.
+            // If one extent is 0, the array has no elements, and the product of the others may be too large to be counted.
             strides[axis] = isize::wrapping_mul(strides[axis + 1], shape[axis + 1] as isize);
         }
         Self { offset: 0, strides }

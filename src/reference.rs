@@ -1,5 +1,5 @@
-//! The specification: what is right, as plain loops over `ndarray`, one function an equation, generic over `f32` and
-//! `f64`. Nothing here is fast; everything else in the crate is compared with it.
+//! The specification: plain loops over `ndarray`, one function per equation, generic over `f32` and `f64`. Nothing here is
+//! fast; everything else in the crate is compared with it.
 
 mod activation;
 mod backward;
@@ -13,6 +13,7 @@ mod ops;
 mod optimizer;
 mod rnn;
 mod sequence;
+mod stack;
 
 pub use activation::activate;
 pub use backward::{
@@ -32,8 +33,8 @@ pub use lstm::{LstmGates, lstm_gates, lstm_step, lstm_update};
 pub use ops::{argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, unary};
 pub use optimizer::clip_coefficient;
 pub use rnn::{rnn_step, rnn_update};
-pub(crate) use sequence::merged;
 pub use sequence::{LayerState, RowState, layer, layer_with_noise, step};
+pub(crate) use stack::{LayerPass, Stack, StackGradient, StackState, StackTape};
 
 use ndarray::ArrayView1;
 use num_traits::Float;

@@ -1,9 +1,9 @@
-//! The random masks of training, from a counter instead of a generator with a state: whatever the path and the order in
-//! which a mask's elements are asked for, they are the same.
+//! The random masks of training. They are hashes of a counter, not numbers of a generator with a state, so every path draws the
+//! same elements in any order.
 
 use crate::error::{Error, Result};
 
-/// What a training pass drops at random. [`Noise::default`] drops nothing.
+/// Dropout and zoneout of a training pass. [`Noise::default`] drops nothing.
 ///
 /// A mask's element is a function of seed, step, the mask's name and the element's index, so a run can be repeated and
 /// resumed, and the backward pass needs no stored mask.
@@ -13,44 +13,45 @@ pub struct Noise {
     pub seed: u64,
     /// Tells training steps apart.
     pub step: u32,
-    /// Probability that an element of a layer's output is dropped on its way to the layer above; what stays is scaled by
-    /// `1 / (1 - p)` (`torch.nn.LSTM`'s `dropout`).
+    /// Probability that an element of a layer's output is dropped on its way to the layer above. The other elements are scaled
+    /// by `1 / (1 - p)` (`torch.nn.LSTM`'s `dropout`).
     pub dropout: f32,
     /// Probability that an element of `h` is dropped on its way into the recurrent products, for a whole sequence at once,
     /// and scaled likewise (Gal & Ghahramani 2016; Keras' `recurrent_dropout`).
     pub recurrent_dropout: f32,
     /// Probability that a unit's `h` keeps its previous value in a step (Krueger et al. 2017).
     pub zoneout_h: f32,
-    /// The same for the cell state of an LSTM. The new `h` is computed from the new cell state in either case.
+    /// Probability that a unit's cell state keeps its previous value in a step. The new `h` is computed from the new cell state
+    /// in either case.
     pub zoneout_s: f32,
 }
 
 /// The name of a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
-    /// Of a layer's output, `[T, B, width]`.
+    /// The mask of a layer's output, `[T, B, width]`.
     Dropout {
         /// The layer.
         layer: usize,
     },
-    /// Of `h` in the recurrent products, `[B, O]`.
+    /// The mask of `h` in the recurrent products, `[B, O]`.
     Recurrent {
         /// `layer * directions + direction`.
         row: usize,
     },
-    /// Of `h`, `[T, B, O]`.
+    /// The mask of the new `h`, `[T, B, O]`.
     ZoneoutH {
         /// `layer * directions + direction`.
         row: usize,
     },
-    /// Of `s`, `[T, B, hidden]`.
+    /// The mask of the new `s`, `[T, B, hidden]`.
     ZoneoutS {
         /// `layer * directions + direction`.
         row: usize,
     },
-    /// Of an operation outside the recurrent stack.
+    /// The mask of an operation outside the recurrent stack.
     Other {
-        /// Which one.
+        /// The number of the operation.
         at: usize,
     },
 }
@@ -72,14 +73,14 @@ impl Mask {
 /// One mask, whose elements are drawn by their index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
-    /// What tells this mask from others.
+    /// Identifies the mask.
     pub key: [u32; 4],
-    /// An element is dropped where the upper 24 bits of its hash are below this.
+    /// An element is dropped if the upper 24 bits of its hash are below this.
     pub threshold: u32,
 }
 
 impl Draw {
-    /// The mask of probability `p`, or `None` where nothing is ever dropped.
+    /// The mask of probability `p`, or `None` if nothing is ever dropped.
     pub fn new(seed: u64, step: u32, mask: Mask, p: f32) -> Option<Self> {
         let key = hash([seed as u32, (seed >> 32) as u32, step, mask.stream()]);
         let threshold = (f64::from(p) * f64::from(1_u32 << 24)) as u32;
@@ -105,7 +106,7 @@ impl Draw {
 }
 
 impl Noise {
-    /// A mask, or `None` where nothing is dropped.
+    /// A mask, or `None` if nothing is dropped.
     pub fn draw(&self, mask: Mask) -> Option<Draw> {
         let p = match mask {
             Mask::Dropout { .. } | Mask::Other { .. } => self.dropout,
@@ -116,7 +117,7 @@ impl Noise {
         Draw::new(self.seed, self.step, mask, p)
     }
 
-    /// Seed, step and a row of a stack as a kernel derives its masks' keys from them.
+    /// Seed, step and a row of a stack: a kernel derives the keys of its masks from these words.
     pub(crate) fn words(&self, row: usize) -> [u32; 4] {
         // A stack has few rows: what does not fit wraps around, as in `Mask`.
         [self.seed as u32, (self.seed >> 32) as u32, self.step, row as u32]

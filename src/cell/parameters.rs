@@ -68,7 +68,7 @@ impl<F: Copy + Default> Parameters<F> {
     /// Collects the parameters that the cell asks for, one by one.
     ///
     /// # Errors
-    /// What `fetch` returns, and [`Error::Shape`](crate::Error::Shape) where it returns another shape than it was asked for.
+    /// Errors of `fetch`; [`Error::Shape`](crate::Error::Shape) if it returns another shape than it was asked for.
     pub fn collect(
         cell: &Cell,
         input: usize,
@@ -153,7 +153,7 @@ impl<F: Copy> Parameters<F> {
         })
     }
 
-    /// The same parameters in another number type.
+    /// Converts the parameters to another number type.
     pub fn map<G>(&self, mut f: impl FnMut(F) -> G) -> Parameters<G> {
         Parameters {
             weight_ih: self.weight_ih.mapv(&mut f),

@@ -1,4 +1,4 @@
-//! What a call may say about its time steps: lengths, masks, resets.
+//! Instructions of a call about its time steps: lengths, masks, resets.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::memory;
 
 const OP: &str = "sequence";
 
-/// What the output holds at a step that a row skips.
+/// The output at a step that a row skips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pad {
     /// Zero, as PyTorch's packed sequences and ONNX's `sequence_lens`.
@@ -68,7 +68,7 @@ impl Sequence {
         self
     }
 
-    /// What the output holds at skipped steps.
+    /// Sets the output at skipped steps.
     pub fn pad(mut self, pad: Pad) -> Self {
         self.pad = pad;
         self
@@ -100,7 +100,7 @@ impl Sequence {
         }
     }
 
-    /// What the output holds at skipped steps.
+    /// Sets the output at skipped steps.
     pub fn padding(&self) -> Pad {
         self.pad
     }

@@ -26,8 +26,8 @@ pub enum WeightType {
     F32,
     /// 16-bit floats, rounded to nearest; finite magnitudes above 65,504 become the largest one.
     F16,
-    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range. Finite magnitudes above
-    /// the type's largest become that one.
+    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range. Finite magnitudes
+    /// above the type's largest become that one.
     Bf16,
     /// 8-bit integers with one `f32` scale a row (a gate of a unit): see [`quantize_row`].
     Int8,

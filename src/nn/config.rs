@@ -1,4 +1,4 @@
-//! What a recurrent stack is made of, and the checks before it goes to a device.
+//! The configuration of a recurrent stack, and the checks before it goes to a device.
 
 use ndarray::{ArrayD, IxDyn};
 
@@ -16,10 +16,10 @@ const LARGEST: usize = 1 << 24;
 /// No stack has more layers: every one of them takes some kilobytes, however few its units are.
 const MOST_LAYERS: usize = 1 << 16;
 
-/// How the outputs of two directions become one.
+/// How the outputs of two directions are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Merge {
-    /// Side by side, forward first (PyTorch; Keras `concat`).
+    /// Concatenation, forward first (PyTorch; Keras `concat`).
     #[default]
     Concat,
     /// Their sum (Keras `sum`).
@@ -41,7 +41,7 @@ impl Merge {
     }
 }
 
-/// What a stack is made of. `C` is the cell: [`RnnCell`](crate::cell::RnnCell), [`LstmCell`](crate::cell::LstmCell),
+/// The configuration of a stack. `C` is the cell: [`RnnCell`](crate::cell::RnnCell), [`LstmCell`](crate::cell::LstmCell),
 /// [`GruCell`](crate::cell::GruCell), or [`Cell`] where the kind is known only at run time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config<C = Cell> {
@@ -86,7 +86,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self
     }
 
-    /// Runs every layer from the last step to the first (ONNX `reverse`). Outputs stay at their step's place.
+    /// Runs every layer from the last step to the first (ONNX `reverse`). Each output stays at its step's index.
     pub fn reverse(mut self) -> Self {
         self.directions = vec![Direction::Reverse];
         self
@@ -98,14 +98,14 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self
     }
 
-    /// Stores the weights in a narrower type: less memory to walk through at every step.
+    /// Stores the weights in a narrower type, so that every step reads less memory.
     pub fn weight_type(mut self, weight_type: WeightType) -> Self {
         self.weight_type = weight_type;
         self
     }
 
-    /// Runs every call on a GPU by this kind of plan rather than by the one that suits the call's shape. A call that cannot
-    /// be run so is refused.
+    /// Runs every call on a GPU by this kind of plan, rather than by the one that suits the call's shape. A call that this kind
+    /// cannot run is refused.
     pub fn plan(mut self, kind: PlanKind) -> Self {
         self.plan = Some(kind);
         self
@@ -114,7 +114,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// Collects the parameters of all layers and directions, one by one: `fetch(layer, direction, spec)`.
     ///
     /// # Errors
-    /// What `fetch` returns, and [`Error::Shape`] where it returns another shape than it was asked for; [`Error::Value`] for
+    /// Errors of `fetch`; [`Error::Shape`] if it returns another shape than it was asked for; [`Error::Value`] for
     /// an impossible configuration.
     pub fn collect(
         &self,
@@ -161,7 +161,8 @@ impl<C: Clone + Into<Cell>> Config<C> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration and for a NaN or an
-    /// infinity among weights of type `Int8`, [`Error::Limit`] or [`Error::OutOfMemory`] where the weights do not fit the device.
+    /// infinity among weights of type `Int8`, [`Error::Limit`] or [`Error::OutOfMemory`] where the weights do not fit the
+    /// device.
     pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
         self.check_parameters(&parameters)?;
         for (layer, directions) in parameters.iter().enumerate() {
@@ -198,7 +199,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self.layers
     }
 
-    /// Units of a layer.
+    /// Units per layer.
     #[cfg(feature = "keras")]
     pub(crate) fn units(&self) -> usize {
         self.hidden
@@ -226,7 +227,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         Ok(())
     }
 
-    /// The same configuration, the cell's kind known at run time only.
+    /// The configuration with a cell whose kind is known only at run time.
     pub(crate) fn untyped(&self) -> Config<Cell> {
         Config {
             cell: self.cell(),
@@ -255,7 +256,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self.merge
     }
 
-    /// One cell a direction.
+    /// One cell per direction.
     pub(crate) fn cells(&self) -> Vec<Cell> {
         let of = |direction: &Direction| match (direction, &self.reverse_cell) {
             (Direction::Reverse, Some(cell)) => cell.clone().into(),

@@ -3,8 +3,9 @@
 use ndarray::{Array1, Array3};
 
 use crate::error::{Result, check_shape};
-use crate::ops::{self, Conv1dGeometry, Recorder};
-use crate::tensor::{Device, Tensor};
+use crate::ops::{self, Conv1dGeometry};
+use crate::path::{Device, Recorder};
+use crate::tensor::Tensor;
 
 /// `torch.nn.Conv1d` without groups or dilation.
 #[derive(Clone, Debug)]
@@ -42,18 +43,18 @@ impl Conv1d {
         })
     }
 
-    /// The weight, copied to the host: `[O, C, K]`.
+    /// Copies the weight to the host: `[O, C, K]`.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn weight(&self) -> Result<Array3<f32>> {
         self.weight.to_array()
     }
 
-    /// The bias, copied to the host, if there is one: `[O]`.
+    /// Copies the bias to the host, if there is one: `[O]`.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn bias(&self) -> Result<Option<Array1<f32>>> {
         self.has_bias.then(|| self.bias.to_array()).transpose()
     }

@@ -3,8 +3,9 @@
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::ops::{self, Recorder};
-use crate::tensor::{Device, Tensor};
+use crate::ops;
+use crate::path::{Device, Recorder};
+use crate::tensor::Tensor;
 
 /// A vector for every symbol (`torch.nn.Embedding`).
 #[derive(Clone, Debug)]
@@ -34,10 +35,10 @@ impl Embedding {
         Ok(Self { table: Tensor::from_array(device, table)? })
     }
 
-    /// The table, copied to the host: `[symbols, width]`.
+    /// Copies the table to the host: `[symbols, width]`.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn weight(&self) -> Result<Array2<f32>> {
         self.table.to_array()
     }

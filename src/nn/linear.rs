@@ -3,8 +3,9 @@
 use ndarray::{Array1, Array2, Ix2};
 
 use crate::error::{Result, axes, check_shape, elements};
-use crate::ops::{self, Recorder};
-use crate::tensor::{Device, Tensor};
+use crate::ops;
+use crate::path::{Device, Recorder};
+use crate::tensor::Tensor;
 
 /// `y = x W^T + b` (`torch.nn.Linear`).
 #[derive(Clone, Debug)]
@@ -43,18 +44,18 @@ impl Linear {
         })
     }
 
-    /// The weight, copied to the host: `[out, in]`.
+    /// Copies the weight to the host: `[out, in]`.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn weight(&self) -> Result<Array2<f32>> {
         Ok(self.weight.to_array::<Ix2>()?.reversed_axes())
     }
 
-    /// The bias, copied to the host, if there is one: `[out]`.
+    /// Copies the bias to the host, if there is one: `[out]`.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn bias(&self) -> Result<Option<Array1<f32>>> {
         self.bias.as_ref().map(Tensor::to_array).transpose()
     }

@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis, Dim, Ix3};
+use ndarray::{ArrayView3, ArrayViewMut3, Ix3};
 
 use super::config::Config;
 use super::state::State;
 use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
-use crate::error::Error;
-use crate::error::{Result, axes, check_shape, elements};
-use crate::gpu;
-use crate::ops::resident;
-use crate::ops::{Recorder, host};
-use crate::reference::LayerState;
-use crate::tensor::{Device, Tensor, view};
-use crate::{cpu, memory, reference};
+use crate::error::{Result, axes, check_shape};
+use crate::path::{self, Device, PackedStack, Recorder, StackCall};
+use crate::tensor::Tensor;
 
 const OP: &str = "Recurrent";
 
@@ -52,13 +47,7 @@ impl<C: Default + Clone + Into<Cell>> Recurrent<C> {
 pub struct Recurrent<C = Cell> {
     config: Config<C>,
     device: Device,
-    weights: Arc<Weights>,
-}
-
-enum Weights {
-    Reference(Vec<Vec<Parameters<f64>>>),
-    Cpu(cpu::Stack),
-    Gpu(gpu::LayerStack),
+    stack: Arc<PackedStack>,
 }
 
 impl<C: std::fmt::Debug> std::fmt::Debug for Recurrent<C> {
@@ -70,26 +59,9 @@ impl<C: std::fmt::Debug> std::fmt::Debug for Recurrent<C> {
 impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// Packs parameters that [`Config::build`] has checked for the path of their device.
     pub(super) fn upload(config: Config<C>, device: &Device, parameters: &[Vec<Parameters>]) -> Result<Self> {
-        let cells = config.cells();
-        let weights = match device {
-            Device::Reference => {
-                let wide = |layer: &Vec<Parameters>| layer.iter().map(|p| p.mapped(OP, f64::from)).collect();
-                Weights::Reference(parameters.iter().map(wide).collect::<Result<_>>()?)
-            }
-            Device::Cpu | Device::CpuWith(_) => {
-                let cpu = device.cpu().unwrap_or_else(cpu::CpuDevice::shared);
-                let (sizes, merge) = ((config.input, config.hidden), config.merge.op());
-                let (directions, weight_type) = (&config.directions, config.weight_type);
-                Weights::Cpu(cpu::Stack::new(&cpu, &cells, directions, merge, sizes, parameters, weight_type)?)
-            }
-            Device::Gpu(gpu) => {
-                let problem = config.problem(0, 0);
-                let (directions, merge) = (&config.directions, config.merge.op());
-                let kind = config.plan.or(gpu.plan_kind());
-                Weights::Gpu(gpu::LayerStack::new(gpu, problem, directions, merge, kind, parameters)?)
-            }
-        };
-        Ok(Self { config, device: device.clone(), weights: Arc::new(weights) })
+        let (problem, merge) = (config.problem(0, 0), config.merge.op());
+        let stack = PackedStack::new(device, problem, &config.directions, merge, config.plan, parameters)?;
+        Ok(Self { config, device: device.clone(), stack: Arc::new(stack) })
     }
 
     /// The device the stack lives on.
@@ -97,7 +69,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         &self.device
     }
 
-    /// What the stack is made of.
+    /// The configuration of the stack.
     pub(crate) fn configuration(&self) -> &Config<C> {
         &self.config
     }
@@ -108,7 +80,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// GRU that resets after the matmul) does.
     ///
     /// # Errors
-    /// What a read-back may meet: [`Error::DeviceLost`], [`Error::OutOfMemory`].
+    /// The errors of a read-back: [`Error::DeviceLost`](crate::Error::DeviceLost),
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     ///
     /// # Examples
     /// ```
@@ -120,13 +93,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
-        match &*self.weights {
-            Weights::Reference(layers) => {
-                layers.iter().map(|layer| layer.iter().map(|p| p.mapped(OP, narrow)).collect()).collect()
-            }
-            Weights::Cpu(stack) => stack.parameters(),
-            Weights::Gpu(stack) => stack.parameters(),
-        }
+        self.stack.parameters()
     }
 
     /// Width of the output.
@@ -140,8 +107,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// `x [T, B, input]`; returns `[T, B, output_size]` on the same device. `T` may be 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] where `x` or the state does not fit, [`Error::DeviceMismatch`], [`Error::Limit`],
-    /// [`Error::DeviceLost`]; the state then keeps its value.
+    /// [`Error::Shape`](crate::Error::Shape) where `x` or the state does not fit,
+    /// [`Error::DeviceMismatch`](crate::Error::DeviceMismatch), [`Error::Limit`](crate::Error::Limit),
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost); the state then keeps its value.
     pub fn forward(&self, x: &Tensor, state: &mut State) -> Result<Tensor> {
         self.forward_sequence(x, state, &Sequence::new())
     }
@@ -149,7 +117,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// [`Recurrent::forward`] with lengths, masks or resets.
     ///
     /// # Errors
-    /// As [`Recurrent::forward`], and [`Error::Shape`] or [`Error::Value`] where the instructions do not fit.
+    /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) or [`Error::Value`](crate::Error::Value) where the
+    /// instructions do not fit.
     pub fn forward_sequence(&self, x: &Tensor, state: &mut State, sequence: &Sequence) -> Result<Tensor> {
         let mut recorder = self.device.recorder();
         let y = self.record(&mut recorder, x, state, sequence)?;
@@ -165,8 +134,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// `x [T, B, input]`, `y [T, B, output_size]`.
     ///
     /// # Errors
-    /// As [`Recurrent::forward`], and [`Error::Shape`] where `y` does not fit. The state then keeps its value, and `y` its
-    /// elements.
+    /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) where `y` does not fit. The state then keeps its
+    /// value, and `y` its elements.
     ///
     /// ```
     /// use gatewise::{Device, nn::Lstm};
@@ -187,8 +156,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         check_shape(OP, "y", &[time, batch, self.output_size()], y.shape())?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
-        if let (Weights::Cpu(stack), Some(x), Some(y)) = (&*self.weights, x.as_slice(), y.as_slice_mut()) {
-            return on_cpu(stack, [time, batch], x, y, state, &Sequence::new());
+        if let (Some(stack), Some(x), Some(y)) = (self.stack.cpu(), x.as_slice(), y.as_slice_mut()) {
+            return path::forward_on_cpu(stack, [time, batch], x, y, state.tensors_mut(), &Sequence::new());
         }
         let x = Tensor::from_array(&self.device, &x)?;
         let mut recorder = self.device.recorder();
@@ -217,141 +186,11 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
         if batch == 0 {
-            // A call without rows may have any number of steps, and no path may walk them.
+            // A call without rows may have any number of steps, so no path may loop over them.
             sequence.check(time, batch)?;
             return Tensor::zeros(&self.device, &[time, batch, self.output_size()]);
         }
-        let call = Call { time, batch, x };
-        match &*self.weights {
-            Weights::Reference(layers) => self.on_host(&call, state, |at, x, state| {
-                let (cell, p) = (&self.config.cells()[at.1], &layers[at.0][at.1]);
-                let mut state64 = state.mapped(OP, f64::from)?;
-                let x = memory::mapped(OP, &x, f64::from)?;
-                let direction = self.config.directions[at.1];
-                let y = reference::layer(cell, p, direction, sequence, x.view(), &mut state64)?;
-                *state = state64.mapped(OP, narrow)?;
-                memory::mapped(OP, &y, narrow)
-            }),
-            Weights::Cpu(stack) => {
-                let mut y = memory::zeros(OP, elements(OP, "y", &[time, batch, self.output_size()])?)?;
-                on_cpu(stack, [time, batch], host(OP, "x", x)?, &mut y, state, sequence)?;
-                Tensor::from_vec(&self.device, &[time, batch, self.output_size()], y)
-            }
-            Weights::Gpu(stack) => self.on_gpu(recorder, stack, &call, sequence, state),
-        }
+        let call = StackCall { x, sequence, width: self.output_size() };
+        self.stack.record(recorder, &call, state.tensors_mut())
     }
-
-    fn on_gpu(
-        &self,
-        recorder: &mut Recorder,
-        stack: &gpu::LayerStack,
-        call: &Call<'_>,
-        sequence: &Sequence,
-        state: &mut State,
-    ) -> Result<Tensor> {
-        let Call { time, batch, x } = *call;
-        let Some(recorder) = recorder.gpu() else {
-            return Err(Error::DeviceMismatch {
-                op: OP,
-                what: "recorder",
-                expected: self.device.to_string(),
-                found: "the host".to_owned(),
-            });
-        };
-        let gpu = recorder.device().clone();
-        let flags = match sequence.flags(time, batch)? {
-            Some(flags) => Some(gpu::Buffer::from_slice(&gpu, "flags", &flags.into_raw_vec_and_offset().0)?),
-            None => None,
-        };
-        let (initial_h, initial_s) = state.initial();
-        let initial_h = initial_h.map(|h| resident(OP, "state", h)).transpose()?;
-        let initial_s = initial_s.map(|s| resident(OP, "state", s)).transpose()?;
-        let s = state.s.as_ref().map(|s| resident(OP, "state", s)).transpose()?;
-        let x = resident(OP, "x", x)?;
-        let run = gpu::SequenceInput { x, time, batch, flags, resets: sequence.resets(), pad: sequence.padding() };
-        let run_state =
-            gpu::StateBuffers { h: resident(OP, "state", &state.h)?, s, initial: initial_h.map(|h| (h, initial_s)) };
-        let y = gpu::forward(recorder, stack, &run, &run_state)?;
-        Ok(Tensor::from_buffer(&gpu, &[time, batch, self.output_size()], y))
-    }
-
-    /// Drives the layers of a host device; `one` runs the layer and direction `at`.
-    fn on_host(
-        &self,
-        call: &Call<'_>,
-        state: &mut State,
-        one: impl Fn((usize, usize), ArrayView3<'_, f32>, &mut LayerState<f32>) -> Result<Array3<f32>>,
-    ) -> Result<Tensor> {
-        let Call { time, batch, x } = *call;
-        let directions = self.config.directions.len();
-        let (h_shape, s_shape) = self.config.state_shapes(batch);
-        let s_shape = s_shape.unwrap_or([h_shape[0], batch, 0]);
-        let read = |tensor: Option<&Tensor>, shape: [usize; 3]| match tensor {
-            Some(tensor) => tensor.to_array(),
-            None => memory::zero_array(OP, shape),
-        };
-        let (initial_h, initial_s) = state.initial();
-        let (initial_h, initial_s) = (read(initial_h, h_shape)?, read(initial_s, s_shape)?);
-        let mut h: Array3<f32> = state.h.to_array()?;
-        let mut s = read(state.s.as_ref(), s_shape)?;
-        let mut below = memory::owned(OP, &view(OP, host(OP, "x", x)?, Dim([time, batch, self.config.input]))?)?;
-        for layer in 0..self.config.layers {
-            let mut outputs = Vec::new();
-            for direction in 0..directions {
-                let row = layer * directions + direction;
-                let of = |array: &Array3<f32>| memory::owned(OP, &array.index_axis(Axis(0), row));
-                let mut layer_state =
-                    LayerState { h: of(&h)?, s: of(&s)?, initial_h: of(&initial_h)?, initial_s: of(&initial_s)? };
-                outputs.push(one((layer, direction), below.view(), &mut layer_state)?);
-                h.index_axis_mut(Axis(0), row).assign(&layer_state.h);
-                s.index_axis_mut(Axis(0), row).assign(&layer_state.s);
-            }
-            below = self.merged(outputs)?;
-        }
-        let y = Tensor::from_array(&self.device, &below)?;
-        let s = state.s.as_ref().map(|_| Tensor::from_array(&self.device, &s)).transpose()?;
-        state.h = Tensor::from_array(&self.device, &h)?;
-        state.s = s;
-        Ok(y)
-    }
-
-    fn merged(&self, outputs: Vec<Array3<f32>>) -> Result<Array3<f32>> {
-        reference::merged(self.config.merge.op(), outputs)
-    }
-}
-
-/// A call on the CPU path, its shapes checked.
-fn on_cpu(
-    stack: &cpu::Stack,
-    [time, batch]: [usize; 2],
-    x: &[f32],
-    y: &mut [f32],
-    state: &mut State,
-    sequence: &Sequence,
-) -> Result<()> {
-    let flags = sequence.flags(time, batch)?;
-    let State { h, s, initial, workspace } = state;
-    let (initial_h, initial_s) = initial.tensors();
-    let initial_h = initial_h.map(|h| host(OP, "state", h)).transpose()?;
-    let initial_s = initial_s.map(|s| host(OP, "state", s)).transpose()?;
-    let h = h.host_mut(OP, "state")?;
-    let s = match s {
-        Some(s) => s.host_mut(OP, "state")?,
-        None => &mut [],
-    };
-    let flags = flags.as_ref().and_then(|flags| flags.as_slice());
-    let pad = sequence.padding();
-    stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
-fn narrow(x: f64) -> f32 {
-    x as f32
-}
-
-/// One call's input.
-struct Call<'a> {
-    time: usize,
-    batch: usize,
-    x: &'a Tensor,
 }

@@ -1,10 +1,10 @@
-//! What a call will take, before it is made.
+//! The schedule of a call, before it is made.
 
 use super::recurrent::Recurrent;
 use crate::cell::Cell;
 use crate::error::Result;
-use crate::plan::{Limits, Plan};
-use crate::tensor::Device;
+use crate::path;
+use crate::plan::Plan;
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// The schedule of a call on this stack's device.
@@ -12,18 +12,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) where the call does not fit the device.
     pub fn plan(&self, time: usize, batch: usize) -> Result<Plan> {
-        let limits = match self.device() {
-            Device::Gpu(gpu) => gpu.plan_limits(),
-            device => &Limits { adapter: device.to_string(), binding_bytes: isize::MAX as u64, ..Limits::portable() },
-        };
-        let kind = match self.device() {
-            Device::Gpu(gpu) => self.configuration().plan.or(gpu.plan_kind()),
-            _ => self.configuration().plan,
-        };
-        let plan = Plan::new(self.configuration().problem(time, batch), limits, kind)?;
-        match self.device() {
-            Device::Gpu(gpu) => Ok(gpu.tuned(plan, kind.is_some())),
-            _ => Ok(plan),
-        }
+        let config = self.configuration();
+        path::plan(self.device(), config.problem(time, batch), config.plan)
     }
 }

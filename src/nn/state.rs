@@ -8,16 +8,14 @@ use ndarray::{Array3, ArrayView3};
 
 use crate::cpu;
 use crate::error::{Result, check_shape};
-use crate::memory;
-use crate::ops::resident;
-use crate::ops::{Recorder, host};
-use crate::tensor::{Device, Storage, Tensor};
+use crate::path::{Device, Recorder, StateTensors};
+use crate::tensor::Tensor;
 
 pub use self::saved::SavedState;
 
 const OP: &str = "State";
 
-/// What a stack remembers between calls: `h`, and `s` for an LSTM. It lives where the layer lives and is read back only
+/// The memory of a stack between calls: `h`, and `s` for an LSTM. It lives where the layer lives and is read back only
 /// when asked; a call advances it in place, and a call that fails leaves it as it was.
 ///
 /// A state has two values. The one it *stands at* is what the next step starts from: every call moves it. The *initial* one is
@@ -66,7 +64,7 @@ impl Initial {
         Ok(Self::Given { h, s })
     }
 
-    /// Zeros where absent.
+    /// `h` and `s`; zeros if absent.
     pub(super) fn tensors(&self) -> (Option<&Tensor>, Option<&Tensor>) {
         match self {
             Self::Zero => (None, None),
@@ -105,7 +103,10 @@ impl State {
         s: Option<&Tensor>,
     ) -> Result<Self> {
         check_value("state", shapes, h.shape(), s.map(Tensor::shape))?;
-        Ok(Self::new((copy(recorder, h)?, s.map(|s| copy(recorder, s)).transpose()?), Initial::Zero))
+        Ok(Self::new(
+            (h.record_copy(OP, recorder)?, s.map(|s| s.record_copy(OP, recorder)).transpose()?),
+            Initial::Zero,
+        ))
     }
 
     /// A state that begins at a value that is on the device already.
@@ -155,7 +156,7 @@ impl State {
         (of(&self.h), self.s.as_ref().map(of))
     }
 
-    /// What a reset returns to; zeros where absent.
+    /// The value that a reset returns to; zeros if absent.
     pub(super) fn initial(&self) -> (Option<&Tensor>, Option<&Tensor>) {
         self.initial.tensors()
     }
@@ -173,7 +174,7 @@ impl State {
     /// Copies `h` to the host: PyTorch's `h_n`, `[layers directions, B, O]`.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost) and what else a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn h(&self) -> Result<Array3<f32>> {
         self.h.to_array()
     }
@@ -192,7 +193,7 @@ impl State {
     /// # Errors
     /// As [`Tensor::from_array`].
     pub fn h_tensor(&self, recorder: &mut Recorder) -> Result<Tensor> {
-        copy(recorder, &self.h)
+        self.h.record_copy(OP, recorder)
     }
 
     /// The cell state as a tensor of its own on the device; `None` unless the cell is an LSTM. Recorded, no read-back.
@@ -200,10 +201,10 @@ impl State {
     /// # Errors
     /// As [`Tensor::from_array`].
     pub fn s_tensor(&self, recorder: &mut Recorder) -> Result<Option<Tensor>> {
-        self.s.as_ref().map(|s| copy(recorder, s)).transpose()
+        self.s.as_ref().map(|s| s.record_copy(OP, recorder)).transpose()
     }
 
-    /// Copies what a reset returns `h` to to the host, `[layers directions, B, O]`.
+    /// Copies the initial value of `h` to the host, `[layers directions, B, O]`.
     ///
     /// # Errors
     /// As [`State::h`].
@@ -212,7 +213,7 @@ impl State {
         h.map_or_else(|| Ok(Array3::zeros(self.shapes().0)), Tensor::to_array)
     }
 
-    /// Copies what a reset returns the cell state to to the host, `[layers directions, B, hidden]`; `None` unless the cell is an
+    /// Copies the initial value of the cell state to the host, `[layers directions, B, hidden]`; `None` unless the cell is an
     /// LSTM.
     ///
     /// # Errors
@@ -223,7 +224,7 @@ impl State {
         s.map_or_else(|| Ok(Array3::zeros(shape)), Tensor::to_array).map(Some)
     }
 
-    /// Moves the state to another value. A reset returns to where it did before.
+    /// Sets the current value. The initial value, which a reset returns to, stays.
     ///
     /// # Shapes
     /// As [`Recurrent::state`](super::Recurrent::state), for as many rows as the state has.
@@ -251,7 +252,7 @@ impl State {
         Ok(())
     }
 
-    /// Chooses what a reset returns to. The state stays where it stands.
+    /// Sets the initial value, which a reset returns to. The current value stays.
     ///
     /// # Shapes
     /// As [`State::set`].
@@ -279,58 +280,18 @@ impl State {
     /// # Errors
     /// As [`Tensor::from_array`]; the state then keeps its value.
     pub fn reset(&mut self) -> Result<()> {
-        // Memory of its own for both parts before either changes: the second may find none.
-        for part in std::iter::once(&mut self.h).chain(&mut self.s) {
-            if matches!(part.storage(), Storage::Host(_)) {
-                part.host_mut(OP, "state")?;
-            }
-        }
-        match &self.initial {
-            Initial::Zero => {
-                if let Storage::Gpu(_) = self.h.storage() {
-                    return self.zero_on_gpu();
-                }
-                for part in std::iter::once(&mut self.h).chain(&mut self.s) {
-                    part.host_mut(OP, "state")?.fill(0.0);
-                }
-            }
-            Initial::Given { h, s } => {
-                if matches!(h.storage(), Storage::Host(_)) {
-                    for (now, initial) in std::iter::once((&mut self.h, h)).chain(self.s.iter_mut().zip(s)) {
-                        now.host_mut(OP, "state")?.copy_from_slice(host(OP, "state", initial)?);
-                    }
-                    return Ok(());
-                }
-                let mut recorder = self.h.device().recorder();
-                let (h, s) = (copy(&mut recorder, h)?, s.as_ref().map(|s| copy(&mut recorder, s)).transpose()?);
-                recorder.submit()?;
-                (self.h, self.s) = (h, s);
-            }
-        }
-        Ok(())
+        self.tensors_mut().reset()
     }
 
-    /// Zeros both parts, in place unless a recorder or a clone holds one as well: it goes on with the value that it has recorded.
-    /// All memory that this takes is found before either part changes; a write fails only on a device that is lost.
-    fn zero_on_gpu(&mut self) -> Result<()> {
-        let fresh = |part: &Tensor| match part.is_shared() {
-            true => Tensor::zeros(part.device(), part.shape()).map(Some),
-            false => Ok(None),
-        };
-        let fresh = self.tensors().map(fresh).collect::<Result<Vec<_>>>()?;
-        let most = self.tensors().map(Tensor::len).max().unwrap_or_default();
-        let zeros: Vec<u8> = memory::zeros(OP, 4 * most)?;
-        for (now, fresh) in std::iter::once(&mut self.h).chain(&mut self.s).zip(fresh) {
-            match fresh {
-                Some(fresh) => *now = fresh,
-                None => resident(OP, "state", now)?.write(OP, &zeros[..4 * now.len()])?,
-            }
-        }
-        Ok(())
+    /// The state as a path reads and advances it.
+    pub(super) fn tensors_mut(&mut self) -> StateTensors<'_> {
+        let Self { h, s, initial, workspace } = self;
+        let (initial_h, initial_s) = initial.tensors();
+        StateTensors { h, s, initial: [initial_h, initial_s], workspace }
     }
 }
 
-/// Refuses a value whose shapes are not a state's.
+/// Refuses a value whose shapes differ from those of a state.
 fn check_value(op: &'static str, (h, s): Shapes, found_h: &[usize], found_s: Option<&[usize]>) -> Result<()> {
     check_shape(op, "h", &h, found_h)?;
     check_shape(op, "s", s.as_ref().map_or(&[], |s| &s[..]), found_s.unwrap_or_default())
@@ -340,20 +301,4 @@ fn check_value(op: &'static str, (h, s): Shapes, found_h: &[usize], found_s: Opt
 fn upload(device: &Device, shapes: Shapes, (h, s): HostValue<'_>) -> Result<(Tensor, Option<Tensor>)> {
     check_value("state", shapes, h.shape(), s.as_ref().map(|s| s.shape()))?;
     Ok((Tensor::from_array(device, &h)?, s.map(|s| Tensor::from_array(device, &s)).transpose()?))
-}
-
-/// A tensor of its own memory with the same elements.
-pub(super) fn copy(recorder: &mut Recorder, tensor: &Tensor) -> Result<Tensor> {
-    tensor.check_device(OP, "state", recorder.device())?;
-    match tensor.storage() {
-        // Shared until one of the two is written to.
-        Storage::Host(_) => Ok(tensor.clone()),
-        Storage::Gpu(_) => {
-            let to = tensor.uninitialized_like()?;
-            if let Some(gpu) = recorder.gpu() {
-                gpu.copy((resident(OP, "state", tensor)?, 0), (resident(OP, "copy", &to)?, 0), tensor.len());
-            }
-            Ok(to)
-        }
-    }
 }

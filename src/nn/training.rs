@@ -1,43 +1,39 @@
-//! Recurrent stacks that learn: a forward pass that keeps what gradients need, and back-propagation through time.
+//! Recurrent stacks that learn: forward passes that keep values for the gradients, and back-propagation through time.
 
-mod gpu;
-mod parameters;
-mod reference;
+mod bytes;
 mod tape;
 
-use std::sync::Arc;
-
-pub use self::parameters::ParameterTensors;
 pub use self::tape::{RecurrentGradient, StateGradient, Tape};
+pub use crate::path::ParameterTensors;
 
-pub(crate) use self::reference::LayerPass;
-use self::reference::ReferenceTape;
 use self::tape::Kept;
 use super::config::Config;
 use super::recurrent::Recurrent;
 use super::state::State;
+use ndarray::Array3;
+
 use crate::cell::{Cell, Direction, Noise, Parameters, Sequence, WeightType};
-use crate::cpu;
 use crate::error::{Error, Result, axes, check_shape};
-use crate::ops::{Recorder, host};
-use crate::tensor::{Device, Tensor};
+use crate::path::{self, Device, PassShapes, Recorder, StackCall, TrainingPass};
+use crate::reference::LayerPass;
+use crate::tensor::Tensor;
 
 const OP: &str = "TrainableRecurrent";
 
-/// What a training pass does beyond an inference pass.
+/// The options of a training pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainingOptions {
-    /// What is dropped at random.
+    /// Dropout and zoneout.
     pub noise: Noise,
-    /// Clamps the gradient by the state to `[-clip, clip]` between two steps of the backward pass.
+    /// Clamps the gradient with respect to the state to `[-clip, clip]` between two steps of the backward pass.
     pub recurrent_clip: Option<f32>,
-    /// Gradient checkpointing: the forward pass keeps the state every so many steps and nothing between them, and the backward
-    /// pass runs those steps again. The gradients are the same bits. What grows with the length is then each layer's input,
-    /// output and their gradients alone. (The CPU path rounds up to a multiple of 64; the reference keeps only states anyway.)
+    /// Gradient checkpointing: the forward pass keeps the state every so many steps, and the backward pass runs the steps
+    /// between them again. The gradients are the same bits. Then only each layer's input, its output and their gradients grow
+    /// with the length. (The CPU path rounds up to a multiple of 64; the reference always keeps states only.)
     pub checkpoint: Option<usize>,
 }
 
-/// Where a parameter stands in a stack.
+/// The position of a parameter in a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterPlace {
     /// The layer, from 0.
@@ -128,7 +124,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         Ok(TrainableRecurrent { config: self.clone(), device: device.clone(), parameters })
     }
 
-    /// Where every parameter stands, in the order of [`TrainableRecurrent::tensors`].
+    /// The position of every parameter, in the order of [`TrainableRecurrent::tensors`].
     pub fn parameter_places(&self) -> Vec<ParameterPlace> {
         let cells = self.cells();
         let mut places = Vec::new();
@@ -143,7 +139,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
 }
 
 impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
-    /// What the stack is made of.
+    /// The configuration of the stack.
     pub fn config(&self) -> &Config<C> {
         &self.config
     }
@@ -171,12 +167,12 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// Copies the parameters to the host, `[layer][direction]`.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
         self.parameters.iter().map(|layer| layer.iter().map(ParameterTensors::to_host).collect()).collect()
     }
 
-    /// Puts other tensors in the parameters' places, in the order of [`TrainableRecurrent::tensors`].
+    /// Replaces the parameters by other tensors, in the order of [`TrainableRecurrent::tensors`].
     ///
     /// # Errors
     /// [`Error::Shape`] where their number or a shape differs, [`Error::DeviceMismatch`]; then nothing is replaced.
@@ -200,8 +196,8 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         self.config.build(&self.device, self.parameters()?)
     }
 
-    /// Runs the whole sequence through all layers and directions, advances the state, and keeps what the backward pass
-    /// needs.
+    /// Runs the whole sequence through all layers and directions, advances the state, and keeps the values that the backward
+    /// pass needs.
     ///
     /// # Shapes
     /// `x [T, B, input]`; returns `[T, B, output_size]` on the same device. `T` may be 0.
@@ -241,40 +237,37 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             let (what, expected) = ("checkpoint", "at least one step");
             return Err(Error::Value { op: OP, what, expected, found: "0".to_owned() });
         }
-        let (y, kept) = match &self.device {
-            _ if batch == 0 => {
-                // A call without rows may have any number of steps, and no path may walk them.
-                sequence.check(time, batch)?;
-                let y = Tensor::zeros(&self.device, &[time, batch, self.output_size()])?;
-                (y, Kept::Nothing(self.parameters.clone()))
-            }
-            Device::Reference => {
-                let (y, tape) =
-                    ReferenceTape::forward(&self.untyped(), &self.parameters()?, x, state, sequence, options)?;
-                (y, Kept::Reference(Box::new(tape)))
-            }
-            Device::Cpu | Device::CpuWith(_) => {
-                let (y, tape) = self.on_cpu(x, state, sequence, options)?;
-                (y, Kept::Cpu(tape))
-            }
-            Device::Gpu(gpu) => {
-                let (y, tape) = self.on_gpu(gpu, recorder, x, state, sequence, options)?;
-                (y, Kept::Gpu(Box::new(tape)))
-            }
+        let (y, kept) = if batch == 0 {
+            // A call without rows may have any number of steps, so no path may loop over them.
+            sequence.check(time, batch)?;
+            let y = Tensor::zeros(&self.device, &[time, batch, self.output_size()])?;
+            (y, Kept::Nothing(self.parameters.clone()))
+        } else {
+            let call = StackCall { x, sequence, width: self.output_size() };
+            let pass = TrainingPass {
+                problem: self.config.problem(0, 0),
+                directions: &self.config.directions,
+                merge: self.config.merge.op(),
+                parameters: &self.parameters,
+                noise: options.noise,
+                checkpoint: options.checkpoint,
+            };
+            let (y, tape) = pass.record(recorder, &call, state.tensors_mut())?;
+            (y, Kept::Pass(tape))
         };
+        let (h, s) = self.config.state_shapes(batch);
         let tape = Tape {
             device: self.device.clone(),
             kept,
-            state: self.config.state_shapes(batch),
-            x: [time, batch, self.config.input],
+            shapes: PassShapes { x: [time, batch, self.config.input], h, s },
             width: self.output_size(),
             recurrent_clip: options.recurrent_clip,
         };
         Ok((y, tape))
     }
 
-    /// Runs the sequence forward and back in the specification's loops and `f64`, on whatever device the stack lives, and
-    /// shows each layer and direction with its gradients, from the last layer to the first. The state keeps its value.
+    /// Runs the sequence forward and back by the reference, on whichever device the stack lives. `show` sees each layer and
+    /// direction with its gradients, from the last layer to the first. The state keeps its value.
     pub(crate) fn show_gradients(
         &self,
         x: &Tensor,
@@ -285,62 +278,22 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     ) -> Result<()> {
         let [time, batch] = self.check_call(x, state)?;
         check_shape(OP, "dy", &[time, batch, self.output_size()], dy.shape())?;
-        let (mut state, options) = (state.try_clone()?, TrainingOptions::default());
-        let (_, tape) =
-            ReferenceTape::forward(&self.untyped(), &self.parameters()?, x, &mut state, sequence, &options)?;
-        tape.backward_showing(&dy.to_array()?, None, None, None, show)?;
+        let Config { directions, merge, .. } = &self.config;
+        let stack = path::reference_stack(self.config.problem(0, 0), directions, merge.op(), &self.parameters)?;
+        let (initial_h, initial_s) = state.initial();
+        let mut arrays = path::state_arrays(&state.h, state.s.as_ref(), [initial_h, initial_s])?;
+        let x: Array3<f32> = x.to_array()?;
+        let (_, tape) = stack.forward_training(x.view(), sequence, Noise::default(), &mut arrays)?;
+        tape.backward(&dy.to_array()?, [None, None], None, show)?;
         Ok(())
     }
 
-    /// Refuses what does not fit a call; returns `[T, B]`.
+    /// Refuses an input or a state that does not fit; returns `[T, B]`.
     fn check_call(&self, x: &Tensor, state: &State) -> Result<[usize; 2]> {
         x.check_device(OP, "x", &self.device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check(OP, &self.device, self.config.state_shapes(batch))?;
         Ok([time, batch])
-    }
-
-    fn untyped(&self) -> Config<Cell> {
-        self.config.untyped()
-    }
-
-    fn on_cpu(
-        &self,
-        x: &Tensor,
-        state: &mut State,
-        sequence: &Sequence,
-        options: &TrainingOptions,
-    ) -> Result<(Tensor, cpu::TrainingTape)> {
-        let Config { input, hidden, ref directions, merge, .. } = self.config;
-        let [time, batch, _] = axes(OP, "x", "[T, B, input]", x.shape())?;
-        let cpu = self.device.cpu().unwrap_or_else(cpu::CpuDevice::shared);
-        let mut parameters = Vec::with_capacity(self.parameters.len());
-        for layer in &self.parameters {
-            parameters.push(layer.iter().map(ParameterTensors::on_host).collect::<Result<Vec<_>>>()?);
-        }
-        let (cells, sizes) = (self.config.cells(), [input, hidden]);
-        let stack = Arc::new(cpu::TrainingStack::new(&cpu, &cells, directions, merge.op(), sizes, &parameters)?);
-        let read = |tensor: Option<&'_ Tensor>| -> Result<Option<Vec<f32>>> { tensor.map(Tensor::to_vec).transpose() };
-        let (initial_h, initial_s) = state.initial();
-        let (initial_h, initial_s) = (read(initial_h)?, read(initial_s)?);
-        let call = cpu::TrainingCall {
-            x: host(OP, "x", x)?,
-            h: host(OP, "state", &state.h)?,
-            s: state.s.as_ref().map_or(Ok(&[][..]), |s| host(OP, "state", s))?,
-            initial_h: initial_h.as_deref(),
-            initial_s: initial_s.as_deref(),
-        };
-        let flags = sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
-        let TrainingOptions { noise, checkpoint, .. } = *options;
-        let steps = cpu::TrainingSteps { time, batch, flags, pad: sequence.padding(), noise, checkpoint };
-        let (output, tape) = stack.forward(&call, steps)?;
-        let y = Tensor::from_vec(&self.device, &[time, batch, self.output_size()], output.y)?;
-        let h = Tensor::from_vec(&self.device, state.h.shape(), output.h)?;
-        if let Some(s) = &mut state.s {
-            *s = Tensor::from_vec(&self.device, s.shape(), output.s)?;
-        }
-        state.h = h;
-        Ok((y, tape))
     }
 }

@@ -14,13 +14,13 @@ use crate::tensor::{Device, Tensor};
 const OP: &str = "Recurrent::tune";
 /// Timed runs of a candidate.
 const RUNS: usize = 5;
-/// A candidate that takes so many times the best one's time is not timed again.
+/// A candidate is not timed again if it takes more than this many times the best time.
 const HOPELESS: u32 = 3;
 
-/// What [`Recurrent::tune`] measured, the fastest first.
+/// The measurements of [`Recurrent::tune`].
 #[derive(Clone, Debug)]
 pub struct Tuned {
-    /// The choices, each with its best time of a whole call.
+    /// The choices, each with its best time of a whole call; the fastest first.
     pub times: Vec<(Choice, Duration)>,
     /// The time of the plan that would run untuned.
     pub untuned: Duration,
@@ -34,8 +34,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// Other threads' calls of the same kind go on meanwhile, by whichever candidate is being timed.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless the stack lives on a GPU opened with [`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning);
-    /// what a call may meet; [`Error::Io`] where the result cannot be written.
+    /// [`Error::Unsupported`] unless the stack lives on a GPU opened with
+    /// [`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning); what a call may meet; [`Error::Io`] where the result cannot be
+    /// written.
     pub fn tune(&self, time: usize, batch: usize) -> Result<Tuned> {
         let unsupported = |option: &str, by| Err(Error::Unsupported { op: OP, option: option.to_owned(), by });
         let Device::Gpu(gpu) = self.device() else { return unsupported("a choice of plans", "host devices") };
@@ -59,7 +60,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
                     best = best.min(time);
                     times.push((*choice, time));
                 }
-                // Whoever lost the device loses the search; another candidate may do what this one cannot.
+                // A lost device ends the search. After any other error another candidate may still work.
                 Err(error @ Error::DeviceLost { .. }) => return Err(error),
                 Err(_) => {}
             }

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 /// Stochastic gradient descent (`torch.optim.SGD`).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sgd {
-    /// How much of the last direction is kept.
+    /// The share of the last direction that is kept.
     pub momentum: f64,
-    /// What is taken off the gradient's share of a direction.
+    /// Reduces the gradient's share of a direction to `1 - dampening`.
     pub dampening: f64,
     /// Looks ahead along the direction (Sutskever et al. 2013); needs a momentum and no dampening.
     pub nesterov: bool,
@@ -18,15 +18,15 @@ pub struct Sgd {
 /// RMSprop (`torch.optim.RMSprop`; Tieleman & Hinton 2012; centered: Graves 2013).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsProp {
-    /// How much of the mean square is kept.
+    /// The share of the mean square that is kept.
     pub alpha: f64,
     /// Added to the root.
     pub eps: f64,
     /// Decay of the weights, added to the gradient.
     pub weight_decay: f64,
-    /// How much of the last direction is kept.
+    /// The share of the last direction that is kept.
     pub momentum: f64,
-    /// Divides by the deviation rather than by the root mean square. What rounding leaves below 0 of its square counts as 0.
+    /// Divides by the deviation rather than by the root mean square. If rounding makes its square negative, it counts as 0.
     pub centered: bool,
 }
 
@@ -39,11 +39,11 @@ impl Default for RmsProp {
 /// Adam (`torch.optim.Adam`; Kingma & Ba 2015) and [AdamW](Adam::W).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
-    /// How much of the mean and of the mean square is kept.
+    /// The shares of the mean and of the mean square that are kept.
     pub betas: [f64; 2],
     /// Added to the root.
     pub eps: f64,
-    /// Decay of the weights: added to the gradient, or where it is decoupled taken off the weights.
+    /// Decay of the weights: added to the gradient or, if it is decoupled, subtracted from the weights.
     pub weight_decay: f64,
     /// Whether the decay bypasses the gradient (Loshchilov & Hutter 2019).
     pub decoupled: bool,
@@ -92,7 +92,7 @@ impl From<Adam> for Rule {
 }
 
 impl Rule {
-    /// What the rule remembers of every element, by PyTorch's names.
+    /// The values that the rule remembers of every element, by PyTorch's names.
     pub fn slots(&self) -> Vec<&'static str> {
         let slots = match *self {
             Self::Sgd(Sgd { momentum, .. }) => vec![(momentum != 0.0, "momentum_buffer")],
@@ -141,16 +141,16 @@ impl Rule {
     }
 }
 
-/// A rule at a step: everything that is the same for all elements.
+/// A rule at one step: the numbers that all elements share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
     /// The rule.
     pub rule: Rule,
     /// The learning rate.
     pub rate: f64,
-    /// Which of the parameter's updates this is, from 1.
+    /// The number of the parameter's update, from 1.
     pub step: u64,
-    /// What Adam corrects its two means by for their start at zero: `rate / (1 - beta1^t)`, `sqrt(1 - beta2^t)`.
+    /// Adam's corrections of its two means, which start at zero: `rate / (1 - beta1^t)` and `sqrt(1 - beta2^t)`.
     corrections: (f64, f64),
 }
 
@@ -173,12 +173,12 @@ impl Update {
     }
 }
 
-/// How gradients are kept small before an update. The default leaves them as they are.
+/// Clipping of gradients before an update. The default leaves them as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Clip {
     /// Clamps every element to `[-value, value]` (`torch.nn.utils.clip_grad_value_`), before the norm is taken.
     pub value: Option<f32>,
-    /// Scales all gradients together where their norm is above this one (`torch.nn.utils.clip_grad_norm_`).
+    /// Scales all gradients by one factor if their common norm is above this one (`torch.nn.utils.clip_grad_norm_`).
     pub norm: Option<f32>,
 }
 
@@ -193,7 +193,7 @@ impl Clip {
         Self { value: Some(value), ..Self::default() }
     }
 
-    /// Refuses limits that are no positive numbers.
+    /// Refuses limits that are not positive.
     ///
     /// # Errors
     /// [`Error::Value`] that names the limit.

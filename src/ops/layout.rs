@@ -2,12 +2,12 @@
 
 use ndarray::Dim;
 
-use super::resident;
-use super::{Elements, Recorder, argmax_rows, host};
+use super::{Recorder, argmax_rows};
 use crate::error::{Error, Result, axes, check_shape, elements};
 use crate::gpu;
 use crate::memory;
 use crate::op::StridedLayout;
+use crate::path::{self, IntoElements};
 use crate::reference;
 use crate::tensor::{Tensor, view};
 
@@ -22,18 +22,24 @@ fn assemble(
         x.check_device(op, "x", recorder.device())?;
     }
     let len = elements(op, "shape", shape)?;
-    if let Some(gpu) = recorder.gpu() {
-        let y = gpu::Buffer::new(gpu.device(), op, len)?;
-        for (x, extents, from, to) in parts {
-            gpu::strided_copy(gpu, extents, (resident(op, "x", x)?, from), (&y, to))?;
-        }
-        return Ok(Tensor::from_buffer(gpu.device(), shape, y));
-    }
-    let mut y = memory::zeros(op, len)?;
-    for (x, extents, from, to) in parts {
-        reference::strided_copy(extents, host(op, "x", x)?, from, &mut y, to);
-    }
-    Tensor::from_vec(recorder.device(), shape, y)
+    path::run(
+        recorder,
+        shape,
+        |_| {
+            let mut y = memory::zeros(op, len)?;
+            for (x, extents, from, to) in parts {
+                reference::strided_copy(extents, x.host(op, "x")?, from, &mut y, to);
+            }
+            Ok(y)
+        },
+        |gpu| {
+            let y = gpu::Buffer::new(gpu.device(), op, len)?;
+            for (x, extents, from, to) in parts {
+                gpu::strided_copy(gpu, extents, (x.buffer(op, "x")?, from), (&y, to))?;
+            }
+            Ok(y)
+        },
+    )
 }
 
 /// Reorders the axes: axis `a` of the result is axis `order[a]` of `x` (`torch.permute`).
@@ -104,7 +110,7 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
 }
 
-/// By the operand of [`slice()`]: zeros of `shape`, `dy` where the slice came from.
+/// The gradient with respect to the operand of [`slice()`]: zeros of `shape`, with `dy` at the slice's elements.
 pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice, dy: &Tensor) -> Result<Tensor> {
     const OP: &str = "slice_grad";
     dy.check_device(OP, "dy", recorder.device())?;
@@ -114,15 +120,21 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
     to.offset = if count == 0 { 0 } else { start.wrapping_mul(to.strides[axis].unsigned_abs()) };
     to.strides[axis] = to.strides[axis].wrapping_mul(step);
     let from = StridedLayout::contiguous(dy.shape());
-    if let Some(gpu) = recorder.gpu() {
-        let dx = gpu::Buffer::new(gpu.device(), OP, len)?;
-        gpu.clear(&dx, 0, len);
-        gpu::strided_copy(gpu, dy.shape(), (resident(OP, "dy", dy)?, &from), (&dx, &to))?;
-        return Ok(Tensor::from_buffer(gpu.device(), shape, dx));
-    }
-    let mut dx = memory::zeros(OP, len)?;
-    reference::strided_copy(dy.shape(), host(OP, "dy", dy)?, &from, &mut dx, &to);
-    Tensor::from_vec(recorder.device(), shape, dx)
+    path::run(
+        recorder,
+        shape,
+        |_| {
+            let mut dx = memory::zeros(OP, len)?;
+            reference::strided_copy(dy.shape(), dy.host(OP, "dy")?, &from, &mut dx, &to);
+            Ok(dx)
+        },
+        |gpu| {
+            let dx = gpu::Buffer::new(gpu.device(), OP, len)?;
+            gpu.clear(&dx, 0, len);
+            gpu::strided_copy(gpu, dy.shape(), (dy.buffer(OP, "dy")?, &from), (&dx, &to))?;
+            Ok(dx)
+        },
+    )
 }
 
 /// Joins tensors along an axis; all other axes agree (`torch.cat`).
@@ -199,19 +211,24 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
         return Err(Error::Value { op: OP, what: "rows", expected: "below the table's rows", found });
     }
     let shape = [rows.len(), columns];
-    if let Some(gpu) = recorder.gpu() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a row exists, and a table's elements are counted in 32 bits"
-        )]
-        let words: Vec<u32> = memory::collected(OP, rows.len(), rows.iter().map(|&row| row as u32))?;
-        let words = gpu::Buffer::from_slice(gpu.device(), "rows", &words)?;
-        let rows = (&words, gpu::RowWords::Integers);
-        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, rows, shape)?;
-        return Ok(Tensor::from_buffer(gpu.device(), &shape, y));
-    }
-    let y = reference::gather_rows(view(OP, host(OP, "table", table)?, Dim([count, columns]))?, rows)?;
-    Tensor::from_vec(recorder.device(), &shape, y.into_elements())
+    path::run(
+        recorder,
+        &shape,
+        |_| {
+            let table = view(OP, table.host(OP, "table")?, Dim([count, columns]))?;
+            Ok(reference::gather_rows(table, rows)?.into_elements())
+        },
+        |gpu| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a row exists, and a table's elements are counted in 32 bits"
+            )]
+            let words: Vec<u32> = memory::collected(OP, rows.len(), rows.iter().map(|&row| row as u32))?;
+            let words = gpu::Buffer::from_slice(gpu.device(), "rows", &words)?;
+            let rows = (&words, gpu::RowWords::Integers);
+            gpu::gather_rows(gpu, table.buffer(OP, "table")?, rows, shape)
+        },
+    )
 }
 
 /// Picks, for every row of scores, the row of a table with the highest score: a greedy decoder's choice and its embedding,
@@ -240,18 +257,24 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
 pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> Result<(Tensor, Tensor)> {
     const OP: &str = "gather_best";
     table.check_device(OP, "table", recorder.device())?;
-    let [count, _] = axes(OP, "table", "[N, W]", table.shape())?;
+    let [count, columns] = axes(OP, "table", "[N, W]", table.shape())?;
     let [rows, _] = axes(OP, "scores", "[M, N]", scores.shape())?;
     check_shape(OP, "scores", &[rows, count], scores.shape())?;
     let choices = argmax_rows(recorder, scores)?;
-    if let Some(gpu) = recorder.gpu() {
-        let words = (resident(OP, "choices", &choices)?, gpu::RowWords::Floats);
-        let shape = [rows, table.shape()[1]];
-        let y = gpu::gather_rows(gpu, resident(OP, "table", table)?, words, shape)?;
-        return Ok((choices, Tensor::from_buffer(gpu.device(), &shape, y)));
-    }
-    let best = host(OP, "choices", &choices)?.iter().map(|&choice| choice as usize);
-    let best = memory::collected(OP, rows, best)?;
-    let picked = gather_rows(recorder, table, &best)?;
+    let shape = [rows, columns];
+    let picked = path::run(
+        recorder,
+        &shape,
+        |_| {
+            let best = choices.host(OP, "choices")?.iter().map(|&choice| choice as usize);
+            let best = memory::collected(OP, rows, best)?;
+            let table = view(OP, table.host(OP, "table")?, Dim([count, columns]))?;
+            Ok(reference::gather_rows(table, &best)?.into_elements())
+        },
+        |gpu| {
+            let words = (choices.buffer(OP, "choices")?, gpu::RowWords::Floats);
+            gpu::gather_rows(gpu, table.buffer(OP, "table")?, words, shape)
+        },
+    )?;
     Ok((choices, picked))
 }

@@ -2,11 +2,11 @@
 
 use ndarray::Dim;
 
-use super::resident;
-use super::{Recorder, host, on_host};
+use super::{Recorder, in_precision};
 use crate::error::{Result, axes, check_shape};
 use crate::gpu;
 use crate::op::PointLoss;
+use crate::path;
 use crate::reference::{self, Real};
 use crate::tensor::{Tensor, view};
 
@@ -25,20 +25,24 @@ pub(crate) fn softmax_cross_entropy(
     check_shape(OP, "targets", &[rows], targets.shape())?;
     x.check_device(OP, "x", recorder.device())?;
     targets.check_device(OP, "targets", recorder.device())?;
-    if let Some(gpu) = recorder.gpu() {
-        let (x, targets) = (resident(OP, "x", x)?, resident(OP, "targets", targets)?);
-        let parts = gpu::softmax_cross_entropy(gpu, x, targets, [rows, classes])?;
-        let sum = gpu::sum(gpu, &parts, rows, scale)?;
-        return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
-    }
-    let loss = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?; {
-        let parts = reference::softmax_cross_entropy(view(OP, x, Dim([rows, classes]))?, targets.into())?;
-        vec![total(parts, scale)]
-    });
-    Tensor::from_vec(recorder.device(), &[], loss)
+    path::run(
+        recorder,
+        &[],
+        |path| {
+            in_precision!(path, OP, x = x.host(OP, "x")?, targets = targets.host(OP, "targets")?; {
+                let parts = reference::softmax_cross_entropy(view(OP, x, Dim([rows, classes]))?, targets.into())?;
+                vec![total(parts, scale)]
+            })
+        },
+        |gpu| {
+            let (x, targets) = (x.buffer(OP, "x")?, targets.buffer(OP, "targets")?);
+            let parts = gpu::softmax_cross_entropy(gpu, x, targets, [rows, classes])?;
+            gpu::sum(gpu, &parts, rows, scale)
+        },
+    )
 }
 
-/// By the scores of [`softmax_cross_entropy`], from the gradient by the loss.
+/// The gradient with respect to the scores of [`softmax_cross_entropy`], from the gradient `dy []` with respect to the loss.
 pub(crate) fn softmax_cross_entropy_grad(
     recorder: &mut Recorder,
     x: &Tensor,
@@ -49,32 +53,36 @@ pub(crate) fn softmax_cross_entropy_grad(
     const OP: &str = "softmax_cross_entropy_grad";
     let [rows, classes] = axes(OP, "x", "[M, C]", x.shape())?;
     check_shape(OP, "dy", &[], dy.shape())?;
-    if let Some(gpu) = recorder.gpu() {
-        let (x, targets) = (resident(OP, "x", x)?, resident(OP, "targets", targets)?);
-        let dx = gpu::softmax_cross_entropy_grad(gpu, [x, targets, resident(OP, "dy", dy)?], [rows, classes], scale)?;
-        return Ok(Tensor::from_buffer(gpu.device(), &[rows, classes], dx));
-    }
-    let dy = host(OP, "dy", dy)?;
-    let dx = on_host!(OP, recorder.device(), x = host(OP, "x", x)?, targets = host(OP, "targets", targets)?, dy = dy; {
-        let x = view(OP, x, Dim([rows, classes]))?;
-        reference::softmax_cross_entropy_grad(x, targets.into(), scaled(scale, dy[0]))?
-    });
-    Tensor::from_vec(recorder.device(), &[rows, classes], dx)
+    path::run(
+        recorder,
+        &[rows, classes],
+        |path| {
+            let (x, targets, dy) = (x.host(OP, "x")?, targets.host(OP, "targets")?, dy.host(OP, "dy")?);
+            in_precision!(path, OP, x = x, targets = targets, dy = dy; {
+                let x = view(OP, x, Dim([rows, classes]))?;
+                reference::softmax_cross_entropy_grad(x, targets.into(), scaled(scale, dy[0]))?
+            })
+        },
+        |gpu| {
+            let inputs = [x.buffer(OP, "x")?, targets.buffer(OP, "targets")?, dy.buffer(OP, "dy")?];
+            gpu::softmax_cross_entropy_grad(gpu, inputs, [rows, classes], scale)
+        },
+    )
 }
 
 /// The sum of all elements, shape `[]`.
 pub(crate) fn sum(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "sum";
     x.check_device(OP, "x", recorder.device())?;
-    if let Some(gpu) = recorder.gpu() {
-        let sum = gpu::sum(gpu, resident(OP, "x", x)?, x.len(), 1.0)?;
-        return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
-    }
-    let sum = on_host!(OP, recorder.device(), x = host(OP, "x", x)?; vec![total(x.iter().copied(), 1.0)]);
-    Tensor::from_vec(recorder.device(), &[], sum)
+    path::run(
+        recorder,
+        &[],
+        |path| in_precision!(path, OP, x = x.host(OP, "x")?; vec![total(x.iter().copied(), 1.0)]),
+        |gpu| gpu::sum(gpu, x.buffer(OP, "x")?, x.len(), 1.0),
+    )
 }
 
-/// What a point loss compares.
+/// The operands of a point loss.
 pub(crate) struct Points<'a> {
     pub(crate) loss: PointLoss,
     /// `[M, W]`
@@ -83,7 +91,7 @@ pub(crate) struct Points<'a> {
     pub(crate) y: &'a Tensor,
     /// `[M]`
     pub(crate) weights: &'a Tensor,
-    /// Of the sum.
+    /// Factor of the sum.
     pub(crate) scale: f32,
 }
 
@@ -98,8 +106,8 @@ impl Points<'_> {
         Ok([rows, width])
     }
 
-    fn resident(&self, op: &'static str) -> Result<[&gpu::Buffer; 3]> {
-        Ok([resident(op, "x", self.x)?, resident(op, "y", self.y)?, resident(op, "weights", self.weights)?])
+    fn buffers(&self, op: &'static str) -> Result<[&gpu::Buffer; 3]> {
+        Ok([self.x.buffer(op, "x")?, self.y.buffer(op, "y")?, self.weights.buffer(op, "weights")?])
     }
 }
 
@@ -108,37 +116,44 @@ pub(crate) fn point_loss(recorder: &mut Recorder, points: &Points<'_>) -> Result
     const OP: &str = "point_loss";
     let Points { loss, x, y, weights, scale } = *points;
     let [rows, width] = points.check(OP, recorder)?;
-    if let Some(gpu) = recorder.gpu() {
-        let parts = gpu::point_loss(gpu, loss, points.resident(OP)?, [rows, width])?;
-        let sum = gpu::sum(gpu, &parts, rows * width, scale)?;
-        return Ok(Tensor::from_buffer(gpu.device(), &[], sum));
-    }
-    let (x, y, weights) = (host(OP, "x", x)?, host(OP, "y", y)?, host(OP, "weights", weights)?);
-    let loss = on_host!(OP, recorder.device(), x = x, y = y, weights = weights; {
-        let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
-        vec![total(reference::point_loss(loss, x, y, weights.into())?, scale)]
-    });
-    Tensor::from_vec(recorder.device(), &[], loss)
+    path::run(
+        recorder,
+        &[],
+        |path| {
+            let (x, y, weights) = (x.host(OP, "x")?, y.host(OP, "y")?, weights.host(OP, "weights")?);
+            in_precision!(path, OP, x = x, y = y, weights = weights; {
+                let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
+                vec![total(reference::point_loss(loss, x, y, weights.into())?, scale)]
+            })
+        },
+        |gpu| {
+            let parts = gpu::point_loss(gpu, loss, points.buffers(OP)?, [rows, width])?;
+            gpu::sum(gpu, &parts, rows * width, scale)
+        },
+    )
 }
 
-/// By the predictions of [`point_loss`], from the gradient by the loss.
+/// The gradient with respect to the predictions of [`point_loss`], from the gradient `dy []` with respect to the loss.
 pub(crate) fn point_loss_grad(recorder: &mut Recorder, points: &Points<'_>, dy: &Tensor) -> Result<Tensor> {
     const OP: &str = "point_loss_grad";
     let Points { loss, x, y, weights, scale } = *points;
     let [rows, width] = points.check(OP, recorder)?;
     check_shape(OP, "dy", &[], dy.shape())?;
-    if let Some(gpu) = recorder.gpu() {
-        let [x, y, weights] = points.resident(OP)?;
-        let inputs = [x, y, weights, resident(OP, "dy", dy)?];
-        let dx = gpu::point_loss_grad(gpu, loss, inputs, [rows, width], scale)?;
-        return Ok(Tensor::from_buffer(gpu.device(), &[rows, width], dx));
-    }
-    let (x, y, weights) = (host(OP, "x", x)?, host(OP, "y", y)?, host(OP, "weights", weights)?);
-    let dx = on_host!(OP, recorder.device(), x = x, y = y, weights = weights, dy = host(OP, "dy", dy)?; {
-        let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
-        reference::point_loss_grad(loss, x, y, weights.into(), scaled(scale, dy[0]))?
-    });
-    Tensor::from_vec(recorder.device(), &[rows, width], dx)
+    path::run(
+        recorder,
+        &[rows, width],
+        |path| {
+            let (x, y, weights) = (x.host(OP, "x")?, y.host(OP, "y")?, weights.host(OP, "weights")?);
+            in_precision!(path, OP, x = x, y = y, weights = weights, dy = dy.host(OP, "dy")?; {
+                let (x, y) = (view(OP, x, Dim([rows, width]))?, view(OP, y, Dim([rows, width]))?);
+                reference::point_loss_grad(loss, x, y, weights.into(), scaled(scale, dy[0]))?
+            })
+        },
+        |gpu| {
+            let [x, y, weights] = points.buffers(OP)?;
+            gpu::point_loss_grad(gpu, loss, [x, y, weights, dy.buffer(OP, "dy")?], [rows, width], scale)
+        },
+    )
 }
 
 /// Adds up in 64 bits, as a device's tree of sums loses less than one long sum in 32.

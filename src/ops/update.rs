@@ -1,13 +1,13 @@
 //! The end of a training step: the global norm of the gradients, the verdict on the step, the update of every parameter.
 
-use super::resident;
-use super::{Recorder, host, on_host};
+use super::Recorder;
 use crate::error::{Result, check_shape};
 use crate::gpu;
 use crate::memory;
 use crate::op::{Clip, Update};
-use crate::reference::clip_coefficient;
-use crate::tensor::{Device, ReadBack, Tensor};
+use crate::path::{self, Device, HostPath, ReadBack, in_precision};
+use crate::reference::{Real, clip_coefficient};
+use crate::tensor::Tensor;
 
 /// Words of a verdict.
 const WORDS: usize = 5;
@@ -16,13 +16,13 @@ const LOSS: usize = 0;
 const NORM: usize = 1;
 /// The factor of all gradients; 0 once a step was bad.
 const COEFFICIENT: usize = 2;
-/// 1, or 0 once the loss or the norm was no finite number. From then on the verdict stays as it is.
+/// 1, or 0 once the loss or the norm was NaN or infinite. From then on the verdict stays as it is.
 const GOOD: usize = 3;
-/// The step it was given at, as an integer.
+/// The step that was judged, as an integer.
 const STEP: usize = 4;
 
-/// What became of a training step, on the device: [`optimizer_step`] reads it there, so that a step whose loss or gradient is no
-/// finite number changes nothing, nor does any later one.
+/// Whether a training step was good, on the device. [`optimizer_step`] reads it there: if a step's loss or gradient is NaN or
+/// infinite, neither that step nor any later one changes anything.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict(Tensor);
 
@@ -36,7 +36,7 @@ pub(crate) struct VerdictWords {
 }
 
 impl Verdict {
-    /// That on no step yet.
+    /// The verdict before the first step.
     pub(crate) fn fresh(device: &Device) -> Result<Self> {
         let mut words = [0.0; WORDS];
         words[GOOD] = 1.0;
@@ -75,41 +75,54 @@ pub(crate) fn judge_step(
     for gradient in gradients {
         gradient.check_device(OP, "gradient", recorder.device())?;
     }
-    if let Some(gpu) = recorder.gpu() {
-        let lengths: Vec<usize> = gradients.iter().map(|gradient| gradient.len()).collect();
-        let buffers =
-            gradients.iter().map(|gradient| resident(OP, "gradient", gradient)).collect::<Result<Vec<_>>>()?;
-        let gradients: Vec<(&gpu::Buffer, usize)> = buffers.into_iter().zip(lengths).collect();
-        let (loss, before) = (resident(OP, "loss", loss)?, resident(OP, "verdict", &before.0)?);
-        let verdict = gpu::judge_step(gpu, clip, step, loss, &gradients, before, WORDS)?;
-        return Ok(Verdict(Tensor::from_buffer(gpu.device(), &[WORDS], verdict)));
-    }
-    if host(OP, "verdict", &before.0)?[GOOD] != 1.0 {
+    path::dispatch(
+        recorder,
+        |_, device| judge_on_host(OP, device, clip, step, loss, gradients, before),
+        |gpu| {
+            let buffers = gradients.iter().map(|gradient| Ok((gradient.buffer(OP, "gradient")?, gradient.len())));
+            let gradients = buffers.collect::<Result<Vec<_>>>()?;
+            let (loss, before) = (loss.buffer(OP, "loss")?, before.0.buffer(OP, "verdict")?);
+            let verdict = gpu::judge_step(gpu, clip, step, loss, &gradients, before, WORDS)?;
+            Ok(Verdict(Tensor::from_buffer(gpu.device(), &[WORDS], verdict)))
+        },
+    )
+}
+
+fn judge_on_host(
+    op: &'static str,
+    device: &Device,
+    clip: &Clip,
+    step: u32,
+    loss: &Tensor,
+    gradients: &[&Tensor],
+    before: &Verdict,
+) -> Result<Verdict> {
+    if before.0.host(op, "verdict")?[GOOD] != 1.0 {
         return Ok(before.clone());
     }
     // In 64 bits no square overflows or vanishes; the kernels scale by a power of two instead.
     let mut squares = 0.0;
     for gradient in gradients {
         let square = |&g: &f32| f64::from(clip.clamp(g)).powi(2);
-        squares += host(OP, "gradient", gradient)?.iter().map(square).sum::<f64>();
+        squares += gradient.host(op, "gradient")?.iter().map(square).sum::<f64>();
     }
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
-    let (loss, norm) = (host(OP, "loss", loss)?[0], squares.sqrt() as f32);
+    let (loss, norm) = (loss.host(op, "loss")?[0], squares.sqrt() as f32);
     let mut words = [loss, norm, 0.0, 0.0, f32::from_bits(step)];
     if loss.is_finite() && norm.is_finite() {
         (words[COEFFICIENT], words[GOOD]) = (clip_coefficient(norm, clip.norm), 1.0);
     }
-    Ok(Verdict(Tensor::from_vec(recorder.device(), &[WORDS], words.to_vec())?))
+    Ok(Verdict(Tensor::from_vec(device, &[WORDS], words.to_vec())?))
 }
 
-/// A parameter with what its rule remembers of it.
+/// A parameter with the values that its rule remembers of it.
 pub(crate) struct Moved {
     pub(crate) parameter: Tensor,
     /// `[slots, elements]`
     pub(crate) slots: Tensor,
 }
 
-/// One parameter's update, where the step was good; else both come back as they were.
+/// Updates one parameter if the step was good; else both values come back as they were.
 pub(crate) fn optimizer_step(
     recorder: &mut Recorder,
     update: &Update,
@@ -126,37 +139,53 @@ pub(crate) fn optimizer_step(
     for (what, tensor) in [("parameter", parameter), ("gradient", gradient), ("slots", slots)] {
         tensor.check_device(OP, what, recorder.device())?;
     }
-    if let Some(gpu) = recorder.gpu() {
-        let inputs = [
-            resident(OP, "parameter", parameter)?,
-            resident(OP, "gradient", gradient)?,
-            resident(OP, "slots", slots)?,
-            resident(OP, "verdict", &verdict.0)?,
-        ];
-        let [moved, kept] = gpu::optimizer_step(gpu, update, clip, inputs, len)?;
-        return Ok(Moved {
-            parameter: Tensor::from_buffer(gpu.device(), parameter.shape(), moved),
-            slots: Tensor::from_buffer(gpu.device(), slots.shape(), kept),
-        });
-    }
-    let verdict = host(OP, "verdict", &verdict.0)?;
+    path::dispatch(
+        recorder,
+        |path, device| step_on_host(OP, (path, device), update, clip, verdict, now, gradient),
+        |gpu| {
+            let inputs = [
+                parameter.buffer(OP, "parameter")?,
+                gradient.buffer(OP, "gradient")?,
+                slots.buffer(OP, "slots")?,
+                verdict.0.buffer(OP, "verdict")?,
+            ];
+            let [moved, kept] = gpu::optimizer_step(gpu, update, clip, inputs, len)?;
+            Ok(Moved {
+                parameter: Tensor::from_buffer(gpu.device(), parameter.shape(), moved),
+                slots: Tensor::from_buffer(gpu.device(), slots.shape(), kept),
+            })
+        },
+    )
+}
+
+fn step_on_host(
+    op: &'static str,
+    (path, device): (HostPath, &Device),
+    update: &Update,
+    clip: &Clip,
+    verdict: &Verdict,
+    now: &Moved,
+    gradient: &Tensor,
+) -> Result<Moved> {
+    let Moved { parameter, slots } = now;
+    let verdict = verdict.0.host(op, "verdict")?;
     if verdict[GOOD] != 1.0 {
         return Ok(Moved { parameter: parameter.clone(), slots: slots.clone() });
     }
-    let coefficient = verdict[COEFFICIENT];
-    let (p, g, kept) = (host(OP, "parameter", parameter)?, host(OP, "gradient", gradient)?, host(OP, "slots", slots)?);
-    let mut both = on_host!(OP, recorder.device(), p = p, g = g, kept = kept, c = std::slice::from_ref(&coefficient);
-        update_all(OP, update, clip, c[0], p, g, kept)?);
-    let kept = memory::copied(OP, &both[len..])?;
-    both.truncate(len);
+    let c = &verdict[COEFFICIENT..=COEFFICIENT];
+    let (p, g, kept) = (parameter.host(op, "parameter")?, gradient.host(op, "gradient")?, slots.host(op, "slots")?);
+    let mut both = in_precision!(path, op, p = p, g = g, kept = kept, c = c;
+        update_all(op, update, clip, c[0], p, g, kept)?)?;
+    let kept = memory::copied(op, &both[parameter.len()..])?;
+    both.truncate(parameter.len());
     Ok(Moved {
-        parameter: Tensor::from_vec(recorder.device(), parameter.shape(), both)?,
-        slots: Tensor::from_vec(recorder.device(), slots.shape(), kept)?,
+        parameter: Tensor::from_vec(device, parameter.shape(), both)?,
+        slots: Tensor::from_vec(device, slots.shape(), kept)?,
     })
 }
 
-/// All elements; returns the parameters and behind them the slots.
-fn update_all<F: crate::reference::Real>(
+/// Updates all elements; returns the parameters, followed by the slots.
+fn update_all<F: Real>(
     op: &'static str,
     update: &Update,
     clip: &Clip,
@@ -183,5 +212,5 @@ fn update_all<F: crate::reference::Real>(
     Ok(both)
 }
 
-/// What a rule remembers at most of an element.
+/// The most values that a rule remembers of an element.
 const MOST_SLOTS: usize = 3;

@@ -1,7 +1,7 @@
-//! Gradients: back-propagation through time, one function an equation, each beside the forward equation it belongs to.
+//! Gradients: back-propagation through time, one function per equation.
 //!
-//! `d` before a name is the gradient of the loss by it. A step's backward pass computes its gates again from the state it
-//! started from, so nothing but the states is kept.
+//! `d` before a name is the gradient of the loss with respect to it. A step's backward pass computes its gates again from the
+//! state that the step started from, so only the states are kept.
 
 mod activation;
 mod gru;
@@ -17,21 +17,22 @@ use super::rnn::{input, recurrent};
 use super::{Real, clip};
 use crate::cell::{Activation, Parameters, RnnCell};
 
-/// The gradients that a step hands to what came before it.
+/// The gradients with respect to everything that a step read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepGradient<F> {
-    /// By the input, `[input]`.
+    /// With respect to the input, `[input]`.
     pub x: Vec<F>,
-    /// By the hidden state before the step, `[O]`.
+    /// With respect to the hidden state before the step, `[O]`.
     pub h: Vec<F>,
-    /// By the cell state before the step, `[hidden]`; empty unless the cell is an LSTM.
+    /// With respect to the cell state before the step, `[hidden]`; empty unless the cell is an LSTM.
     pub s: Vec<F>,
-    /// By the cell state after the step, the way through the step's output included; empty unless the cell is an LSTM.
+    /// With respect to the cell state after the step, including the path through the step's output; empty unless the cell is an
+    /// LSTM.
     pub s_next: Vec<F>,
 }
 
-/// The derivative of `act(clip(x))`. Beyond the clip it is zero; at the clip it is that of the activation, as in
-/// `torch.clamp`.
+/// The derivative of `act(clip(x))`. Beyond the clip it is zero; at the clip it is the derivative of the activation,
+/// as in `torch.clamp`.
 fn derivative<F: Real>(activation: Activation, limit: Option<f32>, x: F) -> F {
     match limit {
         Some(limit) if x.abs() > F::of(limit) => F::zero(),

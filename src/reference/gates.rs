@@ -1,4 +1,4 @@
-//! What the gates of a layer do to its state, step by step.
+//! The gates of a layer, step by step, and how much of the state and of a gradient they let through.
 
 use ndarray::{Array3, ArrayView3};
 
@@ -10,7 +10,7 @@ use crate::cell::{Cell, Direction, LstmCell, Mix, Noise, Parameters, Sequence};
 use crate::error::Result;
 use crate::memory;
 
-/// The openings of one unit's gates at one step, and what they let through of a gradient.
+/// The openings of one unit's gates at one step, and the share of a gradient that they let through.
 ///
 /// ```text
 ///            written   kept   read   carry           slope
@@ -27,10 +27,10 @@ pub struct UnitGates<F> {
     pub kept: F,
     /// How much of the state is read: by the output of an LSTM, by the candidate of a GRU.
     pub read: F,
-    /// The derivative of the unit's new state by its old one along the state itself, no product between: `f`, zero beyond the
-    /// cell clip.
+    /// The derivative of the unit's new state with respect to its old one, along the state itself and through no product: `f`,
+    /// or zero beyond the cell clip.
     pub carry: F,
-    /// The derivative of the output (before its projection) by the unit's state.
+    /// The derivative of the output (before its projection) with respect to the unit's state.
     pub slope: F,
 }
 

@@ -1,8 +1,8 @@
-//! Derivatives of the operations around the cells. `dy` is the gradient of a loss by an operation's result; each function
-//! returns the gradient by one of its operands. Shapes are the caller's duty here.
+//! Derivatives of the operations around the cells. `dy` is the gradient of a loss with respect to an operation's result; each
+//! function returns the gradient with respect to one of its operands. The caller checks the shapes.
 //!
-//! The derivatives of a matrix product `y = a b` are products themselves: `da = dy b^T`, `db = a^T dy`, and that by a bias is
-//! [`sum_columns`].
+//! The derivatives of a matrix product `y = a b + bias` are products themselves: `da = dy b^T`, `db = a^T dy`. The derivative
+//! with respect to the bias is [`sum_columns`].
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis, Zip};
 
@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::memory;
 use crate::op::Conv1dGeometry;
 
-/// By the argument of an activation, `dy act'(x)`.
+/// The gradient with respect to the argument of an activation, `dy act'(x)`.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -20,7 +20,7 @@ pub fn unary_grad<F: Real>(activation: Activation, x: ArrayView1<'_, F>, dy: Arr
     memory::array("activation_grad", x.len(), |at| dy[at] * activate_derivative(activation, x[at]))
 }
 
-/// The sum of every column: the gradient by a bias that was added to every row.
+/// The sum of every column: the gradient with respect to a bias that was added to every row.
 ///
 /// # Shapes
 /// `x [M, N]`; returns `[N]`.
@@ -35,7 +35,7 @@ pub fn sum_columns<F: Real>(x: ArrayView2<'_, F>) -> Result<Array1<F>> {
     Ok(sums)
 }
 
-/// By the table of [`gather_rows`](super::gather_rows): each row collects the gradients of the places that it was picked for.
+/// The gradient with respect to the table of [`gather_rows`](super::gather_rows): each row sums the gradients of its copies.
 ///
 /// # Shapes
 /// `dy [rows, W]`, each of `rows` below `count`; returns `[count, W]`.
@@ -50,7 +50,7 @@ pub fn gather_rows_grad<F: Real>(count: usize, rows: &[usize], dy: ArrayView2<'_
     Ok(table)
 }
 
-/// By the signal of [`conv1d`](super::conv1d): every element collects from the windows that it stood in.
+/// The gradient with respect to the signal of [`conv1d`](super::conv1d): every element sums over the windows that contain it.
 ///
 /// # Shapes
 /// `dy [N, O, L']`, `weight [O, C, K]`; returns `[N, C, length]`.
@@ -81,7 +81,7 @@ pub fn conv1d_grad_input<F: Real>(
     })
 }
 
-/// By the weights of [`conv1d`](super::conv1d).
+/// The gradient with respect to the weights of [`conv1d`](super::conv1d).
 ///
 /// # Shapes
 /// `x [N, C, L]`, `dy [N, O, L']`; returns `[O, C, kernel]`.
@@ -110,8 +110,8 @@ pub fn conv1d_grad_weight<F: Real>(
     })
 }
 
-/// Drops elements at random and scales the rest (`torch.nn.functional.dropout`); the gradient by `x` is the same function of
-/// `dy`.
+/// Drops elements at random and scales the rest (`torch.nn.functional.dropout`). Applied to `dy`, it gives the
+/// gradient with respect to `x`.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -126,7 +126,7 @@ pub fn dropout<F: Real>(draw: &Draw, x: ArrayView1<'_, F>) -> Result<Array1<F>> 
     })
 }
 
-/// The weighted sum over the first axis: a mean where the weights of a column add up to 1. What weighs nothing is not read.
+/// The weighted sum over the first axis: a mean where the weights of a column add up to 1. A step of weight 0 is not read.
 ///
 /// # Shapes
 /// `x [T, B, W]`, `weights [T, B]`; returns `[B, W]`.
@@ -145,7 +145,7 @@ pub fn mean_steps<F: Real>(x: ArrayView3<'_, F>, weights: ArrayView2<'_, F>) -> 
     Ok(y)
 }
 
-/// By the steps of [`mean_steps`].
+/// The gradient with respect to the steps of [`mean_steps`].
 ///
 /// # Shapes
 /// `weights [T, B]`, `dy [B, W]`; returns `[T, B, W]`.

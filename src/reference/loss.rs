@@ -13,7 +13,7 @@ pub fn target_class<F: Real>(target: F) -> Option<usize> {
     target.to_usize().filter(|_| target >= F::zero())
 }
 
-/// The largest element of a row and the sum of the exponentials above it.
+/// The largest element of a row, and the sum of `exp(x - largest)`.
 fn softmax_terms<F: Real>(row: ArrayView1<'_, F>) -> (F, F) {
     let largest = row.iter().copied().fold(F::neg_infinity(), F::max);
     (largest, row.iter().map(|&x| (x - largest).exp()).sum())
@@ -81,7 +81,7 @@ pub fn point_loss<F: Real>(
     })
 }
 
-/// The derivative of `scale` times the sum of [`point_loss`]'s elements by `x`.
+/// The derivative of `scale` times the sum of [`point_loss`]'s elements with respect to `x`.
 ///
 /// # Shapes
 /// As [`point_loss`].

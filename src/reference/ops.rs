@@ -149,7 +149,7 @@ pub fn reduce_rows<F: Real>(op: Reduction, x: ArrayView2<'_, F>) -> Result<Array
     })
 }
 
-/// The column of every row's largest element, the first of equals. A NaN is never it; a row without numbers gives 0.
+/// The column of every row's largest element, the first of equals. NaN is never the largest; a row of NaN gives 0.
 ///
 /// # Shapes
 /// `x [M, N]`; returns `[M]`.

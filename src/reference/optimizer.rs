@@ -4,7 +4,7 @@ use super::{Real, clip};
 use crate::op::{Adam, Clip, RmsProp, Rule, Sgd, Update};
 
 impl Update {
-    /// One element's step: returns the new parameter, and leaves what the rule remembers in `slots`, in the order of
+    /// One element's step: returns the new parameter and updates the values that the rule remembers, `slots`, in the order of
     /// [`Rule::slots`].
     pub fn apply<F: Real>(&self, p: F, g: F, slots: &mut [F]) -> F {
         let of = F::near;
@@ -30,8 +30,8 @@ impl Update {
                 let deviation = match mean {
                     Some(mean) => {
                         *mean = *mean + rest * (g - *mean);
-                        // Rounding leaves less than nothing of a gradient that does not change; two squares that overflow
-                        // leave a NaN.
+                        // If the gradient does not change, rounding can make this negative; if both squares overflow, it is
+                        // NaN.
                         let spread = *square - *mean * *mean;
                         if spread.is_nan() { *square } else { spread.max(F::zero()) }
                     }

@@ -8,7 +8,6 @@ use crate::cell::{Cell, Direction, Draw, Mask, Noise, Pad, Parameters, Sequence}
 use crate::cell::{RESET, VALID};
 use crate::error::{Result, check_shape};
 use crate::memory;
-use crate::op::Binary;
 
 /// The state of one row: `h [O]` and, for an LSTM, `s [hidden]` (empty otherwise).
 #[derive(Clone, Debug, PartialEq)]
@@ -26,14 +25,14 @@ pub struct LayerState<F> {
     pub h: Array2<F>,
     /// Cell state, `[B, hidden]`; `[B, 0]` unless the cell is an LSTM.
     pub s: Array2<F>,
-    /// What a reset returns `h` to.
+    /// The value that a reset returns `h` to.
     pub initial_h: Array2<F>,
-    /// What a reset returns `s` to.
+    /// The value that a reset returns `s` to.
     pub initial_s: Array2<F>,
 }
 
 impl<F: Copy> LayerState<F> {
-    /// The same state in another number type.
+    /// Converts the state to another number type.
     pub(crate) fn mapped<G>(&self, op: &'static str, mut of: impl FnMut(F) -> G) -> Result<LayerState<G>> {
         Ok(LayerState {
             h: memory::mapped(op, &self.h, &mut of)?,
@@ -41,23 +40,6 @@ impl<F: Copy> LayerState<F> {
             initial_h: memory::mapped(op, &self.initial_h, &mut of)?,
             initial_s: memory::mapped(op, &self.initial_s, &mut of)?,
         })
-    }
-}
-
-/// The outputs of a layer's directions as one: side by side, or by an operation on the two.
-///
-/// # Shapes
-/// All `[T, B, O]`; returns `[T, B, D O]`, or `[T, B, O]` where an operation merges them.
-pub(crate) fn merged<F: Real>(op: Option<Binary>, mut outputs: Vec<Array3<F>>) -> Result<Array3<F>> {
-    const OP: &str = "Recurrent";
-    match (op, outputs.as_slice()) {
-        (_, [_]) => Ok(outputs.remove(0)),
-        (Some(op), [a, b]) => memory::array(OP, a.raw_dim(), |at| op.apply(a[at], b[at])),
-        _ => {
-            let [time, batch, out] = outputs.first().map_or([0; 3], |y| y.dim().into());
-            let shape = (time, batch, outputs.len() * out);
-            memory::array(OP, shape, |(t, b, u)| outputs[u / out][[t, b, u % out]])
-        }
     }
 }
 
@@ -87,7 +69,7 @@ pub(super) struct Masks {
 }
 
 impl Masks {
-    /// Those of row `layer * directions + direction` of a stack.
+    /// The masks of row `layer * directions + direction` of a stack.
     pub(super) fn new(noise: &Noise, row: usize, batch: usize) -> Self {
         Self {
             recurrent: noise.draw(Mask::Recurrent { row }),
@@ -97,7 +79,7 @@ impl Masks {
         }
     }
 
-    /// Factors of row `b`'s `h` in the recurrent products: one a unit, for every step the same.
+    /// Factors of row `b`'s `h` in the recurrent products: one per unit, the same for every step.
     pub(super) fn recurrent<F: Real>(&self, b: usize, width: usize) -> Vec<F> {
         let factor = |u: usize| self.recurrent.map_or(1.0, |draw| draw.factor(index(b * width + u)));
         (0..width).map(|u| F::of(factor(u))).collect()
@@ -161,8 +143,8 @@ pub fn layer<F: Real>(
     layer_with_noise(cell, p, direction, sequence, (&Noise::default(), 0), x, state)
 }
 
-/// [`layer`] as training runs it, some of it dropped at random. `noise` comes with the layer's and direction's row in its
-/// stack, `layer * directions + direction`. Dropout between layers is the stack's affair.
+/// [`layer`] with the noise of training. `noise` comes with the layer's and direction's row in its stack,
+/// `layer * directions + direction`. Dropout between layers is applied by the stack.
 ///
 /// # Errors
 /// As [`layer`].
@@ -178,8 +160,8 @@ pub fn layer_with_noise<F: Real>(
     walk(cell, p, direction, sequence, (noise, row_in_stack), x, state, |_, _, _| ())
 }
 
-/// [`layer_with_noise`] that shows each step its place, its input and the state that it starts from.
-#[expect(clippy::too_many_arguments, reason = "those of `layer_with_noise` and one")]
+/// [`layer_with_noise`] that shows, for each step, its index and row, its input and the state that it starts from.
+#[expect(clippy::too_many_arguments, reason = "the arguments of `layer_with_noise` and one more")]
 pub(super) fn walk<F: Real>(
     cell: &Cell,
     p: &Parameters<F>,

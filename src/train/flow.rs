@@ -9,8 +9,8 @@ use self::path::{carried, spectral_norm};
 use crate::cell::{Cell, Direction, Sequence};
 use crate::error::Result;
 use crate::memory;
-use crate::nn::{Config, LayerPass, State, TrainableRecurrent};
-use crate::reference::{UnitGates, layer_gates};
+use crate::nn::{Config, State, TrainableRecurrent};
+use crate::reference::{LayerPass, UnitGates, layer_gates};
 use crate::tensor::Tensor;
 
 const OP: &str = "gradient_flow";

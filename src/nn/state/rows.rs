@@ -6,14 +6,14 @@ use crate::ops::{self, Recorder};
 use crate::tensor::Tensor;
 
 impl State {
-    /// Some rows of the batch as a state of their own, in the order in which they are named: what each stands at and what a reset
-    /// returns it to. A row may be named more than once. The state itself stays as it is; nothing is read back.
+    /// Some rows of the batch as a state of their own, in the order in which they are named: what each stands at and what a
+    /// reset returns it to. A row may be named more than once. The state itself stays as it is; nothing is read back.
     ///
     /// # Errors
     /// [`Error::Value`] for a row that the state does not have; as [`Tensor::from_array`].
     ///
     /// # Examples
-    /// Of four streams the second has ended, and the others go on:
+    /// The second of four streams has ended, and the others go on:
     /// ```
     /// use gatewise::{Device, nn::Gru};
     /// let gru = Gru::config(3, 4).random(&Device::auto(), 7)?;
@@ -41,8 +41,8 @@ impl State {
     /// Nothing is read back.
     ///
     /// # Errors
-    /// [`Error::Value`] where there is no state; [`Error::Shape`] where they are of different stacks; [`Error::DeviceMismatch`];
-    /// as [`Tensor::from_array`].
+    /// [`Error::Value`] where there is no state; [`Error::Shape`] where they are of different stacks;
+    /// [`Error::DeviceMismatch`]; as [`Tensor::from_array`].
     ///
     /// # Examples
     /// ```

@@ -68,8 +68,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         State::beginning(self.device(), self.shapes(h.len_of(Axis(1))), (h, s))
     }
 
-    /// Puts a state that [`State::save`] read back on this stack's device: it stands where it stood, and a reset returns to what it
-    /// returned to. The stack it comes from may have lived elsewhere.
+    /// Puts a state that [`State::save`] read back on this stack's device: it stands where it stood, and a reset returns to
+    /// what it returned to. The stack it comes from may have lived elsewhere.
     ///
     /// # Errors
     /// As [`Recurrent::state`].
@@ -83,7 +83,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// As [`Recurrent::state`].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch), [`Error::Limit`](crate::Error::Limit).
+    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch),
+    /// [`Error::Limit`](crate::Error::Limit).
     pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
         let batch = batch(h)?;
         State::record_standing(recorder, self.shapes(batch), h, s)

@@ -3,8 +3,8 @@
 use crate::cell::Activation;
 use crate::reference::{Real, activate};
 
-/// The derivative of an activation by its argument. Where there is none, at a corner, it is PyTorch's: the left one of
-/// `Relu`, `LeakyRelu`, `ThresholdedRelu` and `Elu`, zero at both corners of `HardSigmoid`. A NaN stays a NaN.
+/// The derivative of an activation with respect to its argument. At a corner it is PyTorch's: the left derivative of `Relu`,
+/// `LeakyRelu`, `ThresholdedRelu` and `Elu`, and zero at both corners of `HardSigmoid`. A NaN stays a NaN.
 ///
 /// ```
 /// use gatewise::{cell::Activation, reference::activate_derivative};

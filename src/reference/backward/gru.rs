@@ -43,8 +43,8 @@ pub fn gru_step_backward<F: Real>(
     d
 }
 
-/// [`gru_step_backward`] whose products read another `h` than the mix; the gradients by the two lie apart, that by the
-/// mix's behind the rest.
+/// [`gru_step_backward`] of a step whose products read another `h` than its mix. The gradient with respect to the `h` of the
+/// mix is returned apart from the rest.
 pub(super) fn gru_step_backward_masked<F: Real>(
     cell: &GruCell,
     p: &Parameters<F>,

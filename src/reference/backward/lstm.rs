@@ -8,17 +8,17 @@ use crate::reference::{Real, activate, clip, dot, lstm_update};
 /// Gradients of [`lstm_update`] for one unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LstmUnitGradient<F> {
-    /// By the pre-activations, in the order of [`Cell::gates`](crate::cell::Cell::gates).
+    /// With respect to the pre-activations, in the order of [`Cell::gates`](crate::cell::Cell::gates).
     pub a: Vec<F>,
-    /// By the peephole weights of `i`, `f`, `o`.
+    /// With respect to the peephole weights of `i`, `f`, `o`.
     pub p: [F; 3],
-    /// By the cell state before the step.
+    /// With respect to the cell state before the step.
     pub s: F,
-    /// By the cell state after the step, the way through `m` included: the `ds'` below.
+    /// With respect to the cell state after the step, including the path through `m`: the `ds'` of [`lstm_update_backward`].
     pub s_next: F,
 }
 
-/// [`lstm_update`] backwards, from the gradients by its results `m = o output(s')` and `s'`.
+/// [`lstm_update`] backwards, from the gradients with respect to its results `m = o output(s')` and `s'`.
 ///
 /// ```text
 /// da_o = dm output(s') gate'(a_o)          ds' += dm o output'(s') + da_o p_o

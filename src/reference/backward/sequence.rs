@@ -10,8 +10,8 @@ use crate::memory;
 use crate::reference::sequence::Masks;
 use crate::reference::{LayerState, Real, RowState};
 
-/// One step of any cell backwards for one row: from the gradients by the state after the step to those by what entered it.
-/// The parameters' gradients are added to `dp`.
+/// One step of any cell backwards for one row: from the gradients with respect to the state after the step to the gradients
+/// with respect to everything that the step read. The parameters' gradients are added to `dp`.
 pub fn step_backward<F: Real>(
     cell: &Cell,
     p: &Parameters<F>,
@@ -52,7 +52,7 @@ fn step_backward_masked<F: Real>(
     }
 }
 
-/// Takes the elements away that do not move.
+/// Moves the gradients of the elements that kept their value out of `d`.
 fn split<F: Real>(d: &mut [F], moves: &[bool]) -> Vec<F> {
     d.iter_mut().zip(moves).map(|(d, &moves)| if moves { F::zero() } else { std::mem::replace(d, F::zero()) }).collect()
 }
@@ -60,24 +60,24 @@ fn split<F: Real>(d: &mut [F], moves: &[bool]) -> Vec<F> {
 /// Gradients of one layer and direction over a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerGradient<F> {
-    /// By the input, `[T, B, input]`.
+    /// With respect to the input, `[T, B, input]`.
     pub x: Array3<F>,
-    /// By the parameters, summed over steps and rows.
+    /// With respect to the parameters, summed over steps and rows.
     pub parameters: Parameters<F>,
-    /// By the state before the first step, and by the value that a reset returns to.
+    /// With respect to the state before the first step, and to the value that a reset returns to.
     pub state: LayerState<F>,
-    /// By `h` after each step, `[T, B, O]`: what the step's own output and all later ones ask of it. At a skipped step the
-    /// state's gradient on its way to earlier steps.
+    /// With respect to `h` after each step, `[T, B, O]`, through the step's own output and all later ones. At a skipped step it
+    /// is the state's gradient on its way to earlier steps.
     pub h: Array3<F>,
-    /// By the cell state after each step, `[T, B, hidden]` (`[T, B, 0]` unless the cell is an LSTM): the way through the
-    /// step's own output included.
+    /// With respect to the cell state after each step, `[T, B, hidden]` (`[T, B, 0]` unless the cell is an LSTM), including the
+    /// path through the step's own output.
     pub s: Array3<F>,
 }
 
 /// [`layer`](super::super::layer) backwards.
 ///
-/// `state` is the one before the first step; `d_h` and `d_s` are the gradients by the state after the last. At a skipped step
-/// the state's gradient passes unchanged; a step after a reset hands its gradient to the initial value.
+/// `state` is the state before the first step; `d_h` and `d_s` are the gradients with respect to the state after the last. At a
+/// skipped step the state's gradient passes unchanged; a step after a reset passes its gradient to the initial value.
 ///
 /// # Shapes
 /// `x [T, B, input]`, `dy [T, B, O]`, `d_h [B, O]`, `d_s [B, hidden]` (`[B, 0]` unless the cell is an LSTM).
@@ -96,14 +96,14 @@ pub fn layer_backward<F: Real>(
     layer_backward_with_noise(cell, p, direction, sequence, &training, (x, state), by)
 }
 
-/// What a training pass adds to a layer's backward pass.
+/// The options of a training pass that concern a layer's backward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Training {
     /// The noise of the forward pass.
     pub noise: Noise,
     /// The layer's and direction's row in its stack, `layer * directions + direction`.
     pub row: usize,
-    /// Clamp of the gradient by the state to `[-clip, clip]` between two steps.
+    /// Clamp of the gradient with respect to the state to `[-clip, clip]` between two steps.
     pub clip: Option<f32>,
 }
 
@@ -163,7 +163,7 @@ pub fn layer_backward_with_noise<F: Real>(
             }
         }
         let mut d = RowState { h: d_h.row(b).to_vec(), s: d_s.row(b).to_vec() };
-        // What later steps ask of the output that they repeat.
+        // The gradient of later steps that repeat this output.
         let mut held = vec![F::zero(); out];
         for k in (0..time).rev() {
             let dy = (0..out).map(|u| dy[[place(k), b, u]]);
@@ -172,7 +172,7 @@ pub fn layer_backward_with_noise<F: Real>(
                 dy.enumerate().for_each(|(u, dy)| d.h[u] = d.h[u] + dy + held[u]);
                 held.fill(F::zero());
                 put(&mut gradient.h, (place(k), b), &d.h);
-                // What zoneout hands past the step.
+                // The gradients that bypass the step by zoneout.
                 let moves = masks.moves(place(k), b, out, d.s.len());
                 let kept = RowState { h: split(&mut d.h, &moves[0]), s: split(&mut d.s, &moves[1]) };
                 let before = RowState { h: before_h.row(k).to_vec(), s: before_s.row(k).to_vec() };

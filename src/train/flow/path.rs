@@ -7,8 +7,7 @@ use super::OP;
 use crate::cell::{Direction, Pad, RESET, Sequence, VALID};
 use crate::error::Result;
 use crate::memory;
-use crate::nn::LayerPass;
-use crate::reference::UnitGates;
+use crate::reference::{LayerPass, UnitGates};
 
 /// The gradient that reaches each step's state by the state alone, `[T, B, hidden]`:
 ///

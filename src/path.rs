@@ -1,0 +1,226 @@
+//! The one place that tells the reference, the CPU and the GPU apart. An operation states its work on the host and on a GPU,
+//! and [`run`] carries out the one of its recorder's device.
+
+mod parameters;
+mod recorder;
+mod stack;
+mod state;
+mod storage;
+mod training;
+
+use std::fmt;
+
+use ndarray::{Array, Dimension};
+
+use crate::cpu::{CpuDevice, CpuOptions};
+use crate::error::{Error, Result};
+use crate::gpu::{self, GpuDevice, GpuOptions};
+use crate::memory;
+use crate::tensor::Tensor;
+
+pub use parameters::ParameterTensors;
+pub use recorder::{ReadBack, Recorder};
+pub(crate) use stack::{PackedStack, StackCall, forward_on_cpu, plan};
+pub(crate) use state::{StateTensors, state_arrays};
+pub(crate) use storage::Storage;
+pub(crate) use training::{PassShapes, PathTape, TrainingPass, reference_stack};
+
+/// A device: layers and tensors live on it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Device {
+    /// The specification's plain loops in `f64`: slow, and the standard that every other device is compared with.
+    Reference,
+    /// The CPU path with one thread per physical core and the fastest instructions.
+    Cpu,
+    /// The CPU path with options of its own. Tensors and states are the same as on [`Device::Cpu`]; only a layer built here
+    /// works differently.
+    CpuWith(CpuDevice),
+    /// A GPU.
+    Gpu(GpuDevice),
+}
+
+impl Device {
+    /// A hardware GPU if the machine has one that opens, else the CPU. A software adapter is never taken: the CPU path is
+    /// faster.
+    pub fn auto() -> Self {
+        if let Ok(gpu) = GpuDevice::new(&GpuOptions::default()) {
+            return Self::Gpu(gpu);
+        }
+        Self::Cpu
+    }
+
+    /// The CPU path with a number of threads or instructions of the caller's choice.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for 0 threads; [`Error::Unsupported`] for instructions that the processor lacks.
+    ///
+    /// ```
+    /// use gatewise::{Device, cpu::CpuOptions, nn::Lstm};
+    /// let device = Device::cpu_with(&CpuOptions { threads: Some(2), ..Default::default() })?;
+    /// let lstm = Lstm::config(3, 4).random(&device, 7)?;
+    /// # let _ = lstm;
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn cpu_with(options: &CpuOptions) -> Result<Self> {
+        Ok(Self::CpuWith(CpuDevice::new(options)?))
+    }
+
+    /// The CPU behind this device, if it is one.
+    pub fn cpu(&self) -> Option<CpuDevice> {
+        match self {
+            Self::Cpu => Some(CpuDevice::shared()),
+            Self::CpuWith(cpu) => Some(cpu.clone()),
+            _ => None,
+        }
+    }
+
+    /// The CPU behind this device, or the one that all share.
+    fn cpu_or_shared(&self) -> CpuDevice {
+        self.cpu().unwrap_or_else(CpuDevice::shared)
+    }
+
+    /// A GPU, software adapters included where the options allow them.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where none fits.
+    ///
+    /// ```
+    /// use gatewise::{Device, gpu::GpuOptions};
+    /// let device = Device::gpu(&GpuOptions { software: true, ..Default::default() })?;
+    /// println!("{device}");
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    #[cfg(feature = "gpu")]
+    pub fn gpu(options: &GpuOptions) -> Result<Self> {
+        Ok(Self::Gpu(GpuDevice::new(options)?))
+    }
+
+    /// Refuses an argument that lives here instead of on the operation's device.
+    pub(crate) fn check_same(&self, op: &'static str, what: &'static str, expected: &Self) -> Result<()> {
+        if self.is_same(expected) {
+            return Ok(());
+        }
+        let (found, expected) = (self.to_string(), expected.to_string());
+        let found = if found == expected { format!("another opening of {found}") } else { found };
+        Err(Error::DeviceMismatch { op, what, expected, found })
+    }
+
+    /// Whether two values name the same device.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reference, Self::Reference) => true,
+            (Self::Cpu | Self::CpuWith(_), Self::Cpu | Self::CpuWith(_)) => true,
+            (Self::Gpu(a), Self::Gpu(b)) => a.is_same(b),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference => f.write_str("reference"),
+            Self::Cpu | Self::CpuWith(_) => f.write_str("cpu"),
+            Self::Gpu(gpu) => write!(f, "gpu ({}, {})", gpu.adapter().name, gpu.adapter().backend),
+        }
+    }
+}
+
+/// A path that computes on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostPath {
+    Reference,
+    Cpu,
+}
+
+impl HostPath {
+    /// Runs the computation of this path.
+    pub(crate) fn choose<T>(self, reference: impl FnOnce() -> T, cpu: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Reference => reference(),
+            Self::Cpu => cpu(),
+        }
+    }
+}
+
+/// Carries out an operation: `host` on the reference and the CPU, `gpu` on a GPU.
+pub(crate) fn dispatch<T>(
+    recorder: &mut Recorder,
+    host: impl FnOnce(HostPath, &Device) -> Result<T>,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<T>,
+) -> Result<T> {
+    if let Some(recorder) = recorder.gpu() {
+        return gpu(recorder);
+    }
+    let path = match recorder.device() {
+        Device::Reference => HostPath::Reference,
+        _ => HostPath::Cpu,
+    };
+    host(path, recorder.device())
+}
+
+/// Carries out an operation whose result is one tensor of `shape`: [`dispatch`] for elements and buffers.
+pub(crate) fn run(
+    recorder: &mut Recorder,
+    shape: &[usize],
+    host: impl FnOnce(HostPath) -> Result<Vec<f32>>,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+) -> Result<Tensor> {
+    dispatch(
+        recorder,
+        |path, device| Tensor::from_vec(device, shape, host(path)?),
+        |recorder| {
+            let buffer = gpu(recorder)?;
+            Ok(Tensor::from_buffer(recorder.device(), shape, buffer))
+        },
+    )
+}
+
+/// A function of the reference on the elements of its operands, in the precision of a host path: `f64` on the reference, `f32`
+/// on the CPU. Returns its elements in `f32`.
+macro_rules! in_precision {
+    ($path:expr, $op:expr, $($name:ident = $elements:expr),+; $result:expr) => {
+        $path.choose(
+            || {
+                $(let $name = $crate::path::widened($op, $elements)?;)+
+                $(let $name = $name.as_slice();)+
+                $crate::path::rounded($op, &$crate::path::IntoElements::into_elements($result))
+            },
+            || {
+                $(let $name: &[f32] = $elements;)+
+                Ok($crate::path::IntoElements::into_elements($result))
+            },
+        )
+    };
+}
+pub(crate) use in_precision;
+
+/// Operands of the reference, which computes in `f64`.
+pub(crate) fn widened(op: &'static str, x: &[f32]) -> Result<Vec<f64>> {
+    memory::collected(op, x.len(), x.iter().map(|&x| f64::from(x)))
+}
+
+/// Results of the reference.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+pub(crate) fn rounded(op: &'static str, x: &[f64]) -> Result<Vec<f32>> {
+    memory::collected(op, x.len(), x.iter().map(|&x| x as f32))
+}
+
+/// The result of a host operation as its elements in order.
+pub(crate) trait IntoElements<F> {
+    fn into_elements(self) -> Vec<F>;
+}
+
+impl<F> IntoElements<F> for Vec<F> {
+    fn into_elements(self) -> Vec<F> {
+        self
+    }
+}
+
+/// The array is contiguous, as host operations make them.
+impl<F, D: Dimension> IntoElements<F> for Array<F, D> {
+    fn into_elements(self) -> Vec<F> {
+        self.into_raw_vec_and_offset().0
+    }
+}

@@ -1,0 +1,183 @@
+//! Recurrent stacks for inference, packed for the path of their device.
+
+use ndarray::Dim;
+
+use super::{Device, Recorder, StateTensors};
+use crate::cell::{Direction, Parameters, Sequence};
+use crate::cpu;
+use crate::error::{Error, Result, elements};
+use crate::gpu::{self, GpuDevice};
+use crate::memory;
+use crate::op::Binary;
+use crate::plan::{Limits, Plan, PlanKind, Problem};
+use crate::reference;
+use crate::tensor::{Tensor, view};
+
+const OP: &str = "Recurrent";
+
+/// The weights of a stack as its path reads them.
+pub(crate) enum PackedStack {
+    Reference(reference::Stack),
+    Cpu(cpu::Stack),
+    Gpu(gpu::LayerStack),
+}
+
+/// One call of a stack. Its shapes fit.
+pub(crate) struct StackCall<'a> {
+    /// `[T, B, input]`
+    pub(crate) x: &'a Tensor,
+    pub(crate) sequence: &'a Sequence,
+    /// Width of the output.
+    pub(crate) width: usize,
+}
+
+impl StackCall<'_> {
+    /// `[T, B, input]`
+    pub(super) fn shape(&self) -> [usize; 3] {
+        self.x.shape().try_into().unwrap_or_default()
+    }
+
+    /// `[T, B, width]`
+    pub(super) fn output_shape(&self) -> [usize; 3] {
+        let [time, batch, _] = self.shape();
+        [time, batch, self.width]
+    }
+
+    /// The call with its buffers.
+    pub(super) fn gpu_run(&self, device: &GpuDevice) -> Result<gpu::SequenceInput<'_>> {
+        let [time, batch, _] = self.shape();
+        let flags = match self.sequence.flags(time, batch)? {
+            Some(flags) => Some(gpu::Buffer::from_slice(device, "flags", &flags.into_raw_vec_and_offset().0)?),
+            None => None,
+        };
+        let (resets, pad) = (self.sequence.resets(), self.sequence.padding());
+        Ok(gpu::SequenceInput { x: self.x.buffer(OP, "x")?, time, batch, flags, resets, pad })
+    }
+}
+
+impl PackedStack {
+    /// Packs `parameters[layer][direction]`, which fit the cells. `problem` has no time and no batch.
+    pub(crate) fn new(
+        device: &Device,
+        problem: Problem,
+        directions: &[Direction],
+        merge: Option<Binary>,
+        kind: Option<PlanKind>,
+        parameters: &[Vec<Parameters>],
+    ) -> Result<Self> {
+        Ok(match device {
+            Device::Reference => Self::Reference(reference::Stack::new(problem.cells, directions, merge, parameters)?),
+            Device::Cpu | Device::CpuWith(_) => {
+                let Problem { cells, input, hidden, weight_type, .. } = problem;
+                let sizes = (input, hidden);
+                let cpu = device.cpu_or_shared();
+                Self::Cpu(cpu::Stack::new(&cpu, &cells, directions, merge, sizes, parameters, weight_type)?)
+            }
+            Device::Gpu(gpu) => {
+                let kind = kind.or(gpu.plan_kind());
+                Self::Gpu(gpu::LayerStack::new(gpu, problem, directions, merge, kind, parameters)?)
+            }
+        })
+    }
+
+    /// Copies the weights to the host, `[layer][direction]`.
+    pub(crate) fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
+        match self {
+            Self::Reference(stack) => stack.parameters(),
+            Self::Cpu(stack) => stack.parameters(),
+            Self::Gpu(stack) => stack.parameters(),
+        }
+    }
+
+    /// The stack of the CPU path, which computes in a caller's memory.
+    pub(crate) fn cpu(&self) -> Option<&cpu::Stack> {
+        match self {
+            Self::Cpu(stack) => Some(stack),
+            _ => None,
+        }
+    }
+
+    /// Runs all layers. On a GPU the state advances when the recorder is submitted, on the host at once.
+    pub(crate) fn record(
+        &self,
+        recorder: &mut Recorder,
+        call: &StackCall<'_>,
+        state: StateTensors<'_>,
+    ) -> Result<Tensor> {
+        let (device, shape) = (call.x.device(), call.output_shape());
+        match self {
+            Self::Reference(stack) => {
+                let mut arrays = state.arrays()?;
+                let x = view(OP, call.x.host(OP, "x")?, Dim(call.shape()))?;
+                let y = stack.forward(x, call.sequence, &mut arrays)?;
+                let y = Tensor::from_array(device, &y)?;
+                state.set_arrays(&arrays)?;
+                Ok(y)
+            }
+            Self::Cpu(stack) => {
+                let mut y = memory::zeros(OP, elements(OP, "y", &shape)?)?;
+                let [time, batch, _] = shape;
+                forward_on_cpu(stack, [time, batch], call.x.host(OP, "x")?, &mut y, state, call.sequence)?;
+                Tensor::from_vec(device, &shape, y)
+            }
+            Self::Gpu(stack) => {
+                let recorder = gpu_recorder(OP, recorder, device)?;
+                let gpu = recorder.device().clone();
+                let y = gpu::forward(recorder, stack, &call.gpu_run(&gpu)?, &state.buffers()?)?;
+                Ok(Tensor::from_buffer(&gpu, &shape, y))
+            }
+        }
+    }
+}
+
+/// Runs all layers of a stack on the CPU in the caller's memory, and advances the state.
+pub(crate) fn forward_on_cpu(
+    stack: &cpu::Stack,
+    [time, batch]: [usize; 2],
+    x: &[f32],
+    y: &mut [f32],
+    state: StateTensors<'_>,
+    sequence: &Sequence,
+) -> Result<()> {
+    let flags = sequence.flags(time, batch)?;
+    let StateTensors { h, s, initial: [initial_h, initial_s], workspace } = state;
+    let initial_h = initial_h.map(|h| h.host(OP, "state")).transpose()?;
+    let initial_s = initial_s.map(|s| s.host(OP, "state")).transpose()?;
+    let h = h.host_mut(OP, "state")?;
+    let s = match s {
+        Some(s) => s.host_mut(OP, "state")?,
+        None => &mut [],
+    };
+    let flags = flags.as_ref().and_then(|flags| flags.as_slice());
+    let pad = sequence.padding();
+    stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace)
+}
+
+/// The GPU's part of a recorder.
+pub(super) fn gpu_recorder<'a>(
+    op: &'static str,
+    recorder: &'a mut Recorder,
+    device: &Device,
+) -> Result<&'a mut gpu::Recorder> {
+    recorder.gpu().ok_or_else(|| Error::DeviceMismatch {
+        op,
+        what: "recorder",
+        expected: device.to_string(),
+        found: "the host".to_owned(),
+    })
+}
+
+/// The schedule of a call on a device. `kind` is the kind of plan that the caller asks for.
+pub(crate) fn plan(device: &Device, problem: Problem, kind: Option<PlanKind>) -> Result<Plan> {
+    match device {
+        Device::Gpu(gpu) => {
+            let kind = kind.or(gpu.plan_kind());
+            let plan = Plan::new(problem, gpu.plan_limits(), kind)?;
+            Ok(gpu.tuned(plan, kind.is_some()))
+        }
+        host => {
+            let limits = Limits { adapter: host.to_string(), binding_bytes: isize::MAX as u64, ..Limits::portable() };
+            Plan::new(problem, &limits, kind)
+        }
+    }
+}
