@@ -20,7 +20,7 @@ fn main() -> gatewise::Result<()> {
     // The output and the state stay on the GPU until they are asked for.
     let y: Array3<f32> = y.to_array()?;
     println!("y {:?}, last step of row 0 begins with {:.4}", y.shape(), y[[9, 0, 0]]);
-    println!("h {:?}", state.h()?.shape());
+    println!("h {:?}", state.to_h()?.shape());
     println!("{}", lstm.plan(10, 4)?);
     Ok(())
 }

@@ -17,7 +17,7 @@
 //! let build = || -> gatewise::Result<Lstm> { Lstm::config(3, 4).random(&Device::gpu(&options)?, 7) };
 //! let mut lstm = build()?;
 //! let mut state = lstm.zero_state(1)?;
-//! let mut saved = (state.h()?, state.s()?);
+//! let mut saved = (state.to_h()?, state.to_s()?);
 //! for _ in 0..3 {
 //!     let step = |lstm: &Lstm, state: &mut _| -> gatewise::Result<Vec<f32>> {
 //!         lstm.forward(&Tensor::from_array(lstm.device(), &Array3::ones((5, 1, 3)))?, state)?.to_vec()
@@ -31,7 +31,7 @@
 //!         y => y?,
 //!     };
 //!     assert_eq!(y.len(), 5 * 4);
-//!     saved = (state.h()?, state.s()?);
+//!     saved = (state.to_h()?, state.to_s()?);
 //! }
 //! # Ok::<(), Error>(())
 //! ```

@@ -69,6 +69,12 @@ pub mod models;
 #[cfg(all(test, feature = "gpu", feature = "onnx", feature = "keras", feature = "models"))]
 mod tests;
 
+/// Host arrays of this version are the inputs and outputs of every layer.
+pub use ndarray;
+/// Devices and buffers of this version can be shared with [`gpu::GpuDevice`] and [`Tensor`].
+#[cfg(feature = "gpu")]
+pub use wgpu;
+
 pub use error::{Error, Result};
 pub use path::{Device, ReadBack, Recorder};
 pub use tensor::{Tensor, batch_first};

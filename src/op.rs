@@ -7,6 +7,7 @@ pub use optimizer::{Adam, Clip, RmsProp, Rule, Sgd, Update};
 /// An element-wise operation on two operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Binary {
     /// `a + b`
     Add = 0,
@@ -58,6 +59,7 @@ impl Binary {
 /// An elementary function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Math {
     /// `exp(x)`
     Exp = 0,
@@ -81,6 +83,7 @@ impl Math {
 /// The elements around a padded signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum PadMode {
     /// Zeros.
     Zero = 0,
@@ -91,6 +94,7 @@ pub enum PadMode {
 /// A reduction of every row to one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Reduction {
     /// The sum; 0 for an empty row.
     Sum = 0,
@@ -127,6 +131,7 @@ impl Conv1dGeometry {
 /// A loss of one prediction and one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum PointLoss {
     /// `(x - y)^2` (`torch.nn.MSELoss`)
     SquaredError = 0,

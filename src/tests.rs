@@ -300,3 +300,25 @@ fn a_model_from_a_file_runs_again_after_a_run_that_fails() {
 fn read(reads: Vec<crate::ReadBack>) -> Result<Vec<Vec<u32>>> {
     reads.into_iter().map(|read| read.wait().map(bits)).collect()
 }
+
+#[test]
+fn the_main_types_can_be_sent_and_shared_between_threads() {
+    fn both<T: Send + Sync>() {}
+    both::<Device>();
+    both::<Tensor>();
+    both::<crate::Recorder>();
+    both::<crate::ReadBack>();
+    both::<crate::Error>();
+    both::<State>();
+    both::<Lstm>();
+    both::<crate::nn::Linear>();
+    both::<crate::nn::Conv1d>();
+    both::<crate::nn::Embedding>();
+    both::<crate::nn::TrainableRecurrent>();
+    both::<crate::nn::Tape>();
+    both::<Parameters>();
+    both::<Trainer>();
+    both::<OnnxModel>();
+    both::<SileroVad>();
+    both::<RnNoise>();
+}

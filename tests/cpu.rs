@@ -66,8 +66,8 @@ fn run(config: &Config, device: &Device, x: &Array3<f32>, sequence: &Sequence) -
     let batch = x.dim().1;
     let zero = stack.zero_state(batch).expect("state");
     let like = |seed, array: &Array3<f32>| noise(seed, array.dim());
-    let h = like(5, &zero.h().expect("h"));
-    let s = zero.s().expect("s").map(|s| like(6, &s));
+    let h = like(5, &zero.to_h().expect("h"));
+    let s = zero.to_s().expect("s").map(|s| like(6, &s));
     let mut state = stack.initial_state(h.view(), s.as_ref().map(|s| s.view())).expect("state");
     let x = Tensor::from_array(device, x).expect("input");
     let y = stack.forward_sequence(&x, &mut state, sequence).expect("runs").to_array().expect("read");
@@ -75,7 +75,7 @@ fn run(config: &Config, device: &Device, x: &Array3<f32>, sequence: &Sequence) -
 }
 
 fn results(y: Array3<f32>, state: &State) -> Vec<Array3<f32>> {
-    [Some(y), Some(state.h().expect("h")), state.s().expect("s")].into_iter().flatten().collect()
+    [Some(y), Some(state.to_h().expect("h")), state.to_s().expect("s")].into_iter().flatten().collect()
 }
 
 /// The largest difference; NaN unless both are finite.
@@ -331,7 +331,7 @@ fn forward_into_gives_what_forward_gives_in_any_layout() {
     let mut again = stack.zero_state(3).expect("state");
     stack.forward_into(x.view(), &mut again, y.view_mut()).expect("runs");
     assert_eq!(y, expected);
-    assert_eq!(state.h().expect("h"), again.h().expect("h"));
+    assert_eq!(state.to_h().expect("h"), again.to_h().expect("h"));
 
     let batch_first = x.clone().permuted_axes([1, 0, 2]).as_standard_layout().into_owned();
     let mut y = Array3::zeros((3, 4, 10));
@@ -339,9 +339,9 @@ fn forward_into_gives_what_forward_gives_in_any_layout() {
     let view = y.view_mut().permuted_axes([1, 0, 2]);
     stack.forward_into(batch_first.view().permuted_axes([1, 0, 2]), &mut again, view).expect("runs");
     assert_eq!(y.permuted_axes([1, 0, 2]), expected);
-    assert_eq!(state.s().expect("s"), again.s().expect("s"));
+    assert_eq!(state.to_s().expect("s"), again.to_s().expect("s"));
 
-    let before = again.h().expect("h");
+    let before = again.to_h().expect("h");
     let mut narrow = Array3::zeros((4, 3, 9));
     assert!(stack.forward_into(x.view(), &mut again, narrow.view_mut()).is_err());
     assert!(
@@ -349,7 +349,7 @@ fn forward_into_gives_what_forward_gives_in_any_layout() {
             .forward_into(x.view(), &mut stack.zero_state(2).expect("state"), Array3::zeros((4, 3, 10)).view_mut())
             .is_err()
     );
-    assert_eq!(again.h().expect("h"), before);
+    assert_eq!(again.to_h().expect("h"), before);
 }
 
 #[test]
@@ -358,13 +358,13 @@ fn a_state_and_its_clone_part_ways() {
     let x = Tensor::from_array(&Device::Cpu, &noise(15, (4, 2, 3))).expect("input");
     let mut state = stack.zero_state(2).expect("state");
     stack.forward(&x, &mut state).expect("runs");
-    let (saved, kept) = (state.try_clone().expect("clone"), state.h().expect("h"));
+    let (saved, kept) = (state.try_clone().expect("clone"), state.to_h().expect("h"));
     stack.forward(&x, &mut state).expect("runs");
-    assert_eq!(saved.h().expect("h"), kept);
-    assert_ne!(state.h().expect("h"), kept);
+    assert_eq!(saved.to_h().expect("h"), kept);
+    assert_ne!(state.to_h().expect("h"), kept);
     state.reset().expect("resets");
-    assert_eq!(state.h().expect("h"), Array3::<f32>::zeros((1, 2, 5)));
-    assert_eq!(saved.h().expect("h"), kept);
+    assert_eq!(state.to_h().expect("h"), Array3::<f32>::zeros((1, 2, 5)));
+    assert_eq!(saved.to_h().expect("h"), kept);
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn a_reset_row_without_a_valid_step_returns_to_the_initial_value() {
             let stack = case.stack(&device, &arrays);
             let mut state = case.state(&stack, &arrays);
             case::forward(&stack, &arrays.x, &mut state, &Sequence::new());
-            let moved = state.h().expect("h");
+            let moved = state.to_h().expect("h");
             let row_2 = |(t, row): (usize, usize)| row == 2 && t == 3;
             let sequence =
                 Sequence::new().mask(Array2::from_elem((5, 3), false)).reset(Array2::from_shape_fn((5, 3), row_2));

@@ -34,8 +34,8 @@ fn refused<T>(result: Result<T, Error>, expected: &str) -> Error {
 /// Every bit of a state.
 #[track_caller]
 fn value(state: &State) -> Vec<u32> {
-    let s = state.s().expect("s").map_or_else(Vec::new, |s| bits(&s));
-    [bits(&state.h().expect("h")), s].concat()
+    let s = state.to_s().expect("s").map_or_else(Vec::new, |s| bits(&s));
+    [bits(&state.to_h().expect("h")), s].concat()
 }
 
 /// A tensor of the given shape, every element another number.

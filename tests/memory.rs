@@ -43,8 +43,8 @@ fn numbers(numbers: impl IntoIterator<Item = f32>) -> Vec<u32> {
 
 /// Every bit of a state.
 fn state_bits(state: &State) -> Vec<u32> {
-    let s = state.s().expect("s").map(|s| s.into_raw_vec_and_offset().0).unwrap_or_default();
-    numbers(state.h().expect("h").into_iter().chain(s))
+    let s = state.to_s().expect("s").map(|s| s.into_raw_vec_and_offset().0).unwrap_or_default();
+    numbers(state.to_h().expect("h").into_iter().chain(s))
 }
 
 /// Makes a subject for every large allocation of `call` and lets that allocation fail. The call must be refused and leave the

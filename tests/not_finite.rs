@@ -39,7 +39,7 @@ fn run(device: &Device, stack: &Recurrent) -> Vec<f32> {
     let mut state = stack.zero_state(BATCH).expect("a state");
     let y = stack.forward(&Tensor::from_array(device, &x()).expect("x"), &mut state).expect("a result");
     let mut values = y.to_vec().expect("a read-back");
-    values.extend(state.h().expect("h").iter());
+    values.extend(state.to_h().expect("h").iter());
     values
 }
 

@@ -68,6 +68,7 @@ fn functions_agree_with_f64_from_edge_to_edge() {
                     Math::Abs => wide.abs(),
                     Math::Floor => wide.floor(),
                     Math::Ceil => wide.ceil(),
+                    other => panic!("no expectation for {other:?}"),
                 };
                 // WGSL allows exp an error of 3 + 2 |x| units in the last place, and flushes subnormal results to zero.
                 let relative = if function == Math::Exp { (4.0 + 2.0 * wide.abs()) * 6e-8 } else { 4e-7 };
@@ -120,6 +121,7 @@ fn binary_operations_agree_with_f64_from_edge_to_edge() {
                             0.0
                         }
                     }
+                    other => panic!("no expectation for {other:?}"),
                 };
                 // Powers of larger exponents go through a logarithm: the error grows with the result's.
                 let relative = match op {

@@ -187,7 +187,7 @@ fn f3_clip_clamps_what_activations_read_and_no_state() {
             .map(|x| {
                 let mut state = layer.initial_state(h.view(), None).expect("fits");
                 forward(layer, &x.to_owned(), &mut state);
-                h = state.h().expect("h").mapv(|h| h.clamp(-CLIP, CLIP));
+                h = state.to_h().expect("h").mapv(|h| h.clamp(-CLIP, CLIP));
                 h.clone()
             })
             .collect();
@@ -253,7 +253,7 @@ fn f5_a_gru_returns_its_final_state_runs_in_reverse_and_takes_batches_first() {
         let mut state = case.state(&layer);
         let y = forward(&layer, &x, &mut state);
         assert_close(&format!("Y, {device}"), &y.into_dyn(), &case.y().into_dyn());
-        assert_close(&format!("Y_h, {device}"), &state.h().expect("h").into_dyn(), &right.clone().into_dyn());
+        assert_close(&format!("Y_h, {device}"), &state.to_h().expect("h").into_dyn(), &right.clone().into_dyn());
 
         let batch_first = Tensor::from_array(&device, &x.view().permuted_axes([1, 0, 2])).expect("input");
         let mut recorder = device.recorder();
@@ -280,8 +280,8 @@ fn f6_the_state_is_h_then_c() {
         let y = forward(&layer, &case.get("X"), &mut state);
         let context = device.to_string();
         assert_close(&context, &y.into_dyn(), &case.y().into_dyn());
-        assert_close(&context, &state.h().expect("h").into_dyn(), &case.get("expect.Y_h"));
-        assert_close(&context, &state.s().expect("s").expect("an LSTM's").into_dyn(), &case.get("expect.Y_c"));
+        assert_close(&context, &state.to_h().expect("h").into_dyn(), &case.get("expect.Y_h"));
+        assert_close(&context, &state.to_s().expect("s").expect("an LSTM's").into_dyn(), &case.get("expect.Y_c"));
         let mut swapped = layer.initial_state(c.view(), Some(h.view())).expect("the shapes cannot tell");
         assert_apart("swapped", &forward(&layer, &case.get("X"), &mut swapped), &case.y());
     }
@@ -316,7 +316,7 @@ fn f8_every_kind_of_layer_stacks_its_steps_alike() {
         let mut state = layer.zero_state(2).expect("state");
         for (x, y) in x.axis_chunks_iter(Axis(0), 1).zip(y.outer_iter()) {
             forward(&layer, &x.to_owned(), &mut state);
-            let h: Array2<f32> = state.h().expect("h").remove_axis(Axis(0));
+            let h: Array2<f32> = state.to_h().expect("h").remove_axis(Axis(0));
             assert!(distance(&h, &y.to_owned()) < 1e-6);
         }
         assert_apart("steps", &y.index_axis(Axis(0), 4).to_owned(), &y.index_axis(Axis(0), 0).to_owned());

@@ -275,7 +275,7 @@ fn a_reset_begins_anew_from_the_value_the_state_was_created_with() {
                 let part = arrays.part(&[], &rows);
                 let of = |array: Array3<f32>| array.select(Axis(1), &rows);
                 let mut state = {
-                    let (h, s) = (of(carried.h().expect("h")), carried.s().expect("s").map(of));
+                    let (h, s) = (of(carried.to_h().expect("h")), carried.to_s().expect("s").map(of));
                     stack.state(h.view(), s.as_ref().map(|s| s.view())).expect("fits")
                 };
                 let mut y = Array3::zeros((case.time, 1, whole.y.dim().2));

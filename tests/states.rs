@@ -102,7 +102,7 @@ fn value(state: &State, seed: f32) -> (Array3<f32>, Option<Array3<f32>>) {
     let wave = |of: Array3<f32>| {
         Array3::from_shape_fn(of.dim(), |(l, b, u)| (seed + l as f32 + 3.0 * b as f32 + 7.0 * u as f32).sin())
     };
-    (wave(state.h().expect("h")), state.s().expect("s").map(wave))
+    (wave(state.to_h().expect("h")), state.to_s().expect("s").map(wave))
 }
 
 /// Saves and restores a state.

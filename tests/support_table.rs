@@ -40,13 +40,13 @@ impl Variant {
         let mut state = layer.zero_state(BATCH)?;
         if self.initial {
             let wave = |scale: f32| move |(l, b, j): (usize, usize, usize)| scale * ((l + 5 * b + 3 * j) as f32).sin();
-            let h = Array3::from_shape_fn(state.h()?.dim(), wave(0.6));
-            let s = state.s()?.map(|s| Array3::from_shape_fn(s.dim(), wave(1.4)));
+            let h = Array3::from_shape_fn(state.to_h()?.dim(), wave(0.6));
+            let s = state.to_s()?.map(|s| Array3::from_shape_fn(s.dim(), wave(1.4)));
             state = layer.initial_state(h.view(), s.as_ref().map(|s| s.view()))?;
         }
         let x = Array3::from_shape_fn((TIME, BATCH, INPUT), |(t, b, i)| 1.5 * ((2 * t + 7 * b + 3 * i) as f32).cos());
         let y = layer.forward_sequence(&Tensor::from_array(device, &x)?, &mut state, &self.sequence)?;
-        let state = [Some(state.h()?), state.s()?].into_iter().flatten().flatten();
+        let state = [Some(state.to_h()?), state.to_s()?].into_iter().flatten().flatten();
         Ok(y.to_vec()?.into_iter().chain(state).collect())
     }
 }

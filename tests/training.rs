@@ -74,7 +74,7 @@ impl Problem {
             .expect("parameters that fit");
         let zero =
             config.trainable(&Device::Reference, &parameters).expect("a stack").zero_state(BATCH).expect("a state");
-        let (h_shape, s_shape) = (zero.h().expect("h").dim(), zero.s().expect("s").map(|s| s.dim()));
+        let (h_shape, s_shape) = (zero.to_h().expect("h").dim(), zero.to_s().expect("s").map(|s| s.dim()));
         let mut array = |shape: (usize, usize, usize)| Array3::from_shape_simple_fn(shape, || random(0.9));
         Self {
             sequence,
@@ -102,8 +102,8 @@ impl Problem {
         let d = tape.record_backward(&mut recorder, &upload(dy), Some(&d_state)).expect("a backward pass");
         recorder.submit().expect("a submission");
         let read = |tensor: &Tensor| tensor.to_vec().expect("a read-back");
-        let mut outcome = vec![("y".to_owned(), read(&y)), ("h".to_owned(), flat(&state.h().expect("h")))];
-        outcome.extend(state.s().expect("s").map(|s| ("s".to_owned(), flat(&s))));
+        let mut outcome = vec![("y".to_owned(), read(&y)), ("h".to_owned(), flat(&state.to_h().expect("h")))];
+        outcome.extend(state.to_s().expect("s").map(|s| ("s".to_owned(), flat(&s))));
         outcome.extend([("dx".to_owned(), read(&d.x))]);
         for (name, gradient) in [("state", &d.state), ("initial", &d.initial)] {
             outcome.push((format!("d {name} h"), read(&gradient.h)));

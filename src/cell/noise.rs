@@ -28,6 +28,7 @@ pub struct Noise {
 
 /// The name of a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mask {
     /// The mask of a layer's output, `[T, B, width]`.
     Dropout {

@@ -194,14 +194,17 @@ impl<C: Clone + Into<Cell>> Config<C> {
     }
 
     /// The number of layers.
-    #[cfg(feature = "keras")]
-    pub(crate) fn layer_count(&self) -> usize {
+    pub fn layer_count(&self) -> usize {
         self.layers
     }
 
-    /// Units per layer.
-    #[cfg(feature = "keras")]
-    pub(crate) fn units(&self) -> usize {
+    /// Features of the input.
+    pub fn input_size(&self) -> usize {
+        self.input
+    }
+
+    /// Units per layer and direction.
+    pub fn hidden_size(&self) -> usize {
         self.hidden
     }
 

@@ -47,7 +47,7 @@ impl Conv1d {
     ///
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn weight(&self) -> Result<Array3<f32>> {
+    pub fn to_weight(&self) -> Result<Array3<f32>> {
         self.weight.to_array()
     }
 
@@ -55,7 +55,7 @@ impl Conv1d {
     ///
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn bias(&self) -> Result<Option<Array1<f32>>> {
+    pub fn to_bias(&self) -> Result<Option<Array1<f32>>> {
         self.has_bias.then(|| self.bias.to_array()).transpose()
     }
 

@@ -39,7 +39,7 @@ impl Embedding {
     ///
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn weight(&self) -> Result<Array2<f32>> {
+    pub fn to_weight(&self) -> Result<Array2<f32>> {
         self.table.to_array()
     }
 

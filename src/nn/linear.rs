@@ -48,7 +48,7 @@ impl Linear {
     ///
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn weight(&self) -> Result<Array2<f32>> {
+    pub fn to_weight(&self) -> Result<Array2<f32>> {
         Ok(self.weight.to_array::<Ix2>()?.reversed_axes())
     }
 
@@ -56,7 +56,7 @@ impl Linear {
     ///
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn bias(&self) -> Result<Option<Array1<f32>>> {
+    pub fn to_bias(&self) -> Result<Option<Array1<f32>>> {
         self.bias.as_ref().map(Tensor::to_array).transpose()
     }
 

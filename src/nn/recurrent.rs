@@ -40,7 +40,7 @@ impl<C: Default + Clone + Into<Cell>> Recurrent<C> {
 /// let x = Tensor::from_array(&device, &Array3::<f32>::ones((5, 2, 3)))?; // [T, B, I]
 /// let y: Array3<f32> = lstm.forward(&x, &mut state)?.to_array()?;
 /// assert_eq!(y.shape(), &[5, 2, 4]);
-/// assert_eq!(state.h()?.shape(), &[2, 2, 4]); // [layers, B, H]
+/// assert_eq!(state.to_h()?.shape(), &[2, 2, 4]); // [layers, B, H]
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Clone)]
@@ -94,6 +94,26 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// ```
     pub fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
         self.stack.parameters()
+    }
+
+    /// Features of the input.
+    pub fn input_size(&self) -> usize {
+        self.config.input_size()
+    }
+
+    /// Units per layer and direction.
+    pub fn hidden_size(&self) -> usize {
+        self.config.hidden_size()
+    }
+
+    /// The number of layers.
+    pub fn layers(&self) -> usize {
+        self.config.layer_count()
+    }
+
+    /// The cell of every layer, in the forward direction.
+    pub fn cell(&self) -> &C {
+        &self.config.cell
     }
 
     /// Width of the output.

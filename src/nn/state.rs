@@ -175,7 +175,7 @@ impl State {
     ///
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn h(&self) -> Result<Array3<f32>> {
+    pub fn to_h(&self) -> Result<Array3<f32>> {
         self.h.to_array()
     }
 
@@ -183,9 +183,17 @@ impl State {
     /// LSTM.
     ///
     /// # Errors
-    /// As [`State::h`].
-    pub fn s(&self) -> Result<Option<Array3<f32>>> {
+    /// As [`State::to_h`].
+    pub fn to_s(&self) -> Result<Option<Array3<f32>>> {
         self.s.as_ref().map(Tensor::to_array).transpose()
+    }
+
+    /// Copies the cell state to the host, under PyTorch's name: [`State::to_s`].
+    ///
+    /// # Errors
+    /// As [`State::to_h`].
+    pub fn to_c(&self) -> Result<Option<Array3<f32>>> {
+        self.to_s()
     }
 
     /// `h` as a tensor of its own on the device, for the layers that follow; recorded, no read-back.
@@ -207,8 +215,8 @@ impl State {
     /// Copies the initial value of `h` to the host, `[layers directions, B, O]`.
     ///
     /// # Errors
-    /// As [`State::h`].
-    pub fn initial_h(&self) -> Result<Array3<f32>> {
+    /// As [`State::to_h`].
+    pub fn to_initial_h(&self) -> Result<Array3<f32>> {
         let (h, _) = self.initial();
         h.map_or_else(|| Ok(Array3::zeros(self.shapes().0)), Tensor::to_array)
     }
@@ -217,8 +225,8 @@ impl State {
     /// LSTM.
     ///
     /// # Errors
-    /// As [`State::h`].
-    pub fn initial_s(&self) -> Result<Option<Array3<f32>>> {
+    /// As [`State::to_h`].
+    pub fn to_initial_s(&self) -> Result<Option<Array3<f32>>> {
         let (_, s) = self.initial();
         let Some(shape) = self.shapes().1 else { return Ok(None) };
         s.map_or_else(|| Ok(Array3::zeros(shape)), Tensor::to_array).map(Some)
@@ -241,10 +249,10 @@ impl State {
     /// let mut state = gru.zero_state(2)?;
     /// let x = Tensor::zeros(&device, &[5, 2, 3])?;
     /// gru.forward(&x, &mut state)?;
-    /// let h = state.h()?;
+    /// let h = state.to_h()?;
     /// gru.forward(&x, &mut state)?;
     /// state.set(h.view(), None)?;
-    /// assert_eq!(state.h()?, h);
+    /// assert_eq!(state.to_h()?, h);
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn set(&mut self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<()> {

@@ -35,6 +35,7 @@ pub struct TrainingOptions {
 
 /// The position of a parameter in a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParameterPlace {
     /// The layer, from 0.
     pub layer: usize,
@@ -147,6 +148,26 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// The device the stack lives on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Features of the input.
+    pub fn input_size(&self) -> usize {
+        self.config.input_size()
+    }
+
+    /// Units per layer and direction.
+    pub fn hidden_size(&self) -> usize {
+        self.config.hidden_size()
+    }
+
+    /// The number of layers.
+    pub fn layers(&self) -> usize {
+        self.config.layer_count()
+    }
+
+    /// The cell of every layer, in the forward direction.
+    pub fn cell(&self) -> &C {
+        &self.config.cell
     }
 
     /// Width of the output.

@@ -19,6 +19,7 @@ const HOPELESS: u32 = 3;
 
 /// The measurements of [`Recurrent::tune`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Tuned {
     /// The choices, each with its best time of a whole call; the fastest first.
     pub times: Vec<(Choice, Duration)>,

@@ -64,6 +64,7 @@ impl Adam {
 
 /// An update rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Rule {
     /// Gradient descent, with or without momentum.
     Sgd(Sgd),

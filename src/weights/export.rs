@@ -47,23 +47,23 @@ impl<C: Clone + Into<Cell>> StateDict for TrainableRecurrent<C> {
 
 impl StateDict for Linear {
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>> {
-        let weight = ("weight".to_owned(), self.weight()?.into_dyn());
-        let bias = self.bias()?.map(|bias| ("bias".to_owned(), bias.into_dyn()));
+        let weight = ("weight".to_owned(), self.to_weight()?.into_dyn());
+        let bias = self.to_bias()?.map(|bias| ("bias".to_owned(), bias.into_dyn()));
         Ok(std::iter::once(weight).chain(bias).collect())
     }
 }
 
 impl StateDict for Conv1d {
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>> {
-        let weight = ("weight".to_owned(), self.weight()?.into_dyn());
-        let bias = self.bias()?.map(|bias| ("bias".to_owned(), bias.into_dyn()));
+        let weight = ("weight".to_owned(), self.to_weight()?.into_dyn());
+        let bias = self.to_bias()?.map(|bias| ("bias".to_owned(), bias.into_dyn()));
         Ok(std::iter::once(weight).chain(bias).collect())
     }
 }
 
 impl StateDict for Embedding {
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>> {
-        Ok(vec![("weight".to_owned(), self.weight()?.into_dyn())])
+        Ok(vec![("weight".to_owned(), self.to_weight()?.into_dyn())])
     }
 }
 

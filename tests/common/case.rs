@@ -275,8 +275,8 @@ pub(crate) fn forward(stack: &Recurrent, x: &Array3<f32>, state: &mut State, seq
 }
 
 pub(crate) fn outcome(y: Array3<f32>, state: &State) -> Outcome<f32> {
-    let h = state.h().expect("h");
-    let s = state.s().expect("s").unwrap_or_else(|| Array3::zeros((h.dim().0, h.dim().1, 0)));
+    let h = state.to_h().expect("h");
+    let s = state.to_s().expect("s").unwrap_or_else(|| Array3::zeros((h.dim().0, h.dim().1, 0)));
     Outcome { y, h, s }
 }
 

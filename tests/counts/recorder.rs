@@ -34,7 +34,7 @@ fn a_reset_returns_in_place_and_leaves_what_is_recorded_alone() {
     state.reset().expect("resets");
     recorder.submit().expect("runs");
     assert_eq!(y.to_vec().expect("y"), onward);
-    assert!(state.h().expect("h").iter().all(|h| *h == 0.0));
+    assert!(state.to_h().expect("h").iter().all(|h| *h == 0.0));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_chain_in_one_recorder_is_one_submission_and_computes_what_its_parts_do() {
     let h = gru.forward(&features, &mut gru_state).expect("gru");
     let h = lstm.forward(&h, &mut lstm_state).expect("lstm");
     let apart: Array3<f32> = head.forward(&h).and_then(|y| y.to_array()).expect("head");
-    let apart_h = lstm_state.h().expect("h");
+    let apart_h = lstm_state.to_h().expect("h");
 
     let (mut gru_state, mut lstm_state) = states();
     let (spent, y) = cost(&gpu, || {
@@ -75,7 +75,7 @@ fn a_chain_in_one_recorder_is_one_submission_and_computes_what_its_parts_do() {
     assert_eq!(spent.submits, 1);
     let together: Array3<f32> = y.to_array().expect("y");
     assert_eq!(bits(&together), bits(&apart));
-    assert_eq!(bits(&lstm_state.h().expect("h")), bits(&apart_h));
+    assert_eq!(bits(&lstm_state.to_h().expect("h")), bits(&apart_h));
 }
 
 /// `calls` of a stack from zero, in one recorder or in one each; returns the outputs and the final `h`.
@@ -92,7 +92,7 @@ fn calls(stack: &Recurrent, x: &[Tensor], together: bool) -> (Vec<Vec<f32>>, Vec
     }
     recorder.submit().expect("runs");
     let outputs = outputs.iter().map(|y| y.to_vec().expect("y")).collect();
-    (outputs, bits(&state.h().expect("h")))
+    (outputs, bits(&state.to_h().expect("h")))
 }
 
 #[test]
@@ -118,14 +118,14 @@ fn a_recorder_that_is_dropped_leaves_no_trace() {
     let x = input(&device, [6, BATCH, 5]);
     let mut state = stack.zero_state(BATCH).expect("state");
     stack.forward(&x, &mut state).expect("runs");
-    let before = (bits(&state.h().expect("h")), bits(&state.s().expect("s").expect("an LSTM's")));
+    let before = (bits(&state.to_h().expect("h")), bits(&state.to_s().expect("s").expect("an LSTM's")));
     let (spent, ()) = cost(&gpu, || {
         let mut recorder = device.recorder();
         stack.record(&mut recorder, &x, &mut state, &Sequence::new()).expect("records");
         drop(recorder);
     });
     assert_eq!((spent.submits, spent.dispatches), (0, 0));
-    assert_eq!((bits(&state.h().expect("h")), bits(&state.s().expect("s").expect("an LSTM's"))), before);
+    assert_eq!((bits(&state.to_h().expect("h")), bits(&state.to_s().expect("s").expect("an LSTM's"))), before);
 }
 
 /// Pushes until both copies of the state have been used, then counts the cost of 20 pushes.

@@ -39,7 +39,7 @@ fn settle(kind: PlanKind) -> (usize, usize) {
             let mut call = |read: bool| {
                 let y = stack.forward(&x, &mut state).expect("runs");
                 if read {
-                    y.to_vec().and(state.h()).and(state.s()).expect("read");
+                    y.to_vec().and(state.to_h()).and(state.to_s()).expect("read");
                 }
                 y
             };

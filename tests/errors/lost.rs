@@ -74,9 +74,9 @@ fn every_call_on_a_lost_gpu_says_so() {
     lost("forward again", lstm.forward_sequence(&x, &mut state, &Sequence::new().lengths([3, 0])));
     lost("y", y.to_vec());
     lost("what was never computed", pending.to_vec());
-    lost("h", state.h());
-    lost("s", state.s());
-    lost("the copy's h", copy.h());
+    lost("h", state.to_h());
+    lost("s", state.to_s());
+    lost("the copy's h", copy.to_h());
     lost("try_clone", state.try_clone());
     lost("zero_state", lstm.zero_state(2));
     lost("another zero_state", lstm.zero_state(3000));
@@ -124,7 +124,7 @@ fn a_loss_between_recording_and_submission_is_met_at_submission() {
     lose(&gpu);
     lost("submit", recorder.submit());
     lost("y", y.to_vec());
-    lost("h", state.h());
+    lost("h", state.to_h());
 }
 
 /// Until the work in flight is done, wgpu drops commands without an error. A call may then be accepted, but no value is returned,
@@ -148,7 +148,7 @@ fn a_loss_that_is_not_reported_yet_gives_no_wrong_value() {
             }
         }
         lost("y", y.to_vec());
-        lost("h", state.h());
+        lost("h", state.to_h());
     }
 }
 

@@ -199,7 +199,7 @@ fn a_recurrent_layer_keeps_its_state_in_the_callers_hands() {
             let mut state = layer.zero_state(2).expect("fits");
             let y: Array3<f32> = layer.forward(&x, &mut state).expect("runs").to_array().expect("a result");
             assert_eq!(y.dim(), (6, 2, width));
-            let h = state.h().expect("a state").into_dyn();
+            let h = state.to_h().expect("a state").into_dyn();
             let far = (&h - &expected.0[&format!("{name}/plain/h")]).iter().fold(0.0_f32, |far, x| far.max(x.abs()));
             assert!(far <= 1e-5, "{name} on {device}: off by {far}");
         }

@@ -63,8 +63,8 @@ fn states() {
         each_fails("zero_state", || stack.zero_state(BATCH), |state| state_bits(&state));
         each_fails("state", || stack.state(h.view(), Some(h.view())), |state| state_bits(&state));
         let state = stack.zero_state(BATCH).expect("fits");
-        each_fails("h", || state.h(), numbers);
-        each_fails("s", || state.s(), |s| s.into_iter().flat_map(numbers).collect());
+        each_fails("h", || state.to_h(), numbers);
+        each_fails("s", || state.to_s(), |s| s.into_iter().flat_map(numbers).collect());
     }
 }
 
@@ -78,7 +78,7 @@ fn calls_of_every_cell() {
             let stack = config.random(&device, 1).expect("fits");
             let x = tensor(&device, &[TIME, BATCH, INPUT]);
             let zeros = stack.zero_state(BATCH).expect("fits");
-            let (h, s) = (zeros.h().expect("h") + 0.25, zeros.s().expect("s").map(|s| s - 0.5));
+            let (h, s) = (zeros.to_h().expect("h") + 0.25, zeros.to_s().expect("s").map(|s| s - 0.5));
             let make = || stack.state(h.view(), s.as_ref().map(|s| s.view())).expect("fits");
             for sequence in [Sequence::new(), sequence()].into_iter().skip(usize::from(first > 0)) {
                 let name = format!("{config:?} on {device}");

@@ -112,7 +112,7 @@ fn a_sequence_beyond_the_drivers_loop_cap_is_right_to_its_end() {
         let stack = config.random(device, 5).expect("a stack");
         let mut state = stack.zero_state(1).expect("a state");
         let y = forward_typed(&stack, &x, &mut state);
-        (stack.plan(time, 1).expect("fits").chunks.len(), y, bits(&state.h().expect("h")))
+        (stack.plan(time, 1).expect("fits").chunks.len(), y, bits(&state.to_h().expect("h")))
     };
     let ((chunks, got, _), (_, expected, _)) = (run(&device), run(&Device::Reference));
     assert!(chunks > 1);

@@ -272,7 +272,7 @@ fn losses_are_pytorchs() {
 
 /// A recurrent stack as a part of a graph, by all its parameters, its input and its state.
 fn recurrent(config: &Config<Cell>, sequence: Sequence, from_state: bool) -> Case {
-    let has_s = config.zero_state(&Device::Cpu, 3).expect("a state").s().expect("s").is_some();
+    let has_s = config.zero_state(&Device::Cpu, 3).expect("a state").to_s().expect("s").is_some();
     let rows = config.parameter_places().iter().filter(|place| place.name == "weight_hh").count();
     let shapes: [&[usize]; 3] = [&[5, 3, 2], &[rows, 3, 4], &[rows, 3, 4]];
     let used = if !from_state { 1 } else { 2 + usize::from(has_s) };

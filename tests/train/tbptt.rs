@@ -118,6 +118,6 @@ fn a_window_that_failed_leaves_the_state() {
     carry.advance();
     step(&mut carry, 0).expect_err("it is behind");
     assert_ne!(step(&mut carry, 1).expect("the next"), first);
-    let h = carry.state().h().expect("h");
+    let h = carry.state().to_h().expect("h");
     assert!(h.iter().any(|&h| h != 0.0));
 }

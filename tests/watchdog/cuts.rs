@@ -58,8 +58,8 @@ fn call(device: &Device, config: &Config<Cell>, sequence: &Sequence) -> (Vec<Vec
     assert_eq!(spent.dispatches, plan.dispatches() as u64, "{plan}");
     assert_eq!(spent.submits, plan.submits() as u64, "{plan}");
     let mut found = bits(&y);
-    found.push(state.h().expect("h").iter().map(|x| x.to_bits()).collect());
-    found.extend(state.s().expect("s").map(|s| s.iter().map(|x| x.to_bits()).collect()));
+    found.push(state.to_h().expect("h").iter().map(|x| x.to_bits()).collect());
+    found.extend(state.to_s().expect("s").map(|s| s.iter().map(|x| x.to_bits()).collect()));
     (found, spent)
 }
 

@@ -56,8 +56,8 @@ impl Layer {
     ) -> Result<LayerGradient> {
         let stack = self.config.trainable(device, &self.parameters)?;
         let zero = stack.zero_state(self.batch())?;
-        let h = self.h.clone().map_or_else(|| zero.h(), Ok)?;
-        let s = self.s.clone().map_or_else(|| zero.s(), |s| Ok(Some(s)))?;
+        let h = self.h.clone().map_or_else(|| zero.to_h(), Ok)?;
+        let s = self.s.clone().map_or_else(|| zero.to_s(), |s| Ok(Some(s)))?;
         let mut state = stack.initial_state(h.view(), s.as_ref().map(|s| s.view()))?;
         let x = Tensor::from_array(device, &self.x)?;
         let (y, tape) = stack.forward_training(&x, &mut state, &self.sequence)?;
@@ -114,10 +114,10 @@ impl Stack {
         let state = match (h, s) {
             (None, None) => zero,
             (h, s) => {
-                let h = h.cloned().map_or_else(|| zero.h(), Ok)?;
+                let h = h.cloned().map_or_else(|| zero.to_h(), Ok)?;
                 let s = match s {
                     Some(s) => Some(s.clone()),
-                    None => zero.s()?,
+                    None => zero.to_s()?,
                 };
                 layer.initial_state(h.view(), s.as_ref().map(|s| s.view()))?
             }
@@ -134,6 +134,6 @@ impl Stack {
     pub(super) fn run(&mut self, x: &Array3<f32>, sequence: &Sequence) -> Result<Outcome> {
         let x = Tensor::from_array(self.layer.device(), x)?;
         let y = self.layer.forward_sequence(&x, &mut self.state, sequence)?.to_array()?;
-        Ok(Outcome { y, h: self.state.h()?, s: self.state.s()? })
+        Ok(Outcome { y, h: self.state.to_h()?, s: self.state.to_s()? })
     }
 }

@@ -22,7 +22,7 @@ fn device(cut: bool) -> Device {
 
 /// A state's bits.
 fn bits(state: &State) -> Vec<u32> {
-    let (h, s) = (state.h().expect("h"), state.s().expect("s"));
+    let (h, s) = (state.to_h().expect("h"), state.to_s().expect("s"));
     h.iter().chain(s.iter().flatten()).map(|x| x.to_bits()).collect()
 }
 

@@ -27,9 +27,9 @@ use crate::tensor::{Device, Tensor};
 ///
 /// let elsewhere = config.build(&Device::Cpu, parameters)?;
 /// let mut state = elsewhere.restore(&saved)?;
-/// assert_eq!(state.h()?, saved.h);
+/// assert_eq!(state.to_h()?, saved.h);
 /// state.reset()?;
-/// assert_eq!(state.h()?, h);
+/// assert_eq!(state.to_h()?, h);
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,12 @@ impl State {
     /// # Errors
     /// As [`State::h`].
     pub fn save(&self) -> Result<SavedState> {
-        Ok(SavedState { h: self.h()?, s: self.s()?, initial_h: self.initial_h()?, initial_s: self.initial_s()? })
+        Ok(SavedState {
+            h: self.to_h()?,
+            s: self.to_s()?,
+            initial_h: self.to_initial_h()?,
+            initial_s: self.to_initial_s()?,
+        })
     }
 
     /// [`State::save`] without blocking.

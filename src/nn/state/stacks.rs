@@ -61,7 +61,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// let mut state = gru.initial_state(h0.view(), None)?;
     /// gru.forward(&Tensor::zeros(&Device::Cpu, &[5, 2, 3])?, &mut state)?;
     /// state.reset()?;
-    /// assert_eq!(state.h()?, h0);
+    /// assert_eq!(state.to_h()?, h0);
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn initial_state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {

@@ -38,6 +38,7 @@ pub struct StateGradient {
 
 /// Gradients with respect to everything that a call of a recurrent stack read.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RecurrentGradient {
     /// With respect to the input, `[T, B, input]`.
     pub x: Tensor,

@@ -263,7 +263,7 @@ impl KerasFile {
                 KerasKind::Weights => self.group_arrays(path, group, count)?,
                 _ => listed.drain(..count.min(listed.len())).collect(),
             };
-            let spec = CellSpec { cell: *cell, units: config.units(), arrays, cudnn: false };
+            let spec = CellSpec { cell: *cell, units: config.hidden_size(), arrays, cudnn: false };
             parameters.push(loader.cell(&spec)?);
         }
         if !listed.is_empty() {
