@@ -36,56 +36,42 @@
 //! # Ok::<(), Error>(())
 //! ```
 
-mod adapter;
-mod bindings;
-mod buffer;
-mod contained;
-mod context;
-mod counters;
-#[cfg(test)]
-pub(crate) mod faults;
-mod kernel;
+mod device;
+mod kept;
+mod kernel_run;
 mod layout;
-mod limits;
-mod liveness;
 mod ops;
-mod part;
+#[cfg(not(target_arch = "wasm32"))]
 mod peaks;
-mod pipeline_cache;
-mod pool;
-mod profile;
-mod readback;
-mod recent;
-mod recorder;
 mod recurrent;
-mod reflection;
-mod specialize;
 mod strided;
+mod submit;
 mod training;
-mod tuning;
-mod uniform;
-mod watch;
 
-pub use adapter::{AdapterSummary, GpuOptions, adapters};
-pub use context::GpuDevice;
-pub use counters::Counters;
-pub use kernel::{KERNELS, Kernel, KernelRun};
+pub use device::adapter::{AdapterSummary, GpuOptions, adapters};
+pub use device::counters::Counters;
+pub use kept::kernel::{KERNELS, Kernel};
+pub use kernel_run::KernelRun;
+#[cfg(not(target_arch = "wasm32"))]
 pub use peaks::Peaks;
-pub use profile::{Detail, Profile};
 pub use recurrent::KernelCell;
+pub use submit::GpuDevice;
+pub use submit::profile::{Detail, Profile};
 
-pub(crate) use buffer::Buffer;
+#[cfg(test)]
+pub(crate) use device::faults;
+pub(crate) use kept::buffer::Buffer;
 pub(crate) use layout::{RowWords, gather_rows, strided_copy};
 pub(crate) use ops::{
     MatmulSize, Operand, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, sum_columns, unary,
 };
-pub(crate) use readback::ReadBack;
-pub(crate) use recorder::Recorder;
 pub(crate) use recurrent::{
     IncomingGradient, LayerStack, ParameterBuffers, SequenceInput, StateBuffers, TrainingGradient, TrainingInput,
     TrainingStack, TrainingTape, forward, forward_training,
 };
 pub(crate) use strided::dropout;
+pub(crate) use submit::readback::ReadBack;
+pub(crate) use submit::recorder::Recorder;
 pub(crate) use training::{
     conv1d_grad_input, conv1d_grad_weight, gather_rows_grad, judge_step, mean_steps, mean_steps_grad, optimizer_step,
     point_loss, point_loss_grad, softmax_cross_entropy, softmax_cross_entropy_grad, sum, unary_grad,

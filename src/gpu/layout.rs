@@ -1,11 +1,11 @@
 //! The host side of the kernels that move elements.
 
-use super::buffer::Buffer;
-use super::kernel::{Constants, GATHER_ROWS, STRIDED_COPY};
 use super::ops::{WORKGROUP_SIZE, each, fold, word};
-use super::recorder::Recorder;
-use super::uniform::uniform;
 use crate::error::{Error, Result};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{Constants, GATHER_ROWS, STRIDED_COPY};
+use crate::gpu::kept::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::StridedLayout;
 use crate::plan::Work;
 

@@ -1,15 +1,16 @@
 //! The host side of the kernels around the cells: dims, grid, output. Shapes are checked by [`ops`](crate::ops).
 
-use super::buffer::Buffer;
-use super::context::GpuDevice;
-use super::kernel::{
+use super::strided::{self, Axis, Matrix, longest_loop, matmul_strided};
+use crate::cell::Activation;
+use crate::error::Result;
+use crate::gpu::kept::OnDevice;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{
     ARGMAX_ROWS, BINARY, CONV1D, Constants, Kernel, MATH, MATMUL, MATMUL_ROWS, PAD1D, REDUCE_ROWS, SUM_COLUMNS, UNARY,
 };
-use super::recorder::Recorder;
-use super::strided::{self, Axis, Matrix, longest_loop, matmul_strided};
-use super::uniform::{Uniform, uniform};
-use crate::cell::Activation;
-use crate::error::{Error, Result};
+use crate::gpu::kept::uniform::{Uniform, uniform};
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 use crate::plan::{Cut, Grid, Limits, Work};
 
@@ -42,21 +43,15 @@ uniform! {
     struct UnaryDims { count: u32, alpha: f32, beta: f32 }
 }
 
-/// A size as the kernels count: 32 bits.
+/// A size in 32 bits, in which kernels count.
 pub(super) fn word(device: &GpuDevice, op: &'static str, size: usize) -> Result<u32> {
-    u32::try_from(size).map_err(|_| Error::Limit {
-        op,
-        what: "elements",
-        needed: size as u64,
-        limit: u64::from(u32::MAX),
-        adapter: device.adapter().name.clone(),
-    })
+    device.resources().word(op, size)
 }
 
 /// Refuses loops that the driver would cut short.
 pub(super) fn check_loops(device: &GpuDevice, op: &'static str, iterations: usize) -> Result<()> {
     let cap = device.plan_limits().loop_cap.unwrap_or(u64::MAX);
-    device.context().limit(op, "loop iterations of one invocation", iterations as u64, cap)
+    device.resources().limit(op, "loop iterations of one invocation", iterations as u64, cap)
 }
 
 /// Turns a grid that cannot be cut into the error of an operation on this device.

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::buffer::Buffer;
-use super::context::GpuDevice;
-use super::kernel::{PEAK_COPY, PEAK_FMA, PEAK_READ, PEAK_STEP};
 use super::ops::{WORKGROUP_SIZE, fold, grid, word};
-use super::profile::Detail;
-use super::recorder::Recorder;
-use super::uniform::uniform;
 use crate::error::Result;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{PEAK_COPY, PEAK_FMA, PEAK_READ, PEAK_STEP};
+use crate::gpu::kept::uniform::uniform;
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::profile::Detail;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{AdapterClass, Work};
 
 /// An adapter's own limits, measured by small kernels: on its clock where it has one, by the host's around a submission where
@@ -86,7 +86,6 @@ impl GpuDevice {
     /// # Errors
     /// What a call may meet: [`Error::OutOfMemory`](crate::Error::OutOfMemory),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn measure_peaks(&self) -> Result<Peaks> {
         let load = if self.plan_limits().class == AdapterClass::Software { SOFTWARE } else { HARDWARE };
         let largest = usize::try_from(self.plan_limits().binding_bytes).unwrap_or(usize::MAX);

@@ -20,17 +20,18 @@ pub(crate) use self::training::{
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
 pub(crate) use self::state::StateBuffers;
-use super::buffer::Buffer;
-use super::context::GpuDevice;
 use super::ops::{Operand, binary};
-use super::recorder::Recorder;
 use crate::cell::{Direction, Pad, Parameters};
 use crate::error::Result;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::{Chunk, Limits, Plan, PlanKind, Problem, Schedule};
 
 /// A stack of layers on the device.
 pub(crate) struct LayerStack {
+    device: GpuDevice,
     /// The stack's sizes; its `time` and `batch` are 0.
     problem: Problem,
     /// Bit d: direction d runs in reverse.
@@ -52,12 +53,12 @@ impl LayerStack {
     ) -> Result<Self> {
         let reverse = reverse_bits(directions);
         let packed = PackedStack::new(device, &problem, parameters)?;
-        Ok(Self { problem, reverse, merge, kind, packed })
+        Ok(Self { device: device.clone(), problem, reverse, merge, kind, packed })
     }
 
     /// Reads the weights back: `[layer][direction]`.
     pub(crate) fn parameters(&self) -> Result<Vec<Vec<Parameters>>> {
-        self.packed.parameters(&self.problem)
+        self.packed.parameters(&self.device, &self.problem)
     }
 
     /// Plans a call.

@@ -1,12 +1,14 @@
 //! The host side of the kernels that serve gradients: products and sums by strides, masks.
 
-use super::buffer::Buffer;
-use super::kernel::{Constants, DROPOUT, Kernel, MATMUL_STRIDED, MATMUL_STRIDED_LANES, SILENCE, SUM_STRIDED};
 use super::ops::{MatmulSize, TILE, WORKGROUP_SIZE, each, fold, grid, word, work_by_tiles};
-use super::recorder::Recorder;
-use super::uniform::uniform;
 use crate::cell::Draw;
 use crate::error::{Error, Result};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{
+    Constants, DROPOUT, Kernel, MATMUL_STRIDED, MATMUL_STRIDED_LANES, SILENCE, SUM_STRIDED,
+};
+use crate::gpu::kept::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{Limits, Work};
 
 uniform! {

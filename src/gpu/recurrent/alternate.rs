@@ -1,8 +1,9 @@
 //! Dispatches of a step that are bound to two buffers in both orders.
 
 use crate::error::Result;
-use crate::gpu::recorder::{BoundId, Recorder};
-use crate::gpu::uniform::Uniform;
+use crate::gpu::kept::uniform::Uniform;
+use crate::gpu::submit::list::BoundId;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::Grid;
 
 /// One dispatch of a step, bound to its two buffers in both orders.

@@ -6,10 +6,10 @@ use super::special::Specialization;
 use super::state::{LABEL, StateBuffers, put_initial};
 use super::{ProjectedChunk, RecurrentCall};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Constants, SCAN_COOPERATIVE};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{Constants, SCAN_COOPERATIVE};
 use crate::gpu::ops::{cut, word};
-use crate::gpu::recorder::Recorder;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{CooperativeScan, HEADER};
 
 /// A part of the state in three regions: two that chunks alternate between, and one for the values after a reset.

@@ -7,10 +7,10 @@ use super::pack::VECTOR_ROWS;
 use super::special::{CellScalars, NoiseDims, Specialization};
 use crate::cell::Pad;
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::context::GpuDevice;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::word;
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::GpuDevice;
 use crate::plan::Chunk;
 
 uniform! {

@@ -5,8 +5,8 @@ use ndarray::{Array1, Array2, ArrayD, ArrayView2, IxDyn};
 
 use crate::cell::{Cell, Parameters, WeightType, quantize};
 use crate::error::{Result, axes};
-use crate::gpu::buffer::Buffer;
-use crate::gpu::context::GpuDevice;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::submit::GpuDevice;
 use crate::memory;
 use crate::plan::{BLOCK, Problem, packed_words, step_depth, step_words};
 
@@ -130,13 +130,14 @@ impl PackedPart {
     /// A direction's matrix, read back.
     fn read(
         &self,
+        device: &GpuDevice,
         direction: usize,
         scales: &[f32],
         gates: usize,
         kind: WeightType,
         shape: &[usize],
     ) -> Result<ArrayD<f32>> {
-        let words = self.buffer.read_from((self.at + direction * self.stride) * WORD, self.stride * WORD)?;
+        let words = device.read_words(&self.buffer, (self.at + direction * self.stride) * WORD, self.stride * WORD)?;
         let [rows, depth] = axes("weights", "matrix", "[rows, depth]", shape)?;
         let packed = Packed { words, scales: scales.to_vec() };
         Ok(unpacked(&packed, gates, kind, (rows, depth))?.into_dyn())
@@ -154,12 +155,12 @@ impl PackedStack {
     }
 
     /// What was packed, `[layer][direction]`, read back. Biases that are added up are all in `bias_ih`, beside zeros.
-    pub(super) fn parameters(&self, problem: &Problem) -> Result<Vec<Vec<Parameters>>> {
+    pub(super) fn parameters(&self, device: &GpuDevice, problem: &Problem) -> Result<Vec<Vec<Parameters>>> {
         let (hidden, kind) = (problem.hidden, problem.weight_type);
         let one = |layer: usize, direction: usize, cell: &Cell| {
             let gates = cell.gates().len();
             let rows = (layer * problem.cells.len() + direction) * VECTOR_ROWS;
-            let vectors: Vec<f32> = self.vectors.read_from(rows * hidden, VECTOR_ROWS * hidden)?;
+            let vectors: Vec<f32> = device.read_words(&self.vectors, rows * hidden, VECTOR_ROWS * hidden)?;
             let from = |row: usize| &vectors[row * hidden..];
             let packed = &self.layers[layer];
             Parameters::collect(cell, problem.layer_input(layer), hidden, |spec| {
@@ -169,9 +170,9 @@ impl PackedStack {
                     memory::array(OP, IxDyn(shape), |_| values.next().unwrap_or_default())
                 };
                 match spec.name {
-                    "weight_ih" => packed.input.read(direction, from(SCALE_INPUT), gates, kind, shape),
-                    "weight_hh" => packed.recurrent.read(direction, from(SCALE_HIDDEN), gates, kind, shape),
-                    "weight_hr" => packed.projection.read(direction, from(SCALE_PROJECTION), 1, kind, shape),
+                    "weight_ih" => packed.input.read(device, direction, from(SCALE_INPUT), gates, kind, shape),
+                    "weight_hh" => packed.recurrent.read(device, direction, from(SCALE_HIDDEN), gates, kind, shape),
+                    "weight_hr" => packed.projection.read(device, direction, from(SCALE_PROJECTION), 1, kind, shape),
                     "peephole" => array(from(PEEPHOLE)),
                     "bias_ih" => array(from(BIAS)),
                     _ => {

@@ -1,7 +1,7 @@
 //! The kernels that can compute a product of rows and packed weights.
 
 use crate::cell::WeightType;
-use crate::gpu::kernel::{
+use crate::gpu::kept::kernel::{
     Constants, Kernel, PROJECT_LANES, PROJECT_MATRIX_FLOAT, PROJECT_MATRIX_HALF, PROJECT_ROWS, RECURRENT_STEP,
     RECURRENT_STEP_LANES, RECURRENT_STEP_MATRIX_FLOAT, RECURRENT_STEP_MATRIX_HALF,
 };

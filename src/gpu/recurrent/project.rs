@@ -4,11 +4,11 @@ use super::RecurrentCall;
 use super::pack::VECTOR_ROWS;
 use super::product::Product;
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::context::GpuDevice;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::{cut, word};
-use crate::gpu::recorder::Recorder;
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::Chunk;
 
 uniform! {

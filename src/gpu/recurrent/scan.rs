@@ -5,10 +5,10 @@ use super::special::Specialization;
 use super::state::{self, LABEL, StateBuffers};
 use super::{ProjectedChunk, RecurrentCall};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Constants, Kernel, SCAN_LANES, SCAN_ROWS};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{Constants, Kernel, SCAN_LANES, SCAN_ROWS};
 use crate::gpu::ops::{cut, word};
-use crate::gpu::recorder::Recorder;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{Method, Scan};
 
 /// The buffers of the state. If rows may be reset, the initial values lie behind the current ones.

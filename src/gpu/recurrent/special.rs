@@ -1,9 +1,9 @@
 //! A cell as the kernels' `override`s and scalars.
 
 use crate::cell::{Activation, Cell, Draw, Forget, Mask, Mix, Noise};
-use crate::gpu::kernel::Constants;
-use crate::gpu::recorder::Recorder;
-use crate::gpu::uniform::uniform;
+use crate::gpu::kept::kernel::Constants;
+use crate::gpu::kept::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 
 uniform! {
     /// Mirrors `CellScalars` in `shaders/common/cell.wgsl`.

@@ -2,8 +2,8 @@
 
 use super::RecurrentCall;
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::recorder::Recorder;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::submit::recorder::Recorder;
 
 pub(super) const LABEL: &str = "recurrent state";
 

@@ -10,10 +10,10 @@ use super::state::{self, LABEL, StateBuffers};
 use super::{ProjectedChunk, RecurrentCall};
 use crate::cell::Stage;
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Constants, RECURRENT_STEP};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{Constants, RECURRENT_STEP};
 use crate::gpu::ops::{cut, word};
-use crate::gpu::recorder::Recorder;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{PlanKind, ProductTiles};
 
 /// The buffers that the state moves through, and the places of its parts in them.

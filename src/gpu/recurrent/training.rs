@@ -15,9 +15,9 @@ use super::step::SavedForBackward;
 use super::{LayerStack, SequenceInput};
 use crate::cell::{Direction, Noise, Pad};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::context::GpuDevice;
-use crate::gpu::recorder::Recorder;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::{PlanKind, Problem, TrainingPlan};
 

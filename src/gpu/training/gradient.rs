@@ -2,13 +2,13 @@
 
 use crate::cell::Activation;
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{
     CONV1D_GRAD_INPUT, CONV1D_GRAD_WEIGHT, Constants, GATHER_ROWS_GRAD, MEAN_STEPS, MEAN_STEPS_GRAD, UNARY_GRAD,
 };
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, conv1d_dims, each, each_of, fold, produce, word};
-use crate::gpu::recorder::Recorder;
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 use crate::memory;
 use crate::op::Conv1dGeometry;
 use crate::plan::Work;

@@ -2,13 +2,13 @@
 
 use super::update::{RUN, partial_sums};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{
     Constants, POINT_LOSS, POINT_LOSS_GRAD, SOFTMAX_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY_GRAD, TOTAL_SUM,
 };
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, each, fold, grid, produce, word, work_of_rows};
-use crate::gpu::recorder::Recorder;
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::PointLoss;
 
 uniform! {

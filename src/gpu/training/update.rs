@@ -3,11 +3,11 @@
 use bytemuck::Zeroable;
 
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{JUDGE_STEP, OPTIMIZER_STEP, PARTIAL_SUMS};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{JUDGE_STEP, OPTIMIZER_STEP, PARTIAL_SUMS};
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::{WORKGROUP_SIZE, check_loops, fold, grid, produce, word, work_of_rows};
-use crate::gpu::recorder::Recorder;
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::{Adam, Clip, RmsProp, Rule, Sgd, Update};
 use crate::plan::Work;
 

@@ -6,10 +6,10 @@ use super::weights::WeightGradients;
 use super::{ChunkTape, LayerTape, ParameterBuffers, TrainingGradient, TrainingPass, TrainingTape};
 use crate::cell::{Activation, Mask};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
+use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::ops::{Operand, binary, unary};
-use crate::gpu::recorder::Recorder;
 use crate::gpu::strided::dropout;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::Problem;
 

@@ -3,14 +3,14 @@
 use super::{BorderState, ChunkTape, LayerTape, TrainingInput, TrainingPass, TrainingStack, TrainingTape};
 use crate::cell::{Draw, Mask};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::context::GpuDevice;
-use crate::gpu::recorder::Recorder;
+use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::recurrent::pack::PackedStack;
 use crate::gpu::recurrent::project;
 use crate::gpu::recurrent::step::{StepBuffers, Steps};
 use crate::gpu::recurrent::{LayerStack, ProjectedChunk, RecurrentCall, StateBuffers, in_whole_words};
 use crate::gpu::strided::{dropout, dropout_into, silence};
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::{Chunk, Problem, TrainingPlan};
 
@@ -31,7 +31,7 @@ pub(crate) fn forward_training(
     let reverse = stack.reverse();
     let TrainingStack { problem, merge, parameters, .. } = stack;
     let pass = TrainingPass {
-        stack: LayerStack { problem, reverse, merge, kind: TrainingStack::KIND, packed },
+        stack: LayerStack { device: device.clone(), problem, reverse, merge, kind: TrainingStack::KIND, packed },
         parameters,
         plan,
         flags: sequence.flags.clone(),

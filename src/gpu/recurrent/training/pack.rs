@@ -3,14 +3,14 @@
 use super::{ParameterBuffers, TrainingStack};
 use crate::cell::{Stage, WeightType};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::context::GpuDevice;
-use crate::gpu::kernel::{PACK_VECTORS, PACK_WEIGHTS};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{PACK_VECTORS, PACK_WEIGHTS};
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::{WORKGROUP_SIZE, fold, grid, word};
-use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::in_whole_words;
 use crate::gpu::recurrent::pack::{PackedLayer, PackedPart, PackedStack, VECTOR_ROWS};
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::GpuDevice;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{BLOCK, Problem, Work, packed_words};
 
 uniform! {

@@ -5,14 +5,14 @@ use super::pack::{BackMatrices, BackWeights};
 use super::{ChunkTape, TrainingPass};
 use crate::cell::{Pad, Stage, WeightType};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
-use crate::gpu::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{Constants, Kernel, RECURRENT_STEP_GRAD, RECURRENT_STEP_GRAD_LANES};
+use crate::gpu::kept::uniform::uniform;
 use crate::gpu::ops::{cut, word};
-use crate::gpu::recorder::Recorder;
 use crate::gpu::recurrent::alternate::{Alternating, StageBuffers};
 use crate::gpu::recurrent::product::sliced_constants;
 use crate::gpu::recurrent::special::{CellScalars, NoiseDims, Specialization, noise_of};
-use crate::gpu::uniform::uniform;
+use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{Chunk, Method};
 
 uniform! {

@@ -4,10 +4,10 @@
 use super::{ChunkTape, ParameterBuffers, TrainingPass};
 use crate::cell::{Cell, Mask, Stage};
 use crate::error::Result;
-use crate::gpu::buffer::Buffer;
+use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::ops::{Operand, binary};
-use crate::gpu::recorder::Recorder;
 use crate::gpu::strided::{Axis, Gap, Matrix, Sum, dropout_into, matmul_strided, sum_strided};
+use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::{Chunk, Problem};
 

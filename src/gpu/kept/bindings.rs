@@ -6,17 +6,17 @@
 
 use std::sync::Arc;
 
-use super::buffer::Buffer;
-use super::context::{Context, lock};
-use super::counters::count;
-use super::kernel::Pipeline;
-use super::recent::Recent;
 use crate::error::Result;
+use crate::gpu::device::counters::count;
+use crate::gpu::device::limits::MOST_BINDINGS;
+use crate::gpu::device::lock;
+use crate::gpu::kept::DeviceResources;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::pipeline::Pipeline;
+use crate::gpu::kept::recent::Recent;
 
 const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
 
-/// Storage buffers of a kernel; `tests/shaders.rs` holds every kernel to it.
-pub(super) const MOST_BINDINGS: usize = 8;
 /// Bind groups of a generation.
 const MOST_GROUPS: usize = 2048;
 /// Blocks of uniforms, and bytes of them all and of one, that are kept.
@@ -25,7 +25,7 @@ const MOST_BYTES: usize = 16 << 20;
 const LARGEST_BLOCK: usize = 4 << 20;
 
 /// The bind groups used last.
-pub(super) struct BindGroups(Recent<Vec<u64>, wgpu::BindGroup>);
+pub(in crate::gpu) struct BindGroups(Recent<Vec<u64>, wgpu::BindGroup>);
 
 impl Default for BindGroups {
     fn default() -> Self {
@@ -61,7 +61,7 @@ impl Key {
 }
 
 /// The uniforms of a submission on the device, and what they hold.
-pub(super) struct Block {
+pub(in crate::gpu) struct Block {
     number: u64,
     raw: wgpu::Buffer,
     contents: Vec<u8>,
@@ -70,7 +70,7 @@ pub(super) struct Block {
 /// The uniforms of the last submissions, the most recent one last. Nothing writes to a block again while it is here, so
 /// submissions of the same contents share it.
 #[derive(Default)]
-pub(super) struct Blocks {
+pub(in crate::gpu) struct Blocks {
     recent: Vec<Arc<Block>>,
     bytes: usize,
 }
@@ -96,7 +96,7 @@ impl Blocks {
 }
 
 /// A submission's uniforms.
-pub(super) enum Uniforms {
+pub(in crate::gpu) enum Uniforms {
     Shared(Arc<Block>),
     /// Too large to be kept, or never asked for again. The pool has the same memory for the next submission of this kind, so
     /// that its bind groups are found, too.
@@ -119,9 +119,9 @@ impl Uniforms {
     }
 }
 
-impl Context {
+impl DeviceResources {
     /// The uniforms of a submission on the device; `passing` ones will not be met again.
-    pub(super) fn uniforms(self: &Arc<Self>, contents: &[u8], passing: bool) -> Result<Uniforms> {
+    pub(in crate::gpu) fn uniforms(self: &Arc<Self>, contents: &[u8], passing: bool) -> Result<Uniforms> {
         const OP: &str = "uniforms";
         if passing || contents.len() > LARGEST_BLOCK {
             let buffer = Buffer::allocate(self, OP, UNIFORM, contents.len() as u64)?;
@@ -142,7 +142,12 @@ impl Context {
     }
 
     /// The bind group of a pipeline over its uniforms and buffers.
-    pub(super) fn bind_group(&self, pipeline: &Pipeline, uniforms: &Uniforms, buffers: &[Buffer]) -> wgpu::BindGroup {
+    pub(in crate::gpu) fn bind_group(
+        &self,
+        pipeline: &Pipeline,
+        uniforms: &Uniforms,
+        buffers: &[Buffer],
+    ) -> wgpu::BindGroup {
         let Some(number) = pipeline.number else {
             return self.create_bind_group(pipeline, uniforms, buffers);
         };
@@ -156,7 +161,7 @@ impl Context {
     }
 
     /// Forgets the bind groups of a buffer that goes back to the driver.
-    pub(super) fn forget(&self, buffer: u64) {
+    pub(in crate::gpu) fn forget(&self, buffer: u64) {
         lock(&self.bind_groups).0.retain(|words| !Key::holds(words, buffer));
     }
 
@@ -185,7 +190,7 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::Key;
-    use crate::gpu::recent::Recent;
+    use crate::gpu::kept::recent::Recent;
 
     #[test]
     fn a_buffer_that_goes_takes_its_groups_along() {

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::contained::{Outcome, contained, one_line};
-use super::context::{Context, lock};
+use super::{DeviceCore, lock};
 use crate::error::{Error, Result};
 
 /// Why the device was lost, once it is known to be.
 #[derive(Clone, Default)]
-pub(super) struct Loss(Arc<Known>);
+pub(in crate::gpu) struct Loss(Arc<Known>);
 
 #[derive(Default)]
 struct Known {
@@ -20,7 +20,7 @@ struct Known {
 
 impl Loss {
     /// The first reason stays.
-    pub(super) fn note(&self, reason: impl Into<String>) {
+    pub(in crate::gpu) fn note(&self, reason: impl Into<String>) {
         lock(&self.0.reason).get_or_insert_with(|| reason.into());
     }
 
@@ -29,7 +29,7 @@ impl Loss {
     }
 
     /// Has wgpu tell of a loss, as long as nobody sets another callback.
-    pub(super) fn listen(&self, device: &wgpu::Device) {
+    pub(in crate::gpu) fn listen(&self, device: &wgpu::Device) {
         self.0.told.store(true, Ordering::Relaxed);
         let listener = Listener(self.clone());
         device.set_device_lost_callback(move |reason, message| listener.0.note(format!("{reason:?}: {message}")));
@@ -47,10 +47,10 @@ impl Drop for Listener {
 
 /// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device lives, and drops it without a
 /// word once the device is lost: the only way to learn of a loss without the callback, which belongs to whoever set it last.
-pub(super) struct Canary(#[cfg_attr(target_arch = "wasm32", expect(dead_code))] wgpu::Buffer);
+pub(in crate::gpu) struct Canary(#[cfg_attr(target_arch = "wasm32", expect(dead_code))] wgpu::Buffer);
 
 impl Canary {
-    pub(super) fn new(device: &wgpu::Device) -> Self {
+    pub(in crate::gpu) fn new(device: &wgpu::Device) -> Self {
         let usage = wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: Some("canary"), size: 4, usage, mapped_at_creation: false };
         Self(device.create_buffer(&descriptor))
@@ -79,15 +79,15 @@ fn poll(device: &wgpu::Device, loss: &Loss, until: wgpu::PollType) -> Outcome {
 
 /// Waits until a submission is done and its callbacks have been called.
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) fn wait_for(device: &wgpu::Device, loss: &Loss, submission: &wgpu::SubmissionIndex) -> Outcome {
+pub(in crate::gpu) fn wait_for(device: &wgpu::Device, loss: &Loss, submission: &wgpu::SubmissionIndex) -> Outcome {
     let wait = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: None };
     // A device that was lost meanwhile knows nothing of the submission; it tells the reason at the end of all work.
     poll(device, loss, wait).or_else(|_| poll(device, loss, wgpu::PollType::wait_indefinitely()))
 }
 
-impl Context {
+impl DeviceCore {
     /// Runs driver calls and turns what they report into an error. A lost device reports nothing, so it is asked for last.
-    pub(super) fn guarded<T>(&self, op: &'static str, calls: impl FnOnce() -> T) -> Result<T> {
+    pub(in crate::gpu) fn guarded<T>(&self, op: &'static str, calls: impl FnOnce() -> T) -> Result<T> {
         #[cfg(test)]
         super::faults::meet(super::faults::Fault::Refused, op)?;
         self.check_known(op)?;
@@ -121,7 +121,7 @@ impl Context {
     }
 
     /// Runs driver calls that need no living device; returns what they report.
-    pub(super) fn attempt<T>(&self, calls: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    pub(in crate::gpu) fn attempt<T>(&self, calls: impl FnOnce() -> T) -> std::result::Result<T, String> {
         match contained(|| self.scoped(calls))? {
             (value, None) => Ok(value),
             (_, Some(error)) => Err(one_line(&error.to_string())),
@@ -129,18 +129,18 @@ impl Context {
     }
 
     /// Lets wgpu look at what the device has done, or waits for it.
-    pub(super) fn poll(&self, until: wgpu::PollType) -> Outcome {
+    pub(in crate::gpu) fn poll(&self, until: wgpu::PollType) -> Outcome {
         poll(&self.device, &self.loss, until)
     }
 
     /// Waits until a submission is done and its callbacks have been called.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn wait_for(&self, submission: &wgpu::SubmissionIndex) -> Outcome {
+    pub(in crate::gpu) fn wait_for(&self, submission: &wgpu::SubmissionIndex) -> Outcome {
         wait_for(&self.device, &self.loss, submission)
     }
 
     /// Refuses to go on with a lost device, which would drop all commands without a word, and with one of too low limits.
-    pub(super) fn check_alive(&self, op: &'static str) -> Result<()> {
+    pub(in crate::gpu) fn check_alive(&self, op: &'static str) -> Result<()> {
         if !self.loss.0.told.load(Ordering::Relaxed) {
             return self.ask_whether_alive(op);
         }
@@ -149,8 +149,8 @@ impl Context {
         self.check_known(op)
     }
 
-    /// [`Context::check_alive`] for a device whose loss nobody tells, or tells only once the work in flight has ended.
-    pub(super) fn ask_whether_alive(&self, op: &'static str) -> Result<()> {
+    /// [`DeviceCore::check_alive`] for a device whose loss nobody tells, or tells only once the work in flight has ended.
+    pub(in crate::gpu) fn ask_whether_alive(&self, op: &'static str) -> Result<()> {
         let _ = self.poll(wgpu::PollType::Poll);
         self.check_known(op)?;
         #[cfg(not(target_arch = "wasm32"))]
@@ -160,7 +160,7 @@ impl Context {
         self.check_known(op)
     }
 
-    /// [`Context::check_alive`] by what is known so far, without asking the device.
+    /// [`DeviceCore::check_alive`] by what is known so far, without asking the device.
     fn check_known(&self, op: &'static str) -> Result<()> {
         if let Some((limit, needed, found)) = self.lacking {
             return self.limit(op, limit, needed, found);
@@ -169,12 +169,5 @@ impl Context {
             Some(reason) => Err(Error::DeviceLost { op, reason }),
             None => Ok(()),
         }
-    }
-
-    pub(super) fn limit(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
-        if needed <= limit {
-            return Ok(());
-        }
-        Err(Error::Limit { op, what, needed, limit, adapter: self.adapter.name.clone() })
     }
 }

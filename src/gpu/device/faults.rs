@@ -29,7 +29,7 @@ pub(crate) fn fail<T>(fault: Fault, good: usize, work: impl FnOnce() -> T) -> (b
 }
 
 /// A call of a kind: an error if it is the one that was planned to fail.
-pub(super) fn meet(fault: Fault, op: &'static str) -> Result<()> {
+pub(in crate::gpu) fn meet(fault: Fault, op: &'static str) -> Result<()> {
     match PLANNED.get() {
         Some((planned, 0)) if planned == fault => {
             PLANNED.set(None);

@@ -1,6 +1,6 @@
 //! Uniforms: structs of 32-bit words, compared field by field with what the WGSL declares.
 //!
-//! [`Recorder::dispatch`](super::recorder::Recorder::dispatch) takes nothing but a [`Uniform`], [`uniform!`] is the only way
+//! [`Recorder::dispatch`](crate::gpu::submit::recorder::Recorder::dispatch) takes nothing but a [`Uniform`], [`uniform!`] is the only way
 //! to declare one, and a pipeline compares it with the reflection of its WGSL before the first dispatch: a struct that has
 //! parted from its twin is an error, not wrong numbers.
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// The type of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scalar {
+pub(in crate::gpu) enum Scalar {
     U32,
     I32,
     F32,
@@ -19,7 +19,7 @@ pub(super) enum Scalar {
 /// One 32-bit word of a uniform: its field, by the path from the outermost struct, its place in bytes and its type. The
 /// elements of arrays and vectors bear the name of their field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Word {
+pub(in crate::gpu) struct Word {
     field: String,
     offset: usize,
     scalar: Scalar,
@@ -32,7 +32,7 @@ impl fmt::Display for Word {
 }
 
 /// Types that uniforms are made of.
-pub(super) trait Words {
+pub(in crate::gpu) trait Words {
     /// Appends the words of a value that lies at `offset` under the name `field`.
     fn words(field: &str, offset: usize, words: &mut Vec<Word>);
 }
@@ -61,13 +61,13 @@ impl<T: Words, const N: usize> Words for [T; N] {
     message = "`{Self}` is not declared with `uniform!`",
     note = "`uniform! {{ struct {Self} {{ .. }} }}` lets the pipeline compare it with the WGSL"
 )]
-pub(super) trait Uniform: Words + bytemuck::NoUninit {
+pub(in crate::gpu) trait Uniform: Words + bytemuck::NoUninit {
     /// The name of both structs.
     const NAME: &'static str;
 }
 
 /// Joins a struct's field to the path that leads to it.
-pub(super) fn path(parent: &str, field: &str) -> String {
+pub(in crate::gpu) fn path(parent: &str, field: &str) -> String {
     if parent.is_empty() { field.to_owned() } else { format!("{parent}.{field}") }
 }
 
@@ -82,36 +82,36 @@ macro_rules! uniform {
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
         $vis struct $name { $($(#[$field_doc])* $field_vis $field: $ty),+ }
 
-        impl $crate::gpu::uniform::Words for $name {
-            fn words(field: &str, offset: usize, words: &mut Vec<$crate::gpu::uniform::Word>) {
+        impl $crate::gpu::kept::uniform::Words for $name {
+            fn words(field: &str, offset: usize, words: &mut Vec<$crate::gpu::kept::uniform::Word>) {
                 $(
-                    let name = $crate::gpu::uniform::path(field, stringify!($field));
-                    <$ty as $crate::gpu::uniform::Words>::words(&name, offset + std::mem::offset_of!($name, $field), words);
+                    let name = $crate::gpu::kept::uniform::path(field, stringify!($field));
+                    <$ty as $crate::gpu::kept::uniform::Words>::words(&name, offset + std::mem::offset_of!($name, $field), words);
                 )+
             }
         }
 
-        impl $crate::gpu::uniform::Uniform for $name {
+        impl $crate::gpu::kept::uniform::Uniform for $name {
             const NAME: &'static str = stringify!($name);
         }
     )+};
 }
-pub(super) use uniform;
+pub(in crate::gpu) use uniform;
 
 /// A uniform as a kernel's WGSL declares it.
 #[derive(Debug, Default)]
-pub(super) struct Declared {
+pub(in crate::gpu) struct Declared {
     name: String,
-    pub(super) bytes: u64,
+    pub(in crate::gpu) bytes: u64,
     /// Bytes that are bound: its own, and a part's behind them where the kernel runs parts of a grid.
-    pub(super) bound: u64,
+    pub(in crate::gpu) bound: u64,
     /// The place of a part's words, in bytes.
-    pub(super) place: u64,
+    pub(in crate::gpu) place: u64,
     words: Vec<Word>,
 }
 
 impl Declared {
-    pub(super) fn of(module: &naga::Module, ty: naga::Handle<naga::Type>, bytes: u32) -> Self {
+    pub(in crate::gpu) fn of(module: &naga::Module, ty: naga::Handle<naga::Type>, bytes: u32) -> Self {
         let mut words = Vec::new();
         declared_words(module, ty, "", 0, &mut words);
         let name = module.types[ty].name.clone().unwrap_or_default();
@@ -119,7 +119,7 @@ impl Declared {
     }
 
     /// Refuses a struct that is not the kernel's.
-    pub(super) fn check<D: Uniform>(&self, op: &'static str) -> Result<()> {
+    pub(in crate::gpu) fn check<D: Uniform>(&self, op: &'static str) -> Result<()> {
         let refused = |message: String| Err(Error::Gpu { op, message });
         if (self.name.as_str(), self.bytes) != (D::NAME, size_of::<D>() as u64) {
             let rust = format!("`{}` of {} bytes", D::NAME, size_of::<D>());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::contained::{contained, silence_contained_panics};
+use super::contained::{contained, contained_future, silence_contained_panics};
 use crate::plan::{AdapterClass, CooperativeScans, Matrices, PlanKind, Watchdog};
 
 /// Which adapter to take.
@@ -74,11 +74,11 @@ impl AdapterSummary {
         self.kind == "software"
     }
 
-    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+    pub(in crate::gpu) fn of(adapter: &wgpu::Adapter) -> Self {
         Self::new(&adapter.get_info(), &adapter.limits(), adapter.features())
     }
 
-    pub(super) fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+    pub(in crate::gpu) fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
         let known = [
             (wgpu::Features::SHADER_F16, "shader-f16"),
             (wgpu::Features::SUBGROUP, "subgroup"),
@@ -107,7 +107,7 @@ impl AdapterSummary {
 }
 
 /// The kinds of matrices that there is a kernel for among those that an adapter lists.
-pub(super) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matrices> {
+pub(in crate::gpu) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matrices> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let is_listed = |kind: &Matrices| {
         let operand = match kind {
@@ -124,16 +124,17 @@ pub(super) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matr
 
 /// Every adapter that the machine's drivers offer, the preferred one first.
 pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate().unwrap_or_default().iter().map(AdapterSummary::of).collect()
+    pollster::block_on(enumerate()).unwrap_or_default().iter().map(AdapterSummary::of).collect()
 }
 
 /// The machine's adapters; a driver that fails while it is asked is an error with its message.
-pub(super) fn enumerate() -> Result<Vec<wgpu::Adapter>, String> {
+pub(in crate::gpu) async fn enumerate() -> Result<Vec<wgpu::Adapter>, String> {
     silence_contained_panics();
-    let mut adapters = contained(|| {
+    let found = contained(|| {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+        instance.enumerate_adapters(wgpu::Backends::PRIMARY)
     })?;
+    let mut adapters = contained_future(found).await?;
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,

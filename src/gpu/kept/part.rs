@@ -9,16 +9,16 @@ use naga::{
 };
 
 /// The name that asks for parts, among a kernel's `override`s. It cannot be an identifier of WGSL.
-pub(super) const PART: &str = "@part";
+pub(in crate::gpu) const PART: &str = "@part";
 
 /// The words behind the kernel's own fields in the uniform of a part.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-pub(super) struct PartDims {
+pub(in crate::gpu) struct PartDims {
     /// The first workgroup of the part.
-    pub(super) first: [u32; 3],
+    pub(in crate::gpu) first: [u32; 3],
     /// Workgroups of the whole grid.
-    pub(super) whole: [u32; 3],
+    pub(in crate::gpu) whole: [u32; 3],
 }
 
 /// Their names in the module.
@@ -26,7 +26,7 @@ const FIELDS: [&str; 6] = ["first_x", "first_y", "first_z", "whole_x", "whole_y"
 
 /// The module with an entry point that runs a part of the kernel's grid, and the place of [`PartDims`] in its uniform, in bytes. `None`
 /// if the kernel has no uniform.
-pub(super) fn of_part(mut module: Module, name: &str) -> Option<(Module, u32)> {
+pub(in crate::gpu) fn of_part(mut module: Module, name: &str) -> Option<(Module, u32)> {
     let uniform = module.global_variables.iter().find(|(_, variable)| variable.space == AddressSpace::Uniform);
     let (dims, ty) = uniform.map(|(handle, variable)| (handle, variable.ty))?;
     let (fields, place) = extend(&mut module, ty)?;
@@ -140,7 +140,7 @@ mod tests {
 
     use super::{PART, PartDims};
     use crate::gpu::KERNELS;
-    use crate::gpu::reflection::{CAPABILITIES, Variant};
+    use crate::gpu::kept::reflection::{CAPABILITIES, Variant};
 
     /// The grid of any kernel may be cut into parts.
     #[test]

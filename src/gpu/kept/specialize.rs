@@ -14,7 +14,7 @@ use naga::{
 };
 
 /// The module with every branch taken that constants decide. It computes the same.
-pub(super) fn specialized(module: &Module) -> Module {
+pub(in crate::gpu) fn specialized(module: &Module) -> Module {
     let mut special = module.clone();
     let mut specializer = Specializer { module, functions: Arena::new(), known: HashMap::new() };
     for entry in &mut special.entry_points {
@@ -298,7 +298,7 @@ mod tests {
 
     use super::specialized;
     use crate::gpu::KERNELS;
-    use crate::gpu::reflection::CAPABILITIES;
+    use crate::gpu::kept::reflection::CAPABILITIES;
 
     fn validator() -> Validator {
         let mut validator = Validator::new(ValidationFlags::all(), CAPABILITIES);

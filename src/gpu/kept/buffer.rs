@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::context::{Context, GpuDevice, lock};
-use super::counters::count;
 use crate::error::{Error, Result};
+use crate::gpu::device::counters::count;
+use crate::gpu::device::lock;
+use crate::gpu::kept::{DeviceResources, OnDevice};
 use crate::memory;
 
 const FROM_WGPU: &str = "Tensor::from_wgpu_buffer";
@@ -31,14 +32,14 @@ struct Inner {
     pooled: bool,
     /// Whether a caller has seen the driver's object: it may write to it or destroy it at any time.
     shared: AtomicBool,
-    context: Arc<Context>,
+    resources: Arc<DeviceResources>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         match self.raw.take() {
-            Some(raw) if self.pooled && !*self.shared.get_mut() => self.context.give_buffer(self.number, raw),
-            _ => self.context.forget(self.number),
+            Some(raw) if self.pooled && !*self.shared.get_mut() => self.resources.give_buffer(self.number, raw),
+            _ => self.resources.forget(self.number),
         }
     }
 }
@@ -57,18 +58,18 @@ fn capacity(bytes: u64) -> u64 {
 
 impl Buffer {
     /// Memory for `len` 32-bit words, contents unspecified.
-    pub(crate) fn new(device: &GpuDevice, label: &'static str, len: usize) -> Result<Self> {
-        let context = device.context();
+    pub(crate) fn new(device: &impl OnDevice, label: &'static str, len: usize) -> Result<Self> {
+        let resources = device.resources();
         let bytes = (len.max(1) as u64) * 4;
-        let limits = &context.limits;
-        context.limit(label, "a storage binding in bytes", bytes, limits.max_storage_buffer_binding_size)?;
-        context.limit(label, "a buffer's size in bytes", bytes, limits.max_buffer_size)?;
-        Self::allocate(context, label, STORAGE, bytes)
+        let limits = &resources.limits;
+        resources.limit(label, "a storage binding in bytes", bytes, limits.max_storage_buffer_binding_size)?;
+        resources.limit(label, "a buffer's size in bytes", bytes, limits.max_buffer_size)?;
+        Self::allocate(resources, label, STORAGE, bytes)
     }
 
     /// Memory holding `data`.
     pub(crate) fn from_slice<T: bytemuck::NoUninit>(
-        device: &GpuDevice,
+        device: &impl OnDevice,
         label: &'static str,
         data: &[T],
     ) -> Result<Self> {
@@ -78,7 +79,7 @@ impl Buffer {
     }
 
     /// Memory holding `len` zeros.
-    pub(crate) fn zeros(device: &GpuDevice, label: &'static str, len: usize) -> Result<Self> {
+    pub(crate) fn zeros(device: &impl OnDevice, label: &'static str, len: usize) -> Result<Self> {
         // Only a length that the device takes is written out on the host.
         let buffer = Self::new(device, label, len)?;
         buffer.write(label, &memory::zeros(label, len * 4)?)?;
@@ -87,11 +88,11 @@ impl Buffer {
 
     /// Writes whole words from the buffer's start on.
     pub(crate) fn write(&self, op: &'static str, bytes: &[u8]) -> Result<()> {
-        self.0.context.write_buffer(op, self.raw(), bytes)
+        self.0.resources.write_buffer(op, self.raw(), bytes)
     }
 
     /// Wraps a caller's buffer of `len` words.
-    pub(crate) fn from_wgpu(device: &GpuDevice, raw: wgpu::Buffer, len: usize) -> Result<Self> {
+    pub(crate) fn from_wgpu(device: &impl OnDevice, raw: wgpu::Buffer, len: usize) -> Result<Self> {
         let bytes = (len.max(1) as u64) * 4;
         if !raw.usage().contains(STORAGE) || raw.size() < bytes {
             return Err(Error::Value {
@@ -101,54 +102,56 @@ impl Buffer {
                 found: format!("usage {:?}, {} bytes", raw.usage(), raw.size()),
             });
         }
-        let context = Arc::clone(device.context());
-        context.limit(
+        let resources = Arc::clone(device.resources());
+        resources.limit(
             FROM_WGPU,
             "a storage binding in bytes",
             bytes,
-            context.limits.max_storage_buffer_binding_size,
+            resources.limits.max_storage_buffer_binding_size,
         )?;
         // wgpu checks a buffer's device even where no byte is written.
-        context.attempt(|| context.queue.write_buffer(&raw, 0, &[])).map_err(|found| Error::Value {
+        resources.attempt(|| resources.queue.write_buffer(&raw, 0, &[])).map_err(|found| Error::Value {
             op: FROM_WGPU,
             what: "buffer",
             expected: "a living buffer of the device's own wgpu::Device",
             found,
         })?;
-        context.check_alive(FROM_WGPU)?;
-        let number = context.next_number();
+        resources.check_alive(FROM_WGPU)?;
+        let number = resources.next_number();
         let shared = AtomicBool::new(true);
-        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, shared, context })))
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, shared, resources })))
+    }
+
+    /// Host memory for `words` words that commands copy to.
+    pub(in crate::gpu) fn host(device: &impl OnDevice, label: &'static str, words: usize) -> Result<Self> {
+        let usage = wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
+        Self::allocate(device.resources(), label, usage, 4 * words.max(1) as u64)
     }
 
     /// Memory of any usage.
-    pub(super) fn allocate(
-        context: &Arc<Context>,
+    pub(in crate::gpu) fn allocate(
+        resources: &Arc<DeviceResources>,
         label: &'static str,
         usage: wgpu::BufferUsages,
         bytes: u64,
     ) -> Result<Self> {
-        let (number, raw) = context.take_buffer(label, usage, bytes)?;
-        let (context, shared) = (Arc::clone(context), AtomicBool::new(false));
-        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, shared, context })))
-    }
-
-    pub(super) fn context(&self) -> &Arc<Context> {
-        &self.0.context
+        let (number, raw) = resources.take_buffer(label, usage, bytes)?;
+        let (resources, shared) = (Arc::clone(resources), AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, shared, resources })))
     }
 
     /// The number that no other buffer of the device has.
-    pub(super) fn number(&self) -> u64 {
+    pub(in crate::gpu) fn number(&self) -> u64 {
         self.0.number
     }
 
     /// Its length in 32-bit words.
-    pub(super) fn words(&self) -> usize {
+    pub(in crate::gpu) fn words(&self) -> usize {
         (self.0.bytes / 4) as usize
     }
 
     /// Its length in bytes.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::gpu) fn bytes(&self) -> u64 {
         self.0.bytes
     }
 
@@ -159,7 +162,7 @@ impl Buffer {
     }
 
     /// The driver's object.
-    pub(super) fn raw(&self) -> &wgpu::Buffer {
+    pub(in crate::gpu) fn raw(&self) -> &wgpu::Buffer {
         match &self.0.raw {
             Some(raw) => raw,
             None => unreachable!("a buffer gives its memory back only when its last owner is gone"),
@@ -167,14 +170,14 @@ impl Buffer {
     }
 
     /// Whether the memory goes back to the pool; without effect on a buffer with several owners.
-    pub(super) fn set_pooled(&mut self, pooled: bool) {
+    pub(in crate::gpu) fn set_pooled(&mut self, pooled: bool) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.pooled = pooled;
         }
     }
 
     /// The buffer as kernels see it: in whole words of 16 bytes wherever its memory goes that far.
-    pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
+    pub(in crate::gpu) fn binding(&self) -> wgpu::BindingResource<'_> {
         let bytes = self.0.bytes.next_multiple_of(WORD);
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: self.raw(),
@@ -184,12 +187,12 @@ impl Buffer {
     }
 
     /// Whether two values are the same memory.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(in crate::gpu) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether a kernel that reads words of 16 bytes reaches every element. Only a caller's own buffer may be too short.
-    pub(super) fn in_whole_words(&self) -> bool {
+    pub(in crate::gpu) fn in_whole_words(&self) -> bool {
         self.0.bytes.next_multiple_of(WORD) <= self.raw().size()
     }
 
@@ -199,21 +202,22 @@ impl Buffer {
     }
 }
 
-impl Context {
-    /// A number that no other buffer or pipeline of the device has.
-    pub(super) fn next_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed)
+impl OnDevice for Buffer {
+    fn resources(&self) -> &Arc<DeviceResources> {
+        &self.0.resources
     }
+}
 
+impl DeviceResources {
     /// A buffer of at least `bytes` bytes, from the pool or the driver, and its number.
-    pub(super) fn take_buffer(
+    pub(in crate::gpu) fn take_buffer(
         &self,
         label: &'static str,
         usage: wgpu::BufferUsages,
         bytes: u64,
     ) -> Result<(u64, wgpu::Buffer)> {
         #[cfg(test)]
-        super::faults::meet(super::faults::Fault::Refused, label)?;
+        crate::gpu::device::faults::meet(crate::gpu::device::faults::Fault::Refused, label)?;
         self.limit(label, "a buffer's size in bytes", bytes, self.limits.max_buffer_size)?;
         let size = capacity(bytes).min(self.limits.max_buffer_size & !3);
         if let Some(found) = lock(&self.pool).take(usage, size) {
@@ -229,13 +233,13 @@ impl Context {
     }
 
     /// Puts a buffer back into the pool.
-    pub(super) fn give_buffer(&self, number: u64, raw: wgpu::Buffer) {
+    pub(in crate::gpu) fn give_buffer(&self, number: u64, raw: wgpu::Buffer) {
         let gone = lock(&self.pool).give(number, raw);
         gone.into_iter().for_each(|number| self.forget(number));
     }
 
     /// Writes whole words from a buffer's start on.
-    pub(super) fn write_buffer(&self, op: &'static str, raw: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
+    pub(in crate::gpu) fn write_buffer(&self, op: &'static str, raw: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }

@@ -6,18 +6,18 @@ use std::hash::Hash;
 
 /// Values by key, at most twice `most` of them, the least recently used forgotten: a value that was not asked for while a
 /// whole generation was filled is dropped with the one before.
-pub(super) struct Recent<K, V> {
+pub(in crate::gpu) struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     most: usize,
 }
 
 impl<K: Hash + Eq, V: Clone> Recent<K, V> {
-    pub(super) fn new(most: usize) -> Self {
+    pub(in crate::gpu) fn new(most: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), most }
     }
 
-    pub(super) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    pub(in crate::gpu) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
@@ -29,14 +29,14 @@ impl<K: Hash + Eq, V: Clone> Recent<K, V> {
         Some(value)
     }
 
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(in crate::gpu) fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= self.most {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(key, value);
     }
 
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
+    pub(in crate::gpu) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
         self.young.retain(|key, _| keep(key));
         self.old.retain(|key, _| keep(key));
     }

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::context::lock;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::gpu::device::lock;
 
 /// What a file begins with; another layout gets another number.
 const MAGIC: &[u8; 16] = b"gatewise-cache-1";
 
 /// A driver's cache of compiled pipelines, with the file that keeps it from run to run.
-pub(super) struct PipelineCache {
+pub(in crate::gpu) struct PipelineCache {
     raw: wgpu::PipelineCache,
     file: PathBuf,
     /// Checksum of what the file holds, as far as this process knows.
@@ -21,7 +21,7 @@ pub(super) struct PipelineCache {
 impl PipelineCache {
     /// Opens the cache of an adapter in a folder; `None` where the backend has none. A file that is missing, damaged or of
     /// another driver, or no regular file, is an empty cache.
-    pub(super) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Result<Option<Self>> {
+    pub(in crate::gpu) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Result<Option<Self>> {
         let Some(name) = wgpu::util::pipeline_cache_key(info) else { return Ok(None) };
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return Ok(None);
@@ -39,12 +39,12 @@ impl PipelineCache {
         Ok(Some(Self { raw, file, kept: Mutex::new(contents.map(checksum)) }))
     }
 
-    pub(super) fn raw(&self) -> &wgpu::PipelineCache {
+    pub(in crate::gpu) fn raw(&self) -> &wgpu::PipelineCache {
         &self.raw
     }
 
     /// Writes the cache out if it holds something else than its file.
-    pub(super) fn save(&self) -> Result<()> {
+    pub(in crate::gpu) fn save(&self) -> Result<()> {
         let Some(contents) = self.raw.get_data() else { return Ok(()) };
         let (mut kept, now) = (lock(&self.kept), Some(checksum(&contents)));
         if *kept == now {

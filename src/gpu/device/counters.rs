@@ -20,12 +20,12 @@ macro_rules! counters {
         }
 
         #[derive(Debug, Default)]
-        pub(super) struct AtomicCounters {
-            $(pub(super) $name: AtomicU64,)+
+        pub(in crate::gpu) struct AtomicCounters {
+            $(pub(in crate::gpu) $name: AtomicU64,)+
         }
 
         impl AtomicCounters {
-            pub(super) fn read(&self) -> Counters {
+            pub(in crate::gpu) fn read(&self) -> Counters {
                 Counters { $($name: self.$name.load(Ordering::Relaxed),)+ }
             }
         }
@@ -53,6 +53,6 @@ counters! {
 }
 
 /// Counts `more` events.
-pub(super) fn count(counter: &AtomicU64, more: usize) {
+pub(in crate::gpu) fn count(counter: &AtomicU64, more: usize) {
     counter.fetch_add(more as u64, Ordering::Relaxed);
 }

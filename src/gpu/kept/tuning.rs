@@ -5,21 +5,22 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::adapter::AdapterSummary;
-use super::context::{Context, GpuDevice, lock};
 use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::plan::{Choice, Method, Plan, Problem, Tile};
+use crate::gpu::device::adapter::AdapterSummary;
+use crate::gpu::device::lock;
+use crate::gpu::kept::DeviceResources;
+use crate::plan::{Choice, Method, Problem, Tile};
 
 const FORMAT: u64 = 1;
 
 /// The choices of one adapter and driver by the kind of call, and the file that they are kept in.
-pub(super) struct Tuning {
+pub(in crate::gpu) struct Tuning {
     file: PathBuf,
     adapter: String,
     driver: String,
-    entries: BTreeMap<String, Choice>,
+    pub(in crate::gpu) entries: BTreeMap<String, Choice>,
     /// What was found not to run at once.
     denied: BTreeSet<String>,
 }
@@ -27,7 +28,7 @@ pub(super) struct Tuning {
 impl Tuning {
     /// Opens what is kept in a folder for an adapter. A file that is missing, damaged, of another driver or of another layout,
     /// or no regular file, holds nothing.
-    pub(super) fn open(adapter: &AdapterSummary, folder: &Path) -> Result<Self> {
+    pub(in crate::gpu) fn open(adapter: &AdapterSummary, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         let plain = |text: &str| -> String {
             text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
@@ -45,11 +46,12 @@ impl Tuning {
         Ok(Self { file, adapter, driver, entries, denied })
     }
 
-    pub(super) fn denied(&self) -> BTreeSet<String> {
+    pub(in crate::gpu) fn denied(&self) -> BTreeSet<String> {
         self.denied.clone()
     }
 
-    fn save(&self) -> Result<()> {
+    /// Writes the file.
+    pub(in crate::gpu) fn save(&self) -> Result<()> {
         let entries: serde_json::Map<String, Value> =
             self.entries.iter().map(|(key, choice)| (key.clone(), written(choice))).collect();
         let mut all = json!({ "format": FORMAT, "adapter": self.adapter, "driver": self.driver, "entries": entries });
@@ -61,7 +63,7 @@ impl Tuning {
 }
 
 /// The kind of call: sizes of the stack as they are, steps and rows up to the next power of two.
-fn key(problem: &Problem) -> String {
+pub(in crate::gpu) fn key(problem: &Problem) -> String {
     let Problem { cells, input, hidden, layers, merged, weight_type, time, batch } = problem;
     let cell = cells.first().map_or("none", Cell::name);
     let stages = cells.first().map_or(0, |cell| cell.stages().len());
@@ -100,13 +102,13 @@ fn choice(value: &Value) -> Option<Choice> {
     Some(Choice { kind, project: tile(&value["project"])?, step })
 }
 
-impl Context {
-    pub(super) fn is_denied(&self, scan: &str) -> bool {
+impl DeviceResources {
+    pub(in crate::gpu) fn is_denied(&self, scan: &str) -> bool {
         lock(&self.denied).contains(scan)
     }
 
     /// Has plans do without what was found not to run at once: here, and in what is kept on disk.
-    pub(super) fn deny(&self, scan: String) {
+    pub(in crate::gpu) fn deny(&self, scan: String) {
         if let Some(tuning) = &self.tuning {
             let mut tuning = lock(tuning);
             tuning.denied.insert(scan.clone());
@@ -114,42 +116,5 @@ impl Context {
             let _ = tuning.save();
         }
         lock(&self.denied).insert(scan);
-    }
-}
-
-impl GpuDevice {
-    /// Whether calls run by what autotuning found ([`GpuOptions::tuning`](super::GpuOptions::tuning)).
-    pub fn is_tuned(&self) -> bool {
-        self.context().tuning.is_some()
-    }
-
-    /// A plan by what is known of calls of its kind; as it is where nothing is. A kind that is `forced` stays, unless its
-    /// workgroups were found not to run at once.
-    pub(crate) fn tuned(&self, plan: Plan, forced: bool) -> Plan {
-        let known = self.context().tuning.as_ref();
-        let known = known.and_then(|tuning| lock(tuning).entries.get(&key(plan.problem())).copied());
-        let plan = match known {
-            Some(choice) if !forced || choice.kind == plan.kind() => {
-                let as_it_is = plan.clone();
-                plan.with_choice(&choice, self.plan_limits()).unwrap_or(as_it_is)
-            }
-            _ => plan,
-        };
-        self.permitted(plan)
-    }
-
-    /// Has calls of a problem's kind run by a choice from now on; by the plan's own where there is none. Returns the choice
-    /// that was there.
-    pub(crate) fn prefer(&self, problem: &Problem, choice: Option<Choice>) -> Option<Choice> {
-        let mut tuning = lock(self.context().tuning.as_ref()?);
-        match choice {
-            Some(choice) => tuning.entries.insert(key(problem), choice),
-            None => tuning.entries.remove(&key(problem)),
-        }
-    }
-
-    /// Writes out what was found.
-    pub(crate) fn save_tuning(&self) -> Result<()> {
-        self.context().tuning.as_ref().map_or(Ok(()), |tuning| lock(tuning).save())
     }
 }

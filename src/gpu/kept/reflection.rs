@@ -6,22 +6,22 @@ use std::sync::{Arc, LazyLock, Mutex};
 use naga::Module;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
-use super::context::lock;
-use super::kernel::{Constants, Kernel};
-use super::part::{PART, PartDims, of_part};
-use super::specialize::specialized;
-use super::uniform::Declared;
 use crate::error::{Error, Result};
+use crate::gpu::device::lock;
+use crate::gpu::kept::kernel::{Constants, Kernel};
+use crate::gpu::kept::part::{PART, PartDims, of_part};
+use crate::gpu::kept::specialize::specialized;
+use crate::gpu::kept::uniform::Declared;
 
 /// A kernel for some values of its `override`s.
-pub(super) struct Variant {
-    pub(super) entries: Vec<wgpu::BindGroupLayoutEntry>,
-    pub(super) dims: Declared,
-    pub(super) workgroup_bytes: u64,
+pub(in crate::gpu) struct Variant {
+    pub(in crate::gpu) entries: Vec<wgpu::BindGroupLayoutEntry>,
+    pub(in crate::gpu) dims: Declared,
+    pub(in crate::gpu) workgroup_bytes: u64,
     /// Invocations of a workgroup along each axis.
-    pub(super) workgroup: [u32; 3],
+    pub(in crate::gpu) workgroup: [u32; 3],
     /// Without `override`s and without what they close.
-    pub(super) module: Module,
+    pub(in crate::gpu) module: Module,
 }
 
 /// A text as naga reads it.
@@ -31,7 +31,7 @@ struct Parsed {
 }
 
 /// What any kernel may ask for; whether the device has it is the planner's business.
-pub(super) const CAPABILITIES: Capabilities = Capabilities::SUBGROUP
+pub(in crate::gpu) const CAPABILITIES: Capabilities = Capabilities::SUBGROUP
     .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
     .union(Capabilities::SHADER_FLOAT16)
     .union(Capabilities::COOPERATIVE_MATRIX);
@@ -60,7 +60,7 @@ fn parsed(kernel: &'static Kernel) -> Result<Arc<Parsed>> {
 }
 
 impl Variant {
-    pub(super) fn of(kernel: &'static Kernel, constants: &Constants) -> Result<Self> {
+    pub(in crate::gpu) fn of(kernel: &'static Kernel, constants: &Constants) -> Result<Self> {
         let refused = |message: String| Error::Gpu { op: kernel.name, message };
         let parsed = parsed(kernel)?;
         let mut values = naga::back::PipelineConstants::default();

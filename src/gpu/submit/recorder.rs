@@ -2,81 +2,47 @@
 
 use std::sync::Arc;
 
-use super::buffer::Buffer;
-use super::context::{GpuDevice, lock};
-use super::counters::count;
-use super::kernel::{Constants, Kernel, Pipeline};
-use super::part::{PART, PartDims};
-use super::profile::Marks;
-use super::uniform::Uniform;
-use super::watch::Watched;
+use super::handle::GpuDevice;
+use super::list::{Bound, BoundId, Command, List, dispatches};
+use super::marks::Marks;
+use super::watch::{Watched, stage};
 use crate::error::{Error, Result};
+use crate::gpu::device::counters::count;
+use crate::gpu::device::lock;
+use crate::gpu::kept::OnDevice;
+use crate::gpu::kept::buffer::Buffer;
+use crate::gpu::kept::kernel::{Constants, Kernel};
+use crate::gpu::kept::part::{PART, PartDims};
+use crate::gpu::kept::pipeline::Pipeline;
+use crate::gpu::kept::uniform::Uniform;
 use crate::plan::{Grid, Submissions};
 
-/// A list of commands that becomes one submission, or several where one would keep the GPU too long. Nothing runs, and nothing on
-/// the device changes, before [`Recorder::submit`]; a recorder that is dropped instead leaves no trace.
+/// A list of commands that becomes one submission, or several if one would take too long. Nothing runs, and nothing on the device
+/// changes, before [`Recorder::submit`]. A recorder that is dropped before leaves no trace.
 #[must_use = "commands run when the recorder is submitted"]
 pub(crate) struct Recorder {
     device: GpuDevice,
     list: List,
 }
 
-/// What a recorder holds. Emptied lists are filled again by later recorders: a warm call then finds their room.
-#[derive(Default)]
-pub(super) struct List {
-    bound: Vec<Bound>,
-    commands: Vec<Command>,
-    /// The uniforms of all dispatches, each at its own aligned place.
-    dims: Vec<u8>,
-    /// Whether they are others at every submission.
-    passing: bool,
-    /// Words that the host looks at once all is done.
-    watched: Vec<Watched>,
-    /// Buffers whose value from before must stay unless everything is handed over.
-    kept: Vec<Buffer>,
-}
-
-/// Emptied lists that a device keeps; more recorders at a time allocate anew.
+/// Largest number of emptied lists that a device keeps.
 const MOST_LISTS: usize = 8;
 
 impl Drop for Recorder {
     fn drop(&mut self) {
         let mut list = std::mem::take(&mut self.list);
         // Buffers go back to the pool before the list does.
-        list.bound.clear();
-        list.commands.clear();
-        list.dims.clear();
-        list.passing = false;
-        list.watched.clear();
-        list.kept.clear();
-        let mut lists = lock(&self.device.context().lists);
+        list.empty();
+        let mut lists = lock(self.device.lists());
         if lists.len() < MOST_LISTS {
             lists.push(list);
         }
     }
 }
 
-/// A kernel with its buffers, ready to be dispatched any number of times.
-struct Bound {
-    pipeline: Arc<Pipeline>,
-    buffers: Vec<Buffer>,
-    /// The same for parts of a grid, once there was one that is cut up.
-    of_part: Option<BoundId>,
-}
-
-/// Names a kernel bound in a recorder.
-#[derive(Clone, Copy)]
-pub(super) struct BoundId(usize);
-
-enum Command {
-    Dispatch { bound: usize, dims: u32, grid: [u32; 3], nanos: u64 },
-    Copy { from: Buffer, from_word: u64, to: Buffer, to_word: u64, words: u64 },
-    Clear { buffer: Buffer, word: u64, words: u64 },
-}
-
 impl Recorder {
     pub(crate) fn new(device: &GpuDevice) -> Self {
-        let list = lock(&device.context().lists).pop().unwrap_or_default();
+        let list = lock(device.lists()).pop().unwrap_or_default();
         Self { device: device.clone(), list }
     }
 
@@ -85,17 +51,17 @@ impl Recorder {
     }
 
     /// Binds buffers to a kernel in the order of its bindings from 1 on.
-    pub(super) fn bind(
+    pub(in crate::gpu) fn bind(
         &mut self,
         kernel: &'static Kernel,
         constants: &Constants,
         buffers: impl Into<Vec<Buffer>>,
     ) -> Result<BoundId> {
-        let pipeline = self.device.context().pipeline(kernel, constants)?;
+        let pipeline = self.device.resources().pipeline(kernel, constants)?;
         self.bind_pipeline(pipeline, buffers.into())
     }
 
-    pub(super) fn bind_pipeline(&mut self, pipeline: Arc<Pipeline>, buffers: Vec<Buffer>) -> Result<BoundId> {
+    pub(in crate::gpu) fn bind_pipeline(&mut self, pipeline: Arc<Pipeline>, buffers: Vec<Buffer>) -> Result<BoundId> {
         if pipeline.buffers != buffers.len() {
             let message = format!("{} buffers for {} bindings", buffers.len(), pipeline.buffers);
             return Err(Error::Gpu { op: pipeline.name, message });
@@ -104,7 +70,7 @@ impl Recorder {
         Ok(BoundId(self.list.bound.len() - 1))
     }
 
-    /// The same kernel and buffers for parts of a grid.
+    /// Binds the same kernel and buffers for parts of a grid.
     fn of_part(&mut self, bound: BoundId) -> Result<BoundId> {
         let Bound { pipeline, buffers, of_part } = &self.list.bound[bound.0];
         if let Some(part) = *of_part {
@@ -117,13 +83,13 @@ impl Recorder {
         Ok(part)
     }
 
-    /// Adds a dispatch, or several where the grid is cut up; `dims` is the kernel's uniform.
-    pub(super) fn dispatch<D: Uniform>(&mut self, bound: BoundId, dims: &D, grid: &Grid) -> Result<()> {
+    /// Adds a dispatch, or several if the grid has several parts. `dims` is the kernel's uniform.
+    pub(in crate::gpu) fn dispatch<D: Uniform>(&mut self, bound: BoundId, dims: &D, grid: &Grid) -> Result<()> {
         let pipeline = &self.list.bound[bound.0].pipeline;
         pipeline.accept::<D>()?;
         let op = pipeline.name;
         let dims = bytemuck::bytes_of(dims);
-        let word = |groups: usize| super::ops::word(&self.device, op, groups);
+        let word = |groups: usize| self.device.resources().word(op, groups);
         let [x, y, z] = grid.whole();
         let whole = [word(x)?, word(y)?, word(z)?];
         if grid.is_whole() {
@@ -139,16 +105,16 @@ impl Recorder {
         Ok(())
     }
 
-    /// Adds a dispatch of a kernel that nothing is known of, and whose grid is taken as it is.
-    pub(super) fn dispatch_bytes(&mut self, bound: BoundId, dims: &[u8], grid: [u32; 3]) -> Result<()> {
+    /// Adds a dispatch of any kernel, with its grid as it is.
+    pub(in crate::gpu) fn dispatch_bytes(&mut self, bound: BoundId, dims: &[u8], grid: [u32; 3]) -> Result<()> {
         let Bound { pipeline, .. } = &self.list.bound[bound.0];
         if pipeline.dims.bytes != dims.len() as u64 {
             let message = format!("{} bytes for a uniform of {}", dims.len(), pipeline.dims.bytes);
             return Err(Error::Gpu { op: pipeline.name, message });
         }
         for groups in grid {
-            let most = u64::from(self.device.context().limits.max_compute_workgroups_per_dimension);
-            self.device.context().limit(pipeline.name, "workgroups along one axis", u64::from(groups), most)?;
+            let most = u64::from(self.device.resources().limits.max_compute_workgroups_per_dimension);
+            self.device.resources().limit(pipeline.name, "workgroups along one axis", u64::from(groups), most)?;
         }
         self.record(bound, (dims, None), grid, 0)
     }
@@ -164,7 +130,7 @@ impl Recorder {
         if grid.contains(&0) {
             return Ok(());
         }
-        let alignment = self.device.context().limits.min_uniform_buffer_offset_alignment as usize;
+        let alignment = self.device.resources().limits.min_uniform_buffer_offset_alignment as usize;
         self.list.dims.resize(self.list.dims.len().next_multiple_of(alignment), 0);
         let at = u32::try_from(self.list.dims.len()).map_err(|_| Error::Limit {
             op: pipeline.name,
@@ -186,14 +152,14 @@ impl Recorder {
     }
 
     /// Protects a buffer that commands write in place, a state for example: unless all submissions succeed, it keeps its value.
-    pub(super) fn keep(&mut self, buffer: &Buffer) {
+    pub(in crate::gpu) fn keep(&mut self, buffer: &Buffer) {
         if !self.list.kept.iter().any(|kept| kept.is_same(buffer)) {
             self.list.kept.push(buffer.clone());
         }
     }
 
-    /// Says that a number which is another one at every submission, a training step's for example, is among the uniforms.
-    pub(super) fn has_passing_numbers(&mut self) {
+    /// Marks the uniforms as different in every submission, for example because they hold the number of a training step.
+    pub(in crate::gpu) fn has_passing_numbers(&mut self) {
         self.list.passing = true;
     }
 
@@ -213,31 +179,33 @@ impl Recorder {
         }
     }
 
-    pub(super) fn watched(&mut self) -> &mut Vec<Watched> {
-        &mut self.list.watched
+    /// Has the host read the first word of `exchange` once the submission is done: whether the workgroups of `scan` ran
+    /// concurrently.
+    pub(in crate::gpu) fn watch(&mut self, exchange: &Buffer, scan: String) {
+        self.list.watched.push(Watched { from: exchange.clone(), scan });
     }
 
-    /// Hands everything over.
+    /// Submits all commands.
     pub(crate) fn submit(self) -> Result<()> {
         self.submit_as("submit", None).map(|_| ())
     }
 
     /// [`Recorder::submit`], and waits until it is done.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn submit_and_wait(self) -> Result<()> {
+    pub(in crate::gpu) fn submit_and_wait(self) -> Result<()> {
         const OP: &str = "submit";
         let device = self.device.clone();
         if let Some(submission) = self.submit_as(OP, None)?
-            && let Err(message) = device.context().wait_for(&submission)
+            && let Err(message) = device.resources().wait_for(&submission)
         {
-            device.context().ask_whether_alive(OP)?;
+            device.resources().ask_whether_alive(OP)?;
             return Err(Error::Gpu { op: OP, message });
         }
-        device.context().check_alive(OP)
+        device.resources().check_alive(OP)
     }
 
-    /// Hands everything over, marking times on the way; `None` where there is nothing to hand over, else the last submission.
-    pub(super) fn submit_as(
+    /// Submits all commands, with marks of their times if asked for. Returns the last submission; `None` if there is no command.
+    pub(in crate::gpu) fn submit_as(
         self,
         op: &'static str,
         marks: Option<&mut Marks>,
@@ -245,37 +213,37 @@ impl Recorder {
         self.submit_each(op, marks, |_| Ok(()))
     }
 
-    /// The same, as long as `goes_on` before each submission.
+    /// Submits all commands. Calls `goes_on` before each submission and stops if it fails.
     fn submit_each(
         mut self,
         op: &'static str,
         mut marks: Option<&mut Marks>,
         mut goes_on: impl FnMut(usize) -> Result<()>,
     ) -> Result<Option<wgpu::SubmissionIndex>> {
-        let context = Arc::clone(self.device.context());
+        let resources = Arc::clone(self.device.resources());
         if self.list.commands.is_empty() {
-            context.check_alive(op)?;
+            resources.check_alive(op)?;
             return Ok(None);
         }
         let begins = self.later_submissions();
         let begins = self.on_working_copies(begins)?;
         let List { dims, passing, .. } = &self.list;
-        let uniforms = if dims.is_empty() { None } else { Some(context.uniforms(dims, *passing)?) };
+        let uniforms = if dims.is_empty() { None } else { Some(resources.uniforms(dims, *passing)?) };
         let watched = std::mem::take(&mut self.list.watched);
-        let staged = context.stage(&watched)?;
+        let staged = stage(&resources, &watched)?;
         let (mut groups, mut submission) = (None, None);
         for at in 0..=begins.len() {
             let range = self.submission(&begins, at);
             let last = at == begins.len();
             goes_on(at)?;
-            let (passes, index) = context.guarded(op, || {
+            let (passes, index) = resources.guarded(op, || {
                 // Without uniforms there are no dispatches to bind anything for.
                 let bind = |bound: &Bound| {
-                    uniforms.as_ref().map(|uniforms| context.bind_group(&bound.pipeline, uniforms, &bound.buffers))
+                    uniforms.as_ref().map(|uniforms| resources.bind_group(&bound.pipeline, uniforms, &bound.buffers))
                 };
                 let groups: &Vec<_> = groups.get_or_insert_with(|| self.list.bound.iter().map(bind).collect());
                 let mut encoder =
-                    context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
+                    resources.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
                 let passes =
                     self.encode(&self.list.commands[range.clone()], &mut encoder, groups, marks.as_deref_mut());
                 for (word, staged) in watched.iter().zip(&staged).filter(|_| last) {
@@ -284,22 +252,22 @@ impl Recorder {
                 if let Some(marks) = marks.as_deref().filter(|_| last) {
                     marks.resolve(&mut encoder);
                 }
-                (passes, context.queue.submit([encoder.finish()]))
+                (passes, resources.queue.submit([encoder.finish()]))
             })?;
-            count(&context.counters.dispatches, dispatches(&self.list.commands[range]));
-            count(&context.counters.passes, passes);
-            count(&context.counters.submits, 1);
+            count(&resources.counters.dispatches, dispatches(&self.list.commands[range]));
+            count(&resources.counters.passes, passes);
+            count(&resources.counters.submits, 1);
             submission = Some(index);
         }
-        lock(&context.pool).submitted();
-        context.ask_for(watched, staged);
+        lock(&resources.pool).submitted();
+        self.device.concurrency().ask_for(&resources, watched, staged);
         #[cfg(test)]
-        super::faults::meet(super::faults::Fault::Misreported, op)?;
+        crate::gpu::device::faults::meet(crate::gpu::device::faults::Fault::Misreported, op)?;
         Ok(submission)
     }
 
-    /// The commands that submissions begin with, the first submission's left out. Copies count for nothing: each moves what a dispatch
-    /// beside it reads or writes.
+    /// The first command of every submission but the first. Copies do not count: each takes less time than the dispatch that reads or
+    /// writes the same memory.
     fn later_submissions(&self) -> Vec<usize> {
         let mut submissions = Submissions::new(&self.device.plan_limits().watchdog);
         let mut begins = Vec::new();
@@ -352,12 +320,12 @@ impl Recorder {
     }
 
     /// Dispatches recorded so far.
-    pub(super) fn dispatches(&self) -> usize {
+    pub(in crate::gpu) fn dispatches(&self) -> usize {
         dispatches(&self.list.commands)
     }
 
-    /// Passes that they take: runs of dispatches share one.
-    pub(super) fn passes(&self) -> usize {
+    /// Passes that they take: consecutive dispatches share a pass.
+    pub(in crate::gpu) fn passes(&self) -> usize {
         let begins = self.later_submissions();
         let of = |at| {
             let runs =
@@ -410,16 +378,6 @@ impl Recorder {
         }
         passes
     }
-}
-
-impl Command {
-    fn is_dispatch(&self) -> bool {
-        matches!(self, Self::Dispatch { .. })
-    }
-}
-
-fn dispatches(commands: &[Command]) -> usize {
-    commands.iter().filter(|command| command.is_dispatch()).count()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! A device's limits: what kernels cannot do without, and what they cannot count.
+//! A device's limits: those that kernels need, and those that exceed what kernels can count.
 
-use super::bindings::MOST_BINDINGS;
+/// Largest number of storage buffers of a kernel; `tests/shaders.rs` holds every kernel to it.
+pub(in crate::gpu) const MOST_BINDINGS: usize = 8;
 
-/// The first limit that is too low for every plan: a kernel has up to [`MOST_BINDINGS`] storage buffers beside a uniform at a
-/// dynamic offset. What a kernel needs beyond that is checked when it is compiled.
-pub(super) fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)> {
+/// The first limit that is too low for every plan: a kernel has up to [`MOST_BINDINGS`] storage buffers, and a uniform at a dynamic
+/// offset. A kernel's other needs are checked when it is compiled.
+pub(in crate::gpu) fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)> {
     let storage = MOST_BINDINGS as u32;
     let needed = [
         ("max_storage_buffers_per_shader_stage", storage, limits.max_storage_buffers_per_shader_stage),
@@ -20,8 +21,8 @@ pub(super) fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)>
 /// length in bytes in 32 bits, so that accesses beyond it would meet other elements.
 const LONGEST_BINDING: u64 = (1 << 32) - 16;
 
-/// A device's limits, less what kernels cannot count.
-pub(super) fn countable(mut limits: wgpu::Limits) -> wgpu::Limits {
+/// A device's limits, reduced to sizes that kernels can count.
+pub(in crate::gpu) fn countable(mut limits: wgpu::Limits) -> wgpu::Limits {
     limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(LONGEST_BINDING);
     limits
 }

@@ -5,13 +5,16 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::path::{Component, Path};
+use std::pin::pin;
 use std::sync::Once;
+use std::task::Poll;
 
 /// Nothing, or the driver's message.
-pub(super) type Outcome = Result<(), String>;
+pub(in crate::gpu) type Outcome = Result<(), String>;
 
 /// Whose panic a thread has met inside [`contained`].
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,7 @@ thread_local! {
 /// Keeps panics that are contained off standard error; every other panic goes to the hook that was there before.
 ///
 /// Without unwinding a panic ends the process, so its message must be seen.
-pub(super) fn silence_contained_panics() {
+pub(in crate::gpu) fn silence_contained_panics() {
     static HOOK: Once = Once::new();
     if !cfg!(panic = "unwind") || std::thread::panicking() {
         return;
@@ -62,7 +65,7 @@ fn is_in_wgpu(location: &Location<'_>) -> bool {
 }
 
 /// Runs calls into wgpu. A panic inside wgpu is returned as its message; a panic of the application's own callbacks goes on.
-pub(super) fn contained<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
+pub(in crate::gpu) fn contained<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
     let outer = CONTAINED.replace(true);
     PANICKED.set(Panicked::Unseen);
     // wgpu has let go of its locks where it panics, and what it holds is checked at every use.
@@ -76,11 +79,22 @@ pub(super) fn contained<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
+/// Awaits a future of wgpu. A panic inside wgpu is returned as its message, as by [`contained`].
+pub(in crate::gpu) async fn contained_future<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|task| match contained(|| future.as_mut().poll(task)) {
+        Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(message) => Poll::Ready(Err(message)),
+    })
+    .await
+}
+
 /// Something of wgpu's whose drop may panic, as that of a queue does after its driver has failed.
-pub(super) struct Contained<T>(Option<T>);
+pub(in crate::gpu) struct Contained<T>(Option<T>);
 
 impl<T> Contained<T> {
-    pub(super) fn new(value: T) -> Self {
+    pub(in crate::gpu) fn new(value: T) -> Self {
         Self(Some(value))
     }
 }
@@ -109,7 +123,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// wgpu's trees of causes as one line.
-pub(super) fn one_line(message: &str) -> String {
+pub(in crate::gpu) fn one_line(message: &str) -> String {
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ")
 }

@@ -16,7 +16,7 @@ const REMEMBERED: usize = 8;
 /// It keeps as much as one of the last submissions has asked for, so that a call that is repeated finds all of its buffers;
 /// beyond that those go back to the driver first that have waited longest.
 #[derive(Default)]
-pub(super) struct Pool {
+pub(in crate::gpu) struct Pool {
     /// Youngest first in each list.
     free: HashMap<(wgpu::BufferUsages, u64), Vec<Free>>,
     bytes: u64,
@@ -35,7 +35,7 @@ struct Free {
 
 impl Pool {
     /// A free buffer with its number.
-    pub(super) fn take(&mut self, usage: wgpu::BufferUsages, capacity: u64) -> Option<(u64, wgpu::Buffer)> {
+    pub(in crate::gpu) fn take(&mut self, usage: wgpu::BufferUsages, capacity: u64) -> Option<(u64, wgpu::Buffer)> {
         self.asked[0] += capacity;
         let Free { number, buffer, .. } = self.free.get_mut(&(usage, capacity))?.pop()?;
         self.bytes -= capacity;
@@ -43,13 +43,13 @@ impl Pool {
     }
 
     /// Begins to count what the next submission asks for.
-    pub(super) fn submitted(&mut self) {
+    pub(in crate::gpu) fn submitted(&mut self) {
         self.asked.rotate_right(1);
         self.asked[0] = 0;
     }
 
     /// Keeps a buffer. Returns the numbers of those that go back to the driver instead.
-    pub(super) fn give(&mut self, number: u64, buffer: wgpu::Buffer) -> Vec<u64> {
+    pub(in crate::gpu) fn give(&mut self, number: u64, buffer: wgpu::Buffer) -> Vec<u64> {
         self.given += 1;
         self.bytes += buffer.size();
         let list = self.free.entry((buffer.usage(), buffer.size())).or_default();

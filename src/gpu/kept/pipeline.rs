@@ -1,0 +1,168 @@
+//! Compiled kernels.
+
+use std::any::TypeId;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use super::DeviceResources;
+use super::kernel::{Constants, Kernel};
+use super::pipeline_cache::PipelineCache;
+use super::recent::Recent;
+use super::reflection::Variant;
+use super::uniform::{Declared, Uniform};
+use crate::error::Result;
+use crate::gpu::device::counters::count;
+use crate::gpu::device::lock;
+
+/// Variants of a kernel of which a generation is kept. A model of more layers with shapes of their own than twice as many
+/// compiles at every call.
+const MOST_VARIANTS: usize = 128;
+
+/// Compiled kernels by name and `override`s, the variants used last of each.
+#[derive(Default)]
+pub(in crate::gpu) struct Pipelines(HashMap<&'static str, Recent<Constants, Arc<Pipeline>>>);
+
+impl Pipelines {
+    fn get(&mut self, kernel: &'static Kernel, constants: &Constants) -> Option<Arc<Pipeline>> {
+        self.0.get_mut(kernel.name)?.get(constants)
+    }
+
+    fn insert(&mut self, kernel: &'static Kernel, constants: Constants, pipeline: Arc<Pipeline>) {
+        let variants = self.0.entry(kernel.name).or_insert_with(|| Recent::new(MOST_VARIANTS));
+        variants.insert(constants, pipeline);
+    }
+}
+
+/// A compiled kernel with the layout that its WGSL declares.
+pub(in crate::gpu) struct Pipeline {
+    pub(in crate::gpu) name: &'static str,
+    /// Its source, and the values of the `override`s.
+    pub(in crate::gpu) kernel: &'static Kernel,
+    pub(in crate::gpu) constants: Constants,
+    /// No other pipeline or buffer of the device has it; `None` for one that no later call will ask for.
+    pub(in crate::gpu) number: Option<u64>,
+    pub(in crate::gpu) raw: wgpu::ComputePipeline,
+    pub(in crate::gpu) layout: wgpu::BindGroupLayout,
+    /// Bindings after the uniform at 0.
+    pub(in crate::gpu) buffers: usize,
+    /// The uniform at binding 0.
+    pub(in crate::gpu) dims: Declared,
+    /// The Rust struct that has been found to be the same.
+    accepted: OnceLock<TypeId>,
+}
+
+impl Pipeline {
+    /// Refuses a uniform that differs from the WGSL's.
+    pub(in crate::gpu) fn accept<D: Uniform>(&self) -> Result<()> {
+        let id = TypeId::of::<D>();
+        if self.accepted.get() != Some(&id) {
+            self.dims.check::<D>(self.name)?;
+            // Whichever thread is first: both have found the same struct right.
+            let _ = self.accepted.set(id);
+        }
+        Ok(())
+    }
+}
+
+impl DeviceResources {
+    /// The pipeline of a kernel, compiled at its first use.
+    pub(in crate::gpu) fn pipeline(
+        self: &Arc<Self>,
+        kernel: &'static Kernel,
+        constants: &Constants,
+    ) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = lock(&self.pipelines).get(kernel, constants) {
+            return Ok(pipeline);
+        }
+        let pipeline =
+            Arc::new(Pipeline { number: Some(self.next_number()), ..self.compile(kernel, constants, Checks::Access)? });
+        lock(&self.pipelines).insert(kernel, constants.clone(), Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    pub(in crate::gpu) fn compile(
+        &self,
+        kernel: &'static Kernel,
+        constants: &Constants,
+        checks: Checks,
+    ) -> Result<Pipeline> {
+        let op = kernel.name;
+        let variant = Variant::of(kernel, constants)?;
+        // wgpu checks neither the memory (gfx-rs/wgpu#8946) nor a workgroup size that is an override.
+        self.limit(
+            op,
+            "workgroup memory in bytes",
+            variant.workgroup_bytes,
+            u64::from(self.limits.max_compute_workgroup_storage_size),
+        )?;
+        let invocations = variant.workgroup.iter().map(|&size| u64::from(size)).product();
+        let most = u64::from(self.limits.max_compute_invocations_per_workgroup);
+        self.limit(op, "invocations of a workgroup", invocations, most)?;
+        let limits = &self.limits;
+        let longest = [
+            limits.max_compute_workgroup_size_x,
+            limits.max_compute_workgroup_size_y,
+            limits.max_compute_workgroup_size_z,
+        ];
+        for (size, longest) in variant.workgroup.into_iter().zip(longest) {
+            self.limit(op, "invocations of a workgroup along one axis", u64::from(size), u64::from(longest))?;
+        }
+        count(&self.counters.pipelines, 1);
+        self.guarded(op, || {
+            let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(op),
+                entries: &variant.entries,
+            });
+            let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(op),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let module = self.module(kernel, variant.module, checks);
+            let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(op),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(op),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: self.pipeline_cache.as_ref().map(PipelineCache::raw),
+            });
+            let buffers = variant.entries.len() - 1;
+            let (name, dims) = (op, variant.dims);
+            let constants = constants.clone();
+            Pipeline { name, kernel, constants, number: None, raw, layout, buffers, dims, accepted: OnceLock::new() }
+        })
+    }
+}
+
+/// What a compiled kernel checks while it runs.
+#[derive(Clone, Copy)]
+pub(in crate::gpu) enum Checks {
+    /// Every access to memory and every division. No loop is counted: that would keep drivers from unrolling it.
+    Access,
+    /// Every loop as well.
+    All,
+}
+
+impl DeviceResources {
+    fn module(&self, kernel: &'static Kernel, module: naga::Module, checks: Checks) -> wgpu::ShaderModule {
+        let source = wgpu::ShaderSource::Naga(Cow::Owned(module));
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
+        // A caller can make a `Kernel` of any text; only the crate's own are known to end.
+        match checks {
+            Checks::Access if kernel.is_own() => {
+                let checks =
+                    wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+                #[expect(unsafe_code, reason = "a driver takes an endless loop for code that is never reached")]
+                // SAFETY: what is asked for is that no loop is endless. Every loop of the crate's kernels counts towards a
+                // bound in steps that are not 0 (`tests/shaders.rs` holds them to it), and the bounds are the host's own:
+                // sizes of buffers, below 2^30 words, so that no counter overflows before it gets there.
+                unsafe {
+                    self.device.create_shader_module_trusted(descriptor, checks)
+                }
+            }
+            _ => self.device.create_shader_module(descriptor),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Results on their way back to the host, to be waited for or awaited.
+
+use std::sync::Arc;
+
+use super::handle::GpuDevice;
+use super::recorder::Recorder;
+use super::waiter::{Answer, Answered, Owed};
+use crate::error::{Error, Result};
+use crate::gpu::device::contained::Outcome;
+use crate::gpu::kept::OnDevice;
+use crate::gpu::kept::buffer::Buffer;
+use crate::memory;
+
+const OP: &str = "read-back";
+/// A copy of a buffer on its way to the host; its submission is under way.
+pub(crate) struct ReadBack {
+    device: GpuDevice,
+    staging: Buffer,
+    words: usize,
+    /// `None` where there was nothing to submit.
+    submission: Option<wgpu::SubmissionIndex>,
+}
+
+impl Recorder {
+    /// Submits everything, with a copy of `words` words of a buffer from the word `first` on to the host behind it.
+    pub(crate) fn submit_and_read(mut self, from: (&Buffer, usize), words: usize) -> Result<ReadBack> {
+        let (device, staging) = (self.device().clone(), self.stage_copy(from, words)?);
+        let submission = self.submit_as(OP, None)?;
+        Ok(ReadBack::new(&device, staging, words, submission))
+    }
+
+    /// [`Recorder::submit_and_read`] for the first words of several buffers, in the same submission.
+    pub(crate) fn submit_and_read_all(mut self, parts: &[(&Buffer, usize)]) -> Result<Vec<ReadBack>> {
+        let device = self.device().clone();
+        let stage = |&(buffer, words): &(&Buffer, usize)| Ok((self.stage_copy((buffer, 0), words)?, words));
+        let staged = parts.iter().map(stage).collect::<Result<Vec<_>>>()?;
+        let submission = self.submit_as(OP, None)?;
+        Ok(staged
+            .into_iter()
+            .map(|(staging, words)| ReadBack::new(&device, staging, words, submission.clone()))
+            .collect())
+    }
+
+    /// Allocates room for `words` words of a buffer and records the copy to it.
+    fn stage_copy(&mut self, from: (&Buffer, usize), words: usize) -> Result<Buffer> {
+        let staging = Buffer::host(self.device(), OP, words)?;
+        self.copy(from, (&staging, 0), words);
+        Ok(staging)
+    }
+}
+
+impl GpuDevice {
+    /// Copies `len` words of a buffer from the word `first` on to the host, after everything submitted so far.
+    pub(in crate::gpu) fn read_words<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        buffer: &Buffer,
+        first: usize,
+        len: usize,
+    ) -> Result<Vec<T>> {
+        Recorder::new(self).submit_and_read((buffer, first), len)?.wait()
+    }
+}
+
+impl ReadBack {
+    /// A copy that `submission` makes. The pool must not hand the memory out again before it is unmapped.
+    pub(in crate::gpu) fn new(
+        device: &GpuDevice,
+        mut staging: Buffer,
+        words: usize,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Self {
+        staging.set_pooled(false);
+        Self { device: device.clone(), staging, words, submission }
+    }
+
+    /// Waiting would block the thread that the browser needs to end the work.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn wait<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
+        let option = "waiting for a read-back, rather than awaiting it".to_owned();
+        Err(Error::Unsupported { op: OP, option, by: "browsers" })
+    }
+
+    /// Waits for the words.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn wait<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
+        let answered = self.map();
+        if let Some(submission) = &self.submission {
+            let resources = self.device.resources();
+            if let Err(message) = resources.wait_for(submission) {
+                resources.ask_whether_alive(OP)?;
+                return Err(failed(message));
+            }
+        }
+        // The work is done; another thread's poll may have taken the answer and be about to hand it over.
+        let answer = pollster::block_on(answered);
+        self.take(answer)
+    }
+
+    /// The words once they are there. Never blocks: on the web the browser reports the end of the work, elsewhere a thread
+    /// of the device waits for it.
+    pub(crate) async fn arrive<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
+        let answered = self.map();
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(submission) = &self.submission {
+            let resources = self.device.resources();
+            self.device.waiter().watch(OP, (&resources.device, &resources.loss), submission, &answered.0)?;
+        }
+        let answer = answered.await;
+        self.take(answer)
+    }
+
+    fn map(&self) -> Answered {
+        let answer = Arc::new(Answer::default());
+        if self.words == 0 {
+            answer.give(Ok(()));
+        } else {
+            let owed = Owed(Arc::clone(&answer));
+            let callback = move |result: std::result::Result<(), wgpu::BufferAsyncError>| {
+                owed.0.give(result.map_err(|error| error.to_string()));
+            };
+            let slice = self.staging.raw().slice(..4 * self.words as u64);
+            // A refused mapping gives the answer, too.
+            let _ = self.device.resources().attempt(|| slice.map_async(wgpu::MapMode::Read, callback));
+        }
+        Answered(answer)
+    }
+
+    fn take<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(mut self, answer: Outcome) -> Result<Vec<T>> {
+        #[cfg(test)]
+        crate::gpu::device::faults::meet(crate::gpu::device::faults::Fault::Unread, OP)?;
+        let resources = self.device.resources();
+        match answer {
+            Ok(()) => resources.check_alive(OP)?,
+            Err(message) => {
+                resources.ask_whether_alive(OP)?;
+                return Err(failed(message));
+            }
+        }
+        if self.words == 0 {
+            return Ok(Vec::new());
+        }
+        let words = {
+            let slice = self.staging.raw().slice(..4 * self.words as u64);
+            let view = slice.get_mapped_range().map_err(|error| failed(error.to_string()))?;
+            let mut words = memory::zeros(OP, size_of_val(&view[..]) / size_of::<T>())?;
+            bytemuck::cast_slice_mut(&mut words).copy_from_slice(&view[..]);
+            words
+        };
+        // Memory that stays mapped is of no use to later calls; the words are here in any case.
+        let unmapped = self.device.resources().attempt(|| self.staging.raw().unmap());
+        self.staging.set_pooled(unmapped.is_ok());
+        Ok(words)
+    }
+}
+
+fn failed(message: String) -> Error {
+    Error::Gpu { op: OP, message }
+}
