@@ -6,7 +6,9 @@ use super::handle::GpuDevice;
 use super::marks::Marks;
 use super::readback::ReadBack;
 use super::recorder::Recorder;
-use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::gpu::kept::OnDevice;
 
 const OP: &str = "profile";
