@@ -13,7 +13,7 @@ use crate::gpu::faults::{Fault, fail};
 use crate::models::{RnNoise, SileroVad};
 use crate::nn::{Gru, Lstm, State, TrainingOptions};
 use crate::onnx::{OnnxModel, OnnxOptions};
-use crate::train::{Adam, Carry, Clip, Loss, Parameters, Recurrent, Sgd, Tbptt, Trainer};
+use crate::train::{Adam, CarriedState, Clip, LossOptions, Parameters, RecurrentModule, Sgd, Tbptt, Trainer};
 use crate::weights::{Weights, keras::KerasFile};
 use crate::{Device, Result, Tensor};
 
@@ -187,14 +187,14 @@ fn a_state_is_as_before_a_reset_that_fails() {
 struct Training {
     device: Device,
     trainer: Trainer,
-    gru: Recurrent,
-    carry: RefCell<Carry>,
+    gru: RecurrentModule,
+    carry: RefCell<CarriedState>,
 }
 
 fn training(device: &Device) -> Training {
     let mut parameters = Parameters::new(device, 7);
-    let gru = Recurrent::new(&mut parameters, "gru.", &Gru::config(2, 3)).expect("a stack");
-    let carry = RefCell::new(Carry::new(gru.zero_state(device, 2).expect("a state")));
+    let gru = RecurrentModule::new(&mut parameters, "gru.", &Gru::config(2, 3)).expect("a stack");
+    let carry = RefCell::new(CarriedState::new(gru.zero_state(device, 2).expect("a state")));
     let trainer = Trainer::new(parameters, Adam::default(), 0.05)
         .and_then(|trainer| trainer.clip(Clip::norm(0.5)))
         .expect("a trainer");
@@ -213,7 +213,7 @@ impl Training {
             let x = graph.input(&Tensor::from_vec(device, &[2, 2, 2], (0..8).map(|at| wave(at + turn)).collect())?);
             let y = carry.forward(graph, gru, x, &window, &Sequence::new(), &options)?;
             let y = graph.dropout(y, 0.1)?;
-            graph.mean_squared_error(y, &Tensor::zeros(device, &[2, 2, 3])?, &Loss::default())
+            graph.mean_squared_error(y, &Tensor::zeros(device, &[2, 2, 3])?, &LossOptions::default())
         })?;
         carry.advance();
         Ok((report.loss.to_bits(), report.gradient_norm.to_bits(), report.step))
@@ -243,7 +243,7 @@ fn a_report_that_fails_can_be_asked_for_again() {
         trainer.submit_step(|graph| {
             let (x, w) = (graph.input(&Tensor::from_vec(&device, &[1, 1], vec![1.0])?), graph.parameter(weight)?);
             let y = graph.linear(x, w, None)?;
-            graph.mean_squared_error(y, &Tensor::from_vec(&device, &[1, 1], vec![target])?, &Loss::default())
+            graph.mean_squared_error(y, &Tensor::from_vec(&device, &[1, 1], vec![target])?, &LossOptions::default())
         })
     };
     step(&mut trainer, 1.0).expect("a step");

@@ -1,22 +1,24 @@
-//! Learning: parameters by name, a graph that records a forward pass and its gradients, losses, optimisers, and a trainer that
+//! Training: parameters by name, a graph that records a forward pass and its gradients, losses, optimisers, and a trainer that
 //! puts them together.
 //!
-//! Everything that a [`Graph`] does goes into one [`Recorder`](crate::Recorder): on a GPU the forward pass, the loss, its
-//! gradients, the clipping and the update of all parameters are one submission, and nothing is read back but what the caller
-//! asks for.
+//! A [`Graph`] records everything into one [`Recorder`](crate::Recorder). On a GPU the forward pass, the loss, its gradients,
+//! the clipping and the update of all parameters are one submission. Only values that the caller asks for are read back.
+//!
+//! A module ([`LinearModule`], [`EmbeddingModule`], [`Conv1dModule`], [`RecurrentModule`]) registers its parameters in
+//! [`Parameters`], as a `torch.nn.Module` does, and keeps their ids. The layers of [`nn`](crate::nn) hold fixed weights.
 //!
 //! # Examples
 //! A recurrent layer learns to tell rising from falling sequences:
 //! ```
 //! use gatewise::cell::Sequence;
 //! use gatewise::nn::{Lstm, TrainingOptions};
-//! use gatewise::train::{Adam, CrossEntropy, Graph, Linear, Parameters, Recurrent, Trainer, Var};
+//! use gatewise::train::{Adam, CrossEntropyOptions, Graph, LinearModule, Parameters, RecurrentModule, Trainer, Var};
 //! use gatewise::{Device, Tensor};
 //! use ndarray::Array3;
 //!
 //! struct Model {
-//!     lstm: Recurrent,
-//!     head: Linear,
+//!     lstm: RecurrentModule,
+//!     head: LinearModule,
 //! }
 //!
 //! impl Model {
@@ -31,8 +33,8 @@
 //!
 //! let device = Device::Cpu;
 //! let mut parameters = Parameters::new(&device, 7);
-//! let lstm = Recurrent::new(&mut parameters, "lstm.", &Lstm::config(1, 8))?;
-//! let head = Linear::new(&mut parameters, "head.", [8, 2])?;
+//! let lstm = RecurrentModule::new(&mut parameters, "lstm.", &Lstm::config(1, 8))?;
+//! let head = LinearModule::new(&mut parameters, "head.", [8, 2])?;
 //! let model = Model { lstm, head };
 //!
 //! let x = Array3::from_shape_fn((6, 4, 1), |(t, b, _)| if b % 2 == 0 { t as f32 } else { 6.0 - t as f32 });
@@ -42,7 +44,7 @@
 //! for _ in 0..40 {
 //!     let report = trainer.step(|graph| {
 //!         let scores = model.scores(graph, &x)?;
-//!         graph.cross_entropy(scores, &classes, &CrossEntropy::default())
+//!         graph.cross_entropy(scores, &classes, &CrossEntropyOptions::default())
 //!     })?;
 //!     losses.push(report.loss);
 //! }
@@ -64,11 +66,11 @@ mod trainer;
 pub use crate::op::{Adam, Clip, RmsProp, Rule, Sgd};
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use flow::{GradientFlow, LayerFlow, Openings, gradient_flow, gradient_flow_bytes};
-pub use graph::{CrossEntropy, Gradients, Graph, Loss, Mode, Reduce, Stepped, Var};
-pub use layers::{Conv1d, Embedding, Linear, Recurrent};
+pub use graph::{CrossEntropyOptions, Gradients, Graph, LossOptions, Mode, RecurrentOutput, Reduce, Var};
+pub use layers::{Conv1dModule, EmbeddingModule, LinearModule, RecurrentModule};
 pub use memory::MemoryBias;
 pub use optimizer::Optimizer;
 pub use parameters::{ParameterId, Parameters};
-pub use schedule::{Plateau, Progress, Schedule};
-pub use tbptt::{Carry, Tbptt, Window};
+pub use schedule::{Plateau, Schedule};
+pub use tbptt::{CarriedState, Tbptt, Window};
 pub use trainer::{StepReport, Trainer};

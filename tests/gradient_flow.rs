@@ -1,5 +1,4 @@
-//! The flow of gradients through time against central differences, against the products it is made of, and on networks whose
-//! flow is known.
+//! The flow of gradients through time, compared with central differences, with explicit products, and with known networks.
 
 use gatewise::cell::{Activation, Cell, Direction, GruCell, LstmCell, Mix, Pad, Parameters, Reset, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge};
@@ -37,7 +36,7 @@ struct Problem {
     directions: Vec<Direction>,
     parameters: Vec<Vec<Parameters>>,
     x: Array3<f32>,
-    /// The loss is the sum of the outputs weighed by these.
+    /// The weights of the outputs in the loss.
     weights: Array3<f32>,
 }
 
@@ -164,7 +163,7 @@ impl Problem {
     }
 }
 
-/// `U x + b_ih + W h + b_hh`
+/// The gate arguments `U x + b_ih + W h + b_hh`.
 fn before(p: &Parameters<f64>, row: usize, x: &[f64], h: &[f64]) -> f64 {
     let dot = |a: ndarray::ArrayView1<'_, f64>, b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let bias = |bias: &Option<ndarray::Array1<f64>>| bias.as_ref().map_or(0.0, |b| b[row]);
@@ -296,7 +295,7 @@ fn gates_of_a_gru_say_what_is_written_kept_and_read() {
         flow.layers[0].openings.clone().expect("gates")
     };
     let (keeps, takes) = (means(Mix::KeepsOld), means(Mix::TakesNew));
-    // The first step's gates do not depend on the mix yet, only what they are called.
+    // The gates of the first step do not depend on the mix; only their roles do.
     assert_eq!((keeps.written[0], keeps.kept[0]), (takes.kept[0], takes.written[0]));
     assert!((keeps.written[0] - keeps.kept[0]).abs() > 1e-3);
     for openings in [keeps, takes] {
@@ -395,13 +394,13 @@ fn a_step_that_no_row_takes_has_no_openings_and_passes_the_gradient_on() {
     let problem = Problem::new(LstmCell::default(), 1, false, 3).last_only();
     let mask = Array2::from_shape_fn((TIME, BATCH), |(t, _)| t != 2);
     for pad in [Pad::Zero, Pad::Hold] {
-        let flow = problem.flow_with(&Device::Reference, &Sequence::new().mask(mask.clone()).pad(pad));
-        let flow = &flow.layers[0];
+        let whole = problem.flow_with(&Device::Reference, &Sequence::new().mask(mask.clone()).pad(pad));
+        let [flow] = &whole.layers[..] else { panic!("one layer, not {}", whole.layers.len()) };
         assert!(flow.openings.as_ref().expect("gates").kept[2].is_nan());
         assert_eq!((flow.h[2], flow.path[2] > 0.0), (flow.h[1], true));
-        let json = GradientFlow { layers: vec![flow.clone()] }.to_json();
+        let json = whole.to_json();
         assert!(json["layers"][0]["openings"]["kept"][2].is_null());
-        let csv = GradientFlow { layers: vec![flow.clone()] }.to_csv();
+        let csv = whole.to_csv();
         let line = csv.lines().nth(3).expect("step 2").split(',').collect::<Vec<_>>();
         assert_eq!(line[..4], ["0", "forward", "lstm", "2"]);
         assert_eq!((line[4].parse::<f64>().expect("a number"), line[8]), (flow.h[2], ""));

@@ -1,5 +1,5 @@
-//! Training passes of recurrent stacks: every path's output, state and gradients against the reference's, and the reference
-//! with noise against central differences.
+//! Training passes of recurrent stacks: output, state and gradients of every path compared with the reference, and the reference
+//! with noise compared with central differences.
 
 mod common;
 
@@ -18,7 +18,7 @@ use gatewise::{Device, Tensor};
 use ndarray::{Array2, Array3, ArrayD};
 
 const TIME: usize = 6;
-/// More rows than one part of the CPU path has.
+/// More rows than one block of the CPU path has.
 const BATCH: usize = 11;
 const INPUT: usize = 5;
 const HIDDEN: usize = 7;
@@ -54,11 +54,11 @@ struct Problem {
     x: Array3<f32>,
     h: Array3<f32>,
     s: Option<Array3<f32>>,
-    /// The loss is the sum of the output and the last state, weighed by these.
+    /// The weights of the output and the last state in the loss.
     weights: (Array3<f32>, Array3<f32>, Option<Array3<f32>>),
 }
 
-/// Everything that a pass computes, by name.
+/// All results of a pass by name.
 struct Outcome(Vec<(String, Vec<f32>)>);
 
 impl Problem {
@@ -177,7 +177,7 @@ fn cells() -> Vec<Cell> {
     cells
 }
 
-/// One cell of each kind, with what touches the state most.
+/// One cell of each kind, with the options that affect the state most.
 fn three() -> [Cell; 4] {
     [
         RnnCell::default().into(),

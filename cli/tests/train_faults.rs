@@ -428,7 +428,7 @@ fn pipes_are_refused_and_not_waited_for() {
     pipe(&place.path("pipe.svg"));
     let began = Instant::now();
     let resumed = place.train_vowels(&data, "out", &["--epochs", "2", "--resume"]);
-    assert!(stderr(&resumed).contains("no regular file"), "{}", stderr(&resumed));
+    assert!(stderr(&resumed).contains("not a regular file"), "{}", stderr(&resumed));
     assert_eq!(lines(&resumed).len(), 1, "the end");
     refused(&gatewise(&["train", "text", &place.name("pipe"), "--out", &place.name("new")]), &["must be a file"]);
     refused(&place.train_vowels(&data, "new", &["--plot", &place.name("pipe.svg")]), &["pipe.svg", "name a file"]);

@@ -5,13 +5,13 @@
 use std::sync::LazyLock;
 
 use gatewise::Device;
-use gatewise::train::{Adam, Checkpoint, Linear, Parameters, Plateau, Trainer};
+use gatewise::train::{Adam, Checkpoint, LinearModule, Parameters, Plateau, Trainer};
 use libfuzzer_sys::fuzz_target;
 use ndarray::IxDyn;
 
 static TRAINER: LazyLock<Trainer> = LazyLock::new(|| {
     let mut parameters = Parameters::new(&Device::Cpu, 7);
-    Linear::new(&mut parameters, "head.", [3, 2]).expect("a layer");
+    LinearModule::new(&mut parameters, "head.", [3, 2]).expect("a layer");
     let trainer = Trainer::new(parameters, Adam::default(), 0.01).expect("a trainer");
     trainer.plateau(Plateau::default())
 });

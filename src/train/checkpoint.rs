@@ -1,4 +1,4 @@
-//! Runs on disk: safetensors files with a checksum over every byte.
+//! Checkpoints of training: safetensors files with a checksum over every byte.
 
 mod folder;
 mod seal;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ndarray::{Array, Dimension, IxDyn};
 
-use super::schedule::{Plateau, Progress};
+use super::schedule::{Plateau, PlateauState};
 use super::trainer::Trainer;
 use crate::error::Result;
 use crate::files;
@@ -16,26 +16,28 @@ use crate::weights::Weights;
 
 pub use folder::Checkpoints;
 
-/// What the names of a checkpoint's arrays begin with.
+/// Prefix of the arrays that hold the optimiser's slots.
 const SLOTS: &str = "optimizer.";
+/// Prefix of the arrays that the caller adds.
 const EXTRA: &str = "extra.";
+/// Prefix of the arrays that hold the model's parameters.
 const PARAMETER: &str = "parameter.";
 
-/// The most steps that a checkpoint may count: no run makes them, and what counts on from there does not overflow.
+/// The most steps that a checkpoint may count. No training reaches it, and counting on from it does not overflow.
 const MOST_STEPS: u64 = 1 << 62;
 
-/// A run at a step: parameters, what the optimiser remembers, the step, and what the caller adds.
+/// The state of a training at one step: parameters, slots of the optimiser, the step, and what the caller adds.
 ///
-/// Its file is a safetensors file whose metadata begin with the format's version and a checksum over every other byte of the
-/// file, header and padding included: a changed bit is an error, never another run.
+/// The file is a safetensors file. Its metadata begin with the format's version and a checksum over every other byte of the
+/// file, header and padding included. A changed bit is therefore an error, never another state.
 ///
 /// # Examples
 /// ```
-/// use gatewise::{Device, train::{Adam, Checkpoint, Linear, Parameters, Trainer}};
+/// use gatewise::{Device, train::{Adam, Checkpoint, LinearModule, Parameters, Trainer}};
 /// let folder = tempfile::tempdir().expect("a folder");
 /// let path = folder.path().join("run.safetensors");
 /// let mut parameters = Parameters::new(&Device::Cpu, 7);
-/// Linear::new(&mut parameters, "head.", [3, 2])?;
+/// LinearModule::new(&mut parameters, "head.", [3, 2])?;
 /// let mut trainer = Trainer::new(parameters, Adam::default(), 0.01)?;
 /// let mut checkpoint = trainer.checkpoint()?;
 /// checkpoint.note("epoch", "3");
@@ -66,31 +68,31 @@ impl Checkpoint {
         weights.note("step", &trainer.steps().to_string());
         weights.note("seed", &trainer.seed.to_string());
         weights.note("slots", &trainer.optimizer().rule().slots().join(" "));
-        if let Some(Plateau { progress: Progress { scale, best, bad, resting }, .. }) = trainer.plateau {
+        if let Some(Plateau { state: PlateauState { scale, best, bad, resting }, .. }) = trainer.plateau {
             weights.note("plateau", &format!("{:x} {:x} {bad} {resting}", scale.to_bits(), best.to_bits()));
         }
         Ok(Self { weights })
     }
 
-    /// Adds a note of the caller's.
+    /// Adds a text of the caller under a key.
     pub fn note(&mut self, key: &str, value: &str) {
         self.weights.note(&format!("note {key}"), value);
     }
 
-    /// A note of the caller's.
+    /// The text that [`Checkpoint::note`] has added under this key.
     pub fn noted(&self, key: &str) -> Option<&str> {
         self.weights.metadata(&format!("note {key}")).ok()
     }
 
-    /// Adds an array of the caller's: a state that is carried on, for example.
+    /// Adds an array of the caller, for example a state that the training carries on.
     ///
     /// # Errors
-    /// [`Error::Duplicate`](crate::Error::Duplicate) for a name that is taken; what a read-back may meet.
+    /// [`Error::Duplicate`](crate::Error::Duplicate) for a name that is taken; the errors of [`Tensor::to_array`].
     pub fn add(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         self.weights.insert(&format!("{EXTRA}{name}"), tensor.to_array::<IxDyn>()?)
     }
 
-    /// An array of the caller's.
+    /// The array that [`Checkpoint::add`] has added under this name.
     ///
     /// # Errors
     /// As [`Weights::get`].
@@ -98,15 +100,15 @@ impl Checkpoint {
         self.weights.get(&format!("{EXTRA}{name}"))
     }
 
-    /// The step it was made at.
+    /// The number of steps that the training had made.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) where the file is no checkpoint.
+    /// [`Error::Format`](crate::Error::Format) if the weights are no checkpoint.
     pub fn step(&self) -> Result<u64> {
         self.count("step")
     }
 
-    /// The bytes of its file.
+    /// The checkpoint as the bytes of a file.
     ///
     /// # Errors
     /// As [`Weights::to_bytes`].
@@ -114,8 +116,8 @@ impl Checkpoint {
         seal::seal(&self.weights)
     }
 
-    /// Writes it to a file, which is replaced as a whole ([`files::replace`]): a run that ends half-way leaves the file that was
-    /// there.
+    /// Writes the checkpoint to a file, which is replaced as a whole ([`files::replace`]). A program that ends half-way leaves
+    /// the old file.
     ///
     /// # Errors
     /// As [`Checkpoint::to_bytes`] and [`files::replace`].
@@ -124,26 +126,26 @@ impl Checkpoint {
         files::replace(path, |out| out.write_all(&bytes))
     }
 
-    /// Reads a file.
+    /// Reads a checkpoint from a file.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where it cannot be read; otherwise as [`Checkpoint::from_bytes`].
+    /// [`Error::Io`](crate::Error::Io) if the file cannot be read; otherwise as [`Checkpoint::from_bytes`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::from_bytes(&path.display().to_string(), &seal::read(path)?)
     }
 
-    /// Reads a file's contents; `file` names them in messages.
+    /// Reads a checkpoint from the bytes of a file; `file` is the name that messages give them.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) where the checksum says that the file is damaged, or it is no checkpoint, or one of another version;
+    /// [`Error::Format`](crate::Error::Format) if the checksum differs, or if the bytes are no checkpoint of this version;
     /// otherwise as [`Weights::from_bytes`].
     ///
     /// # Examples
     /// ```
-    /// use gatewise::{Device, train::{Adam, Checkpoint, Linear, Parameters, Trainer}};
+    /// use gatewise::{Device, train::{Adam, Checkpoint, LinearModule, Parameters, Trainer}};
     /// let mut parameters = Parameters::new(&Device::Cpu, 7);
-    /// Linear::new(&mut parameters, "head.", [3, 2])?;
+    /// LinearModule::new(&mut parameters, "head.", [3, 2])?;
     /// let mut file = Trainer::new(parameters, Adam::default(), 0.01)?.checkpoint()?.to_bytes()?;
     /// assert_eq!(Checkpoint::from_bytes("whole", &file)?.step()?, 0);
     /// *file.last_mut().expect("bytes") ^= 1;
@@ -157,12 +159,13 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A whole number among the metadata.
     fn number(&self, key: &str) -> Result<u64> {
         let entry = self.weights.metadata(key)?;
         entry.parse().map_err(|_| self.weights.refuse(&format!("metadata {key}"), "a whole number", entry))
     }
 
-    /// A number of steps or updates.
+    /// A number of steps or updates among the metadata.
     fn count(&self, key: &str) -> Result<u64> {
         let count = self.number(key)?;
         if count <= MOST_STEPS {
@@ -171,12 +174,13 @@ impl Checkpoint {
         Err(self.weights.refuse(&format!("metadata {key}"), &format!("at most {MOST_STEPS}"), &count.to_string()))
     }
 
+    /// Gives a trainer the checkpoint's state. If the checkpoint does not fit, the trainer keeps its own.
     pub(super) fn put_into(&self, trainer: &mut Trainer) -> Result<()> {
         let rule = trainer.optimizer().rule();
         let slots = rule.slots();
         let found = self.weights.metadata("slots")?;
         if found != slots.join(" ") {
-            let expected = format!("what the rule remembers, {:?}", slots.join(" "));
+            let expected = format!("the slots of the trainer's rule, {:?}", slots.join(" "));
             return Err(self.weights.refuse("metadata slots", &expected, found));
         }
         let device = trainer.parameters().device().clone();
@@ -192,7 +196,7 @@ impl Checkpoint {
         }
         let mut parameters = self.weights.names().filter_map(|name| name.strip_prefix(PARAMETER));
         if let Some(more) = parameters.find(|name| trainer.parameters().find(name).is_none()) {
-            return Err(self.weights.refuse(more, "a parameter of the model", "one more"));
+            return Err(self.weights.refuse(more, "only parameters of the model", "one that it does not have"));
         }
         let (step, seed) = (self.step()?, self.number("seed")?);
         let plateau = match &trainer.plateau {
@@ -209,6 +213,7 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The options of `now` with the state that the checkpoint holds.
     fn plateau(&self, now: &Plateau) -> Result<Plateau> {
         let entry = self.weights.metadata("plateau")?;
         let parse = || -> Option<Plateau> {
@@ -217,9 +222,9 @@ impl Checkpoint {
             let bits = |word: &str| u64::from_str_radix(word, 16).ok().map(f64::from_bits);
             let (bad, resting) = (bad.parse().ok()?, resting.parse().ok()?);
             let scale = bits(scale).filter(|scale| scale.is_finite() && *scale >= 0.0)?;
-            let progress = Progress { scale, best: bits(best)?, bad, resting };
-            Some(Plateau { progress, ..now.clone() })
+            let state = PlateauState { scale, best: bits(best)?, bad, resting };
+            Some(now.clone().with_state(state))
         };
-        parse().ok_or_else(|| self.weights.refuse("metadata plateau", "four words of a plateau", entry))
+        parse().ok_or_else(|| self.weights.refuse("metadata plateau", "scale, best, bad and resting", entry))
     }
 }

@@ -1,4 +1,4 @@
-//! How a loss's gradient flows back through time: the lectures' argument about vanishing and exploding gradients, as numbers.
+//! The gradient of a loss on its way back through time: vanishing and exploding gradients as numbers.
 
 mod path;
 mod report;
@@ -17,44 +17,50 @@ const OP: &str = "gradient_flow";
 
 /// The gradient of one loss on its way back through a recurrent stack.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GradientFlow {
-    /// Layer by layer, direction by direction.
+    /// One entry per layer and direction, layer by layer.
     pub layers: Vec<LayerFlow>,
 }
 
-/// The gradient within one layer and direction. A norm is the Euclidean one over all rows of the batch and all units; steps
-/// stand at their place in time, `t` from 0 to `T - 1`, in either direction.
+/// The gradient within one layer and direction.
+///
+/// Every norm is the Euclidean norm over all rows of the batch and all units. Index `t`, from 0 to `T - 1`, is the step's
+/// position in time for both directions.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct LayerFlow {
-    /// The layer, from 0.
+    /// The layer, counted from 0.
     pub layer: usize,
     /// The direction of time.
     pub direction: Direction,
     /// `"rnn"`, `"lstm"` or `"gru"`.
     pub cell: &'static str,
-    /// Norms of `dL/dh_t`, `[T]`: all that the loss asks of the hidden state after step `t`, by that step's own output and by
-    /// all later ones.
+    /// Norms of `dL/dh_t`, `[T]`: the gradient with respect to the hidden state after step `t`, through the output of that step
+    /// and through all later steps.
     pub h: Vec<f64>,
-    /// Norms of `dL/ds_t`, `[T]`, the way through `h_t` included; `None` unless the cell is an LSTM.
+    /// Norms of `dL/ds_t`, `[T]`, including the path through `h_t`; `None` unless the cell is an LSTM.
     pub s: Option<Vec<f64>>,
-    /// Norms of the gradient that reaches step `t` by the state alone, through no product, `[T]`. For one loss at the last
-    /// step this is the lectures' `t_0 = L'(h_T) D(o * sigma'(s)) D(prod f_i)`: with one forget gate after the other open, it
-    /// neither vanishes nor explodes. A GRU's path goes through its update gates; an RNN has none, and only the step's own
-    /// output is left.
+    /// Norms of the gradient that reaches step `t` through the state alone, without a recurrent matrix, `[T]`.
+    ///
+    /// For one loss at the last step of an LSTM this is the lectures' `t_0 = L'(h_T) D(o * sigma'(s)) D(prod f_i)`. As long as
+    /// every forget gate is open, it neither vanishes nor explodes. The path of a GRU goes through its update gates. An RNN has
+    /// no such path, so only the gradient of the step's own output is left.
     pub path: Vec<f64>,
     /// Mean openings of the gates at every step; `None` for an RNN, which has no gates.
     pub openings: Option<Openings>,
     /// The greatest singular value of each gate's recurrent matrix, in the order of
     /// [`Cell::gates`](crate::cell::Cell::gates).
     pub recurrent_norms: Vec<(&'static str, f64)>,
-    /// The bound of the exploding path, `log10(norm(W)^n)`, `[T]`, where `n` steps lie between `t` and the last one. `W` is the
-    /// recurrent matrix of an RNN, that of an LSTM's output gate (the lectures' `W_o`), that of a GRU's candidate. The path
-    /// multiplies `W` once a step, with slopes of activations between that are at most 1: above 0 it may explode, below it
-    /// must vanish.
+    /// The bound of the exploding path, `log10(norm(W)^n)`, `[T]`, where `n` steps lie between `t` and the last step.
+    ///
+    /// `W` is the recurrent matrix: of an RNN, of an LSTM's output gate (the lectures' `W_o`), or of a GRU's candidate. The path
+    /// multiplies by `W` once per step, and by slopes of activations that are at most 1. Above 0 the gradient may explode;
+    /// below 0 it must vanish.
     pub bound_log10: Vec<f64>,
 }
 
-/// Mean openings of gates at every step, `[T]` each, over the units of all rows that take the step; NaN where none does.
+/// Mean openings of gates at every step, `[T]` each, over the units of all rows that take the step; NaN if no row takes it.
 ///
 /// ```text
 ///            written   kept     read
@@ -63,25 +69,26 @@ pub struct LayerFlow {
 /// GRU        z         1 - z    r        as the lectures write it
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Openings {
-    /// How much of the candidate goes into the state.
+    /// The share of the candidate that goes into the state.
     pub written: Vec<f64>,
-    /// How much of the state stays; the rest is forgotten.
+    /// The share of the state that is kept.
     pub kept: Vec<f64>,
-    /// How much of the state is read.
+    /// The share of the state that is read.
     pub read: Vec<f64>,
 }
 
 /// Follows the gradient of a loss back through a stack, step by step.
 ///
-/// The numbers come from the reference's loops in `f64`, whatever device the stack lives on: its parameters, `x`, the state
-/// and `dy` are copied to the host. Gradients that vanish to `1e-300` stay numbers there, where `f32` would end at `1e-45`.
+/// The reference computes the numbers in `f64`, whatever device the stack lives on: the parameters, `x`, the state and `dy` are
+/// copied to the host. Values down to `1e-300` are represented there; `f32` ends at `1e-45`.
 ///
 /// # Shapes
-/// `x [T, B, input]`; `dy [T, B, output_size]`, the loss's gradient by the stack's output.
+/// `x [T, B, input]`; `dy [T, B, output_size]`, the gradient of the loss with respect to the stack's output.
 ///
 /// # Errors
-/// As [`TrainableRecurrent::forward_training`]; [`Error::Shape`](crate::Error::Shape) where `dy` does not fit;
+/// As [`TrainableRecurrent::forward_training`]; [`Error::Shape`](crate::Error::Shape) if `dy` does not fit;
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 ///
 /// # Examples
@@ -120,13 +127,12 @@ pub fn gradient_flow<C: Clone + Into<Cell>>(
         layers.push(layer_flow(pass, sequence)?);
         Ok(())
     })?;
-    // The pass goes from the last layer to the first, directions in order.
+    // The backward pass visits the last layer first, and the directions of a layer in order; the sort is stable.
     layers.sort_by_key(|flow| flow.layer);
     Ok(GradientFlow { layers })
 }
 
-/// Bytes of memory that [`gradient_flow`] takes at the most, beside its arguments, for `time` steps of `batch` rows: what is
-/// there at the same time.
+/// The most bytes of memory that [`gradient_flow`] holds at once, apart from its arguments, for `time` steps of `batch` rows.
 ///
 /// # Errors
 /// [`Error::Value`](crate::Error::Value) for an impossible configuration.
@@ -138,15 +144,16 @@ pub fn gradient_flow<C: Clone + Into<Cell>>(
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 pub fn gradient_flow_bytes<C: Clone + Into<Cell>>(config: &Config<C>, time: usize, batch: usize) -> Result<u64> {
-    // Gates, the gradient along the state, and what walking through the layer once more computes.
-    const SHOWN: usize = size_of::<Option<UnitGates<f64>>>() + 2 * size_of::<f64>();
-    // Norms and openings of a step, in a layer and direction.
-    const RESULTS: usize = 7 * size_of::<f64>();
-    let bytes = config.reference_pass_bytes(time, batch, SHOWN as u128)?;
-    let results = (config.parameter_places().len() * RESULTS) as u128;
+    // Per unit and step: the gates, the gradient along the state, and one intermediate value of the second pass.
+    const UNIT_BYTES: usize = size_of::<Option<UnitGates<f64>>>() + 2 * size_of::<f64>();
+    // Per step, layer and direction: norms and openings.
+    const STEP_BYTES: usize = 7 * size_of::<f64>();
+    let bytes = config.reference_pass_bytes(time, batch, UNIT_BYTES as u128)?;
+    let results = (config.parameter_places().len() * STEP_BYTES) as u128;
     Ok(u64::try_from(bytes.saturating_add(results.saturating_mul(time as u128))).unwrap_or(u64::MAX))
 }
 
+/// The norms and openings of one layer and direction.
 fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
     let LayerPass { layer, direction, cell, parameters, x, state, gradient, .. } = *pass;
     let gates = layer_gates(cell, parameters, direction, sequence, x, state)?;
@@ -167,7 +174,7 @@ fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
         Direction::Forward => time - 1 - t,
         Direction::Reverse => t,
     };
-    // No step, no factor: not 0 times the logarithm of zero.
+    // Zero steps mean a factor of 1, even if `factor` is 0 and its logarithm minus infinity.
     let bound = |t| if steps_left(t) == 0 { 0.0 } else { steps_left(t) as f64 * factor.log10() };
     Ok(LayerFlow {
         layer,
@@ -182,10 +189,10 @@ fn layer_flow(pass: &LayerPass<'_>, sequence: &Sequence) -> Result<LayerFlow> {
     })
 }
 
-/// The Euclidean norm of each step's numbers.
+/// The Euclidean norm of the numbers of each step.
 fn step_norms(numbers: ArrayView3<'_, f64>) -> Result<Vec<f64>> {
     let norm = |step: ndarray::ArrayView2<'_, f64>| {
-        // Scaled, so that squares of vanished gradients do not vanish once more.
+        // Scaled by the greatest element, because the squares of tiny gradients would underflow.
         let greatest = step.iter().fold(0.0, |most: f64, &d| if d.is_nan() { d } else { most.max(d.abs()) });
         if greatest == 0.0 || !greatest.is_finite() {
             return greatest;
@@ -195,6 +202,7 @@ fn step_norms(numbers: ArrayView3<'_, f64>) -> Result<Vec<f64>> {
     memory::collected(OP, numbers.len_of(Axis(0)), numbers.axis_iter(Axis(0)).map(norm))
 }
 
+/// The mean opening of every gate at every step.
 fn openings(gates: &Array3<Option<UnitGates<f64>>>) -> Result<Openings> {
     let means = |of: fn(&UnitGates<f64>) -> f64| {
         let mean = |step: ndarray::ArrayView2<'_, Option<UnitGates<f64>>>| {

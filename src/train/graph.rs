@@ -1,12 +1,12 @@
-//! A forward pass that can be walked backwards: reverse-mode differentiation over whole layers.
+//! A recorded forward pass and its gradients: reverse-mode differentiation over whole layers.
 
 mod loss;
 mod operations;
 mod sequence;
 
-pub use loss::{CrossEntropy, Loss, Reduce};
-pub(super) use sequence::Start;
-pub use sequence::Stepped;
+pub use loss::{CrossEntropyOptions, LossOptions, Reduce};
+pub use sequence::RecurrentOutput;
+pub(super) use sequence::StartState;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,50 +17,53 @@ use crate::tensor::{Device, ReadBack, Tensor};
 
 const OP: &str = "Graph";
 
-/// A value in a [`Graph`], and in no other one.
+/// A value of one [`Graph`]. Other graphs refuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Var {
     graph: u64,
     at: usize,
 }
 
-/// What a graph is for.
+/// Whether a graph trains or evaluates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing is dropped.
+    /// Dropout and zoneout are the identity.
     #[default]
     Evaluation,
-    /// Dropout, recurrent dropout and zoneout draw their masks from a seed and a step: the same pair gives the same masks on
+    /// Dropout, recurrent dropout and zoneout draw their masks from a seed and a step. The same pair gives the same masks on
     /// every device.
     Training {
-        /// Tells runs apart.
+        /// The seed of the training; other seeds give other masks.
         seed: u64,
-        /// Tells steps apart.
+        /// The step of the training; other steps give other masks.
         step: u32,
     },
 }
 
+/// A value of a graph.
 struct Value {
     tensor: Tensor,
-    /// Whether a gradient by it is of use.
+    /// Whether some parameter or variable needs the gradient with respect to this value.
     wanted: bool,
 }
 
-/// Gradients by the inputs of an operation, from those by its outputs; of the inputs only those wanted.
+/// Computes the gradients with respect to an operation's inputs from those with respect to its outputs. The flags say which
+/// inputs want a gradient.
 type Backward = Box<dyn FnOnce(&mut Recorder, &[Option<Tensor>], &[bool]) -> Result<Vec<Option<Tensor>>>>;
 
+/// An operation that [`Graph::backward`] differentiates.
 struct Operation {
     inputs: Vec<Var>,
     outputs: Vec<Var>,
     backward: Backward,
 }
 
-/// Records operations on a device, and their gradients. On a GPU nothing runs before [`Graph::submit`]; then all of it is one
-/// submission.
+/// Records operations on a device, and their gradients. On a GPU nothing runs before [`Graph::submit`], which hands over
+/// everything in one submission.
 ///
 /// # Examples
 /// ```
-/// use gatewise::train::{Graph, Linear, Loss, Mode, Parameters};
+/// use gatewise::train::{Graph, LinearModule, LossOptions, Mode, Parameters};
 /// use gatewise::{Device, Tensor};
 /// use ndarray::array;
 ///
@@ -72,7 +75,7 @@ struct Operation {
 /// let w = graph.parameter(weight)?;
 /// let y = graph.linear(x, w, None)?; // [[32]]
 /// let target = Tensor::from_array(&device, &array![[30.0]])?;
-/// let loss = graph.mean_squared_error(y, &target, &Loss::default())?;
+/// let loss = graph.mean_squared_error(y, &target, &LossOptions::default())?;
 /// let gradients = graph.backward(loss)?;
 /// graph.submit()?;
 /// let dw = gradients.parameter(weight).expect("the loss depends on it");
@@ -80,17 +83,17 @@ struct Operation {
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 pub struct Graph {
-    /// Tells its values from those of other graphs.
+    /// Distinguishes the values of this graph from those of other graphs.
     number: u64,
     recorder: Recorder,
     mode: Mode,
     ids: Vec<ParameterId>,
     parameters: Vec<Tensor>,
-    /// The leaf of every parameter that was asked for.
+    /// Per parameter: its value in this graph, if it was asked for.
     leaves: Vec<Option<Var>>,
     values: Vec<Value>,
     operations: Vec<Operation>,
-    /// Masks drawn so far.
+    /// The number of operations so far that draw masks.
     draws: usize,
 }
 
@@ -101,7 +104,7 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Graph {
-    /// An empty graph over the parameters as they are now.
+    /// An empty graph over the present values of the parameters.
     pub fn new(parameters: &Parameters, mode: Mode) -> Self {
         static GRAPHS: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -117,12 +120,12 @@ impl Graph {
         }
     }
 
-    /// The device it records for.
+    /// The device that the graph records for.
     pub fn device(&self) -> &Device {
         self.recorder.device()
     }
 
-    /// What it is for.
+    /// Whether the graph trains or evaluates.
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -132,23 +135,23 @@ impl Graph {
         &mut self.recorder
     }
 
-    /// A value that is given; no gradient flows into it.
+    /// A given value that no gradient flows into.
     pub fn input(&mut self, tensor: &Tensor) -> Var {
         self.push(tensor.clone(), false)
     }
 
-    /// A value that is given and whose gradient [`Gradients::var`] returns.
+    /// A given value whose gradient [`Gradients::var`] returns.
     pub fn variable(&mut self, tensor: &Tensor) -> Var {
         self.push(tensor.clone(), true)
     }
 
-    /// A parameter. Asked for twice it is the same value, which collects the gradients of all its uses.
+    /// The value of a parameter. Several calls return the same value, which collects the gradients of all its uses.
     ///
     /// # Errors
-    /// [`Error::Value`] for an id of other parameters than the graph's.
+    /// [`Error::Value`] for an id that belongs to other [`Parameters`].
     pub fn parameter(&mut self, id: ParameterId) -> Result<Var> {
         let (expected, found) = ("one of the graph's parameters", "one of other parameters".to_owned());
-        let at = id.place_in(&self.ids).ok_or(Error::Value { op: OP, what: "id", expected, found })?;
+        let at = id.index_in(&self.ids).ok_or(Error::Value { op: OP, what: "id", expected, found })?;
         if let Some(var) = self.leaves[at] {
             return Ok(var);
         }
@@ -157,10 +160,10 @@ impl Graph {
         Ok(var)
     }
 
-    /// A value's tensor. On a GPU it holds something once the graph is submitted.
+    /// The tensor of a value. On a GPU its elements are valid once the graph is submitted.
     ///
     /// # Errors
-    /// [`Error::Value`] for a value of another graph, as from every operation that takes one.
+    /// [`Error::Value`] for a value of another graph. Every operation on a value returns this error too.
     pub fn value(&self, var: Var) -> Result<&Tensor> {
         let own = if var.graph == self.number { self.values.get(var.at) } else { None };
         own.map(|value| &value.tensor).ok_or_else(|| {
@@ -178,7 +181,8 @@ impl Graph {
         Var { graph: self.number, at: self.values.len() - 1 }
     }
 
-    /// Adds an operation's results and how to walk back through it. The inputs are this graph's own: their values have been read.
+    /// Adds the results of an operation and its backward function. The inputs belong to this graph, because the caller has read
+    /// their values.
     fn operation<const N: usize>(
         &mut self,
         inputs: &[Var],
@@ -194,7 +198,7 @@ impl Graph {
         outputs
     }
 
-    /// [`Graph::operation`] of one input and one output.
+    /// Adds an operation with one input and one output (see [`Graph::operation`]).
     fn unary(
         &mut self,
         x: Var,
@@ -208,15 +212,16 @@ impl Graph {
         y
     }
 
-    /// Walks back from a loss and returns the gradients by every parameter and variable that it depends on. The graph's
-    /// operations are used up: a graph has one backward pass.
+    /// Returns the gradients of a loss with respect to every parameter and variable that it depends on.
+    ///
+    /// The pass consumes the graph's operations, so a graph has one backward pass.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless the loss is a scalar, shape `[]`; [`Error::Value`] where it depends on no parameter and no variable.
+    /// [`Error::Shape`] unless the loss is a scalar of shape `[]`; [`Error::Value`] if it depends on no parameter and no variable.
     pub fn backward(&mut self, loss: Var) -> Result<Gradients> {
         check_shape(OP, "loss", &[], self.shape(loss)?)?;
         if !self.values[loss.at].wanted {
-            let (what, found) = ("loss", "one of inputs only".to_owned());
+            let (what, found) = ("loss", "one that depends on inputs only".to_owned());
             return Err(Error::Value { op: OP, what, expected: "a value that depends on a parameter", found });
         }
         let mut by_value: Vec<Option<Tensor>> = self.values.iter().map(|_| None).collect();
@@ -240,7 +245,7 @@ impl Graph {
         Ok(Gradients { graph: self.number, ids: self.ids.clone(), leaves: self.leaves.clone(), by_value })
     }
 
-    /// Hands everything recorded to the device in one submission.
+    /// Hands all recorded operations to the device in one submission.
     ///
     /// # Errors
     /// As [`Recorder::submit`].
@@ -248,7 +253,7 @@ impl Graph {
         self.recorder.submit()
     }
 
-    /// [`Graph::submit`], with a copy of `tensor` to the host in the same submission.
+    /// Hands all recorded operations to the device, and a copy of `tensor` to the host, in one submission.
     ///
     /// # Errors
     /// As [`Recorder::submit_and_read`].
@@ -267,18 +272,20 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// By a parameter; `None` where the loss does not depend on it, as on none of other parameters than the graph's.
+    /// The gradient with respect to a parameter; `None` if the loss does not depend on it, or if it belongs to other
+    /// [`Parameters`].
     pub fn parameter(&self, id: ParameterId) -> Option<&Tensor> {
-        let leaf = self.leaves[id.place_in(&self.ids)?]?;
+        let leaf = self.leaves[id.index_in(&self.ids)?]?;
         self.var(leaf)
     }
 
-    /// All by parameters.
+    /// The gradients with respect to all parameters that the loss depends on.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (ParameterId, &Tensor)> {
         self.ids.iter().filter_map(|&id| Some((id, self.parameter(id)?)))
     }
 
-    /// By any value of the graph on the loss's way; `None` where the loss does not depend on it, as on no value of another graph.
+    /// The gradient with respect to a value of the graph; `None` if the loss does not depend on it, or if it belongs to another
+    /// graph.
     pub fn var(&self, var: Var) -> Option<&Tensor> {
         let own = if var.graph == self.graph { self.by_value.get(var.at) } else { None };
         own.and_then(Option::as_ref)

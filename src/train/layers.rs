@@ -1,6 +1,6 @@
-//! Layers whose parameters learn. Each holds the ids of its parameters; names, shapes and initial values are PyTorch's.
+//! Modules that train. Each holds the ids of its parameters; their names, shapes and initial values are PyTorch's.
 
-use super::graph::{Graph, Start, Stepped, Var};
+use super::graph::{Graph, RecurrentOutput, StartState, Var};
 use super::parameters::{ParameterId, Parameters};
 use crate::cell::{Cell, Sequence};
 use crate::error::Result;
@@ -9,17 +9,30 @@ use crate::ops::Conv1dGeometry;
 use crate::tensor::Device;
 use crate::weights::torch_name;
 
-/// `y = x W^T + b` (`torch.nn.Linear`).
+/// A linear map that trains, `y = x W^T + b` (`torch.nn.Linear`).
+///
+/// # Examples
+/// ```
+/// use gatewise::train::{Graph, LinearModule, Mode, Parameters};
+/// use gatewise::{Device, Tensor};
+/// let mut parameters = Parameters::new(&Device::Cpu, 7);
+/// let head = LinearModule::new(&mut parameters, "head.", [3, 2])?;
+/// let mut graph = Graph::new(&parameters, Mode::Evaluation);
+/// let x = graph.input(&Tensor::zeros(&Device::Cpu, &[5, 3])?);
+/// let y = head.forward(&mut graph, x)?;
+/// assert_eq!(graph.value(y)?.shape(), [5, 2]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Linear {
-    /// `[out, in]`
+pub struct LinearModule {
+    /// The weight, `[out, in]`.
     pub weight: ParameterId,
-    /// `[out]`
+    /// The bias, `[out]`.
     pub bias: Option<ParameterId>,
 }
 
-impl Linear {
-    /// Adds `{prefix}weight` and `{prefix}bias`, uniform in `[-1/sqrt(in), 1/sqrt(in))`.
+impl LinearModule {
+    /// Adds the parameters `{prefix}weight` and `{prefix}bias`, uniform in `[-1/sqrt(in), 1/sqrt(in))`.
     ///
     /// # Errors
     /// As [`Parameters::add`].
@@ -29,7 +42,7 @@ impl Linear {
         Ok(Self { weight, bias: Some(bias) })
     }
 
-    /// [`Linear::new`] without bias.
+    /// Adds the parameter `{prefix}weight` as [`LinearModule::new`] does, but no bias.
     ///
     /// # Errors
     /// As [`Parameters::add`].
@@ -52,20 +65,32 @@ impl Linear {
     }
 }
 
-/// PyTorch's bound of the initial weights of a unit with `inputs`.
+/// PyTorch's bound of the initial weights of a unit that reads `inputs` values.
 fn bound(inputs: usize) -> f32 {
     1.0 / (inputs.max(1) as f32).sqrt()
 }
 
-/// A vector for every symbol (`torch.nn.Embedding`).
+/// A table that trains, with one vector per symbol (`torch.nn.Embedding`).
+///
+/// # Examples
+/// ```
+/// use gatewise::train::{EmbeddingModule, Graph, Mode, Parameters};
+/// use gatewise::Device;
+/// let mut parameters = Parameters::new(&Device::Cpu, 7);
+/// let embedding = EmbeddingModule::new(&mut parameters, "embedding.", [10, 4])?;
+/// let mut graph = Graph::new(&parameters, Mode::Evaluation);
+/// let vectors = embedding.forward(&mut graph, &[1, 9, 1])?;
+/// assert_eq!(graph.value(vectors)?.shape(), [3, 4]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Embedding {
-    /// `[symbols, width]`
+pub struct EmbeddingModule {
+    /// The table, `[symbols, width]`.
     pub weight: ParameterId,
 }
 
-impl Embedding {
-    /// Adds `{prefix}weight`, normal with deviation 1.
+impl EmbeddingModule {
+    /// Adds the parameter `{prefix}weight`, normally distributed with mean 0 and standard deviation 1.
     ///
     /// # Errors
     /// As [`Parameters::add`].
@@ -73,7 +98,7 @@ impl Embedding {
         Ok(Self { weight: parameters.normal(&format!("{prefix}weight"), &[symbols, width], 1.0)? })
     }
 
-    /// The symbols' vectors.
+    /// The vectors of the symbols.
     ///
     /// # Shapes
     /// Returns `[symbols.len(), width]`.
@@ -86,19 +111,33 @@ impl Embedding {
     }
 }
 
-/// One-dimensional convolution (`torch.nn.Conv1d` without groups or dilation).
+/// A one-dimensional convolution that trains (`torch.nn.Conv1d` without groups or dilation).
+///
+/// # Examples
+/// ```
+/// use gatewise::train::{Conv1dModule, Graph, Mode, Parameters};
+/// use gatewise::{Device, Tensor, ops::Conv1dGeometry};
+/// let mut parameters = Parameters::new(&Device::Cpu, 7);
+/// let geometry = Conv1dGeometry { stride: 2, padding: 1 };
+/// let conv = Conv1dModule::new(&mut parameters, "conv.", [8, 4, 3], geometry)?; // [O, C, K]
+/// let mut graph = Graph::new(&parameters, Mode::Evaluation);
+/// let x = graph.input(&Tensor::zeros(&Device::Cpu, &[2, 4, 10])?); // [N, C, L]
+/// let y = conv.forward(&mut graph, x)?;
+/// assert_eq!(graph.value(y)?.shape(), [2, 8, 5]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Conv1d {
-    /// `[O, C, K]`
+pub struct Conv1dModule {
+    /// The kernels, `[O, C, K]`.
     pub weight: ParameterId,
-    /// `[O]`
+    /// The bias, `[O]`.
     pub bias: ParameterId,
     /// Stride and padding.
     pub geometry: Conv1dGeometry,
 }
 
-impl Conv1d {
-    /// Adds `{prefix}weight` and `{prefix}bias`, uniform in `[-1/sqrt(C K), 1/sqrt(C K))`; `shape` is `[O, C, K]`.
+impl Conv1dModule {
+    /// Adds the parameters `{prefix}weight` and `{prefix}bias`, uniform in `[-1/sqrt(C K), 1/sqrt(C K))`; `shape` is `[O, C, K]`.
     ///
     /// # Errors
     /// As [`Parameters::add`].
@@ -122,16 +161,19 @@ impl Conv1d {
     }
 }
 
-/// A recurrent stack: any cell, layers, directions.
+/// A recurrent stack that trains, with any cell, number of layers and directions (`torch.nn.RNN`, `LSTM`, `GRU`).
+///
+/// # Examples
+/// See [`train`](crate::train).
 #[derive(Clone, Debug)]
-pub struct Recurrent {
+pub struct RecurrentModule {
     config: Config<Cell>,
-    /// In the order of [`TrainableRecurrent::tensors`].
+    /// The parameters in the order of [`TrainableRecurrent::tensors`].
     ids: Vec<ParameterId>,
 }
 
-impl Recurrent {
-    /// Adds PyTorch's `{prefix}weight_ih_l0` and so on, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden))`.
+impl RecurrentModule {
+    /// Adds PyTorch's parameters `{prefix}weight_ih_l0` and so on, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden))`.
     ///
     /// # Errors
     /// As [`Config::build`] and [`Parameters::add`].
@@ -146,7 +188,7 @@ impl Recurrent {
         Ok(Self { ids: ids.collect::<Result<_>>()?, config })
     }
 
-    /// What the stack is made of.
+    /// The configuration of the stack.
     pub fn config(&self) -> &Config<Cell> {
         &self.config
     }
@@ -164,7 +206,7 @@ impl Recurrent {
         self.config.zero_state(device, batch)
     }
 
-    /// The stack on its own, with its parameters as they are now.
+    /// The stack without a graph, with the present values of its parameters.
     ///
     /// # Errors
     /// As [`Parameters::get`].
@@ -173,18 +215,20 @@ impl Recurrent {
         self.config.trainable_from(parameters.device(), tensors)
     }
 
+    /// The stack over the graph's values of its parameters, and these values.
     fn in_graph(&self, graph: &mut Graph) -> Result<(TrainableRecurrent<Cell>, Vec<Var>)> {
         let vars = self.ids.iter().map(|&id| graph.parameter(id)).collect::<Result<Vec<_>>>()?;
         let tensors: Vec<_> = vars.iter().map(|&var| graph.value(var).cloned()).collect::<Result<_>>()?;
         Ok((self.config.trainable_from(graph.device(), tensors)?, vars))
     }
 
-    /// Runs the stack over a sequence from a state, which it advances, or from zeros. No gradient flows into the state.
+    /// Runs the stack over a sequence, from the given state or from zeros. A given state advances. No gradient flows into it.
     ///
-    /// The state advances at once on a host device and with the submission on a GPU, even if the step that reads it fails
-    /// afterwards. [`Carry`](super::Carry) moves on only when the caller says that the step has been made.
+    /// On a host device the state advances at once, on a GPU with the submission, even if the training step fails afterwards.
+    /// [`CarriedState`](super::CarriedState) instead advances only when the caller says that the step has been made.
     ///
-    /// The options' noise is drawn from the graph's seed and step, in [`Mode::Training`](super::Mode::Training) only.
+    /// In [`Mode::Training`](super::Mode::Training) the noise of the options is drawn from the graph's seed and step. In
+    /// [`Mode::Evaluation`](super::Mode::Evaluation) there is no noise.
     ///
     /// # Shapes
     /// `x [T, B, input]`; returns `[T, B, output_size]`.
@@ -210,13 +254,13 @@ impl Recurrent {
         }
     }
 
-    /// Runs the stack from a state that gradients flow into; the state it leaves is a value, too.
+    /// Runs the stack from a state that gradients flow into. The final state is a value of the graph, too.
     ///
     /// # Shapes
-    /// As [`Recurrent::forward`]; `h [layers directions, B, O]`, `s [layers directions, B, hidden]`, present exactly for an LSTM.
+    /// As [`RecurrentModule::forward`]; `h [layers directions, B, O]`; for an LSTM `s [layers directions, B, hidden]`.
     ///
     /// # Errors
-    /// As [`Recurrent::forward`].
+    /// As [`RecurrentModule::forward`].
     pub fn forward_from(
         &self,
         graph: &mut Graph,
@@ -224,12 +268,13 @@ impl Recurrent {
         (h, s): (Var, Option<Var>),
         sequence: &Sequence,
         options: &TrainingOptions,
-    ) -> Result<Stepped> {
+    ) -> Result<RecurrentOutput> {
         let (stack, vars) = self.in_graph(graph)?;
-        graph.recurrent_from(&stack, &vars, x, Start { h, s, begun: None }, sequence, options)
+        graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: None }, sequence, options)
     }
 
-    /// [`Recurrent::forward_from`] the values of a state or from others, where resets return to what the state began with.
+    /// Runs the stack as [`RecurrentModule::forward_from`] does, from the values `at` or, without them, from those of `state`.
+    /// Resets return to the initial value of `state`.
     pub(super) fn forward_within(
         &self,
         graph: &mut Graph,
@@ -238,7 +283,7 @@ impl Recurrent {
         at: Option<(Var, Option<Var>)>,
         sequence: &Sequence,
         options: &TrainingOptions,
-    ) -> Result<Stepped> {
+    ) -> Result<RecurrentOutput> {
         let (stack, vars) = self.in_graph(graph)?;
         let (h, s) = match at {
             Some(at) => at,
@@ -248,6 +293,6 @@ impl Recurrent {
                 (graph.input(&h), s.map(|s| graph.input(&s)))
             }
         };
-        graph.recurrent_from(&stack, &vars, x, Start { h, s, begun: Some(state) }, sequence, options)
+        graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: Some(state) }, sequence, options)
     }
 }

@@ -1,4 +1,4 @@
-//! Biases that let a cell remember for long before it has learnt anything.
+//! Initial biases that let a cell keep its state for many steps before training.
 
 use ndarray::s;
 
@@ -8,25 +8,28 @@ use crate::memory;
 
 const OP: &str = "MemoryBias";
 
-/// How far the gates that keep the state stand open at first. With PyTorch's initial weights they are half open, and after `n`
-/// steps `2^-n` of the state is left.
+/// The initial bias of the gates that keep the state. With PyTorch's initial weights these gates are half open, so that after
+/// `n` steps `2^-n` of the state is left.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum MemoryBias {
-    /// The same bias for every unit (Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015 ask for 1).
+    /// The same bias for every unit (Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015 recommend 1).
     Constant(f32),
-    /// Units that remember for `2` to `longest` steps: `b_f = ln(u)`, `u` uniform in `[1, longest - 1]`, and for an LSTM
+    /// Units that keep their state for 2 to `longest` steps: `b_f = ln(u)`, `u` uniform in `[1, longest - 1]`, and for an LSTM
     /// `b_i = -b_f` (Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018).
     Chrono {
-        /// The longest time that something has to be remembered for.
+        /// The longest dependency in the data, in steps.
         longest: usize,
-        /// Tells draws apart.
+        /// The seed of the random numbers.
         seed: u64,
     },
 }
 
 impl MemoryBias {
-    /// Sets the biases of one layer and direction: of an LSTM's forget gate, of a GRU's update gate in the sense of its
-    /// [`Mix`], of the input gate where it is coupled. Their recurrent twins become 0.
+    /// Sets the biases of one layer and direction. The recurrent biases of the same gates become 0.
+    ///
+    /// The gate is the forget gate of an LSTM, or its input gate if the forget gate is coupled to it. For a GRU it is the update
+    /// gate, with the sign that its [`Mix`] asks for.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a cell without such a gate or without biases.
@@ -43,7 +46,7 @@ impl MemoryBias {
     pub fn set(&self, cell: &Cell, parameters: &mut Parameters) -> Result<()> {
         let refused = |option: &str| Error::Unsupported { op: OP, option: option.to_owned(), by: "this cell" };
         let hidden = parameters.weight_hh.nrows() / cell.gates().len();
-        // Which gates hold the state, and on which side.
+        // The gates to set, and the sign: -1 for a gate that keeps the state while it is closed.
         let gates: &[(usize, f32)] = match (cell, self) {
             (Cell::Lstm(LstmCell { forget: Forget::Gate, .. }), Self::Constant(_)) => &[(1, 1.0)],
             (Cell::Lstm(LstmCell { forget: Forget::Gate, .. }), Self::Chrono { .. }) => &[(1, 1.0), (0, -1.0)],

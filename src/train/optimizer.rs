@@ -1,4 +1,4 @@
-//! An optimiser: an update rule with what it remembers, on the device.
+//! An optimiser: an update rule and its slots on the device.
 
 use super::graph::{Graph, Var};
 use super::parameters::{ParameterId, Parameters};
@@ -7,14 +7,14 @@ use crate::op::{Clip, Rule, Update};
 use crate::ops::{self, Moved, Verdict, VerdictWords};
 use crate::tensor::Tensor;
 
-/// Updates parameters by PyTorch's rules. What a rule remembers are tensors on the parameters' device.
+/// Updates parameters by PyTorch's rules. The slots of a rule, for example momentum, are tensors on the parameters' device.
 ///
-/// The update itself checks on the device that loss and gradient are finite numbers: a step where they are not changes neither
-/// the parameters nor what is remembered, nor does any step after it, until [`Optimizer::report`] has told of it.
+/// The update checks on the device that loss and gradients are finite. A step with NaN or infinity changes neither the
+/// parameters nor the slots. Later steps change nothing either, until [`Optimizer::report`] has returned the error.
 ///
 /// # Examples
 /// ```
-/// use gatewise::train::{Clip, Graph, Loss, Mode, Optimizer, Parameters, Sgd};
+/// use gatewise::train::{Clip, Graph, LossOptions, Mode, Optimizer, Parameters, Sgd};
 /// use gatewise::{Device, Tensor};
 /// use ndarray::array;
 ///
@@ -26,7 +26,7 @@ use crate::tensor::Tensor;
 /// let (x, y) = (Tensor::from_array(&device, &array![[1.0]])?, Tensor::from_array(&device, &array![[0.0]])?);
 /// let (x, w) = (graph.input(&x), graph.parameter(weight)?);
 /// let prediction = graph.linear(x, w, None)?;
-/// let loss = graph.mean_squared_error(prediction, &y, &Loss::default())?;
+/// let loss = graph.mean_squared_error(prediction, &y, &LossOptions::default())?;
 /// optimizer.step(graph, loss, &mut parameters, 0.5)?; // one submission on a GPU
 /// assert!((parameters.get(weight)?.to_vec()?[0] - 1.5).abs() < 1e-6); // the gradient, 4, is clipped to 1
 /// assert_eq!(optimizer.report()?, Some((4.0, 4.0))); // loss, norm
@@ -38,25 +38,26 @@ pub struct Optimizer {
     clip: Clip,
     /// The parameters of the last step.
     ids: Vec<ParameterId>,
-    /// By parameter, `[slots, elements]`; none before its first gradient.
+    /// Per parameter: its slots, `[slots, elements]`; `None` before its first gradient.
     slots: Vec<Option<Tensor>>,
-    /// By parameter: its updates so far.
+    /// Per parameter: the number of its updates.
     counts: Vec<u64>,
-    /// Steps so far, and what became of them.
+    /// The number of steps.
     steps: u64,
+    /// Loss and gradient norm of the last step, on the device.
     verdict: Option<Verdict>,
-    /// Since the last report: which parameters a step updated, how many steps in a row.
+    /// The steps since the last report: which parameters were updated, and by how many steps in a row.
     unreported: Vec<(Vec<bool>, u64)>,
 }
 
-/// A recorded step: tensors that take the place of those before it.
-struct Made {
+/// A recorded step: the tensors that replace those of the step before.
+struct RecordedStep {
     verdict: Verdict,
     moved: Vec<(ParameterId, Moved)>,
 }
 
 impl Optimizer {
-    /// An optimiser that remembers nothing yet.
+    /// An optimiser without any slots yet.
     ///
     /// # Errors
     /// As [`Rule::check`].
@@ -75,7 +76,7 @@ impl Optimizer {
         })
     }
 
-    /// Keeps the gradients small.
+    /// Clips the gradients before every update.
     ///
     /// # Errors
     /// As [`Clip::check`].
@@ -85,33 +86,34 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// The rule.
+    /// The update rule.
     pub fn rule(&self) -> Rule {
         self.rule
     }
 
-    /// Steps so far.
+    /// The number of steps so far.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Walks back from the loss, clips, updates every parameter that the loss depends on, and submits it all.
+    /// Computes the gradients of the loss, clips them, updates every parameter that the loss depends on, and submits it all.
     ///
     /// # Errors
-    /// [`Error::Value`] where the graph was made over other parameters, or the optimiser remembers others; as
-    /// [`Graph::backward`] and [`Graph::submit`]. Then nothing has changed.
+    /// [`Error::Value`] if the graph or the optimiser's earlier steps belong to other parameters; as [`Graph::backward`] and
+    /// [`Graph::submit`]. After an error nothing has changed.
     pub fn step(&mut self, mut graph: Graph, loss: Var, parameters: &mut Parameters, rate: f64) -> Result<()> {
         let made = self.record(&mut graph, loss, parameters, rate)?;
         graph.submit()?;
         self.accept(made, parameters)
     }
 
-    /// [`Optimizer::step`] and [`Optimizer::report`] in one submission; returns the step's loss and the norm of its gradients.
+    /// Makes a step and reads its report in one submission; returns the loss and the norm of the gradients.
+    ///
     /// The step counts once its report is on the host.
     ///
     /// # Errors
-    /// As the two. After an error other than [`Error::Diverged`] the step has not been made: parameters, memory and count are
-    /// those before the call, and the same step can be made again.
+    /// As [`Optimizer::step`] and [`Optimizer::report`]. After an error other than [`Error::Diverged`] the step has not been
+    /// made: parameters, slots and counts are those before the call, and the caller can make the same step again.
     pub fn step_and_report(
         &mut self,
         mut graph: Graph,
@@ -125,8 +127,8 @@ impl Optimizer {
         self.judged(words)
     }
 
-    /// Puts the values after a step in the place of those before it.
-    fn accept(&mut self, Made { verdict, moved }: Made, parameters: &mut Parameters) -> Result<()> {
+    /// Replaces the values before a step by those after it.
+    fn accept(&mut self, RecordedStep { verdict, moved }: RecordedStep, parameters: &mut Parameters) -> Result<()> {
         let mut updated = vec![false; parameters.len()];
         for (id, Moved { parameter, slots }) in moved {
             parameters.set(id, parameter)?;
@@ -144,17 +146,17 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Parameters may have been added since the last step, but must be the same.
+    /// Refuses other parameters than those of the last step. Parameters may have been added since.
     fn check_remembered(&self, parameters: &Parameters) -> Result<()> {
         if parameters.ids().starts_with(&self.ids) {
             return Ok(());
         }
-        let (expected, found) = ("those of the optimiser's steps before", "other parameters".to_owned());
+        let (expected, found) = ("those of the optimiser's earlier steps", "other parameters".to_owned());
         Err(Error::Value { op: "Optimizer", what: "parameters", expected, found })
     }
 
-    /// Records the way back from the loss, the verdict on the step, and the update of every parameter that has a gradient.
-    fn record(&mut self, graph: &mut Graph, loss: Var, parameters: &Parameters, rate: f64) -> Result<Made> {
+    /// Records the backward pass, the verdict on the step, and the update of every parameter that has a gradient.
+    fn record(&mut self, graph: &mut Graph, loss: Var, parameters: &Parameters, rate: f64) -> Result<RecordedStep> {
         let gradients = graph.backward(loss)?;
         self.check_remembered(parameters)?;
         self.slots.resize_with(parameters.len(), || None);
@@ -180,29 +182,29 @@ impl Optimizer {
             let now = Moved { parameter, slots };
             moved.push((id, ops::optimizer_step(recorder, &update, &self.clip, &verdict, &now, gradient)?));
         }
-        Ok(Made { verdict, moved })
+        Ok(RecordedStep { verdict, moved })
     }
 
     /// Waits for the last step and returns its loss and the norm of its gradients before clipping by norm; `None` before the first
-    /// step. A read-back of a few numbers.
+    /// step. It reads back a few numbers.
     ///
     /// # Errors
-    /// [`Error::Diverged`] where a step's loss or gradient was no finite number. Parameters and optimiser then stand as they were
-    /// before that step, and training can go on from there, with a smaller rate for example. After any other error nothing has
-    /// changed, and the report can be asked for again.
+    /// [`Error::Diverged`] if the loss or the gradient of a step was NaN or infinite. Parameters and optimiser are then those
+    /// before that step, and training can continue, for example with a smaller rate. After any other error nothing has changed,
+    /// and the caller can ask for the report again.
     pub fn report(&mut self) -> Result<Option<(f32, f32)>> {
         let Some(verdict) = &self.verdict else { return Ok(None) };
         let words = VerdictWords::wait(verdict.tensor().read_back()?)?;
         self.judged(words).map(Some)
     }
 
-    /// The loss and the norm of a good step; takes the steps back from a bad one on.
+    /// The loss and the norm of a good step. After a diverged step it undoes the count of that step and of all later ones.
     fn judged(&mut self, words: VerdictWords) -> Result<(f32, f32)> {
         if words.good {
             self.unreported.clear();
             return Ok((words.loss, words.norm));
         }
-        // The step is counted in 32 bits on the device.
+        // The device counts steps in 32 bits.
         let since = u64::from((self.steps as u32).wrapping_sub(words.step));
         let step = self.steps - since;
         self.take_back(since + 1);
@@ -210,7 +212,7 @@ impl Optimizer {
         Err(Error::Diverged { step, loss: words.loss, gradient_norm: words.norm })
     }
 
-    /// Forgets the last steps, which changed nothing.
+    /// Undoes the count of the last steps, which have changed nothing on the device.
     fn take_back(&mut self, mut steps: u64) {
         self.steps -= steps;
         while let Some((updated, times)) = self.unreported.pop() {
@@ -221,13 +223,13 @@ impl Optimizer {
         }
     }
 
-    /// What is remembered of every parameter, by its id and PyTorch's name of the slot.
+    /// The parameters that have slots, with the number of their updates and the slots.
     pub(super) fn remembered(&self) -> impl Iterator<Item = (ParameterId, u64, &Tensor)> {
         let slots = self.ids.iter().zip(&self.slots).zip(&self.counts);
         slots.filter_map(|((&id, slots), &count)| Some((id, count, slots.as_ref()?)))
     }
 
-    /// Takes the place of an optimiser that had come this far.
+    /// Continues after `steps` steps of an earlier optimiser, with its slots and counts.
     pub(super) fn recall(&mut self, steps: u64, parameters: &Parameters, slots: Vec<Option<Tensor>>, counts: Vec<u64>) {
         let Self { rule, clip, .. } = *self;
         let ids = parameters.ids().to_vec();

@@ -1,4 +1,4 @@
-//! What learns: tensors by name.
+//! The parameters of a model: tensors by name.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,12 +11,12 @@ use crate::weights::Weights;
 
 const OP: &str = "Parameters";
 
-/// Names a parameter of one [`Parameters`] and of its clones, and of no other.
+/// Identifies a parameter of one [`Parameters`] and of its clones. Others refuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParameterId {
-    /// Which of the parameters it is.
+    /// The index among the parameters.
     pub(super) at: usize,
-    /// No other parameter of the process has it.
+    /// A number that no other parameter of the process has.
     number: u64,
 }
 
@@ -26,20 +26,20 @@ impl ParameterId {
         Self { at, number: ADDED.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Where it stands among `ids`, if it is one of them.
-    pub(super) fn place_in(self, ids: &[Self]) -> Option<usize> {
+    /// The index among `ids`; `None` if it is not one of them.
+    pub(super) fn index_in(self, ids: &[Self]) -> Option<usize> {
         (ids.get(self.at) == Some(&self)).then_some(self.at)
     }
 }
 
-/// All parameters of a model on a device, by PyTorch's names. Layers hold the ids of theirs; an optimiser puts other tensors
-/// in their places.
+/// All parameters of a model on a device, by PyTorch's names. A module holds the ids of its parameters; an optimiser replaces
+/// their tensors.
 ///
 /// # Examples
 /// ```
-/// use gatewise::{Device, train::{Linear, Parameters}};
+/// use gatewise::{Device, train::{LinearModule, Parameters}};
 /// let mut parameters = Parameters::new(&Device::Cpu, 7);
-/// let head = Linear::new(&mut parameters, "head.", [8, 2])?;
+/// let head = LinearModule::new(&mut parameters, "head.", [8, 2])?;
 /// let names: Vec<&str> = parameters.named().map(|(name, _)| name).collect();
 /// assert_eq!(names, ["head.weight", "head.bias"]);
 /// # let _ = head;
@@ -55,21 +55,21 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// No parameters yet; initial values are drawn from the seed.
+    /// An empty list of parameters; the seed determines the initial values of those that are added.
     pub fn new(device: &Device, seed: u64) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
         Self { device: device.clone(), rng, ids: Vec::new(), names: Vec::new(), tensors: Vec::new() }
     }
 
-    /// The device they live on.
+    /// The device that the parameters live on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Adds a parameter of the given value.
+    /// Adds a parameter with the given value.
     ///
     /// # Errors
-    /// [`Error::Value`] for a name that is there already; [`Error::Limit`] where it does not fit the device.
+    /// [`Error::Value`] for a name that is taken; [`Error::Limit`] if the value does not fit the device.
     pub fn add<S, D>(&mut self, name: &str, array: &ArrayBase<S, D>) -> Result<ParameterId>
     where
         S: Data<Elem = f32>,
@@ -78,7 +78,7 @@ impl Parameters {
         self.push(name, Tensor::from_array(&self.device, array)?)
     }
 
-    /// Adds a parameter of numbers drawn from `[-bound, bound)`.
+    /// Adds a parameter of random numbers, uniform in `[-bound, bound)`.
     ///
     /// # Errors
     /// As [`Parameters::add`].
@@ -88,7 +88,7 @@ impl Parameters {
         self.push(name, Tensor::from_vec(&self.device, shape, data)?)
     }
 
-    /// Adds a parameter of numbers drawn from the normal distribution of mean 0 and deviation `scale`.
+    /// Adds a parameter of random numbers, normally distributed with mean 0 and standard deviation `scale`.
     ///
     /// # Errors
     /// As [`Parameters::add`].
@@ -112,70 +112,70 @@ impl Parameters {
         Ok(id)
     }
 
-    /// The seed of a further generator of initial values, drawn from this one.
+    /// Draws the seed of another generator of initial values.
     pub(super) fn draw_seed(&mut self) -> u64 {
         self.rng.u64(..)
     }
 
-    /// How many parameters there are.
+    /// The number of parameters.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
 
-    /// Elements of all parameters together.
+    /// The number of elements of all parameters together.
     pub fn elements(&self) -> usize {
         self.tensors.iter().map(Tensor::len).sum()
     }
 
-    /// Names and values, in the order they were added.
+    /// The names and values of all parameters, in the order in which they were added.
     pub fn named(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.names.iter().map(String::as_str).zip(&self.tensors)
     }
 
-    /// The parameter of a name.
+    /// The id of the parameter with this name.
     pub fn find(&self, name: &str) -> Option<ParameterId> {
         self.names.iter().position(|found| found == name).map(|at| self.ids[at])
     }
 
-    /// A parameter's value.
+    /// The value of a parameter.
     ///
     /// # Errors
-    /// [`Error::Value`] for an id of other parameters.
+    /// [`Error::Value`] for an id that belongs to other parameters.
     pub fn get(&self, id: ParameterId) -> Result<&Tensor> {
-        Ok(&self.tensors[self.place(id)?])
+        Ok(&self.tensors[self.index(id)?])
     }
 
-    /// A parameter's name.
+    /// The name of a parameter.
     ///
     /// # Errors
     /// As [`Parameters::get`].
     pub fn name(&self, id: ParameterId) -> Result<&str> {
-        Ok(&self.names[self.place(id)?])
+        Ok(&self.names[self.index(id)?])
     }
 
-    fn place(&self, id: ParameterId) -> Result<usize> {
+    fn index(&self, id: ParameterId) -> Result<usize> {
         let (expected, found) = ("one of these parameters", "one of other parameters".to_owned());
-        id.place_in(&self.ids).ok_or(Error::Value { op: OP, what: "id", expected, found })
+        id.index_in(&self.ids).ok_or(Error::Value { op: OP, what: "id", expected, found })
     }
 
-    /// Puts another value in a parameter's place.
+    /// Replaces the value of a parameter.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::DeviceMismatch`] where it does not fit; as [`Parameters::get`].
+    /// [`Error::Shape`] or [`Error::DeviceMismatch`] if the tensor does not fit; as [`Parameters::get`].
     pub fn set(&mut self, id: ParameterId, tensor: Tensor) -> Result<()> {
-        let at = self.place(id)?;
+        let at = self.index(id)?;
         check_shape(OP, "parameter", self.tensors[at].shape(), tensor.shape())?;
         tensor.check_device(OP, "parameter", &self.device)?;
         self.tensors[at] = tensor;
         Ok(())
     }
 
-    /// All of them, in the order they were added.
+    /// The ids of all parameters, in the order in which they were added.
     pub(super) fn ids(&self) -> &[ParameterId] {
         &self.ids
     }
@@ -184,33 +184,33 @@ impl Parameters {
         &self.tensors
     }
 
-    /// Takes every parameter's value from a file's tensor of its name.
+    /// Gives every parameter the value of the weight with its name.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape, and for one that no parameter takes; then nothing
-    /// is changed.
+    /// [`Error::Format`] if a weight is missing, has another shape, or has the name of no parameter. After an error nothing has
+    /// changed.
     pub fn load(&mut self, weights: &Weights) -> Result<()> {
         let device = &self.device;
         let load = |(name, old): (&String, &Tensor)| Tensor::from_array(device, &weights.shaped(name, old.shape())?);
         let tensors = self.names.iter().zip(&self.tensors).map(load).collect::<Result<Vec<_>>>()?;
         if let Some(name) = weights.names().find(|name| self.find(name).is_none()) {
-            return Err(weights.refuse(name, "a tensor that a parameter takes", "one more"));
+            return Err(weights.refuse(name, "only tensors with the name of a parameter", "another name"));
         }
         self.tensors = tensors;
         Ok(())
     }
 
-    /// Copies every parameter to the host, under its name: to be written to a file that PyTorch reads, too.
+    /// Copies every parameter to the host under its name. PyTorch can read the file that [`Weights::save`] then writes.
     ///
     /// # Errors
-    /// What a read-back may meet.
+    /// As [`Tensor::to_array`].
     ///
     /// # Examples
     /// ```
-    /// use gatewise::{Device, nn::Gru, train::{Parameters, Recurrent}};
+    /// use gatewise::{Device, nn::Gru, train::{Parameters, RecurrentModule}};
     /// let mut parameters = Parameters::new(&Device::Cpu, 7);
     /// let config = Gru::config(3, 4);
-    /// Recurrent::new(&mut parameters, "gru.", &config)?;
+    /// RecurrentModule::new(&mut parameters, "gru.", &config)?;
     /// let weights = parameters.weights()?; // weights.save("gru.safetensors")?
     /// let gru = weights.recurrent("gru.", &config, &Device::Cpu)?; // for inference
     /// # Ok::<(), gatewise::Error>(())

@@ -1,37 +1,39 @@
-//! Learning rates over time. Steps count from 0.
+//! Learning rates over time. Steps are counted from 0.
 
 /// The learning rate of every step, as a function of the base rate (`torch.optim.lr_scheduler`).
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub enum Schedule {
-    /// The base rate.
+    /// The base rate at every step.
     #[default]
     Constant,
-    /// Times `gamma` after each `every` steps (`StepLR`).
+    /// The rate is multiplied by `gamma` after every `every` steps (`StepLR`).
     Step {
-        /// Steps of one rate.
+        /// The number of steps with the same rate.
         every: u64,
-        /// Factor from one rate to the next.
+        /// The factor between a rate and the next one.
         gamma: f64,
     },
-    /// Times `gamma` at each step (`ExponentialLR`).
+    /// The rate is multiplied by `gamma` after every step (`ExponentialLR`).
     Exponential {
-        /// Factor from step to step.
+        /// The factor between the rates of two steps.
         gamma: f64,
     },
-    /// Half a cosine from the base rate down to `floor`, and up again (`CosineAnnealingLR`, its closed form).
+    /// The rate follows half a cosine from the base rate down to `floor`, and up again (`CosineAnnealingLR`, closed form).
     Cosine {
-        /// Steps on the way down.
+        /// The number of steps from the base rate to the floor.
         steps: u64,
         /// The lowest rate.
         floor: f64,
     },
-    /// A line from `from` times the base rate up to it, then another schedule from its own first step (`LinearLR`, `SequentialLR`).
+    /// The rate rises linearly from `from` times the base rate to the base rate. Then another schedule starts at its step 0
+    /// (`LinearLR`, `SequentialLR`).
     WarmUp {
-        /// Steps on the way up.
+        /// The number of steps of the rise.
         steps: u64,
         /// The first factor.
         from: f64,
-        /// What follows.
+        /// The schedule that follows.
         then: Box<Schedule>,
     },
 }
@@ -39,6 +41,7 @@ pub enum Schedule {
 impl Schedule {
     /// The learning rate of a step.
     ///
+    /// # Examples
     /// ```
     /// use gatewise::train::Schedule;
     /// let then = Box::new(Schedule::Step { every: 10, gamma: 0.5 });
@@ -60,34 +63,42 @@ impl Schedule {
     }
 }
 
-/// A factor of the learning rate that falls when a number stops falling (`torch.optim.lr_scheduler.ReduceLROnPlateau`, mode
-/// `min`, relative threshold).
+/// Reduces the learning rate when a number, usually the validation loss, stops falling
+/// (`torch.optim.lr_scheduler.ReduceLROnPlateau`, mode `min`, relative threshold).
+///
+/// # Examples
+/// ```
+/// use gatewise::train::Plateau;
+/// let mut plateau = Plateau::default().factor(0.5).patience(1);
+/// for loss in [3.0, 2.0, 2.0, 2.0] {
+///     plateau.observe(loss);
+/// }
+/// assert_eq!(plateau.rate(0.1), 0.05);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plateau {
-    /// Factor from one rate to the next.
-    pub factor: f64,
-    /// Numbers without progress that are borne.
-    pub patience: u32,
-    /// What counts as progress: below `(1 - threshold)` times the best so far.
-    pub threshold: f64,
-    /// Numbers after a reduction that are not counted.
-    pub cooldown: u32,
-    /// The lowest rate.
-    pub floor: f64,
-    /// How far it has come.
-    pub progress: Progress,
+    factor: f64,
+    patience: u32,
+    threshold: f64,
+    cooldown: u32,
+    floor: f64,
+    pub(super) state: PlateauState,
 }
 
-/// What a [`Plateau`] remembers.
+/// The part of a [`Plateau`] that changes with every observed number.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
+pub(super) struct PlateauState {
+    /// The product of all reductions so far.
     pub(super) scale: f64,
+    /// The lowest number so far.
     pub(super) best: f64,
+    /// Numbers in a row without progress.
     pub(super) bad: u32,
+    /// Numbers that are still ignored after a reduction.
     pub(super) resting: u32,
 }
 
-impl Default for Progress {
+impl Default for PlateauState {
     fn default() -> Self {
         Self { scale: 1.0, best: f64::INFINITY, bad: 0, resting: 0 }
     }
@@ -95,14 +106,44 @@ impl Default for Progress {
 
 impl Default for Plateau {
     fn default() -> Self {
-        Self { factor: 0.1, patience: 10, threshold: 1e-4, cooldown: 0, floor: 0.0, progress: Progress::default() }
+        Self { factor: 0.1, patience: 10, threshold: 1e-4, cooldown: 0, floor: 0.0, state: PlateauState::default() }
     }
 }
 
 impl Plateau {
-    /// Takes note of a number, usually the loss on data that is not trained on.
+    /// Sets the factor between a rate and the next one; 0.1 by default.
+    pub fn factor(self, factor: f64) -> Self {
+        Self { factor, ..self }
+    }
+
+    /// Sets the number of observations in a row that may pass without progress; 10 by default.
+    pub fn patience(self, patience: u32) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Sets what counts as progress: a number below `(1 - threshold)` times the best one; 0.0001 by default.
+    pub fn threshold(self, threshold: f64) -> Self {
+        Self { threshold, ..self }
+    }
+
+    /// Sets the number of observations after a reduction that do not count; 0 by default.
+    pub fn cooldown(self, cooldown: u32) -> Self {
+        Self { cooldown, ..self }
+    }
+
+    /// Sets the lowest rate; 0 by default.
+    pub fn floor(self, floor: f64) -> Self {
+        Self { floor, ..self }
+    }
+
+    /// The same options with another state.
+    pub(super) fn with_state(self, state: PlateauState) -> Self {
+        Self { state, ..self }
+    }
+
+    /// Observes a number, usually the loss on validation data.
     pub fn observe(&mut self, number: f64) {
-        let Progress { scale, best, bad, resting } = &mut self.progress;
+        let PlateauState { scale, best, bad, resting } = &mut self.state;
         if number < *best * (1.0 - self.threshold) {
             (*best, *bad) = (number, 0);
         } else {
@@ -117,8 +158,8 @@ impl Plateau {
         }
     }
 
-    /// The rate that is left of a schedule's.
+    /// The reduced rate of a step, from the rate that the schedule gives.
     pub fn rate(&self, scheduled: f64) -> f64 {
-        (scheduled * self.progress.scale).max(self.floor.min(scheduled))
+        (scheduled * self.state.scale).max(self.floor.min(scheduled))
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::graph::{Graph, Var};
-use super::layers::Recurrent;
+use super::layers::RecurrentModule;
 use crate::cell::{Direction, Sequence};
 use crate::error::{Error, Result, check_shape};
 use crate::nn::{State, TrainingOptions};
@@ -11,17 +11,16 @@ use crate::ops::Slice;
 
 const OP: &str = "tbptt";
 
-/// `tbptt(k1, k2)` (Williams & Peng 1990; Sutskever 2013): after every `k1` steps of a sequence the loss of these steps is
-/// propagated back, through the `k2` steps that end with them. The state is carried from step to step across the whole sequence; only
-/// gradients are cut.
+/// `tbptt(k1, k2)` (Williams & Peng 1990; Sutskever 2013): one update per `k1` steps of a sequence, with gradients through the
+/// last `k2` steps. The state is carried through the whole sequence; only gradients are truncated.
 ///
 /// | | |
 /// | --- | --- |
-/// | `k1 = k2` | the usual chunks: each step is run once |
-/// | `k1 < k2` | gradients reach further back than one chunk: before each update the last `k2` steps are run again with the parameters as they are by then, from the state that the window before had there |
-/// | `k1 > k2` | only the last `k2` steps of each `k1` are learned from; the others only carry the state |
+/// | `k1 = k2` | The usual chunks: every step runs once. |
+/// | `k1 < k2` | Gradients reach further back than one chunk. Before each update the last `k2` steps run again with the present parameters, from the state that the window before had there. |
+/// | `k1 > k2` | Only the last `k2` of every `k1` steps are trained on. The others only carry the state. |
 ///
-/// A loss counts once: that of the last `min(k1, k2)` steps of each window.
+/// The loss of a step counts at most once: in each window, the loss of the last `min(k1, k2)` steps counts.
 ///
 /// # Examples
 /// ```
@@ -40,13 +39,13 @@ pub struct Tbptt {
 /// One update of [`Tbptt`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Steps before `steps` that only carry the state.
+    /// The steps before `steps`, which only carry the state.
     pub carried: Range<usize>,
-    /// Steps that gradients flow through.
+    /// The steps that gradients flow through.
     pub steps: Range<usize>,
-    /// Steps whose loss counts, the last ones of `steps`.
+    /// The steps whose loss counts: the last ones of `steps`.
     pub losses: Range<usize>,
-    /// Where the next window begins: the state is kept as it is before this step.
+    /// The first step of the next window, which starts from the state before this step.
     next: usize,
 }
 
@@ -58,10 +57,10 @@ impl Window {
 }
 
 impl Tbptt {
-    /// Back-propagates through `k2` steps after every `k1`.
+    /// Updates after every `k1` steps, with gradients through the last `k2` steps.
     ///
     /// # Errors
-    /// [`Error::Value`] where either is 0.
+    /// [`Error::Value`] if either is 0.
     pub fn new(k1: usize, k2: usize) -> Result<Self> {
         for (what, k) in [("k1", k1), ("k2", k2)] {
             if k == 0 {
@@ -71,7 +70,7 @@ impl Tbptt {
         Ok(Self { k1, k2 })
     }
 
-    /// The updates over a sequence of `time` steps; the last chunk may be shorter.
+    /// The windows of a sequence of `time` steps, one per update. The last one may be shorter.
     pub fn windows(self, time: usize) -> impl Iterator<Item = Window> + use<> {
         let Self { k1, k2 } = self;
         let end = move |at: usize| time.min((at + 1) * k1);
@@ -87,73 +86,127 @@ impl Tbptt {
     }
 }
 
-/// A recurrent stack's state on its way through a sequence's windows.
+/// The state of a recurrent stack between the windows of a sequence.
 ///
 /// # Examples
 /// ```
 /// use gatewise::cell::Sequence;
 /// use gatewise::nn::{Gru, TrainingOptions};
-/// use gatewise::train::{Carry, Loss, Parameters, Recurrent, Sgd, Tbptt, Trainer};
+/// use gatewise::train::{CarriedState, LossOptions, Parameters, RecurrentModule, Sgd, Tbptt, Trainer};
 /// use gatewise::{Device, Tensor};
 /// use ndarray::{Array3, s};
 ///
 /// let device = Device::Cpu;
 /// let mut parameters = Parameters::new(&device, 7);
-/// let gru = Recurrent::new(&mut parameters, "gru.", &Gru::config(1, 1))?;
+/// let gru = RecurrentModule::new(&mut parameters, "gru.", &Gru::config(1, 1))?;
 /// let mut trainer = Trainer::new(parameters, Sgd::default(), 0.1)?;
 /// let x = Array3::from_shape_fn((10, 2, 1), |(t, b, _)| (t + b) as f32 / 10.0); // [T, B, I]
 /// let upload = |steps: std::ops::Range<usize>| Tensor::from_array(&device, &x.slice(s![steps, .., ..]));
-/// let mut carry = Carry::new(gru.zero_state(&device, 2)?);
+/// let mut carry = CarriedState::new(gru.zero_state(&device, 2)?);
 /// for window in Tbptt::new(4, 6)?.windows(10) {
 ///     trainer.step(|graph| {
 ///         let x = graph.input(&upload(window.inputs())?);
 ///         let y = carry.forward(graph, &gru, x, &window, &Sequence::new(), &TrainingOptions::default())?;
-///         graph.mean_squared_error(y, &upload(window.losses.clone())?, &Loss::default())
+///         graph.mean_squared_error(y, &upload(window.losses.clone())?, &LossOptions::default())
 ///     })?;
 ///     carry.advance();
 /// }
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Carry {
+pub struct CarriedState {
     state: State,
+    /// The step that the next window begins with.
     at: usize,
-    /// Where the last window leads to, once the caller says that it went well.
+    /// The state and the step after the last window, which [`CarriedState::advance`] takes.
     next: Option<(State, usize)>,
 }
 
-impl Carry {
-    /// A state at a sequence's first step.
+/// The arguments of one window.
+struct WindowPass<'a> {
+    stack: &'a RecurrentModule,
+    /// The input at the steps of [`Window::inputs`].
+    x: Var,
+    window: &'a Window,
+    sequence: &'a Sequence,
+    options: &'a TrainingOptions,
+}
+
+impl WindowPass<'_> {
+    /// The input at some steps of the window.
+    fn input(&self, graph: &mut Graph, steps: &Range<usize>) -> Result<Var> {
+        let start = steps.start - self.window.inputs().start;
+        graph.slice(self.x, Slice { axis: 0, start, step: 1, count: steps.len() })
+    }
+
+    /// Runs the steps before those that gradients flow through.
+    fn carry(&self, graph: &mut Graph, state: &mut State) -> Result<()> {
+        let carried = &self.window.carried;
+        if carried.is_empty() {
+            return Ok(());
+        }
+        let x = self.input(graph, carried)?;
+        let x = graph.input(&graph.value(x)?.clone());
+        let sequence = self.sequence.part(carried.clone());
+        self.stack.forward(graph, x, Some(state), &sequence, self.options).map(|_| ())
+    }
+
+    /// Runs the steps that gradients flow through; returns their output and the state that the next window starts from.
+    fn run(&self, graph: &mut Graph, mut state: State) -> Result<(Var, State)> {
+        let Window { steps, next, .. } = self.window;
+        if *next == steps.end || *next == steps.start {
+            let before = state.record_clone(graph.recorder())?;
+            let x = self.input(graph, steps)?;
+            let sequence = self.sequence.part(steps.clone());
+            let y = self.stack.forward(graph, x, Some(&mut state), &sequence, self.options)?;
+            return Ok((y, if *next == steps.end { state } else { before }));
+        }
+        // The next window begins inside this one, so the state there is a value that gradients flow through.
+        let (before, after) = (steps.start..*next, *next..steps.end);
+        let (x_before, x_after) = (self.input(graph, &before)?, self.input(graph, &after)?);
+        let part = |steps: Range<usize>| self.sequence.part(steps);
+        let first = self.stack.forward_within(graph, x_before, &state, None, &part(before), self.options)?;
+        let h = graph.value(first.h)?.clone();
+        let s = first.s.map(|s| graph.value(s).cloned()).transpose()?;
+        let kept = state.record_at(graph.recorder(), &h, s.as_ref())?;
+        let from = Some((first.h, first.s));
+        let rest = self.stack.forward_within(graph, x_after, &state, from, &part(after), self.options)?;
+        Ok((graph.concat(&[first.y, rest.y], 0)?, kept))
+    }
+}
+
+impl CarriedState {
+    /// The state before the first step of a sequence.
     pub fn new(state: State) -> Self {
         Self { state, at: 0, next: None }
     }
 
-    /// The state at the step that the next window begins with.
+    /// The state before the first step of the next window.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Runs a stack over a window; returns the output at the steps whose loss counts. [`Carry::advance`] then moves on.
+    /// Runs a stack over a window; returns the output at the steps whose loss counts. [`CarriedState::advance`] must follow once
+    /// the update is made.
     ///
     /// # Shapes
-    /// `x [T, B, input]` for the steps of [`Window::inputs`]; `sequence` is that of the whole sequence; returns
+    /// `x [T, B, input]` holds the steps of [`Window::inputs`]; `sequence` describes all windows together. Returns
     /// `[losses, B, output_size]`.
     ///
     /// # Errors
-    /// [`Error::Value`] for a window that does not begin where the last one led to; [`Error::Unsupported`] for a stack with a
-    /// reverse direction, which cannot carry a state from window to window; as [`Recurrent::forward`].
+    /// [`Error::Value`] if the window does not follow the last one; [`Error::Unsupported`] for a stack with a reverse direction,
+    /// whose state cannot be carried; as [`RecurrentModule::forward`].
     pub fn forward(
         &mut self,
         graph: &mut Graph,
-        stack: &Recurrent,
+        stack: &RecurrentModule,
         x: Var,
         window: &Window,
         sequence: &Sequence,
         options: &TrainingOptions,
     ) -> Result<Var> {
-        // A window that fails must not lead on to where an earlier one led.
+        // If this window fails, `advance` must not take the state of an earlier one.
         self.next = None;
-        let Window { carried, steps, losses, next } = window;
         if stack.config().parameter_places().iter().any(|place| place.direction == Direction::Reverse) {
             let option = "a reverse direction".to_owned();
             return Err(Error::Unsupported { op: OP, option, by: "truncated back-propagation" });
@@ -164,44 +217,20 @@ impl Carry {
         }
         let length = graph.value(x)?.shape().first().copied().unwrap_or_default();
         check_shape(OP, "steps of x", &[window.inputs().len()], &[length])?;
-        let part = |graph: &mut Graph, range: &Range<usize>| {
-            let (start, count) = (range.start - window.inputs().start, range.len());
-            graph.slice(x, Slice { axis: 0, start, step: 1, count })
-        };
 
+        let pass = WindowPass { stack, x, window, sequence, options };
         let mut state = self.state.record_clone(graph.recorder())?;
-        if !carried.is_empty() {
-            let x = part(graph, carried)?;
-            let x = graph.input(&graph.value(x)?.clone());
-            stack.forward(graph, x, Some(&mut state), &sequence.part(carried.clone()), options)?;
-        }
-        let y = if *next == steps.end || *next == steps.start {
-            let kept = state.record_clone(graph.recorder())?;
-            let x = part(graph, steps)?;
-            let y = stack.forward(graph, x, Some(&mut state), &sequence.part(steps.clone()), options)?;
-            self.next = Some((if *next == steps.end { state } else { kept }, *next));
-            y
-        } else {
-            // The next window begins inside this one: the state there is a value that gradients flow through.
-            let (before, after) = (steps.start..*next, *next..steps.end);
-            let (x_before, x_after) = (part(graph, &before)?, part(graph, &after)?);
-            let stepped = stack.forward_within(graph, x_before, &state, None, &sequence.part(before), options)?;
-            let h = graph.value(stepped.h)?.clone();
-            let s = stepped.s.map(|s| graph.value(s).cloned()).transpose()?;
-            let kept = state.record_at(graph.recorder(), &h, s.as_ref())?;
-            let from = Some((stepped.h, stepped.s));
-            let rest = stack.forward_within(graph, x_after, &state, from, &sequence.part(after), options)?;
-            self.next = Some((kept, *next));
-            graph.concat(&[stepped.y, rest.y], 0)?
-        };
-        let skipped = losses.start - steps.start;
+        pass.carry(graph, &mut state)?;
+        let (y, kept) = pass.run(graph, state)?;
+        self.next = Some((kept, window.next));
+        let skipped = window.losses.start - window.steps.start;
         if skipped == 0 {
             return Ok(y);
         }
-        graph.slice(y, Slice { axis: 0, start: skipped, step: 1, count: losses.len() })
+        graph.slice(y, Slice { axis: 0, start: skipped, step: 1, count: window.losses.len() })
     }
 
-    /// Moves on behind the last window, once its step has been made. A window that failed leaves the state where it was.
+    /// Advances to the next window, once the update of the last one has been made. After a window that failed the state stays.
     pub fn advance(&mut self) {
         if let Some((state, at)) = self.next.take() {
             (self.state, self.at) = (state, at);

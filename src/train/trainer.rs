@@ -8,20 +8,21 @@ use super::schedule::{Plateau, Schedule};
 use crate::error::{Error, Result};
 use crate::op::{Clip, Rule};
 
-/// What a training step came to.
+/// The loss and the gradient norm of a training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
-    /// The step, counted from 1.
+    /// The number of the step, counted from 1.
     pub step: u64,
-    /// Its loss.
+    /// The loss of the step.
     pub loss: f32,
     /// The norm of all gradients, after clipping by value and before clipping by norm.
     pub gradient_norm: f32,
-    /// Its learning rate.
+    /// The learning rate of the step.
     pub rate: f64,
 }
 
-/// A model's parameters on their way.
+/// Trains the parameters of a model, step by step.
 ///
 /// # Examples
 /// See [`train`](crate::train).
@@ -36,17 +37,17 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer at its first step, at a constant learning rate.
+    /// A trainer before its first step, with a constant learning rate.
     ///
     /// # Errors
-    /// [`Error::Value`] for a rate that is not a finite number at least 0; as [`Rule::check`].
+    /// [`Error::Value`] unless the rate is finite and at least 0; as [`Rule::check`].
     pub fn new(parameters: Parameters, rule: impl Into<Rule>, rate: f64) -> Result<Self> {
         check_rate(rate)?;
         let optimizer = Optimizer::new(rule)?;
         Ok(Self { parameters, optimizer, rate, schedule: Schedule::Constant, plateau: None, seed: 0 })
     }
 
-    /// Keeps the gradients small.
+    /// Clips the gradients before every update.
     ///
     /// # Errors
     /// As [`Clip::check`].
@@ -54,17 +55,17 @@ impl Trainer {
         Ok(Self { optimizer: self.optimizer.clip(clip)?, ..self })
     }
 
-    /// Changes the learning rate from step to step.
+    /// Sets the schedule of the learning rate.
     pub fn schedule(self, schedule: Schedule) -> Self {
         Self { schedule, ..self }
     }
 
-    /// Lowers the learning rate when what [`Trainer::observe`] is told stops falling.
+    /// Reduces the learning rate when the numbers given to [`Trainer::observe`] stop falling.
     pub fn plateau(self, plateau: Plateau) -> Self {
         Self { plateau: Some(plateau), ..self }
     }
 
-    /// Tells this run's random masks from those of others; 0 unless said otherwise.
+    /// Sets the seed of the random masks; 0 by default.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
@@ -79,22 +80,22 @@ impl Trainer {
         Ok(())
     }
 
-    /// The parameters as they are now.
+    /// The parameters with their present values.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The parameters as they are now, to be changed by hand.
+    /// The parameters, for changes by the caller.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
     }
 
-    /// The parameters, without what training needs.
+    /// The parameters, without optimiser and schedule.
     pub fn into_parameters(self) -> Parameters {
         self.parameters
     }
 
-    /// The optimiser.
+    /// The optimiser with its slots.
     pub fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
@@ -103,7 +104,7 @@ impl Trainer {
         (&mut self.parameters, &mut self.optimizer)
     }
 
-    /// Steps so far.
+    /// The number of steps so far.
     pub fn steps(&self) -> u64 {
         self.optimizer.steps()
     }
@@ -118,18 +119,19 @@ impl Trainer {
         self.plateau.as_ref().map_or(scheduled, |plateau| plateau.rate(scheduled))
     }
 
-    /// Tells the plateau, if there is one, a number that should fall.
+    /// Gives the [`Plateau`], if there is one, a number that should fall, for example the validation loss.
     pub fn observe(&mut self, number: f64) {
         if let Some(plateau) = &mut self.plateau {
             plateau.observe(number);
         }
     }
 
-    /// One step: `loss` records the forward pass, all else follows, in one submission on a GPU. Waits for nothing and reads
-    /// nothing back: [`Trainer::report`] does, when the caller wants to know.
+    /// Makes one step in one submission: `loss` records the forward pass, and backward pass and update follow.
+    ///
+    /// It waits for nothing and reads nothing back; [`Trainer::report`] does.
     ///
     /// # Errors
-    /// What `loss` returns; as [`Optimizer::step`]. Nothing has changed then.
+    /// The error that `loss` returns; as [`Optimizer::step`]. After an error nothing has changed.
     pub fn submit_step(&mut self, loss: impl FnOnce(&mut Graph) -> Result<Var>) -> Result<()> {
         let rate = self.rate();
         let mut graph = self.training();
@@ -137,16 +139,16 @@ impl Trainer {
         self.optimizer.step(graph, loss, &mut self.parameters, rate)
     }
 
-    /// A graph of the next step.
+    /// A training graph for the next step.
     fn training(&self) -> Graph {
         Graph::new(&self.parameters, Mode::Training { seed: self.seed, step: self.steps() as u32 })
     }
 
-    /// What the last step came to; `None` before the first one. On a GPU it waits for it.
+    /// Waits for the last step and returns its report; `None` before the first step.
     ///
     /// # Errors
-    /// As [`Optimizer::report`]: [`Error::Diverged`] names the first step since the last report whose loss or gradient was no
-    /// finite number; the parameters are those of the step before.
+    /// As [`Optimizer::report`]: [`Error::Diverged`] names the first step since the last report whose loss or gradient was NaN or
+    /// infinite. The parameters are then those before that step.
     pub fn report(&mut self) -> Result<Option<StepReport>> {
         let numbers = self.optimizer.report()?;
         Ok(numbers.map(|numbers| self.reported(numbers)))
@@ -157,11 +159,11 @@ impl Trainer {
         StepReport { step, loss, gradient_norm, rate: self.rate_of(step.saturating_sub(1)) }
     }
 
-    /// [`Trainer::submit_step`] and [`Trainer::report`] in one submission: the step counts once its report is on the host.
+    /// Makes one step and reads its report, in one submission. The step counts once its report is on the host.
     ///
     /// # Errors
-    /// As the two. After an error other than [`Error::Diverged`] the step has not been made, and the same step can be made
-    /// again: it is neither lost nor made twice.
+    /// As [`Trainer::submit_step`] and [`Trainer::report`]. After an error other than [`Error::Diverged`] the step has not been
+    /// made, and the caller can make the same step again.
     pub fn step(&mut self, loss: impl FnOnce(&mut Graph) -> Result<Var>) -> Result<StepReport> {
         let rate = self.rate();
         let mut graph = self.training();
@@ -170,24 +172,24 @@ impl Trainer {
         Ok(self.reported(numbers))
     }
 
-    /// A graph over the parameters as they are now, with nothing dropped.
+    /// A graph for evaluation, over the present values of the parameters and without dropout.
     pub fn evaluation(&self) -> Graph {
         Graph::new(&self.parameters, Mode::Evaluation)
     }
 
-    /// Everything that a run needs to go on as if it had never stopped.
+    /// A checkpoint from which a training continues as if it had never stopped.
     ///
     /// # Errors
-    /// As [`Trainer::report`]: steps that diverged are no checkpoint.
+    /// As [`Trainer::report`], because steps that diverged make no checkpoint.
     pub fn checkpoint(&mut self) -> Result<Checkpoint> {
         self.report()?;
         Checkpoint::of(self)
     }
 
-    /// Goes on where a checkpoint was made, with the same model and rule.
+    /// Continues from a checkpoint of the same model and rule.
     ///
     /// # Errors
-    /// [`Error::Format`] where the checkpoint does not fit; then nothing is changed.
+    /// [`Error::Format`] if the checkpoint does not fit. After an error nothing has changed.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.put_into(self)
     }

@@ -4,7 +4,7 @@ use gatewise::Device;
 use gatewise::Tensor;
 use gatewise::cell::{Noise, Sequence};
 use gatewise::nn::{Config, Lstm, Merge, RecurrentGradient, TrainableRecurrent, TrainingOptions};
-use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Parameters, Schedule, Trainer};
+use gatewise::train::{Adam, Clip, CrossEntropyOptions, Graph, Parameters, Schedule, Trainer};
 
 use super::common::gpu;
 use super::{BATCH, cells, cost, input, stacks};
@@ -78,8 +78,8 @@ fn a_warm_step_of_a_trainer_creates_nothing() {
     let device = Device::Gpu(gpu.clone());
     let mut parameters = Parameters::new(&device, 5);
     let config = Lstm::config(5, 7).layers(2);
-    let stack = gatewise::train::Recurrent::new(&mut parameters, "lstm.", &config).expect("a stack");
-    let head = gatewise::train::Linear::new(&mut parameters, "head.", [7, 3]).expect("a head");
+    let stack = gatewise::train::RecurrentModule::new(&mut parameters, "lstm.", &config).expect("a stack");
+    let head = gatewise::train::LinearModule::new(&mut parameters, "head.", [7, 3]).expect("a head");
     let mut trainer = Trainer::new(parameters, Adam::default(), 0.01)
         .and_then(|trainer| trainer.clip(Clip::norm(1.0)))
         .expect("a trainer")
@@ -93,7 +93,7 @@ fn a_warm_step_of_a_trainer_creates_nothing() {
         let last = graph.last_step(y, &Sequence::new())?;
         let last = graph.dropout(last, 0.1)?;
         let scores = head.forward(graph, last)?;
-        graph.cross_entropy(scores, &[0, 2, 1], &CrossEntropy::default())
+        graph.cross_entropy(scores, &[0, 2, 1], &CrossEntropyOptions::default())
     };
     let mut step = |read: Read| {
         if read == Read::Together {

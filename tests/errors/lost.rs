@@ -10,7 +10,7 @@ use gatewise::gpu::{GpuDevice, KERNELS, KernelRun};
 use gatewise::models::{RnNoise, SileroVad};
 use gatewise::nn::{Gru, Lstm, Merge, State};
 use gatewise::ops::{self, Reduction};
-use gatewise::train::{Graph, Linear, Loss, Parameters, Sgd, Trainer};
+use gatewise::train::{Graph, LinearModule, LossOptions, Parameters, Sgd, Trainer};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Tensor};
 
@@ -306,13 +306,13 @@ fn a_stream_of_features_and_a_trainer_meet_the_loss() {
     stream.push(features.view(), None).expect("runs");
 
     let mut parameters = Parameters::new(&device, 7);
-    let linear = Linear::new(&mut parameters, "", [3, 2]).expect("a layer");
+    let linear = LinearModule::new(&mut parameters, "", [3, 2]).expect("a layer");
     let mut trainer = Trainer::new(parameters, Sgd::default(), 0.1).expect("a trainer");
     let (x, target) = (tensor(&device, &[4, 3]), tensor(&device, &[4, 2]));
     let loss = |graph: &mut Graph| {
         let x = graph.input(&x);
         let y = linear.forward(graph, x)?;
-        graph.mean_squared_error(y, &target, &Loss::default())
+        graph.mean_squared_error(y, &target, &LossOptions::default())
     };
     let before = trainer.step(loss).expect("runs");
     lose(&gpu);

@@ -4,7 +4,7 @@ use gatewise::cell::Sequence;
 use gatewise::models::{RnNoise, RnNoiseStream, SileroVad, VadStream};
 use gatewise::nn::{Gru, Lstm, SavedState, State, TrainingOptions};
 use gatewise::onnx::{OnnxModel, OnnxOptions};
-use gatewise::train::{Adam, Checkpoint, Linear, Loss, Parameters, Recurrent, Trainer};
+use gatewise::train::{Adam, Checkpoint, LinearModule, LossOptions, Parameters, RecurrentModule, Trainer};
 use gatewise::weights::Weights;
 use gatewise::weights::keras::{KerasFile, KerasLayer};
 use gatewise::{Device, Result, Tensor};
@@ -75,8 +75,8 @@ impl Work for Layer {
 /// A trainer that makes steps.
 pub(crate) struct Training {
     trainer: Trainer,
-    gru: Recurrent,
-    head: Linear,
+    gru: RecurrentModule,
+    head: LinearModule,
 }
 
 impl Work for Training {
@@ -84,8 +84,8 @@ impl Work for Training {
 
     fn begin(device: &Device) -> Result<Self> {
         let mut parameters = Parameters::new(device, 7);
-        let gru = Recurrent::new(&mut parameters, "gru.", &Gru::config(8, 6))?;
-        let head = Linear::new(&mut parameters, "head.", [6, 2])?;
+        let gru = RecurrentModule::new(&mut parameters, "gru.", &Gru::config(8, 6))?;
+        let head = LinearModule::new(&mut parameters, "head.", [6, 2])?;
         Ok(Self { trainer: Trainer::new(parameters, Adam::default(), 0.01)?, gru, head })
     }
 
@@ -100,7 +100,7 @@ impl Work for Training {
             let y = gru.forward(graph, x, None, &Sequence::new(), &options)?;
             let last = graph.last_step(y, &Sequence::new())?;
             let scores = head.forward(graph, last)?;
-            graph.mean_squared_error(scores, &target, &Loss::default())
+            graph.mean_squared_error(scores, &target, &LossOptions::default())
         })?;
         Ok(bits([report.loss, report.gradient_norm]))
     }

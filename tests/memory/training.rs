@@ -4,8 +4,8 @@ use gatewise::cell::{Cell, GruCell, LstmCell, Noise, Pad, RnnCell, Sequence};
 use gatewise::nn::{Config, Gru, Merge, RecurrentGradient, State, TrainableRecurrent, TrainingOptions};
 use gatewise::ops::Conv1dGeometry;
 use gatewise::train::{
-    Adam, CrossEntropy, GradientFlow, Linear, Loss, ParameterId, Parameters, Recurrent, StepReport, Trainer,
-    gradient_flow,
+    Adam, CrossEntropyOptions, GradientFlow, LinearModule, LossOptions, ParameterId, Parameters, RecurrentModule,
+    StepReport, Trainer, gradient_flow,
 };
 use gatewise::{Device, Result, Tensor};
 use ndarray::Array2;
@@ -96,8 +96,8 @@ struct TrainingRun {
     goal: Tensor,
     trainer: Trainer,
     front: [ParameterId; 3],
-    gru: Recurrent,
-    head: Linear,
+    gru: RecurrentModule,
+    head: LinearModule,
 }
 
 impl TrainingRun {
@@ -106,8 +106,8 @@ impl TrainingRun {
         let weight = parameters.uniform("front.weight", &[INPUT, INPUT, 3], 0.5).expect("fits");
         let bias = parameters.normal("front.bias", &[INPUT], 0.1).expect("fits");
         let table = parameters.normal("table", &[300, INPUT], 0.3).expect("fits");
-        let gru = Recurrent::new(&mut parameters, "gru.", &Gru::config(INPUT, HIDDEN)).expect("fits");
-        let head = Linear::new(&mut parameters, "head.", [HIDDEN, 3]).expect("fits");
+        let gru = RecurrentModule::new(&mut parameters, "gru.", &Gru::config(INPUT, HIDDEN)).expect("fits");
+        let head = LinearModule::new(&mut parameters, "head.", [HIDDEN, 3]).expect("fits");
         let trainer = Trainer::new(parameters, Adam { amsgrad: true, ..Adam::default() }, 0.01).expect("a trainer");
         Self {
             signal: tensor(device, &[BATCH, INPUT, TIME]),
@@ -139,8 +139,8 @@ impl TrainingRun {
             let both = graph.mul(mean, last)?;
             let scores = head.forward(graph, both)?;
             let classes: Vec<i64> = (0..BATCH as i64).map(|b| b % 3).collect();
-            let first = graph.cross_entropy(scores, &classes, &CrossEntropy::default())?;
-            let second = graph.mean_squared_error(y, goal, &Loss::default())?;
+            let first = graph.cross_entropy(scores, &classes, &CrossEntropyOptions::default())?;
+            let second = graph.mean_squared_error(y, goal, &LossOptions::default())?;
             graph.add(first, second)
         })
     }

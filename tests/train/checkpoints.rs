@@ -1,15 +1,15 @@
-//! Checkpoints on disk: any change to a byte is noticed, and a damaged file costs no whole one.
+//! Checkpoints on disk: any changed byte is noticed, and a damaged file never displaces a whole one.
 
 use std::fs;
 use std::path::PathBuf;
 
-use gatewise::train::{Adam, Checkpoint, Checkpoints, Linear, Parameters, Plateau, Trainer};
+use gatewise::train::{Adam, Checkpoint, Checkpoints, LinearModule, Parameters, Plateau, Trainer};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error};
 
 fn trainer() -> Trainer {
     let mut parameters = Parameters::new(&Device::Cpu, 7);
-    Linear::new(&mut parameters, "head.", [3, 2]).expect("a layer");
+    LinearModule::new(&mut parameters, "head.", [3, 2]).expect("a layer");
     Trainer::new(parameters, Adam::default(), 0.01).expect("a trainer").plateau(Plateau::default())
 }
 
@@ -20,7 +20,7 @@ fn step(trainer: &mut Trainer) -> Checkpoint {
     let step = trainer.step(|graph| {
         let (x, weight) = (graph.input(&x), graph.parameter(weight)?);
         let y = graph.linear(x, weight, None)?;
-        graph.cross_entropy(y, &[1], &gatewise::train::CrossEntropy::default())
+        graph.cross_entropy(y, &[1], &gatewise::train::CrossEntropyOptions::default())
     });
     step.expect("a step");
     let mut checkpoint = trainer.checkpoint().expect("a checkpoint");
@@ -79,11 +79,11 @@ fn damage_is_told_from_other_files() {
     says(b"", "found an empty file");
     says(b"PK\x03\x04 something else altogether", "expected a safetensors file");
     says(&Weights::new().to_bytes().expect("bytes"), "weights that are no checkpoint");
-    // As checkpoints were before they had a version.
+    // Checkpoints of version 1 had no version and no checksum.
     let mut old = Weights::new();
     ["step", "seed"].iter().for_each(|key| old.note(key, "4"));
     old.note("slots", "");
-    says(&old.to_bytes().expect("bytes"), "expected version 2 of a checkpoint, found a checkpoint without one");
+    says(&old.to_bytes().expect("bytes"), "expected version 2 of a checkpoint, found a checkpoint without a version");
     old.note("checkpoint", "3 sha9 abc");
     says(&old.to_bytes().expect("bytes"), "found \"3 sha9 abc\"");
 }
@@ -130,7 +130,7 @@ fn where_none_is_whole_all_are_named_and_none_is_lost() {
     for path in &paths {
         assert!(message.contains(&path.display().to_string()) && message.lines().count() == 1, "{message}");
     }
-    // One that is written now is kept, whatever its number, and no damaged one in its place.
+    // The checkpoint that is written now is kept, whatever its number, and no damaged one instead.
     let mut fresh = self::trainer();
     let first = checkpoints.write(&fresh.checkpoint().expect("a checkpoint")).expect("written");
     assert!(first.exists() && paths.iter().all(|path| path.exists()));
@@ -209,7 +209,7 @@ fn numbers_beyond_all_runs_are_refused_and_change_nothing() {
     }
 }
 
-/// A file of these weights with the checksum that belongs to it.
+/// A file of these weights with the right checksum.
 fn reseal(weights: &Weights) -> Vec<u8> {
     let mut bytes = weights.to_bytes().expect("bytes");
     let start = 8 + "{\"__metadata__\":{\"checkpoint\":\"2 crc32 ".len();

@@ -1,12 +1,14 @@
-//! Every operation of a graph: its gradients on the reference against central differences, its results and gradients on the
-//! other paths against the reference's.
+//! Every operation of a graph: gradients of the reference compared with central differences, and results and gradients of the
+//! other paths compared with those of the reference.
 
 use std::rc::Rc;
 
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Noise, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge, TrainingOptions};
 use gatewise::ops::{Conv1dGeometry, Slice};
-use gatewise::train::{CrossEntropy, Graph, Loss, Mode, ParameterId, Parameters, Recurrent, Reduce, Var};
+use gatewise::train::{
+    CrossEntropyOptions, Graph, LossOptions, Mode, ParameterId, Parameters, RecurrentModule, Reduce, Var,
+};
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array2, ArrayD, IxDyn};
 
@@ -14,18 +16,18 @@ use crate::{assert_close, devices, upload};
 
 type Build = Rc<dyn Fn(&mut Graph, &[Var]) -> Result<Var>>;
 
-/// Makes a case's parameters on a device, and the function over them.
+/// Makes the parameters of a case on a device, and the function of them.
 type OnDevice = Box<dyn Fn(&Device) -> (Parameters, Build)>;
 
 /// A function of several arrays. Its gradient is the gradient of a weighted sum of its results.
 struct Case {
     name: String,
-    /// The variables, and behind them the parameters' values.
+    /// The variables, followed by the values of the parameters.
     inputs: Vec<ArrayD<f32>>,
     make: OnDevice,
 }
 
-/// Result and gradients.
+/// The result and the gradients of a case.
 struct Outcome {
     y: Vec<f32>,
     gradients: Vec<Vec<f32>>,
@@ -78,7 +80,7 @@ impl Case {
         Ok(Outcome { y: value.to_vec()?, gradients: by_variable.chain(by_parameter).map(read).collect::<Result<_>>()? })
     }
 
-    /// The weighed sum in `f64`, from a device's results in `f32`.
+    /// The weighted sum in `f64`, from the results of a device in `f32`.
     fn sum(&self, device: &Device, inputs: &[ArrayD<f32>]) -> f64 {
         let y = self.run(device, inputs).expect("a run").y;
         let weights = random(77, &[y.len()], 1.0);
@@ -87,7 +89,7 @@ impl Case {
 
     fn check(&self) {
         let expected = self.run(&Device::Reference, &self.inputs).unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        // A sample of each input; a stack has many parameters, and other tests that look at every one of them.
+        // Only a sample of each input is tested. A stack has many parameters, which other tests cover.
         let sampled = if (self.make)(&Device::Reference).0.is_empty() { 12 } else { 2 };
         self.check_differences(&Device::Reference, &expected, sampled);
         for device in devices().iter().filter(|device| !matches!(device, Device::Reference)) {
@@ -100,7 +102,7 @@ impl Case {
         }
     }
 
-    /// Compares gradients, `sampled` of every input's, with central differences of a device's own results.
+    /// Compares `sampled` gradients of every input with central differences of the same device.
     fn check_differences(&self, device: &Device, outcome: &Outcome, sampled: usize) {
         const STEP: f32 = 1e-2;
         for (at, gradient) in outcome.gradients.iter().enumerate() {
@@ -213,7 +215,7 @@ fn steps_of_sequences() {
 #[test]
 fn losses() {
     for reduce in [Reduce::Mean, Reduce::Sum] {
-        let options = CrossEntropy { reduce, ignore_index: -1 };
+        let options = CrossEntropyOptions::default().reduce(reduce).ignore_index(-1);
         let name = format!("cross entropy, {reduce:?}");
         case(name, &[&[2, 3, 5]], move |g, v| g.cross_entropy(v[0], &[4, -1, 0, 2, 2, -1], &options)).check();
         let name = format!("cross entropy of many classes, {reduce:?}");
@@ -221,7 +223,7 @@ fn losses() {
         case(name, &[&[70, 130]], move |g, v| g.cross_entropy(v[0], &targets, &options)).check();
 
         let mask = Array2::from_shape_fn((4, 3), |(t, b)| t + b < 4 && t != 1);
-        for loss in [Loss { reduce, ..Loss::default() }, Loss { reduce, ..Loss::masked(&mask) }] {
+        for loss in [LossOptions::default().reduce(reduce), LossOptions::masked(&mask).reduce(reduce)] {
             let goal = |g: &Graph| Ok::<_, Error>(upload(g.device(), &random(5, &[4, 3, 2], 0.5).mapv(|y| y + 0.5)));
             let other = loss.clone();
             let name = format!("mean squared error, {loss:?}");
@@ -245,10 +247,10 @@ fn losses_are_pytorchs() {
                 let mut graph = Graph::new(&parameters, Mode::Evaluation);
                 let x = get(if loss == "cross_entropy" { "loss.x" } else { "loss.logits" });
                 let x = graph.variable(&upload(&device, &x));
-                let (goals, options) = (upload(&device, &get("loss.goals")), Loss { mask: None, reduce });
+                let (goals, options) = (upload(&device, &get("loss.goals")), LossOptions::default().reduce(reduce));
                 let value = match loss {
                     "cross_entropy" => {
-                        let options = CrossEntropy { reduce, ..CrossEntropy::default() };
+                        let options = CrossEntropyOptions::default().reduce(reduce);
                         graph.cross_entropy(x, &targets, &options)
                     }
                     "binary" => graph.binary_cross_entropy(x, &goals, &options),
@@ -270,7 +272,7 @@ fn losses_are_pytorchs() {
     }
 }
 
-/// A recurrent stack as a part of a graph, by all its parameters, its input and its state.
+/// Gradients of a recurrent stack in a graph with respect to its parameters, its input and its state.
 fn recurrent(config: &Config<Cell>, sequence: Sequence, from_state: bool) -> Case {
     let has_s = config.zero_state(&Device::Cpu, 3).expect("a state").to_s().expect("s").is_some();
     let rows = config.parameter_places().iter().filter(|place| place.name == "weight_hh").count();
@@ -284,7 +286,7 @@ fn recurrent(config: &Config<Cell>, sequence: Sequence, from_state: bool) -> Cas
     let config = config.clone();
     let mut case = Case::of(name, &shapes[..used], move |device| {
         let mut parameters = Parameters::new(device, 9);
-        let stack = Recurrent::new(&mut parameters, "rnn.", &config).expect("a stack");
+        let stack = RecurrentModule::new(&mut parameters, "rnn.", &config).expect("a stack");
         let sequence = sequence.clone();
         let build = move |g: &mut Graph, v: &[Var]| {
             if !from_state {
@@ -323,7 +325,7 @@ fn recurrent_stacks() {
     }
 }
 
-/// Every parameter and every number of input and state, without any other path's help.
+/// Gradients with respect to every number of parameters, input and state, by central differences alone.
 #[test]
 fn gradients_on_the_gpu_are_the_slopes_of_its_own_results() {
     let gpu = devices().into_iter().find(|device| matches!(device, Device::Gpu(_))).expect("a GPU");
@@ -334,7 +336,7 @@ fn gradients_on_the_gpu_are_the_slopes_of_its_own_results() {
     }
 }
 
-/// The masks of one seed and step are the same whatever the device; others differ.
+/// Masks depend on seed and step, not on the device.
 #[test]
 fn masks_follow_seed_and_step() {
     let draw = |device: &Device, mode: Mode| -> Result<Vec<Vec<f32>>> {

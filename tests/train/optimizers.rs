@@ -1,4 +1,4 @@
-//! Update rules, clipping and schedules against PyTorch's, step by step.
+//! Update rules, clipping and schedules compared with PyTorch's, step by step.
 
 use gatewise::train::{
     Adam, Clip, Graph, Mode, Optimizer, ParameterId, Parameters, Plateau, RmsProp, Rule, Schedule, Sgd,
@@ -72,7 +72,7 @@ impl OptimizerRun {
         self.ids.map(|id| self.parameters.get(id).expect("a parameter").to_vec().expect("a read-back"))
     }
 
-    /// Runs all steps and compares each with PyTorch's; returns the norms.
+    /// Makes all steps and compares each with PyTorch's; returns the norms.
     fn compare(&mut self, what: &str, key: &str) -> Vec<f32> {
         let file = pytorch();
         let after = NAMES.map(|name| file.get::<IxDyn>(&format!("{key}.{name}")).expect("steps"));
@@ -148,7 +148,7 @@ fn a_parameter_larger_than_a_workgroup_moves_alike_on_every_path() {
 /// The mean square of a constant gradient equals the square of its mean except for rounding, so their difference may be below 0.
 #[test]
 fn centered_rms_prop_survives_a_gradient_that_does_not_change() {
-    // In f32 a half of 500 gradients leaves less than 0 somewhere between the 130th and the 200th step.
+    // In f32 the difference is negative for half of 500 gradients somewhere between the steps 130 and 200.
     let (steps, len, alpha) = (250, 500, 0.9);
     let rule: Rule = RmsProp { centered: true, alpha, ..RmsProp::default() }.into();
     for device in devices() {
@@ -170,7 +170,7 @@ fn centered_rms_prop_survives_a_gradient_that_does_not_change() {
     }
 }
 
-/// The square of such a norm is beyond f32, the norm is not.
+/// An f32 can hold such a norm, but not its square.
 #[test]
 fn a_large_gradient_is_clipped_alike_on_every_path_and_an_endless_one_refused() {
     let step = |device: &Device, scale: f32| {
@@ -237,8 +237,7 @@ fn schedules_are_pytorchs() {
 fn a_plateau_is_pytorchs() {
     let file = pytorch();
     let (numbers, expected) = (file.get::<Ix1>("plateau.numbers"), file.get::<Ix1>("rates.plateau"));
-    let mut plateau =
-        Plateau { factor: 0.5, patience: 2, threshold: 0.01, cooldown: 2, floor: 0.04, ..Plateau::default() };
+    let mut plateau = Plateau::default().factor(0.5).patience(2).threshold(0.01).cooldown(2).floor(0.04);
     for (at, (&number, &expected)) in numbers.expect("numbers").iter().zip(&expected.expect("rates")).enumerate() {
         let rate = plateau.rate(0.5);
         assert!((rate - f64::from(expected)).abs() < 1e-7, "{at}: {rate}, expected {expected}");

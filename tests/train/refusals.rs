@@ -4,8 +4,8 @@ use gatewise::cell::{Activation, Sequence};
 use gatewise::nn::{Lstm, TrainingOptions};
 use gatewise::ops::{Conv1dGeometry, Slice};
 use gatewise::train::{
-    Adam, Carry, Checkpoint, Clip, CrossEntropy, Graph, Linear, Loss, Mode, Optimizer, Parameters, Recurrent, RmsProp,
-    Rule, Sgd, Tbptt, Trainer, Var,
+    Adam, CarriedState, Checkpoint, Clip, CrossEntropyOptions, Graph, LinearModule, LossOptions, Mode, Optimizer,
+    Parameters, RecurrentModule, RmsProp, Rule, Sgd, Tbptt, Trainer, Var,
 };
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, ArrayD, IxDyn, array};
@@ -33,7 +33,7 @@ fn zeros(graph: &mut Graph, shape: &[usize]) -> Var {
 fn losses_refuse_what_has_no_loss() {
     for device in devices() {
         let g = &mut graph(&device);
-        let options = CrossEntropy::default();
+        let options = CrossEntropyOptions::default();
         let x = zeros(g, &[3, 4]);
         refused(g.cross_entropy(x, &[0, 4, 1], &options), &["cross_entropy", "targets", "4 at 1", "4 classes"]);
         refused(g.cross_entropy(x, &[0, -7, 1], &options), &["-7 at 1"]);
@@ -44,18 +44,18 @@ fn losses_refuse_what_has_no_loss() {
         let scalar = zeros(g, &[]);
         refused(g.cross_entropy(scalar, &[0], &options), &["[.., C]", "[]"]);
         let other = upload(&device, &ArrayD::zeros(IxDyn(&[3, 5])));
-        refused(g.mean_squared_error(x, &other, &Loss::default()), &["mean_squared_error", "[3, 4]", "[3, 5]"]);
+        refused(g.mean_squared_error(x, &other, &LossOptions::default()), &["mean_squared_error", "[3, 4]", "[3, 5]"]);
         let same = upload(&device, &ArrayD::zeros(IxDyn(&[3, 4])));
-        let nothing = Loss::masked(&Array2::from_elem((3, 4), false));
-        refused(g.binary_cross_entropy(x, &same, &nothing), &["binary_cross_entropy", "mask", "counts"]);
-        let long = Loss::masked(&Array2::from_elem((4, 4), true));
+        let nothing = LossOptions::masked(&Array2::from_elem((3, 4), false));
+        refused(g.binary_cross_entropy(x, &same, &nothing), &["binary_cross_entropy", "mask", "at least one element"]);
+        let long = LossOptions::masked(&Array2::from_elem((4, 4), true));
         refused(g.binary_cross_entropy(x, &same, &long), &["mask", "[3, 4]", "[4, 4]"]);
         let none = upload(&device, &ArrayD::zeros(IxDyn(&[0, 4])));
-        refused(g.mean_squared_error(empty, &none, &Loss::default()), &["at least one element", "[0, 4]"]);
+        refused(g.mean_squared_error(empty, &none, &LossOptions::default()), &["at least one element", "[0, 4]"]);
     }
     let (g, elsewhere) = (&mut graph(&Device::Cpu), upload(&Device::Reference, &ArrayD::zeros(IxDyn(&[2]))));
     let x = zeros(g, &[2]);
-    refused(g.mean_squared_error(x, &elsewhere, &Loss::default()), &["lives on reference", "cpu"]);
+    refused(g.mean_squared_error(x, &elsewhere, &LossOptions::default()), &["lives on reference", "cpu"]);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn values_of_another_graph_are_refused() {
     let foreign = [zeros(other, &[3, 2, 4]), zeros(other, &[3, 2, 4])];
     let target = upload(&Device::Cpu, &ArrayD::zeros(IxDyn(&[3, 2, 4])));
     let mut parameters = Parameters::new(&Device::Cpu, 1);
-    let stack = Recurrent::new(&mut parameters, "a.", &Lstm::config(4, 3)).expect("a stack");
+    let stack = RecurrentModule::new(&mut parameters, "a.", &Lstm::config(4, 3)).expect("a stack");
     let (sequence, options) = (Sequence::new(), TrainingOptions::default());
     let words = ["var", "a value of this graph", "another graph"];
     for x in foreign {
@@ -109,9 +109,9 @@ fn values_of_another_graph_are_refused() {
         refused(g.sum(x), &words);
         refused(g.last_step(x, &sequence), &words);
         refused(g.mean_over_steps(x, &sequence), &words);
-        refused(g.cross_entropy(x, &[0; 6], &CrossEntropy::default()), &words);
-        refused(g.mean_squared_error(x, &target, &Loss::default()), &words);
-        refused(g.binary_cross_entropy(x, &target, &Loss::default()), &words);
+        refused(g.cross_entropy(x, &[0; 6], &CrossEntropyOptions::default()), &words);
+        refused(g.mean_squared_error(x, &target, &LossOptions::default()), &words);
+        refused(g.binary_cross_entropy(x, &target, &LossOptions::default()), &words);
         refused(g.backward(x), &words);
         let mut in_stack = Graph::new(&parameters, Mode::Evaluation);
         refused(stack.forward(&mut in_stack, x, None, &sequence, &options), &words);
@@ -126,8 +126,8 @@ fn values_of_another_graph_are_refused() {
 #[test]
 fn parameters_have_their_own_names_and_shapes() {
     let mut parameters = Parameters::new(&Device::Cpu, 1);
-    let layer = Linear::new(&mut parameters, "a.", [3, 2]).expect("a layer");
-    refused(Linear::new(&mut parameters, "a.", [3, 2]), &["name", "a.weight"]);
+    let layer = LinearModule::new(&mut parameters, "a.", [3, 2]).expect("a layer");
+    refused(LinearModule::new(&mut parameters, "a.", [3, 2]), &["name", "a.weight"]);
     let wrong = Tensor::zeros(&Device::Cpu, &[3, 2]).expect("zeros");
     refused(parameters.set(layer.weight, wrong), &["[2, 3]", "[3, 2]"]);
     let elsewhere = Tensor::zeros(&Device::Reference, &[2, 3]).expect("zeros");
@@ -138,7 +138,7 @@ fn parameters_have_their_own_names_and_shapes() {
 fn ids_of_other_parameters_are_refused() {
     let new = || {
         let mut parameters = Parameters::new(&Device::Cpu, 1);
-        let layer = Linear::new(&mut parameters, "a.", [3, 2]).expect("a layer");
+        let layer = LinearModule::new(&mut parameters, "a.", [3, 2]).expect("a layer");
         (parameters, layer)
     };
     let ((mut parameters, own), (other, theirs)) = (new(), new());
@@ -154,7 +154,7 @@ fn ids_of_other_parameters_are_refused() {
         refused(graph.parameter(theirs.weight), &["id", "one of the graph's parameters", "other parameters"]);
     }
 
-    // A clone is of the same parameters, but for those that either gets later.
+    // A clone has the same parameters, except those that are added later to one of the two.
     let mut clone = parameters.clone();
     clone.set(own.weight, value()).expect("its own id");
     assert_eq!(parameters.find("a.bias"), clone.find("a.bias"));
@@ -164,8 +164,8 @@ fn ids_of_other_parameters_are_refused() {
     refused(parameters.get(in_clone).cloned(), &words);
     refused(clone.get(later).cloned(), &words);
 
-    // Neither a step of a graph over others, nor one of an optimiser that has moved others.
-    let loss = |parameters: &Parameters, layer: &Linear| {
+    // A step is refused if the graph or the optimiser belongs to other parameters.
+    let loss = |parameters: &Parameters, layer: &LinearModule| {
         let mut graph = Graph::new(parameters, Mode::Evaluation);
         let weight = graph.parameter(layer.weight).expect("a weight");
         let loss = graph.sum(weight).expect("a sum");
@@ -182,7 +182,7 @@ fn ids_of_other_parameters_are_refused() {
     let (graph, sum) = loss(&parameters, &own);
     optimizer.step(graph, sum, &mut parameters, 0.5).expect("its own");
     let (graph, sum) = loss(&other, &theirs);
-    let words = ["parameters", "the optimiser's steps before", "other parameters"];
+    let words = ["parameters", "the optimiser's earlier steps", "other parameters"];
     refused(optimizer.step(graph, sum, &mut other.clone(), 0.5), &words);
     parameters.add("latest", &bias).expect("one more");
     let (graph, sum) = loss(&parameters, &own);
@@ -216,16 +216,16 @@ fn truncation_and_checkpoints_are_checked() {
     refused(Tbptt::new(0, 3), &["tbptt", "k1"]);
     refused(Tbptt::new(3, 0), &["tbptt", "k2"]);
     let mut parameters = Parameters::new(&Device::Cpu, 1);
-    let forward = Recurrent::new(&mut parameters, "a.", &Lstm::config(2, 3)).expect("a stack");
+    let forward = RecurrentModule::new(&mut parameters, "a.", &Lstm::config(2, 3)).expect("a stack");
     let both = Lstm::config(2, 3).bidirectional(gatewise::nn::Merge::Concat);
-    let both = Recurrent::new(&mut parameters, "b.", &both).expect("a stack");
+    let both = RecurrentModule::new(&mut parameters, "b.", &both).expect("a stack");
     let windows: Vec<_> = Tbptt::new(2, 2).expect("a plan").windows(6).collect();
     let mut graph = Graph::new(&parameters, Mode::Evaluation);
     let x = zeros(&mut graph, &[2, 1, 2]);
     let (sequence, options) = (Sequence::new(), TrainingOptions::default());
-    let mut carry = Carry::new(both.zero_state(&Device::Cpu, 1).expect("a state"));
+    let mut carry = CarriedState::new(both.zero_state(&Device::Cpu, 1).expect("a state"));
     refused(carry.forward(&mut graph, &both, x, &windows[0], &sequence, &options), &["reverse direction", "truncated"]);
-    let mut carry = Carry::new(forward.zero_state(&Device::Cpu, 1).expect("a state"));
+    let mut carry = CarriedState::new(forward.zero_state(&Device::Cpu, 1).expect("a state"));
     refused(carry.forward(&mut graph, &forward, x, &windows[1], &sequence, &options), &["window", "2 instead of 0"]);
     let short = zeros(&mut graph, &[1, 1, 2]);
     refused(

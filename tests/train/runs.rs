@@ -4,8 +4,8 @@
 use gatewise::cell::{Noise, Sequence};
 use gatewise::nn::{Gru, TrainingOptions};
 use gatewise::train::{
-    Adam, Checkpoint, Checkpoints, Clip, Conv1d, CrossEntropy, Embedding, Graph, Linear, Loss, Parameters, Plateau,
-    Recurrent, RmsProp, Rule, Schedule, Sgd, StepReport, Trainer, Var,
+    Adam, Checkpoint, Checkpoints, Clip, Conv1dModule, CrossEntropyOptions, EmbeddingModule, Graph, LinearModule,
+    LossOptions, Parameters, Plateau, RecurrentModule, RmsProp, Rule, Schedule, Sgd, StepReport, Trainer, Var,
 };
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Result, Tensor};
@@ -13,13 +13,13 @@ use ndarray::{Array1, Array2, ArrayD, IxDyn, array};
 
 use crate::{devices, upload};
 
-/// Symbols to a class by every layer there is.
+/// A model from symbols to a class that uses every module.
 struct Model {
-    embedding: Embedding,
-    conv: Conv1d,
-    gru: Option<Recurrent>,
-    hidden: Linear,
-    readout: Linear,
+    embedding: EmbeddingModule,
+    conv: Conv1dModule,
+    gru: Option<RecurrentModule>,
+    hidden: LinearModule,
+    readout: LinearModule,
 }
 
 const BATCH: usize = 6;
@@ -31,15 +31,15 @@ impl Model {
         let geometry = gatewise::ops::Conv1dGeometry { stride: 1, padding: 1 };
         let gru = Gru::config(WIDTH, WIDTH).layers(2);
         Self {
-            embedding: Embedding::new(parameters, "embedding.", [7, WIDTH]).expect("an embedding"),
-            conv: Conv1d::new(parameters, "conv.", [WIDTH, WIDTH, 3], geometry).expect("a convolution"),
-            gru: recurrent.then(|| Recurrent::new(parameters, "gru.", &gru).expect("a stack")),
-            hidden: Linear::new(parameters, "hidden.", [WIDTH, WIDTH]).expect("a layer"),
-            readout: Linear::new(parameters, "readout.", [WIDTH, 3]).expect("a readout"),
+            embedding: EmbeddingModule::new(parameters, "embedding.", [7, WIDTH]).expect("an embedding"),
+            conv: Conv1dModule::new(parameters, "conv.", [WIDTH, WIDTH, 3], geometry).expect("a convolution"),
+            gru: recurrent.then(|| RecurrentModule::new(parameters, "gru.", &gru).expect("a stack")),
+            hidden: LinearModule::new(parameters, "hidden.", [WIDTH, WIDTH]).expect("a layer"),
+            readout: LinearModule::new(parameters, "readout.", [WIDTH, 3]).expect("a readout"),
         }
     }
 
-    /// The loss of a batch that follows from its number.
+    /// The loss of a batch, which its number determines.
     fn loss(&self, graph: &mut Graph, batch: u64) -> Result<Var> {
         let mut rng = fastrand::Rng::with_seed(batch);
         let symbols: Vec<usize> = (0..TIME * BATCH).map(|_| rng.usize(0..7)).collect();
@@ -61,7 +61,7 @@ impl Model {
         let hidden = self.hidden.forward(graph, last)?;
         let hidden = graph.activation(gatewise::cell::Activation::Tanh, hidden)?;
         let scores = self.readout.forward(graph, hidden)?;
-        graph.cross_entropy(scores, &classes, &CrossEntropy::default())
+        graph.cross_entropy(scores, &classes, &CrossEntropyOptions::default())
     }
 }
 
@@ -73,7 +73,7 @@ fn trainer(device: &Device, rule: Rule, recurrent: bool) -> (Trainer, Model) {
         .and_then(|trainer| trainer.clip(Clip { value: Some(1.0), norm: Some(2.0) }))
         .expect("a trainer")
         .schedule(Schedule::WarmUp { steps: 5, from: 0.2, then })
-        .plateau(Plateau { patience: 3, factor: 0.7, ..Plateau::default() })
+        .plateau(Plateau::default().patience(3).factor(0.7))
         .seed(5);
     (trainer, model)
 }
@@ -83,7 +83,7 @@ fn bits(trainer: &Trainer) -> Vec<u32> {
     trainer.parameters().named().flat_map(read).map(f32::to_bits).collect()
 }
 
-/// Makes steps `from..to`; the last report.
+/// Makes the steps `from..to`; returns the last report.
 fn run(trainer: &mut Trainer, model: &Model, steps: std::ops::Range<u64>) -> Result<StepReport> {
     let mut last = None;
     for batch in steps {
@@ -157,7 +157,7 @@ fn scalar(device: &Device, rule: impl Into<Rule>) -> (Trainer, impl Fn(&mut Grap
         let x = graph.input(&Tensor::from_array(&device, &array![[x, 1.0, 2.0]])?);
         let w = graph.parameter(weight)?;
         let y = graph.linear(x, w, None)?;
-        graph.mean_squared_error(y, &Tensor::from_array(&device, &array![[0.3]])?, &Loss::default())
+        graph.mean_squared_error(y, &Tensor::from_array(&device, &array![[0.3]])?, &LossOptions::default())
     };
     (trainer, loss)
 }
@@ -170,7 +170,7 @@ fn a_step_that_is_no_number_changes_nothing_and_is_named() {
         trainer.step(|graph| loss(graph, 2.0)).expect("a step");
         let (good, steps) = (bits(&trainer), trainer.steps());
         for bad in [f32::NAN, f32::INFINITY, 1e30] {
-            // Steps without a look at their loss: the first bad one stops them all.
+            // If no report is read, the first diverged step stops all later ones.
             trainer.submit_step(|graph| loss(graph, bad)).expect("recorded");
             trainer.submit_step(|graph| loss(graph, 1.0)).expect("recorded");
             trainer.submit_step(|graph| loss(graph, 3.0)).expect("recorded");
@@ -183,7 +183,7 @@ fn a_step_that_is_no_number_changes_nothing_and_is_named() {
             }
             assert_eq!((bits(&trainer), trainer.steps()), (good.clone(), steps), "{device}, {bad}");
         }
-        // From there it goes on like a run that never met them.
+        // It continues like a training without the diverged steps.
         let report = trainer.step(|graph| loss(graph, 0.7)).expect("a step");
         let (mut other, loss) = scalar(&device, Adam::default());
         for x in [1.0, 2.0] {
@@ -204,7 +204,7 @@ fn a_call_that_fails_leaves_the_trainer_as_it_was() {
             .step(|graph| {
                 loss(graph, 1.0)?;
                 let x = graph.input(&upload(&device, &ArrayD::ones(IxDyn(&[2, 2]))));
-                graph.cross_entropy(x, &[5, 0], &CrossEntropy::default())
+                graph.cross_entropy(x, &[5, 0], &CrossEntropyOptions::default())
             })
             .expect_err("no such class");
         assert_eq!((bits(&trainer), trainer.steps()), (before, 1));
@@ -222,7 +222,7 @@ fn parameters_travel_under_pytorchs_names() {
     weights.save(&path).expect("a file");
     let weights = Weights::from_file(&path).expect("a whole file");
     assert_eq!(weights.metadata("trained on").expect("an entry"), "nothing");
-    // The stack for inference, from the file, is the one that learned.
+    // The stack for inference, read from the file, equals the trained one.
     let config = Gru::config(WIDTH, WIDTH).layers(2);
     let gru = weights.recurrent("gru.", &config, &Device::Cpu).expect("a stack");
     let stack = model.gru.as_ref().expect("a stack").stack(trainer.parameters()).expect("its parameters");
@@ -277,8 +277,8 @@ fn a_step_is_one_submission_and_a_report_one_read_back() {
     let gpu = crate::common::gpu();
     let device = Device::Gpu(gpu.clone());
     let mut parameters = Parameters::new(&device, 3);
-    let first = Linear::new(&mut parameters, "first.", [6, 20]).expect("a layer");
-    let second = Linear::new(&mut parameters, "second.", [20, 4]).expect("a layer");
+    let first = LinearModule::new(&mut parameters, "first.", [6, 20]).expect("a layer");
+    let second = LinearModule::new(&mut parameters, "second.", [20, 4]).expect("a layer");
     let clip = Clip { value: Some(2.0), norm: Some(1.0) };
     let mut trainer = Trainer::new(parameters, Adam::default(), 0.01).and_then(|t| t.clip(clip)).expect("a trainer");
     let x = upload(&device, &ArrayD::from_elem(IxDyn(&[5, 6]), 0.3));
@@ -290,7 +290,7 @@ fn a_step_is_one_submission_and_a_report_one_read_back() {
                 let hidden = first.forward(graph, x)?;
                 let hidden = graph.activation(gatewise::cell::Activation::Tanh, hidden)?;
                 let scores = second.forward(graph, hidden)?;
-                graph.cross_entropy(scores, &[0, 3, 2, 1, 0], &CrossEntropy::default())
+                graph.cross_entropy(scores, &[0, 3, 2, 1, 0], &CrossEntropyOptions::default())
             })
             .expect("a step");
         if report {

@@ -2,7 +2,7 @@
 
 use gatewise::cell::{LstmCell, Sequence};
 use gatewise::nn::{Config, TrainingOptions};
-use gatewise::train::{Carry, Graph, Loss, Mode, Parameters, Recurrent, Sgd, Tbptt, Trainer};
+use gatewise::train::{CarriedState, Graph, LossOptions, Mode, Parameters, RecurrentModule, Sgd, Tbptt, Trainer};
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, Array3, Axis, s};
 
@@ -43,7 +43,7 @@ fn gradients_are_those_of_the_windows_steps() {
     for device in devices() {
         let result = (|| -> Result<()> {
             let mut parameters = Parameters::new(&device, 6);
-            let stack = Recurrent::new(&mut parameters, "lstm.", &config)?;
+            let stack = RecurrentModule::new(&mut parameters, "lstm.", &config)?;
             let begin = || stack.stack(&parameters)?.initial_state(h.view(), Some(h.view()));
             let upload = |array: &Array3<f32>, steps: std::ops::Range<usize>| {
                 Tensor::from_array(&device, &array.slice(s![steps, .., ..]))
@@ -55,9 +55,9 @@ fn gradients_are_those_of_the_windows_steps() {
                 Sequence::new().lengths(lengths).reset(Array2::from_shape_fn((steps.len(), BATCH), reset))
             };
             for (k1, k2) in [(4, 4), (3, 5), (4, 2), (2, 20), (20, 3)] {
-                let mut carry = Carry::new(begin()?);
+                let mut carry = CarriedState::new(begin()?);
                 for window in Tbptt::new(k1, k2)?.windows(TIME) {
-                    let outcome = |broken: bool, carry: &mut Carry| -> Result<Vec<Vec<f32>>> {
+                    let outcome = |broken: bool, carry: &mut CarriedState| -> Result<Vec<Vec<f32>>> {
                         let mut graph = Graph::new(&parameters, Mode::Evaluation);
                         let y = if broken {
                             let x = graph.input(&upload(&x, window.inputs())?);
@@ -72,8 +72,11 @@ fn gradients_are_those_of_the_windows_steps() {
                             let count = window.losses.len();
                             graph.slice(y, gatewise::ops::Slice { axis: 0, start: first, step: 1, count })?
                         };
-                        let loss =
-                            graph.mean_squared_error(y, &upload(&goal, window.losses.clone())?, &Loss::default())?;
+                        let loss = graph.mean_squared_error(
+                            y,
+                            &upload(&goal, window.losses.clone())?,
+                            &LossOptions::default(),
+                        )?;
                         let gradients = graph.backward(loss)?;
                         let value = graph.value(y)?.clone();
                         graph.submit()?;
@@ -94,22 +97,23 @@ fn gradients_are_those_of_the_windows_steps() {
     }
 }
 
-/// A window whose step failed is run again from where it began.
+/// After a failed step the window runs again from the state before it.
 #[test]
 fn a_window_that_failed_leaves_the_state() {
     let mut parameters = Parameters::new(&Device::Cpu, 6);
-    let stack = Recurrent::new(&mut parameters, "lstm.", &Config::new(LstmCell::default(), 2, 3)).expect("a stack");
+    let stack =
+        RecurrentModule::new(&mut parameters, "lstm.", &Config::new(LstmCell::default(), 2, 3)).expect("a stack");
     let mut trainer = Trainer::new(parameters, Sgd::default(), 0.0).expect("a trainer");
     let x = Tensor::from_array(&Device::Cpu, &Array3::from_elem((4, BATCH, 2), 0.3)).expect("an upload");
-    let mut carry = Carry::new(stack.zero_state(&Device::Cpu, BATCH).expect("a state"));
+    let mut carry = CarriedState::new(stack.zero_state(&Device::Cpu, BATCH).expect("a state"));
     let windows: Vec<_> = Tbptt::new(2, 2).expect("a plan").windows(4).collect();
-    let mut step = |carry: &mut Carry, at: usize| -> Result<f32> {
+    let mut step = |carry: &mut CarriedState, at: usize| -> Result<f32> {
         let report = trainer.step(|graph| {
             let x = x.to_array::<ndarray::Ix3>()?.slice_axis(Axis(0), windows[at].inputs().into()).to_owned();
             let x = graph.input(&Tensor::from_array(&Device::Cpu, &x)?);
             let y = carry.forward(graph, &stack, x, &windows[at], &Sequence::new(), &TrainingOptions::default())?;
             let goal = Tensor::zeros(&Device::Cpu, graph.value(y)?.shape())?;
-            graph.mean_squared_error(y, &goal, &Loss::default())
+            graph.mean_squared_error(y, &goal, &LossOptions::default())
         })?;
         Ok(report.loss)
     };

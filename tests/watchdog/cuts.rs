@@ -7,7 +7,7 @@ use gatewise::gpu::{Counters, GpuDevice, GpuOptions};
 use gatewise::nn::{Config, Merge, TrainingOptions};
 use gatewise::ops::{self, Binary, Conv1dGeometry, PadMode, Reduction};
 use gatewise::plan::{AdapterClass, CooperativeScans, PlanKind, Watchdog};
-use gatewise::train::{CrossEntropy, Graph, Loss, Mode, Parameters};
+use gatewise::train::{CrossEntropyOptions, Graph, LossOptions, Mode, Parameters};
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::Array2;
 
@@ -169,9 +169,12 @@ fn gradients(device: &Device) -> Result<Vec<Tensor>> {
     let near = graph.activation(gatewise::cell::Activation::Tanh, near)?;
     let near = graph.dropout(near, 0.2)?;
     let scores = graph.linear(near, weight, Some(bias))?;
-    let loss =
-        graph.cross_entropy(scores, &(0..40).map(|at| at * 2 % 90).collect::<Vec<_>>(), &CrossEntropy::default())?;
-    let square = graph.mean_squared_error(rows, &tensor(device, &[10, 24, 24]), &Loss::default())?;
+    let loss = graph.cross_entropy(
+        scores,
+        &(0..40).map(|at| at * 2 % 90).collect::<Vec<_>>(),
+        &CrossEntropyOptions::default(),
+    )?;
+    let square = graph.mean_squared_error(rows, &tensor(device, &[10, 24, 24]), &LossOptions::default())?;
     let loss = graph.add(loss, square)?;
     let gradients = graph.backward(loss)?;
     let mut found = vec![graph.value(loss)?.clone()];
@@ -223,7 +226,7 @@ fn columns_of_many_rows_are_summed_in_pieces() {
         let x = graph.input(&tensor(device, &[2000, 4]));
         let [weight, bias] = [&[3, 4][..], &[3]].map(|shape| graph.variable(&tensor(device, shape)));
         let y = graph.linear(x, weight, Some(bias))?;
-        let loss = graph.mean_squared_error(y, &tensor(device, &[2000, 3]), &Loss::default())?;
+        let loss = graph.mean_squared_error(y, &tensor(device, &[2000, 3]), &LossOptions::default())?;
         let gradients = graph.backward(loss)?;
         graph.submit()?;
         Ok(gradients.var(bias).expect("a gradient").clone())

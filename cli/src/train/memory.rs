@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use gatewise::cell::Sequence;
 use gatewise::train::{
-    Adam, Clip, CrossEntropy, GradientFlow, Graph, Loss, MemoryBias, Mode, Parameters, Trainer, Var, gradient_flow,
+    Adam, Clip, CrossEntropyOptions, GradientFlow, Graph, LossOptions, MemoryBias, Mode, Parameters, Trainer, Var,
+    gradient_flow,
 };
 use gatewise::{Device, Error, Result, Tensor, files};
 use ndarray::{Array2, Array3, Axis};
@@ -224,9 +225,9 @@ impl Memory {
         match &batch.answers {
             Answers::Sums(sums) => {
                 let targets = Tensor::from_vec(graph.device(), &[1, sums.len(), 1], sums.clone())?;
-                graph.mean_squared_error(answers, &targets, &Loss::default())
+                graph.mean_squared_error(answers, &targets, &LossOptions::default())
             }
-            Answers::Symbols(symbols) => graph.cross_entropy(answers, symbols, &CrossEntropy::default()),
+            Answers::Symbols(symbols) => graph.cross_entropy(answers, symbols, &CrossEntropyOptions::default()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gatewise::cell::{Parameters as CellParameters, Sequence};
 use gatewise::nn::{Config, State, TrainingOptions};
-use gatewise::train::{Embedding, Graph, Linear, MemoryBias, Parameters, Recurrent, Var};
+use gatewise::train::{EmbeddingModule, Graph, LinearModule, MemoryBias, Parameters, RecurrentModule, Var};
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array3, ArrayD, Axis};
@@ -29,9 +29,9 @@ pub(crate) struct Shape {
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) shape: Shape,
-    embedding: Option<Embedding>,
-    pub(crate) stack: Recurrent,
-    head: Linear,
+    embedding: Option<EmbeddingModule>,
+    pub(crate) stack: RecurrentModule,
+    head: LinearModule,
 }
 
 impl Model {
@@ -42,9 +42,10 @@ impl Model {
         holdable("train", "weights", "[layers, hidden, inputs]", &[layers, hidden, inputs])?;
         holdable("train", "weights", "[layers, hidden, hidden]", &[layers, hidden, hidden])?;
         let embedding =
-            (symbols > 0).then(|| Embedding::new(parameters, "embedding.", [symbols, inputs])).transpose()?;
-        let stack = Recurrent::new(parameters, "stack.", &Config::new(cell.cell(), inputs, hidden).layers(layers))?;
-        let head = Linear::new(parameters, "head.", [hidden, outputs])?;
+            (symbols > 0).then(|| EmbeddingModule::new(parameters, "embedding.", [symbols, inputs])).transpose()?;
+        let stack =
+            RecurrentModule::new(parameters, "stack.", &Config::new(cell.cell(), inputs, hidden).layers(layers))?;
+        let head = LinearModule::new(parameters, "head.", [hidden, outputs])?;
         Ok(Self { shape, embedding, stack, head })
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gatewise::cell::Sequence;
-use gatewise::train::{Adam, Clip, Graph, Loss, MemoryBias, Mode, Parameters, Trainer, Var};
+use gatewise::train::{Adam, Clip, Graph, LossOptions, MemoryBias, Mode, Parameters, Trainer, Var};
 use gatewise::{Device, Result, Tensor};
 use ndarray::Array2;
 
@@ -132,7 +132,7 @@ impl Sentiment {
             let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
             let scores = self.scores(&mut graph, &part)?;
             let targets = targets(&part, trainer.parameters().device())?;
-            let of_part = graph.binary_cross_entropy(scores, &targets, &Loss::default())?;
+            let of_part = graph.binary_cross_entropy(scores, &targets, &LossOptions::default())?;
             let (scores, of_part) = (graph.value(scores)?.clone(), graph.value(of_part)?.clone());
             graph.submit()?;
             loss += of_part.to_vec()?.iter().sum::<f32>() * part.len() as f32;
@@ -179,7 +179,7 @@ impl Task for Sentiment {
         let snippets: Vec<&Snippet> = self.order[rows].iter().map(|&at| &self.training[at]).collect();
         let targets = targets(&snippets, graph.device())?;
         let scores = self.scores(graph, &snippets)?;
-        graph.binary_cross_entropy(scores, &targets, &Loss::default())
+        graph.binary_cross_entropy(scores, &targets, &LossOptions::default())
     }
 
     fn validate(&self, trainer: &Trainer, _stage: u32) -> Result<Score> {

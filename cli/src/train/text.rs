@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use gatewise::cell::Sequence;
 use gatewise::nn::TrainingOptions;
-use gatewise::train::{Adam, Carry, Clip, CrossEntropy, Graph, Mode, Parameters, Tbptt, Trainer, Var, Window};
+use gatewise::train::{
+    Adam, CarriedState, Clip, CrossEntropyOptions, Graph, Mode, Parameters, Tbptt, Trainer, Var, Window,
+};
 use gatewise::{Error, Result};
 
 use super::data::{self, Source};
@@ -87,7 +89,7 @@ struct Text {
     /// As many stretches of the text as a batch has rows, all of one length and one character more.
     rows: Vec<Vec<usize>>,
     windows: Vec<Window>,
-    carry: Option<Carry>,
+    carry: Option<CarriedState>,
     validation: Vec<usize>,
     test: Vec<usize>,
 }
@@ -176,7 +178,7 @@ impl Text {
             let x = self.model.vectors(&mut graph, &symbols, rows)?;
             let y = self.model.outputs(&mut graph, x, Some(&mut state), &Sequence::new())?;
             let scores = self.model.scores(&mut graph, y)?;
-            let of_window = graph.cross_entropy(scores, &targets, &CrossEntropy::default())?;
+            let of_window = graph.cross_entropy(scores, &targets, &CrossEntropyOptions::default())?;
             let of_window = graph.value(of_window)?.clone();
             graph.submit()?;
             loss += f64::from(of_window.to_vec()?.iter().sum::<f32>()) * targets.len() as f64;
@@ -215,7 +217,7 @@ impl Task for Text {
         let targets: Vec<i64> = steps(window.losses.clone(), 1).map(|(row, t)| self.rows[row][t] as i64).collect();
         let x = self.model.vectors(graph, &symbols, batch)?;
         if self.carry.is_none() {
-            self.carry = Some(Carry::new(self.model.stack.zero_state(graph.device(), batch)?));
+            self.carry = Some(CarriedState::new(self.model.stack.zero_state(graph.device(), batch)?));
         }
         let Some(carry) = &mut self.carry else {
             return Err(Error::Value { op: "train", what: "carry", expected: "a state", found: "none".to_owned() });
@@ -223,7 +225,7 @@ impl Task for Text {
         let options = TrainingOptions::default();
         let y = carry.forward(graph, &self.model.stack, x, window, &Sequence::new(), &options)?;
         let scores = self.model.scores(graph, y)?;
-        graph.cross_entropy(scores, &targets, &CrossEntropy::default())
+        graph.cross_entropy(scores, &targets, &CrossEntropyOptions::default())
     }
 
     fn stepped(&mut self) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gatewise::cell::Sequence;
-use gatewise::train::{Adam, Clip, CrossEntropy, Graph, Mode, Parameters, Schedule, Trainer, Var};
+use gatewise::train::{Adam, Clip, CrossEntropyOptions, Graph, Mode, Parameters, Schedule, Trainer, Var};
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, Array3, Axis};
 
@@ -131,7 +131,7 @@ impl Vowels {
             let classes: Vec<i64> = part.iter().map(|series| series.class as i64).collect();
             let mut graph = Graph::new(trainer.parameters(), Mode::Evaluation);
             let scores = self.scores(&mut graph, data::padded(&part), trainer.parameters().device())?;
-            let of_part = graph.cross_entropy(scores, &classes, &CrossEntropy::default())?;
+            let of_part = graph.cross_entropy(scores, &classes, &CrossEntropyOptions::default())?;
             let (scores, of_part) = (graph.value(scores)?.clone(), graph.value(of_part)?.clone());
             graph.submit()?;
             loss += of_part.to_vec()?.iter().sum::<f32>() * part.len() as f32;
@@ -167,7 +167,7 @@ impl Task for Vowels {
         let mut rng = data::rng(self.seed, 6, (self.epoch << 32) | step as u64);
         x.mapv_inplace(|x| x + NOISE * data::normal(&mut rng));
         let scores = self.scores(graph, (x, lengths), &device)?;
-        graph.cross_entropy(scores, &classes, &CrossEntropy::default())
+        graph.cross_entropy(scores, &classes, &CrossEntropyOptions::default())
     }
 
     fn validate(&self, trainer: &Trainer, _stage: u32) -> Result<Score> {

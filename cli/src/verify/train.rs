@@ -3,7 +3,8 @@
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, RnnCell, Sequence};
 use gatewise::nn::{Config, Merge, TrainingOptions};
 use gatewise::train::{
-    Adam, Clip, CrossEntropy, Graph, Linear, Loss, Parameters, Recurrent, RmsProp, Rule, Sgd, Trainer, Var,
+    Adam, Clip, CrossEntropyOptions, Graph, LinearModule, LossOptions, Parameters, RecurrentModule, RmsProp, Rule, Sgd,
+    Trainer, Var,
 };
 use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array1, ArrayD, Ix1, Ix3};
@@ -77,8 +78,8 @@ enum Target {
 }
 
 struct Model {
-    recurrent: Recurrent,
-    readout: Linear,
+    recurrent: RecurrentModule,
+    readout: LinearModule,
     x: Tensor,
     target: Target,
 }
@@ -92,9 +93,9 @@ impl Model {
         }
         let z = self.readout.forward(graph, y)?;
         match &self.target {
-            Target::Numbers(target) => graph.mean_squared_error(z, target, &Loss::default()),
+            Target::Numbers(target) => graph.mean_squared_error(z, target, &LossOptions::default()),
             Target::Tags(classes) | Target::Classes(classes) => {
-                graph.cross_entropy(z, classes, &CrossEntropy::default())
+                graph.cross_entropy(z, classes, &CrossEntropyOptions::default())
             }
         }
     }
@@ -135,8 +136,8 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
         config = config.bidirectional(Merge::Concat);
     }
     let mut parameters = Parameters::new(device, 0);
-    let recurrent = Recurrent::new(&mut parameters, "rnn.", &config)?;
-    let readout = Linear::new(&mut parameters, "lin.", [config.output_size(), classes])?;
+    let recurrent = RecurrentModule::new(&mut parameters, "rnn.", &config)?;
+    let readout = LinearModule::new(&mut parameters, "lin.", [config.output_size(), classes])?;
     let names: Vec<String> = parameters.named().map(|(name, _)| name.to_owned()).collect();
     for name in &names {
         let initial: ArrayD<f32> = case.floats(&format!("init.{name}"))?;

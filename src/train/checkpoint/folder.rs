@@ -1,4 +1,4 @@
-//! A folder with a run's last checkpoints.
+//! A folder with the last checkpoints of a training.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,18 +8,18 @@ use super::Checkpoint;
 use crate::error::{Error, Result};
 use crate::files::Lock;
 
-/// A folder with a run's last checkpoints, held against other processes.
+/// A folder with the last checkpoints of a training, locked against other processes.
 ///
-/// A checkpoint is whole if its checksum says so. Only whole ones count as kept, so a damaged one is never the reason to remove a
+/// A checkpoint is whole if its checksum is right. Only whole checkpoints count as kept, so a damaged one never displaces a
 /// whole one. The folder is locked ([`Lock`]) until the last clone of this value is dropped.
 ///
 /// # Examples
 /// ```
-/// use gatewise::{Device, train::{Adam, Checkpoints, Linear, Parameters, Trainer}};
+/// use gatewise::{Device, train::{Adam, Checkpoints, LinearModule, Parameters, Trainer}};
 /// let folder = tempfile::tempdir().expect("a folder");
 /// let checkpoints = Checkpoints::new(folder.path().join("checkpoints"), 2)?;
 /// let mut parameters = Parameters::new(&Device::Cpu, 7);
-/// Linear::new(&mut parameters, "head.", [3, 2])?;
+/// LinearModule::new(&mut parameters, "head.", [3, 2])?;
 /// let mut trainer = Trainer::new(parameters, Adam::default(), 0.01)?;
 /// checkpoints.write(&trainer.checkpoint()?)?;
 ///
@@ -35,16 +35,16 @@ pub struct Checkpoints {
 }
 
 const ENDING: &str = ".checkpoint.safetensors";
-/// Damaged files that one message names.
+/// The most damaged files that one message names.
 const NAMED: usize = 4;
 
 impl Checkpoints {
-    /// A folder, made if it is not there, that keeps at most `keep` whole checkpoints, at least one.
+    /// Opens a folder that keeps at most `keep` whole checkpoints, and at least one. The folder is made if it does not exist.
     ///
-    /// Files that killed writers left behind in it are removed.
+    /// Files that killed writers have left in it are removed.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Value`] where another process, or another value of this one, holds the folder.
+    /// [`Error::Io`]; [`Error::Value`] if another process, or another value of this one, holds the lock.
     pub fn new(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
         let folder = folder.into();
         let lock = Lock::take(&folder)?.ok_or_else(|| Error::Value {
@@ -56,7 +56,7 @@ impl Checkpoints {
         Ok(Self { folder, keep: keep.max(1), _lock: Arc::new(lock) })
     }
 
-    /// Writes one more and removes what is too old: all but this one and the newest other whole ones.
+    /// Writes a checkpoint, then removes all but this one and the newest other whole ones.
     ///
     /// # Errors
     /// As [`Checkpoint::write`].
@@ -67,16 +67,16 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Removes all but the newest whole ones, as [`Checkpoints::write`] does. A run that is resumed calls it: one that was killed
-    /// between writing and removing has left one too many.
+    /// Removes all but the newest whole checkpoints, as [`Checkpoints::write`] does. A resumed training calls it, because one
+    /// that was killed between writing and removing has left one checkpoint too many.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be read or a file not be removed.
+    /// [`Error::Io`] if the folder cannot be read or a file cannot be removed.
     pub fn prune(&self) -> Result<()> {
         self.remove_old(None)
     }
 
-    /// Keeps `fresh`, which is known to be whole, and the newest other whole ones.
+    /// Keeps `fresh`, which is known to be whole, and the newest other whole checkpoints.
     fn remove_old(&self, fresh: Option<&Path>) -> Result<()> {
         let mut kept = usize::from(fresh.is_some());
         for old in self.files()?.iter().rev().filter(|old| Some(old.as_path()) != fresh) {
@@ -89,12 +89,12 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The newest checkpoint that is whole; `None` in a folder without checkpoints. `refused` hears of each newer one that is
-    /// not whole, with the reason.
+    /// The newest whole checkpoint; `None` in a folder without checkpoints. `refused` is called for each newer checkpoint that
+    /// is not whole, with the reason.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be read; [`Error::Format`] where there are checkpoints and none is whole, which names
-    /// them: to begin anew would be to lose them.
+    /// [`Error::Io`] if the folder cannot be read. [`Error::Format`], which names the files, if there are checkpoints and none is
+    /// whole: a fresh start would overwrite them.
     pub fn latest(&self, mut refused: impl FnMut(&Path, &Error)) -> Result<Option<Checkpoint>> {
         let mut damaged: Vec<(PathBuf, Error)> = Vec::new();
         for path in self.files()?.into_iter().rev() {
@@ -124,12 +124,12 @@ impl Checkpoints {
     /// Removes all checkpoints, whole or not.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be read or a file not be removed.
+    /// [`Error::Io`] if the folder cannot be read or a file cannot be removed.
     pub fn clear(&self) -> Result<()> {
         self.files()?.iter().try_for_each(|path| fs::remove_file(path).map_err(|error| Error::io(path, error)))
     }
 
-    /// The files, oldest first: those whose names are a step's number. Others are not this run's.
+    /// The checkpoint files, oldest first. Their names are the number of a step; other files are ignored.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let wrong = |error| Error::io(&self.folder, error);
         let mut files = Vec::new();

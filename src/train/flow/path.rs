@@ -1,4 +1,4 @@
-//! The two paths of the lectures: along the state, and through the recurrent matrix.
+//! The two paths of a gradient through time: along the state, and through the recurrent matrix.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Array3, ArrayView2};
@@ -9,13 +9,13 @@ use crate::error::Result;
 use crate::memory;
 use crate::reference::{LayerPass, UnitGates};
 
-/// The gradient that reaches each step's state by the state alone, `[T, B, hidden]`:
+/// The gradient that reaches the state of each step through the state alone, `[T, B, hidden]`:
 ///
 /// ```text
 /// e_t = slope_t W_hr^T dy_t + carry_{t+1} e_{t+1}          W_hr^T only with a projection
 /// ```
 ///
-/// With one loss at the last step that is `L'(h_T) D(slope_T) D(prod carry_i)`.
+/// For one loss at the last step this is `L'(h_T) D(slope_T) D(prod carry_i)`.
 pub(super) fn carried(
     pass: &LayerPass<'_>,
     gates: &Array3<Option<UnitGates<f64>>>,
@@ -59,11 +59,11 @@ pub(super) fn carried(
     Ok(carried)
 }
 
-/// The greatest singular value, by power iteration on `W^T W`.
+/// The greatest singular value of a matrix, by power iteration on `W^T W`.
 pub(super) fn spectral_norm(weight: ArrayView2<'_, f64>) -> Result<f64> {
     const ROUNDS: usize = 1000;
     let mut rng = fastrand::Rng::with_seed(1);
-    // Any start but one at right angles to the answer, which a random one is not.
+    // The start must not be orthogonal to the singular vector. A random start is not, with probability 1.
     let mut v = Array1::from_shape_simple_fn(weight.ncols(), || rng.f64() + 0.5);
     let mut square: Array2<f64> = memory::zero_array(OP, (weight.ncols(), weight.ncols()))?;
     memory::for_product::<f64>(OP, [weight.ncols(), weight.nrows(), weight.ncols()])?;
@@ -96,7 +96,7 @@ mod tests {
         let spectral_norm = |weight: ArrayView2<'_, f64>| spectral_norm(weight).expect("room");
         assert!((spectral_norm(array![[3.0, 0.0], [4.0, 5.0]].view()) - 45.0_f64.sqrt()).abs() < 1e-9);
         assert_eq!(spectral_norm(array![[0.0, 0.0]].view()), 0.0);
-        // A rotation: all singular values are one.
+        // All singular values of a rotation are 1.
         assert!((spectral_norm(array![[0.6, -0.8], [0.8, 0.6]].view()) - 1.0).abs() < 1e-12);
     }
 }

@@ -1,4 +1,4 @@
-//! A flow as text, JSON and CSV.
+//! A gradient flow as text, JSON and CSV.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::{GradientFlow, LayerFlow};
 use crate::cell::Direction;
 
-/// Steps of a layer that the text shows.
+/// The most steps of a layer that the text shows.
 const TEXT_STEPS: usize = 21;
 
 impl GradientFlow {
-    /// The whole flow; numbers that are not finite become `null`, as JSON has none.
+    /// The whole flow as JSON. NaN and infinity become `null`, because JSON has no such numbers.
     pub fn to_json(&self) -> Value {
         let layer = |flow: &LayerFlow| {
             let openings = flow.openings.as_ref();
@@ -33,7 +33,8 @@ impl GradientFlow {
         json!({ "layers": self.layers.iter().map(layer).collect::<Vec<_>>() })
     }
 
-    /// One line a step and layer, under a line with the columns' names; a field is empty where the cell has no such number.
+    /// The whole flow as CSV: a line with the names of the columns, then one line per layer and step. If a cell does not have a
+    /// number, its field is empty.
     pub fn to_csv(&self) -> String {
         let mut csv = String::from("layer,direction,cell,t,dh,ds,path,written,kept,read,bound_log10\n");
         for flow in &self.layers {
@@ -50,7 +51,7 @@ impl GradientFlow {
 }
 
 impl LayerFlow {
-    /// Openings `written`, `kept` and `read` at a step; `None` where the cell has no gates or no row takes the step.
+    /// The openings `written`, `kept` and `read` at a step; `None` if the cell has no gates or no row takes the step.
     fn opening(&self, t: usize) -> [Option<f64>; 3] {
         let at = |of: &[f64]| of.get(t).copied().filter(|opening| !opening.is_nan());
         self.openings.as_ref().map_or([None; 3], |o| [at(&o.written), at(&o.kept), at(&o.read)])

@@ -1,4 +1,4 @@
-//! Losses: scalars, shape `[]`.
+//! Losses: scalars of shape `[]`.
 
 use ndarray::{ArrayBase, ArrayD, Data, Dimension};
 
@@ -9,18 +9,19 @@ use crate::op::PointLoss;
 use crate::ops::{self, Points};
 use crate::tensor::Tensor;
 
-/// What becomes of the parts of a loss.
+/// How the terms of a loss become one number (PyTorch's `reduction`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reduce {
-    /// Their mean over everything that counts.
+    /// The mean of all terms that count.
     #[default]
     Mean,
-    /// Their sum.
+    /// The sum of all terms that count.
     Sum,
 }
 
 impl Reduce {
-    /// The factor of the sum of `count` parts.
+    /// The factor that a sum of `count` terms is multiplied by.
     fn scale(self, count: usize) -> f32 {
         match self {
             Self::Mean => (1.0 / count as f64) as f32,
@@ -29,32 +30,64 @@ impl Reduce {
     }
 }
 
-/// How scores and classes become a loss.
+/// Options of [`Graph::cross_entropy`].
+///
+/// # Examples
+/// ```
+/// use gatewise::train::{CrossEntropyOptions, Reduce};
+/// let options = CrossEntropyOptions::default().ignore_index(0).reduce(Reduce::Sum);
+/// assert_eq!(options.ignore_index, 0);
+/// assert_eq!(CrossEntropyOptions::default().ignore_index, -100); // as in PyTorch
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CrossEntropy {
-    /// A target that does not count, PyTorch's -100 unless said otherwise.
+#[non_exhaustive]
+pub struct CrossEntropyOptions {
+    /// The class of targets that do not count; -100 by default, as in PyTorch.
     pub ignore_index: i64,
-    /// Over all targets that count.
+    /// The reduction over all targets that count.
     pub reduce: Reduce,
 }
 
-impl Default for CrossEntropy {
+impl CrossEntropyOptions {
+    /// Sets the class of targets that do not count.
+    pub fn ignore_index(self, ignore_index: i64) -> Self {
+        Self { ignore_index, ..self }
+    }
+
+    /// Sets the reduction over all targets that count.
+    pub fn reduce(self, reduce: Reduce) -> Self {
+        Self { reduce, ..self }
+    }
+}
+
+impl Default for CrossEntropyOptions {
     fn default() -> Self {
         Self { ignore_index: -100, reduce: Reduce::Mean }
     }
 }
 
-/// How predictions and targets become a loss.
+/// Options of [`Graph::mean_squared_error`] and [`Graph::binary_cross_entropy`].
+///
+/// # Examples
+/// ```
+/// use gatewise::{cell::Sequence, train::{LossOptions, Reduce}};
+/// let valid = Sequence::new().lengths([3, 1]).valid(3, 2)?; // [T, B]
+/// let options = LossOptions::masked(&valid).reduce(Reduce::Sum);
+/// assert!(options.mask.is_some());
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Loss {
-    /// What counts: its axes are the first axes of the predictions. Everything counts where there is none.
+#[non_exhaustive]
+pub struct LossOptions {
+    /// True for elements that count. The axes of the mask are the first axes of the predictions. Without a mask all elements
+    /// count.
     pub mask: Option<ArrayD<bool>>,
-    /// Over all elements that count.
+    /// The reduction over all elements that count.
     pub reduce: Reduce,
 }
 
-impl Loss {
-    /// The mean over what the mask lets through, `[T, B]` of a sequence for example
+impl LossOptions {
+    /// The mean over the elements for which the mask is true, for example the valid steps of a sequence, `[T, B]`
     /// ([`Sequence::valid`](crate::cell::Sequence::valid)).
     pub fn masked<S, D>(mask: &ArrayBase<S, D>) -> Self
     where
@@ -63,30 +96,35 @@ impl Loss {
     {
         Self { mask: Some(mask.to_owned().into_dyn()), ..Self::default() }
     }
+
+    /// Sets the reduction over all elements that count.
+    pub fn reduce(self, reduce: Reduce) -> Self {
+        Self { reduce, ..self }
+    }
 }
 
 impl Graph {
     /// Softmax cross-entropy of scores and classes (`torch.nn.functional.cross_entropy`).
     ///
     /// # Shapes
-    /// `x [.., C]`; `targets`, whole numbers below C or `ignore_index`, one for each row of `x` in order.
+    /// `x [.., C]`; `targets` holds one class below C, or `ignore_index`, per row of `x`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where there is not one target a row, or no row; [`Error::Value`] for a class that the scores do not
-    /// have, and where all targets are ignored: their mean is no number.
-    pub fn cross_entropy(&mut self, x: Var, targets: &[i64], options: &CrossEntropy) -> Result<Var> {
+    /// [`Error::Shape`] if there is no row, or not one target per row. [`Error::Value`] for a class that the scores do not have,
+    /// or if all targets are ignored, because their mean would be NaN.
+    pub fn cross_entropy(&mut self, x: Var, targets: &[i64], options: &CrossEntropyOptions) -> Result<Var> {
         const OP: &str = "cross_entropy";
         let shape = self.shape(x)?.to_vec();
         let (classes, rows) = match shape.split_last() {
             Some((&classes, outer)) => (classes, outer.iter().product::<usize>()),
             None => (0, 0),
         };
-        if rows == 0 || !(1..=NUMBERED).contains(&classes) {
-            let expected = format!("[.., C] with at least one row and C from 1 to {NUMBERED}");
+        if rows == 0 || !(1..=MOST_CLASSES).contains(&classes) {
+            let expected = format!("[.., C] with at least one row and C from 1 to {MOST_CLASSES}");
             return Err(Error::Shape { op: OP, what: "x", expected, found: shape });
         }
         check_shape(OP, "targets", &[rows], &[targets.len()])?;
-        let CrossEntropy { ignore_index, reduce } = *options;
+        let CrossEntropyOptions { ignore_index, reduce } = *options;
         let (targets, counted) = ops::class_numbers(self.device(), OP, targets, ignore_index, classes)?;
         if counted == 0 {
             let (expected, found) = ("at least one that is not ignored", format!("{rows} times {ignore_index}"));
@@ -103,27 +141,35 @@ impl Graph {
     /// Mean squared error (`torch.nn.functional.mse_loss`).
     ///
     /// # Shapes
-    /// `x` and `y` alike.
+    /// `x` and `y` have the same shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shapes differ, are empty, or the mask's is not the beginning of theirs; [`Error::Value`] where
-    /// nothing counts; [`Error::DeviceMismatch`].
-    pub fn mean_squared_error(&mut self, x: Var, y: &Tensor, options: &Loss) -> Result<Var> {
+    /// [`Error::Shape`] if the shapes differ, have no elements, or do not begin with the mask's shape; [`Error::Value`] if no
+    /// element counts; [`Error::DeviceMismatch`].
+    pub fn mean_squared_error(&mut self, x: Var, y: &Tensor, options: &LossOptions) -> Result<Var> {
         self.point_loss("mean_squared_error", PointLoss::SquaredError, x, y, options)
     }
 
     /// Binary cross-entropy of logits and targets in `[0, 1]` (`torch.nn.functional.binary_cross_entropy_with_logits`).
     ///
     /// # Shapes
-    /// `x` and `y` alike.
+    /// `x` and `y` have the same shape.
     ///
     /// # Errors
     /// As [`Graph::mean_squared_error`].
-    pub fn binary_cross_entropy(&mut self, x: Var, y: &Tensor, options: &Loss) -> Result<Var> {
+    pub fn binary_cross_entropy(&mut self, x: Var, y: &Tensor, options: &LossOptions) -> Result<Var> {
         self.point_loss("binary_cross_entropy", PointLoss::BinaryCrossEntropy, x, y, options)
     }
 
-    fn point_loss(&mut self, op: &'static str, loss: PointLoss, x: Var, y: &Tensor, options: &Loss) -> Result<Var> {
+    /// The sum of a loss of single elements, or its mean.
+    fn point_loss(
+        &mut self,
+        op: &'static str,
+        loss: PointLoss,
+        x: Var,
+        y: &Tensor,
+        options: &LossOptions,
+    ) -> Result<Var> {
         self.check_here("y", y)?;
         let shape = self.shape(x)?.to_vec();
         check_shape(op, "y", &shape, y.shape())?;
@@ -145,7 +191,7 @@ impl Graph {
         let rows = weights.len();
         let counted = weights.iter().filter(|&&weight| weight > 0.0).count() * (len / rows);
         if counted == 0 {
-            let (expected, found) = ("at least one element that counts", format!("{rows} that do not"));
+            let (expected, found) = ("true for at least one element", format!("{rows} times false"));
             return Err(Error::Value { op, what: "mask", expected, found });
         }
         let (scale, size) = (options.reduce.scale(counted), [rows, len / rows]);
@@ -160,5 +206,5 @@ impl Graph {
     }
 }
 
-/// Classes that an `f32` numbers without gaps.
-const NUMBERED: usize = 1 << 24;
+/// The most classes. An `f32` holds every whole number up to it.
+const MOST_CLASSES: usize = 1 << 24;

@@ -1,4 +1,4 @@
-//! Operations without time.
+//! Operations of a graph that do not know of time.
 
 use super::{Graph, Mode, OP, Var};
 use crate::cell::{Activation, Draw, Mask};
@@ -14,7 +14,7 @@ impl Graph {
     /// `x [.., in]`, `weight [out, in]`, `bias [out]`; returns `[.., out]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where they do not fit.
+    /// [`Error::Shape`] if the shapes do not fit.
     pub fn linear(&mut self, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
         const OP: &str = "linear";
         let [outputs, inputs] = axes(OP, "weight", "[out, in]", self.shape(weight)?)?;
@@ -47,7 +47,7 @@ impl Graph {
         Ok(y)
     }
 
-    /// A vector for every symbol (`torch.nn.functional.embedding`).
+    /// One row of a table per symbol (`torch.nn.functional.embedding`).
     ///
     /// # Shapes
     /// `table [N, W]`; returns `[symbols.len(), W]`.
@@ -85,18 +85,18 @@ impl Graph {
         Ok(y)
     }
 
-    /// An activation of every element.
+    /// Applies an activation to every element.
     ///
     /// # Errors
-    /// [`Error::DeviceMismatch`] where `x` lives elsewhere than the graph.
+    /// [`Error::DeviceMismatch`] if `x` lives on another device than the graph.
     pub fn activation(&mut self, activation: Activation, x: Var) -> Result<Var> {
         let value = self.value(x)?.clone();
         let y = ops::activation(&mut self.recorder, activation, &value)?;
         Ok(self.unary(x, y, move |recorder, dy| ops::activation_grad(recorder, activation, &value, dy)))
     }
 
-    /// Drops every element with probability `p` and scales the rest by `1 / (1 - p)`; the identity in
-    /// [`Mode::Evaluation`] (`torch.nn.functional.dropout`).
+    /// Sets every element to 0 with probability `p` and scales the others by `1 / (1 - p)` (`torch.nn.functional.dropout`). It is
+    /// the identity in [`Mode::Evaluation`].
     ///
     /// # Errors
     /// [`Error::Value`] for a probability outside `[0, 1)`.
@@ -113,16 +113,16 @@ impl Graph {
         Ok(self.unary(x, y, move |recorder, dy| ops::dropout(recorder, &draw, dy)))
     }
 
-    /// Numbers the operations that draw masks, so that each has its own.
+    /// The number of the next operation that draws a mask. Every such operation draws its own mask.
     pub(super) fn next_draw(&mut self) -> usize {
         self.draws += 1;
         self.draws - 1
     }
 
-    /// The same elements under another shape.
+    /// Gives the elements another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the number of elements differs.
+    /// [`Error::Shape`] if the number of elements differs.
     pub fn reshape(&mut self, x: Var, shape: &[usize]) -> Result<Var> {
         let (y, before) = (self.value(x)?.reshape(shape)?, self.shape(x)?.to_vec());
         Ok(self.unary(x, y, move |_, dy| dy.reshape(&before)))
@@ -140,7 +140,7 @@ impl Graph {
         Ok(self.unary(x, y, move |recorder, dy| ops::permute(recorder, dy, &back)))
     }
 
-    /// Cuts an axis.
+    /// Takes a slice of one axis.
     ///
     /// # Errors
     /// As [`ops::slice`].
@@ -151,7 +151,7 @@ impl Graph {
         Ok(self.unary(x, y, move |recorder, dy| ops::slice_grad(recorder, &before, slice, dy)))
     }
 
-    /// Joins values along an axis; all other axes agree (`torch.cat`).
+    /// Joins values along an axis; all other axes have equal extents (`torch.cat`).
     ///
     /// # Errors
     /// As [`ops::concat`].
@@ -172,10 +172,10 @@ impl Graph {
         Ok(y)
     }
 
-    /// The sum of two values of one shape.
+    /// The sum of two values of the same shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     pub fn add(&mut self, a: Var, b: Var) -> Result<Var> {
         let (a_value, b_value) = (self.value(a)?.clone(), self.value(b)?.clone());
         let y = ops::binary(&mut self.recorder, Binary::Add, &a_value, &b_value)?;
@@ -183,10 +183,10 @@ impl Graph {
         Ok(y)
     }
 
-    /// The product of two values of one shape, element by element.
+    /// The product of two values of the same shape, element by element.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     pub fn mul(&mut self, a: Var, b: Var) -> Result<Var> {
         let (a_value, b_value) = (self.value(a)?.clone(), self.value(b)?.clone());
         let y = ops::binary(&mut self.recorder, Binary::Mul, &a_value, &b_value)?;
@@ -200,18 +200,18 @@ impl Graph {
         Ok(y)
     }
 
-    /// A value times a number.
+    /// Multiplies every element by a number.
     ///
     /// # Errors
-    /// [`Error::DeviceMismatch`] where `x` lives elsewhere than the graph.
+    /// [`Error::DeviceMismatch`] if `x` lives on another device than the graph.
     pub fn scale(&mut self, x: Var, factor: f32) -> Result<Var> {
         self.activation(Activation::Affine { alpha: factor, beta: 0.0 }, x)
     }
 
-    /// The sum of all elements, shape `[]`: a loss of the caller's own.
+    /// The sum of all elements, of shape `[]`. A caller makes losses of its own with it.
     ///
     /// # Errors
-    /// [`Error::DeviceMismatch`] where `x` lives elsewhere than the graph.
+    /// [`Error::DeviceMismatch`] if `x` lives on another device than the graph.
     pub fn sum(&mut self, x: Var) -> Result<Var> {
         let value = self.value(x)?.clone();
         let y = ops::sum(&mut self.recorder, &value)?;
@@ -219,7 +219,7 @@ impl Graph {
         Ok(self.unary(x, y, move |recorder, dy| ops::expand(recorder, dy, &before)))
     }
 
-    /// Refuses a tensor that lives elsewhere.
+    /// Refuses a tensor that lives on another device than the graph.
     pub(super) fn check_here(&self, what: &'static str, tensor: &Tensor) -> Result<()> {
         tensor.check_device(OP, what, self.recorder.device())
     }

@@ -1,35 +1,74 @@
-//! Operations over time: recurrent stacks, and what becomes of their outputs.
+//! Operations of a graph over time: recurrent stacks, and reductions of their outputs.
 
 use super::{Graph, Mode, Var};
 use crate::cell::{Cell, Noise, Sequence};
 use crate::error::{Error, Result, axes};
 use crate::memory;
-use crate::nn::{State, StateGradient, TrainableRecurrent, TrainingOptions};
+use crate::nn::{State, StateGradient, Tape, TrainableRecurrent, TrainingOptions};
 use crate::ops::{self, Binary, Recorder};
 use crate::tensor::Tensor;
 
-/// What a recurrent stack leaves behind, as values that gradients flow through.
+/// The output and the final state of a recurrent stack, as values that gradients flow through.
 #[derive(Clone, Copy, Debug)]
-pub struct Stepped {
-    /// `[T, B, output_size]`
+#[non_exhaustive]
+pub struct RecurrentOutput {
+    /// The output of every step, `[T, B, output_size]`.
     pub y: Var,
-    /// `[layers directions, B, O]`
+    /// The final hidden state, `[layers directions, B, O]`.
     pub h: Var,
-    /// `[layers directions, B, hidden]`, present exactly for an LSTM.
+    /// The final cell state, `[layers directions, B, hidden]`; `None` unless the cell is an LSTM.
     pub s: Option<Var>,
 }
 
 /// The state that a recurrent stack starts from.
-pub(in crate::train) struct Start<'a> {
+pub(in crate::train) struct StartState<'a> {
     pub(in crate::train) h: Var,
     pub(in crate::train) s: Option<Var>,
-    /// A reset returns to what this state began with, or where there is none to `h` and `s` themselves.
+    /// The state whose initial value resets return to; if `None`, they return to `h` and `s`.
     pub(in crate::train) begun: Option<&'a State>,
 }
 
+/// The backward pass of a stack that has started from a state which gradients flow into.
+struct StatefulBackward {
+    tape: Tape,
+    y_shape: Vec<usize>,
+    h_shape: Vec<usize>,
+    s_shape: Option<Vec<usize>>,
+    /// Whether resets return to the start state, which then receives their gradient too.
+    resets_to_start: bool,
+}
+
+impl StatefulBackward {
+    /// The gradients with respect to `x`, `h`, `s` (for an LSTM) and the parameters, from those with respect to `y` and the
+    /// final state.
+    fn run(self, recorder: &mut Recorder, d_outputs: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
+        let gradient_of = |at: usize, shape: &[usize], recorder: &Recorder| match d_outputs.get(at) {
+            Some(Some(d)) => Ok(d.clone()),
+            _ => Tensor::zeros(recorder.device(), shape),
+        };
+        let d_y = gradient_of(0, &self.y_shape, recorder)?;
+        let d_state = StateGradient {
+            h: gradient_of(1, &self.h_shape, recorder)?,
+            s: self.s_shape.as_ref().map(|shape| gradient_of(2, shape, recorder)).transpose()?,
+        };
+        let d = self.tape.record_backward(recorder, &d_y, Some(&d_state))?;
+        let mut sum = |at_start: &Tensor, at_resets: &Tensor| match self.resets_to_start {
+            true => ops::binary(recorder, Binary::Add, at_start, at_resets),
+            false => Ok(at_start.clone()),
+        };
+        let d_h = sum(&d.state.h, &d.initial.h)?;
+        let d_s = match (&d.state.s, &d.initial.s) {
+            (Some(at_start), Some(at_resets)) => Some(sum(at_start, at_resets)?),
+            _ => None,
+        };
+        let states = [d.x.clone(), d_h].into_iter().chain(d_s);
+        Ok(states.chain(d.tensors().cloned()).map(Some).collect())
+    }
+}
+
 impl Graph {
-    /// Runs a stack whose parameters are `parameters`, and advances a state that no gradient flows into: where a sequence is
-    /// cut, truncated back-propagation stops.
+    /// Runs a stack with the given parameters and advances a state that no gradient flows into. Back-propagation is truncated
+    /// at this state.
     pub(in crate::train) fn recurrent(
         &mut self,
         stack: &TrainableRecurrent<Cell>,
@@ -51,16 +90,16 @@ impl Graph {
         Ok(y)
     }
 
-    /// [`Graph::recurrent`] from a state that gradients flow into, to one that they flow from.
+    /// Runs a stack as [`Graph::recurrent`] does, but gradients flow into the start state and from the final state.
     pub(in crate::train) fn recurrent_from(
         &mut self,
         stack: &TrainableRecurrent<Cell>,
         parameters: &[Var],
         x: Var,
-        Start { h, s, begun }: Start<'_>,
+        StartState { h, s, begun }: StartState<'_>,
         sequence: &Sequence,
         options: &TrainingOptions,
-    ) -> Result<Stepped> {
+    ) -> Result<RecurrentOutput> {
         let options = self.with_noise(options);
         let x_value = self.value(x)?.clone();
         let (h_value, s_value) = (self.value(h)?.clone(), s.map(|s| self.value(s).cloned()).transpose()?);
@@ -68,50 +107,32 @@ impl Graph {
             Some(begun) => begun.record_at(&mut self.recorder, &h_value, s_value.as_ref())?,
             None => stack.record_initial_state(&mut self.recorder, &h_value, s_value.as_ref())?,
         };
-        let itself = begun.is_none();
         let (y, tape) = stack.record_training(&mut self.recorder, &x_value, &mut state, sequence, &options)?;
         let (h_after, s_after) = (state.h_tensor(&mut self.recorder)?, state.s_tensor(&mut self.recorder)?);
-        let shapes = (y.shape().to_vec(), h_value.shape().to_vec(), s_value.as_ref().map(|s| s.shape().to_vec()));
         let inputs: Vec<Var> = [x, h].into_iter().chain(s).chain(parameters.iter().copied()).collect();
-        let backward = move |recorder: &mut Recorder, dy: &[Option<Tensor>], _: &[bool]| {
-            let filled = |d: Option<&Tensor>, shape: &[usize], recorder: &Recorder| match d {
-                Some(d) => Ok(d.clone()),
-                None => Tensor::zeros(recorder.device(), shape),
-            };
-            let (y_shape, h_shape, s_shape) = &shapes;
-            let d_y = filled(dy[0].as_ref(), y_shape, recorder)?;
-            let of_s = |shape: &Vec<usize>| filled(dy.get(2).and_then(Option::as_ref), shape, recorder);
-            let d_state = StateGradient {
-                h: filled(dy[1].as_ref(), h_shape, recorder)?,
-                s: s_shape.as_ref().map(of_s).transpose()?,
-            };
-            let d = tape.record_backward(recorder, &d_y, Some(&d_state))?;
-            let mut both = |at_first: &Tensor, at_resets: &Tensor| {
-                if itself { ops::binary(recorder, Binary::Add, at_first, at_resets) } else { Ok(at_first.clone()) }
-            };
-            let d_h = both(&d.state.h, &d.initial.h)?;
-            let d_s = match (&d.state.s, &d.initial.s) {
-                (Some(a), Some(b)) => Some(both(a, b)?),
-                _ => None,
-            };
-            let states = [d.x.clone(), d_h].into_iter().chain(d_s);
-            Ok(states.chain(d.tensors().cloned()).map(Some).collect())
+        let pass = StatefulBackward {
+            tape,
+            y_shape: y.shape().to_vec(),
+            h_shape: h_value.shape().to_vec(),
+            s_shape: s_value.as_ref().map(|s| s.shape().to_vec()),
+            resets_to_start: begun.is_none(),
         };
+        let backward = |recorder: &mut Recorder, dy: &[Option<Tensor>], _: &[bool]| pass.run(recorder, dy);
         Ok(match s_after {
             Some(s_after) => {
                 let [y, h, s] = self.operation(&inputs, [y, h_after, s_after], backward);
-                Stepped { y, h, s: Some(s) }
+                RecurrentOutput { y, h, s: Some(s) }
             }
             None => {
                 let [y, h] = self.operation(&inputs, [y, h_after], backward);
-                Stepped { y, h, s: None }
+                RecurrentOutput { y, h, s: None }
             }
         })
     }
 
-    /// The options with the graph's own masks; none outside training.
+    /// The options with the seed and the step of this graph, and without noise in [`Mode::Evaluation`].
     fn with_noise(&mut self, options: &TrainingOptions) -> TrainingOptions {
-        // Two stacks of one model number their masks alike, so their seeds differ.
+        // Two stacks of one model count their masks from the same number, so each needs a seed of its own.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let at = self.next_draw() as u64;
         let noise = match self.mode {
@@ -123,13 +144,13 @@ impl Graph {
         TrainingOptions { noise, ..*options }
     }
 
-    /// Every row's last valid step.
+    /// The output of the last valid step of every row.
     ///
     /// # Shapes
     /// `y [T, B, W]`; returns `[B, W]`.
     ///
     /// # Errors
-    /// [`Error::Value`] for a row without a valid step; [`Error::Shape`] where `y` or the sequence does not fit.
+    /// [`Error::Value`] for a row without a valid step; [`Error::Shape`] if `y` or the sequence does not fit.
     pub fn last_step(&mut self, y: Var, sequence: &Sequence) -> Result<Var> {
         const OP: &str = "last_step";
         let [time, batch, width] = axes(OP, "y", "[T, B, W]", self.shape(y)?)?;
@@ -140,7 +161,7 @@ impl Graph {
         self.embedding(flat, &rows)
     }
 
-    /// The mean over every row's valid steps.
+    /// The mean output over the valid steps of every row.
     ///
     /// # Shapes
     /// `y [T, B, W]`; returns `[B, W]`.
