@@ -1,6 +1,24 @@
-//! Weights from other frameworks and back: right or refused.
+//! Weights from other frameworks and back: read exactly or refused.
+//!
+//! [`Weights`] reads and writes safetensors files with PyTorch's names. [`Config::from_weights`](crate::nn::Config::from_weights)
+//! reads the sizes of a recurrent stack off them. The module `keras` reads the files of Keras. [`layout`] converts gate orders.
+//!
+//! # Examples
+//! ```
+//! use gatewise::{Device, nn::{Config, Lstm}, weights::Weights};
+//! let lstm = Lstm::config(3, 4).layers(2).random(&Device::Cpu, 7)?;
+//! let mut weights = Weights::new();
+//! weights.add("encoder.", &lstm)?; // weights.save("encoder.safetensors")?
+//!
+//! let config = Config::from_weights(&weights, "encoder.", gatewise::cell::LstmCell::default())?;
+//! let lstm = weights.recurrent("encoder.", &config, &Device::Cpu)?;
+//! assert_eq!(lstm.output_size(), 4);
+//! # Ok::<(), gatewise::Error>(())
+//! ```
 
+mod configuration;
 mod export;
+mod file_name;
 mod finite;
 mod header;
 #[cfg(feature = "keras")]
@@ -10,7 +28,9 @@ pub mod layout;
 mod safetensors;
 mod save;
 
+pub use configuration::StoredCell;
 pub use export::StateDict;
+pub(crate) use file_name::FileName;
 pub use finite::NonFinite;
 pub use safetensors::Weights;
 #[cfg(feature = "onnx")]
@@ -18,7 +38,7 @@ pub(crate) use safetensors::words;
 
 use crate::cell::Direction;
 
-/// PyTorch's name of a parameter of a stack: `weight_ih_l0`, `bias_hh_l1_reverse`.
+/// PyTorch's name of a parameter of a stack, for example `weight_ih_l0` or `bias_hh_l1_reverse`. The layer is counted from 0.
 pub fn torch_name(parameter: &str, layer: usize, direction: Direction) -> String {
     let reverse = if direction == Direction::Reverse { "_reverse" } else { "" };
     format!("{parameter}_l{layer}{reverse}")

@@ -1,4 +1,4 @@
-//! Layers to PyTorch-named files and back, bit for bit, on every device.
+//! Layers are written to files with PyTorch's names and read back, bit for bit, on every device.
 #![cfg(feature = "gpu")]
 
 use std::sync::OnceLock;
@@ -32,7 +32,7 @@ fn rnn(activation: Activation) -> Config<Cell> {
     Config::new(RnnCell { activation, ..Default::default() }.into(), INPUT, HIDDEN)
 }
 
-/// Every form that PyTorch has.
+/// All forms of layers that PyTorch has.
 fn forms() -> Vec<Config<Cell>> {
     let lstm = |cell: LstmCell| Config::new(Cell::from(cell), INPUT, HIDDEN);
     let gru = |cell: GruCell| Config::new(Cell::from(cell), INPUT, HIDDEN);
@@ -48,7 +48,7 @@ fn forms() -> Vec<Config<Cell>> {
     ]
 }
 
-/// Parameters as a device keeps them: a GPU adds up the biases that need not stay apart.
+/// The parameters as a device stores them. A GPU adds two biases if the cell allows it.
 fn kept(device: &Device, cell: &Cell, p: &Parameters) -> Parameters {
     let (Device::Gpu(_), Some(ih), Some(hh)) = (device, &p.bias_ih, &p.bias_hh) else { return p.clone() };
     let apart = |row: usize| matches!(cell, Cell::Gru(_)) && row >= 2 * HIDDEN;
@@ -112,7 +112,7 @@ fn names_are_pytorchs() {
     assert_eq!(upper.dim(), (16, 8));
 }
 
-/// The golden cases hold what PyTorch's own `state_dict` named.
+/// The golden cases have the names of PyTorch's own `state_dict`.
 #[test]
 fn a_state_dict_of_pytorchs_goes_through_a_layer_unchanged() {
     let rnn = |activation| Cell::from(RnnCell { activation, ..Default::default() });

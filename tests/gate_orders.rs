@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, ArrayD, Axis, array};
 const INPUT: usize = 2;
 const HIDDEN: usize = 3;
 
-/// The number of a gate's letter, the same in every order.
+/// The number of a gate, which does not depend on the order.
 fn code(gate: &str) -> f32 {
     ["h", "i", "f", "g", "o", "r", "z", "n"].iter().position(|known| *known == gate).expect("a gate") as f32
 }
@@ -47,7 +47,7 @@ fn gru(reset: Reset) -> Cell {
     GruCell { reset, ..Default::default() }.into()
 }
 
-/// The order of the stored gates, written out here and nowhere derived.
+/// The order of the stored gates, written out instead of derived from the library.
 fn keras_gates(cell: &Cell) -> &'static [&'static str] {
     match cell {
         Cell::Rnn(_) => &["h"],

@@ -1,16 +1,16 @@
-//! Weights files: right or refused, with the file, the tensor and what was expected.
+//! Files of weights: read exactly or refused; the error names the file, the tensor and the expected content.
 
 use std::collections::HashMap;
 
-use gatewise::cell::LstmCell;
+use gatewise::cell::{Cell, GruCell, LstmCell, RnnCell};
 use gatewise::nn::{Config, Gru, Lstm, Merge};
-use gatewise::weights::Weights;
+use gatewise::weights::{StoredCell, Weights, torch_name};
 use gatewise::{Device, Error, Tensor};
 use half::{bf16, f16};
 use ndarray::{Array3, ArrayD, IxDyn};
 use safetensors::tensor::{Dtype, TensorView};
 
-/// A file's bytes from named arrays.
+/// The bytes of a file with these arrays.
 fn file(tensors: &[(&str, &[usize])]) -> Vec<u8> {
     let arrays: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .iter()
@@ -57,7 +57,7 @@ fn layers_and_directions_load_by_their_suffixes_and_in_their_place() {
     let config = Gru::config(3, 4).layers(2).bidirectional(Merge::Concat);
     let loaded = weights.recurrent("gru.", &config, &Device::Cpu).expect("fits");
 
-    // The same stack, every parameter fetched by hand.
+    // Fetches every parameter of the same stack by hand.
     let by_hand = config
         .collect(|layer, direction, spec| {
             let reverse = if direction == gatewise::cell::Direction::Reverse { "_reverse" } else { "" };
@@ -178,12 +178,12 @@ fn a_changed_byte_is_refused_or_read_but_never_a_panic() {
     }
 }
 
-/// A file with a header of any text.
+/// A file with any text as its header.
 fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
-/// A file of one tensor, `x`, described by any text.
+/// A file with one tensor, `x`, and any text as its description.
 fn with_entry(dtype: &str, shape: &str, offsets: &str) -> Vec<u8> {
     let header = format!(r#"{{"x":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#);
     with_header(&header, &[0; 16])
@@ -255,4 +255,99 @@ fn nan_and_infinities_are_reported() {
 fn a_missing_file_is_named() {
     let error = Weights::from_file("no/such/file.safetensors").expect_err("missing");
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("file.safetensors")), "{error}");
+}
+
+/// The weights of a stack under the prefix `net.`, all zero.
+fn stored<C: Clone + Into<Cell>>(config: &Config<C>) -> Weights {
+    let mut weights = Weights::new();
+    let parameters = config.collect(|layer, direction, spec| {
+        let array = ArrayD::zeros(IxDyn(&spec.shape));
+        weights.insert(&format!("net.{}", torch_name(spec.name, layer, direction)), array.clone())?;
+        Ok(array)
+    });
+    parameters.expect("a possible configuration");
+    weights
+}
+
+/// Reads the configuration off the weights of a stack, from a cell whose stored options are other ones.
+fn is_read_back<C: StoredCell + std::fmt::Debug + PartialEq>(cell: C, other: C) {
+    for layers in [1, 3] {
+        let stack = Config::new(cell.clone(), 3, 4).layers(layers);
+        for config in [stack.clone(), stack.clone().reverse(), stack.bidirectional(Merge::Concat)] {
+            let weights = stored(&config);
+            let read = Config::from_weights(&weights, "net.", other.clone()).expect("a whole stack");
+            assert_eq!(read, config);
+            assert!(weights.recurrent("net.", &read, &Device::Cpu).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_configuration_is_read_off_the_weights() {
+    let bare = LstmCell { bias: false, ..Default::default() };
+    let projected = LstmCell { projection: Some(2), ..Default::default() };
+    let peephole = LstmCell { peephole: true, bias: false, projection: Some(3), ..Default::default() };
+    for cell in [LstmCell::default(), bare, projected, peephole] {
+        is_read_back(cell, LstmCell { projection: Some(7), peephole: !cell.peephole, bias: !cell.bias, ..cell });
+        is_read_back(Cell::from(cell), Cell::from(LstmCell { bias: !cell.bias, ..Default::default() }));
+    }
+    for bias in [false, true] {
+        is_read_back(GruCell { bias, ..GruCell::LECTURE }, GruCell { bias: !bias, ..GruCell::LECTURE });
+        is_read_back(RnnCell { bias, ..Default::default() }, RnnCell { bias: !bias, ..Default::default() });
+    }
+}
+
+#[test]
+fn a_configuration_is_read_off_a_cells_names() {
+    let cell = LSTM.map(|(name, shape)| (name.strip_suffix("_l0").expect("suffix"), shape));
+    let weights = Weights::from_bytes("test.safetensors", &file(&cell)).expect("sound");
+    assert_eq!(Config::from_weights(&weights, "net.", LstmCell::default()).expect("a cell"), Lstm::config(3, 5));
+}
+
+#[test]
+fn weights_of_no_stack_have_no_configuration() {
+    let refused = |tensors: &[(&str, &[usize])], cell: Cell, words: &[&str]| {
+        let weights = Weights::from_bytes("test.safetensors", &file(tensors)).expect("sound");
+        let error = Config::from_weights(&weights, "net.", cell).expect_err("no stack").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+    };
+    let lstm = Cell::from(LstmCell::default());
+    refused(&[], lstm, &["net.weight_ih_l0", "a tensor of this name"]);
+    // The number of gate rows belongs to another cell.
+    refused(&LSTM, GruCell::default().into(), &["net.weight_ih_l0", "3 rows per unit", "gru", "[20, 3] for 5 units"]);
+    refused(&LSTM, RnnCell::default().into(), &["net.weight_ih_l0", "1 rows per unit", "rnn", "[20, 3] for 5 units"]);
+    // A tensor is missing, or one has another shape.
+    for (at, (name, shape)) in LSTM.into_iter().enumerate() {
+        let mut without = LSTM.to_vec();
+        without.remove(at);
+        refused(&without, lstm, &[name, "a tensor of this name"]);
+        let (mut longer, mut tensors) = (shape.to_vec(), LSTM.to_vec());
+        longer[0] += 4;
+        tensors[at] = (name, &longer);
+        refused(&tensors, lstm, &[if at == 0 { "net.weight_ih_l0" } else { name }, "[24"]);
+        let deeper = [shape, &[1]].concat();
+        tensors[at] = (name, &deeper);
+        refused(&tensors, lstm, &[name, "1]"]);
+    }
+    refused(&[("net.weight_ih_l0", &[0, 3]), ("net.weight_hh_l0", &[0, 0])], lstm, &["at least one unit"]);
+    // A tensor belongs to no such stack: a layer after a gap, half of a direction, a projection of a GRU, peepholes of an RNN.
+    let with = |name: &'static str, shape: &'static [usize]| [&LSTM[..], &[(name, shape)]].concat();
+    refused(&with("net.weight_ih_l2", &[20, 5]), lstm, &["net.weight_ih_l2", "no such tensor"]);
+    refused(&with("net.weight_ih_l0_reverse", &[20, 3]), lstm, &["net.weight_hh_l0_reverse", "a tensor of this name"]);
+    refused(&with("net.bias_ih_l0_reverse", &[20]), lstm, &["net.bias_ih_l0_reverse", "no such tensor"]);
+    refused(&with("net.weight_hr_l0", &[2, 5]), lstm, &["net.weight_hh_l0", "[20, 2]", "[20, 5]"]);
+    let gru: [(&str, &[usize]); 3] =
+        [("net.weight_ih_l0", &[15, 3]), ("net.weight_hh_l0", &[15, 2]), ("net.weight_hr_l0", &[2, 5])];
+    refused(&gru, GruCell::default().into(), &["net.weight_hr_l0", "no such tensor for the cell gru"]);
+    let rnn: [(&str, &[usize]); 3] =
+        [("net.weight_ih_l0", &[5, 3]), ("net.weight_hh_l0", &[5, 5]), ("net.peephole_l0", &[3, 5])];
+    refused(&rnn, RnnCell::default().into(), &["net.peephole_l0", "no such tensor for the cell rnn"]);
+}
+
+#[test]
+fn directions_that_are_not_concatenated_have_no_configuration() {
+    let config = Gru::config(3, 4).layers(2).bidirectional(Merge::Sum);
+    let error = Config::from_weights(&stored(&config), "net.", GruCell::default()).expect_err("a sum");
+    let words = ["net.weight_ih_l1", "shape [12, 8]", "shape [12, 4]"];
+    assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
 }

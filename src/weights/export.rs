@@ -1,14 +1,14 @@
-//! Layers to PyTorch-named arrays.
+//! Layers as arrays with PyTorch's names.
 
-use ndarray::ArrayD;
+use ndarray::{Array, Array1, ArrayD, Dimension};
 
 use crate::cell::{Activation, Cell, Direction, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell};
 use crate::error::{Error, Result};
 use crate::nn::{Config, Conv1d, Embedding, Linear, Merge, Recurrent, TrainableRecurrent};
 use crate::weights::torch_name;
 
-/// A layer that `torch.nn` has too, as what `Module.state_dict` holds of it: the arrays that
-/// [`Weights::add`](crate::weights::Weights::add) puts under a prefix.
+/// A layer that `torch.nn` has too, as the arrays of `Module.state_dict`. [`Weights::add`](crate::weights::Weights::add) adds
+/// them under a prefix.
 ///
 /// | layer | names |
 /// | --- | --- |
@@ -16,18 +16,28 @@ use crate::weights::torch_name;
 /// | [`Linear`], [`Conv1d`] | `weight`, `bias` |
 /// | [`Embedding`] | `weight` |
 ///
-/// A recurrent layer gives the values it computes with, as [`Recurrent::parameters`] reads them: `f32`, whatever type the
-/// weights have. Biases that have been added up are split as (sum, 0), so that PyTorch computes the same; a layer that goes on
-/// learning there sees two biases again.
+/// A recurrent layer returns the values that it computes with (see [`Recurrent::parameters`]), as `f32` whatever the type of the
+/// weights. Biases that have been added up are split as (sum, 0), so that PyTorch computes the same.
 ///
-/// What PyTorch's layers cannot be told is refused with the option's name, never left out: peepholes, another forget gate,
-/// clips, other activations (the lectures' forms), a GRU that resets before the matmul or whose gate weighs the new candidate,
-/// a reverse direction by itself, directions that are not merged by concatenation.
+/// An option that PyTorch's layers do not have is refused by name, never left out:
+/// * peepholes, clips, another forget gate;
+/// * other activations, as in the lectures' forms;
+/// * a GRU that resets before the matmul, or whose update gate weighs the candidate;
+/// * a reverse direction without a forward one, or directions that are not concatenated.
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, nn::Gru, weights::StateDict};
+/// let gru = Gru::config(3, 4).random(&Device::Cpu, 7)?;
+/// let names: Vec<String> = gru.state_dict()?.into_iter().map(|(name, _)| name).collect();
+/// assert_eq!(names, ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 pub trait StateDict {
-    /// The arrays by PyTorch's names, without prefix.
+    /// The arrays with PyTorch's names, without a prefix.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for what `torch.nn` does not have; what a read-back may meet.
+    /// [`Error::Unsupported`] for options that `torch.nn` does not have; the errors of a read-back.
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>>;
 }
 
@@ -47,40 +57,40 @@ impl<C: Clone + Into<Cell>> StateDict for TrainableRecurrent<C> {
 
 impl StateDict for Linear {
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>> {
-        let weight = ("weight".to_owned(), self.to_weight()?.into_dyn());
-        let bias = self.to_bias()?.map(|bias| ("bias".to_owned(), bias.into_dyn()));
-        Ok(std::iter::once(weight).chain(bias).collect())
+        Ok(weight_and_bias(self.to_weight()?, self.to_bias()?))
     }
 }
 
 impl StateDict for Conv1d {
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>> {
-        let weight = ("weight".to_owned(), self.to_weight()?.into_dyn());
-        let bias = self.to_bias()?.map(|bias| ("bias".to_owned(), bias.into_dyn()));
-        Ok(std::iter::once(weight).chain(bias).collect())
+        Ok(weight_and_bias(self.to_weight()?, self.to_bias()?))
     }
 }
 
 impl StateDict for Embedding {
     fn state_dict(&self) -> Result<Vec<(String, ArrayD<f32>)>> {
-        Ok(vec![("weight".to_owned(), self.to_weight()?.into_dyn())])
+        Ok(weight_and_bias(self.to_weight()?, None))
     }
 }
 
-fn named<C: Clone + Into<Cell>>(config: &Config<C>, parameters: &[Vec<Parameters>]) -> Vec<(String, ArrayD<f32>)> {
-    let places = parameters.iter().enumerate().flat_map(|(layer, directions)| {
-        directions.iter().zip(config.directions()).map(move |(p, &direction)| (layer, direction, p))
-    });
-    let of = |(layer, direction, p)| {
-        let name = move |(name, array): (&str, ndarray::ArrayViewD<'_, f32>)| {
-            (torch_name(name, layer, direction), array.to_owned())
-        };
-        Parameters::named(p).into_iter().map(name)
-    };
-    places.flat_map(of).collect()
+fn weight_and_bias<D: Dimension>(weight: Array<f32, D>, bias: Option<Array1<f32>>) -> Vec<(String, ArrayD<f32>)> {
+    let bias = bias.map(|bias| ("bias".to_owned(), bias.into_dyn()));
+    std::iter::once(("weight".to_owned(), weight.into_dyn())).chain(bias).collect()
 }
 
-/// Refuses what `torch.nn.RNN`, `LSTM` and `GRU` do not have.
+/// The parameters of a stack with their names, layer by layer and direction by direction.
+fn named<C: Clone + Into<Cell>>(config: &Config<C>, parameters: &[Vec<Parameters>]) -> Vec<(String, ArrayD<f32>)> {
+    let mut arrays = Vec::new();
+    for (layer, directions) in parameters.iter().enumerate() {
+        for (&direction, p) in config.directions().iter().zip(directions) {
+            let named = p.named().into_iter();
+            arrays.extend(named.map(|(name, array)| (torch_name(name, layer, direction), array.to_owned())));
+        }
+    }
+    arrays
+}
+
+/// Refuses options that `torch.nn.RNN`, `LSTM` and `GRU` do not have.
 fn check<C: Clone + Into<Cell>>(config: &Config<C>) -> Result<()> {
     let refuse = |option: String| Err(Error::Unsupported { op: "state_dict", option, by: "by PyTorch" });
     let cells = config.cells();
@@ -95,7 +105,7 @@ fn check<C: Clone + Into<Cell>>(config: &Config<C>) -> Result<()> {
     }
 }
 
-/// The first option of a cell that PyTorch's does not have.
+/// The first option of a cell that PyTorch's cell does not have.
 fn beyond_torch(cell: &Cell) -> Option<String> {
     let activation =
         |what: &str, found: Activation, own: Activation| (found != own).then(|| format!("{what} activation {found:?}"));

@@ -4,21 +4,22 @@ use std::fmt;
 
 use crate::text::shown;
 
-/// An array with a NaN or an infinity.
+/// An array with a NaN or an infinity (see [`Weights::check`](super::Weights::check)).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NonFinite {
-    /// The array's name, or what holds it.
+    /// The name of the array, or of the node that holds it.
     pub tensor: String,
-    /// How many NaNs.
+    /// The number of NaNs.
     pub nan: usize,
-    /// How many infinities.
+    /// The number of infinities.
     pub infinite: usize,
-    /// Flat index of the first of them.
+    /// The flat index of the first such element.
     pub first: usize,
 }
 
 impl NonFinite {
-    /// NaN and infinities among some elements; `None` where there are none.
+    /// Counts NaN and infinities among elements; `None` if all are finite.
     pub(crate) fn among<'a>(tensor: &str, elements: impl Iterator<Item = &'a f32>) -> Option<Self> {
         let mut found: Option<Self> = None;
         for (at, x) in elements.enumerate().filter(|(_, x)| !x.is_finite()) {

@@ -1,6 +1,6 @@
-//! Kinds of files by their first bytes.
+//! Kinds of files, recognized by their first bytes.
 
-/// Beginnings of files that are handed over where another is meant.
+/// The first bytes of kinds of files that are often given by mistake.
 const KNOWN: [(&[u8], &str); 14] = [
     (b"PK\x03\x04", "a zip archive, as of Keras or PyTorch"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
@@ -18,7 +18,7 @@ const KNOWN: [(&[u8], &str); 14] = [
     (b"{", "JSON"),
 ];
 
-/// The kind of a file as messages call it, if its beginning tells.
+/// The kind of a file as messages call it; `None` if its first bytes do not tell.
 pub(crate) fn known(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("an empty file");
@@ -26,14 +26,14 @@ pub(crate) fn known(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(8) == Some(&b'{') && bytes[..8].ends_with(&[0, 0, 0, 0]) {
         return Some("a safetensors file");
     }
-    // `ir_version`, then the producer, the operator sets or the graph.
+    // An ONNX model begins with `ir_version`, then come the producer, the operator sets or the graph.
     if let [0x08, 1..=32, 0x12 | 0x1a | 0x3a | 0x42, ..] = bytes {
         return Some("an ONNX model");
     }
     KNOWN.iter().find(|(beginning, _)| bytes.starts_with(beginning)).map(|(_, kind)| *kind)
 }
 
-/// [`known`], or the beginning itself.
+/// The kind of a file as [`known`] tells it, or else its first bytes.
 pub(crate) fn describe(bytes: &[u8]) -> String {
     known(bytes).map_or_else(
         || {

@@ -1,4 +1,4 @@
-//! Gate orders and array layouts of other frameworks, as types: every format reads and writes its arrays through here.
+//! Gate orders and array layouts of other frameworks. Every format reads and writes its arrays with these types.
 //!
 //! | | LSTM | GRU | matrices | biases |
 //! | --- | --- | --- | --- | --- |
@@ -7,8 +7,21 @@
 //! | [ONNX](GateOrder::Onnx) | i o f g | z r n | `[G H, in]` | one `[2 G H]`; peepholes `[3 H]`, i o f |
 //!
 //! Sources: `torch.nn.LSTM` and `torch.nn.GRU`, "Variables"; Keras' `layers/rnn/{simple_rnn,lstm,gru}.py`, `build` and `call`;
-//! ONNX' `Operators.md`, operators RNN, LSTM and GRU. Letters are this crate's: Keras and ONNX call the candidate `g` of an
-//! LSTM `c`, the candidate `n` of a GRU `h`.
+//! ONNX' `Operators.md`, operators RNN, LSTM and GRU. The letters are this crate's: Keras and ONNX call the candidate `g` of an
+//! LSTM `c`, and the candidate `n` of a GRU `h`.
+//!
+//! # Examples
+//! ```
+//! use gatewise::cell::LstmCell;
+//! use gatewise::weights::layout::GateOrder;
+//! use ndarray::arr1;
+//! let cell = LstmCell::default().into();
+//! let onnx = arr1(&[1, 2, 3, 4]); // i o f g, one unit
+//! let own = GateOrder::Onnx.read(&cell, 0, onnx.view())?; // i f g o
+//! assert_eq!(own, arr1(&[1, 3, 4, 2]));
+//! assert_eq!(GateOrder::Onnx.write(&cell, 0, own.view())?, onnx);
+//! # Ok::<(), gatewise::Error>(())
+//! ```
 
 use ndarray::{Array, Array1, Array2, ArrayD, ArrayView, Axis, Dimension, Ix1, Ix2, RemoveAxis, Slice, concatenate};
 
@@ -17,20 +30,21 @@ use crate::error::{Error, Result, axes, check_shape};
 
 const OP: &str = "layout";
 
-/// In which order a framework stacks the gates of a weight or bias.
+/// The order in which a framework stacks the gates of a weight or bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GateOrder {
-    /// `torch.nn`, and this crate's [`Parameters`].
+    /// The order of `torch.nn` and of this crate's [`Parameters`].
     PyTorch,
-    /// Keras, every version.
+    /// The order of Keras, in every version.
     Keras,
-    /// ONNX.
+    /// The order of ONNX.
     Onnx,
 }
 
 impl GateOrder {
-    /// The gates a framework stores for a kind of cell, in its order. A cell without a forget gate of its own is stored with
-    /// one that nothing reads (ONNX `input_forget`).
+    /// The gates that a framework stores for a kind of cell, in its order. An LSTM without a forget gate of its own is stored
+    /// with one that nothing reads (ONNX `input_forget`).
     pub const fn gates(self, cell: &Cell) -> &'static [&'static str] {
         match (cell, self) {
             (Cell::Rnn(_), _) => &["h"],
@@ -41,11 +55,11 @@ impl GateOrder {
         }
     }
 
-    /// Takes the framework's blocks along `axis` and puts them in the order of [`Cell::gates`]; a block that the cell does not
-    /// read is left out.
+    /// Reorders the framework's blocks along `axis` to the order of [`Cell::gates`]. A block that the cell does not read is left
+    /// out.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the axis does not hold the framework's gates.
+    /// [`Error::Shape`] if the axis does not hold the framework's gates.
     pub fn read<F: Copy, D: RemoveAxis>(
         self,
         cell: &Cell,
@@ -63,11 +77,11 @@ impl GateOrder {
         joined(axis, &blocks)
     }
 
-    /// The other way round: blocks in the order of [`Cell::gates`] become the framework's; a gate that the cell does not have
-    /// is written as zeros.
+    /// Reorders blocks in the order of [`Cell::gates`] to the framework's order. A gate that the cell does not have is written
+    /// as zeros.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the axis does not hold the cell's gates.
+    /// [`Error::Shape`] if the axis does not hold the cell's gates.
     pub fn write<F, D>(self, cell: &Cell, axis: usize, array: ArrayView<'_, F, D>) -> Result<Array<F, D>>
     where
         F: Copy + Default,
@@ -90,7 +104,7 @@ impl GateOrder {
     }
 }
 
-/// Length of one gate's block along an axis.
+/// The length of one gate's block along an axis.
 fn block<F, D: Dimension>(what: &'static str, axis: usize, gates: usize, array: &ArrayView<'_, F, D>) -> Result<usize> {
     match array.shape().get(axis) {
         Some(length) if length % gates == 0 => Ok(length / gates),
@@ -111,22 +125,39 @@ fn joined<F: Copy, D: RemoveAxis>(axis: usize, blocks: &[ArrayView<'_, F, D>]) -
     })
 }
 
-/// A recurrent layer's arrays as Keras' `get_weights` lists them.
+/// The arrays of a recurrent layer as Keras' `get_weights` lists them.
+///
+/// # Examples
+/// ```
+/// use gatewise::cell::{Cell, GruCell};
+/// use gatewise::weights::layout::KerasArrays;
+/// use ndarray::{Array2, ArrayD};
+/// let cell: Cell = GruCell::default().into();
+/// let arrays = KerasArrays {
+///     kernel: Array2::<f32>::zeros((3, 12)),
+///     recurrent_kernel: Array2::zeros((4, 12)),
+///     bias: Some(ArrayD::zeros(vec![2, 12])), // reset_after=True
+/// };
+/// let parameters = arrays.to_parameters(&cell)?;
+/// assert_eq!(parameters.weight_ih.dim(), (12, 3));
+/// assert_eq!(KerasArrays::from_parameters(&cell, &parameters)?, arrays);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct KerasArrays<F = f32> {
-    /// `[input, G hidden]`
+    /// The weights on the input, `[input, G hidden]`.
     pub kernel: Array2<F>,
-    /// `[hidden, G hidden]`
+    /// The weights on the state, `[hidden, G hidden]`.
     pub recurrent_kernel: Array2<F>,
-    /// `[G hidden]`; `[2, 3 hidden]` for a GRU that resets after the matmul, the input's bias first.
+    /// The bias, `[G hidden]`; for a GRU that resets after the matmul `[2, 3 hidden]`, the bias on the input first.
     pub bias: Option<ArrayD<F>>,
 }
 
 impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
-    /// As this crate's parameters. A single bias becomes `bias_ih`; `bias_hh` is then zero.
+    /// Converts to this crate's parameters. A single bias becomes `bias_ih`, and `bias_hh` zero.
     ///
     /// # Errors
-    /// [`Error::Shape`] where an array does not fit the others or the cell.
+    /// [`Error::Shape`] if an array does not fit the others or the cell.
     pub fn to_parameters(&self, cell: &Cell) -> Result<Parameters<F>> {
         let order = GateOrder::Keras;
         let (input, hidden) = (self.kernel.nrows(), self.recurrent_kernel.nrows());
@@ -159,11 +190,11 @@ impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
         Ok(parameters)
     }
 
-    /// From this crate's parameters. Where Keras has one bias it is the sum of the two.
+    /// Converts from this crate's parameters. If Keras has one bias, it is the sum of the two.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a projection, peepholes or a missing forget gate, which Keras' layers do not have;
-    /// [`Error::Shape`] where the parameters do not fit the cell.
+    /// [`Error::Shape`] if the parameters do not fit the cell.
     pub fn from_parameters(cell: &Cell, parameters: &Parameters<F>) -> Result<Self> {
         let order = GateOrder::Keras;
         if let Some(option) = beyond_keras(cell) {
@@ -191,6 +222,7 @@ impl<F: Copy + Default + std::ops::Add<Output = F>> KerasArrays<F> {
     }
 }
 
+/// The first option of a cell that Keras' layers do not have.
 fn beyond_keras(cell: &Cell) -> Option<String> {
     let Cell::Lstm(lstm) = cell else { return None };
     match lstm {
@@ -201,24 +233,38 @@ fn beyond_keras(cell: &Cell) -> Option<String> {
     }
 }
 
-/// One direction of a recurrent ONNX operator's constant inputs.
+/// The constant inputs of a recurrent ONNX operator, for one direction.
+///
+/// # Examples
+/// ```
+/// use gatewise::cell::{Cell, LstmCell};
+/// use gatewise::weights::layout::OnnxArrays;
+/// use ndarray::{Array1, Array2};
+/// let cell: Cell = LstmCell::default().into();
+/// let arrays =
+///     OnnxArrays { w: Array2::<f32>::zeros((16, 3)), r: Array2::zeros((16, 4)), b: Some(Array1::zeros(32)), p: None };
+/// let parameters = arrays.to_parameters(&cell)?;
+/// assert_eq!(parameters.weight_hh.dim(), (16, 4));
+/// assert_eq!(OnnxArrays::from_parameters(&cell, &parameters)?, arrays);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnnxArrays<F = f32> {
-    /// `W`, `[G hidden, input]`
+    /// `W`, the weights on the input, `[G hidden, input]`.
     pub w: Array2<F>,
-    /// `R`, `[G hidden, hidden]`
+    /// `R`, the weights on the state, `[G hidden, hidden]`.
     pub r: Array2<F>,
-    /// `B`, `[2 G hidden]`: the input's side, then the state's.
+    /// `B`, the biases on the input, then those on the state, `[2 G hidden]`.
     pub b: Option<Array1<F>>,
-    /// `P`, `[3 hidden]`: i, o, f.
+    /// `P`, the peephole weights of i, o and f, `[3 hidden]`.
     pub p: Option<Array1<F>>,
 }
 
 impl<F: Copy + Default> OnnxArrays<F> {
-    /// As this crate's parameters. The cell must say `bias` and `peephole` as the operator has `B` and `P`.
+    /// Converts to this crate's parameters. The cell must have `bias` if the operator has `B`, and `peephole` if it has `P`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where an array does not fit the others or the cell.
+    /// [`Error::Shape`] if an array does not fit the others or the cell.
     pub fn to_parameters(&self, cell: &Cell) -> Result<Parameters<F>> {
         let order = GateOrder::Onnx;
         let (input, hidden) = (self.w.ncols(), self.r.ncols());
@@ -251,11 +297,10 @@ impl<F: Copy + Default> OnnxArrays<F> {
         Ok(parameters)
     }
 
-    /// From this crate's parameters.
+    /// Converts from this crate's parameters.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a projection, which ONNX does not have; [`Error::Shape`] where the parameters do not fit the
-    /// cell.
+    /// [`Error::Unsupported`] for a projection, which ONNX does not have; [`Error::Shape`] if the parameters do not fit the cell.
     pub fn from_parameters(cell: &Cell, parameters: &Parameters<F>) -> Result<Self> {
         let order = GateOrder::Onnx;
         if let Some(width) = cell.projection() {
@@ -282,7 +327,7 @@ impl<F: Copy + Default> OnnxArrays<F> {
     }
 }
 
-/// ONNX' i, o, f to this crate's rows i, f, o; the exchange is its own inverse.
+/// Exchanges ONNX' order i, o, f and this crate's rows i, f, o. The exchange is its own inverse.
 fn peepholes<F: Copy>(p: ArrayView<'_, F, Ix1>, hidden: usize) -> Result<Array2<F>> {
     let row = |at: usize| p.slice_axis(Axis(0), Slice::from(at * hidden..(at + 1) * hidden)).insert_axis(Axis(0));
     joined::<F, Ix2>(0, &[row(0), row(2), row(1)])

@@ -1,4 +1,4 @@
-//! PyTorch-named weights from safetensors files; `save.rs` writes them.
+//! Reading safetensors files with PyTorch's names, and building layers from them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,16 +7,17 @@ use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
-use crate::cell::{Cell, Direction};
+use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{Config, Conv1d, Linear, Recurrent};
 use crate::ops::Conv1dGeometry;
 use crate::tensor::Device;
 use crate::text::listed;
-use crate::weights::{NonFinite, StateDict, header, torch_name};
+use crate::weights::configuration::StackNames;
+use crate::weights::{FileName, NonFinite, StateDict, header};
 
-/// Named arrays, read from a safetensors file or to be written to one. F16, BF16 and F64 are read as `f32`.
+/// Named arrays of a safetensors file. F16, BF16 and F64 are read as `f32`; files are written as F32.
 ///
 /// # Examples
 /// ```
@@ -30,51 +31,55 @@ use crate::weights::{NonFinite, StateDict, header, torch_name};
 pub struct Weights {
     file: String,
     pub(super) tensors: BTreeMap<String, ArrayD<f32>>,
-    /// In order, so that the same weights are the same bytes.
+    /// Sorted, so that the same weights give the same bytes.
     pub(super) metadata: BTreeMap<String, String>,
 }
 
 impl Weights {
-    /// Reads a file.
+    /// Reads a safetensors file.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read; otherwise as [`Weights::from_bytes`].
+    /// [`Error::Io`] if the file cannot be read; otherwise as [`Weights::from_bytes`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = files::read(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
-    /// Reads a file's contents; `file` names them in messages.
+    /// Reads the bytes of a safetensors file; `file` is the name that messages give them.
     ///
     /// # Errors
-    /// [`Error::Unrecognized`] for a file of another kind, [`Error::Truncated`] for one that is cut short, [`Error::TooLarge`] for
-    /// a header or a shape beyond all sizes, [`Error::Dtype`] for elements that are no floats, [`Error::Duplicate`] for a name
-    /// that stands there twice, [`Error::Format`] for what is broken otherwise.
+    /// * [`Error::Unrecognized`] for a file of another kind;
+    /// * [`Error::Truncated`] for a file that is cut short;
+    /// * [`Error::TooLarge`] for a header or a shape that no file can hold;
+    /// * [`Error::Dtype`] for elements that are no floats;
+    /// * [`Error::Duplicate`] for two tensors of one name;
+    /// * [`Error::Format`] for any other damage.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
-        let refuse = |error: SafeTensorError| header::refusal(file, bytes, &error);
+        let name = FileName(file);
+        let refuse = |error: SafeTensorError| header::refusal(name, bytes, &error);
         let parsed = SafeTensors::deserialize(bytes).map_err(refuse)?;
         let (length, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
-        header::check_names(file, &bytes[size_of::<u64>()..][..length])?;
+        header::check_names(name, &bytes[size_of::<u64>()..][..length])?;
         let tensors = parsed
             .iter()
-            .map(|(name, view)| Ok((name.to_owned(), floats(file, name, &view)?)))
+            .map(|(tensor, view)| Ok((tensor.to_owned(), floats(name, tensor, &view)?)))
             .collect::<Result<_>>()?;
         let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
         Ok(Self { file: file.to_owned(), tensors, metadata })
     }
 
-    /// No weights yet: what [`Weights::add`] and [`Weights::insert`] fill and [`Weights::save`] writes.
+    /// Empty weights, for [`Weights::add`], [`Weights::insert`] and [`Weights::save`].
     pub fn new() -> Self {
         Self { file: "weights".to_owned(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
-    /// Adds a layer's arrays under PyTorch's names, a prefix before each: `torch.nn.Module.load_state_dict` reads them, and so
-    /// does [`Weights::recurrent`].
+    /// Adds the arrays of a layer under PyTorch's names with a prefix. `torch.nn.Module.load_state_dict` and
+    /// [`Weights::recurrent`] read them.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for what PyTorch does not have, see [`StateDict`]; [`Error::Duplicate`] for a name that is taken;
-    /// what a read-back may meet. Then nothing is added.
+    /// [`Error::Unsupported`] for an option that PyTorch does not have (see [`StateDict`]); [`Error::Duplicate`] for a name that is
+    /// taken; the errors of a read-back. After an error nothing has been added.
     ///
     /// # Examples
     /// ```
@@ -108,28 +113,32 @@ impl Weights {
         Ok(())
     }
 
-    fn check_free(&self, name: &str) -> Result<()> {
-        if !self.tensors.contains_key(name) {
-            return Ok(());
-        }
-        let (place, first) = ("a layer or array".to_owned(), "one before".to_owned());
-        Err(Error::Duplicate { file: self.file.clone(), place, name: name.to_owned(), first })
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
-    /// Sets an entry of the metadata.
+    fn check_free(&self, name: &str) -> Result<()> {
+        if !self.contains(name) {
+            return Ok(());
+        }
+        Err(FileName(&self.file).duplicate("a layer or array", name, "one before"))
+    }
+
+    /// Sets an entry of the metadata, which are texts.
     pub fn note(&mut self, key: &str, value: &str) {
         self.metadata.insert(key.to_owned(), value.to_owned());
     }
 
-    /// The tensors' names, in order.
+    /// The sorted names of the tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor by its name.
+    /// The tensor of a name.
     ///
     /// # Errors
-    /// [`Error::Format`] where there is none, or its rank is not `D`'s.
+    /// [`Error::Format`] if there is no such tensor, or if its rank differs from that of `D`.
     pub fn get<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>> {
         let array = self.find(name)?;
         array.clone().into_dimensionality().map_err(|_| {
@@ -138,7 +147,7 @@ impl Weights {
         })
     }
 
-    /// The tensors that hold NaN or infinity, as they are once they are `f32`. Weights are not meant to.
+    /// The tensors that hold NaN or infinity after the conversion to `f32`.
     ///
     /// # Examples
     /// ```
@@ -151,11 +160,13 @@ impl Weights {
         self.tensors.iter().filter_map(|(name, array)| NonFinite::among(name, array.iter())).collect()
     }
 
-    /// Refuses weights with a NaN or an infinity. The models do so when they are built, for such weights make every answer NaN,
-    /// and a comparison with NaN is false: a detector would hear silence.
+    /// Refuses weights with a NaN or an infinity.
+    ///
+    /// Models call it when they are built. With such weights every result would be NaN, and every comparison with NaN is false,
+    /// so that a voice detector would report silence.
     ///
     /// # Errors
-    /// [`Error::Format`] that names the first such tensor, how many such elements it holds, and where the first of them is.
+    /// [`Error::Format`], which names the first such tensor, the number of such elements, and the index of the first one.
     ///
     /// # Examples
     /// ```
@@ -174,10 +185,10 @@ impl Weights {
         Err(self.refuse(tensor, "finite weights", &found))
     }
 
-    /// An entry of the file's metadata.
+    /// An entry of the metadata.
     ///
     /// # Errors
-    /// [`Error::Format`] where there is none.
+    /// [`Error::Format`] if there is no such entry.
     pub fn metadata(&self, key: &str) -> Result<&str> {
         self.metadata.get(key).map(String::as_str).ok_or_else(|| {
             let keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
@@ -186,17 +197,17 @@ impl Weights {
         })
     }
 
-    fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
+    pub(super) fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
         self.tensors.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
             self.refuse(name, "a tensor of this name", &format!("only {}", listed(&names, ", ")))
         })
     }
 
-    /// A tensor of exactly this shape.
+    /// The tensor of a name, which must have exactly this shape.
     ///
     /// # Errors
-    /// [`Error::Format`] where there is none, or it has another shape.
+    /// [`Error::Format`] if there is no such tensor, or if it has another shape.
     pub fn shaped<S: IntoDimension>(&self, name: &str, shape: S) -> Result<Array<f32, S::Dim>> {
         let (array, shape) = (self.find(name)?, shape.into_dimension());
         if array.shape() != shape.slice() {
@@ -206,53 +217,40 @@ impl Weights {
         self.get(name)
     }
 
-    /// An error about a tensor or a key of metadata of this file, for a model that cannot use it.
+    /// An error about a tensor or an entry of the metadata of this file, for a model that cannot use it.
     pub fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
-        Error::Format {
-            file: self.file.clone(),
-            field: field.to_owned(),
-            expected: expected.to_owned(),
-            found: found.to_owned(),
-        }
+        FileName(&self.file).refuse(field, expected, found)
     }
 
-    /// A recurrent stack from PyTorch's names under a prefix: `weight_ih_l0`, `weight_hh_l0_reverse`, `bias_ih_l1` and so on,
-    /// or `weight_ih` without suffix for a cell (`torch.nn.LSTMCell`).
+    /// A recurrent stack from PyTorch's names under a prefix, for example `weight_ih_l0`, `weight_hh_l0_reverse`, `bias_ih_l1`.
+    /// The names of a cell (`torch.nn.LSTMCell`) have no suffix: `weight_ih`.
+    ///
+    /// [`Config::from_weights`] reads the configuration off the weights.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than the configuration asks for, and for one that
-    /// the configuration leaves over: a bias, a layer, a direction or a projection must not be dropped silently.
+    /// [`Error::Format`] for a tensor that is missing or has another shape than the configuration asks for. A tensor of the stack
+    /// that the configuration does not have (a bias, a layer, a direction, a projection) is refused, never dropped silently.
     pub fn recurrent<C>(&self, prefix: &str, config: &Config<C>, device: &Device) -> Result<Recurrent<C>>
     where
         C: Clone + Into<Cell>,
     {
-        let bare = self.tensors.contains_key(&format!("{prefix}weight_ih"));
+        let names = StackNames::new(self, prefix);
         let mut used = Vec::new();
         let parameters = config.collect(|layer, direction, spec| {
-            let name = match (bare, layer, direction) {
-                (true, 0, Direction::Forward) => format!("{prefix}{}", spec.name),
-                _ => format!("{prefix}{}", torch_name(spec.name, layer, direction)),
-            };
+            let name = names.of(spec.name, layer, direction);
             let array = self.shaped(&name, spec.shape.as_slice())?;
             used.push(name);
             Ok(array)
         })?;
-        const STEMS: [&str; 6] = ["weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "peephole"];
-        let left_over = self.names().find(|name| {
-            let stem = name.strip_prefix(prefix);
-            stem.is_some_and(|stem| STEMS.iter().any(|s| stem.starts_with(s))) && !used.iter().any(|used| used == name)
-        });
-        match left_over {
-            Some(name) => Err(self.refuse(name, "no such tensor for this configuration", "one")),
-            None => config.build(device, parameters),
-        }
+        names.check_all_used(&used)?;
+        config.build(device, parameters)
     }
 
-    /// A linear layer from `{prefix}weight` and, if there is one, `{prefix}bias`. A convolution's weight of kernel size 1 will
-    /// do.
+    /// A linear layer from `{prefix}weight` and, if there is one, `{prefix}bias`. The weight of a convolution with kernel size 1
+    /// is accepted, too.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or does not fit.
+    /// [`Error::Format`] for a tensor that is missing or has another shape.
     pub fn linear(&self, prefix: &str, [inputs, outputs]: [usize; 2], device: &Device) -> Result<Linear> {
         let name = format!("{prefix}weight");
         let weight = self.find(&name)?;
@@ -272,7 +270,7 @@ impl Weights {
     /// `shape` is `[O, C, K]`.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or does not fit.
+    /// [`Error::Format`] for a tensor that is missing or has another shape.
     pub fn conv1d(&self, prefix: &str, shape: [usize; 3], geometry: Conv1dGeometry, device: &Device) -> Result<Conv1d> {
         let weight = self.shaped(&format!("{prefix}weight"), shape)?;
         Conv1d::new(device, &weight, self.bias(prefix, shape[0])?.as_ref(), geometry)
@@ -280,7 +278,7 @@ impl Weights {
 
     fn bias(&self, prefix: &str, outputs: usize) -> Result<Option<ndarray::Array1<f32>>> {
         let name = format!("{prefix}bias");
-        if !self.tensors.contains_key(&name) {
+        if !self.contains(&name) {
             return Ok(None);
         }
         self.shaped(&name, outputs).map(Some)
@@ -294,13 +292,7 @@ impl Default for Weights {
 }
 
 /// Reads one tensor as `f32`.
-fn floats(file: &str, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> {
-    let refuse = |expected: &str, found: String| Error::Format {
-        file: file.to_owned(),
-        field: name.to_owned(),
-        expected: expected.to_owned(),
-        found,
-    };
+fn floats(file: FileName<'_>, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "f64 weights are narrowed to the precision that layers compute in"
@@ -310,17 +302,14 @@ fn floats(file: &str, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> 
         Dtype::F64 => words(view.data(), f64::from_le_bytes).map(|x| x as f32).collect(),
         Dtype::F16 => words(view.data(), f16::from_le_bytes).map(f16::to_f32).collect(),
         Dtype::BF16 => words(view.data(), bf16::from_le_bytes).map(bf16::to_f32).collect(),
-        other => {
-            let (file, field, found) = (file.to_owned(), name.to_owned(), format!("{other:?}"));
-            return Err(Error::Dtype { file, field, expected: header::FLOATS, found });
-        }
+        other => return Err(file.dtype(name, header::FLOATS, format!("{other:?}"))),
     };
     let found = values.len();
     ArrayD::from_shape_vec(IxDyn(view.shape()), values)
-        .map_err(|_| refuse(&format!("shape {:?}", view.shape()), format!("{found} elements")))
+        .map_err(|_| file.refuse(name, format!("shape {:?}", view.shape()), format!("{found} elements")))
 }
 
-/// The little-endian words of `bytes`, each read.
+/// Reads every little-endian word of `bytes`.
 pub(crate) fn words<'a, const N: usize, T: 'a>(
     bytes: &'a [u8],
     read: fn([u8; N]) -> T,

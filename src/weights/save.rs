@@ -1,4 +1,4 @@
-//! Weights to safetensors files: the same weights are the same bytes.
+//! Writing safetensors files. The same weights always give the same bytes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,27 +12,27 @@ use crate::error::Result;
 use crate::files;
 use crate::weights::Weights;
 
-/// The header is filled up with blanks to a multiple of this, as the format asks for.
+/// The header is padded with blanks to a multiple of this number of bytes, as the format asks for.
 const ALIGNMENT: usize = 8;
 
 impl Weights {
-    /// The weights as a safetensors file of `F32`. Tensors and metadata stand in the order of their names.
+    /// The bytes of a safetensors file with elements of type `F32`, tensors and metadata in the order of their names.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) where they have no such form: `__metadata__` is no tensor's name, and a header has
-    /// at most 100 million bytes.
+    /// [`Error::Format`](crate::Error::Format) if a tensor is called `__metadata__`, or if the header has more than 100 million
+    /// bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let header = self.header()?;
         let mut bytes = Vec::with_capacity(size_of::<u64>() + header.len() + size_of::<f32>() * self.elements());
-        // A vector takes every write.
+        // Writing to a vector never fails.
         let _ = self.write_to(&header, &mut bytes);
         Ok(bytes)
     }
 
-    /// Writes the weights to a safetensors file of `F32`. A file that is there is replaced as a whole, as [`files::replace`] does.
+    /// Writes a safetensors file with elements of type `F32`. An existing file is replaced as a whole (see [`files::replace`]).
     ///
     /// # Errors
-    /// As [`Weights::to_bytes`]; [`Error::Io`](crate::Error::Io) where it cannot be written.
+    /// As [`Weights::to_bytes`]; [`Error::Io`](crate::Error::Io) if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let header = self.header()?;
         files::replace(path, |out| self.write_to(&header, out))
@@ -44,7 +44,7 @@ impl Weights {
 
     fn header(&self) -> Result<Vec<u8>> {
         if self.tensors.contains_key(METADATA) {
-            return Err(self.refuse(METADATA, "another name: this one is the metadata's", "a tensor"));
+            return Err(self.refuse(METADATA, "another name, because this one belongs to the metadata", "a tensor"));
         }
         let wrong = |found: &str| self.refuse("header", "tensors that a safetensors file can hold", found);
         let mut header = serde_json::to_vec(&Header(self)).map_err(|error| wrong(&error.to_string()))?;
@@ -66,7 +66,7 @@ impl Weights {
     }
 }
 
-/// The header of a file: first the metadata, then every tensor's type, shape and place.
+/// The header of a file: first the metadata, then type, shape and offsets of every tensor.
 struct Header<'a>(&'a Weights);
 
 impl Serialize for Header<'_> {
@@ -75,7 +75,7 @@ impl Serialize for Header<'_> {
         let mut header = serializer.serialize_map(None)?;
         let mut metadata: BTreeMap<&str, &str> =
             weights.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        // Readers of PyTorch's own files ask for the format.
+        // PyTorch's readers expect the entry `format`.
         metadata.entry("format").or_insert("pt");
         header.serialize_entry(METADATA, &metadata)?;
         let mut start = 0;

@@ -1,4 +1,4 @@
-//! Malformed files: an error that says where, never a panic, never more memory than a file of the size may take.
+//! Malformed files: an error that names the place, never a panic, never more memory than a file of this size may take.
 
 use gatewise::Device;
 use gatewise::weights::keras::KerasFile;
@@ -68,7 +68,7 @@ fn changed_bytes_never_panic() {
     }
 }
 
-/// A configuration is text: change it as text, so that the archive stays whole.
+/// Changes the text of a configuration. The archive stays whole.
 #[test]
 fn changed_configurations_never_panic() {
     for (seed, name) in ["cells.keras", "both.keras", "around.keras", "flow.keras"].into_iter().enumerate() {
@@ -100,7 +100,7 @@ fn every_class_of_malformed_file_says_what_it_is() {
         zip(&[("metadata.json", &metadata), ("config.json", config), ("model.weights.h5", weights)])
     };
     let cells = std::fs::read(fixture("cells.h5")).expect("a fixture");
-    // Nothing but zeros, a thousand times smaller in the archive.
+    // Zeros compress to a thousandth in the archive.
     let bomb = vec![0_u8; 100 << 20];
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), "expected a zip archive or an HDF5 file of Keras, found an empty file"),
@@ -144,10 +144,10 @@ fn every_class_of_malformed_file_says_what_it_is() {
     assert!(error.to_string().contains("recursion limit"), "{error}");
 }
 
-/// Arrays of another type, and a list of arrays that is not the layer's.
+/// Arrays of another type, and a list of arrays that does not fit the layer.
 #[test]
 fn arrays_that_do_not_belong_are_refused() {
-    // The class and size of a float's type, made an integer's: class 1 becomes class 0.
+    // Class and size of a float type become those of an integer type: class 1 becomes class 0.
     let mut bytes = std::fs::read(fixture("cells.weights.h5")).expect("a fixture");
     let float: [u8; 8] = [0x11, 0x20, 0x1f, 0x00, 0x04, 0x00, 0x00, 0x00];
     let places: Vec<usize> = (0..bytes.len() - 8).filter(|&at| bytes[at..at + 8] == float).collect();

@@ -1,4 +1,4 @@
-//! Every fixture's layers and models equal what Keras computed, on every device.
+//! The layers and models of all fixtures compute what Keras has computed, on every device.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Expected {
         Self(tensors.iter().map(read).collect())
     }
 
-    /// `<layer>/<case>`, each once.
+    /// The names `<layer>/<case>`, each once.
     fn cases(&self) -> BTreeSet<&str> {
         self.0.keys().map(|name| name.rsplit_once('/').expect("a name of three parts").0).collect()
     }
@@ -43,7 +43,7 @@ impl Expected {
         self.0.get(&format!("{case}/{name}"))
     }
 
-    /// The states of all directions as Keras lists them: h and, of an LSTM, c of each.
+    /// The states of all directions as Keras lists them: h and, for an LSTM, c.
     fn states(&self, case: &str, letters: [&str; 2]) -> Vec<Array2<f32>> {
         let arrays: Vec<&ArrayD<f32>> = letters.iter().filter_map(|letter| self.tensor(case, letter)).collect();
         let directions = arrays.first().map_or(0, |h| h.len_of(Axis(0)));
@@ -85,7 +85,7 @@ impl Expected {
     }
 }
 
-/// Every file with a configuration.
+/// All files with a configuration.
 const FILES: [&str; 15] = [
     "cells.keras",
     "cells.h5",
@@ -156,7 +156,7 @@ fn a_functional_model_hands_masks_and_states_on() {
     }
 }
 
-/// A file of weights alone: the caller says what a layer is.
+/// If a file has weights alone, the caller describes the layer.
 #[test]
 fn weights_alone_load_by_path() {
     let expected = Expected::new("cells");
@@ -185,7 +185,7 @@ fn weights_alone_load_by_path() {
     }
 }
 
-/// `KerasFile::recurrent` gives this crate's own layer: steps at their places, the state the caller's.
+/// `KerasFile::recurrent` returns this crate's own layer: steps in the order of time, and a state of the caller.
 #[test]
 fn a_recurrent_layer_keeps_its_state_in_the_callers_hands() {
     let file = KerasFile::open(fixture("both.keras")).expect("a sound file");
@@ -237,7 +237,7 @@ fn nan_and_infinities_in_a_file_are_reported() {
     let mut bytes = std::fs::read(fixture("cells.weights.h5")).expect("a fixture");
     let file = KerasFile::from_bytes("good.h5", bytes.clone()).expect("sound");
     assert_eq!(file.check().expect("readable"), []);
-    // The first matrix that lies in the file as it is.
+    // The first matrix that the file stores without compression.
     let matrices = file.arrays().filter_map(|(path, _)| Some((path.to_owned(), file.array::<IxDyn>(path).ok()?)));
     let place = |(path, array): (String, ArrayD<f32>)| {
         let values: Vec<u8> = array.iter().flat_map(|x| x.to_le_bytes()).collect();

@@ -1,4 +1,4 @@
-//! Keras' own files: right or refused.
+//! Files of Keras: read exactly or refused.
 #![cfg(all(feature = "keras", feature = "gpu"))]
 
 mod broken;

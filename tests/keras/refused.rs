@@ -140,7 +140,7 @@ fn an_option_that_is_not_carried_out_is_named() {
     }
 }
 
-/// A change of a layer's entry in a configuration.
+/// A change of the entry of a layer in a configuration.
 type Change = fn(&mut Json);
 
 #[test]
@@ -149,7 +149,7 @@ fn a_layer_that_is_not_carried_out_is_named() {
         (
             "class",
             |lstm| lstm["class_name"] = json!("ConvLSTM1D"),
-            "layer lstm: class_name: expected a layer that is carried out, found ConvLSTM1D",
+            "layer lstm: class_name: expected a supported layer, found ConvLSTM1D",
         ),
         (
             "module",
@@ -261,7 +261,7 @@ fn a_call_that_does_not_fit_is_refused_by_layer() {
         (model.call(KerasCall::new(state.clone())), "layer table: KerasLayer: symbols must be an array on the host"),
         (
             model.call(call((2, 6, 4)).input(state.clone())),
-            "inputs must be one an input of the model, got 2 for input_layer_4",
+            "inputs must be one value per input of the model, got 2 for input_layer_4",
         ),
         (lstm.call(call((2, 6, 5))), "layer lstm: Recurrent: x"),
         (lstm.call(call((2, 0, 4))), "layer lstm: KerasLayer: x must be [B, T, I] with B and T at least 1"),

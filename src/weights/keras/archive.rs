@@ -4,38 +4,36 @@ use std::io::Read;
 
 use rawzip::{CompressionMethod, ZipArchive, ZipSliceArchive};
 
-use super::Source;
-use crate::error::{Error, Result};
+use super::FileName;
+use crate::error::Result;
 use crate::text::listed;
 
 /// An archive whose members are read by name.
 pub(super) struct Archive<'a> {
-    source: Source<'a>,
+    file: FileName<'a>,
     archive: ZipSliceArchive<&'a [u8]>,
+    /// The size of the archive in bytes.
     size: usize,
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn open(source: Source<'a>, bytes: &'a [u8]) -> Result<Self> {
+    pub(super) fn open(file: FileName<'a>, bytes: &'a [u8]) -> Result<Self> {
         let archive = ZipArchive::from_slice(bytes)
-            .map_err(|error| source.refuse("archive", "a whole zip archive", &error.to_string()))?;
-        Ok(Self { source, archive, size: bytes.len() })
+            .map_err(|error| file.refuse("archive", "a whole zip archive", &error.to_string()))?;
+        Ok(Self { file, archive, size: bytes.len() })
     }
 
-    /// A member's contents, its checksum compared.
+    /// The inflated contents of a member; its checksum is compared.
     pub(super) fn member(&self, name: &str) -> Result<Vec<u8>> {
-        let refuse = |expected: &str, found: &str| self.source.refuse(name, expected, found);
-        let broken =
-            |error: rawzip::Error| self.source.refuse(name, "a whole member of the archive", &error.to_string());
+        let refuse = |expected: &str, found: &str| self.file.refuse(name, expected, found);
+        let broken = |error: rawzip::Error| refuse("a whole member of the archive", &error.to_string());
         let (mut entries, mut names, mut found) = (self.archive.entries(), Vec::new(), None);
         while let Some(entry) = entries.next_entry().map_err(broken)? {
             if entry.file_path().as_bytes() != name.as_bytes() {
                 names.push(String::from_utf8_lossy(entry.file_path().as_bytes()).into_owned());
                 names.truncate(20);
             } else if found.replace((entry.wayfinder(), entry.compression_method(), entry.flags())).is_some() {
-                let first = "a member before it".to_owned();
-                let (file, name) = (self.source.file.to_owned(), name.to_owned());
-                return Err(Error::Duplicate { file, place: "the archive".to_owned(), name, first });
+                return Err(self.file.duplicate("the archive", name, "a member before it"));
             }
         }
         let Some((wayfinder, method, flags)) = found else {
@@ -58,7 +56,7 @@ impl<'a> Archive<'a> {
         read.map_err(|error| refuse("a whole member of the archive", &error.to_string()))?;
         if contents.len() as u64 > limit {
             let limit = format!("{limit} bytes in an archive of {}", self.size);
-            return Err(self.source.too_large(name, &limit, "more"));
+            return Err(self.file.too_large(name, limit, "more"));
         }
         Ok(contents)
     }

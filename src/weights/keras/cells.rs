@@ -1,43 +1,47 @@
-//! Recurrent layers as Keras configures them.
+//! Descriptions of recurrent layers, from Keras' configurations.
 
 use serde_json::{Value as Json, json};
 
 use super::fields::Fields;
 use super::parse::Parser;
-use super::store::Store;
+use super::store::ArrayStore;
 use crate::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
 use crate::error::Result;
 use crate::nn::Merge;
 
-/// One cell: what it computes, and where its arrays lie.
+/// A cell, its size, and the paths of its arrays.
 #[derive(Clone, Debug)]
 pub(super) struct CellSpec {
     pub(super) cell: Cell,
     pub(super) units: usize,
-    /// Kernel, recurrent kernel and, with bias, the bias.
+    /// The paths of the kernel, the recurrent kernel and, if the cell has one, the bias.
     pub(super) arrays: Vec<String>,
-    /// The arrays are cuDNN's (`CuDNNLSTM`, `CuDNNGRU`).
+    /// The arrays have cuDNN's layout (`CuDNNLSTM`, `CuDNNGRU`).
     pub(super) cudnn: bool,
 }
 
-/// A layer that walks through time.
+/// A recurrent layer of one direction.
 #[derive(Clone, Debug)]
 pub(super) struct RnnSpec {
-    /// More than one for `StackedRNNCells`.
+    /// The cells, each reading the output of the one before. Only `StackedRNNCells` has more than one.
     pub(super) cells: Vec<CellSpec>,
+    /// `go_backwards`: the layer runs from the last step to the first.
     pub(super) backwards: bool,
+    /// `return_sequences`: the layer returns the output of every step.
     pub(super) sequences: bool,
+    /// `return_state`: the layer returns its final state, too.
     pub(super) states: bool,
     pub(super) stateful: bool,
-    /// Zeros at masked steps rather than the output before.
+    /// The output at masked steps is zero instead of the output of the step before.
     pub(super) zero_masked: bool,
 }
 
-/// Two of them, side by side.
+/// A Bidirectional layer.
 #[derive(Clone, Debug)]
-pub(super) struct BothSpec {
+pub(super) struct BidirectionalSpec {
     pub(super) forward: RnnSpec,
     pub(super) backward: RnnSpec,
+    /// `merge_mode`; `None` if both outputs are returned.
     pub(super) merge: Option<Merge>,
 }
 
@@ -49,7 +53,14 @@ impl Parser<'_> {
         ["SimpleRNN", "LSTM", "GRU", "RNN"].contains(&class) || CUDNN.contains(&class)
     }
 
-    pub(super) fn rnn(&self, class: &str, fields: &Fields<'_>, store: &Store<'_>, trainable: bool) -> Result<RnnSpec> {
+    /// Reads a recurrent layer of one direction.
+    pub(super) fn rnn(
+        &self,
+        class: &str,
+        fields: &Fields<'_>,
+        store: &ArrayStore<'_>,
+        trainable: bool,
+    ) -> Result<RnnSpec> {
         let cells = match class {
             "RNN" => self.wrapped(fields, &store.child("cell"), trainable)?,
             _ if CUDNN.contains(&class) => vec![self.cell(class, fields, store, trainable)?],
@@ -67,8 +78,8 @@ impl Parser<'_> {
         })
     }
 
-    /// `RNN(cell)` and `RNN([cell, ..])`.
-    fn wrapped(&self, fields: &Fields<'_>, store: &Store<'_>, trainable: bool) -> Result<Vec<CellSpec>> {
+    /// Reads the cells of `RNN(cell)` and `RNN([cell, ..])`.
+    fn wrapped(&self, fields: &Fields<'_>, store: &ArrayStore<'_>, trainable: bool) -> Result<Vec<CellSpec>> {
         let cell = self.object(fields, "cell", fields.get("cell"))?;
         let trainable = trainable && cell.trainable();
         let inner = cell.fields()?;
@@ -84,7 +95,7 @@ impl Parser<'_> {
         let mut specs = Vec::new();
         for one in list {
             let cell = self.object(&inner, "cells", Some(one))?;
-            let place = siblings.next(self.source, cell.class, cell.name)?;
+            let place = siblings.next(self.file, cell.class, cell.name)?;
             specs.push(self.bare(cell.class, &cell.fields()?, &place, trainable && cell.trainable())?);
         }
         if specs.is_empty() {
@@ -94,7 +105,8 @@ impl Parser<'_> {
         Ok(specs)
     }
 
-    fn bare(&self, class: &str, fields: &Fields<'_>, store: &Store<'_>, trainable: bool) -> Result<CellSpec> {
+    /// Reads a cell class, for example `LSTMCell`.
+    fn bare(&self, class: &str, fields: &Fields<'_>, store: &ArrayStore<'_>, trainable: bool) -> Result<CellSpec> {
         let Some(kind) = class.strip_suffix("Cell") else {
             return Err(fields.refuse("class_name", "SimpleRNNCell, LSTMCell, GRUCell or StackedRNNCells", class));
         };
@@ -103,13 +115,14 @@ impl Parser<'_> {
         Ok(spec)
     }
 
-    fn cell(&self, kind: &str, fields: &Fields<'_>, store: &Store<'_>, trainable: bool) -> Result<CellSpec> {
+    /// Reads a cell from the fields of its layer or cell class.
+    fn cell(&self, kind: &str, fields: &Fields<'_>, store: &ArrayStore<'_>, trainable: bool) -> Result<CellSpec> {
         let units = fields.count("units")?;
         let cudnn = CUDNN.contains(&kind);
         let (candidate, bias) = if cudnn {
             (Activation::Tanh, true)
         } else {
-            // Each step of a matmul, and what training drops, change nothing at inference.
+            // `implementation` only orders the computation; dropout acts in training only.
             fields.without_effect(&["dropout", "recurrent_dropout", "implementation"]);
             (self.cell_activation(fields, "activation")?, fields.flag("use_bias", true)?)
         };
@@ -118,7 +131,7 @@ impl Parser<'_> {
         let cell = match kind {
             "SimpleRNN" => RnnCell { activation: candidate, bias, ..Default::default() }.into(),
             "LSTM" | "CuDNNLSTM" => {
-                // How the bias began.
+                // The option only sets the initial bias.
                 fields.without_effect(&["unit_forget_bias"]);
                 LstmCell { gate: gate()?, candidate, output: candidate, bias, ..Default::default() }.into()
             }
@@ -131,11 +144,17 @@ impl Parser<'_> {
                 return Err(fields.refuse("class_name", "a cell of the kind SimpleRNN, LSTM or GRU", other));
             }
         };
-        let arrays = store.arrays(self.source, fields.path(), if bias { 3 } else { 2 }, trainable)?;
+        let arrays = store.arrays(self.file, fields.path(), if bias { 3 } else { 2 }, trainable)?;
         Ok(CellSpec { cell, units, arrays, cudnn })
     }
 
-    pub(super) fn both(&self, fields: &Fields<'_>, store: &Store<'_>, trainable: bool) -> Result<BothSpec> {
+    /// Reads a Bidirectional layer.
+    pub(super) fn bidirectional(
+        &self,
+        fields: &Fields<'_>,
+        store: &ArrayStore<'_>,
+        trainable: bool,
+    ) -> Result<BidirectionalSpec> {
         let merge = match fields.get("merge_mode") {
             None => None,
             Some(mode) => match mode.as_str() {
@@ -160,7 +179,7 @@ impl Parser<'_> {
         let forward = one(layer, "layer", "forward_layer")?;
         let backward = match fields.get("backward_layer") {
             Some(own) => one(Some(own), "backward_layer", "backward_layer")?,
-            // A copy that walks the other way.
+            // Keras copies the forward layer and inverts its direction.
             None => {
                 let copy = one(layer, "layer", "backward_layer")?;
                 RnnSpec { backwards: !copy.backwards, ..copy }
@@ -172,9 +191,9 @@ impl Parser<'_> {
                 "the opposite go_backwards, and the same return_sequences, return_state and stateful, as layer";
             return Err(fields.refuse("backward_layer", expected, "another"));
         }
-        // Keras forces it on both layers.
+        // Keras sets it for both layers.
         let zero_masked = forward.sequences;
-        Ok(BothSpec {
+        Ok(BidirectionalSpec {
             forward: RnnSpec { zero_masked, ..forward },
             backward: RnnSpec { zero_masked, ..backward },
             merge,

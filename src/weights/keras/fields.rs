@@ -1,40 +1,42 @@
-//! A layer's configuration, every field of it honoured or refused.
+//! The configuration of a layer. Every field is either read or refused.
 
 use std::cell::RefCell;
 
 use serde_json::{Map, Value as Json};
 
-use super::Source;
+use super::FileName;
 use crate::error::{Error, Result};
 
-/// Fields without influence on what a trained layer computes.
+/// Names of fields that do not affect the outputs of a trained layer.
 const IGNORED: [&str; 6] = ["name", "trainable", "seed", "batch_input_shape", "batch_shape", "build_input_shape"];
+/// Endings of further names of such fields.
 const IGNORED_ENDINGS: [&str; 3] = ["_initializer", "_regularizer", "_constraint"];
 
-/// The `config` of a layer. A field that is null counts as absent; what nobody asked for is refused at the end.
+/// The `config` of a layer. A field that is null counts as absent. [`Fields::finish`] refuses fields that were not read.
 pub(super) struct Fields<'a> {
-    source: Source<'a>,
-    /// The layer's path.
+    file: FileName<'a>,
+    /// The path of the layer.
     path: String,
     map: &'a Map<String, Json>,
+    /// The names of the fields that were read.
     used: RefCell<Vec<&'a str>>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(source: Source<'a>, path: &str, config: Option<&'a Json>) -> Result<Self> {
+    pub(super) fn new(file: FileName<'a>, path: &str, config: Option<&'a Json>) -> Result<Self> {
         match config {
-            Some(Json::Object(map)) => Ok(Self { source, path: path.to_owned(), map, used: RefCell::new(Vec::new()) }),
-            other => Err(source.refuse(&format!("layer {path}: config"), "an object", &describe(other))),
+            Some(Json::Object(map)) => Ok(Self { file, path: path.to_owned(), map, used: RefCell::new(Vec::new()) }),
+            other => Err(file.refuse(&format!("layer {path}: config"), "an object", &describe(other))),
         }
     }
 
-    /// The layer's path.
+    /// The path of the layer.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
     pub(super) fn refuse(&self, field: &str, expected: &str, found: &str) -> Error {
-        self.source.refuse(&format!("layer {}: {field}", self.path), expected, found)
+        self.file.refuse(&format!("layer {}: {field}", self.path), expected, found)
     }
 
     pub(super) fn get(&self, name: &'a str) -> Option<&'a Json> {
@@ -49,7 +51,7 @@ impl<'a> Fields<'a> {
         parse(value).map(Some).ok_or_else(|| self.refuse(name, expected, &describe(Some(value))))
     }
 
-    /// The value, or a refusal where the field is absent.
+    /// The value of a field, which must not be absent.
     fn required<T>(&self, name: &str, expected: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.refuse(name, expected, "nothing"))
     }
@@ -67,14 +69,14 @@ impl<'a> Fields<'a> {
         self.required(name, "true or false", flag)
     }
 
-    /// A size, at least 1.
+    /// A size of at least 1.
     pub(super) fn count(&self, name: &'a str) -> Result<usize> {
         const EXPECTED: &str = "a whole number of at least 1";
         let count = self.parsed(name, EXPECTED, positive)?;
         self.required(name, EXPECTED, count)
     }
 
-    /// A size that Keras writes as a list with one element.
+    /// A size of at least 1, which Keras may write as a list with one element.
     pub(super) fn along_one_axis(&self, name: &'a str) -> Result<usize> {
         const EXPECTED: &str = "a whole number of at least 1 for one axis";
         let count = self.parsed(name, EXPECTED, |value| match value {
@@ -89,12 +91,12 @@ impl<'a> Fields<'a> {
         self.parsed(name, "a number", |value| value.as_f64().map(|x| x as f32))
     }
 
-    /// Fields that change nothing at inference.
+    /// Marks fields as read that change nothing at inference.
     pub(super) fn without_effect(&self, names: &[&'a str]) {
         self.used.borrow_mut().extend(names);
     }
 
-    /// A field that is honoured for one value only.
+    /// Refuses a field that has another value than the only supported one.
     pub(super) fn only(&self, name: &'a str, expected: &Json) -> Result<()> {
         match self.get(name) {
             Some(found) if found != expected => Err(self.refuse(name, &expected.to_string(), &describe(Some(found)))),
@@ -102,7 +104,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a policy under which Keras computes other numbers.
+    /// Refuses a data type or policy other than float32, with which Keras computes other numbers.
     fn dtype(&self) -> Result<()> {
         let name = |value: &'a Json| match value {
             Json::Object(policy) => policy.get("config")?.get("name")?.as_str(),
@@ -114,7 +116,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses what is left.
+    /// Refuses fields that were not read.
     pub(super) fn finish(&self) -> Result<()> {
         if !self.used.borrow().contains(&"dtype") {
             self.dtype()?;
@@ -133,7 +135,7 @@ fn positive(value: &Json) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0)
 }
 
-/// A value as a message shows it.
+/// A JSON value as messages show it.
 pub(super) fn describe(value: Option<&Json>) -> String {
     const LONGEST: usize = 120;
     let text = value.map_or_else(|| "nothing".to_owned(), Json::to_string);

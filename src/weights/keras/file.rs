@@ -1,4 +1,4 @@
-//! A file and what a caller takes from it.
+//! A file of Keras, and the layers and arrays that a caller takes from it.
 
 use std::path::Path;
 
@@ -9,41 +9,43 @@ use super::archive::Archive;
 use super::cells::CellSpec;
 use super::fields::describe;
 use super::hdf5::Tree;
-use super::parse::{Kind, Layer, Object, Parser};
+use super::parse::{JsonObject, LayerKind, LayerSpec, Parser};
 use super::run::{KerasLayer, Loader};
-use super::store::{self, Store};
-use super::{Generation, Source};
+use super::store::{self, ArrayStore};
+use super::{FileName, Generation};
 use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{Config, Recurrent};
 use crate::tensor::Device;
 use crate::text::listed;
-use crate::weights::{NonFinite, kind};
+use crate::weights::NonFinite;
 
 /// The kind of a file of Keras.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KerasKind {
-    /// `.keras`
+    /// A `.keras` archive with configuration and weights.
     Archive,
     /// A whole model in one `.h5`.
     Model,
-    /// `.weights.h5`
+    /// A `.weights.h5` of Keras 3 with weights alone.
     Weights,
-    /// Keras 2's weights alone, a `.h5` with a list of arrays a layer.
+    /// A `.h5` of Keras 2 with weights alone, one list of arrays per layer.
     WeightLists,
 }
 
 /// A layer in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KerasLayerInfo {
-    /// What [`KerasFile::layer`] or, in a file of weights alone, [`KerasFile::recurrent_with`] takes.
+    /// The path for [`KerasFile::layer`] or, if the file has weights alone, for [`KerasFile::recurrent_with`].
     pub path: String,
-    /// Its class, where the file has a configuration.
+    /// The class of the layer; `None` if the file has no configuration.
     pub class: Option<String>,
 }
 
-/// A file of Keras, read.
+/// A file of Keras.
 ///
 /// # Examples
 /// ```
@@ -64,59 +66,60 @@ pub struct KerasFile {
     tree: Tree,
 }
 
-/// The group of a whole model's layers.
+/// The group that holds the layers of a whole model.
 const MODEL_WEIGHTS: &str = "model_weights";
 
 impl KerasFile {
     /// Reads a file of any kind.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read; otherwise as [`KerasFile::from_bytes`].
+    /// [`Error::Io`] if the file cannot be read; otherwise as [`KerasFile::from_bytes`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = files::read(path)?;
         Self::from_bytes(&path.display().to_string(), bytes)
     }
 
-    /// Reads a file's contents; `file` names them in messages.
+    /// Reads the bytes of a file; `file` is the name that messages give them.
     ///
     /// # Errors
-    /// [`Error::Unrecognized`] for what is no file of Keras, [`Error::Truncated`] for one cut short, [`Error::TooLarge`] for one that
-    /// holds more than a file of its size may, [`Error::Duplicate`] for two members of a name, [`Error::Format`] for one without
-    /// configuration or weights, or otherwise broken.
+    /// * [`Error::Unrecognized`] for bytes that are no file of Keras;
+    /// * [`Error::Truncated`] for a file that is cut short;
+    /// * [`Error::TooLarge`] for contents that are too large for a file of its size;
+    /// * [`Error::Duplicate`] for two members of one name;
+    /// * [`Error::Format`] for a file without configuration or weights, or with other damage.
     pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Self> {
-        let source = Source { file };
+        let file = FileName(file);
         if bytes.starts_with(b"PK") {
-            return Self::from_archive(source, &bytes);
+            return Self::from_archive(file, &bytes);
         }
-        // HDF5 allows a block of the user's own before its beginning.
+        // HDF5 allows a user block before its signature, of 512 bytes or a power of two times as many.
         let hdf5 = std::iter::successors(Some(512), |at: &usize| at.checked_mul(2)).take_while(|&at| at < bytes.len());
         if !std::iter::once(0).chain(hdf5).any(|at| bytes[at..].starts_with(b"\x89HDF\r\n\x1a\n")) {
-            let (file, found) = (file.to_owned(), kind::describe(&bytes));
-            return Err(Error::Unrecognized { file, expected: "a zip archive or an HDF5 file of Keras", found });
+            return Err(file.unrecognized("a zip archive or an HDF5 file of Keras", &bytes));
         }
-        let tree = Tree::read(source, bytes)?;
+        let tree = Tree::read(file, bytes)?;
         let version = tree.text("", "keras_version")?;
         let config =
-            tree.text("", "model_config")?.map(|text| json(source, "model_config", text.as_bytes())).transpose()?;
+            tree.text("", "model_config")?.map(|text| json(file, "model_config", text.as_bytes())).transpose()?;
         let kind = match &config {
             Some(_) => KerasKind::Model,
             None if tree.list("", "layer_names")?.is_some() => KerasKind::WeightLists,
             None => KerasKind::Weights,
         };
         if tree.arrays().next().is_none() {
-            return Err(source.refuse("/", "arrays", "none"));
+            return Err(file.refuse("/", "arrays", "none"));
         }
-        Ok(Self { file: file.to_owned(), kind, version, config, tree })
+        Ok(Self { file: file.0.to_owned(), kind, version, config, tree })
     }
 
-    fn from_archive(source: Source<'_>, bytes: &[u8]) -> Result<Self> {
-        let archive = Archive::open(source, bytes)?;
-        let config = json(source, "config.json", &archive.member("config.json")?)?;
-        let metadata = json(source, "metadata.json", &archive.member("metadata.json")?)?;
+    fn from_archive(file: FileName<'_>, bytes: &[u8]) -> Result<Self> {
+        let archive = Archive::open(file, bytes)?;
+        let config = json(file, "config.json", &archive.member("config.json")?)?;
+        let metadata = json(file, "metadata.json", &archive.member("metadata.json")?)?;
         let version = metadata.get("keras_version").and_then(Json::as_str).map(str::to_owned);
-        let tree = Tree::read(source, archive.member("model.weights.h5")?)?;
-        Ok(Self { file: source.file.to_owned(), kind: KerasKind::Archive, version, config: Some(config), tree })
+        let tree = Tree::read(file, archive.member("model.weights.h5")?)?;
+        Ok(Self { file: file.0.to_owned(), kind: KerasKind::Archive, version, config: Some(config), tree })
     }
 
     /// The kind of file.
@@ -124,34 +127,34 @@ impl KerasFile {
         self.kind
     }
 
-    /// The version of Keras that wrote it, where the file says so.
+    /// The version of Keras that wrote the file; `None` if the file does not tell it.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// The arrays in the file by their paths, with their shapes.
+    /// The paths and shapes of all arrays in the file.
     pub fn arrays(&self) -> impl Iterator<Item = (&str, &[u64])> {
         self.tree.arrays()
     }
 
-    /// An array by its path.
+    /// The array at a path.
     ///
     /// # Errors
-    /// [`Error::Format`] where there is none, it is broken, or its rank is not `D`'s; [`Error::Dtype`] where it holds no floats;
-    /// [`Error::TooLarge`], [`Error::Truncated`].
+    /// [`Error::Format`] if there is no such array, if it is damaged, or if its rank differs from that of `D`; [`Error::Dtype`] if
+    /// its elements are no floats; [`Error::TooLarge`], [`Error::Truncated`].
     pub fn array<D: Dimension>(&self, path: &str) -> Result<Array<f32, D>> {
         let array: ArrayD<f32> = self.tree.array(path)?;
         let found = format!("shape {:?}", array.shape());
         array.into_dimensionality().map_err(|_| {
             let rank = D::NDIM.map_or_else(String::new, |rank| format!("rank {rank}"));
-            self.source().refuse(path, &rank, &found)
+            self.file_name().refuse(path, &rank, &found)
         })
     }
 
-    /// The arrays of floats that hold NaN or infinity, as they are once they are `f32`. Weights are not meant to.
+    /// The arrays of floats that hold NaN or infinity after the conversion to `f32`.
     ///
     /// # Errors
-    /// As [`KerasFile::array`], but for an array of other elements than floats, which is left out.
+    /// As [`KerasFile::array`]; but arrays of other elements than floats are skipped.
     pub fn check(&self) -> Result<Vec<NonFinite>> {
         let one = |(path, _): (&str, &[u64])| match self.tree.array(path) {
             Ok(array) => Ok(NonFinite::among(path, array.iter())),
@@ -161,11 +164,14 @@ impl KerasFile {
         self.arrays().filter_map(|array| one(array).transpose()).collect()
     }
 
-    /// The layers in the file. With a configuration: all of them, those inside models and TimeDistributed behind the name that
-    /// holds them, whether they are carried out or not. In a file of weights alone: the groups or lists that hold arrays.
+    /// The layers in the file.
+    ///
+    /// If the file has a configuration, these are all layers, supported or not. The path of a layer inside a model or
+    /// TimeDistributed begins with the name of the layer that holds it. If the file has weights alone, these are the groups or
+    /// lists that hold arrays.
     ///
     /// # Errors
-    /// [`Error::Format`] where the configuration is no list of layers.
+    /// [`Error::Format`] if the configuration has no list of layers.
     pub fn layers(&self) -> Result<Vec<KerasLayerInfo>> {
         let Some(config) = &self.config else {
             return self.bare_layers();
@@ -183,19 +189,21 @@ impl KerasFile {
         Ok(paths.into_iter().map(|path| KerasLayerInfo { path, class: None }).collect())
     }
 
-    /// A layer by its name, as Keras calls it, on a device: `lstm`, `inner/lstm`. Only its own part of the file has to be one
-    /// that is carried out.
+    /// Builds a layer on a device. Its name is the one that Keras gives it, for example `lstm` or `inner/lstm`. Other layers of
+    /// the file need not be supported.
     ///
     /// # Errors
-    /// [`Error::Format`] for a layer that the file does not have, an option that is not carried out, an array that is missing or
-    /// has another shape; [`Error::Dangling`] and [`Error::Cycle`] for models whose calls lead nowhere; [`Error::Dtype`],
-    /// [`Error::TooLarge`], [`Error::Truncated`]; [`Error::Limit`], [`Error::OutOfMemory`].
+    /// * [`Error::Format`] if the file does not have the layer, an option is not supported, or an array is missing or has another
+    ///   shape;
+    /// * [`Error::Dangling`] and [`Error::Cycle`] for models whose calls lead nowhere;
+    /// * [`Error::Dtype`], [`Error::TooLarge`], [`Error::Truncated`] for arrays that cannot be read;
+    /// * [`Error::Limit`], [`Error::OutOfMemory`] if the weights do not fit the device.
     pub fn layer(&self, name: &str, device: &Device) -> Result<KerasLayer> {
         let layer = self.described(name)?;
-        KerasLayer::new(&Loader::new(self.source(), &self.tree, device), &layer)
+        KerasLayer::new(&Loader::new(self.file_name(), &self.tree, device), &layer)
     }
 
-    /// The whole model on a device.
+    /// Builds the whole model on a device.
     ///
     /// # Errors
     /// As [`KerasFile::layer`].
@@ -203,29 +211,30 @@ impl KerasFile {
         let parser = self.parser()?;
         let root = self.root(&parser)?;
         let layer = parser.layer(&root, &self.store(), true)?;
-        KerasLayer::new(&Loader::new(self.source(), &self.tree, device), &layer)
+        KerasLayer::new(&Loader::new(self.file_name(), &self.tree, device), &layer)
     }
 
-    /// A recurrent layer by its name, as this crate's own: SimpleRNN, LSTM, GRU, their CuDNN forms, RNN around one cell, and
-    /// Bidirectional around two of one kind and size.
+    /// Builds a recurrent layer as this crate's own layer: SimpleRNN, LSTM, GRU, their CuDNN forms, RNN around one cell, or
+    /// Bidirectional around two cells of one kind and size.
     ///
-    /// What the cell computes is the file's; what Keras does around it is the caller's: the batch comes second, outputs stay at
-    /// their step's place in either direction (`go_backwards` is [`Config::reverse`]), all steps are returned, and the state goes
-    /// on from call to call (`stateful`). A Bidirectional merges as the file says if it returns sequences, else side by side.
+    /// The cell computes what the file says. The layer differs from Keras' layer in this: the batch is the second axis; outputs
+    /// are in the order of time (`go_backwards` is [`Config::reverse`]); all steps are returned; and the state continues from
+    /// call to call, as with `stateful`. A Bidirectional merges as the file says if it returns sequences, and else concatenates.
     ///
     /// # Errors
-    /// As [`KerasFile::layer`], and [`Error::Format`] for a layer that is none of these.
+    /// As [`KerasFile::layer`], and [`Error::Format`] for a layer of another class.
     pub fn recurrent(&self, name: &str, device: &Device) -> Result<Recurrent<Cell>> {
         let layer = self.described(name)?;
-        Loader::new(self.source(), &self.tree, device).recurrent(&layer)
+        Loader::new(self.file_name(), &self.tree, device).recurrent(&layer)
     }
 
-    /// A recurrent layer of a file of weights alone, from the path of its group (`layers/lstm/cell`) or, in Keras 2's lists, its
-    /// name. With two directions the group is the Bidirectional's, or the list holds the forward arrays first.
+    /// Builds a recurrent layer of a file with weights alone, from the path of its group (`layers/lstm/cell`) or, in a file of
+    /// Keras 2, its name. If the configuration has two directions, the group is that of the Bidirectional layer, or the list
+    /// holds the forward arrays first.
     ///
     /// # Errors
-    /// [`Error::Format`] for an array that is missing or has another shape than the configuration asks for, and for one that it
-    /// leaves over; [`Error::Unsupported`] for a configuration of several layers.
+    /// [`Error::Format`] for an array that is missing, has another shape, or does not belong to the configuration;
+    /// [`Error::Unsupported`] for a configuration of several layers.
     ///
     /// # Examples
     /// ```
@@ -245,15 +254,15 @@ impl KerasFile {
             let option = format!("a configuration of {} layers", config.layer_count());
             return Err(Error::Unsupported { op: "recurrent_with", option, by: "by Keras, whose layers are single" });
         }
-        let loader = Loader::new(self.source(), &self.tree, device);
+        let loader = Loader::new(self.file_name(), &self.tree, device);
         let cells = config.cells();
         let groups: &[&str] = if cells.len() == 2 { &["forward_layer", "backward_layer"] } else { &[""] };
         let mut listed = match self.kind {
             KerasKind::Weights => Vec::new(),
-            KerasKind::WeightLists => store::listed(&self.tree, self.source(), "", path)?,
+            KerasKind::WeightLists => store::listed(&self.tree, self.file_name(), "", path)?,
             KerasKind::Archive | KerasKind::Model => {
                 let expected = "a file of weights alone; this one has a configuration, for KerasFile::recurrent";
-                return Err(self.source().refuse("file", expected, &format!("{:?}", self.kind)));
+                return Err(self.file_name().refuse("file", expected, &format!("{:?}", self.kind)));
             }
         };
         let mut parameters = Vec::new();
@@ -267,21 +276,22 @@ impl KerasFile {
             parameters.push(loader.cell(&spec)?);
         }
         if !listed.is_empty() {
-            return Err(self.source().refuse(path, "no array more than the configuration has", &listed.join(", ")));
+            let expected = "no more arrays than the configuration has";
+            return Err(self.file_name().refuse(path, expected, listed.join(", ")));
         }
         config.build(device, vec![parameters])
     }
 
-    /// The arrays below a layer's or cell's group.
+    /// The paths of the arrays in the group of a layer or cell.
     fn group_arrays(&self, path: &str, below: &str, count: usize) -> Result<Vec<String>> {
-        let group = if below.is_empty() { path.to_owned() } else { format!("{path}/{below}") };
-        let inner = format!("{group}/cell");
-        let place = if self.tree.has(&format!("{inner}/vars/0")) { inner } else { group };
-        Store::Tree { tree: &self.tree, group: place }.arrays(self.source(), path, count, true)
+        let outer = if below.is_empty() { path.to_owned() } else { format!("{path}/{below}") };
+        let inner = format!("{outer}/cell");
+        let group = if self.tree.has(&format!("{inner}/vars/0")) { inner } else { outer };
+        ArrayStore::Tree { tree: &self.tree, group }.arrays(self.file_name(), path, count, true)
     }
 
-    fn source(&self) -> Source<'_> {
-        Source { file: &self.file }
+    fn file_name(&self) -> FileName<'_> {
+        FileName(&self.file)
     }
 
     fn parser(&self) -> Result<Parser<'_>> {
@@ -290,37 +300,37 @@ impl KerasFile {
             None => None,
             Some((Some(1 | 2), _)) => Some(Generation::Keras2),
             Some((Some(3), _)) => Some(Generation::Keras3),
-            Some((_, version)) => return Err(self.source().refuse("keras_version", "1, 2 or 3", version)),
+            Some((_, version)) => return Err(self.file_name().refuse("keras_version", "1, 2 or 3", version)),
         };
-        Ok(Parser { source: self.source(), generation })
+        Ok(Parser { file: self.file_name(), generation })
     }
 
-    fn root<'a>(&'a self, parser: &Parser<'a>) -> Result<Object<'a>> {
+    fn root<'a>(&'a self, parser: &Parser<'a>) -> Result<JsonObject<'a>> {
         let Some(config) = &self.config else {
             let expected = "a file with a configuration; this one holds weights alone, for KerasFile::recurrent_with";
-            return Err(self.source().refuse("config", expected, "none"));
+            return Err(self.file_name().refuse("config", expected, "none"));
         };
         let mut root = parser.named("", config)?;
         root.outermost = true;
         Ok(root)
     }
 
-    /// Where the model's arrays are.
-    fn store(&self) -> Store<'_> {
+    /// The location of the model's arrays.
+    fn store(&self) -> ArrayStore<'_> {
         match self.kind {
-            KerasKind::Model => Store::Whole { tree: &self.tree, root: MODEL_WEIGHTS },
-            _ => Store::Tree { tree: &self.tree, group: String::new() },
+            KerasKind::Model => ArrayStore::Whole { tree: &self.tree, root: MODEL_WEIGHTS },
+            _ => ArrayStore::Tree { tree: &self.tree, group: String::new() },
         }
     }
 
-    /// The description of the layer at a path.
-    fn described(&self, path: &str) -> Result<Layer> {
+    /// Reads the description of the layer at a path.
+    fn described(&self, path: &str) -> Result<LayerSpec> {
         let parser = self.parser()?;
         let root = self.root(&parser)?;
         let unknown = || {
             let names = self.layers().unwrap_or_default().into_iter().map(|layer| layer.path).take(50);
             let found = format!("only {}", listed(&names.collect::<Vec<_>>(), ", "));
-            self.source().refuse(&format!("layer {path}"), "a layer of this name", &found)
+            self.file_name().refuse(&format!("layer {path}"), "a layer of this name", &found)
         };
         let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
         let Some(mut layer) = parser.inner(&root, &self.store(), first)? else {
@@ -330,8 +340,8 @@ impl KerasFile {
         for name in rest.into_iter().flat_map(|rest| rest.split('/')) {
             whole = format!("{whole}/{name}");
             let inside = match layer.kind {
-                Kind::Graph(graph) => graph.layers,
-                Kind::EachStep(inner) => vec![*inner],
+                LayerKind::Model(model) => model.layers,
+                LayerKind::TimeDistributed(inner) => vec![*inner],
                 _ => Vec::new(),
             };
             layer = inside.into_iter().find(|layer| layer.path == whole).ok_or_else(unknown)?;
@@ -340,14 +350,14 @@ impl KerasFile {
     }
 }
 
-fn json(source: Source<'_>, field: &str, bytes: &[u8]) -> Result<Json> {
-    let value: Json =
-        serde_json::from_slice(bytes).map_err(|error| source.refuse(field, "JSON", &error.to_string()))?;
-    if value.is_object() { Ok(value) } else { Err(source.refuse(field, "an object", &describe(Some(&value)))) }
+/// Reads a JSON object.
+fn json(file: FileName<'_>, field: &str, bytes: &[u8]) -> Result<Json> {
+    let value: Json = serde_json::from_slice(bytes).map_err(|error| file.refuse(field, "JSON", &error.to_string()))?;
+    if value.is_object() { Ok(value) } else { Err(file.refuse(field, "an object", &describe(Some(&value)))) }
 }
 
 impl Parser<'_> {
-    /// Lists a model's layers.
+    /// Lists the layers of a model, and those inside them.
     fn list(&self, prefix: &str, model: &Json, to: &mut Vec<KerasLayerInfo>) -> Result<()> {
         let layers = model.get("config").and_then(|config| config.get("layers"));
         let wrapped = model.get("config").and_then(|config| config.get("layer"));
@@ -356,7 +366,7 @@ impl Parser<'_> {
             (Some(Json::Array(list)), _) => list.as_slice(),
             (None, Some(one)) if !bidirectional => std::slice::from_ref(one),
             (None, _) if !prefix.is_empty() => return Ok(()),
-            (other, _) => return Err(self.source.refuse("config: layers", "a list of layers", &describe(other))),
+            (other, _) => return Err(self.file.refuse("config: layers", "a list of layers", &describe(other))),
         };
         for json in inside {
             let layer = self.named(prefix, json)?;

@@ -1,4 +1,4 @@
-//! The tree of an HDF5 file: its groups' attributes and its arrays.
+//! The groups of an HDF5 file with their attributes, and its arrays.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,20 +8,21 @@ use hdf5_reader::messages::datatype::Datatype;
 use hdf5_reader::{Dataset, Hdf5File, OpenOptions};
 use ndarray::{ArrayD, IxDyn};
 
-use super::{MOST_ARRAYS, Source, memory_limit};
+use super::{FileName, MOST_ARRAYS, memory_limit};
 use crate::error::{Error, Result};
 use crate::text::listed;
 
-/// Nothing that Keras writes lies deeper.
+/// The deepest level of groups. Keras writes fewer levels.
 const DEEPEST: usize = 64;
-/// An optimizer's state is no part of a model.
+/// Groups that are not read: the state of an optimizer is no part of a model.
 const SKIPPED: [&str; 2] = ["optimizer", "optimizer_weights"];
 
-/// What a file holds. Arrays are read when they are asked for.
+/// The groups and arrays of a file by their paths. The elements of an array are read when they are asked for.
 pub(super) struct Tree {
     file: String,
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     size: u64,
+    /// The most bytes that the arrays of one model may take.
     limit: u64,
     groups: BTreeMap<String, Group>,
     arrays: BTreeMap<String, Dataset>,
@@ -34,7 +35,7 @@ impl fmt::Debug for Tree {
 }
 
 impl Tree {
-    pub(super) fn read(source: Source<'_>, bytes: Vec<u8>) -> Result<Self> {
+    pub(super) fn read(file: FileName<'_>, bytes: Vec<u8>) -> Result<Self> {
         let limit = memory_limit(bytes.len());
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
         let options = OpenOptions::default()
@@ -43,8 +44,7 @@ impl Tree {
             .with_chunk_cache_bytes(0)
             .with_max_object_header_bytes(bytes.len());
         let size = bytes.len() as u64;
-        let mut tree =
-            Self { file: source.file.to_owned(), size, limit, groups: BTreeMap::new(), arrays: BTreeMap::new() };
+        let mut tree = Self { file: file.0.to_owned(), size, limit, groups: BTreeMap::new(), arrays: BTreeMap::new() };
         let file = Hdf5File::from_vec_with_options(bytes, options).map_err(|error| tree.broken("/", &error))?;
         let end = file.superblock().base_address.saturating_add(file.superblock().eof_address);
         if end > size {
@@ -61,10 +61,10 @@ impl Tree {
         self.arrays.extend(arrays.into_iter().map(|array| (below(array.name()), array)));
         for inner in groups.into_iter().filter(|inner| !SKIPPED.contains(&inner.name())) {
             let inside = below(inner.name());
-            // A link may lead back to a group above.
+            // A link may lead back to a group above, without end.
             if depth == DEEPEST || self.groups.len() + self.arrays.len() > MOST_ARRAYS {
                 let limit = format!("{MOST_ARRAYS} groups and arrays, {DEEPEST} deep");
-                return Err(Source { file: &self.file }.too_large(&inside, &limit, "more"));
+                return Err(FileName(&self.file).too_large(&inside, &limit, "more"));
             }
             self.collect(inner, inside, depth + 1)?;
         }
@@ -73,7 +73,7 @@ impl Tree {
     }
 
     fn refuse(&self, path: &str, expected: &str, found: &str) -> Error {
-        Source { file: &self.file }.refuse(if path.is_empty() { "/" } else { path }, expected, found)
+        FileName(&self.file).refuse(if path.is_empty() { "/" } else { path }, expected, found)
     }
 
     fn broken(&self, path: &str, error: &hdf5_reader::error::Error) -> Error {
@@ -90,17 +90,17 @@ impl Tree {
             Hdf5::OffsetOutOfBounds(offset) if *offset >= self.size => self.truncated(field, offset.saturating_add(1)),
             Hdf5::ResourceLimit(what) => {
                 let limit = format!("{} bytes of arrays in a file of {}", self.limit, self.size);
-                Source { file: &self.file }.too_large(field, &limit, what)
+                FileName(&self.file).too_large(field, &limit, what)
             }
             other => self.refuse(path, "a whole HDF5 object", &other.to_string()),
         }
     }
 
     fn truncated(&self, field: &str, needed: u64) -> Error {
-        Error::Truncated { file: self.file.clone(), field: field.to_owned(), needed, found: self.size }
+        FileName(&self.file).truncated(field, needed, self.size)
     }
 
-    /// Bytes that the arrays of one model may take.
+    /// The most bytes that the arrays of one model may take.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
@@ -114,7 +114,7 @@ impl Tree {
         self.arrays.contains_key(path)
     }
 
-    /// Names of the groups directly below a group, with their paths.
+    /// The names and paths of the groups directly below a group.
     pub(super) fn groups<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.groups.keys().filter_map(move |group| {
             let name = group.strip_prefix(path)?.strip_prefix('/')?;
@@ -122,7 +122,7 @@ impl Tree {
         })
     }
 
-    /// A group's attribute as texts, none where there is no such group or attribute.
+    /// An attribute of a group as texts; `None` if there is no such group or attribute.
     fn attribute(&self, group: &str, name: &str) -> Result<Option<Vec<String>>> {
         let Some(owner) = self.groups.get(group) else {
             return Ok(None);
@@ -139,7 +139,7 @@ impl Tree {
         attribute.read_strings().map(Some).map_err(|error| self.refuse(&site, "text", &error.to_string()))
     }
 
-    /// A single text.
+    /// An attribute that is a single text.
     pub(super) fn text(&self, group: &str, name: &str) -> Result<Option<String>> {
         match self.attribute(group, name)?.as_deref() {
             None => Ok(None),
@@ -148,7 +148,7 @@ impl Tree {
         }
     }
 
-    /// A list of texts. Keras splits a long one into `name0`, `name1` and so on.
+    /// An attribute that is a list of texts. Keras splits a long list into `name0`, `name1` and so on.
     pub(super) fn list(&self, group: &str, name: &str) -> Result<Option<Vec<String>>> {
         if let Some(whole) = self.attribute(group, name)? {
             return Ok(Some(whole));
@@ -161,13 +161,13 @@ impl Tree {
         Ok(parts)
     }
 
-    /// A float array.
+    /// The elements of an array of floats.
     pub(super) fn array(&self, path: &str) -> Result<ArrayD<f32>> {
         let Some(array) = self.arrays.get(path) else {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            let beside: Vec<&str> = self.arrays.keys().map(String::as_str).filter(|p| p.starts_with(folder)).collect();
+            let others: Vec<&str> = self.arrays.keys().map(String::as_str).filter(|p| p.starts_with(folder)).collect();
             let found =
-                if beside.is_empty() { "nothing there".to_owned() } else { format!("only {}", listed(&beside, ", ")) };
+                if others.is_empty() { "nothing there".to_owned() } else { format!("only {}", listed(&others, ", ")) };
             return Err(self.refuse(path, "an array of this name", &found));
         };
         let broken = |error: hdf5_reader::error::Error| self.broken(path, &error);
@@ -182,8 +182,7 @@ impl Tree {
                 (values.shape().to_vec(), values.into_iter().map(|x| x as f32).collect())
             }
             other => {
-                let (file, field, found) = (self.file.clone(), path.to_owned(), format!("{other:?}"));
-                return Err(Error::Dtype { file, field, expected: "32-bit or 64-bit float", found });
+                return Err(FileName(&self.file).dtype(path, "32-bit or 64-bit float", format!("{other:?}")));
             }
         };
         let count = values.len();
@@ -191,7 +190,7 @@ impl Tree {
             .map_err(|_| self.refuse(path, &format!("shape {shape:?}"), &format!("{count} elements")))
     }
 
-    /// Bytes of an array once it is read.
+    /// The number of bytes of an array once it is read.
     pub(super) fn bytes(&self, path: &str) -> u64 {
         let Some(array) = self.arrays.get(path) else {
             return 0;

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use ndarray::{Array, Array2, ArrayD, Dimension};
 
-use self::layers::Placed;
+use self::layers::DeviceLayer;
 pub(super) use self::load::Loader;
-use self::value::{Data, Value};
-use super::Source;
-use super::graph::Graph;
-use super::parse::{Kind, Layer};
+use self::value::{MaskedValue, ValueData};
+use super::FileName;
+use super::model::ModelSpec;
+use super::parse::{LayerKind, LayerSpec};
 use crate::error::{Error, Result};
 use crate::ops::Recorder;
 use crate::tensor::{Device, Tensor};
@@ -23,15 +23,15 @@ use crate::text::listed;
 
 const OP: &str = "KerasLayer";
 
-/// What goes into a layer or model: an array on the host, or a tensor on the layer's device.
+/// An input of a layer or model: an array on the host, or a tensor on the layer's device.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KerasInput {
-    /// Numbers, in Keras' layout: `[B, T, I]`.
+    /// Floats on the host in Keras' layout, `[B, T, I]`.
     Floats(ArrayD<f32>),
-    /// Symbols of an Embedding.
+    /// Integers on the host: the symbols of an Embedding.
     Integers(ArrayD<i64>),
-    /// A tensor on the layer's device. Symbols, and what a Masking reads, must be on the host.
+    /// Floats on the layer's device. The inputs of Embedding and Masking must be on the host.
     Tensor(Tensor),
 }
 
@@ -53,7 +53,19 @@ impl From<Tensor> for KerasInput {
     }
 }
 
-/// One call of a layer or model.
+/// The arguments of one call of a layer or model.
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, weights::keras::{KerasCall, KerasFile}};
+/// use ndarray::{Array2, Array3};
+/// let file = KerasFile::open("tests/fixtures/keras/around.keras")?;
+/// let lstm = file.layer("lstm", &Device::Cpu)?;
+/// let mask = Array2::from_shape_fn((2, 5), |(b, t)| t < 3 + b); // [B, T]
+/// let outputs = lstm.call(KerasCall::new(Array3::<f32>::ones((2, 5, 4))).mask(mask))?;
+/// assert_eq!(outputs.states.len(), 2); // h and c
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct KerasCall {
     inputs: Vec<KerasInput>,
@@ -62,49 +74,52 @@ pub struct KerasCall {
 }
 
 impl KerasCall {
-    /// A call with an input.
+    /// A call with one input.
     pub fn new(x: impl Into<KerasInput>) -> Self {
         Self { inputs: vec![x.into()], mask: None, initial_state: Vec::new() }
     }
 
-    /// One input more, for a model with several.
+    /// Adds an input, for a model with several inputs.
     pub fn input(mut self, x: impl Into<KerasInput>) -> Self {
         self.inputs.push(x.into());
         self
     }
 
-    /// A mask of the first input, `[B, T]`: false where a step does not count.
+    /// Sets the mask of the first input, `[B, T]`: false for steps that do not count.
     pub fn mask(mut self, mask: Array2<bool>) -> Self {
         self.mask = Some(mask);
         self
     }
 
-    /// The state that a recurrent layer begins with, as [`KerasOutputs::states`] lists it; zeros where it is not given.
+    /// Sets the start state of a recurrent layer, in the order of [`KerasOutputs::states`]; zeros by default.
     pub fn initial_state(mut self, state: impl IntoIterator<Item = Tensor>) -> Self {
         self.initial_state = state.into_iter().collect();
         self
     }
 }
 
-/// The results of a layer or model, on its device. A read-back that fails can be made again;
-/// [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all) reads several tensors by one submission.
+/// The results of a layer or model, on its device.
+///
+/// If a read-back fails, the caller can repeat it. [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all)
+/// reads several tensors with one submission.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct KerasOutputs {
-    /// The outputs in Keras' order and layout: with `return_state` the final state comes after them.
+    /// The outputs in Keras' order and layout; with `return_state` the final state follows.
     pub outputs: Vec<Tensor>,
-    /// The final state of a recurrent layer, whether it returns it or not: for each cell (and direction, forward first)
-    /// `h` and, of an LSTM, `c`, each `[B, units]`. Empty for other layers.
+    /// The final state of a recurrent layer, with or without `return_state`: per direction (forward first) and cell `h` and, for
+    /// an LSTM, `c`, each `[B, units]`. Empty for other layers.
     pub states: Vec<Tensor>,
-    /// The mask that the first output carries on.
+    /// The mask of the first output.
     pub mask: Option<Array2<bool>>,
 }
 
-/// A layer of Keras, or a whole model, on a device: computes what Keras computes at inference, in Keras' layout (the batch
-/// first), in one submission. Cheap to clone.
+/// A layer of Keras, or a whole model, on a device. It computes what Keras computes at inference, in Keras' layout (the batch is
+/// the first axis), in one submission. Cheap to clone.
 ///
-/// At a masked step the output before is repeated, and zero before the first one counts; a Bidirectional that returns
-/// sequences writes zeros. With an initial state other than zero this is TensorFlow's and PyTorch's way: JAX repeats the
-/// initial state.
+/// At a masked step a recurrent layer repeats the output of the step before, or zero before the first valid step. A Bidirectional
+/// that returns sequences writes zeros. TensorFlow and PyTorch do the same; JAX repeats the initial state before the first valid
+/// step.
 ///
 /// # Examples
 /// ```
@@ -128,7 +143,7 @@ pub struct KerasLayer {
     class: String,
     inputs: Vec<String>,
     device: Device,
-    placed: Arc<Placed>,
+    layer: Arc<DeviceLayer>,
 }
 
 impl fmt::Debug for KerasLayer {
@@ -138,41 +153,41 @@ impl fmt::Debug for KerasLayer {
 }
 
 impl KerasLayer {
-    pub(super) fn new(loader: &Loader<'_>, layer: &Layer) -> Result<Self> {
+    pub(super) fn new(loader: &Loader<'_>, layer: &LayerSpec) -> Result<Self> {
         Ok(Self {
-            file: loader.source.file.to_owned(),
+            file: loader.file.0.to_owned(),
             path: layer.path.clone(),
             class: layer.class.clone(),
             inputs: match &layer.kind {
-                Kind::Graph(Graph { inputs, .. }) => inputs.clone(),
+                LayerKind::Model(ModelSpec { inputs, .. }) => inputs.clone(),
                 _ => vec![layer.path.clone()],
             },
             device: loader.device.clone(),
-            placed: Arc::new(Placed::new(loader, layer)?),
+            layer: Arc::new(DeviceLayer::new(loader, layer)?),
         })
     }
 
-    /// Its name, behind those of the models that hold it: `inner/lstm`.
+    /// The name of the layer after the names of the models that hold it, for example `inner/lstm`.
     pub fn name(&self) -> &str {
         &self.path
     }
 
-    /// Its class in Keras.
+    /// The class of the layer in Keras.
     pub fn class(&self) -> &str {
         &self.class
     }
 
-    /// Names of a model's inputs, in the order in which a call takes them; a layer's own name for a layer.
+    /// The names of a model's inputs in the order in which a call takes them; for a single layer its own name.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().map(String::as_str)
     }
 
-    /// The device it lives on.
+    /// The device that the layer lives on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Calls a layer or model with one input, in one submission; returns its first output, on the device.
+    /// Calls a layer or model with one input, in one submission. Returns its first output, which stays on the device.
     ///
     /// # Errors
     /// As [`KerasLayer::call`].
@@ -186,10 +201,10 @@ impl KerasLayer {
         })
     }
 
-    /// Calls a layer or model, in one submission. Outputs stay on the device.
+    /// Calls a layer or model, in one submission. The outputs stay on the device.
     ///
     /// # Errors
-    /// [`Error::Node`] where a layer refuses what reaches it, with its name; [`Error::Value`] for the wrong number of inputs;
+    /// [`Error::Node`], with the name of the layer, if a layer refuses its input; [`Error::Value`] for a wrong number of inputs;
     /// [`Error::DeviceLost`].
     pub fn call(&self, call: KerasCall) -> Result<KerasOutputs> {
         let mut recorder = self.device.recorder();
@@ -198,7 +213,7 @@ impl KerasLayer {
         Ok(outputs)
     }
 
-    /// Records [`KerasLayer::call`] beside other operations.
+    /// Records a call (see [`KerasLayer::call`]) into a recorder, together with other operations.
     ///
     /// # Errors
     /// As [`KerasLayer::call`].
@@ -206,54 +221,54 @@ impl KerasLayer {
         recorder.device().check_same(OP, "recorder", &self.device)?;
         if call.inputs.len() != self.inputs.len() {
             let found = format!("{} for {}", call.inputs.len(), listed(&self.inputs, ", "));
-            return Err(Error::Value { op: OP, what: "inputs", expected: "one an input of the model", found });
+            return Err(Error::Value { op: OP, what: "inputs", expected: "one value per input of the model", found });
         }
         let mask = call.mask.map(Arc::new);
-        let mut takes = Vec::new();
+        let mut inputs = Vec::new();
         for (at, x) in call.inputs.into_iter().enumerate() {
             let data = match x {
-                KerasInput::Floats(x) => Data::Floats(x),
-                KerasInput::Integers(x) => Data::Integers(x),
+                KerasInput::Floats(x) => ValueData::Floats(x),
+                KerasInput::Integers(x) => ValueData::Integers(x),
                 KerasInput::Tensor(x) => {
                     x.check_device(OP, "x", &self.device)?;
-                    Data::Tensor(x)
+                    ValueData::Tensor(x)
                 }
             };
-            takes.push(Value { data, mask: if at == 0 { mask.clone() } else { None } });
+            inputs.push(MaskedValue { data, mask: if at == 0 { mask.clone() } else { None } });
         }
         for state in call.initial_state {
             state.check_device(OP, "initial_state", &self.device)?;
-            takes.push(Value { data: Data::Tensor(state), mask: None });
+            inputs.push(MaskedValue { data: ValueData::Tensor(state), mask: None });
         }
-        let mut run = Run { source: Source { file: &self.file }, recorder };
-        let results = run.layer(&self.path, &self.placed, &takes)?;
+        let mut context = LayerContext { file: FileName(&self.file), recorder };
+        let results = context.run(&self.path, &self.layer, &inputs)?;
         let mask = results.values.first().and_then(|value| value.mask.as_deref().cloned());
-        let outputs = results.values.iter().map(|value| value.tensor(&run));
+        let outputs = results.values.iter().map(|value| value.tensor(&context));
         Ok(KerasOutputs { outputs: outputs.collect::<Result<_>>()?, states: results.states, mask })
     }
 }
 
-/// One submission on its way.
-struct Run<'a> {
-    source: Source<'a>,
+/// The recorder of a call, and the file that its errors name.
+struct LayerContext<'a> {
+    file: FileName<'a>,
     recorder: &'a mut Recorder,
 }
 
-/// What a layer gives: values for the layers that follow, and its final state.
-struct Results {
-    values: Vec<Value>,
+/// The values that a layer passes to the next layers, and its final state.
+struct LayerResults {
+    values: Vec<MaskedValue>,
     states: Vec<Tensor>,
 }
 
-impl Results {
-    fn one(data: Data, mask: Option<Arc<Array2<bool>>>) -> Self {
-        Self { values: vec![Value { data, mask }], states: Vec::new() }
+impl LayerResults {
+    fn one(data: ValueData, mask: Option<Arc<Array2<bool>>>) -> Self {
+        Self { values: vec![MaskedValue { data, mask }], states: Vec::new() }
     }
 }
 
-impl Run<'_> {
-    /// Runs a layer; its name stands in what it refuses.
-    fn layer(&mut self, path: &str, placed: &Placed, takes: &[Value]) -> Result<Results> {
-        placed.run(self, takes).map_err(|error| error.at_node(self.source.file, format!("layer {path}")))
+impl LayerContext<'_> {
+    /// Runs a layer. Its errors name the layer.
+    fn run(&mut self, path: &str, layer: &DeviceLayer, inputs: &[MaskedValue]) -> Result<LayerResults> {
+        layer.run(self, inputs).map_err(|error| error.at_node(self.file.0, format!("layer {path}")))
     }
 }

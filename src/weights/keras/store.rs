@@ -1,56 +1,56 @@
-//! Where a layer's arrays lie in the file.
+//! The paths of a layer's arrays in the file.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use super::hdf5::Tree;
-use super::{MOST_ARRAYS, Source};
+use super::{FileName, MOST_ARRAYS};
 use crate::error::Result;
 
-/// The place of a layer's arrays, as the kind of file has it.
+/// The location of a layer's arrays, which depends on the kind of file.
 #[derive(Clone)]
-pub(super) enum Store<'a> {
-    /// `layers/lstm/cell/vars/0`: a group a layer, named after its class (Keras 3, and Keras 2's `.keras`).
+pub(super) enum ArrayStore<'a> {
+    /// `layers/lstm/cell/vars/0`: one group per layer, named after its class (Keras 3, and Keras 2's `.keras`).
     Tree {
-        /// The file's tree.
         tree: &'a Tree,
-        /// The layer's group; empty for the model.
+        /// The group of the layer; empty for the model.
         group: String,
     },
-    /// A whole-model `.h5`: a group an outermost layer, named after it.
+    /// A whole-model `.h5`: one group per outermost layer, with the layer's name.
     Whole {
-        /// The file's tree.
         tree: &'a Tree,
         /// The group of all layers.
         root: &'a str,
     },
-    /// One list of the outermost layer's arrays, handed out in order (whole-model `.h5`).
-    List(&'a List),
+    /// The list of an outermost layer's arrays, handed out in order (whole-model `.h5`).
+    List(&'a ArrayList),
 }
 
-/// The arrays of an outermost layer in a whole-model `.h5`: those that were trained, then the frozen ones.
+/// The arrays of an outermost layer in a whole-model `.h5`: first the trainable ones, then the frozen ones.
 #[derive(Debug, Default)]
-pub(super) struct List {
-    /// Paths of the arrays; empty while a first pass counts how many there should be.
+pub(super) struct ArrayList {
+    /// The paths of the arrays; empty during the first pass, which only counts arrays.
     pub(super) paths: Vec<String>,
+    /// The index of the next trainable array.
     trained: Cell<usize>,
+    /// The index of the next frozen array.
     frozen: Cell<usize>,
 }
 
-impl List {
-    /// The list after a first pass over the same configuration.
+impl ArrayList {
+    /// The list for the second pass over the configuration that `first` has counted.
     pub(super) fn counted(first: &Self, paths: Vec<String>) -> Self {
         Self { paths, trained: Cell::new(0), frozen: Cell::new(first.trained.get()) }
     }
 
-    /// How many arrays a first pass has asked for.
+    /// The number of arrays that the first pass has asked for.
     pub(super) fn asked(&self) -> usize {
         self.trained.get() + self.frozen.get()
     }
 }
 
-impl<'a> Store<'a> {
-    /// The place of a layer that another holds under this attribute.
+impl<'a> ArrayStore<'a> {
+    /// The location of a layer that another layer holds under this attribute.
     pub(super) fn child(&self, attribute: &str) -> Self {
         match self {
             Self::Tree { tree, group } => Self::Tree { tree, group: join(group, attribute) },
@@ -58,19 +58,19 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Paths of the layer's own arrays.
-    pub(super) fn arrays(&self, source: Source<'_>, layer: &str, count: usize, trainable: bool) -> Result<Vec<String>> {
+    /// The paths of the `count` arrays of a layer.
+    pub(super) fn arrays(&self, file: FileName<'_>, layer: &str, count: usize, trainable: bool) -> Result<Vec<String>> {
         match self {
             Self::Tree { tree, group } => {
                 let path = |at: usize| format!("{}/{at}", join(group, "vars"));
                 if tree.has(&path(count)) {
                     let expected = format!("{count} arrays of layer {layer}");
-                    return Err(source.refuse(&join(group, "vars"), &expected, "more"));
+                    return Err(file.refuse(&join(group, "vars"), &expected, "more"));
                 }
                 Ok((0..count).map(path).collect())
             }
             Self::Whole { root, .. } => {
-                Err(source.refuse(root, &format!("a layer around the arrays of {layer}"), "none"))
+                Err(file.refuse(root, &format!("a layer around the arrays of {layer}"), "none"))
             }
             Self::List(list) => {
                 let counter = if trainable { &list.trained } else { &list.frozen };
@@ -83,29 +83,31 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// The places of a model's layers, which come in the model's order.
-    pub(super) fn layers(&self, attribute: &str) -> Siblings<'a> {
-        Siblings { store: self.child(attribute), taken: RefCell::new(HashMap::new()) }
+    /// The locations of the layers of a model, to be asked for in the order of the model.
+    pub(super) fn layers(&self, attribute: &str) -> SiblingStores<'a> {
+        SiblingStores { store: self.child(attribute), taken: RefCell::new(HashMap::new()) }
     }
 }
 
-/// Places of layers that a list holds: each is named after its class, with a number from the second of a class on.
-pub(super) struct Siblings<'a> {
-    store: Store<'a>,
+/// The locations of layers in one list. A group has the name of its layer's class, with a number from the second layer of the
+/// class on.
+pub(super) struct SiblingStores<'a> {
+    store: ArrayStore<'a>,
+    /// Per class name: the number of the last layer.
     taken: RefCell<HashMap<String, usize>>,
 }
 
-impl<'a> Siblings<'a> {
-    /// The place of the next layer.
-    pub(super) fn next(&self, source: Source<'_>, class: &str, name: &str) -> Result<Store<'a>> {
-        let Store::Tree { tree, group } = &self.store else {
+impl<'a> SiblingStores<'a> {
+    /// The location of the next layer.
+    pub(super) fn next(&self, file: FileName<'_>, class: &str, name: &str) -> Result<ArrayStore<'a>> {
+        let ArrayStore::Tree { tree, group } = &self.store else {
             return Ok(self.store.clone());
         };
         let stem = snake_case(class);
         let mut taken = self.taken.borrow_mut();
         let number = taken.entry(stem.clone()).and_modify(|n| *n += 1).or_insert(0);
         let own = if *number == 0 { join(group, &stem) } else { format!("{}_{number}", join(group, &stem)) };
-        // Keras 3 writes the layer's name beside its arrays.
+        // Keras 3 writes the name of the layer next to its arrays.
         let named = |path: &str| tree.text(&join(path, "vars"), "name");
         let group = match named(&own)? {
             Some(other) if other != name => {
@@ -116,12 +118,12 @@ impl<'a> Siblings<'a> {
                     }
                 }
                 found.ok_or_else(|| {
-                    source.refuse(&own, &format!("the arrays of layer {name}"), &format!("those of {other}"))
+                    file.refuse(&own, &format!("the arrays of layer {name}"), &format!("those of {other}"))
                 })?
             }
             _ => own,
         };
-        Ok(Store::Tree { tree, group })
+        Ok(ArrayStore::Tree { tree, group })
     }
 }
 
@@ -129,7 +131,7 @@ fn join(group: &str, name: &str) -> String {
     if group.is_empty() { name.to_owned() } else { format!("{group}/{name}") }
 }
 
-/// A class's name as Keras' `to_snake_case` writes it: `SimpleRNN` is `simple_rnn`, `LSTMCell` is `lstm_cell`.
+/// The name of a class in snake case, as Keras' `to_snake_case` writes it: `SimpleRNN` becomes `simple_rnn`.
 fn snake_case(class: &str) -> String {
     let letters: Vec<char> = class.chars().filter(|c| c.is_alphanumeric() || *c == '_').collect();
     let mut name = String::new();
@@ -144,14 +146,14 @@ fn snake_case(class: &str) -> String {
     name
 }
 
-/// The arrays of an outermost layer in a whole-model `.h5`.
-pub(super) fn listed(tree: &Tree, source: Source<'_>, root: &str, layer: &str) -> Result<Vec<String>> {
+/// The paths of the arrays of an outermost layer in a whole-model `.h5`.
+pub(super) fn listed(tree: &Tree, file: FileName<'_>, root: &str, layer: &str) -> Result<Vec<String>> {
     let group = join(root, layer);
     let Some(names) = tree.list(&group, "weight_names")? else {
-        return Err(source.refuse(&group, "a group with the attribute weight_names", "none"));
+        return Err(file.refuse(&group, "a group with the attribute weight_names", "none"));
     };
     if names.len() > MOST_ARRAYS {
-        return Err(source.too_large(&group, &format!("{MOST_ARRAYS} arrays"), &names.len().to_string()));
+        return Err(file.too_large(&group, &format!("{MOST_ARRAYS} arrays"), &names.len().to_string()));
     }
     Ok(names.iter().map(|name| join(&group, name)).collect())
 }

@@ -1,22 +1,22 @@
-//! What each kind of layer does with what reaches it.
+//! The layers of Keras on a device, and their computations.
 
 use ndarray::{Array1, Array2, Array3, Axis, s};
 
-use super::super::graph::{self, Graph};
-use super::super::parse::{ConvSpec, Function, Kind, Layer, Padding};
+use super::super::model::{ModelSpec, ValueRef};
+use super::super::parse::{ConvSpec, LayerActivation, LayerKind, LayerSpec, Padding};
 use super::load::Loader;
-use super::recurrent::Walk;
-use super::value::{Data, Value, refused};
-use super::{OP, Results, Run};
+use super::recurrent::DeviceRnn;
+use super::value::{MaskedValue, ValueData, refused};
+use super::{LayerContext, LayerResults, OP};
 use crate::error::{Error, Result, axes};
 use crate::nn::{Conv1d, Embedding, Linear};
 use crate::ops::{self, Conv1dGeometry, Math, PadMode, Recorder};
 use crate::tensor::Tensor;
 use crate::text::listed;
 
-/// A layer whose weights lie on a device.
-pub(super) enum Placed {
-    Same,
+/// A layer with its weights on a device.
+pub(super) enum DeviceLayer {
+    Identity,
     Masking(f32),
     Repeat(usize),
     Embedding {
@@ -26,207 +26,229 @@ pub(super) enum Placed {
     },
     Dense {
         linear: Linear,
-        activation: Function,
+        activation: LayerActivation,
     },
     Activation {
-        function: Function,
+        function: LayerActivation,
         masked: bool,
     },
-    Conv1d(Convolution),
-    Walk(Box<Walk>),
-    EachStep(String, Box<Placed>),
-    Graph(Vec<(String, Placed)>, Box<Graph>),
+    Conv1d(DeviceConv1d),
+    Rnn(Box<DeviceRnn>),
+    TimeDistributed {
+        path: String,
+        inner: Box<DeviceLayer>,
+    },
+    Model {
+        /// The layers with their paths.
+        layers: Vec<(String, DeviceLayer)>,
+        /// The model without its layers.
+        spec: Box<ModelSpec>,
+    },
     /// Compares with a number that each call brings along.
     NotEqual,
     Any,
 }
 
-pub(super) struct Convolution {
+/// A Conv1D layer on a device.
+pub(super) struct DeviceConv1d {
     conv: Conv1d,
-    /// How far one output reaches.
+    /// The number of steps that one output reads over.
     reach: usize,
     stride: usize,
     padding: Padding,
-    activation: Function,
+    activation: LayerActivation,
 }
 
-impl Placed {
-    pub(super) fn new(loader: &Loader<'_>, layer: &Layer) -> Result<Self> {
+impl DeviceLayer {
+    /// Reads the arrays of a layer and puts them on the loader's device.
+    pub(super) fn new(loader: &Loader<'_>, layer: &LayerSpec) -> Result<Self> {
         let bias = |path: &Option<String>, units: usize| -> Result<Option<Array1<f32>>> {
             path.as_ref().map(|path| loader.array(path, &[Some(units)])).transpose()
         };
         Ok(match &layer.kind {
-            Kind::Input | Kind::Identity => Self::Same,
-            Kind::Masking(value) => Self::Masking(*value),
-            Kind::Repeat(count) => Self::Repeat(*count),
-            Kind::Embedding { symbols, width, mask_zero, table } => {
+            LayerKind::Input | LayerKind::Identity => Self::Identity,
+            LayerKind::Masking(value) => Self::Masking(*value),
+            LayerKind::Repeat(count) => Self::Repeat(*count),
+            LayerKind::Embedding { symbols, width, mask_zero, table } => {
                 let table: Array2<f32> = loader.array(table, &[Some(*symbols), Some(*width)])?;
                 Self::Embedding { table: Embedding::new(loader.device, &table)?, width: *width, mask_zero: *mask_zero }
             }
-            Kind::Dense { units, kernel, bias: path, activation } => {
+            LayerKind::Dense { units, kernel, bias: path, activation } => {
                 let kernel: Array2<f32> = loader.array(kernel, &[None, Some(*units)])?;
                 let bias = bias(path, *units)?;
                 let linear = Linear::new(loader.device, &kernel.reversed_axes(), bias.as_ref())?;
                 Self::Dense { linear, activation: *activation }
             }
-            Kind::Activation { function, masked } => Self::Activation { function: *function, masked: *masked },
-            Kind::Conv1d(spec) => {
+            LayerKind::Activation { function, masked } => Self::Activation { function: *function, masked: *masked },
+            LayerKind::Conv1d(spec) => {
                 let kernel = loader.array(&spec.kernel, &[Some(spec.size), None, Some(spec.filters)])?;
                 let bias = bias(&spec.bias, spec.filters)?;
-                Self::Conv1d(Convolution::new(loader, spec, &kernel, bias.as_ref())?)
+                Self::Conv1d(DeviceConv1d::new(loader, spec, &kernel, bias.as_ref())?)
             }
-            Kind::Rnn(spec) => Self::Walk(Box::new(Walk::one(loader, &layer.path, spec)?)),
-            Kind::Both(spec) => Self::Walk(Box::new(Walk::both(loader, &layer.path, spec)?)),
-            Kind::EachStep(inner) => Self::EachStep(inner.path.clone(), Box::new(Self::new(loader, inner)?)),
-            Kind::Graph(graph) => {
-                let placed = graph.layers.iter().map(|layer| Ok((layer.path.clone(), Self::new(loader, layer)?)));
-                Self::Graph(placed.collect::<Result<_>>()?, Box::new(Graph { layers: Vec::new(), ..graph.clone() }))
+            LayerKind::Rnn(spec) => Self::Rnn(Box::new(DeviceRnn::new(loader, &layer.path, spec)?)),
+            LayerKind::Bidirectional(spec) => Self::Rnn(Box::new(DeviceRnn::bidirectional(loader, &layer.path, spec)?)),
+            LayerKind::TimeDistributed(inner) => {
+                Self::TimeDistributed { path: inner.path.clone(), inner: Box::new(Self::new(loader, inner)?) }
             }
-            Kind::NotEqual => Self::NotEqual,
-            Kind::Any => Self::Any,
+            LayerKind::Model(spec) => {
+                let layers = spec.layers.iter().map(|layer| Ok((layer.path.clone(), Self::new(loader, layer)?)));
+                let layers = layers.collect::<Result<_>>()?;
+                Self::Model { layers, spec: Box::new(ModelSpec { layers: Vec::new(), ..spec.clone() }) }
+            }
+            LayerKind::NotEqual => Self::NotEqual,
+            LayerKind::Any => Self::Any,
         })
     }
 
-    pub(super) fn run(&self, run: &mut Run<'_>, takes: &[Value]) -> Result<Results> {
-        match self {
-            Self::Walk(walk) => return walk.run(run, takes),
-            Self::Graph(placed, graph) => return whole(run, placed, graph, takes),
-            _ => {}
+    /// Runs the layer on its inputs. For a recurrent layer the initial states follow the input.
+    pub(super) fn run(&self, context: &mut LayerContext<'_>, inputs: &[MaskedValue]) -> Result<LayerResults> {
+        match (self, inputs) {
+            (Self::Rnn(rnn), _) => rnn.run(context, inputs),
+            (Self::Model { layers, spec }, _) => run_model(context, layers, spec, inputs),
+            (_, [x]) => self.run_one(context, x),
+            _ => {
+                let found = inputs.len().to_string();
+                Err(Error::Value { op: OP, what: "inputs", expected: "one", found })
+            }
         }
-        let [x] = takes else {
-            let found = takes.len().to_string();
-            return Err(Error::Value { op: OP, what: "inputs", expected: "one", found });
-        };
+    }
+
+    /// Runs a layer that takes a single input.
+    fn run_one(&self, context: &mut LayerContext<'_>, x: &MaskedValue) -> Result<LayerResults> {
         let mask = x.mask.clone();
-        Ok(match self {
-            Self::Same => Results::one(x.data.clone(), mask),
-            Self::Masking(number) => {
-                let valid = x.differs(*number)?;
-                let Data::Floats(floats) = &x.data else {
-                    return Err(refused("input", "floats", &x.data));
-                };
-                let last = last_axis(&x.data)?;
-                let any = valid.fold_axis(last, false, |&any, &valid| any || valid);
-                let mut kept = floats.clone();
-                for (mut row, &any) in kept.lanes_mut(last).into_iter().zip(&any) {
-                    if !any {
-                        row.fill(0.0);
-                    }
-                }
-                let mask = Value { data: Data::Bools(any), mask: None }.as_mask()?;
-                Results::one(Data::Floats(kept), Some(mask))
-            }
-            Self::Repeat(count) => {
-                let x = x.tensor(run)?;
-                let [batch, width] = axes(OP, "x", "[B, I]", x.shape())?;
-                let x = x.reshape(&[batch, 1, width])?;
-                let repeated = ops::expand(run.recorder, &x, &[batch, *count, width])?;
-                Results::one(Data::Tensor(repeated), None)
-            }
-            Self::Embedding { table, width, mask_zero } => {
-                let symbols = x.symbols()?;
-                let y = table.record(run.recorder, &symbols)?;
-                let y = y.reshape(&[x.data.shape(), &[*width]].concat())?;
-                let mask = match mask_zero {
-                    true => Some(Value { data: Data::Bools(x.differs(0.0)?), mask: None }.as_mask()?),
-                    false => None,
-                };
-                Results::one(Data::Tensor(y), mask)
-            }
-            Self::Dense { linear, activation } => {
-                let x = x.tensor(run)?;
-                let y = linear.record(run.recorder, &x)?;
-                Results::one(Data::Tensor(activation.record(run.recorder, &y)?), mask)
-            }
+        let (y, mask) = match self {
+            Self::Identity => return Ok(LayerResults::one(x.data.clone(), mask)),
+            Self::Masking(number) => return masking(x, *number),
+            Self::Any => return any(x),
+            Self::TimeDistributed { path, inner } => return each_step(context, path, inner, x),
+            Self::NotEqual => return Err(refused("input", "a number to compare with", &x.data)),
             Self::Activation { masked: true, .. } if mask.is_some() => {
                 return Err(Error::Unsupported { op: OP, option: "a mask of Softmax".to_owned(), by: "by KerasLayer" });
             }
-            Self::Activation { function, .. } => {
-                let x = x.tensor(run)?;
-                Results::one(Data::Tensor(function.record(run.recorder, &x)?), mask)
+            Self::Repeat(count) => {
+                let x = x.tensor(context)?;
+                let [batch, width] = axes(OP, "x", "[B, I]", x.shape())?;
+                let x = x.reshape(&[batch, 1, width])?;
+                (ops::expand(context.recorder, &x, &[batch, *count, width])?, None)
             }
-            Self::Conv1d(convolution) => {
-                let x = x.tensor(run)?;
-                // Keras' convolutions end a mask.
-                Results::one(Data::Tensor(convolution.record(run.recorder, &x)?), None)
+            Self::Embedding { table, width, mask_zero } => {
+                let y = table.record(context.recorder, &x.symbols()?)?;
+                let y = y.reshape(&[x.data.shape(), &[*width]].concat())?;
+                let valid = mask_zero.then(|| x.differs(0.0)).transpose()?;
+                let valid = valid.map(|valid| MaskedValue { data: ValueData::Bools(valid), mask: None });
+                (y, valid.map(|valid| valid.as_mask()).transpose()?)
             }
-            Self::EachStep(path, inner) => each_step(run, path, inner, x)?,
-            Self::NotEqual => return Err(refused("input", "a number to compare with", &x.data)),
-            Self::Any => {
-                let Data::Bools(valid) = &x.data else {
-                    return Err(refused("input", "truth values", &x.data));
-                };
-                let any = valid.fold_axis(last_axis(&x.data)?, false, |&any, &valid| any || valid);
-                Results::one(Data::Bools(any), None)
+            Self::Dense { linear, activation } => {
+                let y = linear.record(context.recorder, &x.tensor(context)?)?;
+                (activation.record(context.recorder, &y)?, mask)
             }
-            Self::Walk(_) | Self::Graph(..) => Results { values: Vec::new(), states: Vec::new() },
-        })
+            Self::Activation { function, .. } => (function.record(context.recorder, &x.tensor(context)?)?, mask),
+            // Convolutions of Keras drop the mask.
+            Self::Conv1d(conv) => (conv.record(context.recorder, &x.tensor(context)?)?, None),
+            // `run` has handled these.
+            Self::Rnn(_) | Self::Model { .. } => return Ok(LayerResults { values: Vec::new(), states: Vec::new() }),
+        };
+        Ok(LayerResults::one(ValueData::Tensor(y), mask))
     }
 }
 
-fn last_axis(data: &Data) -> Result<Axis> {
+/// Masking: sets steps to zero in which all elements equal a number, and masks them.
+fn masking(x: &MaskedValue, number: f32) -> Result<LayerResults> {
+    let differs = x.differs(number)?;
+    let ValueData::Floats(floats) = &x.data else {
+        return Err(refused("input", "floats", &x.data));
+    };
+    let last = last_axis(&x.data)?;
+    let valid = differs.fold_axis(last, false, |&any, &differs| any || differs);
+    let mut kept = floats.clone();
+    for (mut row, &valid) in kept.lanes_mut(last).into_iter().zip(&valid) {
+        if !valid {
+            row.fill(0.0);
+        }
+    }
+    let mask = MaskedValue { data: ValueData::Bools(valid), mask: None }.as_mask()?;
+    Ok(LayerResults::one(ValueData::Floats(kept), Some(mask)))
+}
+
+/// `ops.any` over the last axis of truth values.
+fn any(x: &MaskedValue) -> Result<LayerResults> {
+    let ValueData::Bools(bools) = &x.data else {
+        return Err(refused("input", "truth values", &x.data));
+    };
+    let any = bools.fold_axis(last_axis(&x.data)?, false, |&any, &x| any || x);
+    Ok(LayerResults::one(ValueData::Bools(any), None))
+}
+
+fn last_axis(data: &ValueData) -> Result<Axis> {
     match data.shape().len().checked_sub(1) {
         Some(last) => Ok(Axis(last)),
         None => Err(refused("input", "an array with axes", data)),
     }
 }
 
-/// A layer that every step passes through by itself: steps become rows.
-fn each_step(run: &mut Run<'_>, path: &str, inner: &Placed, x: &Value) -> Result<Results> {
-    let tensor = x.tensor(run)?;
+/// TimeDistributed: runs a layer on every step, with the steps as rows of the batch.
+fn each_step(context: &mut LayerContext<'_>, path: &str, inner: &DeviceLayer, x: &MaskedValue) -> Result<LayerResults> {
+    let tensor = x.tensor(context)?;
     let [batch, time, rest @ ..] = tensor.shape() else {
         let expected = "[B, T, ..]".to_owned();
         return Err(Error::Shape { op: OP, what: "x", expected, found: tensor.shape().to_vec() });
     };
     let (batch, time) = (*batch, *time);
-    if let (Some(_), Placed::Walk(_) | Placed::Graph(..)) = (&x.mask, inner) {
-        // Keras would hand the layer a mask of each step.
+    if let (Some(_), DeviceLayer::Rnn(_) | DeviceLayer::Model { .. }) = (&x.mask, inner) {
+        // Keras would give the layer a mask of each step.
         let option = "a mask of TimeDistributed around a layer with steps of its own".to_owned();
         return Err(Error::Unsupported { op: OP, option, by: "by KerasLayer" });
     }
     let rows = tensor.reshape(&[&[batch * time], rest].concat())?;
-    let results = run.layer(path, inner, &[Value { data: Data::Tensor(rows), mask: None }])?;
+    let results = context.run(path, inner, &[MaskedValue { data: ValueData::Tensor(rows), mask: None }])?;
     let mut values = Vec::new();
     for value in results.values {
-        let y = value.tensor(run)?;
+        let y = value.tensor(context)?;
         let y = y.reshape(&[&[batch, time], &y.shape()[1..]].concat())?;
-        values.push(Value { data: Data::Tensor(y), mask: x.mask.clone() });
+        values.push(MaskedValue { data: ValueData::Tensor(y), mask: x.mask.clone() });
     }
-    Ok(Results { values, states: Vec::new() })
+    Ok(LayerResults { values, states: Vec::new() })
 }
 
-/// A model: its calls in order.
-fn whole(run: &mut Run<'_>, placed: &[(String, Placed)], graph: &Graph, takes: &[Value]) -> Result<Results> {
-    if takes.len() != graph.inputs.len() {
-        let found = format!("{} for {}", takes.len(), listed(&graph.inputs, ", "));
-        return Err(Error::Value { op: OP, what: "inputs", expected: "one an input of the model", found });
+/// Runs the calls of a model in order.
+fn run_model(
+    context: &mut LayerContext<'_>,
+    layers: &[(String, DeviceLayer)],
+    spec: &ModelSpec,
+    inputs: &[MaskedValue],
+) -> Result<LayerResults> {
+    if inputs.len() != spec.inputs.len() {
+        let found = format!("{} for {}", inputs.len(), listed(&spec.inputs, ", "));
+        return Err(Error::Value { op: OP, what: "inputs", expected: "one value per input of the model", found });
     }
-    let mut results: Vec<Vec<Value>> = Vec::new();
-    let find = |results: &[Vec<Value>], value: &graph::Value| {
+    let mut results: Vec<Vec<MaskedValue>> = Vec::new();
+    let find = |results: &[Vec<MaskedValue>], value: &ValueRef| {
         let found = match *value {
-            graph::Value::Input(at) => takes.get(at),
-            graph::Value::Result { step, at } => results.get(step).and_then(|values| values.get(at)),
+            ValueRef::Input(at) => inputs.get(at),
+            ValueRef::Result { call, at } => results.get(call).and_then(|values| values.get(at)),
         };
         let missing =
             || Error::Value { op: OP, what: "output", expected: "one that the layer has", found: format!("{value:?}") };
         found.cloned().ok_or_else(missing)
     };
-    for step in &graph.steps {
-        let mut takes = step.takes.iter().map(|value| find(&results, value)).collect::<Result<Vec<_>>>()?;
-        if let (Some(mask), Some(first)) = (&step.mask, takes.first_mut()) {
+    for call in &spec.calls {
+        let mut takes = call.takes.iter().map(|value| find(&results, value)).collect::<Result<Vec<_>>>()?;
+        if let (Some(mask), Some(first)) = (&call.mask, takes.first_mut()) {
             first.mask = Some(find(&results, mask)?.as_mask()?);
         }
-        let Some((path, layer)) = placed.get(step.layer) else { continue };
+        let Some((path, layer)) = layers.get(call.layer) else { continue };
         results.push(match (layer, takes.as_slice()) {
-            (Placed::NotEqual, [x]) => vec![Value { data: Data::Bools(x.differs(step.number)?), mask: None }],
-            _ => run.layer(path, layer, &takes)?.values,
+            (DeviceLayer::NotEqual, [x]) => {
+                vec![MaskedValue { data: ValueData::Bools(x.differs(call.number)?), mask: None }]
+            }
+            _ => context.run(path, layer, &takes)?.values,
         });
     }
-    let outputs = graph.outputs.iter().map(|value| find(&results, value)).collect::<Result<_>>()?;
-    Ok(Results { values: outputs, states: Vec::new() })
+    let outputs = spec.outputs.iter().map(|value| find(&results, value)).collect::<Result<_>>()?;
+    Ok(LayerResults { values: outputs, states: Vec::new() })
 }
 
-impl Function {
+impl LayerActivation {
     fn record(self, recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Each(crate::cell::Activation::Identity) => Ok(x.clone()),
@@ -237,17 +259,17 @@ impl Function {
     }
 }
 
-impl Convolution {
-    /// `kernel [K, C, O]`, as Keras has it.
+impl DeviceConv1d {
+    /// `kernel [K, C, O]`, Keras' layout.
     fn new(loader: &Loader<'_>, spec: &ConvSpec, kernel: &Array3<f32>, bias: Option<&Array1<f32>>) -> Result<Self> {
         let (size, channels, filters) = kernel.dim();
         let reach = (size - 1).checked_mul(spec.dilation).and_then(|steps| steps.checked_add(1));
         let reach = reach.filter(|&reach| reach <= LONGEST).ok_or_else(|| {
             let found = format!("{size} elements, {} apart", spec.dilation);
-            loader.source.refuse(&spec.kernel, &format!("a kernel that reaches over at most {LONGEST} steps"), &found)
+            loader.file.refuse(&spec.kernel, &format!("a kernel that reaches over at most {LONGEST} steps"), &found)
         })?;
         loader.spend(&spec.kernel, 4 * (filters * channels) as u64 * reach as u64)?;
-        // Zeros between the elements of a dilated kernel.
+        // A dilated kernel is stored with zeros between its elements.
         let mut weight = Array3::zeros((filters, channels, reach));
         weight.slice_mut(s![.., .., ..;spec.dilation]).assign(&kernel.view().permuted_axes([2, 1, 0]));
         let conv = Conv1d::new(loader.device, &weight, bias, Conv1dGeometry { stride: spec.stride, padding: 0 })?;
@@ -260,7 +282,7 @@ impl Convolution {
         let (left, right) = match self.padding {
             Padding::Valid => (0, 0),
             Padding::Causal => (self.reach - 1, 0),
-            // As many outputs as strides begin inside the signal; the odd zero stands behind it.
+            // One output per stride that begins inside the signal. An odd zero goes to the end.
             Padding::Same => {
                 let begins = time.div_ceil(self.stride).saturating_sub(1) * self.stride;
                 let zeros = (begins + self.reach).saturating_sub(time);
@@ -274,5 +296,5 @@ impl Convolution {
     }
 }
 
-/// Steps that a kernel may reach over.
+/// The most steps that one output may read over.
 const LONGEST: usize = 1 << 16;

@@ -1,59 +1,60 @@
-//! Arrays of the file to parameters of layers.
+//! Parameters of layers, from the arrays of the file.
 
 use std::cell::Cell as Counter;
 
 use ndarray::{Array, Array1, Array2, ArrayD, ArrayView2, Axis, Dimension, Ix2};
 
-use super::super::Source;
+use super::super::FileName;
 use super::super::cells::CellSpec;
 use super::super::hdf5::Tree;
-use super::super::parse::{Kind, Layer};
-use super::recurrent::{fused, single};
+use super::super::parse::{LayerKind, LayerSpec};
+use super::recurrent::{CellLayer, fused};
 use crate::cell::{Cell, Parameters};
 use crate::error::{Error, Result};
 use crate::nn::Recurrent;
 use crate::tensor::Device;
 use crate::weights::layout::{GateOrder, KerasArrays};
 
-/// Reads the arrays of one layer or model for a device.
+/// Reads the arrays of one layer or model for a device, and counts their bytes against the limit of the file.
 pub(crate) struct Loader<'a> {
-    pub(crate) source: Source<'a>,
+    pub(crate) file: FileName<'a>,
     pub(crate) tree: &'a Tree,
     pub(crate) device: &'a Device,
+    /// The number of bytes that may still be allocated.
     left: Counter<u64>,
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(source: Source<'a>, tree: &'a Tree, device: &'a Device) -> Self {
-        Self { source, tree, device, left: Counter::new(tree.limit()) }
+    pub(crate) fn new(file: FileName<'a>, tree: &'a Tree, device: &'a Device) -> Self {
+        Self { file, tree, device, left: Counter::new(tree.limit()) }
     }
 
-    /// Counts bytes that are about to be allocated.
+    /// Counts bytes before they are allocated.
     pub(super) fn spend(&self, path: &str, bytes: u64) -> Result<()> {
         let Some(left) = self.left.get().checked_sub(bytes) else {
             let limit = format!("{} bytes of arrays in a file of this size", self.tree.limit());
-            return Err(self.source.too_large(path, &limit, &format!("{bytes} bytes more")));
+            return Err(self.file.too_large(path, &limit, &format!("{bytes} bytes more")));
         };
         self.left.set(left);
         Ok(())
     }
 
-    /// This crate's own layer for a recurrent one.
-    pub(crate) fn recurrent(&self, layer: &Layer) -> Result<Recurrent<Cell>> {
-        let stack = match &layer.kind {
-            Kind::Rnn(spec) => match spec.cells.as_slice() {
-                [cell] => Some(single(self, cell, spec.backwards)?),
+    /// Builds a recurrent layer as this crate's own layer.
+    pub(crate) fn recurrent(&self, layer: &LayerSpec) -> Result<Recurrent<Cell>> {
+        let built = match &layer.kind {
+            LayerKind::Rnn(spec) => match spec.cells.as_slice() {
+                [cell] => Some(CellLayer::new(self, cell, spec.backwards)?),
                 _ => None,
             },
-            Kind::Both(spec) => fused(self, spec)?,
+            LayerKind::Bidirectional(spec) => fused(self, spec)?,
             _ => None,
         };
         let expected = "a recurrent layer of one cell, or a Bidirectional around two of one kind and size";
-        let refused = || self.source.refuse(&format!("layer {}", layer.path), expected, &layer.class);
-        stack.map(|stack| stack.layer).ok_or_else(refused)
+        let refused = || self.file.refuse(&format!("layer {}", layer.path), expected, &layer.class);
+        built.map(|built| built.layer).ok_or_else(refused)
     }
 
-    /// An array whose extents are known but for those that are `None`.
+    /// Reads an array of a given shape; an extent that is `None` may have any value.
     pub(super) fn array<D: Dimension>(&self, path: &str, shape: &[Option<usize>]) -> Result<Array<f32, D>> {
         self.spend(path, self.tree.bytes(path))?;
         let array = self.tree.array(path)?;
@@ -68,17 +69,17 @@ impl<'a> Loader<'a> {
     fn misshapen(&self, path: &str, shape: &[Option<usize>], found: &ArrayD<f32>) -> Error {
         let extents = shape.iter().map(|extent| extent.map_or_else(|| "any".to_owned(), |n| n.to_string()));
         let expected = format!("shape [{}]", extents.collect::<Vec<_>>().join(", "));
-        self.source.refuse(path, &expected, &format!("shape {:?}", found.shape()))
+        self.file.refuse(path, &expected, &format!("shape {:?}", found.shape()))
     }
 
-    /// Parameters of a cell from its kernel, recurrent kernel and bias.
+    /// The parameters of a cell, from its kernel, recurrent kernel and bias.
     pub(crate) fn cell(&self, spec: &CellSpec) -> Result<Parameters> {
         let CellSpec { cell, units, arrays, cudnn } = spec;
         let gates = GateOrder::Keras.gates(cell).len();
         let (kernel, recurrent) = (array_path(arrays, 0), array_path(arrays, 1));
-        // cuDNN's biases have twice as many rows.
+        // cuDNN stores two biases, so twice the number of rows must be countable.
         let Some(rows) = units.checked_mul(2 * gates).map(|both| both / 2) else {
-            return Err(self.source.refuse(kernel, "a number of units that can be counted", &units.to_string()));
+            return Err(self.file.refuse(kernel, "a number of units that can be counted", &units.to_string()));
         };
         let mut keras = KerasArrays {
             kernel: self.array(kernel, &[None, Some(rows)])?,
@@ -100,20 +101,21 @@ impl<'a> Loader<'a> {
         keras.to_parameters(cell)
     }
 
-    /// cuDNN has two biases a gate in one row; an LSTM adds them.
+    /// Reads the bias of a CuDNN layer: one array with two biases per gate. Those of an LSTM are added.
     fn cudnn_bias(&self, path: &str, cell: &Cell, rows: usize) -> Result<ArrayD<f32>> {
         let flat: Array1<f32> = self.array(path, &[Some(2 * rows)])?;
-        let wrong = || self.source.refuse(path, &format!("shape [{}]", 2 * rows), "another");
+        let wrong = || self.file.refuse(path, &format!("shape [{}]", 2 * rows), "another");
         let both = flat.into_shape_with_order((2, rows)).map_err(|_| wrong())?;
         Ok(if matches!(cell, Cell::Lstm(_)) { both.sum_axis(Axis(0)).into_dyn() } else { both.into_dyn() })
     }
 }
 
+/// The path at an index; empty if there is none, so that reading it is refused.
 pub(super) fn array_path(arrays: &[String], at: usize) -> &str {
     arrays.get(at).map_or("", String::as_str)
 }
 
-/// Changes every gate's block of columns.
+/// Applies a function to the block of columns of every gate.
 fn each_gate(kernel: &Array2<f32>, gates: usize, change: impl Fn(ArrayView2<'_, f32>) -> Array2<f32>) -> Array2<f32> {
     let hidden = (kernel.ncols() / gates).max(1);
     let mut changed = Array2::zeros(kernel.dim());
@@ -124,7 +126,8 @@ fn each_gate(kernel: &Array2<f32>, gates: usize, change: impl Fn(ArrayView2<'_, 
     changed
 }
 
-/// cuDNN's `[hidden, input]` in the memory of `[input, hidden]` (Keras' `hdf5_format.py`, `transpose_input`).
+/// Reads cuDNN's matrix `[hidden, input]`, which the file declares as `[input, hidden]` without moving its elements, as
+/// `[input, hidden]` (Keras' `hdf5_format.py`, `transpose_input`).
 fn stored_transposed(gate: ArrayView2<'_, f32>) -> Array2<f32> {
     let (input, hidden) = gate.dim();
     let flat: Vec<f32> = gate.iter().copied().collect();

@@ -1,9 +1,9 @@
-//! Recurrent layers, alone or in both directions.
+//! Recurrent layers on a device, in one direction or both.
 
-use super::super::cells::{BothSpec, CellSpec, RnnSpec};
+use super::super::cells::{BidirectionalSpec, CellSpec, RnnSpec};
 use super::load::Loader;
-use super::value::{Data, Value};
-use super::{OP, Results, Run};
+use super::value::{MaskedValue, ValueData};
+use super::{LayerContext, LayerResults, OP};
 use crate::cell::{Cell, Pad, Sequence};
 use crate::error::{Error, Result, axes, check_shape};
 use crate::nn::{Config, Merge, Recurrent, State};
@@ -11,74 +11,84 @@ use crate::ops::{self, Binary, Recorder, Slice};
 use crate::tensor::Tensor;
 
 /// A recurrent layer on a device.
-pub(super) struct Walk {
-    lanes: Lanes,
+pub(super) struct DeviceRnn {
+    directions: RnnDirections,
+    /// The layer returns the output of every step.
     sequences: bool,
+    /// The layer returns its final state, too.
     states: bool,
     pad: Pad,
 }
 
-/// The directions of time.
-enum Lanes {
-    One(Lane),
-    /// Both in one stack, so that they share dispatches; merged there if they return sequences.
+/// The directions of a recurrent layer.
+enum RnnDirections {
+    One(CellStack),
+    /// Both directions in one layer, which share dispatches. If the layer returns sequences, it merges them itself.
     Fused {
-        stack: Stack,
+        layer: CellLayer,
         units: usize,
         merge: Option<Merge>,
     },
-    /// Both apart, merged afterwards.
+    /// Each direction by itself; the outputs are merged afterwards.
     Two {
-        lanes: [Lane; 2],
+        forward: CellStack,
+        backward: CellStack,
         merge: Option<Merge>,
     },
 }
 
-/// Layers that walk the same way, each reading the one below (`StackedRNNCells`).
-struct Lane {
-    stack: Vec<Stack>,
+/// Cells of one direction, each reading the output of the one before (`StackedRNNCells`).
+struct CellStack {
+    layers: Vec<CellLayer>,
     backwards: bool,
 }
 
-/// One of this crate's layers.
-pub(super) struct Stack {
+/// One cell as a layer of this crate, or two cells of a Bidirectional.
+pub(super) struct CellLayer {
     pub(super) layer: Recurrent<Cell>,
+    /// The cell has a state `c` (an LSTM).
     cell_state: bool,
 }
 
-/// What a lane returns: outputs at their steps' places, `[T, B, units]`, and the final states.
-struct Walked {
+/// The output of a direction in the order of time, `[T, B, units]`, and its final states.
+struct StackOutput {
     y: Tensor,
     states: Vec<Tensor>,
 }
 
-impl Walk {
-    pub(super) fn one(loader: &Loader<'_>, path: &str, spec: &RnnSpec) -> Result<Self> {
-        stateless(loader, path, spec)?;
-        Ok(Self::of(spec, Lanes::One(Lane::new(loader, spec)?)))
+impl DeviceRnn {
+    /// A layer of one direction.
+    pub(super) fn new(loader: &Loader<'_>, path: &str, spec: &RnnSpec) -> Result<Self> {
+        refuse_stateful(loader, path, spec)?;
+        Ok(Self::with(spec, RnnDirections::One(CellStack::new(loader, spec)?)))
     }
 
-    pub(super) fn both(loader: &Loader<'_>, path: &str, spec: &BothSpec) -> Result<Self> {
-        stateless(loader, path, &spec.forward)?;
+    /// A Bidirectional layer.
+    pub(super) fn bidirectional(loader: &Loader<'_>, path: &str, spec: &BidirectionalSpec) -> Result<Self> {
+        refuse_stateful(loader, path, &spec.forward)?;
         let (forward, backward, merge) = (&spec.forward, &spec.backward, spec.merge);
-        let lanes = match fused(loader, spec)? {
-            Some(stack) => Lanes::Fused { stack, units: forward.cells[0].units, merge },
-            None => Lanes::Two { lanes: [Lane::new(loader, forward)?, Lane::new(loader, backward)?], merge },
+        let directions = match fused(loader, spec)? {
+            Some(layer) => RnnDirections::Fused { layer, units: forward.cells[0].units, merge },
+            None => RnnDirections::Two {
+                forward: CellStack::new(loader, forward)?,
+                backward: CellStack::new(loader, backward)?,
+                merge,
+            },
         };
-        Ok(Self::of(forward, lanes))
+        Ok(Self::with(forward, directions))
     }
 
-    fn of(spec: &RnnSpec, lanes: Lanes) -> Self {
+    fn with(spec: &RnnSpec, directions: RnnDirections) -> Self {
         let pad = if spec.zero_masked { Pad::Zero } else { Pad::Hold };
-        Self { lanes, sequences: spec.sequences, states: spec.states, pad }
+        Self { directions, sequences: spec.sequences, states: spec.states, pad }
     }
 
-    /// `takes` is the input, `[B, T, I]`, then the initial states.
-    pub(super) fn run(&self, run: &mut Run<'_>, takes: &[Value]) -> Result<Results> {
-        let Some((x, states)) = takes.split_first() else {
+    /// Runs the layer. `inputs` are the sequence, `[B, T, I]`, then the initial states, if they are given.
+    pub(super) fn run(&self, context: &mut LayerContext<'_>, inputs: &[MaskedValue]) -> Result<LayerResults> {
+        let Some((x, states)) = inputs.split_first() else {
             return Err(wrong_states(1, 0));
         };
-        let tensor = x.tensor(run)?;
+        let tensor = x.tensor(context)?;
         let [batch, time, _] = axes(OP, "x", "[B, T, I]", tensor.shape())?;
         if time == 0 || batch == 0 {
             let expected = "[B, T, I] with B and T at least 1".to_owned();
@@ -89,20 +99,20 @@ impl Walk {
             check_shape(OP, "mask", &[batch, time], mask.shape())?;
             sequence = sequence.mask(mask.t().to_owned()).pad(self.pad);
         }
-        let initial = states.iter().map(|state| state.tensor(run)).collect::<Result<Vec<_>>>()?;
-        let count = self.lanes.states();
+        let initial = states.iter().map(|state| state.tensor(context)).collect::<Result<Vec<_>>>()?;
+        let count = self.directions.state_count();
         if !initial.is_empty() && initial.len() != count {
             return Err(wrong_states(count, initial.len()));
         }
-        let x_steps = swapped(run.recorder, &tensor)?;
-        let (outputs, states) = self.lanes.run(run.recorder, &x_steps, &initial, &sequence, self.sequences)?;
+        let x_steps = exchange_batch_and_time(context.recorder, &tensor)?;
+        let (outputs, states) = self.directions.run(context.recorder, &x_steps, &initial, &sequence, self.sequences)?;
         let mask = x.mask.clone().filter(|_| self.sequences);
-        let mut values: Vec<Value> =
-            outputs.into_iter().map(|y| Value { data: Data::Tensor(y), mask: mask.clone() }).collect();
+        let value = |y, mask| MaskedValue { data: ValueData::Tensor(y), mask };
+        let mut values: Vec<MaskedValue> = outputs.into_iter().map(|y| value(y, mask.clone())).collect();
         if self.states {
-            values.extend(states.iter().map(|state| Value { data: Data::Tensor(state.clone()), mask: None }));
+            values.extend(states.iter().map(|state| value(state.clone(), None)));
         }
-        Ok(Results { values, states })
+        Ok(LayerResults { values, states })
     }
 }
 
@@ -110,17 +120,17 @@ fn wrong_states(expected: usize, found: usize) -> Error {
     Error::Shape { op: OP, what: "initial_state", expected: format!("[{expected}] states"), found: vec![found] }
 }
 
-fn stateless(loader: &Loader<'_>, path: &str, spec: &RnnSpec) -> Result<()> {
+/// Refuses a stateful layer, whose calls would depend on each other.
+fn refuse_stateful(loader: &Loader<'_>, path: &str, spec: &RnnSpec) -> Result<()> {
     if !spec.stateful {
         return Ok(());
     }
-    // Its calls would depend on each other; a `State` of the caller's says so openly.
     let expected = "false in KerasFile::layer and KerasFile::model; KerasFile::recurrent keeps its state in a State";
-    Err(loader.source.refuse(&format!("layer {path}: stateful"), expected, "true"))
+    Err(loader.file.refuse(&format!("layer {path}: stateful"), expected, "true"))
 }
 
-/// One stack of both directions, where both are of one kind and size.
-pub(super) fn fused(loader: &Loader<'_>, spec: &BothSpec) -> Result<Option<Stack>> {
+/// Both directions as one layer; `None` unless both have one cell of the same kind and size.
+pub(super) fn fused(loader: &Loader<'_>, spec: &BidirectionalSpec) -> Result<Option<CellLayer>> {
     let ([a], [b]) = (spec.forward.cells.as_slice(), spec.backward.cells.as_slice()) else {
         return Ok(None);
     };
@@ -129,69 +139,78 @@ pub(super) fn fused(loader: &Loader<'_>, spec: &BothSpec) -> Result<Option<Stack
     if spec.forward.backwards || described(a) != described(b) {
         return Ok(None);
     }
-    // Without sequences the two last outputs lie at two steps, so the stack cannot merge them.
+    // Without sequences, Keras merges outputs of two different steps, which the layer cannot do.
     let inside = spec.merge.filter(|_| spec.forward.sequences).unwrap_or(Merge::Concat);
     let parameters = vec![loader.cell(a)?, loader.cell(b)?];
     let config = Config::new(a.cell, parameters[0].weight_ih.ncols(), a.units).bidirectional(inside);
     let layer = config.reverse_cell(b.cell).build(loader.device, vec![parameters])?;
-    Ok(Some(Stack { layer, cell_state: a.cell.has_cell_state() }))
+    Ok(Some(CellLayer { layer, cell_state: a.cell.has_cell_state() }))
 }
 
-/// A stack of one cell.
-pub(super) fn single(loader: &Loader<'_>, spec: &CellSpec, backwards: bool) -> Result<Stack> {
-    let parameters = loader.cell(spec)?;
-    let config = Config::new(spec.cell, parameters.weight_ih.ncols(), spec.units);
-    let config = if backwards { config.reverse() } else { config };
-    let layer = config.build(loader.device, vec![vec![parameters]])?;
-    Ok(Stack { layer, cell_state: spec.cell.has_cell_state() })
-}
+impl CellLayer {
+    /// One cell as a layer.
+    pub(super) fn new(loader: &Loader<'_>, spec: &CellSpec, backwards: bool) -> Result<Self> {
+        let parameters = loader.cell(spec)?;
+        let config = Config::new(spec.cell, parameters.weight_ih.ncols(), spec.units);
+        let config = if backwards { config.reverse() } else { config };
+        let layer = config.build(loader.device, vec![vec![parameters]])?;
+        Ok(Self { layer, cell_state: spec.cell.has_cell_state() })
+    }
 
-impl Stack {
-    /// States of one direction.
-    fn states(&self) -> usize {
+    /// The number of states of one direction.
+    fn state_count(&self) -> usize {
         if self.cell_state { 2 } else { 1 }
     }
 }
 
-impl Lane {
+impl CellStack {
     fn new(loader: &Loader<'_>, spec: &RnnSpec) -> Result<Self> {
-        let one = |cell: &CellSpec| single(loader, cell, spec.backwards);
-        Ok(Self { stack: spec.cells.iter().map(one).collect::<Result<_>>()?, backwards: spec.backwards })
+        let layer = |cell: &CellSpec| CellLayer::new(loader, cell, spec.backwards);
+        Ok(Self { layers: spec.cells.iter().map(layer).collect::<Result<_>>()?, backwards: spec.backwards })
     }
 
-    fn states(&self) -> usize {
-        self.stack.iter().map(Stack::states).sum()
+    fn state_count(&self) -> usize {
+        self.layers.iter().map(CellLayer::state_count).sum()
     }
 
-    fn run(&self, recorder: &mut Recorder, x: &Tensor, initial: &[Tensor], sequence: &Sequence) -> Result<Walked> {
+    fn run(&self, recorder: &mut Recorder, x: &Tensor, initial: &[Tensor], sequence: &Sequence) -> Result<StackOutput> {
         let (mut y, mut states, mut initial) = (x.clone(), Vec::new(), initial);
-        for stack in &self.stack {
+        for layer in &self.layers {
             let own;
-            (own, initial) = initial.split_at(stack.states().min(initial.len()));
-            let mut state = begin(recorder, stack, &[own], x.shape()[1])?;
-            y = stack.layer.record(recorder, &y, &mut state, sequence)?;
-            states.extend(ended(recorder, &state)?);
+            (own, initial) = initial.split_at(layer.state_count().min(initial.len()));
+            let mut state = start_state(recorder, layer, &[own], x.shape()[1])?;
+            y = layer.layer.record(recorder, &y, &mut state, sequence)?;
+            states.extend(final_states(recorder, &state)?);
         }
-        Ok(Walked { y, states })
+        Ok(StackOutput { y, states })
     }
 
-    /// The output of the step processed last, `[B, units]`.
-    fn last(&self, recorder: &mut Recorder, y: &Tensor) -> Result<Tensor> {
-        step(recorder, y, if self.backwards { 0 } else { y.shape()[0] - 1 })
+    /// The output in Keras' layout: of the step that was processed last, `[B, units]`, or of all steps in the order in which they
+    /// were processed, `[B, T, units]`.
+    fn output(&self, recorder: &mut Recorder, y: &Tensor, sequences: bool) -> Result<Tensor> {
+        match (sequences, self.backwards) {
+            (false, true) => index_first(recorder, y, 0),
+            (false, false) => index_first(recorder, y, y.shape()[0] - 1),
+            (true, true) => {
+                let y = reverse_time(recorder, y)?;
+                exchange_batch_and_time(recorder, &y)
+            }
+            (true, false) => exchange_batch_and_time(recorder, y),
+        }
     }
 }
 
-impl Lanes {
-    /// How many states a call begins with.
-    fn states(&self) -> usize {
+impl RnnDirections {
+    /// The number of states that a call starts from.
+    fn state_count(&self) -> usize {
         match self {
-            Self::One(lane) => lane.states(),
-            Self::Fused { stack, .. } => 2 * stack.states(),
-            Self::Two { lanes, .. } => lanes.iter().map(Lane::states).sum(),
+            Self::One(stack) => stack.state_count(),
+            Self::Fused { layer, .. } => 2 * layer.state_count(),
+            Self::Two { forward, backward, .. } => forward.state_count() + backward.state_count(),
         }
     }
 
-    /// Outputs in Keras' layout, and the final states.
+    /// The outputs in Keras' layout, and the final states.
     fn run(
         &self,
         recorder: &mut Recorder,
@@ -201,49 +220,25 @@ impl Lanes {
         sequences: bool,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         match self {
-            Self::One(lane) => {
-                let Walked { y, states } = lane.run(recorder, x, initial, sequence)?;
-                let y = match (sequences, lane.backwards) {
-                    (false, _) => lane.last(recorder, &y)?,
-                    // Keras returns steps in the order in which they were processed.
-                    (true, true) => {
-                        let y = reversed(recorder, &y)?;
-                        swapped_back(recorder, &y)?
-                    }
-                    (true, false) => swapped_back(recorder, &y)?,
-                };
-                Ok((vec![y], states))
+            Self::One(stack) => {
+                let StackOutput { y, states } = stack.run(recorder, x, initial, sequence)?;
+                Ok((vec![stack.output(recorder, &y, sequences)?], states))
             }
-            Self::Fused { stack, units, merge } => {
+            Self::Fused { layer, units, merge } => {
                 let (forward, backward) = initial.split_at(initial.len() / 2);
-                let mut state = begin(recorder, stack, &[forward, backward], x.shape()[1])?;
-                let y = stack.layer.record(recorder, x, &mut state, sequence)?;
-                let states = ended(recorder, &state)?;
-                if sequences && merge.is_some() {
-                    return Ok((vec![swapped_back(recorder, &y)?], states));
-                }
-                let mut half = |start| ops::slice(recorder, &y, Slice { axis: 2, start, step: 1, count: *units });
-                let halves = [half(0)?, half(*units)?];
-                let [a, b] = &halves;
-                let pair = if sequences {
-                    [swapped_back(recorder, a)?, swapped_back(recorder, b)?]
-                } else {
-                    [step(recorder, a, a.shape()[0] - 1)?, step(recorder, b, 0)?]
-                };
-                Ok((merged(recorder, *merge, pair)?, states))
+                let mut state = start_state(recorder, layer, &[forward, backward], x.shape()[1])?;
+                let y = layer.layer.record(recorder, x, &mut state, sequence)?;
+                let states = final_states(recorder, &state)?;
+                Ok((fused_outputs(recorder, &y, *units, *merge, sequences)?, states))
             }
-            Self::Two { lanes: [forward, backward], merge } => {
-                let (own, other) = initial.split_at(forward.states().min(initial.len()));
+            Self::Two { forward, backward, merge } => {
+                let (own, other) = initial.split_at(forward.state_count().min(initial.len()));
                 let a = forward.run(recorder, x, own, sequence)?;
                 let b = backward.run(recorder, x, other, sequence)?;
-                let pair = if !sequences {
-                    [forward.last(recorder, &a.y)?, backward.last(recorder, &b.y)?]
-                } else if forward.backwards {
-                    // Both in the order in which the first one walked.
-                    let (a, b) = (reversed(recorder, &a.y)?, reversed(recorder, &b.y)?);
-                    [swapped_back(recorder, &a)?, swapped_back(recorder, &b)?]
-                } else {
-                    [swapped_back(recorder, &a.y)?, swapped_back(recorder, &b.y)?]
+                let pair = match sequences {
+                    false => [forward.output(recorder, &a.y, false)?, backward.output(recorder, &b.y, false)?],
+                    // Keras returns both outputs in the order in which the first direction has processed the steps.
+                    true => [forward.output(recorder, &a.y, true)?, forward.output(recorder, &b.y, true)?],
                 };
                 Ok((merged(recorder, *merge, pair)?, [a.states, b.states].concat()))
             }
@@ -251,10 +246,31 @@ impl Lanes {
     }
 }
 
-/// The state a stack begins with: of each direction `h` and, of an LSTM, `c`; or zeros.
-fn begin(recorder: &mut Recorder, stack: &Stack, directions: &[&[Tensor]], batch: usize) -> Result<State> {
+/// The outputs of two directions in Keras' layout, from the output of one layer that has run both.
+fn fused_outputs(
+    recorder: &mut Recorder,
+    y: &Tensor,
+    units: usize,
+    merge: Option<Merge>,
+    sequences: bool,
+) -> Result<Vec<Tensor>> {
+    if sequences && merge.is_some() {
+        return Ok(vec![exchange_batch_and_time(recorder, y)?]);
+    }
+    let mut half = |start| ops::slice(recorder, y, Slice { axis: 2, start, step: 1, count: units });
+    let [a, b] = [half(0)?, half(units)?];
+    let pair = if sequences {
+        [exchange_batch_and_time(recorder, &a)?, exchange_batch_and_time(recorder, &b)?]
+    } else {
+        [index_first(recorder, &a, a.shape()[0] - 1)?, index_first(recorder, &b, 0)?]
+    };
+    merged(recorder, merge, pair)
+}
+
+/// The start state of a layer: per direction `h` and, for an LSTM, `c`; or zeros.
+fn start_state(recorder: &mut Recorder, layer: &CellLayer, directions: &[&[Tensor]], batch: usize) -> Result<State> {
     if directions.iter().all(|states| states.is_empty()) {
-        return stack.layer.zero_state(batch);
+        return layer.layer.zero_state(batch);
     }
     let mut joined = |at: usize| -> Result<Tensor> {
         let mut rows = Vec::new();
@@ -271,24 +287,24 @@ fn begin(recorder: &mut Recorder, stack: &Stack, directions: &[&[Tensor]], batch
         }
     };
     let h = joined(0)?;
-    let s = if stack.cell_state { Some(joined(1)?) } else { None };
-    stack.layer.record_initial_state(recorder, &h, s.as_ref())
+    let s = if layer.cell_state { Some(joined(1)?) } else { None };
+    layer.layer.record_initial_state(recorder, &h, s.as_ref())
 }
 
-/// The final state as Keras lists it.
-fn ended(recorder: &mut Recorder, state: &State) -> Result<Vec<Tensor>> {
+/// The final state in the order in which Keras lists it.
+fn final_states(recorder: &mut Recorder, state: &State) -> Result<Vec<Tensor>> {
     let (h, s) = (state.h_tensor(recorder)?, state.s_tensor(recorder)?);
     let mut states = Vec::new();
     for direction in 0..h.shape()[0] {
         for part in [Some(&h), s.as_ref()].into_iter().flatten() {
-            states.push(step(recorder, part, direction)?);
+            states.push(index_first(recorder, part, direction)?);
         }
     }
     Ok(states)
 }
 
-/// One index of the first axis.
-fn step(recorder: &mut Recorder, x: &Tensor, at: usize) -> Result<Tensor> {
+/// The slice at one index of the first axis.
+fn index_first(recorder: &mut Recorder, x: &Tensor, at: usize) -> Result<Tensor> {
     let shape = &x.shape()[1..];
     let cut = match x.shape() {
         [1, ..] => x.clone(),
@@ -297,24 +313,21 @@ fn step(recorder: &mut Recorder, x: &Tensor, at: usize) -> Result<Tensor> {
     cut.reshape(shape)
 }
 
-fn reversed(recorder: &mut Recorder, y: &Tensor) -> Result<Tensor> {
+/// The steps of `[T, B, units]` in reverse order.
+fn reverse_time(recorder: &mut Recorder, y: &Tensor) -> Result<Tensor> {
     let count = y.shape()[0];
     ops::slice(recorder, y, Slice { axis: 0, start: count - 1, step: -1, count })
 }
 
-/// `[B, T, I]` to `[T, B, I]`.
-fn swapped(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
+/// `[B, T, I]` to `[T, B, I]`, or back.
+fn exchange_batch_and_time(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
     match *x.shape() {
         [a, b, c] if a == 1 || b == 1 => x.reshape(&[b, a, c]),
         _ => ops::permute(recorder, x, &[1, 0, 2]),
     }
 }
 
-/// `[T, B, units]` to `[B, T, units]`.
-fn swapped_back(recorder: &mut Recorder, y: &Tensor) -> Result<Tensor> {
-    swapped(recorder, y)
-}
-
+/// Merges the outputs of two directions; without a merge mode returns both.
 fn merged(recorder: &mut Recorder, merge: Option<Merge>, [a, b]: [Tensor; 2]) -> Result<Vec<Tensor>> {
     let op = match merge {
         None => return Ok(vec![a, b]),

@@ -1,0 +1,213 @@
+//! The configuration of a recurrent stack, read off its weights.
+
+use super::{Weights, torch_name};
+use crate::cell::{Cell, Direction, GruCell, LstmCell, RnnCell};
+use crate::error::Result;
+use crate::nn::{Config, Merge};
+
+/// PyTorch's names of the parameters of a stack, without suffix.
+const PARAMETERS: [&str; 6] = ["weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "peephole"];
+
+/// The names of a stack's tensors under a prefix.
+pub(super) struct StackNames<'a> {
+    weights: &'a Weights,
+    prefix: &'a str,
+    /// The weights are those of a cell (`torch.nn.LSTMCell`), whose names have no suffix.
+    bare: bool,
+}
+
+impl<'a> StackNames<'a> {
+    pub(super) fn new(weights: &'a Weights, prefix: &'a str) -> Self {
+        Self { weights, prefix, bare: weights.contains(&format!("{prefix}weight_ih")) }
+    }
+
+    /// The name of a parameter of one layer and direction.
+    pub(super) fn of(&self, parameter: &str, layer: usize, direction: Direction) -> String {
+        match (self.bare, layer, direction) {
+            (true, 0, Direction::Forward) => format!("{}{parameter}", self.prefix),
+            _ => format!("{}{}", self.prefix, torch_name(parameter, layer, direction)),
+        }
+    }
+
+    /// Refuses tensors of the stack that are not among those used.
+    pub(super) fn check_all_used(&self, used: &[String]) -> Result<()> {
+        let of_stack = |name: &str| {
+            let parameter = name.strip_prefix(self.prefix);
+            parameter.is_some_and(|parameter| PARAMETERS.iter().any(|known| parameter.starts_with(known)))
+        };
+        match self.weights.names().find(|name| of_stack(name) && !used.iter().any(|used| used == name)) {
+            Some(name) => Err(self.weights.refuse(name, "no such tensor for this configuration", "one")),
+            None => Ok(()),
+        }
+    }
+
+    fn has(&self, parameter: &str, layer: usize, direction: Direction) -> bool {
+        self.weights.contains(&self.of(parameter, layer, direction))
+    }
+}
+
+/// Options of a cell that its stored parameters tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+#[non_exhaustive]
+pub struct StoredOptions {
+    /// The weights have biases.
+    pub bias: bool,
+    /// The width of the projection, if the weights have one.
+    pub projection: Option<usize>,
+    /// The weights have peepholes.
+    pub peephole: bool,
+}
+
+/// A cell that [`Config::from_weights`] completes with the options that stored weights tell. The trait is sealed.
+pub trait StoredCell: Clone + Into<Cell> + sealed::Sealed {
+    /// The cell with these options; `None` if it has no such option.
+    #[doc(hidden)]
+    fn with_stored(self, options: StoredOptions) -> Option<Self>;
+}
+
+mod sealed {
+    use crate::cell::{Cell, GruCell, LstmCell, RnnCell};
+
+    pub trait Sealed {}
+    impl Sealed for RnnCell {}
+    impl Sealed for LstmCell {}
+    impl Sealed for GruCell {}
+    impl Sealed for Cell {}
+}
+
+impl StoredCell for RnnCell {
+    fn with_stored(self, StoredOptions { bias, projection, peephole }: StoredOptions) -> Option<Self> {
+        (projection.is_none() && !peephole).then_some(Self { bias, ..self })
+    }
+}
+
+impl StoredCell for GruCell {
+    fn with_stored(self, StoredOptions { bias, projection, peephole }: StoredOptions) -> Option<Self> {
+        (projection.is_none() && !peephole).then_some(Self { bias, ..self })
+    }
+}
+
+impl StoredCell for LstmCell {
+    fn with_stored(self, StoredOptions { bias, projection, peephole }: StoredOptions) -> Option<Self> {
+        Some(Self { bias, projection, peephole, ..self })
+    }
+}
+
+impl StoredCell for Cell {
+    fn with_stored(self, options: StoredOptions) -> Option<Self> {
+        match self {
+            Self::Rnn(cell) => cell.with_stored(options).map(Self::Rnn),
+            Self::Lstm(cell) => cell.with_stored(options).map(Self::Lstm),
+            Self::Gru(cell) => cell.with_stored(options).map(Self::Gru),
+        }
+    }
+}
+
+impl<C: StoredCell> Config<C> {
+    /// Reads the configuration of a recurrent stack off weights with PyTorch's names under a prefix.
+    ///
+    /// The caller names the cell, with its activations and equations, which no weights tell. The weights tell input size, hidden
+    /// size, number of layers, directions, and whether there are biases, a projection or peepholes. These options of the given
+    /// cell are overwritten. Two directions are concatenated, as PyTorch does.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format) if a tensor is missing, has another shape than the others ask for, or belongs to a stack that cannot be
+    /// configured. Weights of another kind of cell are refused, because their number of gates differs.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, cell::LstmCell, nn::{Config, Lstm, Merge}, weights::Weights};
+    /// let mut weights = Weights::new();
+    /// let lstm = Lstm::config(3, 4).layers(2).bidirectional(Merge::Concat).random(&Device::Cpu, 7)?;
+    /// weights.add("encoder.", &lstm)?;
+    /// let config = Config::from_weights(&weights, "encoder.", LstmCell::default())?;
+    /// assert_eq!(config, Lstm::config(3, 4).layers(2).bidirectional(Merge::Concat));
+    /// let again = weights.recurrent("encoder.", &config, &Device::Cpu)?;
+    /// assert_eq!(again.output_size(), 8);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn from_weights(weights: &Weights, prefix: &str, cell: C) -> Result<Self> {
+        let names = StackNames::new(weights, prefix);
+        let has = |parameter: &str, direction| names.has(parameter, 0, direction);
+        let reversed = has("weight_ih", Direction::Reverse);
+        // If there is no forward direction, the stack has the reverse one alone.
+        let direction = match has("weight_ih", Direction::Forward) || !reversed {
+            true => Direction::Forward,
+            false => Direction::Reverse,
+        };
+        let [hidden, input] = sizes(&names, &cell.clone().into(), direction)?;
+        let options = StoredOptions {
+            bias: has("bias_ih", direction) || has("bias_hh", direction),
+            projection: projection(&names, direction)?,
+            peephole: has("peephole", direction),
+        };
+        let kind = cell.clone().into().name();
+        let cell = cell.with_stored(options).ok_or_else(|| {
+            let parameter = if options.peephole { "peephole" } else { "weight_hr" };
+            let expected = format!("no such tensor for the cell {kind}");
+            weights.refuse(&names.of(parameter, 0, direction), &expected, "one")
+        })?;
+        let layers = (1..).take_while(|&layer| names.has("weight_ih", layer, direction)).count() + 1;
+        let config = Self::new(cell, input, hidden).layers(layers);
+        let config = match (direction, reversed) {
+            (Direction::Reverse, _) => config.reverse(),
+            (Direction::Forward, true) => config.bidirectional(Merge::Concat),
+            (Direction::Forward, false) => config,
+        };
+        check_shapes(&names, &config, [hidden, input])?;
+        Ok(config)
+    }
+}
+
+/// Hidden size and input size of the first layer.
+fn sizes(names: &StackNames<'_>, cell: &Cell, direction: Direction) -> Result<[usize; 2]> {
+    let [rows, input] = matrix(names, "weight_ih", direction)?;
+    let [_, out] = matrix(names, "weight_hh", direction)?;
+    let (gates, kind) = (cell.gates().len(), cell.name());
+    // A projection has one column per unit. Without one the state itself has that width.
+    let hidden = match names.has("weight_hr", 0, direction) {
+        true => matrix(names, "weight_hr", direction)?[1],
+        false => out,
+    };
+    if input == 0 || hidden == 0 || Some(rows) != hidden.checked_mul(gates) {
+        let expected =
+            format!("{gates} rows per unit, the gates of the cell {kind}, and at least one unit and feature");
+        let found = format!("shape [{rows}, {input}] for {hidden} units");
+        return Err(names.weights.refuse(&names.of("weight_ih", 0, direction), &expected, &found));
+    }
+    Ok([hidden, input])
+}
+
+/// The width of the projection, if the weights have one.
+fn projection(names: &StackNames<'_>, direction: Direction) -> Result<Option<usize>> {
+    let stored = names.has("weight_hr", 0, direction);
+    stored.then(|| matrix(names, "weight_hr", direction).map(|[width, _]| width)).transpose()
+}
+
+/// The shape of a matrix of the first layer.
+fn matrix(names: &StackNames<'_>, parameter: &str, direction: Direction) -> Result<[usize; 2]> {
+    let name = names.of(parameter, 0, direction);
+    let shape = names.weights.find(&name)?.shape();
+    shape.try_into().map_err(|_| names.weights.refuse(&name, "a matrix", &format!("shape {shape:?}")))
+}
+
+/// Refuses tensors of the stack that are missing, have another shape, or belong to no parameter.
+fn check_shapes<C: StoredCell>(names: &StackNames<'_>, config: &Config<C>, [hidden, input]: [usize; 2]) -> Result<()> {
+    let (weights, mut used) = (names.weights, Vec::new());
+    let layers = (0..).take_while(|&layer| layer == 0 || names.has("weight_ih", layer, config.directions()[0]));
+    for layer in layers {
+        let input = if layer == 0 { input } else { config.output_size() };
+        for (cell, &direction) in config.cells().iter().zip(config.directions()) {
+            for spec in cell.parameters(input, hidden) {
+                let name = names.of(spec.name, layer, direction);
+                let found = weights.find(&name)?.shape();
+                if found != spec.shape {
+                    return Err(weights.refuse(&name, &format!("shape {:?}", spec.shape), &format!("shape {found:?}")));
+                }
+                used.push(name);
+            }
+        }
+    }
+    names.check_all_used(&used)
+}
