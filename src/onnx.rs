@@ -1,13 +1,13 @@
-//! ONNX models: right or refused.
+//! ONNX models: read exactly or refused.
 //!
-//! A model is read from one `.onnx` file (and the files of external data beside it), checked, and put on a device. Recurrent
-//! nodes become the crate's own layers, with every attribute: activations with their parameters, clip, coupled gates, reset
-//! before or after the matmul, directions, layout, lengths, initial state, peepholes. What surrounds them runs on the device
-//! too, all of it in one submission; shapes and other integers are computed on the host.
+//! A model is read from an `.onnx` file and its files of external data, checked, and put on a device. Recurrent nodes become the
+//! crate's own layers, with every attribute: activations with their parameters, clip, coupled gates, reset before or after the
+//! matmul, directions, layout, lengths, initial state, peepholes. All nodes on floats run on the device, in one submission.
+//! Shapes and other integers are computed on the host.
 //!
-//! What is not carried out is refused when the file is read, with the node and the field: an operator that is missing, an
-//! attribute that nobody knows, an operator set outside 7 to 28, a subgraph. A model's floats are computed as `f32`, whatever
-//! width it declares; [`OnnxModel::warnings`] says where that is narrower than the file's.
+//! An unsupported file is refused when it is read, and the error names the node and the field. Reasons are for example a missing
+//! operator, an unknown attribute, an operator set outside 7 to 28, or a subgraph. All floats are computed as `f32`;
+//! [`OnnxModel::warnings`] lists nodes and tensors that declare another width.
 //!
 //! # Examples
 //! ```
@@ -25,7 +25,10 @@
 mod attributes;
 mod context;
 mod graph;
+mod interface;
 mod operators;
+// Public for tests that build or damage models; no part of the crate's interface.
+#[doc(hidden)]
 pub mod proto;
 mod run;
 mod tensor;
@@ -39,22 +42,23 @@ use std::sync::{Arc, OnceLock};
 use prost::bytes::Bytes;
 
 use self::graph::Graph;
-use self::proto::{DataType, ModelProto};
-use self::run::Placed;
-use self::tensor::Source;
-pub use self::value::{Input, Output, Outputs};
+pub use self::interface::{ElementType, Input, Output, Outputs};
+use self::proto::ModelProto;
+use self::run::DeviceGraph;
+use self::tensor::ModelFile;
 use crate::cell::Reset;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::tensor::Device;
 use crate::text::shown;
+use crate::weights::FileName;
 pub use crate::weights::NonFinite;
 
-/// Where a GRU resets, where its file may be wrong.
+/// Whether GRUs reset before or after the matmul, because files may be wrong about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GruReset {
-    /// As the file says. A file from PyTorch that says "before" is not believed: PyTorch's GRU resets after the matmul, and
-    /// exporters have left the attribute out. It is then taken as "after", with a [warning](OnnxModel::warnings).
+    /// As the file says, except for files from PyTorch that say "before". PyTorch's GRU resets after the matmul, and some
+    /// exporters leave the attribute out. Such a GRU resets after the matmul, with a [warning](OnnxModel::warnings).
     #[default]
     Auto,
     /// Before the matmul, whatever the file says.
@@ -63,12 +67,20 @@ pub enum GruReset {
     After,
 }
 
-/// How a model is read.
+/// Options for reading a model.
+///
+/// # Examples
+/// ```
+/// use gatewise::onnx::{GruReset, OnnxOptions};
+/// let options = OnnxOptions::default().gru_reset(GruReset::After).memory_limit(1 << 20);
+/// assert_eq!(options.memory_limit, 1 << 20);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OnnxOptions {
-    /// Where GRUs reset.
+    /// Whether GRUs reset before or after the matmul; as the file says by default.
     pub gru_reset: GruReset,
-    /// The most bytes that the values between nodes may hold at once, weights apart.
+    /// The most bytes that the values between nodes may hold at once, without weights; 4 GiB by default.
     pub memory_limit: u64,
 }
 
@@ -78,25 +90,37 @@ impl Default for OnnxOptions {
     }
 }
 
-/// Something that was decided, and that a caller may want decided otherwise.
+impl OnnxOptions {
+    /// Sets whether GRUs reset before or after the matmul.
+    pub fn gru_reset(self, gru_reset: GruReset) -> Self {
+        Self { gru_reset, ..self }
+    }
+
+    /// Sets the most bytes that the values between nodes may hold at once, without weights.
+    pub fn memory_limit(self, memory_limit: u64) -> Self {
+        Self { memory_limit, ..self }
+    }
+}
+
+/// A decision about the file that a caller may want to make differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// A GRU from PyTorch without `linear_before_reset=1`, taken as if it had it.
+    /// A GRU from PyTorch without `linear_before_reset=1`, read as if it had this attribute.
     SuspectGruReset {
         /// The node.
         node: String,
     },
-    /// A GRU that the caller's choice changed.
+    /// A GRU for which the caller's option contradicts the file.
     OverriddenGruReset {
         /// The node.
         node: String,
-        /// What the file says.
+        /// The reset that the file states.
         stated: Reset,
-        /// What the caller chose.
+        /// The reset that the caller chose.
         used: Reset,
     },
-    /// Floats of another width than they are computed in.
+    /// Floats that the file declares with another width than `f32`.
     Precision {
         /// The node or tensor.
         node: String,
@@ -129,24 +153,25 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The extent of an axis of an input or output.
+/// The declared extent of an axis of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Always the same.
+    /// A fixed extent.
     Fixed(usize),
-    /// Free, the same wherever the name stands.
+    /// An extent that is free, but equal for all axes with this name.
     Named(String),
-    /// Free.
+    /// A free extent.
     Free,
 }
 
-/// Name and type of an input or output.
+/// The name and the declared type of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ValueInfo {
     /// The name.
     pub name: String,
-    /// The declared type of the elements; floats of all widths are handed over as `f32`, integers as `i64`.
-    pub element_type: DataType,
+    /// The declared type of the elements. Callers pass floats of all widths as `f32`, and integers as `i64`.
+    pub element_type: ElementType,
     /// The declared shape, if there is one.
     pub shape: Option<Vec<Extent>>,
 }
@@ -167,11 +192,15 @@ impl fmt::Display for ValueInfo {
     }
 }
 
-/// A model, ready to run. Cheap to put on several devices: they share what was read.
+/// A model that is ready to run. Models on several devices share the graph that was read.
+///
+/// # Examples
+/// See [`onnx`](crate::onnx).
 #[derive(Clone)]
 pub struct OnnxModel {
     graph: Arc<Graph>,
-    placed: OnceLock<Arc<Placed>>,
+    /// The weights on the model's device; set by [`OnnxModel::to`] or by the first run.
+    on_device: OnceLock<Arc<DeviceGraph>>,
 }
 
 impl fmt::Debug for OnnxModel {
@@ -180,114 +209,115 @@ impl fmt::Debug for OnnxModel {
     }
 }
 
-/// The largest message that protocol buffers know.
+/// The largest message in bytes that protocol buffers allow.
 const LARGEST_FILE: u64 = i32::MAX as u64;
 
 impl OnnxModel {
-    /// Reads a model and the files of external data that it names, which lie in its own folder or below.
+    /// Reads a model and its files of external data, which must lie in the folder of the model or below.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file cannot be read; otherwise as [`OnnxModel::from_bytes`].
+    /// [`Error::Io`] if a file cannot be read; otherwise as [`OnnxModel::from_bytes`].
     pub fn from_file(path: impl AsRef<Path>, options: &OnnxOptions) -> Result<Self> {
         let path = path.as_ref();
         let file = path.display().to_string();
-        let size = files::open(path)?.metadata().map_err(|error| Error::io(path, error))?.len();
-        if size > LARGEST_FILE {
-            return Err(too_large(&file, size));
-        }
+        let name = FileName(&file);
+        check_size(name, files::open(path)?.metadata().map_err(|error| Error::io(path, error))?.len())?;
         let bytes = files::read(path)?;
         let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
-        Self::read(&wire::decode(&file, bytes.into())?, Source { file: &file, folder }, options)
+        Self::read(&wire::decode(name, bytes.into())?, ModelFile { name, folder }, options)
     }
 
-    /// Reads a model's bytes; `file` names them in messages. External data is refused.
+    /// Reads the bytes of a model; `file` is the name that messages give them. External data is refused.
     ///
     /// # Errors
-    /// [`Error::Unrecognized`] for what is no model, [`Error::Truncated`] for a part of one, [`Error::TooLarge`] and
-    /// [`Error::Dtype`] for what it declares, [`Error::Duplicate`], [`Error::Dangling`] and [`Error::Cycle`] for a graph that is
-    /// none, [`Error::Format`] for what is broken otherwise; all with the node, tensor or field. [`Error::Operators`] with every
-    /// operator that is not carried out. [`Error::Node`] for a constant part of the graph that cannot be computed.
+    /// All errors name the node, tensor or field.
+    /// * [`Error::Unrecognized`] for bytes that are no model, [`Error::Truncated`] for a part of one;
+    /// * [`Error::TooLarge`] and [`Error::Dtype`] for sizes and types that are not read;
+    /// * [`Error::Duplicate`], [`Error::Dangling`] and [`Error::Cycle`] for nodes that do not form a graph;
+    /// * [`Error::Operators`], with all operators that are not supported;
+    /// * [`Error::Node`] for a constant part of the graph that cannot be computed;
+    /// * [`Error::Format`] for any other damage.
     pub fn from_bytes(file: &str, bytes: &[u8], options: &OnnxOptions) -> Result<Self> {
-        if bytes.len() as u64 > LARGEST_FILE {
-            return Err(too_large(file, bytes.len() as u64));
-        }
-        Self::from_proto(file, &wire::decode(file, Bytes::copy_from_slice(bytes))?, options)
+        check_size(FileName(file), bytes.len() as u64)?;
+        Self::from_proto(file, &wire::decode(FileName(file), Bytes::copy_from_slice(bytes))?, options)
     }
 
-    /// Reads a model from its message; `file` names it in messages. External data is refused.
+    /// Reads a model from its message, for tests.
     ///
     /// # Errors
     /// As [`OnnxModel::from_bytes`].
+    #[doc(hidden)]
     pub fn from_proto(file: &str, model: &ModelProto, options: &OnnxOptions) -> Result<Self> {
-        Self::read(model, Source { file, folder: None }, options)
+        Self::read(model, ModelFile { name: FileName(file), folder: None }, options)
     }
 
-    fn read(model: &ModelProto, source: Source<'_>, options: &OnnxOptions) -> Result<Self> {
-        Ok(Self { graph: Arc::new(Graph::new(model, source, options)?), placed: OnceLock::new() })
+    fn read(model: &ModelProto, file: ModelFile<'_>, options: &OnnxOptions) -> Result<Self> {
+        Ok(Self { graph: Arc::new(Graph::new(model, file, options)?), on_device: OnceLock::new() })
     }
 
-    /// What a caller hands over, in the file's order. An input that the file initializes is a constant and not among them.
+    /// The inputs that a caller must give, in the order of the file. An input with an initializer is a constant instead.
     pub fn inputs(&self) -> impl Iterator<Item = &ValueInfo> {
         self.graph.inputs.iter().map(|(info, _)| info)
     }
 
-    /// What a run returns, in the file's order.
+    /// The outputs of a run, in the order of the file.
     pub fn outputs(&self) -> impl Iterator<Item = &ValueInfo> {
         self.graph.outputs.iter().map(|(info, _)| info)
     }
 
-    /// What was decided about the file.
+    /// Decisions about the file that a caller may want to make differently.
     pub fn warnings(&self) -> &[Warning] {
         &self.graph.warnings
     }
 
-    /// The model's constants that hold NaN or infinity, as they are once they are `f32`. A mask of minus infinities may be
-    /// meant; weights are not.
+    /// The constants of the model that hold NaN or infinity after the conversion to `f32`. A mask may hold minus infinity on
+    /// purpose; weights should not.
     pub fn check(&self) -> &[NonFinite] {
         &self.graph.non_finite
     }
 
-    /// The model with its weights on a device.
+    /// The model with its weights on a device. This model does not move.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::OutOfMemory`] where they do not fit, in an [`Error::Node`] where a node holds them.
+    /// [`Error::Limit`] or [`Error::OutOfMemory`] if they do not fit; inside an [`Error::Node`] if a node holds them.
     pub fn to(&self, device: &Device) -> Result<Self> {
-        let placed = Arc::new(Placed::new(&self.graph, device)?);
-        Ok(Self { graph: Arc::clone(&self.graph), placed: OnceLock::from(placed) })
+        let on_device = Arc::new(DeviceGraph::new(&self.graph, device)?);
+        Ok(Self { graph: Arc::clone(&self.graph), on_device: OnceLock::from(on_device) })
     }
 
-    /// The device it runs on: the CPU until [`OnnxModel::to`] says otherwise.
+    /// The device that the model runs on: the CPU, or the device given to [`OnnxModel::to`].
     pub fn device(&self) -> &Device {
-        self.placed.get().map_or(&Device::Cpu, |placed| placed.device())
+        self.on_device.get().map_or(&Device::Cpu, |on_device| on_device.device())
     }
 
-    /// Runs the model: on a GPU one submission, but for the nodes that ask for a value on the host (`ArgMax`, and a cast of
-    /// computed floats to integers), which end one each.
+    /// Runs the model in one submission. A node that needs a value on the host (`ArgMax`, `ArgMin`, a cast of computed floats to
+    /// integers) ends a submission.
     ///
-    /// Every input is handed over by name. A tensor must lie on the model's device; a state that one call returns goes into the
-    /// next as it is, without a copy to the host.
+    /// Inputs are given by name. A tensor must lie on the model's device. A state that one run returns can be the input of the
+    /// next run, without a copy to the host.
     ///
     /// # Errors
-    /// [`Error::Value`] for a name that the model does not have, an input that is missing or of another type; [`Error::Shape`] for
-    /// a shape that is not the declared one; [`Error::Node`] where a node refuses what reaches it, or the memory limit is
-    /// reached; [`Error::DeviceMismatch`], [`Error::DeviceLost`].
+    /// * [`Error::Value`] for an input that is missing, unknown, or of another type;
+    /// * [`Error::Shape`] for a shape other than the declared one;
+    /// * [`Error::Node`] if a node refuses its inputs, or if the memory limit is reached;
+    /// * [`Error::DeviceMismatch`], [`Error::DeviceLost`].
     pub fn run(&self, inputs: &[(&str, Input)]) -> Result<Outputs> {
-        let placed = match self.placed.get() {
-            Some(placed) => placed,
+        let on_device = match self.on_device.get() {
+            Some(on_device) => on_device,
             None => {
-                let placed = Arc::new(Placed::new(&self.graph, &Device::Cpu)?);
-                self.placed.get_or_init(|| placed)
+                let on_device = Arc::new(DeviceGraph::new(&self.graph, &Device::Cpu)?);
+                self.on_device.get_or_init(|| on_device)
             }
         };
-        placed.run(&self.graph, inputs)
+        on_device.run(&self.graph, inputs)
     }
 }
 
-fn too_large(file: &str, size: u64) -> Error {
-    Error::TooLarge {
-        file: file.to_owned(),
-        field: "size".to_owned(),
-        limit: format!("{LARGEST_FILE} bytes, as protocol buffers allow"),
-        found: format!("{size} bytes"),
+/// Refuses a file that is larger than any message.
+fn check_size(file: FileName<'_>, size: u64) -> Result<()> {
+    if size <= LARGEST_FILE {
+        return Ok(());
     }
+    let limit = format!("{LARGEST_FILE} bytes, as protocol buffers allow");
+    Err(file.too_large("size", limit, format!("{size} bytes")))
 }

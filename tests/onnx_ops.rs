@@ -1,4 +1,4 @@
-//! Element-wise operations that graphs ask for, on every device, against `f64`.
+//! Element-wise operations of graphs, on every device, compared with `f64`.
 #![cfg(feature = "gpu")]
 
 use std::sync::OnceLock;
@@ -123,7 +123,7 @@ fn binary_operations_agree_with_f64_from_edge_to_edge() {
                     }
                     other => panic!("no expectation for {other:?}"),
                 };
-                // Powers of larger exponents go through a logarithm: the error grows with the result's.
+                // Powers with larger exponents use a logarithm, so the error grows with the logarithm of the result.
                 let relative = match op {
                     Binary::Pow if right != 0.0 && right.is_finite() => (8.0 + 4.0 * right.abs().log2().abs()) * 6e-8,
                     _ => 4e-7,

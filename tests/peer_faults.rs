@@ -1,5 +1,5 @@
-//! Faults of other engines, each a test that would fail there: on data where right and wrong differ, against outputs of
-//! onnxruntime, PyTorch and Keras.
+//! Faults of other engines. Each test would fail there: it uses data on which right and wrong results differ, and compares with
+//! outputs of onnxruntime, PyTorch and Keras.
 //!
 //! Every test first compares the right computation with the stored output. Then it computes the faulty result of the same data and
 //! checks that it differs. F1 to F11 number the faults as the peers' review does; each test says which engine has it.
@@ -117,7 +117,7 @@ fn f2_a_batch_that_is_free_needs_no_initial_state() {
     let Some((_, Stored::Float(x))) = stored(fixture, "input.").pop() else { panic!("X is of floats") };
     for device in devices() {
         let model = model.to(&device).expect("fits");
-        // One row, the stored ones, and more than that, of one and the same model.
+        // The same model with one row, with the stored rows, and with more rows.
         for rows in [vec![1], vec![0, 1, 2], vec![2, 0, 0, 1, 2, 1, 0]] {
             let inputs = [("X".to_owned(), x.select(Axis(1), &rows).into())];
             let context = format!("{device}: rows {rows:?}");
@@ -142,7 +142,7 @@ impl Golden {
         array.clone().into_dimensionality().expect("its rank")
     }
 
-    /// The layer of an ONNX operator in one direction.
+    /// The layer of an ONNX operator for one direction.
     fn layer<C: Clone + Into<Cell>>(
         &self,
         cell: C,
@@ -163,7 +163,7 @@ impl Golden {
         layer.initial_state(self.get("initial_h").view(), c.as_ref().map(|c| c.view())).expect("fits")
     }
 
-    /// `[T, B, H]`
+    /// The output, `[T, B, H]`.
     fn y(&self) -> Array3<f32> {
         self.get::<ndarray::Ix4>("expect.Y").remove_axis(Axis(1))
     }
@@ -174,12 +174,12 @@ fn forward<C: Clone + Into<Cell>>(layer: &Recurrent<C>, x: &Array3<f32>, state: 
     layer.forward(&x, state).and_then(|y| y.to_array()).expect("forward")
 }
 
-/// burn clamps the new state instead: the cell's of an LSTM, the hidden one of an RNN and a GRU.
+/// burn clamps the new state instead: the cell state of an LSTM, the hidden state of an RNN and a GRU.
 #[test]
 fn f3_clip_clamps_what_activations_read_and_no_state() {
     const CLIP: f32 = 0.6;
     let clip = Some(CLIP);
-    /// Step by step, the hidden state clamped after each.
+    /// Runs step by step and clamps the hidden state after each.
     fn hidden_clamped<C: Clone + Into<Cell>>(case: &Golden, layer: &Recurrent<C>) -> Array3<f32> {
         let (x, mut h): (Array3<f32>, Array3<f32>) = (case.get("X"), case.get("initial_h"));
         let steps: Vec<Array3<f32>> = x
@@ -217,11 +217,11 @@ fn f3_clip_clamps_what_activations_read_and_no_state() {
     }
 }
 
-/// burn-onnx takes burn's own defaults in an LSTM.
+/// burn-onnx uses burn's own default activations in an LSTM.
 #[test]
 fn f4_an_lstms_activations_have_the_files_parameters() {
     let fixture = "lstm_activations";
-    // HardSigmoid, LeakyRelu, ScaledTanh and Elu take an alpha each, the first and the third a beta.
+    // HardSigmoid, LeakyRelu, ScaledTanh and Elu have an alpha each; the first and the third also a beta.
     let wrong = changed(fixture, |node| {
         for (name, stated, defaults) in [
             ("activation_alpha", &[0.3, 0.15, 0.7, 1.3][..], &[0.2, 0.01, 0.7, 1.3][..]),
@@ -241,7 +241,7 @@ fn f4_an_lstms_activations_have_the_files_parameters() {
     }
 }
 
-/// burn's `Gru::forward` drops the final state, and knows neither the reverse direction nor batches that come first.
+/// burn's `Gru::forward` drops the final state, and has neither a reverse direction nor the batch as the first axis.
 #[test]
 fn f5_a_gru_returns_its_final_state_runs_in_reverse_and_takes_batches_first() {
     let case = Golden::open("onnxrt__gru_reverse");
@@ -305,7 +305,7 @@ fn f7_an_lstms_y_is_time_direction_batch_hidden() {
     assert_apart("renamed axes", &renamed, &right);
 }
 
-/// candle's GRU concatenates the steps where its LSTM stacks them.
+/// candle's GRU concatenates the steps, while its LSTM stacks them.
 #[test]
 fn f8_every_kind_of_layer_stacks_its_steps_alike() {
     fn steps_are_states<C: Clone + Default + Into<Cell>>(device: &Device) {
@@ -381,7 +381,7 @@ fn f11_a_gru_from_pytorch_resets_after_the_matmul_whatever_its_file_says() {
     let (after, before) = (y("y"), y("stated.y"));
     assert_apart("the two", &after, &before);
     let open = |gru_reset| {
-        let options = OnnxOptions { gru_reset, ..Default::default() };
+        let options = OnnxOptions::default().gru_reset(gru_reset);
         OnnxModel::from_file(path(fixture), &options).expect("sound")
     };
     for device in devices() {
@@ -398,7 +398,7 @@ fn f11_a_gru_from_pytorch_resets_after_the_matmul_whatever_its_file_says() {
     assert!(after.warnings().len() == 1 && overridden(&after.warnings()[0]), "{:?}", after.warnings());
     assert!(open(GruReset::Before).warnings().is_empty(), "what the file says is no override");
 
-    // Another producer is believed, and the file of PyTorch that says it needs no warning.
+    // There is no warning for another producer, and none for a file of PyTorch with the attribute.
     let mut other = message(fixture);
     other.producer_name = "tf2onnx".to_owned();
     let other = OnnxModel::from_proto("m.onnx", &other, &OnnxOptions::default()).expect("sound");
@@ -406,7 +406,7 @@ fn f11_a_gru_from_pytorch_resets_after_the_matmul_whatever_its_file_says() {
     assert_close("another producer", &run(&other, &inputs(fixture), "y"), &before);
     let sound = OnnxModel::from_file(path("bidirectional_gru"), &OnnxOptions::default()).expect("sound");
     assert!(sound.warnings().is_empty());
-    let options = OnnxOptions { gru_reset: GruReset::Before, ..Default::default() };
+    let options = OnnxOptions::default().gru_reset(GruReset::Before);
     let overruled = OnnxModel::from_file(path("bidirectional_gru"), &options).expect("sound");
     assert!(overridden(&overruled.warnings()[0]));
 }

@@ -5,7 +5,7 @@ mod header;
 use std::io::{self, Read};
 use std::path::Path;
 
-use gatewise::onnx::proto::DataType;
+use gatewise::onnx::ElementType;
 use gatewise::onnx::{Input, Output};
 use gatewise::text::shown;
 use gatewise::{Error, Result, files};
@@ -197,13 +197,13 @@ pub(crate) fn write(path: &Path, output: &Output) -> Result<()> {
             let array = tensor.to_array::<IxDyn>()?;
             save(path, "<f4", array.shape(), array.iter().map(|x| x.to_le_bytes()))
         }
-        Output::Int { kind, values } => match kind {
-            DataType::Int8 => narrowed(path, "|i1", values, i8::to_le_bytes),
-            DataType::Int16 => narrowed(path, "<i2", values, i16::to_le_bytes),
-            DataType::Int32 => narrowed(path, "<i4", values, i32::to_le_bytes),
-            DataType::Uint8 => narrowed(path, "|u1", values, u8::to_le_bytes),
-            DataType::Uint16 => narrowed(path, "<u2", values, u16::to_le_bytes),
-            DataType::Uint32 => narrowed(path, "<u4", values, u32::to_le_bytes),
+        Output::Int { element_type, values } => match element_type {
+            ElementType::Int8 => narrowed(path, "|i1", values, i8::to_le_bytes),
+            ElementType::Int16 => narrowed(path, "<i2", values, i16::to_le_bytes),
+            ElementType::Int32 => narrowed(path, "<i4", values, i32::to_le_bytes),
+            ElementType::Uint8 => narrowed(path, "|u1", values, u8::to_le_bytes),
+            ElementType::Uint16 => narrowed(path, "<u2", values, u16::to_le_bytes),
+            ElementType::Uint32 => narrowed(path, "<u4", values, u32::to_le_bytes),
             _ => whole(path, values),
         },
         other => {

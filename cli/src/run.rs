@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ResetChoice::Before => GruReset::Before,
         ResetChoice::After => GruReset::After,
     };
-    let model = OnnxModel::from_file(&arguments.model, &OnnxOptions { gru_reset, ..Default::default() })?;
+    let model = OnnxModel::from_file(&arguments.model, &OnnxOptions::default().gru_reset(gru_reset))?;
     let warnings: Vec<String> = model.warnings().iter().map(ToString::to_string).collect();
     let not_finite: Vec<String> = model.check().iter().map(ToString::to_string).collect();
     warn("", &warnings);

@@ -2,8 +2,7 @@
 #![no_main]
 
 use gatewise::Device;
-use gatewise::onnx::proto::DataType;
-use gatewise::onnx::{Extent, Input, OnnxModel, OnnxOptions, ValueInfo};
+use gatewise::onnx::{ElementType, Extent, Input, OnnxModel, OnnxOptions, ValueInfo};
 use libfuzzer_sys::fuzz_target;
 use ndarray::{ArrayD, IxDyn};
 
@@ -23,8 +22,8 @@ fn input(info: &ValueInfo) -> Option<Input> {
     shape.iter().try_fold(1_usize, |all, &n| all.checked_mul(n)).filter(|&all| all <= SMALL)?;
     let shape = IxDyn(&shape);
     Some(match info.element_type {
-        DataType::Bool => ArrayD::from_elem(shape, true).into(),
-        DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => {
+        ElementType::Bool => ArrayD::from_elem(shape, true).into(),
+        ElementType::Float | ElementType::Float16 | ElementType::Bfloat16 | ElementType::Double => {
             ArrayD::from_elem(shape, 0.5_f32).into()
         }
         _ => ArrayD::from_elem(shape, 1_i64).into(),
@@ -32,7 +31,7 @@ fn input(info: &ValueInfo) -> Option<Input> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let options = OnnxOptions { memory_limit: MEMORY, ..Default::default() };
+    let options = OnnxOptions::default().memory_limit(MEMORY);
     let model = match OnnxModel::from_bytes("fuzz", bytes, &options) {
         Ok(model) => model,
         Err(error) => return drop(error.to_string()),

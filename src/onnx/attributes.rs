@@ -1,33 +1,33 @@
-//! A node's attributes, each taken once: what is left over was not understood.
+//! The attributes of a node. Each is taken once; one that is left over is refused.
 
 use std::collections::BTreeMap;
 
 use super::proto::{AttributeProto, AttributeType, NodeProto, TensorProto};
 use crate::error::{Error, Result};
+use crate::weights::FileName;
 
-/// Where a message points: the file and the node in it.
+/// The file and the node that errors name.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
-    pub(super) file: String,
-    /// The node's name and type.
+    file: String,
+    /// The name and type of the node.
     pub(super) node: String,
 }
 
 impl Site {
-    /// `index` names a node that has no name.
-    pub(super) fn new(file: &str, index: usize, node: &NodeProto) -> Self {
+    /// The site of a node; `index` stands for a missing name.
+    pub(super) fn new(file: FileName<'_>, index: usize, node: &NodeProto) -> Self {
         let name = if node.name.is_empty() { format!("#{index}") } else { format!("{:?}", node.name) };
-        Self { file: file.to_owned(), node: format!("node {name} ({})", node.op_type) }
+        Self { file: file.0.to_owned(), node: format!("node {name} ({})", node.op_type) }
     }
 
     pub(super) fn refuse(&self, field: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        let field = format!("{}: {field}", self.node);
-        Error::Format { file: self.file.clone(), field, expected: expected.into(), found: found.into() }
+        FileName(&self.file).refuse(&format!("{}: {field}", self.node), expected, found)
     }
 
-    /// Says in which node an error arose.
-    pub(super) fn wrap(&self, source: Error) -> Error {
-        source.at_node(&self.file, &self.node)
+    /// Adds the file and the node to an error.
+    pub(super) fn wrap(&self, error: Error) -> Error {
+        error.at_node(&self.file, &self.node)
     }
 }
 
@@ -52,7 +52,7 @@ impl<'a> Attributes<'a> {
         Ok(Self { site: site.clone(), left })
     }
 
-    /// Refuses attributes that nobody asked for.
+    /// Refuses attributes that were not taken.
     pub(super) fn finish(self) -> Result<()> {
         match self.left.keys().next() {
             None => Ok(()),
@@ -64,7 +64,7 @@ impl<'a> Attributes<'a> {
         let Some(attribute) = self.left.remove(name) else {
             return Ok(None);
         };
-        // Files older than IR version 3 leave the type out.
+        // Files with an IR version below 3 have no types.
         if attribute.r#type != kind as i32 && attribute.r#type != AttributeType::Undefined as i32 {
             let found = match AttributeType::try_from(attribute.r#type) {
                 Ok(found) => format!("{found:?}"),
@@ -79,7 +79,7 @@ impl<'a> Attributes<'a> {
         Ok(self.take(name, AttributeType::Int)?.map(|a| a.i))
     }
 
-    /// An attribute that is 0 or 1.
+    /// Takes an attribute that is 0 or 1.
     pub(super) fn flag(&mut self, name: &str, default: bool) -> Result<bool> {
         match self.int(name)? {
             None => Ok(default),

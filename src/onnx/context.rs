@@ -1,4 +1,4 @@
-//! What a running node works with: its inputs, and operations that know how much memory is left.
+//! The inputs of a running node, and operations that observe the memory limit.
 
 use std::cell::Cell;
 
@@ -10,19 +10,19 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Binary, Math, PadMode, Recorder, Reduction, Slice};
 use crate::tensor::{Device, Tensor};
 
-/// Where the nodes' own checks report.
+/// The operation that errors of the nodes' own checks name.
 const OP: &str = "onnx";
 
-/// One node's surroundings during a run.
+/// The recorder of a run, and the memory that is left for a node.
 pub(super) struct Context<'a> {
     pub(super) recorder: &'a mut Recorder,
-    /// Bytes that new values may hold.
+    /// The number of bytes that new values may hold.
     pub(super) room: u64,
-    /// Whether a value was refused for want of room.
+    /// Whether a value was refused because of the memory limit.
     pub(super) short: Cell<bool>,
 }
 
-/// The inputs of a node; floats are on the recorder's device.
+/// The inputs of a node. Floats are on the recorder's device.
 pub(super) struct Inputs<'a>(pub(super) &'a [Option<Value>]);
 
 pub(super) fn unexpected(what: &'static str, expected: &'static str, found: impl Into<String>) -> Error {
@@ -56,7 +56,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// A list of integers: shapes, axes, repeats.
+    /// An input that is a list of integers: shapes, axes, repeats.
     pub(super) fn list(&self, at: usize, what: &'static str) -> Result<Vec<i64>> {
         Ok(self.ints(at, what)?.values.iter().copied().collect())
     }
@@ -69,12 +69,12 @@ impl Inputs<'_> {
 /// The most axes of a value.
 pub(super) const MOST_AXES: usize = 32;
 
-/// A number of axes that a value may have.
+/// Refuses more axes than a value may have.
 pub(super) fn rank(axes: usize) -> Result<usize> {
     if axes <= MOST_AXES { Ok(axes) } else { Err(unexpected("axes", "at most 32 of them", axes.to_string())) }
 }
 
-/// An axis counted from the front, from one that may be counted from the back.
+/// An axis counted from the front. A negative axis counts from the back.
 pub(super) fn axis(axis: i64, rank: usize) -> Result<usize> {
     let from_front = if axis < 0 { axis.checked_add_unsigned(rank as u64) } else { Some(axis) };
     match from_front.and_then(|axis| usize::try_from(axis).ok()) {
@@ -83,7 +83,7 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize> {
     }
 }
 
-/// Axes counted from the front, each once.
+/// Axes counted from the front (see [`axis`]). An axis that is listed twice is refused.
 pub(super) fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>> {
     let mut seen = vec![false; rank];
     let mut result = Vec::with_capacity(list.len().min(rank));
@@ -115,7 +115,7 @@ impl Context<'_> {
         self.recorder.device()
     }
 
-    /// The number of elements of a new value, if there is room for it. `width` is an element's size in bytes.
+    /// The number of elements of a new value, if the memory limit allows it. `width` is the size of an element in bytes.
     pub(super) fn reserve(&self, shape: &[usize], width: u64) -> Result<usize> {
         rank(shape.len())?;
         let refused = || {
@@ -127,7 +127,7 @@ impl Context<'_> {
                 found: format!("shape {shape:?} with {} bytes left", self.room),
             }
         };
-        // Strides must be countable too where another axis is 0.
+        // Even if an axis has extent 0, the strides must be countable.
         let strides = shape.iter().try_fold(1_usize, |n, &extent| n.checked_mul(extent.max(1)));
         let count = if shape.contains(&0) { strides.map(|_| 0) } else { strides };
         let fits = |&count: &usize| (count as u64).checked_mul(width).is_some_and(|bytes| bytes <= self.room);
@@ -135,7 +135,7 @@ impl Context<'_> {
         counted.filter(fits).ok_or_else(refused)
     }
 
-    /// Reads elements of a tensor; on a device this ends the submission so far, which the copy to the host is part of.
+    /// Copies a tensor to the host. On a GPU this submits everything recorded so far.
     pub(super) fn read(&mut self, x: &Tensor) -> Result<Vec<f32>> {
         if matches!(x.device(), Device::Cpu | Device::Reference) {
             return x.to_vec();
@@ -148,7 +148,7 @@ impl Context<'_> {
         Tensor::from_vec(self.device(), shape, data)
     }
 
-    /// A tensor of one value.
+    /// A tensor whose elements all have one value.
     pub(super) fn full(&mut self, shape: &[usize], value: f32) -> Result<Tensor> {
         let one = self.tensor(&[1], vec![value])?;
         self.expand(&one, shape)
@@ -193,7 +193,7 @@ impl Context<'_> {
         if order.iter().copied().eq(0..x.shape().len()) {
             return Ok(x.clone());
         }
-        // Moving axes of extent 1 moves no element.
+        // If only axes of extent 1 move, no element moves.
         let moved = order.iter().filter(|&&axis| x.shape().get(axis).is_some_and(|&extent| extent != 1));
         if order.len() == x.shape().len() && moved.is_sorted() {
             let shape: Vec<usize> = order.iter().filter_map(|&axis| x.shape().get(axis).copied()).collect();
@@ -252,9 +252,8 @@ impl Context<'_> {
     }
 }
 
-/// Host booleans and the 0 and 1 of a device, as booleans or as numbers.
 impl Context<'_> {
-    /// A condition as 0 and 1 on the device.
+    /// Booleans as 0 and 1 on the device.
     pub(super) fn mask(&mut self, value: &Value, what: &'static str) -> Result<Tensor> {
         match value {
             Value::Mask(x) => Ok(x.clone()),
@@ -264,10 +263,10 @@ impl Context<'_> {
     }
 }
 
-/// A host array repeated to a shape that it broadcasts to.
+/// A host array that is repeated to a shape (NumPy's `broadcast_to`).
 pub(super) fn spread<T: Clone>(x: &ArrayD<T>, shape: &[usize]) -> Result<ArrayD<T>> {
-    let wide = x.broadcast(IxDyn(shape));
-    wide.map(|x| x.to_owned()).ok_or_else(|| {
+    let repeated = x.broadcast(IxDyn(shape));
+    repeated.map(|x| x.to_owned()).ok_or_else(|| {
         unexpected("shape", "one that the value broadcasts to", format!("{:?} for {shape:?}", x.shape()))
     })
 }

@@ -1,51 +1,52 @@
-//! A model's graph: checked, sorted, its constant parts computed.
+//! The graph of a model: checked and sorted, with its constant parts computed.
 
 mod order;
 mod versions;
 
 use std::collections::BTreeMap;
 
-use self::order::Names;
 pub(super) use self::order::ValueId;
+use self::order::ValueNames;
 use super::attributes::{Attributes, Site};
 use super::context::{Context, Inputs};
-use super::operators::{Operation, Reader, find};
-use super::proto::{DataType, DimensionValue, GraphProto, ModelProto, ValueInfoProto};
-use super::tensor::{Source, data_type};
-use super::value::{IntKind, Value};
+use super::interface::ElementType;
+use super::operators::{Operation, Operator, Reader, find};
+use super::proto::{DataType, DimensionValue, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::tensor::ModelFile;
+use super::value::Value;
 use super::{Extent, NonFinite, OnnxOptions, ValueInfo, Warning};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::Device;
 
-/// A graph ready to be put on a device.
+/// A graph that is ready to be put on a device.
 pub(super) struct Graph {
     pub(super) file: String,
     pub(super) inputs: Vec<(ValueInfo, ValueId)>,
     pub(super) outputs: Vec<(ValueInfo, ValueId)>,
-    /// Nodes whose results are not constant, each after those it reads.
+    /// The nodes whose results are not constant, each after the nodes whose results it reads.
     pub(super) steps: Vec<Step>,
-    /// Constants that steps or outputs read.
+    /// The constants that steps or outputs read.
     pub(super) constants: BTreeMap<ValueId, Value>,
-    /// Number of values.
+    /// The number of values.
     pub(super) values: usize,
     pub(super) warnings: Vec<Warning>,
     pub(super) non_finite: Vec<NonFinite>,
     pub(super) memory_limit: u64,
 }
 
-/// One node.
+/// A node that runs.
 pub(super) struct Step {
     pub(super) site: Site,
     pub(super) operation: Operation,
     pub(super) inputs: Vec<Option<ValueId>>,
     pub(super) outputs: Vec<Option<ValueId>>,
-    /// Values that nobody reads after this step.
+    /// The values that no later step reads.
     pub(super) last: Vec<ValueId>,
 }
 
-/// What constant folding may produce beyond a multiple of the file's own constants, in bytes.
+/// The most bytes that constant folding may produce beyond [`FOLDED_TIMES`] times the bytes of the file's constants.
 const FOLDED_BYTES: u64 = 1 << 20;
-/// That multiple: exporters cut and join weights a few times.
+/// Exporters cut and join weights a few times, so that folding produces a small multiple of their bytes.
 const FOLDED_TIMES: u64 = 8;
 
 impl Graph {
@@ -53,27 +54,27 @@ impl Graph {
     ///
     /// # Errors
     /// As [`OnnxModel::from_bytes`](super::OnnxModel::from_bytes).
-    pub(super) fn new(model: &ModelProto, source: Source<'_>, options: &OnnxOptions) -> Result<Self> {
-        let opset = versions::check(model, source.file)?;
+    pub(super) fn new(model: &ModelProto, file: ModelFile<'_>, options: &OnnxOptions) -> Result<Self> {
+        let opset = versions::check(model, file.name)?;
         let Some(graph) = &model.graph else {
-            return Err(source.refuse("graph", "a graph", "none"));
+            return Err(file.refuse("graph", "a graph", "none"));
         };
         if let Some(sparse) = graph.sparse_initializer.first() {
             let name = sparse.values.as_ref().map_or("", |values| values.name.as_str());
-            return Err(source.refuse("sparse_initializer", "dense initializers only", format!("{name:?}")));
+            return Err(file.refuse("sparse_initializer", "dense initializers only", format!("{name:?}")));
         }
         let mut warnings = Vec::new();
-        let constants = initializers(graph, source, &mut warnings)?;
-        let names = Names::new(graph, source, &constants)?;
+        let constants = initializers(graph, file, &mut warnings)?;
+        let names = ValueNames::new(graph, file, &constants)?;
         let live = names.live(graph);
-        versions::operators(model, graph, &live, opset, source.file)?;
+        versions::operators(model, graph, &live, opset, file.name)?;
 
         let read_bytes: u64 = constants.values().map(Value::bytes).sum();
         let mut builder = Builder {
             graph: Self {
-                file: source.file.to_owned(),
-                inputs: signature(&graph.input, source, |name| names.input(name))?,
-                outputs: signature(&graph.output, source, |name| names.find(name))?,
+                file: file.name.0.to_owned(),
+                inputs: signature(&graph.input, file, |name| names.input(name))?,
+                outputs: signature(&graph.output, file, |name| names.find(name))?,
                 steps: Vec::new(),
                 constants: constants.into_iter().filter_map(|(name, v)| Some((names.find(name)?, v))).collect(),
                 values: names.count(),
@@ -82,7 +83,7 @@ impl Graph {
                 memory_limit: options.memory_limit,
             },
             model,
-            source,
+            file,
             opset,
             options,
             names: &names,
@@ -101,24 +102,7 @@ impl Graph {
     }
 }
 
-impl Source<'_> {
-    pub(super) fn refuse(&self, field: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        Error::Format {
-            file: self.file.to_owned(),
-            field: field.to_owned(),
-            expected: expected.into(),
-            found: found.into(),
-        }
-    }
-
-    /// Refuses a name that has been given before.
-    pub(super) fn again(&self, place: impl Into<String>, name: &str, first: impl Into<String>) -> Error {
-        let (file, name) = (self.file.to_owned(), name.to_owned());
-        Error::Duplicate { file, place: place.into(), name, first: first.into() }
-    }
-}
-
-/// What is no number in a constant.
+/// Counts NaN and infinity in a constant; `None` if there are none.
 fn non_finite(name: &str, value: &Value) -> Result<Option<NonFinite>> {
     match value {
         Value::Float(x) => Ok(NonFinite::among(name, x.to_vec()?.iter())),
@@ -126,19 +110,19 @@ fn non_finite(name: &str, value: &Value) -> Result<Option<NonFinite>> {
     }
 }
 
-/// The graph's constants by name.
+/// Reads the constants of the graph by name.
 fn initializers<'a>(
     graph: &'a GraphProto,
-    source: Source<'_>,
+    file: ModelFile<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<BTreeMap<&'a str, Value>> {
     let mut constants = BTreeMap::new();
     for tensor in &graph.initializer {
         if tensor.name.is_empty() {
-            return Err(source.refuse("initializer", "a name", "none"));
+            return Err(file.refuse("initializer", "a name", "none"));
         }
-        if constants.insert(tensor.name.as_str(), source.read(tensor)?).is_some() {
-            return Err(source.again("an initializer", &tensor.name, "another"));
+        if constants.insert(tensor.name.as_str(), file.read(tensor)?).is_some() {
+            return Err(file.name.duplicate("an initializer", &tensor.name, "another"));
         }
         let declared = "Double";
         let double = tensor.data_type == DataType::Double as i32;
@@ -150,39 +134,33 @@ fn initializers<'a>(
     Ok(constants)
 }
 
-/// Names and types of the graph's inputs or outputs; `find` leaves out what is not asked of a caller.
+/// Reads names and types of the graph's inputs or outputs. Values that `find` does not find are left out.
 fn signature(
     infos: &[ValueInfoProto],
-    source: Source<'_>,
+    file: ModelFile<'_>,
     find: impl Fn(&str) -> Option<ValueId>,
 ) -> Result<Vec<(ValueInfo, ValueId)>> {
     let found = infos.iter().filter_map(|info| find(&info.name).map(|id| (info, id)));
-    found.map(|(info, id)| Ok((value_info(info, source)?, id))).collect()
+    found.map(|(info, id)| Ok((value_info(info, file)?, id))).collect()
 }
 
-fn value_info(info: &ValueInfoProto, source: Source<'_>) -> Result<ValueInfo> {
+/// Reads the name and type of an input or output.
+fn value_info(info: &ValueInfoProto, file: ModelFile<'_>) -> Result<ValueInfo> {
     let field = format!("value {:?}", info.name);
     let Some(tensor) = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else {
-        return Err(source.refuse(&field, "a tensor's type", "none"));
+        return Err(file.refuse(&field, "a tensor's type", "none"));
     };
-    let unread = |found: String| {
-        let file = source.file.to_owned();
-        Error::Dtype { file, field: field.clone(), expected: "float, bool or integers of 8 to 64 bits", found }
-    };
-    let element_type = data_type(tensor.elem_type).map_err(unread)?;
-    let float = [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16].contains(&element_type);
-    if !float && element_type != DataType::Bool && IntKind::of(element_type).is_none() {
-        return Err(unread(format!("{element_type:?}")));
-    }
+    let expected = "float, bool or integers of 8 to 64 bits";
+    let element_type = ElementType::read(tensor.elem_type).map_err(|found| file.name.dtype(&field, expected, found))?;
     let extent = |value: &Option<DimensionValue>| match value {
         None => Ok(Extent::Free),
         Some(DimensionValue::DimParam(name)) if name.is_empty() => Ok(Extent::Free),
         Some(DimensionValue::DimParam(name)) => Ok(Extent::Named(name.clone())),
-        // Old exporters wrote -1 for an extent that is not known.
+        // Old exporters write -1 for an unknown extent.
         Some(DimensionValue::DimValue(-1)) => Ok(Extent::Free),
-        Some(DimensionValue::DimValue(n)) => usize::try_from(*n)
-            .map(Extent::Fixed)
-            .map_err(|_| source.refuse(&field, "no negative extent", n.to_string())),
+        Some(DimensionValue::DimValue(n)) => {
+            usize::try_from(*n).map(Extent::Fixed).map_err(|_| file.refuse(&field, "no negative extent", n.to_string()))
+        }
     };
     let shape = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(|dim| extent(&dim.value)).collect());
     Ok(ValueInfo { name: info.name.clone(), element_type, shape: shape.transpose()? })
@@ -192,44 +170,28 @@ fn value_info(info: &ValueInfoProto, source: Source<'_>) -> Result<ValueInfo> {
 struct Builder<'a> {
     graph: Graph,
     model: &'a ModelProto,
-    source: Source<'a>,
+    file: ModelFile<'a>,
     opset: i64,
     options: &'a OnnxOptions,
-    names: &'a Names<'a>,
-    /// Bytes that constant folding may still produce.
+    names: &'a ValueNames<'a>,
+    /// The number of bytes that constant folding may still produce.
     folding: u64,
 }
 
 impl Builder<'_> {
-    /// Reads a node; computes it at once where all its inputs are constant.
+    /// Reads a node. If all its inputs are constant, it is computed at once.
     fn add(&mut self, graph: &GraphProto, index: usize, wanted: &[bool]) -> Result<()> {
         let node = &graph.node[index];
-        let site = Site::new(self.source.file, index, node);
+        let site = Site::new(self.file.name, index, node);
         let Some(operator) = find(&node.op_type, self.opset) else {
-            return Err(site.refuse("operator", "one that is carried out", node.op_type.clone()));
+            return Err(site.refuse("operator", "a supported one", node.op_type.clone()));
         };
-        let ids = |names: &[String]| -> Vec<Option<ValueId>> {
-            let count = names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
-            names[..count].iter().map(|name| self.names.find(name)).collect()
-        };
-        let inputs = ids(&node.input);
-        let least = *operator.inputs.start();
-        if !operator.inputs.contains(&inputs.len()) || inputs[..least].iter().any(Option::is_none) {
-            let range = &operator.inputs;
-            let most = if *range.end() == usize::MAX { "any number".to_owned() } else { range.end().to_string() };
-            return Err(site.refuse("inputs", format!("{least} to {most}"), format!("{:?}", node.input)));
-        }
-        let mut outputs = ids(&node.output);
-        if outputs.is_empty() || outputs.len() > operator.outputs {
-            return Err(site.refuse("outputs", format!("1 to {}", operator.outputs), format!("{:?}", node.output)));
-        }
-        for output in &mut outputs {
-            *output = output.filter(|id| wanted[id.0]);
-        }
+        let inputs = self.inputs_of(node, operator, &site)?;
+        let outputs = self.outputs_of(node, operator, &site, wanted)?;
         let constants: Vec<Option<Value>> =
             inputs.iter().map(|id| id.and_then(|id| self.graph.constants.get(&id).cloned())).collect();
         let given: Vec<bool> = inputs.iter().map(Option::is_some).collect();
-        // `Split` counts its outputs, the unnamed ones too.
+        // `Split` counts its outputs, including those without a name.
         let mut read = outputs.iter().map(Option::is_some).collect::<Vec<bool>>();
         read.resize(node.output.len(), false);
         let mut reader = Reader {
@@ -240,7 +202,7 @@ impl Builder<'_> {
             constants: &constants,
             given: &given,
             wanted: &read,
-            source: self.source,
+            file: self.file,
             producer: &self.model.producer_name,
             gru_reset: self.options.gru_reset,
             warnings: &mut self.graph.warnings,
@@ -253,7 +215,7 @@ impl Builder<'_> {
             let mut recorder = Device::Cpu.recorder();
             let mut context = Context { recorder: &mut recorder, room: self.folding, short: false.into() };
             match run(&mut context, &Inputs(&constants)) {
-                // A large constant is computed where it is needed.
+                // A constant that is too large is computed in every run instead.
                 Err(_) if context.short.get() && !constants.is_empty() => {}
                 result => {
                     let values = result.map_err(|error| site.wrap(error))?;
@@ -265,7 +227,39 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Takes a node's results as constants.
+    /// The values of a node's inputs, without trailing inputs that have no name.
+    fn inputs_of(&self, node: &NodeProto, operator: &Operator, site: &Site) -> Result<Vec<Option<ValueId>>> {
+        let inputs = self.ids(&node.input);
+        let least = *operator.inputs.start();
+        if !operator.inputs.contains(&inputs.len()) || inputs[..least].iter().any(Option::is_none) {
+            let range = &operator.inputs;
+            let most = if *range.end() == usize::MAX { "any number".to_owned() } else { range.end().to_string() };
+            return Err(site.refuse("inputs", format!("{least} to {most}"), format!("{:?}", node.input)));
+        }
+        Ok(inputs)
+    }
+
+    /// The values of a node's outputs; `None` for those that are not read.
+    fn outputs_of(
+        &self,
+        node: &NodeProto,
+        operator: &Operator,
+        site: &Site,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
+        let outputs = self.ids(&node.output);
+        if outputs.is_empty() || outputs.len() > operator.outputs {
+            return Err(site.refuse("outputs", format!("1 to {}", operator.outputs), format!("{:?}", node.output)));
+        }
+        Ok(outputs.into_iter().map(|id| id.filter(|id| wanted[id.0])).collect())
+    }
+
+    fn ids(&self, names: &[String]) -> Vec<Option<ValueId>> {
+        let count = names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+        names[..count].iter().map(|name| self.names.find(name)).collect()
+    }
+
+    /// Stores the results of a node as constants. `own` is true for the operator `Constant`.
     fn keep(&mut self, own: bool, site: &Site, outputs: &[Option<ValueId>], values: Vec<Value>) -> Result<()> {
         for (id, value) in outputs.iter().zip(values) {
             let Some(id) = id else { continue };
@@ -280,7 +274,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Drops what nobody reads, and notes when a value is read for the last time.
+    /// Drops constants that are not read, and lists per step the values that are read for the last time.
     fn finish(self) -> Graph {
         let mut graph = self.graph;
         let mut kept: Vec<bool> = vec![false; graph.values];

@@ -1,8 +1,10 @@
-//! The operators that are carried out: one table, one reader for each, grouped by what they do.
+//! The supported operators: one table, and one reader per operator.
 
+mod cast;
 mod convolution;
 mod elementwise;
 mod layout;
+mod logic;
 mod pad;
 mod product;
 mod recurrent;
@@ -17,26 +19,26 @@ use super::GruReset;
 use super::Warning;
 use super::attributes::{Attributes, Site};
 use super::context::{Context, Inputs};
-use super::tensor::Source;
+use super::tensor::ModelFile;
 use super::value::Value;
 use crate::error::{Error, Result};
 use crate::op::Math;
 use crate::tensor::Device;
 
-/// Runs a node: inputs to outputs.
-pub(super) type Run = Arc<dyn Fn(&mut Context<'_>, &Inputs<'_>) -> Result<Vec<Value>> + Send + Sync>;
-/// Puts a node's weights on a device.
-type Place = Box<dyn Fn(&Device) -> Result<Run> + Send + Sync>;
+/// The function of a node, from its inputs to its outputs.
+pub(super) type NodeFn = Arc<dyn Fn(&mut Context<'_>, &Inputs<'_>) -> Result<Vec<Value>> + Send + Sync>;
+/// Puts the weights of a node on a device, and returns the node's function.
+type BuildOnDevice = Box<dyn Fn(&Device) -> Result<NodeFn> + Send + Sync>;
 
-/// A node that has been read.
+/// The operation of a node.
 pub(super) enum Operation {
-    /// It works on its inputs alone.
-    Plain(Run),
-    /// It holds some of its inputs itself, as weights.
-    Held {
-        /// The inputs that it holds.
+    /// A function of the inputs alone.
+    Plain(NodeFn),
+    /// An operation that holds some of its inputs as weights.
+    WithWeights {
+        /// The indices of the inputs that it holds.
         slots: Vec<usize>,
-        place: Place,
+        build: BuildOnDevice,
     },
 }
 
@@ -47,34 +49,35 @@ impl Operation {
         Ok(Self::Plain(Arc::new(run)))
     }
 
-    /// Whether the operation holds the input at `slot` itself.
+    /// Whether the operation holds the input at `slot` as weights.
     pub(super) fn holds(&self, slot: usize) -> bool {
-        matches!(self, Self::Held { slots, .. } if slots.contains(&slot))
+        matches!(self, Self::WithWeights { slots, .. } if slots.contains(&slot))
     }
 
-    pub(super) fn place(&self, device: &Device) -> Result<Run> {
+    /// The function of the node on a device.
+    pub(super) fn on(&self, device: &Device) -> Result<NodeFn> {
         match self {
-            Self::Plain(run) => Ok(Arc::clone(run)),
-            Self::Held { place, .. } => place(device),
+            Self::Plain(function) => Ok(Arc::clone(function)),
+            Self::WithWeights { build, .. } => build(device),
         }
     }
 }
 
-/// A node as its reader sees it.
+/// The parts of a node that the reader of its operator needs.
 pub(super) struct Reader<'a> {
     pub(super) site: &'a Site,
-    /// The operator's name.
+    /// The name of the operator.
     pub(super) operator: &'a str,
-    /// Version of ONNX's own operators.
+    /// The version of ONNX's own operators.
     pub(super) opset: i64,
     pub(super) attributes: Attributes<'a>,
-    /// The inputs' values where they are constant.
+    /// Per input: its value, if it is constant.
     pub(super) constants: &'a [Option<Value>],
-    /// Which inputs are given.
+    /// Per input: whether it is given.
     pub(super) given: &'a [bool],
-    /// Which outputs somebody reads.
+    /// Per output: whether it is read.
     pub(super) wanted: &'a [bool],
-    pub(super) source: Source<'a>,
+    pub(super) file: ModelFile<'a>,
     pub(super) producer: &'a str,
     pub(super) gru_reset: GruReset,
     pub(super) warnings: &'a mut Vec<Warning>,
@@ -97,13 +100,13 @@ impl Reader<'_> {
         self.site.refuse(field, expected, found)
     }
 
-    /// Axes: an attribute before operator set `since`, an input of the run from then on.
+    /// The axes: an attribute before operator set `since`, an input from then on.
     fn axes(&mut self, since: i64) -> Result<Axes> {
         Ok(if self.opset < since { Axes::Known(self.attributes.ints("axes")?) } else { Axes::Input(1) })
     }
 }
 
-/// Where a node's axes come from.
+/// The origin of a node's axes.
 enum Axes {
     Known(Option<Vec<i64>>),
     Input(usize),
@@ -123,7 +126,7 @@ type Read = fn(&mut Reader<'_>) -> Result<Operation>;
 /// An operator of ONNX's own domain.
 pub(super) struct Operator {
     name: &'static str,
-    /// The operator set that brought it in.
+    /// The operator set that introduced the operator.
     since: i64,
     pub(super) inputs: RangeInclusive<usize>,
     pub(super) outputs: usize,
@@ -134,18 +137,18 @@ const fn row(name: &'static str, since: i64, inputs: RangeInclusive<usize>, outp
     Operator { name, since, inputs, outputs, read }
 }
 
-/// Inputs or outputs without a limit of their own.
+/// No limit on the number of inputs or outputs.
 const MANY: usize = usize::MAX;
 
-/// Every operator that is carried out, from operator set [`OLDEST`] to [`NEWEST`].
+/// The supported operators, for operator sets from [`OLDEST`] to [`NEWEST`].
 #[rustfmt::skip]
 static OPERATORS: &[Operator] = &[
     row("Abs", 1, 1..=1, 1, |r| elementwise::math(r, Math::Abs)),
     row("Add", 1, 2..=2, 1, |r| elementwise::arithmetic(r, elementwise::Arithmetic::Add)),
-    row("And", 1, 2..=2, 1, |r| elementwise::logic(r, elementwise::Logic::And)),
+    row("And", 1, 2..=2, 1, |r| logic::logic(r, logic::Logic::And)),
     row("ArgMax", 1, 1..=1, 1, |r| reduce::arg(r, true)),
     row("ArgMin", 1, 1..=1, 1, |r| reduce::arg(r, false)),
-    row("Cast", 1, 1..=1, 1, elementwise::cast),
+    row("Cast", 1, 1..=1, 1, cast::cast),
     row("Ceil", 1, 1..=1, 1, |r| elementwise::math(r, Math::Ceil)),
     row("Clip", 1, 1..=3, 1, elementwise::clip),
     row("Concat", 1, 1..=MANY, 1, layout::concat),
@@ -155,7 +158,7 @@ static OPERATORS: &[Operator] = &[
     row("Div", 1, 2..=2, 1, |r| elementwise::arithmetic(r, elementwise::Arithmetic::Div)),
     row("Dropout", 1, 1..=3, 2, elementwise::dropout),
     row("Elu", 1, 1..=1, 1, elementwise::activation),
-    row("Equal", 1, 2..=2, 1, |r| elementwise::compare(r, elementwise::Compare::Equal)),
+    row("Equal", 1, 2..=2, 1, |r| logic::compare(r, logic::Compare::Equal)),
     row("Exp", 1, 1..=1, 1, |r| elementwise::math(r, Math::Exp)),
     row("Expand", 8, 2..=2, 1, shape::expand),
     row("Flatten", 1, 1..=1, 1, shape::flatten),
@@ -163,14 +166,14 @@ static OPERATORS: &[Operator] = &[
     row("GRU", 1, 3..=6, 2, recurrent::gru),
     row("Gather", 1, 2..=2, 1, layout::gather),
     row("Gemm", 1, 2..=3, 1, product::gemm),
-    row("Greater", 1, 2..=2, 1, |r| elementwise::compare(r, elementwise::Compare::Greater)),
-    row("GreaterOrEqual", 12, 2..=2, 1, |r| elementwise::compare(r, elementwise::Compare::GreaterOrEqual)),
+    row("Greater", 1, 2..=2, 1, |r| logic::compare(r, logic::Compare::Greater)),
+    row("GreaterOrEqual", 12, 2..=2, 1, |r| logic::compare(r, logic::Compare::GreaterOrEqual)),
     row("HardSigmoid", 1, 1..=1, 1, elementwise::activation),
     row("Identity", 1, 1..=1, 1, elementwise::identity),
     row("LSTM", 1, 3..=8, 3, recurrent::lstm),
     row("LeakyRelu", 1, 1..=1, 1, elementwise::activation),
-    row("Less", 1, 2..=2, 1, |r| elementwise::compare(r, elementwise::Compare::Less)),
-    row("LessOrEqual", 12, 2..=2, 1, |r| elementwise::compare(r, elementwise::Compare::LessOrEqual)),
+    row("Less", 1, 2..=2, 1, |r| logic::compare(r, logic::Compare::Less)),
+    row("LessOrEqual", 12, 2..=2, 1, |r| logic::compare(r, logic::Compare::LessOrEqual)),
     row("Log", 1, 1..=1, 1, |r| elementwise::math(r, Math::Log)),
     row("LogSoftmax", 1, 1..=1, 1, |r| reduce::softmax(r, true)),
     row("MatMul", 1, 2..=2, 1, product::matmul),
@@ -178,17 +181,17 @@ static OPERATORS: &[Operator] = &[
     row("Min", 1, 1..=MANY, 1, |r| elementwise::extremum(r, elementwise::Arithmetic::Min)),
     row("Mul", 1, 2..=2, 1, |r| elementwise::arithmetic(r, elementwise::Arithmetic::Mul)),
     row("Neg", 1, 1..=1, 1, elementwise::negate),
-    row("Not", 1, 1..=1, 1, elementwise::not),
-    row("Or", 1, 2..=2, 1, |r| elementwise::logic(r, elementwise::Logic::Or)),
+    row("Not", 1, 1..=1, 1, logic::not),
+    row("Or", 1, 2..=2, 1, |r| logic::logic(r, logic::Logic::Or)),
     row("Pad", 1, 1..=4, 1, pad::pad),
     row("Pow", 1, 2..=2, 1, elementwise::power),
     row("RNN", 1, 3..=6, 2, recurrent::rnn),
     row("Range", 11, 3..=3, 1, shape::range),
     row("Reciprocal", 1, 1..=1, 1, elementwise::reciprocal),
-    row("ReduceMax", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::Kind::Max)),
-    row("ReduceMean", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::Kind::Mean)),
-    row("ReduceMin", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::Kind::Min)),
-    row("ReduceSum", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::Kind::Sum)),
+    row("ReduceMax", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::ReduceKind::Max)),
+    row("ReduceMean", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::ReduceKind::Mean)),
+    row("ReduceMin", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::ReduceKind::Min)),
+    row("ReduceSum", 1, 1..=2, 1, |r| reduce::reduce(r, reduce::ReduceKind::Sum)),
     row("Relu", 1, 1..=1, 1, elementwise::activation),
     row("Reshape", 5, 2..=2, 1, shape::reshape),
     row("Shape", 1, 1..=1, 1, shape::shape),
@@ -207,15 +210,15 @@ static OPERATORS: &[Operator] = &[
     row("Tile", 6, 2..=2, 1, layout::tile),
     row("Transpose", 1, 1..=1, 1, layout::transpose),
     row("Unsqueeze", 1, 1..=2, 1, shape::unsqueeze),
-    row("Where", 9, 3..=3, 1, elementwise::select),
+    row("Where", 9, 3..=3, 1, logic::select),
 ];
 
-/// The oldest operator set: from it on shapes broadcast by NumPy's rule.
+/// The oldest supported operator set. From this one on shapes broadcast by NumPy's rule.
 pub(super) const OLDEST: i64 = 7;
-/// The newest operator set whose changes are carried out or refused.
+/// The newest operator set whose changes are supported or refused.
 pub(super) const NEWEST: i64 = 28;
 
-/// An operator by its name, if an operator set has it.
+/// The operator with a name, if the operator set has it.
 pub(super) fn find(name: &str, opset: i64) -> Option<&'static Operator> {
     OPERATORS.iter().find(|operator| operator.name == name && operator.since <= opset)
 }

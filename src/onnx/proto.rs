@@ -1,12 +1,10 @@
-//! The messages of `onnx.proto3` that a model of inference needs, for [`prost`]. Names, numbers and meaning are the
-//! specification's; fields that say nothing about the computation (documentation, metadata, training) are skipped when read.
-
-#![expect(missing_docs, reason = "fields are documented in onnx.proto3")]
+//! The messages of `onnx.proto3` that inference needs, for [`prost`]. Names, numbers and meaning are those of the specification.
+//! Fields that do not affect the computation (documentation, metadata, training) are not read.
 
 use prost::bytes::Bytes;
 pub use prost::{DecodeError, Message};
 
-/// A whole file.
+/// The message of a whole file.
 #[derive(Clone, PartialEq, Message)]
 pub struct ModelProto {
     #[prost(int64, tag = "1")]
@@ -47,7 +45,7 @@ pub struct GraphProto {
     pub sparse_initializer: Vec<SparseTensorProto>,
 }
 
-/// One operator with its inputs and outputs by name; an empty name is one that is left out.
+/// An operator with its inputs and outputs by name. An empty name stands for an input or output that is left out.
 #[derive(Clone, PartialEq, Message)]
 pub struct NodeProto {
     #[prost(string, repeated, tag = "1")]
@@ -91,7 +89,7 @@ pub struct AttributeProto {
     pub ref_attr_name: String,
 }
 
-/// What an attribute holds.
+/// The type of an attribute's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum AttributeType {
@@ -119,7 +117,7 @@ pub struct TensorProto {
     pub dims: Vec<i64>,
     #[prost(enumeration = "DataType", tag = "2")]
     pub data_type: i32,
-    /// The tensor is a part of a larger one.
+    /// Set if the tensor is a part of a larger one.
     #[prost(message, optional, tag = "3")]
     pub segment: Option<Segment>,
     #[prost(float, repeated, tag = "4")]
@@ -143,7 +141,7 @@ pub struct TensorProto {
     pub data_location: i32,
 }
 
-/// Which part of a larger tensor a message holds.
+/// The part of a larger tensor that a message holds.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Segment {
     #[prost(int64, tag = "1")]
@@ -152,7 +150,7 @@ pub struct Segment {
     pub end: i64,
 }
 
-/// A constant that lists its elements other than zero.
+/// A constant that lists only its elements other than zero.
 #[derive(Clone, PartialEq, Message)]
 pub struct SparseTensorProto {
     #[prost(message, optional, tag = "1")]
@@ -203,7 +201,7 @@ pub struct StringStringEntryProto {
     pub value: String,
 }
 
-/// Name and type of a graph's input or output.
+/// The name and type of an input or output of a graph.
 #[derive(Clone, PartialEq, Message)]
 pub struct ValueInfoProto {
     #[prost(string, tag = "1")]
@@ -212,14 +210,14 @@ pub struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
-/// The type of a value; only tensors are read.
+/// The type of a value. Only tensors are supported.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorType>,
 }
 
-/// Element type and shape of a tensor.
+/// The element type and shape of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorType {
     #[prost(enumeration = "DataType", tag = "1")]
@@ -235,7 +233,7 @@ pub struct TensorShapeProto {
     pub dim: Vec<Dimension>,
 }
 
-/// An axis of known extent, or a free one, with a name or without.
+/// An axis with a fixed extent, or a free one with or without a name.
 #[derive(Clone, PartialEq, Message)]
 pub struct Dimension {
     #[prost(oneof = "DimensionValue", tags = "1, 2")]

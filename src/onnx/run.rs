@@ -1,12 +1,12 @@
-//! A graph on a device, and one run of it.
+//! A graph on a device, and its runs.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::context::{Context, Inputs};
 use super::graph::{Graph, Step, ValueId};
-use super::operators::{Operation, Run};
-use super::proto::DataType;
-use super::value::{Input, IntKind, Ints, Output, Outputs, Value};
+use super::interface::{ElementType, Input, Output, Outputs};
+use super::operators::{NodeFn, Operation};
+use super::value::{IntKind, Ints, Value};
 use super::{Extent, ValueInfo};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
@@ -14,20 +14,21 @@ use crate::text::listed;
 
 const OP: &str = "onnx";
 
-/// A graph whose weights lie on a device.
-pub(super) struct Placed {
+/// A graph with its weights on a device.
+pub(super) struct DeviceGraph {
     device: Device,
-    runs: Vec<Run>,
-    /// Constants that nodes on the device read.
+    /// The functions of the graph's steps.
+    functions: Vec<NodeFn>,
+    /// The constants that nodes on the device read.
     constants: BTreeMap<ValueId, Value>,
 }
 
-impl Placed {
+impl DeviceGraph {
     pub(super) fn new(graph: &Graph, device: &Device) -> Result<Self> {
-        let runs = graph.steps.iter().map(|step| step.operation.place(device).map_err(|error| step.site.wrap(error)));
-        let runs = runs.collect::<Result<_>>()?;
+        let functions = graph.steps.iter().map(|step| step.operation.on(device).map_err(|error| step.site.wrap(error)));
+        let functions = functions.collect::<Result<_>>()?;
         let constants = graph.constants.iter().map(|(&id, value)| Ok((id, value.on(device)?)));
-        Ok(Self { device: device.clone(), runs, constants: constants.collect::<Result<_>>()? })
+        Ok(Self { device: device.clone(), functions, constants: constants.collect::<Result<_>>()? })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -37,17 +38,17 @@ impl Placed {
     pub(super) fn run(&self, graph: &Graph, inputs: &[(&str, Input)]) -> Result<Outputs> {
         let mut values: Vec<Option<Value>> = vec![None; graph.values];
         self.bind(graph, inputs, &mut values)?;
-        let mut call = Call {
-            placed: self,
+        let mut run = GraphRun {
+            on_device: self,
             graph,
             live: values.iter().flatten().map(Value::bytes).sum(),
             values,
             recorder: self.device.recorder(),
         };
-        for (step, run) in graph.steps.iter().zip(&self.runs) {
-            call.step(step, run).map_err(|error| step.site.wrap(error))?;
+        for (step, function) in graph.steps.iter().zip(&self.functions) {
+            run.step(step, function).map_err(|error| step.site.wrap(error))?;
         }
-        let Call { values, recorder, .. } = call;
+        let GraphRun { values, recorder, .. } = run;
         let outputs = graph.outputs.iter().map(|(info, id)| {
             let value = values[id.0].as_ref().or_else(|| self.constants.get(id));
             let value = value.ok_or_else(|| unexpected("output", "a computed value", info.name.clone()))?;
@@ -62,15 +63,12 @@ impl Placed {
         Ok(match value.on(&self.device)? {
             Value::Float(x) => Output::Tensor(x),
             Value::Mask(x) => Output::Mask(x),
-            Value::Int(x) => Output::Int {
-                kind: if info.element_type == DataType::Undefined { DataType::Int64 } else { info.element_type },
-                values: x.values,
-            },
+            Value::Int(x) => Output::Int { element_type: info.element_type, values: x.values },
             Value::Bool(x) => Output::Bool(x),
         })
     }
 
-    /// Puts the caller's inputs in their places.
+    /// Checks the caller's inputs and stores them among the values.
     fn bind(&self, graph: &Graph, inputs: &[(&str, Input)], values: &mut [Option<Value>]) -> Result<()> {
         let mut extents: HashMap<&str, usize> = HashMap::new();
         for (name, input) in inputs {
@@ -87,25 +85,23 @@ impl Placed {
         }
         let missing: Vec<String> =
             graph.inputs.iter().filter(|(_, id)| values[id.0].is_none()).map(|(info, _)| info.to_string()).collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => {
-                Err(unexpected("inputs", "all inputs of the model", format!("none for {}", listed(&missing, ", "))))
-            }
+        if missing.is_empty() {
+            return Ok(());
         }
+        Err(unexpected("inputs", "all inputs of the model", format!("none for {}", listed(&missing, ", "))))
     }
 
-    /// An input as a value of the declared type.
+    /// The value of an input, which must have the declared type.
     fn accept(&self, info: &ValueInfo, input: &Input) -> Result<Value> {
         let kind = IntKind::of(info.element_type);
-        let float = kind.is_none() && info.element_type != DataType::Bool;
+        let float = kind.is_none() && info.element_type != ElementType::Bool;
         match input {
             Input::Tensor(x) if float => {
                 x.check_device(OP, "input", &self.device)?;
                 Ok(Value::Float(x.clone()))
             }
             Input::Float(x) if float => Ok(Value::Float(Tensor::from_array(&self.device, x)?)),
-            Input::Bool(x) if info.element_type == DataType::Bool => Ok(Value::Bool(x.clone())),
+            Input::Bool(x) if info.element_type == ElementType::Bool => Ok(Value::Bool(x.clone())),
             Input::Int(x) => match kind {
                 Some(kind) => match x.iter().find(|&&x| kind.fits(x).is_none()) {
                     None => Ok(Value::Int(Ints { kind, values: x.clone() })),
@@ -128,7 +124,7 @@ fn unexpected(what: &'static str, expected: &'static str, found: String) -> Erro
     Error::Value { op: OP, what, expected, found }
 }
 
-/// Compares a shape with the declared one; an extent that has a name is the same wherever the name stands.
+/// Compares a shape with the declared one. Axes with the same name must have equal extents.
 fn check_extents<'a>(info: &'a ValueInfo, shape: &[usize], extents: &mut HashMap<&'a str, usize>) -> Result<()> {
     let Some(declared) = &info.shape else {
         return Ok(());
@@ -149,18 +145,19 @@ fn check_extents<'a>(info: &'a ValueInfo, shape: &[usize], extents: &mut HashMap
     Err(Error::Shape { op: OP, what: "input", expected: format!("{info}{known}"), found: shape.to_vec() })
 }
 
-/// A run under way.
-struct Call<'a> {
-    placed: &'a Placed,
+/// One run of a graph.
+struct GraphRun<'a> {
+    on_device: &'a DeviceGraph,
     graph: &'a Graph,
     values: Vec<Option<Value>>,
-    /// Bytes of the values that are held.
+    /// The number of bytes of the values.
     live: u64,
     recorder: crate::ops::Recorder,
 }
 
-impl Call<'_> {
-    fn step(&mut self, step: &Step, run: &Run) -> Result<()> {
+impl GraphRun<'_> {
+    /// Runs one step.
+    fn step(&mut self, step: &Step, function: &NodeFn) -> Result<()> {
         let own = |slot: usize| !step.operation.holds(slot);
         let given: Vec<Option<(ValueId, &Value)>> = step
             .inputs
@@ -172,13 +169,13 @@ impl Call<'_> {
                 Some((id, value))
             })
             .collect();
-        // What depends on host values alone is computed there: shapes, and what is computed from shapes.
+        // If all inputs are on the host, the node runs there: shapes, and values that are computed from shapes.
         let on_host = matches!(step.operation, Operation::Plain(_)) && given.iter().flatten().all(|(_, v)| v.is_host());
-        let device = if on_host { Device::Cpu } else { self.placed.device.clone() };
+        let device = if on_host { Device::Cpu } else { self.on_device.device.clone() };
         let inputs = given.iter().map(|one| match one {
             None => Ok(None),
-            Some((id, _)) if !on_host && self.placed.constants.contains_key(id) => {
-                Ok(self.placed.constants.get(id).cloned())
+            Some((id, _)) if !on_host && self.on_device.constants.contains_key(id) => {
+                Ok(self.on_device.constants.get(id).cloned())
             }
             Some((_, value)) => value.on(&device).map(Some),
         });
@@ -187,7 +184,7 @@ impl Call<'_> {
         let recorder = if on_host { &mut host } else { &mut self.recorder };
         let room = self.graph.memory_limit.saturating_sub(self.live);
         let mut context = Context { recorder, room, short: false.into() };
-        let results = run(&mut context, &Inputs(&inputs))?;
+        let results = function(&mut context, &Inputs(&inputs))?;
         if results.len() < step.outputs.len() {
             let found = format!("{} of {}", results.len(), step.outputs.len());
             return Err(unexpected("outputs", "all that the node names", found));

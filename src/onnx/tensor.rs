@@ -1,4 +1,4 @@
-//! Constant tensors: from a message or a file beside the model to host values.
+//! Constant tensors as host values, read from a message or from a file of external data.
 
 use std::borrow::Cow;
 use std::io::{Read, Seek, SeekFrom};
@@ -8,48 +8,43 @@ use half::{bf16, f16};
 use ndarray::{ArrayD, IxDyn};
 
 use super::context::MOST_AXES;
-use super::proto::{DataType, TensorProto};
+use super::interface::ElementType;
+use super::proto::TensorProto;
 use super::value::{IntKind, Ints, Value};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::tensor::{Device, Tensor};
-use crate::weights::words;
+use crate::weights::{FileName, words};
 
-/// The file that tensors belong to.
+/// The file of a model, and the folder of its external data.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Source<'a> {
-    /// Its name in messages.
-    pub(super) file: &'a str,
-    /// Where files of external data lie; `None` for a model that was not read from a file.
+pub(super) struct ModelFile<'a> {
+    /// The name of the file in messages.
+    pub(super) name: FileName<'a>,
+    /// The folder of external data; `None` for a model that was not read from a file.
     pub(super) folder: Option<&'a Path>,
 }
 
-/// Elements of the largest shape, an axis of extent 0 counted as one of extent 1.
+/// The most elements of a shape, if an axis of extent 0 counts as 1.
 const MOST_ELEMENTS: usize = isize::MAX as usize / 16;
 
-/// The element type by its number, or how a message calls a number that is none.
-pub(super) fn data_type(number: i32) -> std::result::Result<DataType, String> {
-    DataType::try_from(number).map_err(|_| format!("the unknown type {number}"))
-}
+impl ModelFile<'_> {
+    pub(super) fn refuse(&self, field: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
+        self.name.refuse(field, expected, found)
+    }
 
-impl Source<'_> {
     /// Reads a tensor. Floats of every width become `f32`.
     ///
-    /// Nothing is allocated that the bytes which are really there do not fill.
+    /// The allocations are never larger than the bytes that are really there ask for.
     pub(super) fn read(&self, tensor: &TensorProto) -> Result<Value> {
         let name = format!("tensor {:?}", tensor.name);
         if tensor.segment.is_some() {
             return Err(self.refuse(&name, "a whole tensor", "a segment of one"));
         }
         let (shape, count) = self.shape(&name, &tensor.dims)?;
-        let unread = |found: String| {
-            let expected = "float, double, float16, bfloat16, bool or integers of 8 to 64 bits";
-            Error::Dtype { file: self.file.to_owned(), field: name.clone(), expected, found }
-        };
-        let kind = data_type(tensor.data_type).map_err(unread)?;
-        let Some(width) = width(kind) else {
-            return Err(unread(format!("{kind:?}")));
-        };
+        let expected = "float, double, float16, bfloat16, bool or integers of 8 to 64 bits";
+        let kind = ElementType::read(tensor.data_type).map_err(|found| self.name.dtype(&name, expected, found))?;
+        let width = width(kind);
         let bytes = match tensor.data_location {
             0 if !tensor.raw_data.is_empty() => Some(Cow::Borrowed(&tensor.raw_data[..])),
             0 => None,
@@ -78,7 +73,7 @@ impl Source<'_> {
         elements.shaped(&shape).map_err(|error| self.refuse(&name, format!("shape {shape:?}"), error.to_string()))
     }
 
-    /// The shape that a message declares, and the number of its elements.
+    /// The declared shape, and the number of its elements.
     fn shape(&self, name: &str, dims: &[i64]) -> Result<(Vec<usize>, usize)> {
         let Ok(shape) = dims.iter().map(|&dim| usize::try_from(dim)).collect::<std::result::Result<Vec<usize>, _>>()
         else {
@@ -86,15 +81,14 @@ impl Source<'_> {
         };
         let room = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim.max(1)));
         if shape.len() > MOST_AXES || room.is_none_or(|room| room > MOST_ELEMENTS) {
-            let (file, field) = (self.file.to_owned(), name.to_owned());
             let limit = format!("{MOST_ELEMENTS} elements along {MOST_AXES} axes");
-            return Err(Error::TooLarge { file, field, limit, found: format!("shape {dims:?}") });
+            return Err(self.name.too_large(name, limit, format!("shape {dims:?}")));
         }
         let count = shape.iter().product();
         Ok((shape, count))
     }
 
-    /// The bytes of a tensor that lies in a file of its own. That file is below the model's folder, links followed.
+    /// Reads the bytes of a tensor in a file of external data.
     fn external(&self, name: &str, tensor: &TensorProto, count: usize, width: usize) -> Result<Vec<u8>> {
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
         let number = |key: &str| match entry(key) {
@@ -107,7 +101,7 @@ impl Source<'_> {
         let Some(location) = entry("location") else {
             return Err(self.refuse(name, "external data with a location", "none"));
         };
-        let path = self.beside(name, location)?;
+        let path = self.external_path(name, location)?;
         let metadata = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?;
         if !metadata.is_file() {
             let found = format!("{location:?}, {}", files::kind(&metadata));
@@ -115,14 +109,14 @@ impl Source<'_> {
         }
         let mut file = files::open(&path)?;
         let offset = number("offset")?.unwrap_or(0);
-        let there = metadata.len().saturating_sub(offset);
-        let length = number("length")?.unwrap_or(there);
+        let available = metadata.len().saturating_sub(offset);
+        let length = number("length")?.unwrap_or(available);
         let expected = count as u64 * width as u64;
-        if length != expected || there < length {
+        if length != expected || available < length {
             return Err(self.refuse(
                 name,
                 format!("{expected} bytes of external data"),
-                format!("{} bytes at {offset} of {location:?}", length.min(there)),
+                format!("{} bytes at {offset} of {location:?}", length.min(available)),
             ));
         }
         let mut bytes = Vec::new();
@@ -132,8 +126,8 @@ impl Source<'_> {
         Ok(bytes)
     }
 
-    /// A path below the model's folder.
-    fn beside(&self, name: &str, location: &str) -> Result<PathBuf> {
+    /// The path of a file of external data, which must lie below the model's folder after links are followed.
+    fn external_path(&self, name: &str, location: &str) -> Result<PathBuf> {
         let Some(folder) = self.folder else {
             return Err(self.refuse(name, "its data in the model itself", format!("external data {location:?}")));
         };
@@ -151,18 +145,17 @@ impl Source<'_> {
     }
 }
 
-/// Bytes of an element, for the types that are read.
-fn width(kind: DataType) -> Option<usize> {
-    Some(match kind {
-        DataType::Double | DataType::Int64 => 8,
-        DataType::Float | DataType::Int32 | DataType::Uint32 => 4,
-        DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16 => 2,
-        DataType::Int8 | DataType::Uint8 | DataType::Bool => 1,
-        _ => return None,
-    })
+/// The size of an element in bytes.
+fn width(kind: ElementType) -> usize {
+    match kind {
+        ElementType::Double | ElementType::Int64 => 8,
+        ElementType::Float | ElementType::Int32 | ElementType::Uint32 => 4,
+        ElementType::Float16 | ElementType::Bfloat16 | ElementType::Int16 | ElementType::Uint16 => 2,
+        ElementType::Int8 | ElementType::Uint8 | ElementType::Bool => 1,
+    }
 }
 
-/// A tensor's elements without its shape.
+/// The elements of a tensor without its shape.
 enum Elements {
     Float(Vec<f32>),
     Int(IntKind, Vec<i64>),
@@ -195,48 +188,51 @@ impl Elements {
     }
 }
 
-/// Elements from little-endian bytes.
+/// Reads elements from little-endian bytes.
 #[expect(clippy::cast_possible_truncation, reason = "f64 weights are narrowed to the precision that layers compute in")]
-fn from_bytes(kind: DataType, bytes: &[u8]) -> Elements {
+fn from_bytes(kind: ElementType, bytes: &[u8]) -> Elements {
     let ints = |kind, x: Vec<i64>| Elements::Int(kind, x);
     match kind {
-        DataType::Float => Elements::Float(words(bytes, f32::from_le_bytes).collect()),
-        DataType::Double => Elements::Float(words(bytes, f64::from_le_bytes).map(|x| x as f32).collect()),
-        DataType::Float16 => Elements::Float(words(bytes, f16::from_le_bytes).map(f16::to_f32).collect()),
-        DataType::Bfloat16 => Elements::Float(words(bytes, bf16::from_le_bytes).map(bf16::to_f32).collect()),
-        DataType::Bool => Elements::Bool(bytes.iter().map(|&x| x != 0).collect()),
-        DataType::Int8 => ints(IntKind::I8, words(bytes, i8::from_le_bytes).map(i64::from).collect()),
-        DataType::Uint8 => ints(IntKind::U8, words(bytes, u8::from_le_bytes).map(i64::from).collect()),
-        DataType::Int16 => ints(IntKind::I16, words(bytes, i16::from_le_bytes).map(i64::from).collect()),
-        DataType::Uint16 => ints(IntKind::U16, words(bytes, u16::from_le_bytes).map(i64::from).collect()),
-        DataType::Int32 => ints(IntKind::I32, words(bytes, i32::from_le_bytes).map(i64::from).collect()),
-        DataType::Uint32 => ints(IntKind::U32, words(bytes, u32::from_le_bytes).map(i64::from).collect()),
-        _ => ints(IntKind::I64, words(bytes, i64::from_le_bytes).collect()),
+        ElementType::Float => Elements::Float(words(bytes, f32::from_le_bytes).collect()),
+        ElementType::Double => Elements::Float(words(bytes, f64::from_le_bytes).map(|x| x as f32).collect()),
+        ElementType::Float16 => Elements::Float(words(bytes, f16::from_le_bytes).map(f16::to_f32).collect()),
+        ElementType::Bfloat16 => Elements::Float(words(bytes, bf16::from_le_bytes).map(bf16::to_f32).collect()),
+        ElementType::Bool => Elements::Bool(bytes.iter().map(|&x| x != 0).collect()),
+        ElementType::Int8 => ints(IntKind::I8, words(bytes, i8::from_le_bytes).map(i64::from).collect()),
+        ElementType::Uint8 => ints(IntKind::U8, words(bytes, u8::from_le_bytes).map(i64::from).collect()),
+        ElementType::Int16 => ints(IntKind::I16, words(bytes, i16::from_le_bytes).map(i64::from).collect()),
+        ElementType::Uint16 => ints(IntKind::U16, words(bytes, u16::from_le_bytes).map(i64::from).collect()),
+        ElementType::Int32 => ints(IntKind::I32, words(bytes, i32::from_le_bytes).map(i64::from).collect()),
+        ElementType::Uint32 => ints(IntKind::U32, words(bytes, u32::from_le_bytes).map(i64::from).collect()),
+        ElementType::Int64 => ints(IntKind::I64, words(bytes, i64::from_le_bytes).collect()),
     }
 }
 
-/// Elements from the field that the format prescribes for the type.
+/// Reads elements from the field of the message that the format prescribes for the type.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "f64 weights are narrowed to the precision that layers compute in; halves are the low bits of int32_data"
 )]
-fn from_fields(kind: DataType, tensor: &TensorProto) -> Elements {
+fn from_fields(kind: ElementType, tensor: &TensorProto) -> Elements {
     let halves = |read: fn(u16) -> f32| tensor.int32_data.iter().map(|&x| read(x as u16)).collect();
+    let narrow =
+        |kind: IntKind| Elements::Int(kind, tensor.int32_data.iter().map(|&x| kind.wrap(i64::from(x))).collect());
     match kind {
-        DataType::Float => Elements::Float(tensor.float_data.clone()),
-        DataType::Double => Elements::Float(tensor.double_data.iter().map(|&x| x as f32).collect()),
-        DataType::Float16 => Elements::Float(halves(|x| f16::from_bits(x).to_f32())),
-        DataType::Bfloat16 => Elements::Float(halves(|x| bf16::from_bits(x).to_f32())),
-        DataType::Bool => Elements::Bool(tensor.int32_data.iter().map(|&x| x != 0).collect()),
-        DataType::Int64 => Elements::Int(IntKind::I64, tensor.int64_data.clone()),
-        DataType::Uint32 => {
+        ElementType::Float => Elements::Float(tensor.float_data.clone()),
+        ElementType::Double => Elements::Float(tensor.double_data.iter().map(|&x| x as f32).collect()),
+        ElementType::Float16 => Elements::Float(halves(|x| f16::from_bits(x).to_f32())),
+        ElementType::Bfloat16 => Elements::Float(halves(|x| bf16::from_bits(x).to_f32())),
+        ElementType::Bool => Elements::Bool(tensor.int32_data.iter().map(|&x| x != 0).collect()),
+        ElementType::Int64 => Elements::Int(IntKind::I64, tensor.int64_data.clone()),
+        ElementType::Uint32 => {
             let x = tensor.uint64_data.iter().map(|&x| IntKind::U32.wrap(x as i64));
             Elements::Int(IntKind::U32, x.collect())
         }
-        kind => {
-            let kind = IntKind::of(kind).unwrap_or(IntKind::I32);
-            Elements::Int(kind, tensor.int32_data.iter().map(|&x| kind.wrap(i64::from(x))).collect())
-        }
+        ElementType::Int8 => narrow(IntKind::I8),
+        ElementType::Uint8 => narrow(IntKind::U8),
+        ElementType::Int16 => narrow(IntKind::I16),
+        ElementType::Uint16 => narrow(IntKind::U16),
+        ElementType::Int32 => narrow(IntKind::I32),
     }
 }

@@ -1,18 +1,18 @@
-//! What flows between the nodes of a graph: floats on a device, integers and booleans on the host.
+//! Values between the nodes of a graph: floats on a device, integers and booleans on the host.
 
-use ndarray::{Array, ArrayD, ArrayView, Dimension, IxDyn};
+use ndarray::{ArrayD, IxDyn};
 
-use super::proto::DataType;
-use crate::error::{Error, Result};
+use super::interface::ElementType;
+use crate::error::Result;
 use crate::tensor::{Device, Tensor};
-use crate::text::listed;
 
 /// A value inside a graph.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    /// Floats of any width, held as `f32`: on the device, or on the host (`Device::Cpu`) where they come from host values.
+    /// Floats of any declared width, held as `f32`, on the device. Those computed from host values are on the host
+    /// (`Device::Cpu`).
     Float(Tensor),
-    /// Booleans computed from floats: 1 and 0.
+    /// Booleans that were computed from floats, held as 1 and 0.
     Mask(Tensor),
     /// Integers, always on the host.
     Int(Ints),
@@ -40,20 +40,21 @@ pub(super) enum IntKind {
 }
 
 impl IntKind {
-    pub(super) fn of(kind: DataType) -> Option<Self> {
+    /// The width of an element type; `None` unless it is an integer.
+    pub(super) fn of(kind: ElementType) -> Option<Self> {
         Some(match kind {
-            DataType::Int8 => Self::I8,
-            DataType::Int16 => Self::I16,
-            DataType::Int32 => Self::I32,
-            DataType::Int64 => Self::I64,
-            DataType::Uint8 => Self::U8,
-            DataType::Uint16 => Self::U16,
-            DataType::Uint32 => Self::U32,
+            ElementType::Int8 => Self::I8,
+            ElementType::Int16 => Self::I16,
+            ElementType::Int32 => Self::I32,
+            ElementType::Int64 => Self::I64,
+            ElementType::Uint8 => Self::U8,
+            ElementType::Uint16 => Self::U16,
+            ElementType::Uint32 => Self::U32,
             _ => return None,
         })
     }
 
-    /// The value that the low bits of `x` mean in this width.
+    /// The integer of this width that has the low bits of `x`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -71,14 +72,14 @@ impl IntKind {
         }
     }
 
-    /// `x` if the width holds it.
+    /// `x`, if an integer of this width can hold it.
     pub(super) fn fits(self, x: i64) -> Option<i64> {
         (self.wrap(x) == x).then_some(x)
     }
 }
 
 impl Ints {
-    /// 64-bit integers along one axis: shapes, axes, indices.
+    /// A list of 64-bit integers: shapes, axes, indices.
     pub(super) fn list(values: impl IntoIterator<Item = i64>) -> Self {
         Self { kind: IntKind::I64, values: values.into_iter().collect::<ndarray::Array1<i64>>().into_dyn() }
     }
@@ -93,7 +94,7 @@ impl Value {
         }
     }
 
-    /// How messages call it.
+    /// The value as messages describe it.
     pub(super) fn describe(&self) -> String {
         let kind = match self {
             Self::Float(_) => "floats".to_owned(),
@@ -103,7 +104,7 @@ impl Value {
         format!("{kind} of shape {:?}", self.shape())
     }
 
-    /// Whether its elements can be read without asking the device.
+    /// Whether the elements are on the host.
     pub(super) fn is_host(&self) -> bool {
         match self {
             Self::Float(x) | Self::Mask(x) => matches!(x.device(), Device::Cpu),
@@ -111,7 +112,7 @@ impl Value {
         }
     }
 
-    /// Bytes that it holds, as the memory limit counts them.
+    /// The number of bytes that the memory limit counts for the value.
     pub(super) fn bytes(&self) -> u64 {
         let width = match self {
             Self::Float(_) | Self::Mask(_) => 4,
@@ -121,7 +122,7 @@ impl Value {
         self.shape().iter().product::<usize>() as u64 * width
     }
 
-    /// The same value with its floats on `device`.
+    /// The value with its floats on `device`.
     pub(super) fn on(&self, device: &Device) -> Result<Self> {
         Ok(match self {
             Self::Float(x) => Self::Float(moved(x, device)?),
@@ -130,7 +131,7 @@ impl Value {
         })
     }
 
-    /// The same value with booleans as such where they lie on the host.
+    /// The value, with a mask on the host turned into booleans.
     pub(super) fn settled(self) -> Result<Self> {
         match self {
             Self::Mask(x) if matches!(x.device(), Device::Cpu) => {
@@ -141,187 +142,7 @@ impl Value {
     }
 }
 
+/// The tensor on `device`; it is copied if it lives elsewhere.
 fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
     if x.device().is_same(device) { Ok(x.clone()) } else { Tensor::from_vec(device, x.shape(), x.to_vec()?) }
-}
-
-/// What a caller hands to a model: a tensor on the model's device, or a host array.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Input {
-    /// Floats on the model's device, for example an output of the call before.
-    Tensor(Tensor),
-    /// Floats on the host.
-    Float(ArrayD<f32>),
-    /// Integers of any width.
-    Int(ArrayD<i64>),
-    /// Booleans.
-    Bool(ArrayD<bool>),
-}
-
-impl Input {
-    pub(super) fn shape(&self) -> &[usize] {
-        match self {
-            Self::Tensor(x) => x.shape(),
-            Self::Float(x) => x.shape(),
-            Self::Int(x) => x.shape(),
-            Self::Bool(x) => x.shape(),
-        }
-    }
-}
-
-impl From<Tensor> for Input {
-    fn from(x: Tensor) -> Self {
-        Self::Tensor(x)
-    }
-}
-
-impl From<&Tensor> for Input {
-    fn from(x: &Tensor) -> Self {
-        Self::Tensor(x.clone())
-    }
-}
-
-impl<D: Dimension> From<Array<f32, D>> for Input {
-    fn from(x: Array<f32, D>) -> Self {
-        Self::Float(x.into_dyn())
-    }
-}
-
-impl<D: Dimension> From<ArrayView<'_, f32, D>> for Input {
-    fn from(x: ArrayView<'_, f32, D>) -> Self {
-        Self::Float(x.to_owned().into_dyn())
-    }
-}
-
-impl<D: Dimension> From<Array<i64, D>> for Input {
-    fn from(x: Array<i64, D>) -> Self {
-        Self::Int(x.into_dyn())
-    }
-}
-
-impl<D: Dimension> From<Array<i32, D>> for Input {
-    fn from(x: Array<i32, D>) -> Self {
-        Self::Int(x.mapv(i64::from).into_dyn())
-    }
-}
-
-impl<D: Dimension> From<Array<bool, D>> for Input {
-    fn from(x: Array<bool, D>) -> Self {
-        Self::Bool(x.into_dyn())
-    }
-}
-
-/// What a model returns under one name.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Output {
-    /// Floats, on the model's device: they can go into the next call as they are.
-    Tensor(Tensor),
-    /// Booleans computed from floats, as 1 and 0 on the model's device.
-    Mask(Tensor),
-    /// Integers.
-    Int {
-        /// Their declared width.
-        kind: DataType,
-        /// The elements.
-        values: ArrayD<i64>,
-    },
-    /// Booleans.
-    Bool(ArrayD<bool>),
-}
-
-impl Output {
-    /// The tensor of a float output.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for an output that is not of floats.
-    pub fn tensor(&self) -> Result<&Tensor> {
-        match self {
-            Self::Tensor(x) => Ok(x),
-            other => Err(other.unlike("floats")),
-        }
-    }
-
-    /// Copies a float output to the host.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for an output that is not of floats; as [`Tensor::to_array`] otherwise.
-    pub fn to_array<D: Dimension>(&self) -> Result<Array<f32, D>> {
-        self.tensor()?.to_array()
-    }
-
-    /// The elements of an integer output.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for an output that is not of integers.
-    pub fn ints(&self) -> Result<&ArrayD<i64>> {
-        match self {
-            Self::Int { values, .. } => Ok(values),
-            other => Err(other.unlike("integers")),
-        }
-    }
-
-    /// Its shape.
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            Self::Tensor(x) | Self::Mask(x) => x.shape(),
-            Self::Int { values, .. } => values.shape(),
-            Self::Bool(x) => x.shape(),
-        }
-    }
-
-    /// The elements of a boolean output, copied to the host.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for an output that is not of booleans; as [`Tensor::to_array`] otherwise.
-    pub fn bools(&self) -> Result<ArrayD<bool>> {
-        match self {
-            Self::Bool(x) => Ok(x.clone()),
-            Self::Mask(x) => Ok(x.to_array::<IxDyn>()?.mapv(|x| x != 0.0)),
-            other => Err(other.unlike("booleans")),
-        }
-    }
-
-    fn unlike(&self, expected: &'static str) -> Error {
-        let found = match self {
-            Self::Tensor(_) => "floats",
-            Self::Int { .. } => "integers",
-            Self::Bool(_) | Self::Mask(_) => "booleans",
-        };
-        Error::Value { op: "onnx", what: "output", expected, found: found.to_owned() }
-    }
-}
-
-/// The outputs of one call, in the model's order. A read-back that fails can be made again;
-/// [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all) reads several tensors by one submission.
-#[derive(Clone, Debug)]
-pub struct Outputs(pub(super) Vec<(String, Output)>);
-
-impl Outputs {
-    /// An output by its name.
-    ///
-    /// # Errors
-    /// [`Error::Value`] where the model has no such output.
-    pub fn get(&self, name: &str) -> Result<&Output> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, output)| output).ok_or_else(|| {
-            let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-            let found = format!("{name:?}; the model has {}", listed(&names, ", "));
-            Error::Value { op: "onnx", what: "output", expected: "the name of an output", found }
-        })
-    }
-
-    /// Names and outputs in the model's order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Output)> {
-        self.0.iter().map(|(name, output)| (name.as_str(), output))
-    }
-}
-
-impl IntoIterator for Outputs {
-    type Item = (String, Output);
-    type IntoIter = std::vec::IntoIter<(String, Output)>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
 }

@@ -1,75 +1,67 @@
-//! From bytes to the message, and why some bytes are none.
+//! Decoding of a model's message, and reasons why bytes are no such message.
 
 use prost::Message;
 use prost::bytes::Bytes;
 
 use super::proto::ModelProto;
 use crate::error::{Error, Result};
+use crate::weights::FileName;
 use crate::weights::kind;
 
-/// What every message says where a file is no model.
+/// The kind of file that is expected, in messages.
 const EXPECTED: &str = "an ONNX model";
-/// Messages within messages that are read: prost's limit.
+/// The most levels of nested messages; prost's limit.
 const DEPTH: usize = 100;
 
-/// The message in a file.
-pub(super) fn decode(file: &str, bytes: Bytes) -> Result<ModelProto> {
+/// Decodes the message in a file.
+pub(super) fn decode(file: FileName<'_>, bytes: Bytes) -> Result<ModelProto> {
     let all = bytes.clone();
     match ModelProto::decode(bytes) {
-        Ok(model) if model.ir_version < 1 && model.graph.is_none() => Err(unrecognized(file, &all)),
+        Ok(model) if model.ir_version < 1 && model.graph.is_none() => Err(file.unrecognized(EXPECTED, &all)),
         Ok(model) => Ok(model),
         Err(error) => Err(refusal(file, &all, &error.to_string())),
     }
 }
 
-fn unrecognized(file: &str, bytes: &[u8]) -> Error {
-    Error::Unrecognized { file: file.to_owned(), expected: EXPECTED, found: kind::describe(bytes) }
-}
-
-/// Why bytes are no message; `reason` is the decoder's.
-fn refusal(file: &str, bytes: &[u8], reason: &str) -> Error {
-    let file = || file.to_owned();
+/// The reason why bytes are no message; `reason` is the decoder's.
+fn refusal(file: FileName<'_>, bytes: &[u8], reason: &str) -> Error {
     if kind::known(bytes).is_some_and(|kind| kind != EXPECTED) {
-        return unrecognized(&file(), bytes);
+        return file.unrecognized(EXPECTED, bytes);
     }
-    match Fields(bytes).walk() {
-        End::Whole => {}
-        End::NoModel => return unrecognized(&file(), bytes),
-        End::Cut { field, needed } => {
-            let (field, needed, found) = (field.to_owned(), needed as u64, bytes.len() as u64);
-            return Error::Truncated { file: file(), field, needed, found };
-        }
+    match WireFields(bytes).check() {
+        WireCheck::Whole => {}
+        WireCheck::NoModel => return file.unrecognized(EXPECTED, bytes),
+        WireCheck::Cut { field, needed } => return file.truncated(field, needed as u64, bytes.len() as u64),
     }
     if reason.contains("recursion limit") {
-        let (field, limit) = ("nesting".to_owned(), format!("{DEPTH} messages within each other"));
-        return Error::TooLarge { file: file(), field, limit, found: "more".to_owned() };
+        return file.too_large("nesting", format!("{DEPTH} messages within each other"), "more");
     }
-    let expected = "a message of onnx.proto3".to_owned();
-    Error::Format { file: file(), field: "message".to_owned(), expected, found: reason.to_owned() }
+    file.refuse("message", "a message of onnx.proto3", reason)
 }
 
-/// The fields of a model as they lie in the file, each a key and what follows it.
-struct Fields<'a>(&'a [u8]);
+/// The encoded fields of a model, each a key and its content.
+struct WireFields<'a>(&'a [u8]);
 
-enum End {
-    /// Every field of the model is there.
+/// The result of a check of the encoded fields.
+enum WireCheck {
+    /// Every field of the model is complete.
     Whole,
-    /// A field is longer than what is left.
+    /// A field is longer than the rest of the file.
     Cut { field: &'static str, needed: usize },
-    /// A key that no model has.
+    /// The file has a key that no model has.
     NoModel,
 }
 
-impl Fields<'_> {
-    /// Walks over the fields of the outermost message.
-    fn walk(&self) -> End {
-        let cut = |field, needed| End::Cut { field, needed };
+impl WireFields<'_> {
+    /// Checks the fields of the outermost message.
+    fn check(&self) -> WireCheck {
+        let cut = |field, needed| WireCheck::Cut { field, needed };
         let mut at = 0;
         while at < self.0.len() {
             let Some((key, from)) = self.varint(at) else {
                 return cut("a field's key", self.0.len() + 1);
             };
-            let Some(field) = name(key >> 3) else { return End::NoModel };
+            let Some(field) = name(key >> 3) else { return WireCheck::NoModel };
             let end = match key & 7 {
                 0 => match self.varint(from) {
                     Some((_, end)) => Some(end),
@@ -81,17 +73,17 @@ impl Fields<'_> {
                     None => return cut(field, self.0.len() + 1),
                 },
                 5 => from.checked_add(4),
-                _ => return End::NoModel,
+                _ => return WireCheck::NoModel,
             };
             match end {
                 Some(end) if end <= self.0.len() => at = end,
                 end => return cut(field, end.unwrap_or(usize::MAX)),
             }
         }
-        End::Whole
+        WireCheck::Whole
     }
 
-    /// A number of 7 bits a byte, and where it ends.
+    /// A number with 7 bits per byte, and the index after its last byte.
     fn varint(&self, from: usize) -> Option<(u64, usize)> {
         let bytes = self.0.get(from..)?;
         let last = bytes.iter().take(10).position(|byte| byte & 0x80 == 0)?;
@@ -100,7 +92,7 @@ impl Fields<'_> {
     }
 }
 
-/// A field of `ModelProto` by its number.
+/// The name of the field of `ModelProto` with this number.
 fn name(number: u64) -> Option<&'static str> {
     Some(match number {
         1 => "ir_version",

@@ -40,7 +40,7 @@ fn weight() -> TensorProto {
     }
 }
 
-/// `y = relu(x + w)`, sound.
+/// The sound model `y = relu(x + w)`.
 fn model() -> ModelProto {
     let graph = GraphProto {
         node: vec![node("Add", "a", &["x", "w"], &["s"]), node("Relu", "b", &["s"], &["y"])],
@@ -53,7 +53,7 @@ fn model() -> ModelProto {
     ModelProto { ir_version: 8, graph: Some(graph), opset_import: vec![opset], ..Default::default() }
 }
 
-/// The error of the sound model, changed.
+/// The error of the sound model after a change.
 fn refused(change: impl FnOnce(&mut GraphProto)) -> Error {
     let mut model = model();
     change(model.graph.as_mut().expect("a graph"));
@@ -87,7 +87,7 @@ fn a_file_of_another_kind_is_named() {
     }
 }
 
-/// Cut within a field, a file says how long it should be; cut between two, it lacks what must be there.
+/// A file that is cut inside a field tells the missing length. A file that is cut between two fields lacks the later ones.
 #[test]
 fn every_truncation_is_refused() {
     for fixture in ["gru_after", "embedding_lstm"] {
@@ -275,7 +275,7 @@ fn parts_of_other_ranks_do_not_join() {
         let error = read(&model.encode_to_vec())
             .and_then(|model| model.to(&Device::Cpu)?.run(&[]))
             .expect_err("shapes that do not agree");
-        assert!(error.to_string().contains("shapes that agree beside the axis"), "{error}");
+        assert!(error.to_string().contains("equal shapes apart from the axis"), "{error}");
     }
 }
 

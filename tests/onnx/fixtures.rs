@@ -52,7 +52,7 @@ macro_rules! fixtures {
         #[test]
         fn no_fixture_is_left_out() {
             let mut tested = vec![$(stringify!($name)),+];
-            // It needs the right reset, and has tests of its own.
+            // This fixture needs another reset and has its own tests.
             tested.push("gru_without_attribute");
             for entry in std::fs::read_dir(FOLDER).expect("a folder") {
                 let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");

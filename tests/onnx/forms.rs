@@ -1,5 +1,5 @@
-//! Forms of the recurrent operators that onnxruntime does not run, against the forms that it does: batches first, outputs and
-//! initial states that are left out.
+//! Forms of the recurrent operators that onnxruntime does not run, compared with forms that it runs: the batch as the first
+//! axis, and outputs and initial states that are left out.
 
 use gatewise::onnx::proto::{AttributeProto, AttributeType, Message, ModelProto};
 use gatewise::onnx::{Input, OnnxModel, OnnxOptions};
@@ -8,7 +8,7 @@ use ndarray::{ArrayD, Axis};
 use crate::build::{assert_close, devices};
 use crate::stored::{Stored, borrowed, inputs, path, stored};
 
-/// A fixture with its shapes left free and something changed.
+/// A fixture with free shapes and one change.
 fn changed(fixture: &str, change: impl FnOnce(&mut ModelProto)) -> OnnxModel {
     let bytes = std::fs::read(path(fixture)).expect("a fixture");
     let mut model = ModelProto::decode(&bytes[..]).expect("sound");

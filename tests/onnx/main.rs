@@ -1,4 +1,4 @@
-//! ONNX models: fixtures against onnxruntime, hand-made graphs against hand-made numbers, broken files against their messages.
+//! ONNX models: fixtures compared with onnxruntime, other forms of operators, and broken files with their messages.
 #![cfg(all(feature = "gpu", feature = "onnx"))]
 
 mod broken;

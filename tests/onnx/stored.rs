@@ -1,4 +1,4 @@
-//! Fixtures: models and what they were run with (`tests/fixtures/onnx/generate.py`), arrays of the golden cases.
+//! Fixtures (`tests/fixtures/onnx/generate.py`): models, their inputs and outputs, and arrays of the golden cases.
 
 use gatewise::onnx::Input;
 use ndarray::{ArrayD, IxDyn};
@@ -22,12 +22,12 @@ impl From<Stored> for Input {
     }
 }
 
-/// A fixture's tensors under a prefix, by the rest of their names.
+/// The tensors of a fixture under a prefix, by the rest of their names.
 pub(crate) fn stored(fixture: &str, prefix: &str) -> Vec<(String, Stored)> {
     arrays(&format!("{FOLDER}/{fixture}.safetensors"), prefix)
 }
 
-/// A file's tensors under a prefix, by the rest of their names.
+/// The tensors of a file under a prefix, by the rest of their names.
 pub(crate) fn arrays(path: &str, prefix: &str) -> Vec<(String, Stored)> {
     let bytes = std::fs::read(path).expect("a fixture");
     let file = SafeTensors::deserialize(&bytes).expect("a sound fixture");

@@ -172,14 +172,14 @@ fn an_array_is_written_as_another_implementation_reads_it() {
     let path = folder.path().join("y.npy");
     for shape in [&[][..], &[3], &[2, 0, 5], &[2, 3, 4], &[1; 40]] {
         let array = Array::from_shape_fn(IxDyn(shape), |at| at.slice().iter().sum::<usize>() as i64 - 2);
-        write(&path, &Output::Int { kind: DataType::Int64, values: array.clone() }).unwrap();
+        write(&path, &Output::Int { element_type: ElementType::Int64, values: array.clone() }).unwrap();
         assert_eq!(ndarray_npy::read_npy::<_, ArrayD<i64>>(&path).unwrap(), array);
         assert_eq!((std::fs::read(&path).unwrap().len() - 8 * array.len()) % 64, 0);
-        write(&path, &Output::Int { kind: DataType::Int8, values: array.clone() }).unwrap();
+        write(&path, &Output::Int { element_type: ElementType::Int8, values: array.clone() }).unwrap();
         assert_eq!(ndarray_npy::read_npy::<_, ArrayD<i8>>(&path).unwrap().mapv(i64::from), array);
         assert_eq!(ints(&std::fs::read(&path).unwrap()), array);
     }
     let far = array![1_i64 << 40].into_dyn();
-    write(&path, &Output::Int { kind: DataType::Int32, values: far.clone() }).unwrap();
+    write(&path, &Output::Int { element_type: ElementType::Int32, values: far.clone() }).unwrap();
     assert_eq!(ints(&std::fs::read(&path).unwrap()), far);
 }

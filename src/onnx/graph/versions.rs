@@ -1,44 +1,47 @@
-//! Versions: of the file's form and of the operators.
+//! The versions of the file format and of the operators.
 
 use crate::error::{Error, Result};
 use crate::onnx::operators::{NEWEST, OLDEST, find};
 use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::weights::FileName;
 
-/// The newest form of a file, ONNX 1.23's.
+/// The newest version of the file format, that of ONNX 1.23.
 const NEWEST_IR: i64 = 14;
 
+/// Whether a domain is that of ONNX's own operators.
 fn own(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
 }
 
-/// The operator set of ONNX's own operators.
-pub(super) fn check(model: &ModelProto, file: &str) -> Result<i64> {
-    let refuse = |field: &str, expected: String, found: String| Error::Format {
-        file: file.to_owned(),
-        field: field.to_owned(),
-        expected,
-        found,
-    };
+/// Checks the versions; returns that of ONNX's own operator set.
+pub(super) fn check(model: &ModelProto, file: FileName<'_>) -> Result<i64> {
     if model.ir_version < 1 || model.graph.is_none() {
         let found =
             format!("ir_version {} and {} graph", model.ir_version, if model.graph.is_some() { "a" } else { "no" });
-        return Err(refuse("model", "an ONNX model".to_owned(), found));
+        return Err(file.refuse("model", "an ONNX model", found));
     }
     if model.ir_version > NEWEST_IR {
-        return Err(refuse("ir_version", format!("1 to {NEWEST_IR}"), model.ir_version.to_string()));
+        return Err(file.refuse("ir_version", format!("1 to {NEWEST_IR}"), model.ir_version.to_string()));
     }
     let versions: Vec<i64> = model.opset_import.iter().filter(|o| own(&o.domain)).map(|o| o.version).collect();
     match versions[..] {
         [version] if (OLDEST..=NEWEST).contains(&version) => Ok(version),
         [version] => {
-            Err(refuse("opset_import", format!("an operator set from {OLDEST} to {NEWEST}"), version.to_string()))
+            let expected = format!("an operator set from {OLDEST} to {NEWEST}");
+            Err(file.refuse("opset_import", expected, version.to_string()))
         }
-        _ => Err(refuse("opset_import", "one operator set of ai.onnx".to_owned(), format!("{versions:?}"))),
+        _ => Err(file.refuse("opset_import", "one operator set of ai.onnx", format!("{versions:?}"))),
     }
 }
 
-/// Refuses a graph with operators that are not carried out; lists all of them.
-pub(super) fn operators(model: &ModelProto, graph: &GraphProto, live: &[usize], opset: i64, file: &str) -> Result<()> {
+/// Refuses a graph with operators that are not supported. The error lists all of them.
+pub(super) fn operators(
+    model: &ModelProto,
+    graph: &GraphProto,
+    live: &[usize],
+    opset: i64,
+    file: FileName<'_>,
+) -> Result<()> {
     let missing = live.iter().filter_map(|&index| {
         let node = &graph.node[index];
         if own(&node.domain) && find(&node.op_type, opset).is_some() {
@@ -51,5 +54,5 @@ pub(super) fn operators(model: &ModelProto, graph: &GraphProto, live: &[usize], 
         Some(format!("{} of {domain} {version} (node {name})", node.op_type))
     });
     let operators: Vec<String> = missing.collect();
-    if operators.is_empty() { Ok(()) } else { Err(Error::Operators { file: file.to_owned(), operators }) }
+    if operators.is_empty() { Ok(()) } else { Err(Error::Operators { file: file.0.to_owned(), operators }) }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::Array3;
 
-use super::{Operation, Reader, Run};
+use super::{NodeFn, Operation, Reader};
 use crate::error::Result;
 use crate::nn::Conv1d;
 use crate::onnx::context::{Context, Inputs, unexpected};
@@ -12,20 +12,46 @@ use crate::onnx::value::Value;
 use crate::ops::{Conv1dGeometry, PadMode};
 use crate::tensor::{Device, Tensor};
 
-/// How much surrounds the signal.
+/// The zeros around the signal.
 #[derive(Clone, Copy, Debug)]
 enum Padding {
+    /// Numbers of zeros before and after the signal.
     Fixed([usize; 2]),
-    /// As much as makes `ceil(L / stride)` outputs; what is odd goes to the end, or to the beginning.
+    /// As many zeros as give `ceil(L / stride)` outputs.
     Same {
+        /// An odd zero goes to the beginning, otherwise to the end.
         odd_first: bool,
     },
 }
 
-/// The largest filter bank that groups and dilation may be written out to, in elements.
+impl Padding {
+    /// Reads the attributes `pads` and `auto_pad`.
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let pads = reader.attributes.ints("pads")?;
+        let automatic = reader.attributes.string("auto_pad")?;
+        Ok(match (automatic.as_deref(), &pads) {
+            (None | Some("NOTSET"), None) | (Some("VALID"), None) => Self::Fixed([0, 0]),
+            (None | Some("NOTSET"), Some(pads)) => match pads[..] {
+                [before, after] if before >= 0 && after >= 0 => {
+                    let size = |pad: i64| usize::try_from(pad).unwrap_or(usize::MAX);
+                    Self::Fixed([size(before), size(after)])
+                }
+                _ => return Err(reader.refuse("pads", "two numbers, not negative", format!("{pads:?}"))),
+            },
+            (Some("SAME_UPPER"), None) => Self::Same { odd_first: false },
+            (Some("SAME_LOWER"), None) => Self::Same { odd_first: true },
+            (auto, _) => {
+                let expected = "NOTSET, VALID, SAME_UPPER or SAME_LOWER, and pads only with NOTSET";
+                return Err(reader.refuse("auto_pad", expected, format!("{auto:?} and pads {pads:?}")));
+            }
+        })
+    }
+}
+
+/// The most elements of a filter bank with written-out groups and dilation.
 const LARGEST: usize = 1 << 24;
 
-/// A constant filter bank; groups and dilation are written out as zeros in it.
+/// `Conv` with constant filters along one axis. Groups and dilation are written out as zeros among the filters.
 pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
     let weight = match reader.constant(1) {
         Some(Value::Float(w)) if w.shape().len() == 3 => w.to_array::<ndarray::Ix3>()?,
@@ -35,7 +61,7 @@ pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
     let bias = match reader.constant(2) {
         Some(Value::Float(b)) if b.shape() == [weight.dim().0] => Some(b.to_array::<ndarray::Ix1>()?),
         None if !reader.given(2) => None,
-        Some(other) => return Err(reader.refuse("B", "a constant of one float a filter", other.describe())),
+        Some(other) => return Err(reader.refuse("B", "a constant of one float per filter", other.describe())),
         None => return Err(reader.refuse("B", "a constant", "a value that is computed at run time")),
     };
     let kernel = weight.dim().2;
@@ -47,32 +73,15 @@ pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
     let stride = one(reader, "strides")?;
     let dilation = one(reader, "dilations")?;
     let group = reader.attributes.int("group")?.unwrap_or(1);
-    let pads = reader.attributes.ints("pads")?;
-    let automatic = reader.attributes.string("auto_pad")?;
-    let padding = match (automatic.as_deref(), &pads) {
-        (None | Some("NOTSET"), None) | (Some("VALID"), None) => Padding::Fixed([0, 0]),
-        (None | Some("NOTSET"), Some(pads)) => match pads[..] {
-            [before, after] if before >= 0 && after >= 0 => {
-                let size = |pad: i64| usize::try_from(pad).unwrap_or(usize::MAX);
-                Padding::Fixed([size(before), size(after)])
-            }
-            _ => return Err(reader.refuse("pads", "two numbers, not negative", format!("{pads:?}"))),
-        },
-        (Some("SAME_UPPER"), None) => Padding::Same { odd_first: false },
-        (Some("SAME_LOWER"), None) => Padding::Same { odd_first: true },
-        (auto, _) => {
-            let expected = "NOTSET, VALID, SAME_UPPER or SAME_LOWER, and pads only with NOTSET";
-            return Err(reader.refuse("auto_pad", expected, format!("{auto:?} and pads {pads:?}")));
-        }
-    };
+    let padding = Padding::read(reader)?;
     let weight = written_out(reader, &weight, group, dilation)?;
-    let place = move |device: &Device| -> Result<Run> {
+    let build = move |device: &Device| -> Result<NodeFn> {
         let (filters, channels, span) = weight.dim();
-        let build = |padding: usize| Conv1d::new(device, &weight, bias.as_ref(), Conv1dGeometry { stride, padding });
-        // Equal pads belong to the convolution; others are put around the signal first.
+        let layer = |padding: usize| Conv1d::new(device, &weight, bias.as_ref(), Conv1dGeometry { stride, padding });
+        // The convolution adds equal pads itself. Others are added to the signal first.
         let (layer, around) = match padding {
-            Padding::Fixed([before, after]) if before == after => (build(before)?, Padding::Fixed([0, 0])),
-            other => (build(0)?, other),
+            Padding::Fixed([before, after]) if before == after => (layer(before)?, Padding::Fixed([0, 0])),
+            other => (layer(0)?, other),
         };
         Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| {
             let x = inputs.float(0, "X")?;
@@ -86,10 +95,10 @@ pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
             Ok(vec![Value::Float(layer.record(context.recorder, &x)?)])
         }))
     };
-    Ok(Operation::Held { slots: vec![1, 2], place: Box::new(place) })
+    Ok(Operation::WithWeights { slots: vec![1, 2], build: Box::new(build) })
 }
 
-/// An attribute of one number, at least 1.
+/// An attribute that lists one number of at least 1; 1 if it is absent.
 fn one(reader: &mut Reader<'_>, name: &str) -> Result<usize> {
     match reader.attributes.ints(name)?.as_deref() {
         None => Ok(1),
@@ -98,10 +107,11 @@ fn one(reader: &mut Reader<'_>, name: &str) -> Result<usize> {
     }
 }
 
+/// The signal with its padding.
 fn padded(context: &mut Context<'_>, x: &Tensor, padding: Padding, stride: usize, span: usize) -> Result<Tensor> {
     let length = x.shape()[2];
-    let sides = match padding {
-        Padding::Fixed(sides) => sides,
+    let pads = match padding {
+        Padding::Fixed(pads) => pads,
         Padding::Same { odd_first } => {
             let outputs = length.div_ceil(stride);
             let total = (outputs.saturating_sub(1).saturating_mul(stride).saturating_add(span)).saturating_sub(length);
@@ -109,10 +119,10 @@ fn padded(context: &mut Context<'_>, x: &Tensor, padding: Padding, stride: usize
             if odd_first { [total - less, less] } else { [less, total - less] }
         }
     };
-    if sides == [0, 0] { Ok(x.clone()) } else { context.pad1d(x, sides, PadMode::Zero) }
+    if pads == [0, 0] { Ok(x.clone()) } else { context.pad1d(x, pads, PadMode::Zero) }
 }
 
-/// The filter bank `[O, C, (K - 1) dilation + 1]` without groups or dilation that computes the same.
+/// The filters `[O, C, (K - 1) dilation + 1]` that compute the same without groups and dilation.
 fn written_out(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: usize) -> Result<Array3<f32>> {
     let (out, inner, kernel) = weight.dim();
     let group = usize::try_from(group).ok().filter(|&group| group >= 1 && out % group == 0);
@@ -131,10 +141,10 @@ fn written_out(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: 
     if group == 1 && dilation == 1 {
         return Ok(weight.clone());
     }
-    let mut wide = Array3::zeros((out, inner * group, span));
+    let mut written = Array3::zeros((out, inner * group, span));
     for ((o, c, k), &w) in weight.indexed_iter() {
         let first = o / (out / group) * inner;
-        wide[[o, first + c, k * dilation]] = w;
+        written[[o, first + c, k * dilation]] = w;
     }
-    Ok(wide)
+    Ok(written)
 }

@@ -1,4 +1,4 @@
-//! Operators that move elements: transposition, joining, picking.
+//! Operators that move elements: `Transpose`, `Concat`, `Gather`, `Tile`.
 
 use ndarray::{ArrayD, Axis, IxDyn, concatenate};
 
@@ -51,17 +51,17 @@ pub(super) fn concat(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// Values side by side along an axis.
+/// Joins values along an axis.
 pub(super) fn joined(context: &mut Context<'_>, parts: &[&Value], along: usize) -> Result<Value> {
     fn host<T: Clone>(context: &Context<'_>, parts: &[&ArrayD<T>], along: usize) -> Result<ArrayD<T>> {
         let total = parts.iter().fold(0_usize, |n, part| n.saturating_add(part.len()));
         context.reserve(&[total], 8)?;
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        // `concatenate` takes it for granted that every part has the axis.
+        // `concatenate` panics if a part does not have the axis.
         let alike = parts.iter().all(|part| part.ndim() == parts[0].ndim());
         alike.then(|| concatenate(Axis(along), &views).ok()).flatten().ok_or_else(|| {
             let shapes: Vec<_> = parts.iter().map(|part| part.shape()).collect();
-            unexpected("inputs", "shapes that agree beside the axis", format!("{shapes:?}"))
+            unexpected("inputs", "equal shapes apart from the axis", format!("{shapes:?}"))
         })
     }
     let unlike = || {
@@ -87,13 +87,13 @@ pub(super) fn joined(context: &mut Context<'_>, parts: &[&Value], along: usize) 
     if let Some(parts) = bools {
         return host(context, &parts, along).map(Value::Bool);
     }
-    // Booleans of both kinds.
+    // Some booleans are on the host, others are masks on the device.
     let masks =
         parts.iter().map(|part| context.mask(part, "inputs")).collect::<Result<Vec<_>>>().map_err(|_| unlike())?;
     context.concat(&masks.iter().collect::<Vec<_>>(), along).map(Value::Mask)
 }
 
-/// Indices from the front, from ones that may count from the back.
+/// Indices counted from the front. A negative index counts from the back.
 fn rows(indices: &Ints, extent: usize) -> Result<Vec<usize>> {
     indices
         .values
@@ -132,6 +132,7 @@ fn gather_host<T: Clone>(x: &ArrayD<T>, along: usize, rows: &[usize], shape: &[u
         .map_err(|error| unexpected("indices", "a shape that fits", error.to_string()))
 }
 
+/// Picks slices of an axis: moves it to the front, gathers rows, and moves it back.
 fn gather_floats(
     context: &mut Context<'_>,
     x: &Tensor,
@@ -143,7 +144,6 @@ fn gather_floats(
         let one = context.slice(x, Slice { axis: along, start: *row, step: 1, count: 1 })?;
         return context.reshape(&one, shape);
     }
-    // The axis to the front, rows of all that is behind it picked, and back again.
     let front: Vec<usize> = std::iter::once(along).chain((0..x.shape().len()).filter(|&axis| axis != along)).collect();
     let x = context.permute(x, &front)?;
     let (extent, rest) = (x.shape()[0], x.shape()[1..].to_vec());
@@ -160,7 +160,7 @@ pub(super) fn tile(_: &mut Reader<'_>) -> Result<Operation> {
         let mut x = inputs.get(0, "input")?.clone();
         let repeats = inputs.list(1, "repeats")?;
         if repeats.len() != x.shape().len() {
-            return Err(unexpected("repeats", "one number an axis", format!("{repeats:?} for {:?}", x.shape())));
+            return Err(unexpected("repeats", "one number per axis", format!("{repeats:?} for {:?}", x.shape())));
         }
         for (axis, &times) in repeats.iter().enumerate() {
             let times = usize::try_from(times);
@@ -168,7 +168,7 @@ pub(super) fn tile(_: &mut Reader<'_>) -> Result<Operation> {
             let mut shape = x.shape().to_vec();
             shape[axis] = shape[axis].saturating_mul(times);
             context.reserve(&shape, 8)?;
-            // A new axis before the repeated one, filled, and both read as one.
+            // Adds an axis before the repeated one, expands it, and merges both.
             let (before, from) = x.shape().split_at(axis);
             let [before, from] = [before, from].map(|extents| extents.iter().product::<usize>());
             x = reshaped(context, &x, &[before, 1, from])?;

@@ -9,20 +9,20 @@ use crate::onnx::context::{Context, axes, unexpected};
 use crate::onnx::value::{Ints, Value};
 use crate::ops::{PadMode, Slice};
 
-/// What surrounds the data.
+/// The content of the padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum PadContent {
     Constant,
     Reflect,
     Edge,
 }
 
-/// Pads and value: attributes before operator set 11, inputs from then on.
+/// `Pad`. Pads and value are attributes before operator set 11, inputs from then on.
 pub(super) fn pad(reader: &mut Reader<'_>) -> Result<Operation> {
     let mode = match reader.attributes.string("mode")?.as_deref() {
-        None | Some("constant") => Mode::Constant,
-        Some("reflect") => Mode::Reflect,
-        Some("edge") => Mode::Edge,
+        None | Some("constant") => PadContent::Constant,
+        Some("reflect") => PadContent::Reflect,
+        Some("edge") => PadContent::Edge,
         Some(other) => return Err(reader.refuse("mode", "constant, reflect or edge", format!("{other:?}"))),
     };
     let known = if reader.opset < 11 {
@@ -46,90 +46,83 @@ pub(super) fn pad(reader: &mut Reader<'_>) -> Result<Operation> {
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * along.len() {
-            return Err(unexpected("pads", "two numbers an axis", format!("{pads:?} for {} axes", along.len())));
+            return Err(unexpected("pads", "two numbers per axis", format!("{pads:?} for {} axes", along.len())));
         }
         let zero = known.as_ref().is_none_or(|(_, value)| *value == 0.0) && inputs.optional(2).is_none();
+        let value = if zero { None } else { value.as_ref() };
         for (at, &axis) in along.iter().enumerate() {
-            let [before, after] = [pads[at], pads[along.len() + at]];
-            // Negative pads cut.
-            let off = |pad: i64| usize::try_from(pad.min(0).unsigned_abs()).unwrap_or(usize::MAX);
-            let extent = x.shape()[axis];
-            let cut_off = off(before).saturating_add(off(after));
-            if cut_off > extent {
-                return Err(unexpected(
-                    "pads",
-                    "negative by less than the axis",
-                    format!("{pads:?} for {:?}", x.shape()),
-                ));
-            }
-            if cut_off > 0 {
-                x = cut(
-                    context,
-                    &x,
-                    Slice { axis, start: off(before).min(extent - 1), step: 1, count: extent - cut_off },
-                )?;
-            }
-            let on = |pad: i64| usize::try_from(pad.max(0)).unwrap_or(usize::MAX);
-            let sides = [on(before), on(after)];
-            if sides != [0, 0] {
+            let pads = [pads[at], pads[along.len() + at]];
+            x = cropped(context, x, axis, pads)?;
+            let pads = pads.map(|pad| usize::try_from(pad.max(0)).unwrap_or(usize::MAX));
+            if pads != [0, 0] {
                 let mut shape = x.shape().to_vec();
-                shape[axis] = shape[axis].saturating_add(sides[0]).saturating_add(sides[1]);
+                shape[axis] = shape[axis].saturating_add(pads[0]).saturating_add(pads[1]);
                 context.reserve(&shape, 8)?;
-                x = padded(context, &x, axis, sides, mode, if zero { None } else { value.as_ref() })?;
+                x = padded(context, &x, axis, pads, mode, value)?;
             }
         }
         Ok(vec![x])
     })
 }
 
-/// One axis padded; without a value by zeros.
+/// Removes elements from the ends of an axis whose pads are negative.
+fn cropped(context: &mut Context<'_>, x: Value, axis: usize, pads: [i64; 2]) -> Result<Value> {
+    let [before, after] = pads.map(|pad| usize::try_from(pad.min(0).unsigned_abs()).unwrap_or(usize::MAX));
+    let (extent, removed) = (x.shape()[axis], before.saturating_add(after));
+    if removed > extent {
+        let found = format!("{pads:?} for axis {axis} of {:?}", x.shape());
+        return Err(unexpected("pads", "negative by less than the axis", found));
+    }
+    if removed == 0 {
+        return Ok(x);
+    }
+    cut(context, &x, Slice { axis, start: before.min(extent - 1), step: 1, count: extent - removed })
+}
+
+/// Pads one axis, before and after its elements; without a value with zeros.
 fn padded(
     context: &mut Context<'_>,
     x: &Value,
     axis: usize,
-    sides: [usize; 2],
-    mode: Mode,
+    pads: [usize; 2],
+    mode: PadContent,
     value: Option<&Value>,
 ) -> Result<Value> {
     let extent = x.shape()[axis];
-    let reach = sides[0].max(sides[1]);
-    if (mode == Mode::Reflect && reach >= extent) || (mode == Mode::Edge && extent == 0) {
-        let found = format!("{sides:?} for an axis of {extent}");
-        return Err(unexpected("pads", "inside what reflects or repeats", found));
+    let longest = pads[0].max(pads[1]);
+    if (mode == PadContent::Reflect && longest >= extent) || (mode == PadContent::Edge && extent == 0) {
+        let found = format!("{pads:?} for an axis of {extent}");
+        return Err(unexpected("pads", "shorter than the axis that reflects or repeats", found));
     }
-    // The last axis of floats has a kernel of its own.
+    // There is a kernel for the last axis of floats.
     if let (Value::Float(x), true) = (x, axis + 1 == x.shape().len()) {
         match (mode, value) {
-            (Mode::Reflect, _) => return context.pad1d(x, sides, PadMode::Reflect).map(Value::Float),
-            (Mode::Constant, None) => return context.pad1d(x, sides, PadMode::Zero).map(Value::Float),
+            (PadContent::Reflect, _) => return context.pad1d(x, pads, PadMode::Reflect).map(Value::Float),
+            (PadContent::Constant, None) => return context.pad1d(x, pads, PadMode::Zero).map(Value::Float),
             _ => {}
         }
     }
-    let mut side = |count: usize, first: usize| -> Result<Value> {
-        let part = |start: usize, step: isize, count: usize| Slice { axis, start, step, count };
+    let mut part = |count: usize, at_start: bool| -> Result<Value> {
+        let slice = |start: usize, step: isize, count: usize| Slice { axis, start, step, count };
+        let mut shape = x.shape().to_vec();
+        shape[axis] = count;
         match mode {
-            Mode::Constant => {
-                let mut shape = x.shape().to_vec();
-                shape[axis] = count;
-                filled(context, x, &shape, value)
+            PadContent::Constant => filled(context, x, &shape, value),
+            PadContent::Reflect => {
+                let start = if at_start { count } else { extent.saturating_sub(2) };
+                cut(context, x, slice(if count == 0 { 0 } else { start }, -1, count))
             }
-            Mode::Reflect => {
-                let start = if first == 0 { count } else { extent.saturating_sub(2) };
-                cut(context, x, part(if count == 0 { 0 } else { start }, -1, count))
-            }
-            Mode::Edge => {
-                let one = cut(context, x, part(if first == 0 { 0 } else { extent - 1 }, 1, 1))?;
-                let mut shape = x.shape().to_vec();
-                shape[axis] = count;
+            PadContent::Edge => {
+                let one = cut(context, x, slice(if at_start { 0 } else { extent - 1 }, 1, 1))?;
                 expanded(context, &one, &shape)
             }
         }
     };
-    let (before, after) = (side(sides[0], 0)?, side(sides[1], 1)?);
+    let (before, after) = (part(pads[0], true)?, part(pads[1], false)?);
     joined(context, &[&before, x, &after], axis)
 }
 
-/// A value of `like`'s type everywhere, zero without a value.
+/// A value of the type of `like` that repeats one element, which is zero without a value.
 fn filled(context: &mut Context<'_>, like: &Value, shape: &[usize], value: Option<&Value>) -> Result<Value> {
     let one = |value: &Value| value.shape().iter().product::<usize>() == 1;
     match (like, value) {

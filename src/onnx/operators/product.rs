@@ -9,7 +9,7 @@ use crate::onnx::value::Value;
 use crate::ops::{Binary, Slice};
 use crate::tensor::Tensor;
 
-/// NumPy's `matmul`: the last two axes are matrices, those before them broadcast.
+/// `MatMul`, NumPy's `matmul`: the last two axes are matrices, and the axes before them broadcast.
 pub(super) fn matmul(_: &mut Reader<'_>) -> Result<Operation> {
     Operation::plain(|context, inputs| {
         let (a, b) = (inputs.float(0, "A")?, inputs.float(1, "B")?);
@@ -22,22 +22,21 @@ fn product(context: &mut Context<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor> 
         let found = format!("{:?} and {:?}", a.shape(), b.shape());
         unexpected("A and B", "matrices that fit, of at least one axis", found)
     };
-    // A vector is a row on the left, a column on the right; its axis is dropped from the result.
+    // A vector on the left is a row, on the right a column. Its added axis is dropped from the result.
     let (a_shape, b_shape) = (a.shape(), b.shape());
-    let (a_wide, b_wide) = match (a_shape, b_shape) {
-        ([], _) | (_, []) => return Err(refused()),
-        ([k], b) => (vec![1, *k], b.to_vec()),
-        (a, _) => (a.to_vec(), b_shape.to_vec()),
-    };
-    let b_wide = if let [k] = b_shape { vec![*k, 1] } else { b_wide };
-    let (a_outer, [rows, depth]) = split(&a_wide);
-    let (b_outer, [b_depth, columns]) = split(&b_wide);
+    if a_shape.is_empty() || b_shape.is_empty() {
+        return Err(refused());
+    }
+    let a_matrix = if let [k] = a_shape { vec![1, *k] } else { a_shape.to_vec() };
+    let b_matrix = if let [k] = b_shape { vec![*k, 1] } else { b_shape.to_vec() };
+    let (a_outer, [rows, depth]) = split(&a_matrix);
+    let (b_outer, [b_depth, columns]) = split(&b_matrix);
     if depth != b_depth {
         return Err(refused());
     }
     let outer = broadcast(a_outer, b_outer)?;
     let y = if b_outer.iter().all(|&extent| extent == 1) {
-        // One matrix on the right: all rows on the left at once.
+        // There is one matrix on the right, so the rows of all matrices on the left are multiplied at once.
         let count = a_outer.iter().product::<usize>() * rows;
         let a = context.reshape(a, &[count, depth])?;
         let b = context.reshape(b, &[depth, columns])?;
@@ -71,13 +70,13 @@ fn product(context: &mut Context<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor> 
     context.reshape(&y, &shape)
 }
 
-/// Outer axes and the matrix.
+/// The outer axes of a shape, and its last two.
 fn split(shape: &[usize]) -> (&[usize], [usize; 2]) {
     let (outer, inner) = shape.split_at(shape.len().saturating_sub(2));
     (outer, [inner[0], inner[1]])
 }
 
-/// `alpha A' B' + beta C`, where a prime is a transposition that is asked for.
+/// `Gemm`: `alpha A' B' + beta C`, where A' and B' may be transposed.
 pub(super) fn gemm(reader: &mut Reader<'_>) -> Result<Operation> {
     let alpha = reader.attributes.float("alpha")?.unwrap_or(1.0);
     let beta = reader.attributes.float("beta")?.unwrap_or(1.0);
@@ -109,15 +108,15 @@ pub(super) fn gemm(reader: &mut Reader<'_>) -> Result<Operation> {
             finish(context, inputs, &b)
         });
     };
-    // A constant matrix is turned and scaled once, where it is put on the device.
+    // A constant matrix is transposed and scaled once, before it is put on the device.
     if b.shape().len() != 2 {
         return Err(reader.refuse("B", "a matrix", format!("shape {:?}", b.shape())));
     }
-    let place = move |device: &crate::Device| -> Result<super::Run> {
+    let build = move |device: &crate::Device| -> Result<super::NodeFn> {
         let b: ndarray::Array2<f32> = b.to_array()?;
         let b = if trans_b { b.reversed_axes() } else { b };
         let b = Tensor::from_array(device, &b.mapv(|x| alpha * x))?;
         Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| finish(context, inputs, &b)))
     };
-    Ok(Operation::Held { slots: vec![1], place: Box::new(place) })
+    Ok(Operation::WithWeights { slots: vec![1], build: Box::new(build) })
 }

@@ -1,14 +1,14 @@
-//! RNN, GRU and LSTM: every attribute becomes a part of the cell's description.
+//! `RNN`, `GRU` and `LSTM`. Every attribute becomes an option of the cell or of the layer.
 
 mod activations;
 
 use std::sync::Arc;
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2, Array3, Axis};
 
 use self::activations::Activations;
-use super::{Operation, Reader, Run};
-use crate::cell::{Cell, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, Sequence};
+use super::{NodeFn, Operation, Reader};
+use crate::cell::{Cell, Direction, Forget, GruCell, LstmCell, Mix, Parameters, Reset, RnnCell, Sequence};
 use crate::error::Result;
 use crate::nn::{Config, Merge, Recurrent};
 use crate::onnx::context::{Context, Inputs, unexpected};
@@ -16,9 +16,9 @@ use crate::onnx::value::Value;
 use crate::onnx::{GruReset, Warning};
 use crate::ops::Binary;
 use crate::tensor::{Device, Tensor};
-use crate::weights::layout::OnnxArrays;
+use crate::weights::layout::{GateOrder, OnnxArrays};
 
-/// Inputs by their place in the specification.
+// Indices of the inputs in the specification.
 const W: usize = 1;
 const R: usize = 2;
 const B: usize = 3;
@@ -27,17 +27,17 @@ const INITIAL_H: usize = 5;
 const INITIAL_C: usize = 6;
 const P: usize = 7;
 
-/// What the three operators share.
-struct Common {
-    directions: Vec<crate::cell::Direction>,
+/// The attributes that the three operators share.
+struct CommonAttributes {
+    directions: Vec<Direction>,
     clip: Option<f32>,
-    /// Batches come first.
+    /// `layout=1`: the batch is the first axis.
     batch_first: bool,
     bias: bool,
 }
 
 pub(super) fn rnn(reader: &mut Reader<'_>) -> Result<Operation> {
-    let common = Common::read(reader)?;
+    let common = CommonAttributes::read(reader)?;
     let mut activations = Activations::read(reader, &["Tanh"], common.directions.len())?;
     let cells = common.cells(|| {
         let [activation] = activations.next();
@@ -47,12 +47,12 @@ pub(super) fn rnn(reader: &mut Reader<'_>) -> Result<Operation> {
 }
 
 pub(super) fn gru(reader: &mut Reader<'_>) -> Result<Operation> {
-    let common = Common::read(reader)?;
+    let common = CommonAttributes::read(reader)?;
     let reset = reset(reader)?;
     let mut activations = Activations::read(reader, &["Sigmoid", "Tanh"], common.directions.len())?;
     let cells = common.cells(|| {
         let [gate, candidate] = activations.next();
-        // ONNX's z keeps the old state: Ht = (1 - zt) ht + zt Ht-1.
+        // In ONNX z weighs the old state: Ht = (1 - zt) ht + zt Ht-1.
         let mix = Mix::KeepsOld;
         Cell::Gru(GruCell { gate, candidate, reset, mix, gate_clip: common.clip, bias: common.bias })
     });
@@ -60,7 +60,7 @@ pub(super) fn gru(reader: &mut Reader<'_>) -> Result<Operation> {
 }
 
 pub(super) fn lstm(reader: &mut Reader<'_>) -> Result<Operation> {
-    let common = Common::read(reader)?;
+    let common = CommonAttributes::read(reader)?;
     let coupled = reader.attributes.flag("input_forget", false)?;
     let peephole = reader.given(P);
     let mut activations = Activations::read(reader, &["Sigmoid", "Tanh", "Tanh"], common.directions.len())?;
@@ -81,10 +81,10 @@ pub(super) fn lstm(reader: &mut Reader<'_>) -> Result<Operation> {
     build(reader, &common, &cells)
 }
 
-/// Where a GRU resets: what the file says, or the caller.
+/// The reset of a GRU, as the file or the caller says.
 ///
-/// PyTorch's GRU resets after the matmul, always. Exporters have left that out of the file (onnxscript 2852, pytorch 189225): a
-/// file from PyTorch without `linear_before_reset` is not taken at its word.
+/// PyTorch's GRU always resets after the matmul. Some exporters leave out the attribute `linear_before_reset` (onnxscript 2852,
+/// pytorch 189225), so a file from PyTorch without it is read as if it had it.
 fn reset(reader: &mut Reader<'_>) -> Result<Reset> {
     let stated = if reader.attributes.flag("linear_before_reset", false)? { Reset::After } else { Reset::Before };
     let node = reader.site.node.clone();
@@ -103,13 +103,12 @@ fn reset(reader: &mut Reader<'_>) -> Result<Reset> {
     Ok(used)
 }
 
-impl Common {
+impl CommonAttributes {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
-        use crate::cell::Direction::{Forward, Reverse};
         let directions = match reader.attributes.string("direction")?.as_deref() {
-            None | Some("forward") => vec![Forward],
-            Some("reverse") => vec![Reverse],
-            Some("bidirectional") => vec![Forward, Reverse],
+            None | Some("forward") => vec![Direction::Forward],
+            Some("reverse") => vec![Direction::Reverse],
+            Some("bidirectional") => vec![Direction::Forward, Direction::Reverse],
             Some(other) => {
                 return Err(reader.refuse("direction", "forward, reverse or bidirectional", format!("{other:?}")));
             }
@@ -124,16 +123,71 @@ impl Common {
         Ok(Self { directions, clip, batch_first, bias: reader.given(B) })
     }
 
-    /// One cell a direction.
+    /// One cell per direction.
     fn cells(&self, next: impl FnMut() -> Cell) -> Vec<Cell> {
         std::iter::repeat_with(next).take(self.directions.len()).collect()
     }
 }
 
-/// Reads the weights; what is left for a run are the sequence, its lengths and the initial state.
-fn build(reader: &mut Reader<'_>, common: &Common, cells: &[Cell]) -> Result<Operation> {
-    let directions = common.directions.len();
-    let weight = |slot: usize, name: &str, rank: usize| match reader.constant(slot) {
+/// The constant inputs of an operator, for all directions.
+struct Weights {
+    w: Array3<f32>,
+    r: Array3<f32>,
+    b: Option<Array2<f32>>,
+    p: Option<Array2<f32>>,
+}
+
+impl Weights {
+    /// Reads and checks the constant inputs.
+    fn read(reader: &Reader<'_>, cell: &Cell, directions: usize) -> Result<Self> {
+        let (Some(w), Some(r)) = (weight(reader, W, "W", 3, directions)?, weight(reader, R, "R", 3, directions)?)
+        else {
+            return Err(reader.refuse("W and R", "inputs", "none"));
+        };
+        let (b, p) = (weight(reader, B, "B", 2, directions)?, weight(reader, P, "P", 2, directions)?);
+        let (input, hidden) = (w.shape()[2], r.shape()[2]);
+        let gates = GateOrder::Onnx.gates(cell).len();
+        // The file bounds the extents, so the products below do not overflow.
+        for (name, tensor, shape) in [
+            ("W", Some(&w), vec![directions, gates * hidden, input]),
+            ("R", Some(&r), vec![directions, gates * hidden, hidden]),
+            ("B", b.as_ref(), vec![directions, 2 * gates * hidden]),
+            ("P", p.as_ref(), vec![directions, 3 * hidden]),
+        ] {
+            if let Some(tensor) = tensor.filter(|tensor| tensor.shape() != shape) {
+                return Err(reader.refuse(name, format!("shape {shape:?}"), format!("shape {:?}", tensor.shape())));
+            }
+        }
+        if hidden == 0 || input == 0 {
+            return Err(reader.refuse("W and R", "at least one unit and one feature", format!("{hidden} and {input}")));
+        }
+        let matrix = |x: Option<Tensor>| x.map(|x| x.to_array()).transpose();
+        Ok(Self { w: w.to_array()?, r: r.to_array()?, b: matrix(b)?, p: matrix(p)? })
+    }
+
+    fn input(&self) -> usize {
+        self.w.dim().2
+    }
+
+    fn hidden(&self) -> usize {
+        self.r.dim().2
+    }
+
+    /// The parameters of every direction.
+    fn parameters(&self, cells: &[Cell]) -> Result<Vec<Parameters>> {
+        let parameters = cells.iter().enumerate().map(|(direction, cell)| {
+            let matrix = |x: &Array3<f32>| -> Array2<f32> { x.index_axis(Axis(0), direction).to_owned() };
+            let vector = |x: &Array2<f32>| -> Array1<f32> { x.row(direction).to_owned() };
+            let (b, p) = (self.b.as_ref().map(vector), self.p.as_ref().map(vector));
+            OnnxArrays { w: matrix(&self.w), r: matrix(&self.r), b, p }.to_parameters(cell)
+        });
+        parameters.collect()
+    }
+}
+
+/// A constant input with the given rank, its first axis being the directions; `None` if it is not given.
+fn weight(reader: &Reader<'_>, slot: usize, name: &str, rank: usize, directions: usize) -> Result<Option<Tensor>> {
+    match reader.constant(slot) {
         Some(Value::Float(x)) if x.shape().len() == rank && x.shape()[0] == directions => Ok(Some(x.clone())),
         Some(other) => {
             let expected = format!("floats of {rank} axes, the first of extent {directions}");
@@ -141,85 +195,61 @@ fn build(reader: &mut Reader<'_>, common: &Common, cells: &[Cell]) -> Result<Ope
         }
         None if !reader.given(slot) => Ok(None),
         None => Err(reader.refuse(name, "a constant", "a value that is computed at run time")),
-    };
-    let (Some(w), Some(r)) = (weight(W, "W", 3)?, weight(R, "R", 3)?) else {
-        return Err(reader.refuse("W and R", "inputs", "none"));
-    };
-    let (b, p) = (weight(B, "B", 2)?, weight(P, "P", 2)?);
-    let (input, hidden) = (w.shape()[2], r.shape()[2]);
-    let gates = crate::weights::layout::GateOrder::Onnx.gates(&cells[0]).len();
-    // Extents are bounded by what a file can declare, so the products below do not overflow.
-    for (name, tensor, shape) in [
-        ("W", Some(&w), vec![directions, gates * hidden, input]),
-        ("R", Some(&r), vec![directions, gates * hidden, hidden]),
-        ("B", b.as_ref(), vec![directions, 2 * gates * hidden]),
-        ("P", p.as_ref(), vec![directions, 3 * hidden]),
-    ] {
-        if let Some(tensor) = tensor.filter(|tensor| tensor.shape() != shape) {
-            return Err(reader.refuse(name, format!("shape {shape:?}"), format!("shape {:?}", tensor.shape())));
-        }
     }
+}
+
+/// Builds the operation. Its inputs in a run are the sequence, the lengths and the initial state.
+fn build(reader: &mut Reader<'_>, common: &CommonAttributes, cells: &[Cell]) -> Result<Operation> {
+    let directions = common.directions.len();
+    let weights = Weights::read(reader, &cells[0], directions)?;
+    let (input, hidden) = (weights.input(), weights.hidden());
     if let Some(stated) = reader.attributes.int("hidden_size")?
         && usize::try_from(stated) != Ok(hidden)
     {
         return Err(reader.refuse("hidden_size", format!("{hidden}, as R"), stated.to_string()));
     }
-    if hidden == 0 || input == 0 {
-        return Err(reader.refuse("W and R", "at least one unit and one feature", format!("{hidden} and {input}")));
-    }
-
-    let (w, r) = (w.to_array::<ndarray::Ix3>()?, r.to_array::<ndarray::Ix3>()?);
-    let b = b.map(|b| b.to_array::<ndarray::Ix2>()).transpose()?;
-    let p = p.map(|p| p.to_array::<ndarray::Ix2>()).transpose()?;
-    let parameters = cells.iter().enumerate().map(|(direction, cell)| -> Result<Parameters> {
-        let matrix = |x: &ndarray::Array3<f32>| -> Array2<f32> { x.index_axis(Axis(0), direction).to_owned() };
-        let vector = |x: &Array2<f32>| -> Array1<f32> { x.row(direction).to_owned() };
-        OnnxArrays { w: matrix(&w), r: matrix(&r), b: b.as_ref().map(vector), p: p.as_ref().map(vector) }
-            .to_parameters(cell)
-    });
-    let parameters = parameters.collect::<Result<Vec<_>>>().map_err(|error| reader.site.wrap(error))?;
-
+    let parameters = weights.parameters(cells).map_err(|error| reader.site.wrap(error))?;
     let mut config = Config::new(cells[0], input, hidden);
     config = match cells {
         [_, reverse] => config.bidirectional(Merge::Concat).reverse_cell(*reverse),
-        _ if common.directions[0] == crate::cell::Direction::Reverse => config.reverse(),
+        _ if common.directions[0] == Direction::Reverse => config.reverse(),
         _ => config,
     };
-    let call = Call {
+    let call = RecurrentCall {
         directions,
         hidden,
         batch_first: common.batch_first,
         cell_state: cells[0].has_cell_state(),
         wanted: [reader.wanted(0), reader.wanted(1), reader.wanted(2)],
     };
-    let place = move |device: &Device| -> Result<Run> {
+    let build = move |device: &Device| -> Result<NodeFn> {
         let layer = config.build(device, vec![parameters.clone()])?;
         Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| call.run(context, inputs, &layer)))
     };
-    Ok(Operation::Held { slots: vec![W, R, B, P], place: Box::new(place) })
+    Ok(Operation::WithWeights { slots: vec![W, R, B, P], build: Box::new(build) })
 }
 
-/// One call of a layer, in ONNX's shapes.
+/// The call of a recurrent layer with ONNX's shapes.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+struct RecurrentCall {
     directions: usize,
     hidden: usize,
     batch_first: bool,
     cell_state: bool,
-    /// Which of Y, Y_h and Y_c somebody reads.
+    /// Whether Y, Y_h and Y_c are read.
     wanted: [bool; 3],
 }
 
-impl Call {
+impl RecurrentCall {
     fn run(self, context: &mut Context<'_>, inputs: &Inputs<'_>, layer: &Recurrent<Cell>) -> Result<Vec<Value>> {
         let x = inputs.float(0, "X")?;
         let &[first, second, _] = x.shape() else {
             return Err(unexpected("X", "three axes", format!("shape {:?}", x.shape())));
         };
         let [time, batch] = if self.batch_first { [second, first] } else { [first, second] };
-        // Outputs, gates and their projection: what the call holds at once.
+        // The call holds outputs, gates and their projections at once.
         context.reserve(&[time.max(1), batch, self.directions, self.hidden, 6], 4)?;
-        let x = self.turned(context, x)?;
+        let x = self.exchange_batch(context, x)?;
         let lengths = self.lengths(inputs, time, batch)?;
         let mut state = self.state(context, inputs, layer, lengths.as_deref(), batch)?;
         let y = if batch == 0 {
@@ -228,7 +258,7 @@ impl Call {
             let sequence = lengths.map_or_else(Sequence::new, |lengths| Sequence::new().lengths(lengths));
             layer.record(context.recorder, &x, &mut state, &sequence)?
         };
-        // [T, B, D H] to [T, D, B, H]; with the batch first to [B, T, D, H].
+        // [T, B, D H] becomes [T, D, B, H] or, if the batch is the first axis, [B, T, D, H].
         let y = match self.wanted[0] {
             true => {
                 let y = context.reshape(&y, &[time, batch, self.directions, self.hidden])?;
@@ -238,18 +268,19 @@ impl Call {
         };
         let mut outputs = vec![Value::Float(y)];
         let h = state.h_tensor(context.recorder)?;
-        outputs.push(Value::Float(self.turned(context, &h)?));
+        outputs.push(Value::Float(self.exchange_batch(context, &h)?));
         if let Some(s) = state.s_tensor(context.recorder)? {
-            outputs.push(Value::Float(self.turned(context, &s)?));
+            outputs.push(Value::Float(self.exchange_batch(context, &s)?));
         }
         Ok(outputs)
     }
 
-    /// Exchanges the first two axes where the batch comes first: `[B, T, I]`, `[B, D, H]`.
-    fn turned(self, context: &mut Context<'_>, x: &Tensor) -> Result<Tensor> {
+    /// Exchanges the first two axes of `[B, T, I]` or `[B, D, H]`, if the batch is the first axis.
+    fn exchange_batch(self, context: &mut Context<'_>, x: &Tensor) -> Result<Tensor> {
         if self.batch_first { context.permute(x, &[1, 0, 2]) } else { Ok(x.clone()) }
     }
 
+    /// The lengths of the rows, if they are given.
     fn lengths(self, inputs: &Inputs<'_>, time: usize, batch: usize) -> Result<Option<Vec<usize>>> {
         let Some(list) = inputs.optional_list(LENGTHS, "sequence_lens")? else {
             return Ok(None);
@@ -258,10 +289,10 @@ impl Call {
         let lengths: Option<Vec<usize>> = list.iter().map(inside).collect();
         let lengths = lengths.filter(|lengths| lengths.len() == batch);
         let found = || format!("{list:?} for {batch} rows of {time} steps");
-        lengths.map(Some).ok_or_else(|| unexpected("sequence_lens", "one length a row, from 0 to T", found()))
+        lengths.map(Some).ok_or_else(|| unexpected("sequence_lens", "one length per row, from 0 to T", found()))
     }
 
-    /// The state that the call begins with. A row of length 0 ends in zeros, whatever it began with, as in onnxruntime.
+    /// The state that the call starts from. As in onnxruntime, a row of length 0 ends with a state of zeros, whatever its start.
     fn state(
         self,
         context: &mut Context<'_>,
@@ -282,10 +313,10 @@ impl Call {
             let Some(x) = x else {
                 return context.full(&expected, 0.0);
             };
-            let x = if x.shape().len() == 3 { self.turned(context, x)? } else { x.clone() };
+            let x = if x.shape().len() == 3 { self.exchange_batch(context, x)? } else { x.clone() };
             if x.shape() != expected {
                 let found = format!("shape {:?}, where [D, B, H] is {expected:?}", x.shape());
-                return Err(unexpected("initial_h and initial_c", "one state a direction and row", found));
+                return Err(unexpected("initial_h and initial_c", "one state per direction and row", found));
             }
             match lengths.filter(|lengths| lengths.contains(&0)) {
                 None => Ok(x),

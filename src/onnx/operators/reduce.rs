@@ -1,23 +1,24 @@
-//! Operators that make one number of many, and softmax.
+//! Reductions, `Softmax`, `ArgMax` and `ArgMin`.
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::{Axes, Operation, Reader};
+use super::{Operation, Reader};
 use crate::error::Result;
 use crate::onnx::context::{Context, axes, axis, unexpected};
 use crate::onnx::value::{IntKind, Ints, Value};
 use crate::ops::{Binary, Math, Reduction};
 use crate::tensor::Tensor;
 
+/// The kind of a reduction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ReduceKind {
     Sum,
     Mean,
     Max,
     Min,
 }
 
-impl Kind {
+impl ReduceKind {
     fn floats(self, context: &mut Context<'_>, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Sum => context.reduce_last(Reduction::Sum, x),
@@ -36,26 +37,22 @@ impl Kind {
             Self::Sum => x.iter().try_fold(0, |sum: i64, &x| sum.checked_add(x)),
             Self::Max => x.iter().copied().max(),
             Self::Min => x.iter().copied().min(),
-            // ONNX leaves the rounding of an integer mean open.
+            // ONNX does not define the rounding of a mean of integers.
             Self::Mean => None,
         }
     }
 }
 
-/// Axes: an attribute at first, an input from operator set 13 (the sum) or 18 (the others) on.
-pub(super) fn reduce(reader: &mut Reader<'_>, kind: Kind) -> Result<Operation> {
-    let since = if kind == Kind::Sum { 13 } else { 18 };
+/// A reduction. The axes are an attribute at first, an input from operator set 13 (the sum) or 18 (the others) on.
+pub(super) fn reduce(reader: &mut Reader<'_>, kind: ReduceKind) -> Result<Operation> {
+    let since = if kind == ReduceKind::Sum { 13 } else { 18 };
     let from = reader.axes(since)?;
     let keep = reader.attributes.flag("keepdims", true)?;
     let idle = reader.opset >= since && reader.attributes.flag("noop_with_empty_axes", false)?;
     Operation::plain(move |context, inputs| {
         let x = inputs.get(0, "data")?;
         let rank = x.shape().len();
-        let listed = match &from {
-            Axes::Known(list) => list.clone(),
-            Axes::Input(_) => from.get(inputs)?,
-        };
-        let reduced = match listed {
+        let reduced = match from.get(inputs)? {
             Some(list) if !list.is_empty() => axes(&list, rank)?,
             _ if idle => return Ok(vec![x.clone()]),
             _ => (0..rank).collect(),
@@ -70,7 +67,7 @@ pub(super) fn reduce(reader: &mut Reader<'_>, kind: Kind) -> Result<Operation> {
         let order: Vec<usize> = kept.iter().chain(&reduced).copied().collect();
         let rows = context.reserve(&kept.iter().map(|&at| extent(at)).collect::<Vec<_>>(), 8)?;
         let columns: usize = reduced.iter().map(|&at| extent(at)).product();
-        if columns == 0 && kind != Kind::Sum {
+        if columns == 0 && kind != ReduceKind::Sum {
             return Err(unexpected("data", "elements to reduce", format!("shape {:?}", x.shape())));
         }
         Ok(vec![match x {
@@ -85,7 +82,8 @@ pub(super) fn reduce(reader: &mut Reader<'_>, kind: Kind) -> Result<Operation> {
     })
 }
 
-fn reduce_host(x: &Ints, order: &[usize], columns: usize, shape: &[usize], kind: Kind) -> Result<ArrayD<i64>> {
+/// Reduces integers on the host. `order` puts the reduced axes last, which have `columns` elements together.
+fn reduce_host(x: &Ints, order: &[usize], columns: usize, shape: &[usize], kind: ReduceKind) -> Result<ArrayD<i64>> {
     let moved = x.values.view().permuted_axes(IxDyn(order));
     let flat: Vec<i64> = moved.iter().copied().collect();
     let count = shape.iter().product();
@@ -103,7 +101,7 @@ fn reduce_host(x: &Ints, order: &[usize], columns: usize, shape: &[usize], kind:
     ArrayD::from_shape_vec(IxDyn(shape), rows).map_err(|error| unexpected("data", "whole rows", error.to_string()))
 }
 
-/// Softmax or its logarithm. Before operator set 13 all axes from `axis` on are one.
+/// `Softmax` or `LogSoftmax`. Before operator set 13 all axes from `axis` on count as one.
 pub(super) fn softmax(reader: &mut Reader<'_>, logarithm: bool) -> Result<Operation> {
     let coerced = reader.opset < 13;
     let along = reader.attributes.int("axis")?.unwrap_or(if coerced { 1 } else { -1 });
@@ -117,16 +115,16 @@ pub(super) fn softmax(reader: &mut Reader<'_>, logarithm: bool) -> Result<Operat
             let y = softmax_last(context, &flat, logarithm)?;
             return Ok(vec![Value::Float(context.reshape(&y, &shape)?)]);
         }
-        // Exchanging two axes is its own inverse.
+        // The exchange of two axes is its own inverse.
         let mut order: Vec<usize> = (0..rank).collect();
         order.swap(along, rank - 1);
-        let turned = context.permute(x, &order)?;
-        let y = softmax_last(context, &turned, logarithm)?;
+        let exchanged = context.permute(x, &order)?;
+        let y = softmax_last(context, &exchanged, logarithm)?;
         Ok(vec![Value::Float(context.permute(&y, &order)?)])
     })
 }
 
-/// `exp(x - m) / sum(exp(x - m))` with `m` the row's maximum, or `x - m - ln(sum(exp(x - m)))`.
+/// `exp(x - m) / sum(exp(x - m))` over the last axis, or its logarithm `x - m - ln(sum(exp(x - m)))`, where `m` is the maximum.
 fn softmax_last(context: &mut Context<'_>, x: &Tensor, logarithm: bool) -> Result<Tensor> {
     if x.is_empty() {
         return Ok(x.clone());
@@ -149,7 +147,7 @@ fn softmax_last(context: &mut Context<'_>, x: &Tensor, logarithm: bool) -> Resul
     }
 }
 
-/// The index of the largest or smallest element; the data is read back for it.
+/// `ArgMax` or `ArgMin`. The data is read back to the host.
 pub(super) fn arg(reader: &mut Reader<'_>, largest: bool) -> Result<Operation> {
     let along = reader.attributes.int("axis")?.unwrap_or(0);
     let keep = reader.attributes.flag("keepdims", true)?;

@@ -1,4 +1,4 @@
-//! Shapes as values, and other shapes for the same elements.
+//! Operators on shapes, and operators that give the elements another shape.
 
 use ndarray::{ArrayD, IxDyn};
 
@@ -8,7 +8,7 @@ use crate::onnx::context::{Context, axes, axis, broadcast, rank, spread, unexpec
 use crate::onnx::value::{Ints, Value};
 use crate::tensor::Tensor;
 
-/// The same elements under another shape.
+/// A value with the same elements and another shape.
 pub(super) fn reshaped(context: &Context<'_>, x: &Value, shape: &[usize]) -> Result<Value> {
     fn host<T: Clone>(x: &ArrayD<T>, shape: &[usize]) -> Result<ArrayD<T>> {
         let refused = |_| unexpected("shape", "one of as many elements", format!("{shape:?} for {:?}", x.shape()));
@@ -56,11 +56,11 @@ pub(super) fn size(_: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// A constant: a tensor, or from operator set 12 on a number or a list.
+/// `Constant`: a tensor or, from operator set 12 on, a number or a list.
 pub(super) fn constant(reader: &mut Reader<'_>) -> Result<Operation> {
     let mut found = Vec::new();
     if let Some(tensor) = reader.attributes.tensor("value")? {
-        found.push(reader.source.read(tensor)?);
+        found.push(reader.file.read(tensor)?);
     }
     let host = |shape: &[usize], data| Tensor::from_vec(&crate::Device::Cpu, shape, data).map(Value::Float);
     let scalar = |x: i64| Value::Int(Ints { values: ArrayD::from_elem(IxDyn(&[]), x), ..Ints::list([]) });
@@ -83,7 +83,7 @@ pub(super) fn constant(reader: &mut Reader<'_>) -> Result<Operation> {
 
 pub(super) fn constant_of_shape(reader: &mut Reader<'_>) -> Result<Operation> {
     let value = match reader.attributes.tensor("value")? {
-        Some(tensor) => reader.source.read(tensor)?,
+        Some(tensor) => reader.file.read(tensor)?,
         None => Value::Float(Tensor::from_vec(&crate::Device::Cpu, &[1], vec![0.0])?),
     };
     if value.shape().iter().product::<usize>() != 1 {
@@ -95,7 +95,7 @@ pub(super) fn constant_of_shape(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// A value repeated to a shape.
+/// A value that is repeated to a shape.
 pub(super) fn expanded(context: &mut Context<'_>, x: &Value, shape: &[usize]) -> Result<Value> {
     context.reserve(shape, 8)?;
     Ok(match x {
@@ -106,7 +106,7 @@ pub(super) fn expanded(context: &mut Context<'_>, x: &Value, shape: &[usize]) ->
     })
 }
 
-/// Broadcasting both ways: an extent of 1 asked for keeps the tensor's own.
+/// `Expand`: broadcasting in both directions. A requested extent of 1 keeps the extent of the tensor.
 pub(super) fn expand(_: &mut Reader<'_>) -> Result<Operation> {
     Operation::plain(|context, inputs| {
         let x = inputs.get(0, "input")?;
@@ -115,7 +115,7 @@ pub(super) fn expand(_: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// The shape that `Reshape` means: 0 keeps an extent, -1 is what is left.
+/// The shape that `Reshape` asks for: 0 keeps an extent, and -1 takes the remaining elements.
 fn resolve(list: &[i64], from: &[usize], zero_is_zero: bool) -> Result<Vec<usize>> {
     let refused = || unexpected("shape", "one of as many elements", format!("{list:?} for {from:?}"));
     let mut free = None;
@@ -147,13 +147,13 @@ pub(super) fn reshape(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// Two axes: what lies before `axis`, and the rest.
+/// `Flatten`: two axes, for the axes before `axis` and for the others.
 pub(super) fn flatten(reader: &mut Reader<'_>) -> Result<Operation> {
     let at = reader.attributes.int("axis")?.unwrap_or(1);
     Operation::plain(move |context, inputs| {
         let x = inputs.get(0, "input")?;
         let rank = x.shape().len();
-        // Here the axis may be the rank itself.
+        // The axis may equal the rank.
         let at = if usize::try_from(at) == Ok(rank) { rank } else { axis(at, rank)? };
         let (before, after) = x.shape().split_at(at);
         Ok(vec![reshaped(context, x, &[before.iter().product(), after.iter().product()])?])
@@ -193,9 +193,9 @@ pub(super) fn unsqueeze(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// Numbers from a start to a limit, on the host.
+/// `Range`: integers from a start to a limit, on the host.
 pub(super) fn range(reader: &mut Reader<'_>) -> Result<Operation> {
-    // It concerns narrow floats only.
+    // The attribute affects narrow floats only.
     reader.attributes.int("stash_type")?;
     Operation::plain(|context, inputs| {
         let numbers = ["start", "limit", "delta"].into_iter().enumerate().map(|(at, what)| {
@@ -211,11 +211,8 @@ pub(super) fn range(reader: &mut Reader<'_>) -> Result<Operation> {
         };
         let span = if delta > 0 { limit.checked_sub(start) } else { start.checked_sub(limit) };
         let (Some(span), true) = (span, delta != 0) else {
-            return Err(unexpected(
-                "delta",
-                "a step that leads to the limit",
-                format!("{delta} from {start} to {limit}"),
-            ));
+            let found = format!("{delta} from {start} to {limit}");
+            return Err(unexpected("delta", "a step that leads to the limit", found));
         };
         let count = usize::try_from(span.max(0).unsigned_abs().div_ceil(delta.unsigned_abs())).unwrap_or(usize::MAX);
         context.reserve(&[count], 8)?;

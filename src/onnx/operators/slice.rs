@@ -1,4 +1,4 @@
-//! Operators that cut.
+//! `Slice` and `Split`.
 
 use ndarray::{ArrayD, Axis, Slice as HostSlice};
 
@@ -8,14 +8,14 @@ use crate::onnx::context::{Context, axes, axis, unexpected};
 use crate::onnx::value::{Ints, Value};
 use crate::ops::Slice;
 
-/// A part of an axis.
+/// A slice of an axis.
 pub(super) fn cut(context: &mut Context<'_>, x: &Value, slice: Slice) -> Result<Value> {
     fn host<T: Clone>(x: &ArrayD<T>, slice: Slice) -> ArrayD<T> {
         let Slice { axis, start, step, count } = slice;
         let steps = isize::try_from(count.saturating_sub(1)).unwrap_or(isize::MAX);
         let last = start.saturating_add_signed(step.saturating_mul(steps));
         let (low, high) = if count == 0 { (0, 0) } else { (start.min(last) as isize, start.max(last) as isize + 1) };
-        // A negative step of `ndarray` begins at the range's last element; that one is the first here.
+        // With a negative step `ndarray` begins at the last element of the range, which is the first one here.
         x.slice_axis(Axis(axis), HostSlice::new(low, Some(high), step)).to_owned()
     }
     Ok(match x {
@@ -26,29 +26,29 @@ pub(super) fn cut(context: &mut Context<'_>, x: &Value, slice: Slice) -> Result<
     })
 }
 
-/// What ONNX's start, end and step mean for an axis of `extent` elements.
+/// The slice that ONNX's start, end and step describe for an axis of `extent` elements.
 fn resolve(axis: usize, extent: usize, start: i64, end: i64, step: i64) -> Result<Slice> {
     let refused = || unexpected("steps", "not 0", step.to_string());
-    let wide = i64::try_from(extent).map_err(|_| refused())?;
+    let length = i64::try_from(extent).map_err(|_| refused())?;
     if step == 0 {
         return Err(refused());
     }
-    let from_front = |at: i64| if at < 0 { at.saturating_add(wide) } else { at };
+    let from_front = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
     let (first, count) = if step > 0 {
-        let (start, end) = (from_front(start).clamp(0, wide), from_front(end).clamp(0, wide));
+        let (start, end) = (from_front(start).clamp(0, length), from_front(end).clamp(0, length));
         (start, (end - start).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
     } else {
-        let (start, end) = (from_front(start).clamp(-1, wide - 1), from_front(end).clamp(-1, wide - 1));
+        let (start, end) = (from_front(start).clamp(-1, length - 1), from_front(end).clamp(-1, length - 1));
         (start, (start - end).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
     };
     let start = if count == 0 { 0 } else { usize::try_from(first).map_err(|_| refused())? };
     let count = usize::try_from(count).map_err(|_| refused())?;
-    // A step beyond the axis leads nowhere: there is one element at most.
+    // A single element needs no step, and a step beyond the axis may not fit `isize`.
     let step = if count <= 1 { 1 } else { isize::try_from(step).map_err(|_| refused())? };
     Ok(Slice { axis, start, step, count })
 }
 
-/// Starts, ends and axes: attributes before operator set 10, inputs from then on.
+/// `Slice`. Starts, ends and axes are attributes before operator set 10, inputs from then on.
 pub(super) fn slice(reader: &mut Reader<'_>) -> Result<Operation> {
     let known = if reader.opset < 10 {
         let (starts, ends) = (reader.attributes.ints("starts")?, reader.attributes.ints("ends")?);
@@ -77,11 +77,8 @@ pub(super) fn slice(reader: &mut Reader<'_>) -> Result<Operation> {
         let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
         let counts = [starts.len(), ends.len(), along.len(), steps.len()];
         if counts != [starts.len(); 4] || starts.len() > x.shape().len() {
-            return Err(unexpected(
-                "starts, ends, axes and steps",
-                "as many of each, at most the rank",
-                format!("{counts:?}"),
-            ));
+            let expected = "equally many, at most the rank";
+            return Err(unexpected("starts, ends, axes and steps", expected, format!("{counts:?}")));
         }
         for at in 0..starts.len() {
             let extent = x.shape()[along[at]];
@@ -91,19 +88,21 @@ pub(super) fn slice(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// How a split is told.
+/// The lengths of the parts of a split.
 enum Parts {
+    /// Lengths from the attribute.
     Known(Vec<i64>),
-    /// The input that lists the lengths.
+    /// Lengths from the second input.
     Input,
-    /// Equal parts, the last one shorter where `uneven` allows.
     Equal {
         count: usize,
+        /// The last part may be shorter.
         uneven: bool,
     },
 }
 
-/// Lengths: an attribute before operator set 13, an input from then on; `num_outputs` from operator set 18 on.
+/// `Split`. The lengths are an attribute before operator set 13, an input from then on; `num_outputs` exists from operator set 18
+/// on.
 pub(super) fn split(reader: &mut Reader<'_>) -> Result<Operation> {
     let along = reader.attributes.int("axis")?.unwrap_or(0);
     let outputs = reader.wanted.len();
@@ -115,7 +114,7 @@ pub(super) fn split(reader: &mut Reader<'_>) -> Result<Operation> {
             Parts::Equal { count: outputs, uneven: true }
         }
         (None, Some(number)) => {
-            let expected = format!("{outputs}, the outputs of the node, and no list of lengths beside it");
+            let expected = format!("{outputs}, the number of outputs of the node, without a list of lengths");
             return Err(reader.refuse("num_outputs", expected, number.to_string()));
         }
         (None, None) if reader.given(1) => Parts::Input,
@@ -138,7 +137,7 @@ pub(super) fn split(reader: &mut Reader<'_>) -> Result<Operation> {
         };
         let whole = lengths.iter().try_fold(0_i64, |sum, &n| if n < 0 { None } else { sum.checked_add(n) });
         if lengths.len() != outputs || whole != i64::try_from(extent).ok() {
-            let expected = "one length an output, together the axis";
+            let expected = "one length per output, with the axis as their sum";
             return Err(unexpected("split", expected, format!("{lengths:?} of {extent} for {outputs} outputs")));
         }
         let mut start = 0;

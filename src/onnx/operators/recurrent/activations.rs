@@ -4,10 +4,10 @@ use crate::cell::Activation;
 use crate::error::Result;
 use crate::onnx::operators::Reader;
 
-/// Activations in the operator's order, all of one direction after all of the other.
+/// The activations of all directions, direction by direction, in the operator's order.
 pub(super) struct Activations(std::vec::IntoIter<Activation>);
 
-/// Parameters not yet handed out.
+/// The values of `activation_alpha` or `activation_beta` that are left.
 struct Scalars {
     values: std::vec::IntoIter<f32>,
     name: &'static str,
@@ -30,15 +30,19 @@ impl Scalars {
 }
 
 impl Activations {
-    /// Reads `activations`, `activation_alpha` and `activation_beta`. The parameters are handed out in order, each to the next
-    /// activation that has one of that name; where the list ends the default of ONNX's operator of that name holds.
+    /// Reads `activations`, `activation_alpha` and `activation_beta`. Each parameter belongs to the next activation that has one
+    /// of its name. After the end of the list the defaults of ONNX's operators apply.
     pub(super) fn read(reader: &mut Reader<'_>, defaults: &[&str], directions: usize) -> Result<Self> {
         let count = defaults.len() * directions;
         let names = reader.attributes.strings("activations")?;
         let names = names.unwrap_or_else(|| defaults.iter().cycle().take(count).map(|&name| name.to_owned()).collect());
         if names.len() != count {
             let found = format!("{} of them", names.len());
-            return Err(reader.refuse("activations", format!("{count} names, {} a direction", defaults.len()), found));
+            return Err(reader.refuse(
+                "activations",
+                format!("{count} names, {} per direction", defaults.len()),
+                found,
+            ));
         }
         let mut alphas = Scalars::read(reader, "activation_alpha")?;
         let mut betas = Scalars::read(reader, "activation_beta")?;
@@ -47,19 +51,19 @@ impl Activations {
         for left in [alphas, betas] {
             if left.values.len() > 0 {
                 let found = format!("{} more", left.values.len());
-                return Err(reader.refuse(left.name, format!("what {names:?} take"), found));
+                return Err(reader.refuse(left.name, format!("only parameters of {names:?}"), found));
             }
         }
         Ok(Self(activations.into_iter()))
     }
 
-    /// The next direction's activations.
+    /// The activations of the next direction.
     pub(super) fn next<const N: usize>(&mut self) -> [Activation; N] {
         std::array::from_fn(|_| self.0.next().unwrap_or(Activation::Tanh))
     }
 }
 
-/// One activation; names are read without regard to case, as onnxruntime reads them.
+/// Reads one activation. As in onnxruntime, the case of its name does not matter.
 fn one(reader: &Reader<'_>, name: &str, alphas: &mut Scalars, betas: &mut Scalars) -> Result<Activation> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "relu" => Activation::Relu,
