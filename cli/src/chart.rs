@@ -7,6 +7,8 @@ use std::sync::Once;
 
 use gatewise::{Error, Result};
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
@@ -17,15 +19,15 @@ pub(crate) const FONT: &str = "sans-serif";
 
 const WIDTH: u32 = 1200;
 const PANEL_HEIGHT: u32 = 300;
-const HEAD: u32 = 56;
+const HEAD: u32 = 88;
 const MARGIN: u32 = 24;
 const LABELS_LEFT: u32 = 84;
 const LABELS_BELOW: u32 = 60;
-const LEGEND_WIDTH: i32 = 240;
+const LEGEND_WIDTH: u32 = 240;
 const TITLE_SIZE: u32 = 26;
 const TEXT_SIZE: u32 = 18;
 
-// From Okabe and Ito's palette, told apart with every common kind of colour blindness.
+// From Okabe and Ito's palette, which people with every common kind of colour blindness can tell apart.
 pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x72, 0xb2),
@@ -37,10 +39,12 @@ pub(crate) const COLOURS: [RGBColor; 6] = [
 const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
 const GRID: RGBColor = RGBColor(0xe3, 0xe6, 0xea);
 
-/// A picture: a title over panels that share their horizontal axis.
+/// A picture: a title and a caption over panels that share their horizontal axis, which counts epochs or steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Chart {
     pub(crate) title: String,
+    /// One sentence that tells the reader what to look for.
+    pub(crate) caption: String,
     pub(crate) x_name: String,
     pub(crate) panels: Vec<Panel>,
 }
@@ -49,7 +53,7 @@ pub(crate) struct Chart {
 #[derive(Debug, Clone)]
 pub(crate) struct Panel {
     pub(crate) name: String,
-    /// The vertical axis; as far as the lines go where absent.
+    /// The vertical axis; if absent, it reaches as far as the lines.
     pub(crate) range: Option<Range<f64>>,
     pub(crate) lines: Vec<Line>,
 }
@@ -58,13 +62,13 @@ pub(crate) struct Panel {
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) name: String,
-    /// An index into [`COLOURS`], taken around.
+    /// An index into [`COLOURS`], modulo its length.
     pub(crate) colour: usize,
     pub(crate) dashed: bool,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// How a picture is written.
+/// The file format of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Svg,
@@ -72,7 +76,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that a file's ending names. Commands ask before they begin to work.
+    /// The format that a file's extension names. Commands check it before they begin to work.
     pub(crate) fn of(path: &Path) -> Result<Self> {
         match path.extension().map(|ending| ending.to_ascii_lowercase()) {
             Some(ending) if ending == "svg" => Ok(Self::Svg),
@@ -87,7 +91,7 @@ impl Format {
     }
 }
 
-/// Writes the picture; the file's ending says how.
+/// Writes the picture in the format that the file's extension names.
 pub(crate) fn write(path: &Path, chart: &Chart) -> Result<()> {
     let refused = |error: String| Error::io(path, io::Error::other(error));
     let size = (WIDTH, HEAD + PANEL_HEIGHT * chart.panels.len() as u32 + MARGIN);
@@ -95,15 +99,15 @@ pub(crate) fn write(path: &Path, chart: &Chart) -> Result<()> {
     match Format::of(path)? {
         Format::Svg => {
             let mut svg = String::new();
-            let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-            draw(&area, chart).map_err(|e| refused(e.to_string()))?;
+            let area = SVGBackend::with_string(&mut svg, (size.0 * FINE, size.1 * FINE)).into_drawing_area();
+            draw(&area, chart, Scale(FINE)).map_err(|e| refused(e.to_string()))?;
             drop(area);
-            written::write(path, svg.as_bytes())
+            written::write(path, in_pixels(&svg, size).as_bytes())
         }
         Format::Png => {
             let mut pixels = vec![0; size.0 as usize * size.1 as usize * 3];
             let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-            draw(&area, chart).map_err(|e| refused(e.to_string()))?;
+            draw(&area, chart, Scale(1)).map_err(|e| refused(e.to_string()))?;
             drop(area);
             let mut encoded = Vec::new();
             let mut png = png::Encoder::new(&mut encoded, size.0, size.1);
@@ -116,50 +120,94 @@ pub(crate) fn write(path: &Path, chart: &Chart) -> Result<()> {
     }
 }
 
-/// Gives the font its name, once; without it no text can be measured.
+/// Units of an SVG's coordinates per pixel. plotters rounds coordinates to whole units; with one unit per pixel, a gentle slope
+/// would become stairs.
+pub(crate) const FINE: u32 = 10;
+
+/// Sets the displayed size of an SVG that was drawn [`FINE`] times as large.
+pub(crate) fn in_pixels(svg: &str, (width, height): (u32, u32)) -> String {
+    let drawn = format!(r#"width="{}" height="{}""#, width * FINE, height * FINE);
+    svg.replacen(&drawn, &format!(r#"width="{width}" height="{height}""#), 1)
+}
+
+/// Units per pixel of the area that is drawn on.
+#[derive(Clone, Copy)]
+struct Scale(u32);
+
+impl Scale {
+    fn px(self, pixels: u32) -> u32 {
+        pixels * self.0
+    }
+
+    fn at(self, pixels: u32) -> i32 {
+        self.px(pixels) as i32
+    }
+
+    /// The style of text of this height in pixels.
+    fn text(self, size: u32) -> TextStyle<'static> {
+        TextStyle::from((FONT, self.px(size)).into_font()).color(&INK).pos(Pos::new(HPos::Left, VPos::Center))
+    }
+
+    /// The stroke of one of several lines. Lines drawn later are thinner, so that lines that coincide are all visible.
+    fn stroke(self, colour: RGBColor, at: usize, lines: usize) -> ShapeStyle {
+        let tenths = if lines < 2 { 25 } else { 50 - 35 * at.min(lines - 1) as u32 / (lines as u32 - 1) };
+        colour.stroke_width((self.px(tenths) / 10).max(1))
+    }
+}
+
+/// Registers the font once; without it plotters cannot measure text.
 pub(crate) fn register_fonts() {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
         let bytes = include_bytes!("../assets/DejaVuSans-latin.ttf");
-        // A font that does not parse shows in the first picture.
+        // A broken font would show in the first picture.
         let _ = register_font(FONT, FontStyle::Normal, bytes);
     });
 }
 
 type Drawn<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) -> Drawn<B> {
+fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart, scale: Scale) -> Drawn<B> {
     area.fill(&WHITE)?;
-    let (head, rest) = area.split_vertically(HEAD);
-    let title: String = chart.title.chars().filter(|c| !c.is_control()).collect();
-    head.draw(&Text::new(title, ((LABELS_LEFT + MARGIN) as i32, 32), text(TITLE_SIZE)))?;
-    let panels = rest.margin(0, MARGIN, 0, 0).split_evenly((chart.panels.len().max(1), 1));
+    let (head, rest) = area.split_vertically(scale.px(HEAD));
+    let left = scale.at(LABELS_LEFT + MARGIN);
+    let printable = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).collect() };
+    head.draw(&Text::new(printable(&chart.title), (left, scale.at(32)), scale.text(TITLE_SIZE)))?;
+    head.draw(&Text::new(printable(&chart.caption), (left, scale.at(66)), scale.text(TEXT_SIZE)))?;
+    let panels = rest.margin(0, scale.px(MARGIN), 0, 0).split_evenly((chart.panels.len().max(1), 1));
     let all = chart.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
     let x = extent(all.map(|point| point.0));
     for (area, panel) in panels.iter().zip(&chart.panels) {
-        draw_panel(area, panel, x.clone(), &chart.x_name)?;
+        draw_panel(area, panel, x.clone(), &chart.x_name, scale)?;
     }
     area.present()
 }
 
-fn draw_panel<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panel: &Panel, x: Range<f64>, x_name: &str) -> Drawn<B> {
+fn draw_panel<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    panel: &Panel,
+    x: Range<f64>,
+    x_name: &str,
+    scale: Scale,
+) -> Drawn<B> {
     let values = panel.lines.iter().flat_map(|line| &line.points).map(|point| point.1);
     let range = panel.range.clone().unwrap_or_else(|| extent(values));
-    let width = area.dim_in_pixel().0 as i32 - LEGEND_WIDTH;
+    let width = area.dim_in_pixel().0 as i32 - scale.at(LEGEND_WIDTH);
     let (plot, legend) = area.split_horizontally(width);
     let mut chart = ChartBuilder::on(&plot)
-        .margin(MARGIN / 2)
-        .set_label_area_size(LabelAreaPosition::Left, LABELS_LEFT)
-        .set_label_area_size(LabelAreaPosition::Bottom, LABELS_BELOW)
-        .build_cartesian_2d(x, range.clone())?;
+        .margin(scale.px(MARGIN / 2))
+        .set_label_area_size(LabelAreaPosition::Left, scale.px(LABELS_LEFT))
+        .set_label_area_size(LabelAreaPosition::Bottom, scale.px(LABELS_BELOW))
+        .build_cartesian_2d(WholeAxis::from(x), range.clone())?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK.mix(0.6))
-        .label_style(text(TEXT_SIZE))
-        .axis_desc_style(text(TEXT_SIZE))
-        .x_labels(10)
+        .bold_line_style(GRID.stroke_width(scale.px(1)))
+        .axis_style(INK.mix(0.6).stroke_width(scale.px(1)))
+        .set_all_tick_mark_size(scale.px(5))
+        .label_style(scale.text(TEXT_SIZE))
+        .axis_desc_style(scale.text(TEXT_SIZE))
+        .x_labels(TICKS)
         .y_labels(6)
         .x_label_formatter(&label)
         .y_label_formatter(&label)
@@ -167,29 +215,76 @@ fn draw_panel<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panel: &Panel, x:
         .y_desc(&panel.name)
         .draw()?;
     for (at, line) in panel.lines.iter().enumerate() {
-        let style = COLOURS[line.colour % COLOURS.len()].stroke_width(2);
+        let style = scale.stroke(COLOURS[line.colour % COLOURS.len()], at, panel.lines.len());
         for points in line.points.split(|point| !point.1.is_finite()).filter(|points| !points.is_empty()) {
             // The axis ends where a given range does.
             let points = points.iter().map(|&(x, y)| (x, y.clamp(range.start, range.end)));
             if line.dashed {
-                chart.draw_series(DashedLineSeries::new(points, 8, 6, style))?;
+                chart.draw_series(DashedLineSeries::new(points, scale.px(8), scale.px(6), style))?;
             } else {
                 chart.draw_series([PathElement::new(points.collect::<Vec<_>>(), style)])?;
             }
         }
-        let y = 30 + 28 * at as i32;
-        if line.dashed {
-            legend.draw(&PathElement::new([(8, y), (18, y)], style))?;
-            legend.draw(&PathElement::new([(26, y), (36, y)], style))?;
-        } else {
-            legend.draw(&PathElement::new([(8, y), (36, y)], style))?;
-        }
-        legend.draw(&Text::new(line.name.clone(), (46, y), text(TEXT_SIZE)))?;
+        draw_legend(&legend, line, at as u32, style, scale)?;
     }
     Ok(())
 }
 
-/// The smallest range around all finite values with some room; never empty, which no axis could show.
+/// Draws a line's stroke and name at the right of the panel.
+fn draw_legend<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    line: &Line,
+    at: u32,
+    style: ShapeStyle,
+    scale: Scale,
+) -> Drawn<B> {
+    let y = scale.at(30 + 28 * at);
+    let stretches: &[(u32, u32)] = if line.dashed { &[(8, 18), (26, 36)] } else { &[(8, 36)] };
+    for &(from, to) in stretches {
+        area.draw(&PathElement::new([(scale.at(from), y), (scale.at(to), y)], style))?;
+    }
+    area.draw(&Text::new(line.name.clone(), (scale.at(46), y), scale.text(TEXT_SIZE)))
+}
+
+/// An axis with labels at whole numbers only.
+struct WholeAxis(RangedCoordf64);
+
+impl From<Range<f64>> for WholeAxis {
+    fn from(range: Range<f64>) -> Self {
+        Self(range.into())
+    }
+}
+
+impl Ranged for WholeAxis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.0.map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        whole_ticks(&self.range())
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.0.range()
+    }
+}
+
+/// The largest number of labels on the horizontal axis.
+const TICKS: usize = 10;
+
+/// Whole numbers inside a range, spaced evenly by 1, 2 or 5 times a power of ten. Epochs and time steps have no fractions.
+fn whole_ticks(range: &Range<f64>) -> Vec<f64> {
+    let spacings = (0..18).flat_map(|exponent| [1.0, 2.0, 5.0].map(|digit| digit * 10.0_f64.powi(exponent)));
+    let most = TICKS as f64;
+    let spacing = spacings.into_iter().find(|spacing| (range.end - range.start) / spacing < most).unwrap_or(1e18);
+    let ticks = std::iter::successors(Some((range.start / spacing).ceil() * spacing), |tick| Some(tick + spacing));
+    ticks.take_while(|&tick| tick <= range.end).take(TICKS).collect()
+}
+
+/// The range of all finite values with some margin; never empty, because an axis needs a length.
 fn extent(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
         .filter(|value| value.is_finite())
@@ -201,13 +296,9 @@ fn extent(values: impl Iterator<Item = f64>) -> Range<f64> {
     low - room..high + room
 }
 
-/// The value as short as it goes, without the noise and the signed zero that ticks carry.
-fn label(value: &f64) -> String {
+/// The shortest text of a tick's value, without rounding noise and negative zero.
+pub(crate) fn label(value: &f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6 + 0.0)
-}
-
-fn text(size: u32) -> TextStyle<'static> {
-    TextStyle::from((FONT, size).into_font()).color(&INK).pos(Pos::new(HPos::Left, VPos::Center))
 }
 
 #[cfg(test)]
@@ -225,6 +316,7 @@ mod tests {
         };
         Chart {
             title: "A title & <more>".to_owned(),
+            caption: "What to see.".to_owned(),
             x_name: "step".to_owned(),
             panels: vec![
                 Panel { name: "one".to_owned(), range: None, lines: vec![line("up", 0, false, 1.0)] },
@@ -253,6 +345,49 @@ mod tests {
         // Letters of the title: dark pixels in the head.
         let head = &pixels[..(WIDTH * HEAD * 3) as usize];
         assert!(head.chunks_exact(3).filter(|p| p[0] < 0x60).count() > 200, "the title is set");
+    }
+
+    /// The attributes `points` of an SVG's lines, as numbers.
+    fn coordinates(svg: &str) -> Vec<Vec<f64>> {
+        let lines = svg.split("points=\"").skip(1).map(|rest| rest.split('"').next().unwrap_or_default());
+        lines.map(|points| points.split([' ', ',']).filter_map(|n| n.parse().ok()).collect()).collect()
+    }
+
+    #[test]
+    fn a_gentle_slope_is_no_stairs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.svg");
+        let points = (0..400).map(|t| (f64::from(t), 0.5 + 0.0002 * f64::from(t))).collect();
+        let line = Line { name: "slope".to_owned(), colour: 0, dashed: false, points };
+        let panel = Panel { name: "one".to_owned(), range: Some(0.0..1.0), lines: vec![line] };
+        write(&path, &Chart { panels: vec![panel], ..chart() }).expect("a picture");
+        let svg = fs::read_to_string(path).expect("text");
+        assert!(
+            svg.starts_with(&format!("<svg width=\"{WIDTH}\" height=\"{}\"", HEAD + PANEL_HEIGHT + MARGIN)),
+            "{svg}"
+        );
+        assert!(svg.contains(&format!("viewBox=\"0 0 {} ", WIDTH * FINE)) && svg.contains("What to see."), "{svg}");
+        let longest = coordinates(&svg).into_iter().max_by_key(Vec::len).expect("a line");
+        let mut heights: Vec<f64> = longest.iter().skip(1).step_by(2).copied().collect();
+        heights.dedup();
+        // The line falls by 16 pixels.
+        assert!(heights.len() > 100, "{} heights", heights.len());
+    }
+
+    #[test]
+    fn lines_that_coincide_differ_in_width() {
+        let widths: Vec<u32> = (0..3).map(|at| Scale(FINE).stroke(COLOURS[at], at, 3).stroke_width).collect();
+        assert_eq!(widths, [50, 33, 15]);
+        assert_eq!(Scale(1).stroke(COLOURS[0], 0, 1).stroke_width, 2);
+    }
+
+    #[test]
+    fn ticks_are_whole_numbers() {
+        assert_eq!(whole_ticks(&(0.94..3.06)), [1.0, 2.0, 3.0]);
+        assert_eq!(whole_ticks(&(0.5..1.5)), [1.0]);
+        assert_eq!(whole_ticks(&(-1.77..61.77)), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]);
+        assert!(whole_ticks(&(0.0..1e12)).len() <= TICKS);
+        assert!(whole_ticks(&(0.2..0.3)).is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::written::{self, given};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The cells, all three unless said otherwise.
+    /// The cells; by default all three.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [CellChoice::Rnn, CellChoice::Lstm, CellChoice::Gru])]
     cell: Vec<CellChoice>,
     /// Time steps.
@@ -35,20 +35,20 @@ pub(crate) struct Arguments {
     /// Layers.
     #[arg(long, default_value_t = 1)]
     layers: usize,
-    /// Which outputs the loss reads.
+    /// The outputs that the loss reads.
     #[arg(long, value_enum, default_value_t = Loss::Last)]
     loss: Loss,
-    /// How far the gates that keep the state stand open: a bias, `chrono` (units that remember for up to the whole sequence),
-    /// or `none` for PyTorch's initial biases.
+    /// The bias of the gates that keep the state: a number, `chrono` (units remember for up to the whole sequence), or `none`
+    /// (PyTorch's initial biases).
     #[arg(long, default_value = "chrono", allow_hyphen_values = true)]
     forget_bias: String,
-    /// Of the weights and the data.
+    /// The seed of the weights and the data.
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// Draws the flow, an `.svg` or `.png`.
+    /// Draws the gradient norms as an `.svg` or `.png`.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Writes all numbers, one line a step, layer and cell.
+    /// Writes all numbers as CSV, one line per step, layer and cell.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Prints all numbers as JSON.
@@ -92,7 +92,7 @@ impl CellChoice {
         }
     }
 
-    /// Whether a gate keeps its state.
+    /// Whether the cell has a gate that keeps its state.
     pub(crate) fn keeps(self) -> bool {
         self != Self::Rnn
     }
@@ -133,7 +133,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The most memory that a cell's flow takes: the data, the gradient by the output, the weights, and the way there and back.
+/// The peak memory of a cell's flow in bytes: the data, the gradient with respect to the output, the weights, the forward and the
+/// backward pass.
 fn bytes(arguments: &Arguments, choice: CellChoice) -> Result<u64> {
     let &Arguments { time, batch, input, hidden, layers, .. } = arguments;
     let config = Config::new(choice.cell(), input, hidden).layers(layers);
@@ -159,7 +160,7 @@ fn memory(text: &str, time: usize, seed: u64) -> Result<Option<MemoryBias>> {
     }
 }
 
-/// The flow of a random loss over random data, the same for every cell.
+/// The gradient flow of a random loss over random data; both are the same for every cell.
 fn flow(arguments: &Arguments, choice: CellChoice, memory: Option<MemoryBias>) -> Result<GradientFlow> {
     let &Arguments { time, batch, input, hidden, layers, seed, loss, .. } = arguments;
     let (cell, device) = (choice.cell(), Device::Cpu);
@@ -173,7 +174,7 @@ fn flow(arguments: &Arguments, choice: CellChoice, memory: Option<MemoryBias>) -
     let mut uniform = || 2.0 * rng.f32() - 1.0;
     let x = numbers("flow", time * batch * input, |_| uniform())?;
     let last = numbers("flow", batch * hidden, |_| uniform())?;
-    // Each loss has a gradient of length 1, so that cells can be compared.
+    // Each gradient is scaled to length 1, so that cells can be compared.
     let length = last.iter().map(|d| d * d).sum::<f32>().sqrt();
     let dy = numbers("flow", time * last.len(), |at| match loss {
         Loss::Last if at / last.len() + 1 < time => 0.0,
@@ -184,7 +185,7 @@ fn flow(arguments: &Arguments, choice: CellChoice, memory: Option<MemoryBias>) -
     gradient_flow(&stack, &x, &stack.zero_state(batch)?, &Sequence::new(), &dy)
 }
 
-/// How much of the gradient reaches the first step, a line a layer.
+/// The gradient norms at the last and at the first step, one line per layer.
 fn summary(name: &str, flow: &GradientFlow) -> String {
     let line = |layer: &LayerFlow| {
         let (first, last) = (layer.h.first().copied().unwrap_or_default(), layer.h.last().copied().unwrap_or_default());
@@ -203,7 +204,7 @@ fn csv(flows: &[(&str, GradientFlow)]) -> String {
     csv
 }
 
-/// Norms over time, the path along the state, and the gates.
+/// The picture of the norms over time, of the path along the state, and of the gates.
 pub(crate) fn picture(title: &str, flows: &[(&str, GradientFlow)]) -> Chart {
     let points = |values: &[f64], of: fn(f64) -> f64| -> Vec<(f64, f64)> {
         values.iter().enumerate().map(|(t, &value)| (t as f64, of(value))).collect()
@@ -239,5 +240,7 @@ pub(crate) fn picture(title: &str, flows: &[(&str, GradientFlow)]) -> Chart {
         panels.push(Panel { name: "log10, along the state".to_owned(), range: None, lines: paths });
         panels.push(Panel { name: "mean opening".to_owned(), range: Some(0.0..1.0), lines: gates });
     }
-    Chart { title: title.to_owned(), x_name: "time step".to_owned(), panels }
+    let caption =
+        "Read from right to left: where a curve falls, the loss no longer reaches the steps before.".to_owned();
+    Chart { title: title.to_owned(), caption, x_name: "time step".to_owned(), panels }
 }

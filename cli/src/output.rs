@@ -1,18 +1,21 @@
-//! Printing of all commands: on standard output, where a failure ends the command, and on standard error, where it changes nothing.
+//! Printing. A failed write to standard output ends the command; a failed write to standard error changes nothing.
 //!
-//! The program's lints forbid `println!` and its like, which panic where a reader has gone or a disk is full.
+//! The program's lints forbid `println!` and its relatives, which panic if the reader is gone or the disk is full.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use console::Style;
+use gatewise::text::shown;
 use gatewise::{Error, Result};
 
-/// How errors name the file that has no path.
+/// The name of standard output in errors.
 pub(crate) const STDOUT: &str = "standard output";
 
-/// The exit status that a shell reports for a program ended by SIGPIPE: 128 + 13. Not 0: a command that its reader left has not done all
-/// that it was asked for.
+/// The exit status that a shell reports for a program ended by SIGPIPE: 128 + 13. It is not 0, because the command has not done
+/// all that it was asked for.
 const READER_GONE: u8 = 141;
 
 /// Writes a line to standard output, as `println!` does, and returns a [`Result`].
@@ -32,15 +35,50 @@ pub(crate) fn line(text: fmt::Arguments<'_>) -> Result<()> {
 }
 
 pub(crate) fn error_line(text: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "gatewise: {text}");
+    let _ = writeln!(io::stderr().lock(), "{} {text}", Stream::Err.paint("gatewise:", &bad()));
 }
 
-/// A failure of standard output.
+/// One of the two streams that a command prints on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stream {
+    Out,
+    Err,
+}
+
+impl Stream {
+    /// Paints text if this stream shows colours: a terminal that can, or any stream if `CLICOLOR_FORCE` is set; none if `NO_COLOR` is set
+    /// (<https://no-color.org>).
+    pub(crate) fn paint(self, text: &str, style: &Style) -> String {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let shows = match self {
+            Self::Out => console::colors_enabled(),
+            Self::Err => console::colors_enabled_stderr(),
+        };
+        style.clone().force_styling(shows && !forbidden).apply_to(text).to_string()
+    }
+}
+
+/// The style of good and best results.
+pub(crate) fn good() -> Style {
+    Style::new().green().bold()
+}
+
+/// The style of failures.
+pub(crate) fn bad() -> Style {
+    Style::new().red().bold()
+}
+
+/// The style of explanations.
+pub(crate) fn faint() -> Style {
+    Style::new().dim()
+}
+
+/// The error of a failed write to standard output.
 pub(crate) fn failed(error: io::Error) -> Error {
     Error::io(STDOUT, error)
 }
 
-/// Shows what clap has to say: help and version, or what is wrong with the arguments.
+/// Prints clap's message: help, the version, or a fault of the arguments.
 pub(crate) fn usage(said: &clap::Error) -> Result<ExitCode> {
     let shown = said.print().and_then(|()| io::stdout().flush());
     if said.use_stderr() {
@@ -49,7 +87,14 @@ pub(crate) fn usage(said: &clap::Error) -> Result<ExitCode> {
     shown.map(|()| ExitCode::SUCCESS).map_err(failed)
 }
 
-/// The end of a command that failed: one line, or none where nobody reads on.
+/// Ends a command whose model is missing, and names the command that makes one.
+pub(crate) fn no_model(op: &str, path: &Path, maker: &str) -> ExitCode {
+    let path = path.display().to_string();
+    note!("{op}: no model at {}: run `{maker}` first, or name a file with --weights", shown(&path));
+    ExitCode::from(2)
+}
+
+/// Ends a command that failed: one line on standard error, or none if the reader of standard output is gone.
 pub(crate) fn end(error: &Error) -> ExitCode {
     match error {
         Error::Io { path, source } if path.as_os_str() == STDOUT && source.kind() == ErrorKind::BrokenPipe => {

@@ -1,4 +1,4 @@
-//! The picture of a detection: waveform, speech probability and the segments found, over one time axis.
+//! The picture of a detection: waveform, speech probability and segments over one time axis.
 
 mod columns;
 
@@ -15,30 +15,44 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use self::columns::Column;
 pub(crate) use self::columns::Columns;
-use crate::chart::{self, FONT};
+use crate::chart::{self, FINE, FONT};
 use crate::written;
 
-const WIDTH: u32 = 1600;
-const HEIGHT: u32 = 760;
-const TITLE_HEIGHT: u32 = 52;
-const LEGEND_HEIGHT: u32 = 44;
-const WAVEFORM_HEIGHT: u32 = 304;
-const MARGIN: u32 = 32;
-const PANEL_GAP: u32 = 24;
-const LABEL_WIDTH: u32 = 104;
-const LABEL_HEIGHT: u32 = 72;
-/// Width of the time axis, and so the most columns worth drawing.
-const COLUMNS: u32 = WIDTH - LABEL_WIDTH - 2 * MARGIN;
+/// Pixels as units of the picture's coordinates.
+const fn px(pixels: u32) -> u32 {
+    pixels * FINE
+}
 
-/// Where the time axis begins.
+/// A place in the picture, from pixels.
+const fn at(pixels: u32) -> i32 {
+    px(pixels) as i32
+}
+
+/// Width and height in pixels.
+const SIZE: (u32, u32) = (1600, 792);
+const TITLE_HEIGHT: u32 = px(84);
+const LEGEND_HEIGHT: u32 = px(44);
+const WAVEFORM_HEIGHT: u32 = px(304);
+const MARGIN: u32 = px(32);
+const PANEL_GAP: u32 = px(24);
+const LABEL_WIDTH: u32 = px(104);
+const LABEL_HEIGHT: u32 = px(72);
+/// Width of the time axis.
+const AXIS: u32 = px(SIZE.0) - LABEL_WIDTH - 2 * MARGIN;
+/// The most columns worth drawing: one per pixel of the time axis.
+const COLUMNS: u32 = AXIS / FINE;
+
+/// The left end of the time axis.
 const LEFT: i32 = (LABEL_WIDTH + MARGIN) as i32;
 
-const TITLE_SIZE: u32 = 30;
-const TEXT_SIZE: u32 = 25;
+const TITLE_SIZE: u32 = px(30);
+const TEXT_SIZE: u32 = px(25);
+/// One sentence that tells the reader what to look for.
+const CAPTION: &str = "Shaded stretches are speech: there the probability rises above the threshold.";
 /// Characters of [`TITLE_SIZE`] that fit on the picture in a wide font.
 const TITLE_LENGTH: usize = 90;
 
-// From Okabe and Ito's palette, told apart with every common kind of colour blindness; the greys by lightness alone.
+// From Okabe and Ito's palette, which people with every common kind of colour blindness can tell apart; greys differ in lightness.
 const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
 const GRID: RGBColor = RGBColor(0xe3, 0xe6, 0xea);
 const WAVEFORM: RGBColor = RGBColor(0x5d, 0x68, 0x75);
@@ -46,7 +60,7 @@ const PROBABILITY: RGBColor = RGBColor(0x00, 0x72, 0xb2);
 const THRESHOLD: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
 const SPEECH: RGBColor = RGBColor(0xfb, 0xe6, 0xb0);
 
-/// What [`write_svg`] draws.
+/// The content of a picture that [`write_svg`] draws.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpeechPlot<'a> {
     /// The line above the picture.
@@ -55,17 +69,17 @@ pub(crate) struct SpeechPlot<'a> {
     pub(crate) samples: &'a Columns,
     /// Samples per second.
     pub(crate) sample_rate: u32,
-    /// Probability of speech of every frame.
+    /// The probability of speech in every frame.
     pub(crate) probabilities: &'a [f32],
-    /// Time from one frame to the next.
+    /// Seconds from one frame to the next.
     pub(crate) frame_seconds: f64,
-    /// The probability from which a frame is speech.
+    /// The smallest probability that counts as speech.
     pub(crate) threshold: f32,
-    /// Start and end of every stretch of speech, in seconds.
+    /// Start and end of every speech segment, in seconds.
     pub(crate) segments: &'a [(f64, f64)],
 }
 
-/// Refuses a name that promises another format than SVG. A stream has no ending.
+/// Refuses a file name without the extension `.svg`. A stream needs none.
 pub(crate) fn check_name(path: &Path) -> Result<()> {
     if chart::Format::of(path).ok() == Some(chart::Format::Svg) || written::is_stream(path) {
         return Ok(());
@@ -74,12 +88,12 @@ pub(crate) fn check_name(path: &Path) -> Result<()> {
     Err(Error::Value { op: "vad", what, expected, found })
 }
 
-/// Writes the picture as one SVG file, of a size that grows with the segments but not with the samples.
+/// Writes the picture as one SVG file. Its size grows with the number of segments, not with the number of samples.
 pub(crate) fn write_svg(path: &Path, plot: &SpeechPlot<'_>) -> Result<()> {
     chart::register_fonts();
     let mut svg = String::new();
     draw(&mut svg, plot).map_err(|e| Error::io(path, io::Error::other(e.to_string())))?;
-    written::write(path, svg.as_bytes())
+    written::write(path, chart::in_pixels(&svg, SIZE).as_bytes())
 }
 
 type Drawn<T = ()> = std::result::Result<T, DrawingAreaErrorKind<io::Error>>;
@@ -87,12 +101,13 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn draw(svg: &mut String, plot: &SpeechPlot<'_>) -> Drawn {
-    let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
+    let root = SVGBackend::with_string(svg, (px(SIZE.0), px(SIZE.1))).into_drawing_area();
     root.fill(&WHITE)?;
     let (title, rest) = root.split_vertically(TITLE_HEIGHT);
     let (legend, rest) = rest.split_vertically(LEGEND_HEIGHT);
     let (waveform, probability) = rest.split_vertically(WAVEFORM_HEIGHT);
-    title.draw(&Text::new(shortened(plot.title), (LEFT, 34), text(TITLE_SIZE)))?;
+    title.draw(&Text::new(shortened(plot.title), (LEFT, at(34)), text(TITLE_SIZE)))?;
+    title.draw(&Text::new(CAPTION, (LEFT, at(70)), text(TEXT_SIZE)))?;
     draw_legend(&legend, plot.threshold)?;
     draw_waveform(&waveform, plot)?;
     draw_probability(&probability, plot)?;
@@ -109,7 +124,7 @@ fn draw_waveform(area: &Area<'_>, plot: &SpeechPlot<'_>) -> Drawn {
     let outline = outline(&columns, -limit..limit);
     panel.draw_series([Polygon::new(outline.clone(), WAVEFORM.filled())])?;
     // The outline gives body to columns whose values coincide.
-    panel.draw_series([PathElement::new(outline, WAVEFORM)])?;
+    panel.draw_series([PathElement::new(outline, WAVEFORM.stroke_width(px(1)))])?;
     Ok(())
 }
 
@@ -123,14 +138,14 @@ fn draw_probability(area: &Area<'_>, plot: &SpeechPlot<'_>) -> Drawn {
     let columns = Columns::of(plot.probabilities).drawn(plot.frame_seconds, seconds);
     panel.draw_series([Polygon::new(outline(&columns, 0.0..1.0), PROBABILITY.mix(0.25).filled())])?;
     let means: Vec<_> = columns.iter().map(|column| (column.time, column.mean.clamp(0.0, 1.0))).collect();
-    panel.draw_series([PathElement::new(means, PROBABILITY.stroke_width(3))])?;
+    panel.draw_series([PathElement::new(means, PROBABILITY.stroke_width(px(3)))])?;
     let threshold = f64::from(plot.threshold).clamp(0.0, 1.0);
     let line = [(0.0, threshold), (seconds, threshold)];
-    panel.draw_series(DashedLineSeries::new(line, 14, 9, THRESHOLD.stroke_width(2)))?;
+    panel.draw_series(DashedLineSeries::new(line, px(14), px(9), THRESHOLD.stroke_width(px(2))))?;
     Ok(())
 }
 
-/// A frame with axes, `bottom` pixels of it left for the time axis.
+/// A panel with axes; `bottom` units are reserved for the labels of the time axis.
 fn panel<'a, 'b>(area: &'a Area<'b>, bottom: u32, seconds: f64, range: Range<f64>) -> Drawn<Panel<'a, 'b>> {
     ChartBuilder::on(area)
         .margin_left(MARGIN)
@@ -147,25 +162,21 @@ fn grid(panel: &mut Panel<'_, '_>, name: &str, time: &str, labels: usize) -> Dra
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK.mix(0.6))
+        .bold_line_style(GRID.stroke_width(px(1)))
+        .axis_style(INK.mix(0.6).stroke_width(px(1)))
+        .set_all_tick_mark_size(px(5))
         .label_style(text(TEXT_SIZE))
         .axis_desc_style(text(TEXT_SIZE))
         .x_labels(12)
-        .x_label_formatter(&label)
-        .y_label_formatter(&label)
+        .x_label_formatter(&chart::label)
+        .y_label_formatter(&chart::label)
         .y_labels(labels)
         .x_desc(time)
         .y_desc(name)
         .draw()
 }
 
-/// The value as short as it goes, without the noise and the signed zero that ticks carry.
-fn label(value: &f64) -> String {
-    format!("{}", (value * 1e6).round() / 1e6 + 0.0)
-}
-
-/// One rectangle per segment, at least one column wide so that none vanishes from a long recording.
+/// One rectangle per segment, at least one column wide, so that none vanishes in a long recording.
 fn shading(segments: &[(f64, f64)], seconds: f64, range: Range<f64>) -> impl Iterator<Item = Rectangle<(f64, f64)>> {
     let column = seconds / f64::from(COLUMNS);
     segments.iter().map(move |&(start, end)| {
@@ -175,7 +186,7 @@ fn shading(segments: &[(f64, f64)], seconds: f64, range: Range<f64>) -> impl Ite
     })
 }
 
-/// The band between each column's least and greatest value, once around.
+/// The closed outline of the band between each column's least and greatest value.
 fn outline(columns: &[Column], range: Range<f64>) -> Vec<(f64, f64)> {
     let inside = |value: f32| f64::from(value).max(range.start).min(range.end);
     let above = columns.iter().map(|column| (column.time, inside(column.high)));
@@ -183,19 +194,19 @@ fn outline(columns: &[Column], range: Range<f64>) -> Vec<(f64, f64)> {
     above.chain(below).collect()
 }
 
-/// The recording's length; never zero, which no axis could show.
+/// The recording's length in seconds; never 0, because an axis needs a length.
 fn duration(plot: &SpeechPlot<'_>) -> f64 {
     plot.samples.total().max(1) as f64 / f64::from(plot.sample_rate.max(1))
 }
 
-/// The next of 1, 2 and 5 times a power of ten, from a thousandth of full scale up; 1 for silence.
+/// The smallest of 1, 2 and 5 times a power of ten that is at least `peak` and at least 0.001; 1 for silence.
 fn round_limit(peak: f64) -> f64 {
     let candidates = (-3..=12).flat_map(|exponent| [1.0, 2.0, 5.0].map(|digit| digit * 10.0_f64.powi(exponent)));
     let mut limits = candidates.filter(|_| peak > 0.0);
     limits.find(|limit| *limit >= peak).unwrap_or(1.0)
 }
 
-/// The title on one line and in characters that XML allows.
+/// The title without control characters, cut to the width of the picture.
 fn shortened(title: &str) -> String {
     let printable: String = title.chars().filter(|c| !c.is_control()).collect();
     if printable.chars().count() <= TITLE_LENGTH {
@@ -206,33 +217,33 @@ fn shortened(title: &str) -> String {
 }
 
 fn draw_legend(area: &Area<'_>, threshold: f32) -> Drawn {
-    let middle = 18;
+    let middle = at(18);
     let threshold = format!("threshold {threshold:.2}");
     let entries = [
-        ("waveform", WAVEFORM.stroke_width(3)),
+        ("waveform", WAVEFORM.stroke_width(px(3))),
         ("speech", SPEECH.filled()),
-        ("speech probability", PROBABILITY.stroke_width(3)),
-        (threshold.as_str(), THRESHOLD.stroke_width(2)),
+        ("speech probability", PROBABILITY.stroke_width(px(3))),
+        (threshold.as_str(), THRESHOLD.stroke_width(px(2))),
     ];
     let mut x = LEFT;
     for (name, style) in entries {
         if style.filled {
-            area.draw(&Rectangle::new([(x, middle - 10), (x + 40, middle + 10)], style))?;
+            area.draw(&Rectangle::new([(x, middle - at(10)), (x + at(40), middle + at(10))], style))?;
         } else if style.color == THRESHOLD.to_rgba() {
-            area.draw(&PathElement::new([(x, middle), (x + 16, middle)], style))?;
-            area.draw(&PathElement::new([(x + 24, middle), (x + 40, middle)], style))?;
+            area.draw(&PathElement::new([(x, middle), (x + at(16), middle)], style))?;
+            area.draw(&PathElement::new([(x + at(24), middle), (x + at(40), middle)], style))?;
         } else {
-            area.draw(&PathElement::new([(x, middle), (x + 40, middle)], style))?;
+            area.draw(&PathElement::new([(x, middle), (x + at(40), middle)], style))?;
         }
-        area.draw(&Text::new(name, (x + 52, middle), text(TEXT_SIZE)))?;
-        x += 52 + advance(name) + 40;
+        area.draw(&Text::new(name, (x + at(52), middle), text(TEXT_SIZE)))?;
+        x += at(52) + advance(name) + at(40);
     }
     Ok(())
 }
 
-/// About how far `name` reaches in [`TEXT_SIZE`]; what shows the picture chooses the font, so nobody here knows.
+/// About how wide `name` is in [`TEXT_SIZE`]. The viewer chooses the font, so the exact width is unknown.
 fn advance(name: &str) -> i32 {
-    name.chars().map(|_| 11).sum()
+    name.chars().map(|_| at(11)).sum()
 }
 
 fn text(size: u32) -> TextStyle<'static> {
@@ -286,7 +297,7 @@ mod tests {
     #[test]
     fn segments_are_shaded_in_both_panels() {
         let svg = written(&plot(&Columns::of(&[0.1; 16_000]), &[0.9; 31], &[(0.0, 0.25), (0.5, 1.0)]));
-        let axis = i32::try_from(COLUMNS).unwrap();
+        let axis = i32::try_from(AXIS).unwrap();
         let panel = shaded(&svg)[..2].to_vec();
         assert_eq!(shaded(&svg), [panel.clone(), panel.clone()].concat());
         for ((x, width), (start, length)) in panel.into_iter().zip([(0, axis / 4), (axis / 2, axis / 2)]) {
@@ -301,7 +312,7 @@ mod tests {
             written(&plot(&samples, &[], &[(100.0, 100.1), (3_599.99, 3_600.0), (3_599.0, 4_000.0), (-1.0, 1.0)]));
         assert_eq!(shaded(&svg).len(), 8);
         for (x, width) in shaded(&svg) {
-            assert!(width >= 1 && x >= LEFT && x + width <= LEFT + i32::try_from(COLUMNS).unwrap(), "{x} {width}");
+            assert!(width >= 1 && x >= LEFT && x + width <= LEFT + i32::try_from(AXIS).unwrap(), "{x} {width}");
         }
     }
 

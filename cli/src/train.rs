@@ -1,4 +1,4 @@
-//! `gatewise train`: jobs that train a model on real or made-up data, from one command to a final accuracy.
+//! `gatewise train`: jobs that train a model on real or synthetic data and report its accuracy.
 
 mod curve;
 mod data;
@@ -28,15 +28,15 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Job {
-    /// Who speaks: nine speakers of Japanese vowels.
+    /// Tells nine speakers of Japanese vowels apart.
     Vowels(vowels::Arguments),
-    /// Whether a line of a movie review praises.
+    /// Tells whether a line of a movie review praises.
     Sentiment(sentiment::Arguments),
-    /// The sum of two marked numbers, the first of them long ago.
+    /// Adds two marked numbers that are far apart.
     Adding(memory::Arguments),
-    /// Symbols to be said again after a long pause.
+    /// Repeats symbols after a long pause.
     Copy(memory::Arguments),
-    /// The next character of a text.
+    /// Predicts the next character of a text.
     Text(text::Arguments),
 }
 

@@ -1,8 +1,7 @@
 //! `gatewise train` with killed processes, damaged files, full disks and readers that are gone: nothing is lost, and every fault
 //! is reported.
 
-#[path = "jobs/place.rs"]
-mod place;
+mod jobs;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use gatewise::weights::Weights;
-use place::{Place, assert_same_files, contents, gatewise, last, lines, stderr};
+use jobs::{JobFolder, assert_same_files, contents, gatewise, last, lines, stderr};
 
 /// Fails unless a command was refused with one line that says all this.
 #[track_caller]
@@ -25,11 +24,14 @@ fn refused(output: &Output, expected: &[&str]) {
 }
 
 /// A short run of the task of sums, whose two cells have a folder each.
-fn adding(place: &Place, out: &str, more: &[&str]) -> Vec<String> {
+fn adding(place: &JobFolder, out: &str, more: &[&str]) -> Vec<String> {
     let out = place.name(out);
     let mut arguments = vec!["train", "adding", "--hidden", "5", "--batch", "4", "--out", &out];
     if !more.contains(&"--lag") {
         arguments.extend(["--lag", "4"]);
+    }
+    if !more.contains(&"--device") {
+        arguments.extend(["--device", "cpu"]);
     }
     arguments.extend(more);
     arguments.into_iter().map(str::to_owned).collect()
@@ -47,7 +49,7 @@ fn run(arguments: &[String]) -> Output {
 
 #[test]
 fn a_run_killed_at_any_moment_ends_as_an_unbroken_one() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let job = |out: &str, more: &[&str]| adding(&place, out, &[&["--epochs", "5"], more].concat());
     let began = Instant::now();
     lines(&run(&job("unbroken", &["--json"])));
@@ -79,7 +81,7 @@ fn a_run_killed_at_any_moment_ends_as_an_unbroken_one() {
 /// The files of a run that was killed between its checkpoint and the weights of the same epoch, or while it wrote either.
 #[test]
 fn what_a_killed_run_leaves_half_done_is_done_or_removed() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "whole", &["--epochs", "4"]));
     let end = last(&place.train_vowels(&data, "killed", &["--epochs", "3"]));
@@ -115,7 +117,7 @@ fn what_a_killed_run_leaves_half_done_is_done_or_removed() {
 
 #[test]
 fn a_flipped_bit_is_named_and_the_run_ends_as_an_unbroken_one() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "whole", &["--epochs", "4"]));
     lines(&place.train_vowels(&data, "base", &["--epochs", "3"]));
@@ -149,7 +151,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn where_no_checkpoint_is_whole_nothing_is_overwritten() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "out", &["--epochs", "3"]));
     let files = place.checkpoints("out");
@@ -171,7 +173,7 @@ fn where_no_checkpoint_is_whole_nothing_is_overwritten() {
 
 #[test]
 fn the_best_weights_of_a_finished_run_stay_unless_asked() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "out", &["--epochs", "3"]));
     fs::remove_dir_all(place.path("out/checkpoints")).expect("removed");
@@ -193,7 +195,7 @@ fn the_best_weights_of_a_finished_run_stay_unless_asked() {
 
 #[test]
 fn best_weights_that_are_lost_are_said_and_replaced() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     // At this rate the first epoch is and stays the best one.
     let still = ["--rate", "0", "--epochs"];
@@ -216,7 +218,7 @@ fn best_weights_that_are_lost_are_said_and_replaced() {
 
 #[test]
 fn a_second_run_in_the_same_folder_is_refused_at_once() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     let mut first =
         start(&place.vowels_job(&data, "out", &["--epochs", "100000", "--patience", "100000"]), Stdio::piped());
@@ -244,7 +246,7 @@ fn a_second_run_in_the_same_folder_is_refused_at_once() {
 
 #[test]
 fn a_run_is_resumed_with_its_own_settings_or_not_at_all() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "out", &["--epochs", "1"]));
     let before = contents(&place.path("out"));
@@ -282,7 +284,7 @@ fn a_run_is_resumed_with_its_own_settings_or_not_at_all() {
 
 #[test]
 fn nothing_is_resumed_where_nothing_was_begun() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     refused(&place.train_vowels(&data, "typo", &["--epochs", "1", "--resume"]), &["--out", "typo, which has none"]);
     assert!(!place.path("typo").exists());
@@ -297,7 +299,7 @@ fn nothing_is_resumed_where_nothing_was_begun() {
 
 #[test]
 fn outputs_are_looked_at_before_the_training() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     let training = place.name("data/vowels/JapaneseVowels_TRAIN.ts");
     fs::write(place.path("text.svg"), "the cat sat. ".repeat(3000)).expect("written");
@@ -324,7 +326,7 @@ fn outputs_are_looked_at_before_the_training() {
 
 #[test]
 fn no_epochs_name_no_weights() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     let end = last(&place.train_vowels(&data, "none", &["--epochs", "0"]));
     assert!(end["weights"].is_null() && end["epochs"].as_u64() == Some(0), "{end}");
@@ -342,7 +344,7 @@ fn no_epochs_name_no_weights() {
 #[test]
 fn files_get_the_permissions_that_the_umask_leaves() {
     use std::os::unix::fs::MetadataExt;
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     let shell = |umask: &str, out: &str| {
         let job = place.vowels_job(&data, out, &["--epochs", "1"]);
@@ -361,7 +363,7 @@ fn files_get_the_permissions_that_the_umask_leaves() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_costs_the_epoch_that_did_not_fit_and_no_other() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "whole", &["--epochs", "4"]));
     lines(&place.train_vowels(&data, "full", &["--epochs", "2"]));
@@ -388,7 +390,7 @@ fn a_full_disk_costs_the_epoch_that_did_not_fit_and_no_other() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_reader_that_goes_costs_no_epoch() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "whole", &["--epochs", "4"]));
     let mut child = start(&place.vowels_job(&data, "pipe", &["--epochs", "4"]), Stdio::piped());
@@ -416,7 +418,7 @@ fn a_reader_that_goes_costs_no_epoch() {
 #[cfg(unix)]
 #[test]
 fn pipes_are_refused_and_not_waited_for() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "out", &["--epochs", "2"]));
     let newest = place.path("out/checkpoints/000000000099.checkpoint.safetensors");

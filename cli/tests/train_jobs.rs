@@ -1,16 +1,15 @@
 //! `gatewise train` on generated data: every job learns, goes on after an interruption, and names the cause of a refusal.
 
-#[path = "jobs/place.rs"]
-mod place;
+mod jobs;
 
 use std::fs;
 
 use gatewise::weights::Weights;
-use place::{Place, assert_same_files, gatewise, last, lines, stderr};
+use jobs::{JobFolder, assert_same_files, gatewise, last, lines, stderr};
 
 #[test]
 fn a_job_learns_and_leaves_weights_and_a_picture() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     for cell in ["rnn", "lstm", "gru"] {
         let out = format!("runs/{cell}");
@@ -27,8 +26,75 @@ fn a_job_learns_and_leaves_weights_and_a_picture() {
 }
 
 #[test]
+fn a_job_marks_its_best_epoch_and_ends_in_a_short_block() {
+    let place = JobFolder::new();
+    let data = place.vowels();
+    let job = place.vowels_job(&data, "out", &["--epochs", "3"]);
+    let output = gatewise(&job.iter().map(String::as_str).filter(|word| *word != "--json").collect::<Vec<_>>());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("epoch   1: training loss ") && lines[0].ends_with("best so far"), "{text}");
+    assert!(lines[3].starts_with("vowels, lstm: accuracy ") && lines[3].ends_with(" on the test data"), "{text}");
+    let names: Vec<_> = lines[4..].iter().filter_map(|line| line.strip_prefix("  ")?.split("  ").next()).collect();
+    assert_eq!(names, ["best epoch", "trained", "weights", "losses"], "{text}");
+    assert!(lines[4].ends_with(" of 3") && output.stderr.is_empty(), "{text}");
+    let curve = fs::read_to_string(place.path("out/curve.svg")).expect("a picture");
+    assert!(curve.contains("The best validation score is that of epoch "), "{curve}");
+}
+
+/// Every command takes the device that `devices` names, unless it is told another.
+#[test]
+fn train_takes_the_device_that_auto_is() {
+    let place = JobFolder::new();
+    let data = place.vowels();
+    let auto = last(&gatewise(&["devices", "--json"]))["auto"].as_str().expect("a name").to_owned();
+    let train = |more: &[&str]| {
+        let out = place.name("out");
+        let mut arguments = vec![
+            "train",
+            "vowels",
+            "--data",
+            &data,
+            "--out",
+            &out,
+            "--epochs",
+            "1",
+            "--hidden",
+            "4",
+            "--json",
+            "--overwrite",
+        ];
+        arguments.extend(more);
+        last(&gatewise(&arguments))["device"].as_str().expect("a name").to_owned()
+    };
+    let device = train(&[]);
+    assert!(auto.starts_with(&device), "{device} of {auto}");
+    assert_eq!(train(&["--device", "auto"]), device);
+    assert_eq!(train(&["--threads", "1"]), "cpu", "threads are the CPU's");
+}
+
+#[test]
+fn a_missing_model_names_the_command_that_makes_it() {
+    let place = JobFolder::new();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gatewise"));
+        command.args(arguments).current_dir(place.folder.path()).output().expect("the program runs")
+    };
+    for (arguments, path, maker) in [
+        (&["generate"][..], "runs/text-gru/best.safetensors", "gatewise train text FILE"),
+        (&["generate", "--weights", "none"], "none", "gatewise train text FILE"),
+        (&["sentiment", "fine"], "models/sentiment_lstm.safetensors", "gatewise train sentiment"),
+    ] {
+        let output = run(arguments);
+        let message = stderr(&output);
+        assert_eq!((output.status.code(), message.lines().count()), (Some(2), 1), "{message}");
+        assert!(message.contains(&format!("no model at {path}: run `{maker}` first")), "{message}");
+    }
+}
+
+#[test]
 fn a_resumed_run_equals_an_unbroken_one_bit_for_bit() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "whole", &["--epochs", "5"]));
     lines(&place.train_vowels(&data, "parts", &["--epochs", "2"]));
@@ -41,7 +107,7 @@ fn a_resumed_run_equals_an_unbroken_one_bit_for_bit() {
 
 #[test]
 fn a_checkpoint_cut_short_is_refused_and_the_one_before_is_used() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "whole", &["--epochs", "5"]));
     lines(&place.train_vowels(&data, "cut", &["--epochs", "4"]));
@@ -60,7 +126,7 @@ fn a_checkpoint_cut_short_is_refused_and_the_one_before_is_used() {
 
 #[test]
 fn a_run_without_progress_ends_early() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     let output = place.train_vowels(&data, "still", &["--rate", "0", "--epochs", "30", "--patience", "2"]);
     let end = last(&output);
@@ -72,7 +138,7 @@ const WILD: &str = "1.5e37";
 
 #[test]
 fn a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     // The weights grow by about the rate with each of an epoch's four steps, until the answers overflow.
     let wild = ["--rate", WILD];
@@ -93,7 +159,7 @@ fn a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint() {
 
 #[test]
 fn what_is_wrong_is_said_in_one_line() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let data = place.vowels();
     lines(&place.train_vowels(&data, "first", &["--epochs", "1"]));
     let nowhere = place.name("nowhere");
@@ -130,7 +196,7 @@ fn what_is_wrong_is_said_in_one_line() {
 
 #[test]
 fn short_lags_of_both_memory_tasks_are_learnt_and_the_flow_is_drawn() {
-    let place = Place::new();
+    let place = JobFolder::new();
     for (task, more) in [("adding", &["--lag", "6"][..]), ("copy", &["--lag", "4", "--symbols", "1"])] {
         let out = place.name(task);
         let mut arguments = vec!["train", task, "--out", &out, "--cell", "lstm", "--hidden", "12", "--json"];
@@ -148,7 +214,7 @@ fn short_lags_of_both_memory_tasks_are_learnt_and_the_flow_is_drawn() {
 
 #[test]
 fn a_text_is_learnt_and_written_on() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let pattern = "the cat sat. a dog ran. ";
     fs::write(place.path("text.txt"), pattern.repeat(1200)).expect("a file");
     let out = place.name("text");
@@ -193,7 +259,7 @@ fn a_text_is_learnt_and_written_on() {
 
 #[test]
 fn a_mood_is_learnt_and_shown_word_by_word() {
-    let place = Place::new();
+    let place = JobFolder::new();
     let mut rng = fastrand::Rng::with_seed(3);
     let mut text = String::new();
     for at in 0..400 {

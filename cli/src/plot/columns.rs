@@ -1,11 +1,11 @@
-//! A long row of values, reduced to the columns that a picture shows.
+//! Reduces a long series of values to the columns of a picture.
 
 use super::COLUMNS;
 
-/// At most [`COLUMNS`] groups of neighbouring values, gathered as the values come.
+/// At most [`COLUMNS`] groups of neighbouring values, collected while the values arrive.
 #[derive(Debug, Clone)]
 pub(crate) struct Columns {
-    /// Values of all groups, and of each.
+    /// The number of values in all groups, and in each group.
     total: usize,
     size: usize,
     groups: Vec<Group>,
@@ -30,7 +30,7 @@ pub(super) struct Column {
 }
 
 impl Columns {
-    /// For `total` values, which come by [`Columns::push`].
+    /// Columns for `total` values, which [`Columns::push`] adds.
     pub(crate) fn new(total: usize) -> Self {
         Self { total, size: total.div_ceil(COLUMNS as usize).max(1), groups: Vec::new() }
     }
@@ -61,10 +61,10 @@ impl Columns {
         self.groups.iter().map(largest).fold(0.0, f64::max)
     }
 
-    /// The columns of values that are `step` seconds apart, drawn out to the first and the last instant.
+    /// The columns of values that are `step` seconds apart, extended to the first and the last instant.
     pub(super) fn drawn(&self, step: f64, seconds: f64) -> Vec<Column> {
         let column = |(index, group): (usize, &Group)| Column {
-            // Half a group on; the last frame is padded and may reach past the end.
+            // The middle of the group. The last frame is padded and may reach past the end.
             time: ((index as f64 + 0.5) * self.size as f64 * step).min(seconds),
             low: group.low,
             high: group.high,

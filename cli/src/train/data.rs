@@ -1,4 +1,4 @@
-//! Files of the jobs, and batches of sequences.
+//! The jobs' data files, and batches of sequences.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,15 +15,15 @@ pub(crate) struct Series {
     pub(crate) class: usize,
 }
 
-/// A text file of the data.
-pub(crate) struct Source {
+/// A data file, read as text.
+pub(crate) struct DataFile {
     path: PathBuf,
     pub(crate) text: String,
 }
 
-impl Source {
-    /// Reads a file; one that is not there names the script that fetches it. A pipe or a device is refused, since a run that is
-    /// resumed reads its data again.
+impl DataFile {
+    /// Reads a file; if it is missing, the error names the script that fetches it. Refuses pipes and devices, because a resumed run
+    /// reads its data again.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let refuse = |expected, found: &str| {
             let found = format!("{}, which {found}", path.display());
@@ -39,7 +39,7 @@ impl Source {
         }
     }
 
-    /// A checksum that tells this text from others of the same name.
+    /// A checksum that distinguishes this text from other texts of the same file name.
     pub(crate) fn checksum(&self) -> String {
         format!("crc32 {:08x} of {} bytes", crc32fast::hash(self.text.as_bytes()), self.text.len())
     }
@@ -54,10 +54,10 @@ fn refuse(path: &Path, line: usize, expected: &str, found: impl Into<String>) ->
     }
 }
 
-/// Reads time series in the `.ts` format of the UEA archive: dimensions apart by colons, steps by commas, the class at the
-/// end. Returns the series and the classes' names.
-pub(crate) fn series(source: &Source) -> Result<(Vec<Series>, Vec<String>)> {
-    let Source { path, text } = source;
+/// Reads time series in the `.ts` format of the UEA archive: colons separate dimensions, commas separate steps, and the class comes
+/// last. Returns the series and the names of the classes.
+pub(crate) fn series(source: &DataFile) -> Result<(Vec<Series>, Vec<String>)> {
+    let DataFile { path, text } = source;
     let (mut classes, mut dimensions, mut all) = (Vec::new(), None, Vec::new());
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
         if let Some(header) = line.strip_prefix('@') {
@@ -105,9 +105,9 @@ pub(crate) fn padded(series: &[&Series]) -> (Array3<f32>, Vec<usize>) {
     (Array3::from_shape_fn((time, series.len(), features), at), lengths)
 }
 
-/// Rated snippets: lines of number, mean rating, text, apart by tabs. A rating above zero praises.
-pub(crate) fn snippets(source: &Source) -> Result<Vec<(bool, String)>> {
-    let Source { path, text } = source;
+/// Reads rated snippets: one per line, with number, mean rating and text, separated by tabs. A rating above 0 praises.
+pub(crate) fn snippets(source: &DataFile) -> Result<Vec<(bool, String)>> {
+    let DataFile { path, text } = source;
     let snippet = |(number, line): (usize, &str)| {
         let mut fields = line.splitn(3, '\t').skip(1);
         let (rating, text) = (fields.next().unwrap_or_default(), fields.next());
@@ -123,7 +123,7 @@ pub(crate) fn snippets(source: &Source) -> Result<Vec<(bool, String)>> {
     Ok(all)
 }
 
-/// A text's words in lower case; signs that carry a mood are words of their own.
+/// The words of a text in lower case; punctuation marks are words of their own.
 pub(crate) fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut word = String::new();
@@ -141,7 +141,7 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     words.iter().map(|word| word.trim_matches('\'').to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
-/// Words by number; 0 stands for any other.
+/// Words by number; 0 stands for every other word.
 #[derive(Clone, Debug)]
 pub(crate) struct Vocabulary {
     pub(crate) words: Vec<String>,
@@ -163,7 +163,7 @@ impl Vocabulary {
         Self::new(words.into_iter().map(|(word, _)| word.to_owned()).collect())
     }
 
-    /// Numbers there are, 0 included.
+    /// The number of symbols, number 0 included.
     pub(crate) fn len(&self) -> usize {
         self.words.len() + 1
     }
@@ -173,23 +173,23 @@ impl Vocabulary {
     }
 }
 
-/// The same numbers for the same seed and place in a run.
+/// A generator that depends only on the seed, the purpose and the position in the run.
 pub(crate) fn rng(seed: u64, purpose: u64, at: u64) -> fastrand::Rng {
     let mut rng = fastrand::Rng::with_seed(seed ^ purpose.rotate_left(32) ^ at.rotate_left(16));
-    // Neighbouring seeds begin alike.
+    // Neighbouring seeds start with similar numbers.
     (0..4).for_each(|_| {
         rng.u64(..);
     });
     rng
 }
 
-/// A number of the normal distribution (Box and Muller 1958).
+/// A normally distributed number (Box and Muller 1958).
 pub(crate) fn normal(rng: &mut fastrand::Rng) -> f32 {
     // 1 - u is never 0.
     (-2.0 * (1.0 - rng.f32()).ln()).sqrt() * (std::f32::consts::TAU * rng.f32()).cos()
 }
 
-/// The numbers below `count` in an order of their own for each epoch.
+/// The numbers below `count`, in another order for every epoch.
 pub(crate) fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     rng(seed, 1, epoch).shuffle(&mut order);
@@ -200,8 +200,8 @@ pub(crate) fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    fn file(text: &str) -> Source {
-        Source { path: "data".into(), text: text.to_owned() }
+    fn file(text: &str) -> DataFile {
+        DataFile { path: "data".into(), text: text.to_owned() }
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn data_that_are_no_file_are_refused() {
-        let refused = |path: &str| Source::read(Path::new(path)).err().expect("refused").to_string();
+        let refused = |path: &str| DataFile::read(Path::new(path)).err().expect("refused").to_string();
         assert!(refused("no/such/file").contains("scripts/fetch-data"));
         assert!(refused("src").contains("must be a file, got src, which is none"));
     }

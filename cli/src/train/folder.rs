@@ -1,4 +1,4 @@
-//! The folder of a run: held by one process, judged before any work begins, gone on from only where that loses nothing.
+//! The folder of a run: locked by one process, checked before any work begins, and continued only if nothing is lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::output::note;
 
 const CHECKPOINTS_KEPT: usize = 2;
 
-/// A run's folder, held until the run ends.
+/// A run's folder, locked until the run ends.
 pub(crate) struct Folder {
     pub(crate) out: PathBuf,
     pub(crate) parts: Vec<Part>,
@@ -26,10 +26,10 @@ pub(crate) struct Folder {
 pub(crate) struct Part {
     folder: PathBuf,
     pub(crate) checkpoints: Checkpoints,
-    /// The best weights so far.
+    /// The file of the best weights so far.
     pub(crate) best: PathBuf,
     pub(crate) curve: PathBuf,
-    /// The newest whole checkpoint of an earlier run, and what is said of newer ones.
+    /// The newest whole checkpoint of an earlier run, and the faults of newer ones.
     found: Option<Checkpoint>,
     refused: Vec<String>,
 }
@@ -39,10 +39,10 @@ fn refuse<T>(what: &'static str, expected: &'static str, found: String) -> Resul
 }
 
 impl Folder {
-    /// Takes hold of a run's folder, and refuses what an earlier run left there unless the options say what to do with it; no
-    /// output may be one of the `inputs`.
+    /// Locks a run's folder. Refuses the files of an earlier run unless the options say what to do with them, and outputs that are among
+    /// the `inputs`.
     ///
-    /// A model has the folder for itself, or each of several the folder of its name below it.
+    /// A single model uses the folder itself; several models use one subfolder each, by their names.
     pub(crate) fn take(out: PathBuf, names: &[&str], options: &Options, inputs: &[&Path]) -> Result<Self> {
         if let Some(plot) = &options.plot {
             check_plot(plot, names, inputs)?;
@@ -62,12 +62,12 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Refuses to lose what an earlier run left, and to go on from nothing.
+    /// Refuses to lose the files of an earlier run, and to resume without a checkpoint.
     fn check(&self, options: &Options) -> Result<()> {
         if options.overwrite {
             return Ok(());
         }
-        // A run that was killed before its first checkpoint begins anew: its folder is still marked as held.
+        // A run that was killed before its first checkpoint starts anew; its folder is still marked as locked.
         let begun = self.parts.iter().any(|part| part.found.is_some()) || self.lock.interrupted();
         if options.resume && !begun {
             return nothing_to_resume(&self.out);
@@ -78,7 +78,7 @@ impl Folder {
                 Some(checkpoint) if !options.resume => {
                     return refuse("--out", expected, format!("one with a checkpoint of step {}", checkpoint.step()?));
                 }
-                // Checkpoints are written before the weights: these are of a run whose checkpoints have been taken away.
+                // Checkpoints are written before the weights, so somebody has removed the checkpoints of these weights.
                 None if part.best.exists() => {
                     let expected = "a folder without weights of an earlier run, or --overwrite to begin anew";
                     return refuse("--out", expected, format!("one with {} and no checkpoints", part.best.display()));
@@ -95,7 +95,7 @@ fn nothing_to_resume<T>(out: &Path) -> Result<T> {
     refuse("--out", expected, format!("{}, which has none", out.display()))
 }
 
-/// Refuses a picture that could not be drawn, or would take the place of another file.
+/// Refuses a picture that could not be drawn or would replace another file.
 fn check_plot(plot: &Path, names: &[&str], inputs: &[&Path]) -> Result<()> {
     chart::Format::of(plot)?;
     if names.len() > 1 {
@@ -108,7 +108,7 @@ fn check_plot(plot: &Path, names: &[&str], inputs: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// Whether two paths name one file, which need not be there yet.
+/// Whether two paths name the same file, which need not exist yet.
 pub(crate) fn same_place(a: &Path, b: &Path) -> bool {
     let place = |path: &Path| {
         fs::canonicalize(path).ok().or_else(|| {
@@ -133,12 +133,12 @@ impl Part {
         Ok(Self { folder, checkpoints, best, curve, found, refused })
     }
 
-    /// Refuses settings that are not those of the checkpoint that is gone on from.
+    /// Refuses settings that differ from those of the checkpoint to resume from.
     pub(crate) fn check(&self, settings: &Settings) -> Result<()> {
         self.found.as_ref().map_or(Ok(()), |found| settings.check(found.noted("settings").unwrap_or_default()))
     }
 
-    /// Where the run begins: at the checkpoint that was found, or at the start of an empty folder.
+    /// Starts the run: from the checkpoint that was found, or anew in an empty folder.
     pub(crate) fn begin(&mut self, options: &Options, trainer: &mut Trainer, task: &impl Task) -> Result<Progress> {
         self.check(task.settings())?;
         if options.overwrite {
@@ -162,8 +162,8 @@ impl Part {
         Ok(progress)
     }
 
-    /// Writes the best weights where they are the checkpoint's own, which a run that was killed between the two has not done; and
-    /// where they are lost, since the checkpoint's are then the best that there are.
+    /// Writes the best weights from the checkpoint in two cases: (1) they are the checkpoint's own, and the run may have been killed
+    /// before it wrote them; (2) their file is lost, so the checkpoint's weights are the best that remain.
     fn mend_best(&self, progress: &mut Progress, trainer: &Trainer, task: &impl Task) -> Result<()> {
         if progress.saved == 0 {
             return Ok(());
@@ -177,7 +177,7 @@ impl Part {
         self.save_best(progress.saved, trainer, task)
     }
 
-    /// Writes the trainer's parameters, which are the best so far, with the epoch that they are of.
+    /// Writes the trainer's parameters as the best weights, with the number of their epoch.
     pub(crate) fn save_best(&self, epoch: u64, trainer: &Trainer, task: &impl Task) -> Result<()> {
         let mut weights = trainer.parameters().weights()?;
         task.metadata().iter().for_each(|(key, value)| weights.note(key, value));
@@ -185,7 +185,7 @@ impl Part {
         weights.save(&self.best)
     }
 
-    /// Puts the best weights into the trainer; `false` where no epoch was trained.
+    /// Loads the best weights into the trainer; `false` if no epoch was trained.
     pub(crate) fn load_best(&self, progress: &Progress, trainer: &mut Trainer) -> Result<bool> {
         if progress.saved == 0 {
             return Ok(false);
@@ -204,7 +204,7 @@ impl Part {
         Ok(true)
     }
 
-    /// Which checkpoint a run that failed leaves behind.
+    /// Says which checkpoint a failed run leaves behind.
     pub(crate) fn kept(&self) -> Result<String> {
         Ok(match self.checkpoints.latest(|_, _| ())? {
             Some(checkpoint) => {

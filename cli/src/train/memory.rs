@@ -1,5 +1,5 @@
-//! Tasks that only a long memory solves: the adding problem (Hochreiter and Schmidhuber 1997) and the copy task (the same,
-//! and Arjovsky, Shah and Bengio 2016).
+//! Tasks that need a long memory: the adding problem (Hochreiter and Schmidhuber 1997) and the copy task (Hochreiter and
+//! Schmidhuber 1997; Arjovsky, Shah and Bengio 2016).
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use ndarray::{Array2, Array3, Axis};
 
 use super::data::rng;
 use super::folder::{Folder, same_place};
-use super::model::{Model, Shape, best_classes};
+use super::model::{Model, ModelShape, best_classes};
 use super::run::{self, Limits, Next, Options, Outcome, Score, Task};
 use super::settings::Settings;
 use crate::chart;
@@ -26,56 +26,57 @@ pub(crate) struct Arguments {
     /// The cells, one after the other.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [CellChoice::Rnn, CellChoice::Lstm])]
     cell: Vec<CellChoice>,
-    /// Steps over which something has to be remembered.
+    /// The number of steps over which the cell must remember.
     #[arg(long, default_value_t = 100)]
     lag: usize,
-    /// Symbols to be copied.
+    /// The number of symbols to copy.
     #[arg(long, default_value_t = 2)]
     symbols: usize,
-    /// Begins with short lags and doubles them as they are solved: the copy task does unless told otherwise.
+    /// Starts with a short lag and doubles it whenever it is solved; by default `true` for the copy task only.
     #[arg(long, action = clap::ArgAction::Set)]
     curriculum: Option<bool>,
-    /// What the first weights are.
+    /// The initial weights.
     #[arg(long, value_enum, default_value_t = Initial::Chrono)]
     initial: Initial,
     #[command(flatten)]
     options: Options,
 }
 
-/// The first weights.
+/// The initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Initial {
-    /// Gates that keep the state for up to the lag from the beginning (Tallec and Ollivier 2018), where the cell has them, and
-    /// weights of the input by the number of inputs.
+    /// Biases with which the gates keep the state for up to the lag (Tallec and Ollivier 2018), if the cell has such gates, and
+    /// input weights scaled by the number of inputs.
     Chrono,
-    /// PyTorch's.
+    /// PyTorch's initial weights.
     Torch,
 }
 
-/// Which of the two tasks.
+/// One of the two tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Two of many numbers are marked, the first in the first tenth of the sequence, the second behind the lag; at the end their
-    /// sum is asked for. Always answering 1 has a mean squared error of 1/6.
+    /// Two of many numbers are marked: one in the first tenth of the sequence, one a lag later. The answer is their sum. The constant
+    /// answer 1 has a mean squared error of 1/6.
     Adding,
-    /// Symbols at the beginning, blanks, and at the end each symbol is asked for in turn. Guessing is right one time in eight.
+    /// The sequence starts with symbols and goes on with blanks; at its end every symbol is asked for in turn. A guess is right with
+    /// a probability of 1/8.
     Copy,
 }
 
 const CATEGORIES: usize = 8;
-/// Steps of an epoch, and batches that are scored.
+/// Training steps per epoch, and batches per validation.
 const STEPS: usize = 50;
 const SCORED: usize = 4;
 /// The first lag of a curriculum.
 const FIRST: usize = 5;
-/// A sum within this of the truth is right (Hochreiter and Schmidhuber).
+/// The largest error of a sum that counts as right (Hochreiter and Schmidhuber).
 const CLOSE: f32 = 0.04;
-/// From where the lag counts as solved, and from where a curriculum goes on to the next: a squared error of one and of two
-/// hundredths of the numbers' own variance, a share of symbols.
+/// The squared error and the share of right symbols at which the last lag counts as solved, and at which a curriculum takes the next
+/// lag. The errors are 1 % and 2 % of the variance of the sums.
 const SOLVED: (f32, f32) = (0.01 / 6.0, 0.99);
 const NEXT: (f32, f32) = (0.02 / 6.0, 0.99);
 
-/// A batch: the input, and what is asked for at the last steps.
+/// A batch: the input and the answers at the last steps.
 struct Batch {
     x: Array3<f32>,
     answers: Answers,
@@ -84,11 +85,11 @@ struct Batch {
 enum Answers {
     /// `[B]`
     Sums(Vec<f32>),
-    /// Step by step, row by row.
+    /// Step by step, and row by row within a step.
     Symbols(Vec<i64>),
 }
 
-struct Memory {
+struct MemoryTask {
     kind: Kind,
     model: Model,
     settings: Settings,
@@ -121,7 +122,7 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     }
     files::check(&path)?;
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
-    // All cells before the first: what is refused is refused before any of them learns.
+    // All cells are checked before the first one learns.
     for (part, &cell) in folder.parts.iter().zip(cell) {
         part.check(&settings(kind, cell, arguments, &device)?)?;
     }
@@ -141,12 +142,12 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     let title = format!("Gradient flow after training: {name}, lag {lag}");
     chart::write(&path, &flow::picture(&title, &flows))?;
     if !options.json {
-        say!("gradient flow: {}", path.display())?;
+        say!("gradient flow of all cells: {}", path.display())?;
     }
     Ok(code)
 }
 
-/// Rows of a batch, hidden units and learning rate.
+/// Rows per batch, hidden units and learning rate.
 fn sizes(options: &Options) -> Result<(usize, usize, f64)> {
     Ok((options.batch()?.unwrap_or(32), options.hidden.unwrap_or(32), options.rate.unwrap_or(0.005)))
 }
@@ -171,7 +172,7 @@ fn settings(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device
         .with("--rate", rate))
 }
 
-fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device) -> Result<(Trainer, Memory)> {
+fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device) -> Result<(Trainer, MemoryTask)> {
     let &Arguments { lag, symbols, initial, ref options, .. } = arguments;
     let curriculum = arguments.curriculum.unwrap_or(kind == Kind::Copy);
     let (batch, hidden, rate) = sizes(options)?;
@@ -183,7 +184,7 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device)
     holdable("train", "x", "[T, B, inputs]", &[time, batch, inputs])?;
     holdable("train", "y", "[T, B, hidden]", &[time, batch, hidden])?;
     let mut parameters = Parameters::new(device, options.seed);
-    let model = Model::new(&mut parameters, Shape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
+    let model = Model::new(&mut parameters, ModelShape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
     if initial == Initial::Chrono {
         model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
         model.hear(&mut parameters, options.seed)?;
@@ -191,11 +192,11 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device)
     let trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
     let settings = settings(kind, cell, arguments, device)?;
     let seed = options.seed;
-    Ok((trainer, Memory { kind, model, settings, lag, symbols, curriculum, batch, seed, epoch: 0, stage: 0 }))
+    Ok((trainer, MemoryTask { kind, model, settings, lag, symbols, curriculum, batch, seed, epoch: 0, stage: 0 }))
 }
 
-impl Memory {
-    /// The lag of a stage: doubled from stage to stage, never beyond the one asked for.
+impl MemoryTask {
+    /// The lag of a stage: it doubles from stage to stage, up to the lag that was asked for.
     fn lag_of(&self, stage: u32) -> usize {
         if !self.curriculum {
             return self.lag;
@@ -210,7 +211,7 @@ impl Memory {
         }
     }
 
-    /// What the model says at the last steps, `[steps, B, outputs]`, and the stack's output at all steps.
+    /// The model's answers at the last steps, `[steps, B, outputs]`, and the stack's output at all steps.
     fn answers(&self, graph: &mut Graph, batch: &Batch) -> Result<(Var, Var)> {
         let x = Tensor::from_array(graph.device(), &batch.x)?;
         let x = graph.input(&x);
@@ -247,7 +248,7 @@ impl Memory {
         Ok(Score { loss, accuracy: Some(right as f32 / asked.max(1) as f32) })
     }
 
-    /// How the loss of one batch flows back through the stack.
+    /// The gradient flow of the loss of one batch.
     fn flow(&self, trainer: &Trainer) -> Result<GradientFlow> {
         let few = Self { batch: self.batch.min(4), model: self.model.clone(), settings: Settings::default(), ..*self };
         let batch = few.draw(&mut rng(self.seed, 5, 0), self.lag);
@@ -265,7 +266,7 @@ impl Memory {
     }
 }
 
-/// Answers that are right, and all.
+/// The number of right answers, and of all answers.
 fn right_ones(answers: &Tensor, truth: &Answers) -> Result<(usize, usize)> {
     Ok(match truth {
         Answers::Sums(sums) => {
@@ -279,12 +280,12 @@ fn right_ones(answers: &Tensor, truth: &Answers) -> Result<(usize, usize)> {
     })
 }
 
-/// Steps of which the first marked number is one.
+/// The number of steps at the beginning, one of which carries the first mark.
 fn head(lag: usize) -> usize {
     lag.div_ceil(10)
 }
 
-/// `[T, B, 2]`: numbers from `[0, 1)`, and a mark at two of them, at least `lag` steps apart.
+/// A batch of the adding problem, `[T, B, 2]`: numbers from `[0, 1)`, two of them marked, at least `lag` steps apart.
 fn adding(rng: &mut fastrand::Rng, batch: usize, lag: usize) -> Batch {
     let head = head(lag);
     let time = lag + head;
@@ -304,7 +305,7 @@ fn adding(rng: &mut fastrand::Rng, batch: usize, lag: usize) -> Batch {
     Batch { x, answers: Answers::Sums(sums) }
 }
 
-/// `[T, B, 9]`: symbols, `lag` blanks, and as many marks as symbols are asked for.
+/// A batch of the copy task, `[T, B, 9]`: symbols, `lag` blanks, and one mark per symbol that is asked for.
 fn copy(rng: &mut fastrand::Rng, batch: usize, lag: usize, symbols: usize) -> Batch {
     let told = Array2::from_shape_simple_fn((symbols, batch), || rng.usize(..CATEGORIES));
     let mut x = Array3::zeros((symbols + lag + symbols, batch, CATEGORIES + 1));
@@ -315,7 +316,7 @@ fn copy(rng: &mut fastrand::Rng, batch: usize, lag: usize, symbols: usize) -> Ba
     Batch { x, answers: Answers::Symbols(told.iter().map(|&symbol| symbol as i64).collect()) }
 }
 
-impl Task for Memory {
+impl Task for MemoryTask {
     fn settings(&self) -> &Settings {
         &self.settings
     }

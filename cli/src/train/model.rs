@@ -1,4 +1,4 @@
-//! The jobs' model: symbols or numbers into a recurrent stack, and a linear head.
+//! The model of all jobs: an optional embedding, a recurrent stack and a linear head.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use clap::ValueEnum;
 use crate::choice::holdable;
 use crate::flow::CellChoice;
 
-/// What a model is made of.
+/// The cell and the sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shape {
+pub(crate) struct ModelShape {
     pub(crate) cell: CellChoice,
-    /// Symbols that become vectors of `inputs` numbers; 0 where the model reads numbers.
+    /// The number of symbols, each with a vector of `inputs` numbers; 0 if the model reads numbers.
     pub(crate) symbols: usize,
     pub(crate) inputs: usize,
     pub(crate) hidden: usize,
@@ -28,16 +28,16 @@ pub(crate) struct Shape {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    pub(crate) shape: Shape,
+    pub(crate) shape: ModelShape,
     embedding: Option<EmbeddingModule>,
     pub(crate) stack: RecurrentModule,
     head: LinearModule,
 }
 
 impl Model {
-    /// Adds a model's parameters.
-    pub(crate) fn new(parameters: &mut Parameters, shape: Shape) -> Result<Self> {
-        let Shape { cell, symbols, inputs, hidden, layers, outputs } = shape;
+    /// Adds the parameters of a model.
+    pub(crate) fn new(parameters: &mut Parameters, shape: ModelShape) -> Result<Self> {
+        let ModelShape { cell, symbols, inputs, hidden, layers, outputs } = shape;
         holdable("train", "embedding", "[symbols, inputs]", &[symbols, inputs])?;
         holdable("train", "weights", "[layers, hidden, inputs]", &[layers, hidden, inputs])?;
         holdable("train", "weights", "[layers, hidden, hidden]", &[layers, hidden, hidden])?;
@@ -49,7 +49,7 @@ impl Model {
         Ok(Self { shape, embedding, stack, head })
     }
 
-    /// Opens the gates that keep the state; a cell without such gates stays as it is.
+    /// Sets the biases of the gates that keep the state; a cell without such gates stays as it is.
     pub(crate) fn remember(&self, parameters: &mut Parameters, memory: MemoryBias) -> Result<()> {
         if !self.shape.cell.keeps() {
             return Ok(());
@@ -64,9 +64,8 @@ impl Model {
         Ok(())
     }
 
-    /// Draws the weights of the stack's input again, uniform in `[-1/sqrt(inputs), 1/sqrt(inputs))` like those of a linear layer
-    /// (LeCun, Bottou, Orr and Mueller 1998: by the number of inputs). PyTorch's bound is that of the recurrent weights,
-    /// `1/sqrt(hidden)`, from which one input in a hundred steps hardly moves a gate.
+    /// Draws the input weights again, uniform in `[-1/sqrt(inputs), 1/sqrt(inputs))`, as a linear layer does (LeCun, Bottou, Orr and
+    /// Mueller 1998). PyTorch's bound `1/sqrt(hidden)` is so small that one input in a hundred steps hardly moves a gate.
     pub(crate) fn hear(&self, parameters: &mut Parameters, seed: u64) -> Result<()> {
         let Some(&id) = self.stack.ids().first() else { return Ok(()) };
         let shape = parameters.get(id)?.shape().to_vec();
@@ -77,7 +76,7 @@ impl Model {
         parameters.set(id, Tensor::from_array(&device, &weights)?)
     }
 
-    /// The vectors of symbols that lie step by step, `[T, B, inputs]`.
+    /// The vectors of symbols given step by step, `[T, B, inputs]`.
     pub(crate) fn vectors(&self, graph: &mut Graph, symbols: &[usize], batch: usize) -> Result<Var> {
         let Some(embedding) = &self.embedding else {
             let (what, found) = ("model", "one that reads numbers".to_owned());
@@ -98,12 +97,12 @@ impl Model {
         self.stack.forward(graph, x, state, sequence, &TrainingOptions::default())
     }
 
-    /// Scores from outputs, `[.., outputs]`.
+    /// The scores of outputs, `[.., outputs]`.
     pub(crate) fn scores(&self, graph: &mut Graph, y: Var) -> Result<Var> {
         self.head.forward(graph, y)
     }
 
-    /// Scores of every step of one sequence of symbols, and its outputs, `[T, ..]`; the state moves on.
+    /// The scores at every step of one sequence of symbols, `[T, 1, outputs]`; advances the state.
     pub(crate) fn read(&self, parameters: &Parameters, symbols: &[usize], state: &mut State) -> Result<Array3<f32>> {
         let mut graph = Graph::new(parameters, gatewise::train::Mode::Evaluation);
         let x = self.vectors(&mut graph, symbols, 1)?;
@@ -114,9 +113,9 @@ impl Model {
         scores.to_array()
     }
 
-    /// What a file of weights says of its model.
+    /// The metadata of a file with this model's weights.
     pub(crate) fn metadata(&self, job: &str) -> Vec<(String, String)> {
-        let Shape { cell, symbols, inputs, hidden, layers, outputs } = self.shape;
+        let ModelShape { cell, symbols, inputs, hidden, layers, outputs } = self.shape;
         let number = |key: &str, value: usize| (key.to_owned(), value.to_string());
         let word = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         vec![
@@ -130,7 +129,7 @@ impl Model {
         ]
     }
 
-    /// Reads a model that a job wrote.
+    /// Reads the model that a job wrote.
     pub(crate) fn load(path: &Path, job: &str, device: &Device) -> Result<(Self, Parameters, Weights)> {
         let weights = Weights::from_file(path)?;
         weights.check_finite()?;
@@ -150,7 +149,7 @@ impl Model {
         }
         let name = weights.metadata("cell")?;
         let cell = CellChoice::from_str(name, false).map_err(|_| refuse("cell", "rnn, lstm or gru", name))?;
-        let shape = Shape {
+        let shape = ModelShape {
             cell,
             symbols: number("symbols")?,
             inputs: number("inputs")?,
@@ -165,7 +164,7 @@ impl Model {
     }
 }
 
-/// The greatest score's place in every row, `[.., C]`.
+/// The place of the greatest score in every row of `[.., C]`.
 pub(crate) fn best_classes<D: ndarray::Dimension + ndarray::RemoveAxis>(scores: &ndarray::Array<f32, D>) -> Vec<usize> {
     let best = |row: ndarray::ArrayView1<'_, f32>| {
         row.iter().enumerate().fold(

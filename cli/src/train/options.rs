@@ -9,55 +9,55 @@ use crate::choice::DeviceChoice;
 /// Options that every job takes.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Where checkpoints, the best weights and the pictures go; `runs/JOB-CELL` unless said otherwise.
+    /// The folder for checkpoints, the best weights and the pictures; by default `runs/JOB-CELL`.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Goes on from the newest checkpoint that is whole, with the settings that it was made with.
+    /// Continues from the newest whole checkpoint; the settings must be those it was made with.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Removes the checkpoints and the best weights of an earlier run, and begins anew.
+    /// Removes the checkpoints and the best weights of an earlier run, and starts anew.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) overwrite: bool,
-    /// The most epochs.
+    /// The largest number of epochs.
     #[arg(long)]
     pub(crate) epochs: Option<u64>,
     /// Epochs without progress after which the run ends.
     #[arg(long)]
     pub(crate) patience: Option<u64>,
-    /// The learning rate.
+    /// The learning rate of the first step.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
     /// Hidden units.
     #[arg(long)]
     pub(crate) hidden: Option<usize>,
-    /// Rows of a batch.
+    /// Rows per batch.
     #[arg(long)]
     pub(crate) batch: Option<usize>,
-    /// Of the first weights, the order of the data and what is dropped.
+    /// The seed of the initial weights, the order of the data and dropout.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Where the job runs.
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     pub(crate) device: DeviceChoice,
-    /// Threads of the CPU path.
+    /// Threads of the CPU path, which `auto` then takes.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// The picture of losses, an `.svg` or `.png`; `curve.svg` beside the checkpoints unless said otherwise.
+    /// The picture of the losses, an `.svg` or `.png`; by default `curve.svg` in the run's folder.
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
-    /// Prints one JSON line an epoch, and one at the end.
+    /// Prints one JSON line per epoch, and one at the end.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 impl Options {
-    /// Rows of a batch, where the user says.
+    /// The number of rows per batch, if the user gave it.
     pub(crate) fn batch(&self) -> Result<Option<usize>> {
         self.batch.map(|batch| size("--batch", batch)).transpose()
     }
 }
 
-/// A size that counts rows or steps.
+/// Refuses a number of rows or steps that is 0 or larger than 2^24.
 pub(crate) fn size(what: &'static str, value: usize) -> Result<usize> {
     if (1..=1 << 24).contains(&value) {
         return Ok(value);

@@ -1,4 +1,4 @@
-//! The loop that all jobs share: epochs, checkpoints, early stop, the final line.
+//! The loop of all jobs: epochs, checkpoints, early stop, the final report.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gatewise::train::{Graph, Trainer, Var};
 use gatewise::{Error, Result};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
@@ -15,12 +15,12 @@ use super::folder::Part;
 pub(crate) use super::options::{Options, size};
 use super::settings::Settings;
 use crate::choice::adapter;
-use crate::output::{note, say};
+use crate::output::{self, Stream, note, say};
 
-/// How good a model is on data that it does not learn from.
+/// The quality of a model on data that it does not learn from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
-    /// Infinite where the model's answers overflow; never NaN, which JSON could not tell from it.
+    /// Infinite if the model's answers overflow; never NaN, because JSON writes both as null.
     #[serde(deserialize_with = "infinite_where_null")]
     pub(crate) loss: f32,
     pub(crate) accuracy: Option<f32>,
@@ -37,11 +37,11 @@ impl Score {
     }
 }
 
-/// What to do after an epoch.
+/// The decision after an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     GoOn,
-    /// On to the next stage of the curriculum.
+    /// Take the next stage of the curriculum.
     Stage,
     /// Nothing is left to learn.
     Done,
@@ -49,15 +49,15 @@ pub(crate) enum Next {
 
 /// A model and its data.
 pub(crate) trait Task {
-    /// Everything that makes this run what it is; a checkpoint of other settings is not gone on from.
+    /// The settings that identify the run; a checkpoint with other settings is refused.
     fn settings(&self) -> &Settings;
-    /// What the file of the best weights says of the model.
+    /// The metadata of the file of the best weights.
     fn metadata(&self) -> Vec<(String, String)>;
     /// Prepares an epoch; returns its number of steps.
     fn begin(&mut self, epoch: u64, stage: u32) -> Result<usize>;
     /// Records the loss of one step.
     fn loss(&mut self, graph: &mut Graph, step: usize) -> Result<Var>;
-    /// Hears that the step went well.
+    /// Is called after every step that succeeded.
     fn stepped(&mut self) {}
     /// Scores the model between epochs.
     fn validate(&self, trainer: &Trainer, stage: u32) -> Result<Score>;
@@ -69,27 +69,27 @@ pub(crate) trait Task {
     }
 }
 
-/// One epoch in the records.
+/// The record of one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct EpochRecord {
     pub(crate) epoch: u64,
     pub(crate) stage: u32,
-    /// Mean of the steps' losses.
+    /// The mean of the steps' losses.
     pub(crate) training_loss: f32,
     pub(crate) validation: Score,
     pub(crate) gradient_norm: f32,
 }
 
-/// Where a run stands, besides its parameters.
+/// The progress of a run; its parameters are stored elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) epoch: u64,
     pub(crate) stage: u32,
     pub(crate) best: Option<Score>,
     pub(crate) best_epoch: u64,
-    /// The epoch whose parameters are in the file of the best weights; 0 before there are any.
+    /// The epoch whose parameters are in the file of the best weights; 0 if there is no such file yet.
     pub(crate) saved: u64,
-    pub(crate) history: Vec<Entry>,
+    pub(crate) history: Vec<EpochRecord>,
     pub(crate) done: bool,
 }
 
@@ -100,8 +100,8 @@ impl Progress {
             || (self.best.is_some() && self.epoch - self.best_epoch > limits.patience)
     }
 
-    /// Takes note of an epoch; whether its parameters are the best so far.
-    fn add(&mut self, entry: Entry, task: &impl Task) -> bool {
+    /// Adds the record of an epoch; returns whether its parameters are the best so far.
+    fn add(&mut self, entry: EpochRecord, task: &impl Task) -> bool {
         self.epoch = entry.epoch;
         self.history.push(entry);
         let is_best = self.best.is_none_or(|best| entry.validation.beats(&best));
@@ -111,7 +111,7 @@ impl Progress {
         match task.next(&entry.validation, entry.stage) {
             Next::GoOn => {}
             Next::Stage => {
-                // A score that was good enough for the last stage says nothing of the next.
+                // Scores of different stages cannot be compared.
                 (self.stage, self.best, self.best_epoch) = (entry.stage + 1, None, entry.epoch);
             }
             Next::Done => self.done = true,
@@ -127,24 +127,26 @@ pub(crate) struct Limits {
     pub(crate) patience: u64,
 }
 
-/// What a run came to.
+/// The end of a run.
 pub(crate) enum Outcome {
     Finished(Finish),
-    /// Stopped at a loss that is no number; the last good checkpoint is kept.
+    /// The loss was NaN or infinite; the last good checkpoint is kept.
     Diverged,
 }
 
 pub(crate) struct Finish {
     pub(crate) score: Score,
-    pub(crate) history: Vec<Entry>,
+    pub(crate) history: Vec<EpochRecord>,
     pub(crate) best_epoch: u64,
     pub(crate) steps: u64,
     pub(crate) seconds: f64,
-    /// The file of the best weights; none where no epoch was trained.
+    /// The file of the best weights; none if no epoch was trained.
     pub(crate) weights: Option<PathBuf>,
+    /// The picture of the losses; none if no epoch was trained.
+    pub(crate) curve: Option<PathBuf>,
 }
 
-/// Trains to the end or the early stop; the trainer then holds the best parameters.
+/// Trains until the last epoch or the early stop. Afterwards the trainer holds the best parameters.
 pub(crate) fn train(
     part: &mut Part,
     options: &Options,
@@ -154,11 +156,13 @@ pub(crate) fn train(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let mut progress = part.begin(options, trainer, task)?;
+    let bar = RunBar::new(limits, options.json);
     while !progress.ended(limits) {
         let since = Instant::now();
-        let entry = match epoch(&progress, trainer, task) {
+        let entry = match epoch(&progress, trainer, task, &bar) {
             Ok(entry) => entry,
             Err(error @ Error::Diverged { .. }) => {
+                drop(bar);
                 note!("{error}; {}; begin anew with a smaller --rate", part.kept()?);
                 return Ok(Outcome::Diverged);
             }
@@ -169,18 +173,20 @@ pub(crate) fn train(
         let mut checkpoint = trainer.checkpoint()?;
         checkpoint.note("settings", &task.settings().note());
         checkpoint.note("progress", &json!(progress).to_string());
-        // The weights come second: from the checkpoint they can be written again, and weights without a checkpoint are those of
-        // a run that nobody goes on with.
+        // The checkpoint comes first: the weights can be written again from it. Weights without a checkpoint mean that somebody
+        // removed the checkpoints.
         part.checkpoints.write(&checkpoint)?;
         if best {
             part.save_best(progress.saved, trainer, task)?;
         }
-        // Whether anybody reads on or not, the epoch is kept.
-        say_epoch(&entry, options.json, since.elapsed().as_secs_f64())?;
+        // The epoch is on disk even if standard output has no reader any more.
+        bar.0.suspend(|| say_epoch(&entry, best, options.json, since.elapsed().as_secs_f64()))?;
     }
+    drop(bar);
     let weights = part.load_best(&progress, trainer)?.then(|| part.best.clone());
-    if !progress.history.is_empty() {
-        curve::write(&part.curve, task.settings().title(), &progress.history)?;
+    let curve = (!progress.history.is_empty()).then(|| part.curve.clone());
+    if curve.is_some() {
+        curve::write(&part.curve, task.settings().title(), &progress.history, progress.saved)?;
     }
     Ok(Outcome::Finished(Finish {
         score: task.test(trainer)?,
@@ -189,34 +195,70 @@ pub(crate) fn train(
         steps: trainer.steps(),
         seconds: started.elapsed().as_secs_f64(),
         weights,
+        curve,
     }))
 }
 
+/// The progress bar of a whole run, on standard error if that is a terminal: epoch, loss, learning rate and remaining time.
+struct RunBar(ProgressBar, Limits);
+
+impl RunBar {
+    fn new(limits: Limits, json: bool) -> Self {
+        let bar = if json { ProgressBar::hidden() } else { ProgressBar::no_length() };
+        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] at most {eta} left") {
+            bar.set_style(style);
+        }
+        Self(bar, limits)
+    }
+
+    /// Moves to the start of an epoch with this number of steps.
+    fn begin(&self, epoch: u64, steps: usize) {
+        self.0.set_length(self.1.epochs.max(epoch) * steps as u64);
+        self.0.set_position((epoch - 1) * steps as u64);
+    }
+
+    /// Advances by one step.
+    fn step(&self, epoch: u64, loss: f32, rate: f64) {
+        self.0.set_message(self.text(epoch, loss, rate));
+        self.0.inc(1);
+    }
+
+    fn text(&self, epoch: u64, loss: f32, rate: f64) -> String {
+        format!("epoch {epoch} of {}, loss {loss:.4}, learning rate {rate:.2e}", self.1.epochs)
+    }
+}
+
+impl Drop for RunBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Trains one epoch and scores the model.
-fn epoch(progress: &Progress, trainer: &mut Trainer, task: &mut impl Task) -> Result<Entry> {
+fn epoch(progress: &Progress, trainer: &mut Trainer, task: &mut impl Task, bar: &RunBar) -> Result<EpochRecord> {
     let (number, stage) = (progress.epoch + 1, progress.stage);
     let steps = task.begin(progress.epoch, stage)?;
-    let bar = ProgressBar::new(steps as u64).with_message(format!("epoch {number}"));
+    bar.begin(number, steps);
     let (mut loss, mut norm) = (0.0, 0.0_f32);
     for step in 0..steps {
-        let report = trainer.step(|graph| task.loss(graph, step)).inspect_err(|_| bar.finish_and_clear())?;
+        let rate = trainer.rate();
+        let report = trainer.step(|graph| task.loss(graph, step))?;
         task.stepped();
         loss += f64::from(report.loss);
         norm = norm.max(report.gradient_norm);
-        bar.inc(1);
+        bar.step(number, report.loss, rate);
     }
-    bar.finish_and_clear();
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
     let training_loss = (loss / steps.max(1) as f64) as f32;
     let mut validation = task.validate(trainer, stage)?;
     if validation.loss.is_nan() {
         validation.loss = f32::INFINITY;
     }
-    Ok(Entry { epoch: number, stage, training_loss, validation, gradient_norm: norm })
+    Ok(EpochRecord { epoch: number, stage, training_loss, validation, gradient_norm: norm })
 }
 
-fn say_epoch(entry: &Entry, as_json: bool, seconds: f64) -> Result<()> {
-    let Entry { epoch, stage, training_loss, validation, gradient_norm } = entry;
+fn say_epoch(entry: &EpochRecord, best: bool, as_json: bool, seconds: f64) -> Result<()> {
+    let EpochRecord { epoch, stage, training_loss, validation, gradient_norm } = entry;
     if as_json {
         let line = json!({
             "epoch": epoch, "stage": stage, "training_loss": training_loss, "validation_loss": validation.loss,
@@ -225,13 +267,14 @@ fn say_epoch(entry: &Entry, as_json: bool, seconds: f64) -> Result<()> {
         return say!("{line}");
     }
     let accuracy = validation.accuracy.map(|accuracy| format!(", accuracy {accuracy:.4}")).unwrap_or_default();
+    let mark = if best { format!("  {}", Stream::Out.paint("best so far", &output::good())) } else { String::new() };
     say!(
-        "epoch {epoch:>3}: training loss {training_loss:.4}, validation loss {:.4}{accuracy}, norm {gradient_norm:.2}, {seconds:.1} s",
+        "epoch {epoch:>3}: training loss {training_loss:.4}, validation loss {:.4}{accuracy}, norm {gradient_norm:.2}, {seconds:.1} s{mark}",
         validation.loss
     )
 }
 
-/// The final line of a job.
+/// The end of a job: a JSON line, or a short block.
 pub(crate) fn finish(
     job: &str,
     cell: &str,
@@ -240,7 +283,7 @@ pub(crate) fn finish(
     outcome: &Outcome,
 ) -> Result<ExitCode> {
     let Outcome::Finished(finish) = outcome else { return Ok(ExitCode::from(1)) };
-    let Finish { score, best_epoch, steps, seconds, weights, history } = finish;
+    let Finish { score, best_epoch, steps, seconds, weights, curve, history } = finish;
     let (device, name) = adapter(trainer.parameters().device());
     let parameters = trainer.parameters().elements();
     if options.json {
@@ -253,14 +296,28 @@ pub(crate) fn finish(
         return Ok(ExitCode::SUCCESS);
     }
     let accuracy = score.accuracy.map(|accuracy| format!("accuracy {accuracy:.4}, ")).unwrap_or_default();
-    let end = match weights {
-        Some(weights) => format!(
-            "best of {} epochs: {best_epoch}; {steps} steps, {seconds:.1} s on {device}; weights: {}",
-            history.len(),
-            weights.display()
-        ),
-        None => "nothing was trained, and no weights were written".to_owned(),
+    let result = format!("{accuracy}loss {:.4} on the test data", score.loss);
+    say!("{job}, {cell}: {}", Stream::Out.paint(&result, &output::good()))?;
+    let Some(weights) = weights else {
+        return say!("  nothing was trained, and no weights were written").map(|()| ExitCode::SUCCESS);
     };
-    say!("{job}, {cell}, {parameters} parameters: {accuracy}loss {:.4} on the test data; {end}", score.loss)?;
+    say!("  best epoch  {best_epoch} of {}", history.len())?;
+    say!("  trained     {parameters} parameters, {steps} steps, {seconds:.1} s on {device}")?;
+    say!("  weights     {}", weights.display())?;
+    curve.iter().try_for_each(|curve| say!("  losses      {}", curve.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_tells_epoch_loss_and_rate() {
+        let bar = RunBar::new(Limits { epochs: 60, patience: 5 }, true);
+        assert_eq!(bar.text(3, 0.43127, 0.0093), "epoch 3 of 60, loss 0.4313, learning rate 9.30e-3");
+        bar.begin(3, 20);
+        bar.step(3, 0.5, 0.01);
+        assert_eq!((bar.0.position(), bar.0.length()), (41, Some(1200)));
+    }
 }

@@ -8,9 +8,9 @@ use gatewise::train::{Adam, Clip, Graph, LossOptions, MemoryBias, Mode, Paramete
 use gatewise::{Device, Result, Tensor};
 use ndarray::Array2;
 
-use super::data::{self, Source, Vocabulary};
+use super::data::{self, DataFile, Vocabulary};
 use super::folder::Folder;
-use super::model::{Model, Shape};
+use super::model::{Model, ModelShape};
 use super::run::{self, Limits, Options, Score, Task};
 use super::settings::Settings;
 use crate::flow::CellChoice;
@@ -20,28 +20,28 @@ pub(crate) struct Arguments {
     /// The cell.
     #[arg(long, value_enum, default_value_t = CellChoice::Lstm)]
     cell: CellChoice,
-    /// Width of a word's vector.
+    /// The width of a word's vector.
     #[arg(long, default_value_t = 32)]
     width: usize,
-    /// The folder that `scripts/fetch-data` makes.
+    /// The folder that `scripts/fetch-data` writes.
     #[arg(long, default_value = "data", value_name = "DIR")]
     data: PathBuf,
     #[command(flatten)]
     options: Options,
 }
 
-/// A word that occurs less often in the training data is as good as unknown.
+/// Words that occur less often in the training data count as unknown.
 const LEAST: usize = 2;
-/// One snippet in this many is tested with, and one more says when to stop.
+/// One snippet in this many goes to the test data, and one to the validation data.
 const SHARE: usize = 10;
 /// The split is the same for every run.
 const SPLIT_SEED: u64 = 20_140_601;
-/// Words of a snippet that are read.
+/// The largest number of words that are read of a snippet.
 const LONGEST: usize = 60;
 const EVALUATED: usize = 64;
 const DROPOUT: f32 = 0.5;
 
-/// A snippet: its words' numbers, and whether it praises.
+/// A snippet: the numbers of its words, and whether it praises.
 type Snippet = (Vec<usize>, bool);
 
 struct Sentiment {
@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let file = data.join("sentiment").join("movieReviewSnippets_GroundTruth.txt");
     let out = options.out.clone().unwrap_or_else(|| format!("runs/sentiment-{}", cell.name()).into());
     let mut folder = Folder::take(out, &[], options, &[&file])?;
-    let source = Source::read(&file)?;
+    let source = DataFile::read(&file)?;
     let snippets = data::snippets(&source)?;
     let all: Vec<_> = snippets.into_iter().map(|(praises, text)| (data::words(&text), praises)).collect();
     let (mut training, mut validation, mut test) = (Vec::new(), Vec::new(), Vec::new());
@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let hidden = options.hidden.unwrap_or(32);
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
-    let shape = Shape { cell: *cell, symbols: vocabulary.len(), inputs: *width, hidden, layers: 1, outputs: 1 };
+    let shape = ModelShape { cell: *cell, symbols: vocabulary.len(), inputs: *width, hidden, layers: 1, outputs: 1 };
     let model = Model::new(&mut parameters, shape)?;
     model.remember(&mut parameters, MemoryBias::Constant(1.0))?;
     let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.002));
@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Sentiment {
-    /// One score a snippet, above zero where it praises: from the mean of the stack's outputs.
+    /// One score per snippet, from the mean of the stack's outputs; above 0 means that the snippet praises.
     fn scores(&self, graph: &mut Graph, snippets: &[&Snippet]) -> Result<Var> {
         let lengths: Vec<usize> = snippets.iter().map(|(numbers, _)| numbers.len()).collect();
         let (time, batch) = (lengths.iter().copied().max().unwrap_or_default(), snippets.len());
@@ -161,14 +161,14 @@ impl Task for Sentiment {
     }
 
     fn begin(&mut self, epoch: u64, _stage: u32) -> Result<usize> {
-        // Snippets of like length share a batch: sorted within stretches of the shuffled order.
+        // Snippets of similar length share a batch: they are sorted within stretches of the shuffled order.
         let mut order = data::shuffled(self.training.len(), self.seed, epoch);
         for stretch in order.chunks_mut(self.batch * 20) {
             stretch.sort_by_key(|&at| self.training[at].0.len());
         }
         let mut batches: Vec<_> = order.chunks(self.batch).collect();
         data::rng(self.seed, 2, epoch).shuffle(&mut batches);
-        // The batch that is not full comes last, so that all others begin where they should.
+        // The incomplete batch comes last, so that all others start at multiples of the batch size.
         batches.sort_by_key(|batch| batch.len() < self.batch);
         self.order = batches.concat();
         Ok(self.order.len().div_ceil(self.batch))

@@ -1,4 +1,4 @@
-//! The settings that identify a run: it is not resumed from a checkpoint of other settings.
+//! The settings that identify a run. A run is only resumed from a checkpoint with the same settings.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::run::Options;
 use crate::choice::adapter;
 use crate::flow::CellChoice;
 
-/// Every option that changes a run's numbers, the device and the data, by the names that messages give them.
+/// Every option that changes a run's numbers, the device and the data, by their names in messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     title: String,
@@ -17,7 +17,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What every job is set by; `title` stands above pictures.
+    /// The settings that every job has; `title` is the title of pictures.
     pub(crate) fn new(title: String, cell: CellChoice, options: &Options, device: &Device) -> Self {
         let (kind, name) = adapter(device);
         let device = name.map_or_else(|| kind.to_owned(), |name| format!("{kind} ({name})"));
@@ -34,12 +34,12 @@ impl Settings {
         &self.title
     }
 
-    /// How a checkpoint notes them.
+    /// The settings as a note in a checkpoint.
     pub(crate) fn note(&self) -> String {
         json!(self.entries).to_string()
     }
 
-    /// Refuses a checkpoint's note of other settings, and names those that differ.
+    /// Refuses a checkpoint with other settings, and names the settings that differ.
     pub(crate) fn check(&self, noted: &str) -> Result<()> {
         let noted: BTreeMap<String, String> = serde_json::from_str(noted).map_err(|error| Error::Format {
             file: "checkpoint".to_owned(),

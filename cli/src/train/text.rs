@@ -11,9 +11,9 @@ use gatewise::train::{
 };
 use gatewise::{Error, Result};
 
-use super::data::{self, Source};
+use super::data::{self, DataFile};
 use super::folder::Folder;
-use super::model::{Model, Shape};
+use super::model::{Model, ModelShape};
 use super::run::{self, Limits, Options, Outcome, Score, Task};
 use super::settings::Settings;
 use crate::flow::CellChoice;
@@ -21,30 +21,30 @@ use crate::output::say;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The text; `scripts/fetch-data` makes `data/text/fortunes.txt`.
+    /// The text; `scripts/fetch-data` writes `data/text/fortunes.txt`.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The cell.
     #[arg(long, value_enum, default_value_t = CellChoice::Gru)]
     cell: CellChoice,
-    /// Width of a character's vector.
+    /// The width of a character's vector.
     #[arg(long, default_value_t = 32)]
     width: usize,
-    /// Characters that gradients flow back through.
+    /// The number of characters that gradients flow back through.
     #[arg(long, default_value_t = 64)]
     window: usize,
     #[command(flatten)]
     options: Options,
 }
 
-/// A character that occurs less often in the training text is as good as unknown.
+/// Characters that occur less often in the training text count as unknown.
 const LEAST: usize = 5;
-/// Twentieths of the text, at its end: one to say when to stop, one to test with.
+/// The text is cut into this many parts; the last two are validation and test data.
 const PARTS: usize = 20;
-/// Rows and steps that are scored at once.
+/// Rows and steps per submission of a validation.
 const EVALUATED: (usize, usize) = (16, 128);
 
-/// Characters by number; 0 stands for any other.
+/// Characters by number; 0 stands for every other character.
 #[derive(Clone, Debug)]
 pub(crate) struct Symbols {
     pub(crate) characters: Vec<char>,
@@ -66,7 +66,7 @@ impl Symbols {
         Self::new(characters)
     }
 
-    /// Numbers there are, 0 included.
+    /// The number of symbols, number 0 included.
     pub(crate) fn len(&self) -> usize {
         self.characters.len() + 1
     }
@@ -81,12 +81,12 @@ pub(crate) fn symbols_of(characters: &str) -> Symbols {
     Symbols::new(characters.chars().collect())
 }
 
-struct Text {
+struct TextTask {
     model: Model,
     symbols: Symbols,
     settings: Settings,
     seed: u64,
-    /// As many stretches of the text as a batch has rows, all of one length and one character more.
+    /// One stretch of the text per row of the batch, all of the same length.
     rows: Vec<Vec<usize>>,
     windows: Vec<Window>,
     carry: Option<CarriedState>,
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { file, cell, width, window, options } = arguments;
     let out = options.out.clone().unwrap_or_else(|| format!("runs/text-{}", cell.name()).into());
     let mut folder = Folder::take(out, &[], options, &[file])?;
-    let source = Source::read(file)?;
+    let source = DataFile::read(file)?;
     let text: Vec<char> = source.text.chars().collect();
     let part = text.len() / PARTS;
     let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.003));
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let count = symbols.len();
-    let shape = Shape { cell: *cell, symbols: count, inputs: *width, hidden, layers: 1, outputs: count };
+    let shape = ModelShape { cell: *cell, symbols: count, inputs: *width, hidden, layers: 1, outputs: count };
     let model = Model::new(&mut parameters, shape)?;
     let mut trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
     let title = format!(
@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .with("--rate", rate)
         .with("the text", source.checksum());
     let start = training.len();
-    let mut task = Text {
+    let mut task = TextTask {
         model,
         symbols,
         settings,
@@ -153,7 +153,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let code = run::finish("text", cell.name(), options, &trainer, &outcome)?;
     if let (Outcome::Finished(finish), false) = (&outcome, options.json) {
         let bits = f64::from(finish.score.loss) / std::f64::consts::LN_2;
-        say!("{bits:.3} bits a character")?;
+        say!("  {bits:.3} bits per character")?;
     }
     Ok(code)
 }
@@ -162,8 +162,8 @@ fn name(file: &Path) -> String {
     file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-impl Text {
-    /// The loss over a text that is cut into rows and read window by window.
+impl TextTask {
+    /// The loss over a text, which is cut into rows and read window by window.
     fn score(&self, trainer: &Trainer, text: &[usize]) -> Result<Score> {
         let (rows, window) = EVALUATED;
         let length = text.len() / rows;
@@ -190,7 +190,7 @@ impl Text {
     }
 }
 
-impl Task for Text {
+impl Task for TextTask {
     fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -202,7 +202,7 @@ impl Task for Text {
     }
 
     fn begin(&mut self, epoch: u64, _stage: u32) -> Result<usize> {
-        // Another row goes first in every epoch: the order of rows is all that may change without cutting the text anew.
+        // Every epoch orders the rows anew. Nothing else can change without cutting the text anew.
         data::rng(self.seed, 3, epoch).shuffle(&mut self.rows);
         self.carry = None;
         Ok(self.windows.len())

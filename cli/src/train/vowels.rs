@@ -8,9 +8,9 @@ use gatewise::train::{Adam, Clip, CrossEntropyOptions, Graph, Mode, Parameters, 
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, Array3, Axis};
 
-use super::data::{self, Series, Source};
+use super::data::{self, DataFile, Series};
 use super::folder::Folder;
-use super::model::{Model, Shape, best_classes};
+use super::model::{Model, ModelShape, best_classes};
 use super::run::{self, Limits, Options, Score, Task};
 use super::settings::Settings;
 use crate::flow::CellChoice;
@@ -20,26 +20,25 @@ pub(crate) struct Arguments {
     /// The cell.
     #[arg(long, value_enum, default_value_t = CellChoice::Lstm)]
     cell: CellChoice,
-    /// The folder that `scripts/fetch-data` makes.
+    /// The folder that `scripts/fetch-data` writes.
     #[arg(long, default_value = "data", value_name = "DIR")]
     data: PathBuf,
     #[command(flatten)]
     options: Options,
 }
 
-/// Series of the training file, from its end, that only say when to stop.
+/// The share of the training file that is held back for validation.
 const HELD_OUT: f64 = 0.1;
-/// Rows that are scored at once.
+/// Rows per submission of a validation.
 const EVALUATED: usize = 64;
-/// Factor of the learning rate from epoch to epoch.
+/// The factor of the learning rate per epoch.
 const DECAY: f64 = 0.93;
-/// Dropped between the last state and the head.
+/// The rate of the dropout between the last state and the head.
 const DROPOUT: f32 = 0.3;
-/// Deviation of the noise on a training step's input, in deviations of the features: new speech every time, where there is
-/// little.
+/// The standard deviation of the noise that is added to the standardised input of a training step, because the data are few.
 const NOISE: f32 = 0.6;
 
-struct Vowels {
+struct VowelsTask {
     model: Model,
     settings: Settings,
     batch: usize,
@@ -56,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let files = ["TRAIN", "TEST"].map(|part| data.join("vowels").join(format!("JapaneseVowels_{part}.ts")));
     let out = options.out.clone().unwrap_or_else(|| format!("runs/vowels-{}", cell.name()).into());
     let mut folder = Folder::take(out, &[], options, &[&files[0], &files[1]])?;
-    let [training, test] = [Source::read(&files[0])?, Source::read(&files[1])?];
+    let [training, test] = [DataFile::read(&files[0])?, DataFile::read(&files[1])?];
     let checksums = [training.checksum(), test.checksum()].join(", ");
     let (mut training, classes) = data::series(&training)?;
     let (mut test, _) = data::series(&test)?;
@@ -65,10 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let features = training.first().map_or(0, |series| series.x.ncols());
-    let shape = Shape { cell: *cell, symbols: 0, inputs: features, hidden, layers: 1, outputs: classes.len() };
+    let shape = ModelShape { cell: *cell, symbols: 0, inputs: features, hidden, layers: 1, outputs: classes.len() };
     let model = Model::new(&mut parameters, shape)?;
     let (batch, rate) = (options.batch()?.unwrap_or(16), options.rate.unwrap_or(0.01));
-    // Speakers come one after the other in the file: every tenth series is held out.
+    // The file is sorted by speaker, so every tenth series is held back.
     let every = (1.0 / HELD_OUT) as usize;
     let (validation, training): (Vec<_>, Vec<_>) =
         training.into_iter().enumerate().partition(|(at, _)| at % every == every - 1);
@@ -85,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .with("--batch", batch)
         .with("--rate", rate)
         .with("the data", checksums);
-    let mut task = Vowels {
+    let mut task = VowelsTask {
         model,
         settings,
         batch,
@@ -101,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     run::finish("vowels", cell.name(), options, &trainer, &outcome)
 }
 
-/// Mean 0 and deviation 1 for every feature of the training data; the test data move along.
+/// Scales every feature to mean 0 and standard deviation 1 over the training data; the test data are scaled the same way.
 fn standardize(training: &mut [Series], test: &mut [Series]) {
     let all: Vec<_> = training.iter().map(|series| series.x.view()).collect();
     let Ok(all) = ndarray::concatenate(Axis(0), &all) else { return };
@@ -114,7 +113,7 @@ fn standardize(training: &mut [Series], test: &mut [Series]) {
     }
 }
 
-impl Vowels {
+impl VowelsTask {
     fn scores(&self, graph: &mut Graph, (x, lengths): (Array3<f32>, Vec<usize>), device: &Device) -> Result<Var> {
         let sequence = Sequence::new().lengths(lengths);
         let x = graph.input(&Tensor::from_array(device, &x)?);
@@ -143,7 +142,7 @@ impl Vowels {
     }
 }
 
-impl Task for Vowels {
+impl Task for VowelsTask {
     fn settings(&self) -> &Settings {
         &self.settings
     }

@@ -1,4 +1,4 @@
-//! `gatewise train` on data made up here, in a folder of its own.
+//! Runs `gatewise train` on synthetic data in a temporary folder.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
@@ -10,11 +10,11 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) struct Place {
+pub(crate) struct JobFolder {
     pub(crate) folder: TempDir,
 }
 
-impl Place {
+impl JobFolder {
     pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a folder") }
     }
@@ -51,18 +51,21 @@ impl Place {
         self.name("data")
     }
 
-    /// Trains on [`Place::vowels`] and returns the final line.
+    /// Trains on [`JobFolder::vowels`] and returns the final line.
     pub(crate) fn train_vowels(&self, data: &str, out: &str, more: &[&str]) -> Output {
         let arguments = self.vowels_job(data, out, more);
         gatewise(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// The arguments of [`Place::train_vowels`], for a process that is started by hand.
+    /// The arguments of [`JobFolder::train_vowels`], for a process that is started by hand.
     pub(crate) fn vowels_job(&self, data: &str, out: &str, more: &[&str]) -> Vec<String> {
         let out = self.name(out);
         let mut arguments = vec!["train", "vowels", "--data", data, "--out", &out, "--hidden", "6", "--json"];
         if !more.contains(&"--rate") {
             arguments.extend(["--rate", "0.02"]);
+        }
+        if !more.contains(&"--device") {
+            arguments.extend(["--device", "cpu"]);
         }
         arguments.extend(more);
         arguments.into_iter().map(str::to_owned).collect()
@@ -113,7 +116,7 @@ pub(crate) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Fails unless two folders hold the same files, byte for byte.
 #[track_caller]
-pub(crate) fn assert_same_files(place: &Place, a: &str, b: &str) {
+pub(crate) fn assert_same_files(place: &JobFolder, a: &str, b: &str) {
     let (a, b) = (contents(&place.path(a)), contents(&place.path(b)));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     for (name, bytes) in &a {
