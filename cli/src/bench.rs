@@ -1,4 +1,4 @@
-//! `gatewise bench`: how long a forward pass takes.
+//! `gatewise bench`: times forward and training passes.
 
 mod estimate;
 mod machine;
@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gatewise::cell::WeightType;
+use gatewise::text::shown;
 use gatewise::{Device, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -27,44 +28,43 @@ use crate::output::say;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// smoke, deepbench, streams, or a JSON file of shapes.
+    /// The shapes: smoke, deepbench, streams, or a JSON file.
     #[arg(long, default_value = "smoke")]
     suite: String,
-    /// Where to run; several are separated by commas.
+    /// The devices, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["cpu", "gpu"])]
     device: Vec<DeviceChoice>,
-    /// Threads of the CPU path, several numbers separated by commas; one a physical core where absent (`--serve` first asks
+    /// Threads of the CPU path; several numbers are separated by commas. By default one per physical core (`--serve` first reads
     /// the variable PEER_THREADS).
     #[arg(long, value_delimiter = ',')]
     threads: Vec<usize>,
-    /// How the weights are stored: f32, f16, bf16 or int8.
+    /// The type of the stored weights: f32, f16, bf16 or int8.
     #[arg(long, default_value_t = WeightType::F32)]
     dtype: WeightType,
     #[command(flatten)]
     schedule: Schedule,
-    /// Milliseconds that a shape is timed for on a device, an hour at the most.
+    /// Milliseconds that each shape is timed for on each device, at most an hour.
     #[arg(long, default_value_t = 300.0)]
     budget_ms: f64,
-    /// Runs of a shape at the least, up to 100000.
+    /// The smallest number of runs of a shape, at most 100000.
     #[arg(long, default_value_t = 3)]
     min_runs: usize,
-    /// Skips shapes that will take more seconds a pass, by the measured shape nearest in steps and their work on the same
-    /// device.
+    /// Skips shapes that will take more seconds per pass, as estimated from the nearest shape measured on the same device.
     #[arg(long)]
     most_s: Option<f64>,
-    /// Times training, which is in f32: forward, and back to the gradients.
+    /// Times training in f32: forward, and back to the gradients.
     #[arg(long)]
     train: bool,
-    /// Measures the devices instead: memory, arithmetic, dispatches, submissions.
+    /// Measures the peaks of the devices instead: memory, arithmetic, dispatches, submissions.
     #[arg(long, conflicts_with_all = ["serve", "train"])]
     peaks: bool,
-    /// Leaves the devices' peaks unmeasured, and so the least times by them.
+    /// Does not measure the devices' peaks, and so prints no least times.
     #[arg(long)]
     no_roofline: bool,
-    /// Has GPU plans chosen by measuring, and the choices kept for later runs.
+    /// Chooses GPU plans by measurement and keeps the choices for later runs.
     #[arg(long, conflicts_with = "serve")]
     autotune: bool,
-    /// Prints one JSON line a measurement.
+    /// Prints one JSON line per measurement.
     #[arg(long)]
     json: bool,
     /// Answers `bench NAME BUDGET_MS MIN_RUNS`, `drop NAME` and `quit` on standard input.
@@ -75,7 +75,7 @@ pub(crate) struct Arguments {
     shapes: Option<PathBuf>,
 }
 
-/// Threads of a device's calls.
+/// The number of threads that a device's calls use.
 fn threads(device: &Device) -> usize {
     device.cpu().map_or(1, |cpu| cpu.threads())
 }
@@ -105,21 +105,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return print_peaks(&devices, &machine, arguments.json);
     }
     let shapes = shapes::suite(&arguments.suite)?;
+    let bar =
+        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * devices.len()) as u64) };
+    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len}, {eta} left: {wide_msg}") {
+        bar.set_style(style);
+    }
     let mut subjects = Vec::new();
     for device in devices {
+        bar.set_message(format!("measuring the peaks of {device}"));
         let peaks = if arguments.no_roofline { None } else { Peaks::measure(&device, &machine)? };
         subjects.push(Subject { device, peaks, estimates: Estimates::default() });
-    }
-    let bar =
-        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * subjects.len()) as u64) };
-    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}") {
-        bar.set_style(style);
     }
     let mut rows = Vec::new();
     for shape in &shapes {
         let mut entries = Vec::new();
         for subject in &mut subjects {
-            bar.set_message(format!("{} on {}", shape.name, subject.device));
+            bar.set_message(format!("{}, {} on {}", shown(&shape.name), shape.sizes(), subject.device));
             let entry = subject.entry(shape, arguments, budget)?;
             if arguments.json {
                 say!("{}", report::line(&entry, shape, &subject.device, &machine))?;
@@ -137,15 +138,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         crossovers.iter().try_for_each(line)?;
     } else {
         machine.print()?;
-        report::print_table(&devices, &rows)?;
+        report::print_table(&devices, &rows, arguments.train)?;
         crossovers.iter().try_for_each(|crossover| say!("{crossover}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Arguments {
-    /// Refuses what would be left unheeded: by training, which has weights in f32 and a schedule of its own, and by devices that
-    /// have no choice of schedules.
+    /// Refuses options that would be ignored: by training, which has f32 weights and a schedule of its own, and by devices without a
+    /// choice of schedules.
     fn check(&self) -> Result<()> {
         if let Some(most) = self.most_s.filter(|most| !(most.is_finite() && *most >= 0.0)) {
             let (what, expected, found) = ("--most-s", "seconds, at least 0", most.to_string());
@@ -170,7 +171,7 @@ impl Arguments {
         }
     }
 
-    /// Every device asked for, the CPU once for each number of threads.
+    /// Opens every device that was asked for, the CPU path once per number of threads.
     fn devices(&self) -> Result<Vec<Device>> {
         let mut devices = Vec::new();
         for &choice in &self.device {
@@ -209,7 +210,7 @@ fn print_peaks(devices: &[Device], machine: &Machine, json: bool) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// A device with what it can do, and what it has done so far.
+/// A device with its peaks and its measurements so far.
 struct Subject {
     device: Device,
     peaks: Option<Peaks>,
@@ -217,12 +218,12 @@ struct Subject {
 }
 
 impl Subject {
-    /// Times a shape, or says why not; only what no other shape could do better is an error.
+    /// Times a shape, or gives the reason why not. Only an error that concerns all shapes is returned as an error.
     fn entry<'a>(&mut self, shape: &'a Shape, arguments: &Arguments, budget: Budget) -> Result<Entry<'a>> {
         if let (Some(most), Some(seconds)) = (arguments.most_s, self.estimates.seconds(shape))
             && seconds > most
         {
-            return Ok(Entry::Skipped(format!("would take some {seconds:.0} s a pass")));
+            return Ok(Entry::Skipped(format!("would take about {seconds:.0} s per pass")));
         }
         match self.measure(shape, arguments, budget) {
             Ok(measurement) => {
@@ -252,7 +253,7 @@ impl Subject {
             let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
             if arguments.autotune {
                 loaded.tune()?;
-                // What was tried on the way is not what runs.
+                // Forget the plans that were only tried.
                 let _tried = plans(device);
             }
             let times = time(&mut || loaded.run())?;

@@ -130,6 +130,33 @@ fn suites_are_refused_by_all_that_they_hold_at_once() {
 }
 
 #[test]
+fn the_table_tells_sizes_and_explains_its_columns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let suite = folder.path().join("suite.json");
+    std::fs::write(&suite, SMALL).expect("writes");
+    let table = |arguments: &str| {
+        let mut command = Command::new(common::program());
+        command.args(["bench", "--budget-ms", "1", "--min-runs", "2", "--suite"]).arg(&suite);
+        let output = command.args(arguments.split(' ')).output().expect("it runs");
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = table("--device cpu,reference --threads 1");
+    for part in [
+        "lstm x2, I 8, H 16, T 5, B 2",
+        "gru both ways, I 8, H 16, T 3, B 1",
+        "\nsizes: ",
+        "\nms: ",
+        "\n%: ",
+        "\nratio: ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = table("--device cpu --no-roofline --train");
+    assert!(text.contains("forward and back") && !text.contains("\n%: ") && !text.contains("\nratio: "), "{text}");
+}
+
+#[test]
 fn more_threads_than_a_machine_has_are_refused() {
     for threads in ["0", "1025", "18446744073709551615"] {
         let error = refused(SMALL, &format!("--device cpu --no-roofline --threads {threads}"));
@@ -147,7 +174,7 @@ fn what_cannot_run_is_named_and_the_rest_goes_on() {
     let shapes = r#"[{"name":"a","cell":"lstm","I":8,"H":16,"layers":1,"T":5,"B":2},
                      {"name":"endless","cell":"lstm","I":4096,"H":4096,"layers":1,"T":100000,"B":1}]"#;
     let lines = bench(shapes, "--device cpu --no-roofline --most-s 60");
-    assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("s a pass")), "{}", lines[1]);
+    assert!(lines[1]["skipped"].as_str().is_some_and(|reason| reason.contains("s per pass")), "{}", lines[1]);
 }
 
 /// A single row is a launch and hardly any work: its rate says nothing of thousands.

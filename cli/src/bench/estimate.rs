@@ -1,31 +1,31 @@
-//! How long a shape will take, by those measured before it.
+//! Estimates the time of a shape from the shapes measured before it.
 
 use super::shapes::Shape;
 
-/// What a device has measured so far.
+/// The measurements of one device so far.
 #[derive(Default)]
 pub(super) struct Estimates {
     known: Vec<Known>,
 }
 
 struct Known {
-    /// Operations of a step.
+    /// Operations per step.
     step: f64,
     steps: f64,
-    /// Operations a second.
+    /// Operations per second.
     rate: f64,
 }
 
 impl Estimates {
-    /// Notes that a pass took so many seconds.
+    /// Notes the seconds of a pass.
     pub(super) fn note(&mut self, shape: &Shape, seconds: f64) {
         let (step, steps) = per_step(shape);
         self.known.push(Known { step, steps, rate: step * steps / seconds });
     }
 
-    /// Seconds of a pass, at the rate of the measured shape that is nearest in the number of its steps and the work of each: a
-    /// short call is bound by its submission, small steps by their latency, large ones by arithmetic or memory. `None` where
-    /// nothing was measured.
+    /// Estimates the seconds of a pass from the rate of the measured shape that is nearest in steps and in work per step. The rate
+    /// depends on both: submission bounds short calls, latency bounds small steps, arithmetic or memory bounds large steps.
+    /// `None` if nothing was measured.
     pub(super) fn seconds(&self, shape: &Shape) -> Option<f64> {
         let (step, steps) = per_step(shape);
         let distance = |known: &Known| (known.step / step).ln().abs() + (known.steps / steps).ln().abs();
@@ -34,7 +34,7 @@ impl Estimates {
     }
 }
 
-/// Operations of a step, and steps.
+/// Operations per step, and the number of steps.
 fn per_step(shape: &Shape) -> (f64, f64) {
     let steps = shape.time.max(1) as f64;
     ((shape.flops() / steps).max(1.0), steps)
@@ -49,7 +49,7 @@ mod tests {
         Shape::new("x".to_owned(), "lstm", hidden, hidden, time, batch)
     }
 
-    /// Seconds on a device with 1 TFLOP/s where a step takes 20 us at the least, and a call 0.1 ms more.
+    /// Seconds on a device with 1 TFLOP/s, where a step takes at least 20 us and a call 0.1 ms more.
     fn true_seconds(shape: &Shape) -> f64 {
         1e-4 + 20e-6 * shape.time as f64 + shape.flops() / 1e12
     }
@@ -58,7 +58,7 @@ mod tests {
     fn large_shapes_are_judged_by_large_ones() {
         let mut estimates = Estimates::default();
         assert_eq!(estimates.seconds(&lstm(64, 1, 1)), None);
-        // As the suite of streams grows: every batch by the one before it, a quarter of its size.
+        // As in the suite of streams: every batch is four times the one before it.
         for time in [1, 32] {
             for batch in [1, 4, 16, 64, 256, 1024, 4096, 16_384] {
                 let shape = lstm(64, time, batch);
@@ -80,12 +80,12 @@ mod tests {
         let long = lstm(80, 100_000, 1);
         let seconds = estimates.seconds(&long).expect("two were measured");
         assert!((0.5..5.0).contains(&(seconds / true_seconds(&long))), "{seconds}");
-        // Where nothing larger is known, the small one has to do.
+        // If nothing larger was measured, the small shape decides.
         let mut small = Estimates::default();
         small.note(&lstm(64, 10, 1), 1.0);
         let seconds = small.seconds(&lstm(64, 20, 4)).expect("one was measured");
         assert!((seconds - 8.0).abs() < 1e-9, "{seconds}");
-        // Shapes without work have no rate, and no reason to be skipped.
+        // Shapes without work have no rate and are never skipped.
         assert!(small.seconds(&lstm(64, 0, 4)).expect("one was measured").is_finite());
     }
 }

@@ -1,18 +1,18 @@
-//! Where a number was measured, and of which source.
+//! The machine and the source code of a measurement.
 
 use gatewise::{Device, Result};
 use serde::Serialize;
 
 use crate::output::say;
 
-/// The machine and the program; part of every line of output.
+/// The machine and the program, part of every line of output.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
     cores: usize,
     os: String,
     version: &'static str,
-    /// The source's commit: from the variable `GATEWISE_COMMIT`, else from the repository that the program lies in.
+    /// The commit of the source code: from the variable `GATEWISE_COMMIT`, otherwise from the repository around the program.
     commit: Option<String>,
 }
 
@@ -44,13 +44,13 @@ fn cpu_name() -> Option<String> {
         .or_else(|| output("sysctl", &["-n", "machdep.cpu.brand_string"]))
 }
 
-/// Kernel and distribution, as far as they can be told.
+/// The operating system and the release of its kernel, if known.
 fn system() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{} {}", std::env::consts::OS, release.trim()).trim().to_owned()
 }
 
-/// The commit of the repository around the program, marked where its files differ from it.
+/// The commit of the repository around the program, with a mark if files were changed since.
 fn commit() -> Option<String> {
     let program = std::env::current_exe().ok()?;
     let folder = program.parent()?.to_str()?;
@@ -59,14 +59,14 @@ fn commit() -> Option<String> {
     Some(if changed { format!("{head}-dirty") } else { head })
 }
 
-/// What a command prints; `None` where it prints nothing or fails.
+/// The output of a command; `None` if it prints nothing or fails.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = std::process::Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// The driver of a GPU.
+/// The name of a GPU's driver.
 pub(super) fn driver(device: &Device) -> Option<String> {
     match device {
         #[cfg(feature = "gpu")]

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::shapes::Shape;
 use crate::choice::numbers;
 
-/// Weights, one array for each name and layer, and input.
+/// The weights, one array per name and layer, and the input.
 pub(super) struct Given<A> {
     pub(super) x: Vec<f32>,
     pub(super) array: A,
@@ -35,7 +35,7 @@ impl<A: FnMut(&str) -> Result<Vec<f32>>> Given<A> {
     }
 }
 
-/// A stack with its input, ready to run: the weights on the device, the input where the device computes.
+/// A stack with its input, ready to run: weights and input lie in the device's memory.
 pub(super) struct Loaded {
     stack: Recurrent,
     x: Input,
@@ -43,18 +43,18 @@ pub(super) struct Loaded {
     y: Array3<f32>,
 }
 
-/// The CPU reads the caller's array; a GPU's input is resident.
+/// The input: an array of the host for the CPU, a tensor for a GPU.
 enum Input {
     Host(Array3<f32>),
     Resident(Tensor),
 }
 
 impl Loaded {
-    /// Seeded weights and input.
+    /// A stack with random weights and input from a fixed seed.
     pub(super) fn random(device: &Device, shape: &Shape, dtype: WeightType) -> Result<Self> {
         let stack = shape.config()?.weight_type(dtype).random(device, 2024)?;
         if device.cpu().is_none() {
-            // Before an input is made that a GPU would refuse.
+            // Before the input is drawn, which a GPU might refuse.
             stack.plan(shape.time, shape.batch)?;
         }
         Self::of(stack, waves(shape)?)
@@ -70,7 +70,7 @@ impl Loaded {
         Ok(Self { stack, x, state, y })
     }
 
-    /// Given weights and input.
+    /// A stack with the given weights and input.
     pub(super) fn new(
         device: &Device,
         shape: &Shape,
@@ -82,7 +82,7 @@ impl Loaded {
         Self::of(config.build(device, parameters)?, x)
     }
 
-    /// One pass from a zero state to the output on the host; on a GPU pass and read-back are one submission.
+    /// Runs one pass from a zero state to the output on the host. On a GPU, pass and read-back are one submission.
     pub(super) fn run(&mut self) -> Result<()> {
         self.state.reset()?;
         match &self.x {
@@ -96,8 +96,8 @@ impl Loaded {
         }
     }
 
-    /// Milliseconds of a pass by a GPU's own clock, without submission and read-back, the median of several; `None` where
-    /// there is no such clock.
+    /// The median milliseconds of several passes by the GPU's own clock, without submission and read-back. `None` if the device has no
+    /// such clock.
     #[cfg(feature = "gpu")]
     pub(super) fn on_device_ms(&mut self, runs: usize) -> Result<Option<f64>> {
         let (Device::Gpu(gpu), Input::Resident(x)) = (self.stack.device(), &self.x) else { return Ok(None) };
@@ -109,13 +109,13 @@ impl Loaded {
         })
     }
 
-    /// There is no GPU.
+    /// Always `None` or nothing: the program was built without the feature `gpu`.
     #[cfg(not(feature = "gpu"))]
     pub(super) fn on_device_ms(&mut self, _runs: usize) -> Result<Option<f64>> {
         Ok(None)
     }
 
-    /// Chunks of time that a GPU's plan keeps the recurrent weights in registers for; `None` where they are read at every step.
+    /// The number of time chunks during which a GPU's plan keeps the recurrent weights in registers; `None` if every step reads them.
     #[cfg(feature = "gpu")]
     pub(super) fn kept_chunks(&self) -> Result<Option<usize>> {
         let Device::Gpu(_) = self.stack.device() else { return Ok(None) };
@@ -129,13 +129,13 @@ impl Loaded {
         Ok(if kept > 0 { Some(plan.chunks.len()) } else { None })
     }
 
-    /// There is no GPU.
+    /// Always `None`: the program was built without the feature `gpu`.
     #[cfg(not(feature = "gpu"))]
     pub(super) fn kept_chunks(&self) -> Result<Option<usize>> {
         Ok(None)
     }
 
-    /// Has the plan of this shape chosen by measuring; only a GPU has a choice.
+    /// Chooses the plan of this shape by measurement; only a GPU has a choice.
     pub(super) fn tune(&self) -> Result<()> {
         #[cfg(feature = "gpu")]
         if let Device::Gpu(_) = self.stack.device() {
@@ -145,14 +145,14 @@ impl Loaded {
         Ok(())
     }
 
-    /// The last pass's output, `[T, B, D O]`.
+    /// The output of the last pass, `[T, B, D O]`.
     pub(super) fn output(&self) -> &Array3<f32> {
         &self.y
     }
 }
 
-/// A stack that learns, with its input and output. The loss is half the sum of the output's squares, so that the gradient by the
-/// output is the output.
+/// A trainable stack with its input and output. The loss is half the sum of the squared outputs, so the gradient with respect to
+/// the output is the output itself.
 pub(super) struct Learning {
     stack: TrainableRecurrent,
     x: Tensor,
@@ -160,14 +160,14 @@ pub(super) struct Learning {
 }
 
 impl Learning {
-    /// Seeded weights and input.
+    /// A stack with random weights and input from a fixed seed.
     pub(super) fn random(device: &Device, shape: &Shape) -> Result<Self> {
         let config = shape.config()?;
         let x = waves(shape)?;
         Self::of(config.trainable(device, &config.random_parameters(2024)?)?, &x)
     }
 
-    /// Given weights and input.
+    /// A stack with the given weights and input.
     pub(super) fn new(
         device: &Device,
         shape: &Shape,
@@ -183,8 +183,8 @@ impl Learning {
         Ok(Self { y: x.clone(), x, stack })
     }
 
-    /// One pass forward from a zero state, and the gradients by all parameters and the input, which stay where an optimiser
-    /// wants them; the output comes to the host, and all is done by then.
+    /// Runs one pass forward from a zero state, and back to the gradients with respect to all parameters and the input. The gradients
+    /// stay on the device, where an optimiser needs them; the output is read back, which waits for all work.
     pub(super) fn run(&mut self) -> Result<()> {
         let (recorder, y) = self.record()?;
         match self.stack.device().cpu() {
@@ -204,7 +204,7 @@ impl Learning {
         Ok((recorder, y))
     }
 
-    /// As [`Loaded::on_device_ms`], of the way forward and back.
+    /// The same measure as [`Loaded::on_device_ms`] for a pass forward and back.
     #[cfg(feature = "gpu")]
     pub(super) fn on_device_ms(&self, runs: usize) -> Result<Option<f64>> {
         let Device::Gpu(gpu) = self.stack.device() else { return Ok(None) };
@@ -217,13 +217,13 @@ impl Learning {
         Ok(None)
     }
 
-    /// The last pass's output, `[T, B, D O]`.
+    /// The output of the last pass, `[T, B, D O]`.
     pub(super) fn output(&self) -> Result<Array3<f32>> {
         self.y.to_array()
     }
 }
 
-/// The median of several recordings by a GPU's own clock, in milliseconds; `None` where there is no such clock.
+/// The median milliseconds of several recordings by the GPU's own clock; `None` if the device has no such clock.
 #[cfg(feature = "gpu")]
 fn profiled(gpu: &GpuDevice, runs: usize, mut record: impl FnMut() -> Result<Recorder>) -> Result<Option<f64>> {
     if !gpu.has_timestamps() {
@@ -237,13 +237,13 @@ fn profiled(gpu: &GpuDevice, runs: usize, mut record: impl FnMut() -> Result<Rec
     Ok(times.get(times.len() / 2).copied())
 }
 
-/// Some input that is no constant.
+/// An input that varies in every element.
 fn waves(shape: &Shape) -> Result<Array3<f32>> {
     let sizes @ [_, batch, input] = [shape.time, shape.batch, shape.input];
     array(sizes, |at| ((7 * (at / (batch * input)) + 3 * (at / input % batch) + at % input) as f32 * 0.37).sin())
 }
 
-/// An array of numbers by their place, where there is memory for it.
+/// An array of numbers that depend on their place; an error if memory is short.
 fn array(sizes: [usize; 3], number: impl FnMut(usize) -> f32) -> Result<Array3<f32>> {
     let numbers = numbers("bench", sizes.iter().product(), number)?;
     let found = vec![numbers.len()];
@@ -254,7 +254,7 @@ fn misfit(what: &'static str, expected: &[usize], found: Vec<usize>) -> Error {
     Error::Shape { op: "bench", what, expected: format!("{expected:?}"), found }
 }
 
-/// Dispatches and submissions of what `run` does, 0 where there is no GPU.
+/// The dispatches and submissions of `run`; 0 without a GPU.
 pub(super) fn counted(device: &Device, run: impl FnOnce() -> Result<()>) -> Result<(u64, u64)> {
     match device {
         #[cfg(feature = "gpu")]
@@ -271,7 +271,7 @@ pub(super) fn counted(device: &Device, run: impl FnOnce() -> Result<()>) -> Resu
     }
 }
 
-/// Times of a series of runs, in milliseconds.
+/// The times of a series of runs in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Times {
     pub(super) median_ms: f64,
@@ -284,12 +284,12 @@ pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Runs of a series at the most.
+/// The largest number of runs in a series.
 const MOST_RUNS: usize = 100_000;
-/// An hour, in milliseconds.
+/// One hour in milliseconds, the longest budget.
 const MOST_MS: f64 = 3.6e6;
 
-/// How long a shape is timed, and how often at the least.
+/// The time budget of a shape, and its smallest number of runs.
 #[derive(Clone, Copy)]
 pub(super) struct Budget {
     ms: f64,
@@ -297,7 +297,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Refuses what has no end.
+    /// Refuses numbers with which a series would not end.
     pub(super) fn new(ms: f64, min_runs: usize) -> Result<Self> {
         let refuse = |what, expected, found| Err(Error::Value { op: "bench", what, expected, found });
         if !(0.0..=MOST_MS).contains(&ms) {
@@ -310,7 +310,7 @@ impl Budget {
     }
 }
 
-/// Runs until the budget is spent, at least as often as it says; a slow subject is stopped after ten budgets.
+/// Runs until the budget is spent and the smallest number of runs is reached; stops a slow subject after ten budgets.
 pub(super) fn series(budget: Budget, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
     let Budget { ms, min_runs } = budget;
     let begin = Instant::now();
@@ -330,7 +330,7 @@ pub(super) fn series(budget: Budget, mut run: impl FnMut() -> Result<()>) -> Res
     Ok(Times { median_ms: times[times.len() / 2], min_ms: times[0], max_ms: times[times.len() - 1], runs: times.len() })
 }
 
-/// Calls until the time of a call has settled: three in a row no more than a tenth faster than the best before.
+/// Calls until the time per call has settled: three calls in a row are at most a tenth faster than the best before them.
 pub(super) fn warm_up(mut run: impl FnMut() -> Result<()>) -> Result<usize> {
     let limit = Duration::from_secs(20);
     let begin = Instant::now();

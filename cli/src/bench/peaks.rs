@@ -1,4 +1,4 @@
-//! What a device can do at the most, and how long a shape takes at the least by that.
+//! The peaks of a device, and the least time of a shape that follows from them.
 
 use gatewise::cell::WeightType;
 use gatewise::{Device, Result};
@@ -9,11 +9,10 @@ use super::shapes::Shape;
 use crate::choice::adapter;
 use crate::output::say;
 
-/// The least time that lies between two steps of a GPU whose workgroups exchange a state: a store to the cache that they
-/// share, and a load from it.
+/// The least time between two steps of a GPU whose workgroups exchange a state: one store to the shared cache and one load from it.
 const EXCHANGE: f64 = 0.5e-6;
 
-/// A device's peaks; the fields of its JSON line are a contract.
+/// The peaks of a device; the fields of the JSON line are a contract.
 #[derive(Clone, Serialize)]
 pub(super) struct Peaks {
     device: &'static str,
@@ -21,7 +20,7 @@ pub(super) struct Peaks {
     driver: Option<String>,
     threads: usize,
     instructions: Option<&'static str>,
-    /// Whether a GPU's own clock was read.
+    /// Whether the times come from the GPU's own clock.
     timestamps: bool,
     fma_gflops: f64,
     copy_gb_s: Option<f64>,
@@ -35,7 +34,7 @@ pub(super) struct Peaks {
     machine: Machine,
 }
 
-/// Reading an array over and over.
+/// The rate of reading an array repeatedly.
 #[derive(Clone, Copy, Serialize)]
 struct Bandwidth {
     bytes: usize,
@@ -43,7 +42,7 @@ struct Bandwidth {
 }
 
 impl Peaks {
-    /// Measures a device; `None` for the reference, which is not meant to be fast.
+    /// Measures a device; `None` for the reference, whose speed does not matter.
     pub(super) fn measure(device: &Device, machine: &Machine) -> Result<Option<Self>> {
         let (kind, adapter) = adapter(device);
         let list = |read: &[(usize, f64)]| {
@@ -96,13 +95,13 @@ impl Peaks {
         }
     }
 
-    /// The least milliseconds of a pass, first if nothing but the hardware were in the way, then with a dispatch a step.
+    /// The least milliseconds of a pass: first by the hardware alone, then with one dispatch per step.
     ///
-    /// A step reads the recurrent weights of all directions from the memory that is fastest for as many bytes, or multiplies
-    /// with them, or waits for the step before; the input's products and what they read and write come first. Training walks
-    /// through the steps once more, and multiplies twice more by the input's weights and once by each step's gradients.
-    /// Where registers keep the recurrent weights, `kept` says for how many chunks of time; they are read once for each. A
-    /// dispatch a step reads them every time.
+    /// A step takes the longest of three times: (1) reading the recurrent weights of all directions from the fastest memory that holds
+    /// them; (2) multiplying by them; (3) waiting for the step before. The input products come first.
+    /// Training runs through the steps once more. It multiplies by the input weights twice more, and by each step's gradients once.
+    /// If registers keep the recurrent weights, `kept` is the number of time chunks, and each chunk reads them once. One dispatch per
+    /// step reads them at every step.
     pub(super) fn least_ms(
         &self,
         shape: &Shape,
@@ -136,7 +135,7 @@ impl Peaks {
             }
         }
         let walks = if training { 2.0 } else { 1.0 };
-        // Layers that run as a wave wait together.
+        // Layers that run as a wave wait at the same time.
         let steps = (time + shape.layers as f64 - 1.0).max(time);
         let on_gpu = self.dispatch_us.is_some();
         let least = |walk: f64, wait: f64| 1e3 * (before + after + walks * f64::max(walk, steps * wait));
@@ -144,7 +143,7 @@ impl Peaks {
         [least(walked, if on_gpu { EXCHANGE } else { 0.0 }), least(stepped, dispatch)]
     }
 
-    /// Bytes a second from an array of so many bytes: the best measured with that many or more.
+    /// The bytes per second that an array of this size is read with: the best rate measured with at least that size.
     fn bandwidth(&self, bytes: f64) -> f64 {
         let fits = self.read.iter().filter(|read| read.bytes as f64 >= bytes).map(|read| read.gb_s);
         let largest = self.read.last().map(|read| read.gb_s);
@@ -221,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_least_time_is_the_largest_of_reading_multiplying_and_waiting() {
-        // 4 x 1024 x 1024 x 4 bytes = 16.8 MB at 200 GB/s: 83.9 us a step; the input's side reads as much once, and x and the
+        // 4 x 1024 x 1024 x 4 bytes = 16.8 MB at 200 GB/s: 83.9 us per step. The input product reads as much once, and x and the
         // gates of one step.
         let bytes = 4.0 * 1024.0 * 1024.0 * 4.0;
         let input = |steps: f64| (bytes + steps * (1024.0 + 4096.0) * 4.0) / 200e9;
@@ -232,14 +231,14 @@ mod tests {
         let [half, _] = peaks(Some(3.0)).least_ms(&lstm(1024, 1000, 1), WeightType::F16, false, None);
         let [whole, _] = peaks(Some(3.0)).least_ms(&lstm(1024, 1000, 1), WeightType::F32, false, None);
         assert!((0.5..0.56).contains(&(half / whole)), "{half}, {whole}");
-        // 64 units: 64 KiB, less than a microsecond; the wait is all.
+        // 64 units: 64 KiB take less than a microsecond, so the wait decides.
         let waits = |wait: f64| 100.0 * wait;
         let [physical, dispatched] = peaks(Some(3.0)).least_ms(&lstm(64, 100, 1), WeightType::F32, false, None);
         near(dispatched - physical, 1e3 * (waits(3e-6) - waits(0.5e-6)));
-        // Many rows: 2 x 4 x 64 x 64 x 4096 operations a step at 1 TFLOP/s.
+        // Many rows: 2 x 4 x 64 x 64 x 4096 operations per step at 1 TFLOP/s.
         let [rows, _] = peaks(Some(3.0)).least_ms(&lstm(64, 100, 4096), WeightType::F32, false, None);
         assert!(rows > 100.0 * 2.0 * 4.0 * 64.0 * 64.0 * 4096.0 / 1e12 * 1e3);
-        // Weights that stay in registers are read once a chunk: the products are left, or the waits.
+        // Weights in registers are read once per chunk: the products or the waits remain.
         let large = |kept, batch| peaks(Some(3.0)).least_ms(&lstm(1024, 1000, batch), WeightType::F32, false, kept);
         let products = 1000.0 * 2.0 * 4.0 * 1024.0 * 1024.0 / 1e12;
         let [physical, dispatched] = large(Some(2), 1);
@@ -248,7 +247,7 @@ mod tests {
         near(large(Some(200), 1)[0], 1e3 * (products + 200.0 * bytes / 200e9));
         near(large(None, 1)[0], 1e3 * (products + 1000.0 * bytes / 200e9));
         near(large(Some(2), 64)[0], large(None, 64)[0]);
-        // A processor waits for nobody.
+        // A CPU has no wait between steps.
         let [physical, dispatched] = peaks(None).least_ms(&lstm(64, 100, 1), WeightType::F32, false, None);
         near(physical, dispatched);
         assert!(physical < 1e3 * waits(0.5e-6));

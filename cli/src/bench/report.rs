@@ -1,4 +1,4 @@
-//! What the bench prints: lines for programs, a table for people.
+//! The output of a bench: JSON lines for programs, a table for people.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::machine::{Machine, driver};
 use super::measure::Times;
 use super::shapes::Shape;
 use crate::choice::adapter;
-use crate::output::say;
+use crate::output::{self, Stream, say};
 
 /// One measurement; its fields are a contract.
 #[derive(Serialize)]
@@ -39,21 +39,21 @@ pub(super) struct Measurement<'a> {
     pub(super) submits: u64,
     #[serde(flatten)]
     pub(super) times: Times,
-    /// The median by a GPU's own clock: no submission, no read-back.
+    /// The median by the GPU's own clock, without submission and read-back.
     pub(super) on_device_ms: Option<f64>,
     pub(super) gflops: f64,
-    /// The least time that the device's own peaks allow.
+    /// The least time that the device's peaks allow.
     pub(super) roofline_ms: Option<f64>,
-    /// That, as a part of the time on the device's clock where there is one, else of the median.
+    /// The least time as a part of the time by the device's own clock, or of the median if it has no clock.
     pub(super) roofline_share: Option<f64>,
-    /// The least time if every step were a dispatch.
+    /// The least time with one dispatch per step.
     pub(super) dispatch_roofline_ms: Option<f64>,
 }
 
-/// What became of a shape on a device.
+/// The result of a shape on a device.
 pub(super) enum Entry<'a> {
     Measured(Box<Measurement<'a>>),
-    /// Why there is no time.
+    /// The reason why the shape was not timed.
     Skipped(String),
 }
 
@@ -88,14 +88,14 @@ pub(super) fn line(entry: &Entry<'_>, shape: &Shape, device: &Device, machine: &
     line
 }
 
-/// From how many rows on the second device is faster, for one size and length of sequence.
+/// The batch from which on the second device is faster, for one hidden size and number of steps.
 #[derive(Serialize)]
 pub(super) struct Crossover {
     #[serde(rename = "H")]
     hidden: usize,
     #[serde(rename = "T")]
     time: usize,
-    /// The least batch from which on it stays faster; none where it never is.
+    /// The least batch from which on it stays faster; none if it is never faster.
     #[serde(rename = "B")]
     batch: Option<usize>,
     #[serde(skip)]
@@ -112,7 +112,7 @@ impl fmt::Display for Crossover {
     }
 }
 
-/// Where the second of two devices overtakes the first as the batch grows; for sizes measured with several batches.
+/// Finds the batches from which on the second of two devices is faster, for sizes that were measured with several batches.
 pub(super) fn crossovers(devices: &[&Device], rows: &[Row<'_>]) -> Vec<Crossover> {
     let [_, second] = devices else { return Vec::new() };
     let family = |row: &Row<'_>| (row.shape.cell.clone(), row.shape.hidden, row.shape.time);
@@ -133,40 +133,67 @@ pub(super) fn crossovers(devices: &[&Device], rows: &[Row<'_>]) -> Vec<Crossover
     found
 }
 
-/// A row a shape: the devices' medians, the share of the roofline, and with two devices their ratio.
-pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>]) -> Result<()> {
-    let mut line = format!("{:<24}", "median ms (of the least)");
-    for device in devices {
-        let name = match device.cpu() {
-            Some(cpu) => format!("{device}, {} thread(s)", cpu.threads()),
-            None => device.to_string(),
-        };
-        line += &format!(" {:>28}", name.chars().take(28).collect::<String>());
-    }
-    say!("{line}{}", if devices.len() == 2 { "    ratio" } else { "" })?;
-    let mut reasons = Vec::new();
-    for Row { shape, entries } in rows {
-        let name = shown(&shape.name).to_string();
-        let mut line = format!("{name:<24}");
-        for entry in entries {
+/// Prints one row per shape: every device's median, its share of the least time, and the ratio of two devices. Explains the columns.
+pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>], train: bool) -> Result<()> {
+    let names: Vec<String> = rows.iter().map(|row| shown(&row.shape.name).to_string()).collect();
+    let sizes: Vec<String> = rows.iter().map(|row| row.shape.sizes()).collect();
+    let widest =
+        |column: &[String], head: &str| column.iter().map(|text| text.chars().count()).fold(head.len(), usize::max);
+    let (name_width, size_width) = (widest(&names, "shape"), widest(&sizes, "sizes"));
+    let both = devices.len() == 2;
+    let mut head = format!("{:<name_width$}  {:<size_width$}", "shape", "sizes");
+    devices.iter().for_each(|device| head += &format!(" {:>COLUMN$}", column_head(device)));
+    say!("{head}{}", if both { "    ratio" } else { "" })?;
+    let (mut reasons, mut shares) = (Vec::new(), false);
+    for ((row, name), sizes) in rows.iter().zip(&names).zip(&sizes) {
+        let mut line = format!("{name:<name_width$}  {sizes:<size_width$}");
+        for entry in &row.entries {
             match entry {
                 Entry::Measured(measurement) => {
                     let share = measurement.roofline_share.map_or(String::new(), |s| format!(" ({:.0} %)", 100.0 * s));
-                    let text = format!("{:.3}{share}", measurement.times.median_ms);
-                    line += &format!(" {text:>28}");
+                    shares |= !share.is_empty();
+                    let text = format!("{:.3} ms{share}", measurement.times.median_ms);
+                    line += &format!(" {text:>COLUMN$}");
                 }
                 Entry::Skipped(reason) => {
-                    line += &format!(" {:>28}", "-");
+                    line += &format!(" {:>COLUMN$}", "-");
                     reasons.push(format!("{name}: {reason}"));
                 }
             }
         }
-        match entries.iter().map(Entry::median_ms).collect::<Vec<_>>()[..] {
+        match row.entries.iter().map(Entry::median_ms).collect::<Vec<_>>()[..] {
             [Some(first), Some(second)] => say!("{line} {:>8.2}", first / second)?,
             _ => say!("{line}")?,
         }
     }
-    reasons.iter().try_for_each(|reason| say!("{reason}"))
+    reasons.iter().try_for_each(|reason| say!("{reason}"))?;
+    let notes = column_notes(train, shares, both);
+    notes.iter().try_for_each(|text| say!("{}", Stream::Out.paint(text, &output::faint())))
+}
+
+/// The width of a device's column in characters.
+const COLUMN: usize = 26;
+
+fn column_head(device: &Device) -> String {
+    let name = match device.cpu() {
+        Some(cpu) => format!("{device}, {} thread(s)", cpu.threads()),
+        None => device.to_string(),
+    };
+    name.chars().take(COLUMN).collect()
+}
+
+/// The explanations of the columns, one sentence each.
+fn column_notes(train: bool, shares: bool, both: bool) -> Vec<&'static str> {
+    let pass = if train {
+        "ms: the median of all passes; a pass runs forward and back, to the gradients of all weights and of the input."
+    } else {
+        "ms: the median of all passes; a pass runs from the input to the output on the host."
+    };
+    let sizes = "sizes: cell, layers and directions; I inputs, H hidden units, T time steps, B rows of the batch.";
+    let share =
+        "%: the least time that the device's own peaks allow, as a part of its time; 100 % is as fast as can be.";
+    let ratio = "ratio: the first device's time divided by the second's; above 1 the second is faster.";
+    [Some(sizes), Some(pass), shares.then_some(share), both.then_some(ratio)].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `gatewise bench --serve`: the protocol of an interleaved harness. Commands arrive on standard input, one a line, and each
-//! is answered with one JSON line:
+//! `gatewise bench --serve`: the protocol of a harness that alternates between programs. Commands arrive on standard input, one
+//! per line, and each is answered with one JSON line:
 //!
 //! ```text
 //! bench NAME BUDGET_MS MIN_RUNS     loads and warms the shape on first mention
@@ -7,8 +7,8 @@
 //! quit
 //! ```
 //!
-//! A run is a forward pass to the output on the host, or with `--train` that and the way back to all gradients by half the sum
-//! of the output's squares. Weights, input and a float64 reference come from `$PEERS_ROOT/data/NAME`.
+//! A run is a forward pass to the output on the host; with `--train` also the backward pass of half the sum of the squared
+//! outputs. Weights, input and a float64 reference come from `$PEERS_ROOT/data/NAME`.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
@@ -53,7 +53,7 @@ struct Server<'a> {
     subjects: HashMap<String, Subject>,
 }
 
-/// What is timed: a forward pass, or one there and back.
+/// The timed pass: forward, or forward and back.
 enum Work {
     Infers(Box<Loaded>),
     Learns(Box<Learning>),
@@ -153,7 +153,7 @@ impl Subject {
     }
 }
 
-/// Largest difference, and root of the mean square relative to the expected.
+/// The largest difference, and the root of the mean square relative to the expected values.
 fn errors(got: impl ExactSizeIterator<Item = f32>, expected: &[f64]) -> (f64, f64) {
     let whole = got.len() == expected.len();
     let (mut max, mut squares, mut scale) = (0.0_f64, 0.0, 0.0);

@@ -1,14 +1,15 @@
-//! What is timed: suites of shapes.
+//! The suites of shapes that a bench times.
 
 use std::path::Path;
 
 use gatewise::nn::{Config, Merge};
+use gatewise::text::shown;
 use gatewise::{Error, Result, files};
 use serde::Deserialize;
 
 use crate::choice::{cell, fits, holdable};
 
-/// One problem, in the format of the suite files.
+/// One shape, in the format of the suite files.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Shape {
     pub(super) name: String,
@@ -31,7 +32,15 @@ impl Shape {
         1 + usize::from(self.bidirectional)
     }
 
-    /// Gates of a unit.
+    /// The cell and the sizes in one text: `gru x3, I 32, H 64, T 20, B 2`.
+    pub(super) fn sizes(&self) -> String {
+        let Self { cell, input, hidden, layers, time, batch, .. } = self;
+        let layers = if *layers == 1 { String::new() } else { format!(" x{layers}") };
+        let both = if self.bidirectional { " both ways" } else { "" };
+        format!("{}{layers}{both}, I {input}, H {hidden}, T {time}, B {batch}", shown(cell))
+    }
+
+    /// The number of gates per unit.
     pub(super) fn gates(&self) -> f64 {
         match self.cell.as_str() {
             "lstm" => 4.0,
@@ -40,7 +49,7 @@ impl Shape {
         }
     }
 
-    /// Refuses sizes whose arrays no memory holds.
+    /// Refuses sizes whose arrays do not fit into memory.
     fn check(&self) -> Result<()> {
         let Self { name, input, hidden, layers, time, batch, .. } = self;
         let directions = self.directions();
@@ -57,8 +66,8 @@ impl Shape {
         fits("bench", &format!("the arrays of {name:?}"), self.bytes())
     }
 
-    /// Bytes that a forward pass takes at the same time: the weights as they are given and as they are packed, input and
-    /// output, the state and what the steps work on, the outputs between layers.
+    /// The bytes that a forward pass needs at the same time: weights as given and as packed, input and output, state and work
+    /// buffers, and the outputs between layers.
     fn bytes(&self) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1, 3 or 4")]
         let gates = self.gates() as u128;
@@ -67,7 +76,7 @@ impl Shape {
         let product = |factors: &[u128]| factors.iter().fold(4, |bytes: u128, &n| bytes.saturating_mul(n));
         let out = directions.saturating_mul(hidden);
         let above = layers.saturating_sub(1);
-        // Two biases a row, and what a matrix and a layer take beside their numbers.
+        // Two biases per row, and the overhead of a matrix and a layer.
         let of_row = |input: u128| input.saturating_add(hidden).saturating_add(64);
         let weights = [product(&[2, gates, out, of_row(input)]), product(&[2, gates, out, of_row(out), above])];
         let between = if above > 0 { 2 } else { 0 };
@@ -84,7 +93,7 @@ impl Shape {
         Ok(if self.bidirectional { config.bidirectional(Merge::Concat) } else { config })
     }
 
-    /// Floating-point operations of the matrix products of one pass; a multiply-add counts as two.
+    /// The floating-point operations of one pass's matrix products; a multiply-add counts as two.
     pub(super) fn flops(&self) -> f64 {
         let gates = self.gates();
         let [input, hidden, directions, steps] =
@@ -98,7 +107,7 @@ impl Shape {
     }
 }
 
-/// A suite by its name, or from a file.
+/// The suite of this name, or the suite in this file.
 pub(super) fn suite(name: &str) -> Result<Vec<Shape>> {
     match name {
         "smoke" => Ok(smoke()),
@@ -121,7 +130,7 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<Shape>> {
     Ok(shapes)
 }
 
-/// Seconds on any machine: one of each kind.
+/// One shape of each kind; takes seconds on any machine.
 fn smoke() -> Vec<Shape> {
     let bidirectional = Shape { bidirectional: true, ..Shape::new("bilstm".to_owned(), "lstm", 32, 48, 20, 4) };
     let stacked = Shape { layers: 3, ..Shape::new("stacked".to_owned(), "gru", 32, 64, 20, 2) };
@@ -134,7 +143,7 @@ fn smoke() -> Vec<Shape> {
     ]
 }
 
-/// Baidu's DeepBench, inference on a server and on a device (`code/kernels/rnn_problems.h`).
+/// Baidu's DeepBench: inference on servers and on mobile devices (`code/kernels/rnn_problems.h`).
 fn deepbench() -> Vec<Shape> {
     let named = |cell: &str, hidden: usize, batch: usize, time: usize| {
         Shape::new(format!("{cell}-{hidden}-b{batch}-t{time}"), cell, hidden, hidden, time, batch)
@@ -158,7 +167,7 @@ fn deepbench() -> Vec<Shape> {
     shapes
 }
 
-/// One to many streams: where the GPU overtakes the CPU.
+/// One to many streams, to find where the GPU overtakes the CPU.
 fn streams() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for hidden in [64, 128, 256] {
@@ -185,6 +194,15 @@ mod tests {
         assert_eq!(shapes.len(), 3 * 2 * 8);
         assert!(shapes.iter().any(|s| (s.hidden, s.batch, s.time) == (256, 16_384, 32)));
         assert!(smoke().iter().chain(&streams()).chain(&deepbench()).all(|shape| shape.config().is_ok()));
+    }
+
+    #[test]
+    fn sizes_are_told_in_one_line() {
+        let shapes = smoke();
+        let of = |name: &str| shapes.iter().find(|shape| shape.name == name).expect("a shape").sizes();
+        assert_eq!(of("small"), "lstm, I 64, H 128, T 50, B 1");
+        assert_eq!(of("stacked"), "gru x3, I 32, H 64, T 20, B 2");
+        assert_eq!(of("bilstm"), "lstm both ways, I 32, H 48, T 20, B 4");
     }
 
     #[test]
