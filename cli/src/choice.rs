@@ -8,28 +8,27 @@ use gatewise::files;
 use gatewise::plan::PlanKind;
 use gatewise::{Device, Error, Result, Tensor};
 
-/// How a GPU runs recurrent stacks.
+/// The options for how a GPU runs recurrent stacks.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Schedule {
-    /// Runs every recurrent stack on a GPU by this kind of plan.
+    /// Forces this kind of plan on every recurrent stack that runs on a GPU.
     #[arg(long)]
     plan: Option<PlanKind>,
-    /// Multiplies by a GPU's own cooperative matrices where these keep the precision (experimental); refused where it lists
-    /// none.
+    /// Multiplies with the GPU's cooperative matrices if they keep the precision (experimental); an error if it has none.
     #[arg(long)]
     matrices: bool,
 }
 
-/// Where a command runs.
+/// The device that a command runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceChoice {
-    /// A hardware GPU if there is one, else the CPU.
+    /// A hardware GPU if there is one, otherwise the CPU.
     Auto,
     /// The CPU path.
     Cpu,
-    /// A GPU, a software adapter if there is no hardware.
+    /// A GPU; a software adapter if there is no hardware.
     Gpu,
-    /// The specification's plain loops.
+    /// The plain loops of the specification.
     Reference,
 }
 
@@ -39,7 +38,7 @@ impl Schedule {
         self.plan.map(|kind| format!("--plan {kind}")).or_else(|| self.matrices.then(|| "--matrices".to_owned()))
     }
 
-    /// Refuses these options where no GPU was asked for by name: no other device heeds them.
+    /// Refuses these options unless a GPU was asked for by name: other devices would ignore them.
     pub(crate) fn check(self, op: &'static str, gpu: bool) -> Result<()> {
         match self.given() {
             Some(option) if !gpu => Err(Error::Unsupported { op, option, by: "without --device gpu" }),
@@ -49,9 +48,11 @@ impl Schedule {
 }
 
 impl DeviceChoice {
-    /// Opens the device, the CPU path with a number of threads.
+    /// Opens the device; the CPU path gets this number of threads.
     pub(crate) fn open_with(self, threads: Option<usize>, schedule: Schedule) -> Result<Device> {
-        match (self.open_planned(schedule)?, threads) {
+        // A number of threads asks for the CPU path.
+        let choice = if threads.is_some() && self == Self::Auto { Self::Cpu } else { self };
+        match (choice.open_planned(schedule)?, threads) {
             (Device::Cpu, Some(_)) => Device::cpu_with(&CpuOptions { threads, ..Default::default() }),
             (device, _) => Ok(device),
         }
@@ -78,7 +79,7 @@ fn open_gpu(schedule: Schedule) -> Result<Device> {
     Device::gpu(&options(schedule))
 }
 
-/// Opens a GPU whose plans are chosen by measuring; what was found is kept for later runs.
+/// Opens a GPU whose plans are chosen by measurement; the choices are kept for later runs.
 #[cfg(feature = "gpu")]
 pub(crate) fn open_tuned(schedule: Schedule) -> Result<Device> {
     let tuning = cache_folder().ok_or_else(|| Error::Value {
@@ -87,7 +88,7 @@ pub(crate) fn open_tuned(schedule: Schedule) -> Result<Device> {
         expected: "a folder for caches: set XDG_CACHE_HOME",
         found: "none that can be written to".to_owned(),
     })?;
-    // Choices found by hours of measuring must have a place.
+    // The choices may take hours to measure, so their file must be writable.
     files::check(tuning.join("tuning"))?;
     Device::gpu(&gatewise::gpu::GpuOptions { tuning: Some(tuning), ..options(schedule) })
 }
@@ -97,7 +98,7 @@ fn options(Schedule { plan, matrices }: Schedule) -> gatewise::gpu::GpuOptions {
     gatewise::gpu::GpuOptions { software: true, plan, matrices, pipeline_cache: cache_folder(), ..Default::default() }
 }
 
-/// Where this user's caches lie, if it is there or can be made.
+/// The folder of this user's caches, if it exists or can be created.
 #[cfg(feature = "gpu")]
 fn cache_folder() -> Option<std::path::PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
@@ -122,7 +123,7 @@ fn open_gpu(_schedule: Schedule) -> Result<Device> {
     })
 }
 
-/// The kinds of plan that a device's calls ran by since this was last asked, joined by `+`; `none` where no plan is at work.
+/// Takes the kinds of plan that ran on a device since the last call of this function, joined by `+`; `none` if there were none.
 pub(crate) fn plans(device: &Device) -> String {
     let taken: Vec<&str> = match device {
         #[cfg(feature = "gpu")]
@@ -132,7 +133,7 @@ pub(crate) fn plans(device: &Device) -> String {
     if taken.is_empty() { "none".to_owned() } else { taken.join("+") }
 }
 
-/// A cell by the name that commands and suite files give it.
+/// The cell with this name in commands and suite files.
 pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
     match name {
         "rnn" | "rnn_tanh" => Ok(RnnCell::default().into()),
@@ -149,9 +150,9 @@ pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
     }
 }
 
-/// Refuses an array of f32 that cannot be counted or that no memory is left for; `axes` names its sizes.
+/// Refuses an f32 array whose size overflows or exceeds the free memory; `axes` names its sizes.
 pub(crate) fn holdable(op: &'static str, what: &'static str, axes: &str, sizes: &[usize]) -> Result<()> {
-    // An axis of 0 does not excuse the others: not every array has it.
+    // An axis of size 0 counts as 1: other arrays have the remaining axes without it.
     let elements = sizes.iter().try_fold(1_usize, |elements, &size| elements.checked_mul(size.max(1)));
     let holds = |elements| Vec::<f32>::new().try_reserve_exact(elements).is_ok();
     if elements.is_some_and(holds) {
@@ -160,9 +161,9 @@ pub(crate) fn holdable(op: &'static str, what: &'static str, axes: &str, sizes: 
     Err(Error::Shape { op, what, expected: format!("an array {axes} that memory holds"), found: sizes.to_vec() })
 }
 
-/// Refuses what needs more bytes at the same time than there is memory for.
+/// Refuses work that needs more bytes at the same time than the free memory.
 pub(crate) fn fits(op: &'static str, what: &str, bytes: u64) -> Result<()> {
-    // Zeros are memory that nothing touches.
+    // A tensor of zeros reserves memory without touching it.
     let holds = |numbers| Tensor::zeros(&Device::Cpu, &[numbers]).is_ok();
     if usize::try_from(bytes.div_ceil(4)).is_ok_and(holds) {
         return Ok(());
@@ -172,7 +173,7 @@ pub(crate) fn fits(op: &'static str, what: &str, bytes: u64) -> Result<()> {
     Err(Error::OutOfMemory { op, message })
 }
 
-/// Numbers one after another, where there is memory for them.
+/// Computes numbers one after another; an error if memory is short.
 pub(crate) fn numbers(op: &'static str, len: usize, number: impl FnMut(usize) -> f32) -> Result<Vec<f32>> {
     let mut numbers = Vec::new();
     if numbers.try_reserve_exact(len).is_err() {
@@ -182,7 +183,7 @@ pub(crate) fn numbers(op: &'static str, len: usize, number: impl FnMut(usize) ->
     Ok(numbers)
 }
 
-/// How machine-readable output names a device, and the adapter of a GPU.
+/// A device's name in machine-readable output, and the adapter's name of a GPU.
 pub(crate) fn adapter(device: &Device) -> (&'static str, Option<String>) {
     match device {
         Device::Reference => ("reference", None),

@@ -16,23 +16,23 @@ const MOST_CHARACTERS: usize = 1 << 24;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Weights that `gatewise train text` wrote.
+    /// The weights that `gatewise train text` wrote.
     #[arg(long, default_value = "runs/text-gru/best.safetensors", value_name = "FILE")]
     weights: PathBuf,
-    /// What the text begins with.
+    /// The beginning of the text; it is printed, too.
     #[arg(long, default_value = "\n")]
     prompt: String,
-    /// Characters to write, up to 16777216.
+    /// The number of characters to write, at most 16777216.
     #[arg(long, default_value_t = 400)]
     length: usize,
-    /// Scores are divided by it: below 1 the likely becomes likelier, 0 always takes the likeliest.
+    /// The scores are divided by it: below 1 the likely characters become likelier; 0 always takes the likeliest.
     #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
-    /// The same seed writes the same text.
+    /// The seed of the random draws; the same seed writes the same text.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where the model runs.
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
 }
 
@@ -44,6 +44,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if *length > MOST_CHARACTERS {
         return refuse("--length", "at most 16777216", length.to_string());
+    }
+    if !path.exists() {
+        return Ok(output::no_model("generate", path, "gatewise train text FILE"));
     }
     let device = device.open()?;
     let (model, parameters, weights) = Model::load(path, "text", &device)?;
@@ -68,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let scores = model.read(&parameters, &read, &mut state)?;
         let last = scores.index_axis(Axis(0), scores.len_of(Axis(0)) - 1).iter().copied().collect::<Vec<_>>();
         let next = sample(&last, *temperature, &mut rng);
-        // Number 0 is no character of its own and is never written.
+        // Number 0 stands for all rare characters and is never written.
         write!(out, "{}", symbols.characters[next - 1]).map_err(output::failed)?;
         read = vec![next];
     }
@@ -76,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Draws one of the scores but the first, by its softmax.
+/// Draws the place of a score by the softmax of all scores but the first.
 fn sample(scores: &[f32], temperature: f32, rng: &mut fastrand::Rng) -> usize {
     let best = (1..scores.len()).fold(1, |best, at| if scores[at] > scores[best] { at } else { best });
     if temperature == 0.0 {

@@ -20,19 +20,19 @@ use crate::written::{self, Named};
 pub(crate) struct Arguments {
     /// The model.
     model: PathBuf,
-    /// An input by its name, as a .npy file; once for every input.
+    /// An input: its name and a .npy file. Give it once for every input.
     #[arg(long = "input", value_name = "NAME=FILE.npy")]
     inputs: Vec<String>,
-    /// Where the outputs go, one .npy file each.
+    /// The folder for the outputs, one .npy file each.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Where to run.
     #[arg(long, value_enum, default_value = "auto")]
     device: DeviceChoice,
-    /// Where GRUs reset: as the file says, unless it is known to be wrong; or whatever it says.
+    /// Whether GRUs reset before or after the product; `auto` follows the file unless it is known to be wrong.
     #[arg(long, value_enum, default_value = "auto")]
     gru_reset: ResetChoice,
-    /// Lists what the model reads and returns and whether its weights are numbers, and runs nothing.
+    /// Lists the inputs and outputs of the model and reports NaN and infinity in its weights; runs nothing.
     #[arg(long, conflicts_with_all = ["inputs", "output"])]
     check: bool,
     /// Prints one JSON object.
@@ -47,7 +47,7 @@ enum ResetChoice {
     After,
 }
 
-/// What happened; its fields are a contract.
+/// The result of a run; its fields are a contract.
 #[derive(Serialize)]
 struct Report {
     model: String,
@@ -73,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ResetChoice::Before => GruReset::Before,
         ResetChoice::After => GruReset::After,
     };
+    let lists = arguments.check || arguments.asks();
     let model = OnnxModel::from_file(&arguments.model, &OnnxOptions::default().gru_reset(gru_reset))?;
     let warnings: Vec<String> = model.warnings().iter().map(ToString::to_string).collect();
     let not_finite: Vec<String> = model.check().iter().map(ToString::to_string).collect();
@@ -91,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         warnings,
         not_finite,
     };
-    if !arguments.check {
+    if !lists {
         let folder = arguments.output.as_ref().ok_or_else(|| bad("output", "a folder: --output DIR", "none"))?;
         let inputs = arguments.inputs.iter().map(|text| input(text)).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<(&str, Input)> = inputs.iter().map(|(name, value)| (*name, value.clone())).collect();
@@ -108,13 +109,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.json {
         say!("{}", serde_json::json!(report))?;
     } else {
-        print_text(&report, arguments.check, &model)?;
+        print_text(&report, lists, &model)?;
+    }
+    if arguments.asks() {
+        say!("\nto run it: {}", arguments.example(&model))?;
     }
     Ok(if arguments.check && !report.not_finite.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 impl Arguments {
-    /// Makes the folder of the outputs and refuses files there that cannot be written, or that are read.
+    /// Whether the command line names only the model. The command then prints what the model needs.
+    fn asks(&self) -> bool {
+        self.inputs.is_empty() && self.output.is_none() && !self.check && !self.json
+    }
+
+    /// A command line that runs the model.
+    fn example(&self, model: &OnnxModel) -> String {
+        let inputs = model.inputs().map(|info| format!(" --input {}", quoted(&format!("{0}={0}.npy", info.name))));
+        let inputs: String = inputs.collect();
+        format!("gatewise run {}{inputs} --output out", quoted(&self.model.display().to_string()))
+    }
+
+    /// Creates the folder of the outputs; refuses output files that cannot be written or that are inputs.
     fn prepare(&self, model: &OnnxModel, folder: &Path) -> Result<Made> {
         let made = Made::new(folder)?;
         let places: Vec<PathBuf> = model.outputs().map(|info| place(folder, &info.name)).collect();
@@ -126,7 +142,14 @@ impl Arguments {
     }
 }
 
-/// A folder that was there, or was made for the outputs.
+/// Text as one word of a shell's command line.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@".contains(c);
+    let text = shown(text).to_string();
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// The folder of the outputs, with its path if this command created it.
 struct Made(Option<PathBuf>);
 
 impl Made {
@@ -136,13 +159,13 @@ impl Made {
         Ok(Self(new.then(|| folder.to_owned())))
     }
 
-    /// Removes the folder again if nothing has come into it.
+    /// Removes the folder if this command created it and it is empty.
     fn undo(&self) {
         let _ = self.0.as_ref().map(fs::remove_dir);
     }
 }
 
-/// The most warnings of a kind.
+/// The largest number of warnings of one kind that are printed.
 const MOST_WARNINGS: usize = 20;
 
 fn warn(what: &str, warnings: &[String]) {
@@ -167,9 +190,9 @@ fn bad(what: &'static str, expected: &'static str, found: &str) -> Error {
     Error::Value { op: "run", what, expected, found: found.to_owned() }
 }
 
-/// Refuses outputs whose names would become one file's.
+/// Refuses outputs whose names map to the same file name.
 fn check_stems(model: &OnnxModel) -> Result<()> {
-    // Names that differ in their case alone are one file's there.
+    // These systems ignore the case of file names.
     let folded = cfg!(any(windows, target_os = "macos"));
     let key = |stem: String| if folded { stem.to_lowercase() } else { stem };
     let mut stems = BTreeMap::new();
@@ -182,7 +205,7 @@ fn check_stems(model: &OnnxModel) -> Result<()> {
     Ok(())
 }
 
-/// A name may hold what a file's must not.
+/// An output's name with `_` for every character that a file name must not contain.
 fn file_stem(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' }).collect()
 }

@@ -1,4 +1,4 @@
-//! `gatewise sentiment`: what a trained cell makes of a sentence, word by word.
+//! `gatewise sentiment`: how a trained model reads a sentence, word by word.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,14 +10,14 @@ use gatewise::{Device, Error, Result, Tensor};
 use ndarray::{Array1, Array2, Array3, Axis};
 use serde_json::json;
 
-use crate::output::say;
+use crate::output::{self, say};
 use crate::train::{Model, Vocabulary, words};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The sentence.
     text: String,
-    /// Weights that `gatewise train sentiment` wrote.
+    /// The weights that `gatewise train sentiment` wrote.
     #[arg(long, default_value = "models/sentiment_lstm.safetensors", value_name = "FILE")]
     weights: PathBuf,
     /// Prints one JSON object.
@@ -25,13 +25,13 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What happens at one word. Means over all units.
+/// The gates at one word, as means over all units, and the score so far.
 struct Step {
     word: String,
     known: bool,
     /// `None` for a cell without gates.
     gates: Option<Gates>,
-    /// How likely the text praises, as far as it has been read.
+    /// The probability that the text so far praises.
     praise: f32,
 }
 
@@ -43,6 +43,9 @@ struct Gates {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !arguments.weights.exists() {
+        return Ok(output::no_model("sentiment", &arguments.weights, "gatewise train sentiment"));
+    }
     let (model, parameters, weights) = Model::load(&arguments.weights, "sentiment", &Device::Cpu)?;
     let vocabulary = weights.metadata("vocabulary")?.split(' ').map(str::to_owned).collect();
     let steps = steps(&model, &parameters, &Vocabulary::new(vocabulary), &arguments.text)?;
@@ -71,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A mark between two ends.
+/// A text bar with a mark between its two ends.
 fn bar(share: f32) -> String {
     const WIDTH: usize = 21;
     let at = ((share.clamp(0.0, 1.0) * (WIDTH - 1) as f32).round()) as usize;
@@ -109,8 +112,8 @@ fn steps(model: &Model, parameters: &Parameters, vocabulary: &Vocabulary, text: 
     Ok(words.into_iter().enumerate().map(one).collect())
 }
 
-/// The model's score after each word, from its outputs `[T, 1, hidden]`: the score of their mean up to there. One running sum
-/// serves all of them, so the work grows with the words and not with their square.
+/// The model's score after each word, from its outputs `[T, 1, hidden]`: the score of the mean of the outputs so far. A running
+/// sum makes the work linear in the number of words.
 fn scores_so_far(model: &Model, parameters: &Parameters, y: &Array3<f32>) -> Result<Vec<f32>> {
     let mut sum = Array1::<f64>::zeros(y.len_of(Axis(2)));
     let mut means = Array2::zeros((y.len_of(Axis(0)), y.len_of(Axis(2))));

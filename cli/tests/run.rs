@@ -75,6 +75,29 @@ fn bad_input_is_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn a_model_alone_is_answered_with_what_it_needs() {
+    let done = run(&[MODEL]);
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(text.starts_with("reads   \"tokens\" int64 [") && text.contains("\nreturns \"probabilities\""), "{text}");
+    let example =
+        text.lines().last().and_then(|line| line.strip_prefix("to run it: gatewise run ")).expect("an example");
+    let model = Path::new(MODEL).display().to_string();
+    assert_eq!(example, format!("{model} --input tokens=tokens.npy --output out"));
+
+    // The example runs.
+    let folder = tempfile::tempdir().expect("a folder");
+    write_npy(folder.path().join("tokens.npy"), &tokens()).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewise"));
+    let done = command.arg("run").args(example.split(' ')).current_dir(folder.path()).output().expect("it runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(folder.path().join("out/probabilities.npy").exists());
+
+    let json = run(&[MODEL, "--json"]);
+    assert_eq!((json.status.code(), json.stdout.len()), (Some(2), 0), "programs get an error");
+}
+
+#[test]
 fn a_check_lists_inputs_and_outputs() {
     let done = run(&[MODEL, "--check"]);
     let text = String::from_utf8_lossy(&done.stdout);
