@@ -160,7 +160,7 @@ impl G2p {
     }
 }
 
-/// What a block of `B` words gave.
+/// The results for a block of `B` words.
 struct Pass {
     /// `[B, WIDTH]`
     hidden: Tensor,
@@ -169,7 +169,7 @@ struct Pass {
     phonemes: Vec<Vec<usize>>,
 }
 
-/// What the net computed for B words.
+/// The results of the net for `B` words.
 #[derive(Clone, Debug)]
 pub struct G2pTrace {
     /// The phonemes of every word.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! embedding   a vector for every code point, a last one for those it does not know    [40]
-//! lstm        27 units in either direction, one bias a gate                           [54]
+//! lstm        27 units in either direction, one bias per gate                         [54]
 //! out         scores of Begin, Inside, End and Single; a word ends where End leads    [4]
 //! ```
 
@@ -170,7 +170,7 @@ impl ThaiSegmenter {
     }
 }
 
-/// What a block of B texts of at most T code points gave.
+/// The results for a block of B texts of at most T code points.
 struct Pass {
     /// `[T, B, 2 HIDDEN]`
     hidden: Tensor,
@@ -179,7 +179,7 @@ struct Pass {
     ends: Vec<Vec<bool>>,
 }
 
-/// What the net computed for a text of T code points.
+/// The results of the net for a text of T code points.
 #[derive(Clone, Debug)]
 pub struct ThaiTrace {
     /// The LSTM's output, forward direction first, `[T, 54]`.

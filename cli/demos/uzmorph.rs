@@ -97,7 +97,7 @@ impl UzVocabulary {
     }
 }
 
-/// What is known of a word.
+/// The morphology of a word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Morphology {
     /// The word as it was read: trimmed, in small letters.
@@ -237,14 +237,14 @@ impl UzMorph {
     }
 }
 
-/// What a block of B words gave.
+/// The results for a block of B words.
 struct Pass {
     /// `[LONGEST, B, 2 HIDDEN]`
     hidden: Tensor,
     tags: Vec<Vec<usize>>,
 }
 
-/// What the net computed for B words.
+/// The results of the net for B words.
 #[derive(Clone, Debug)]
 pub struct UzMorphTrace {
     /// The second layer's output, forward direction first, `[B, 30, 128]`.

@@ -1,4 +1,4 @@
-//! Recordings: WAV files of any common layout, read block by block as one channel at the detector's rate.
+//! Recordings: WAV files of any common layout, read block by block and converted to one channel at the detector's rate.
 
 mod header;
 mod resample;
@@ -17,24 +17,24 @@ use crate::file;
 /// Samples per second of every [`Recording`].
 pub(crate) const SAMPLE_RATE: u32 = 16_000;
 
-/// The rates worth resampling: below there is no speech left, above no sound card records.
+/// The accepted rates in Hz: lower rates hold no speech, and no sound card records higher ones.
 const SOURCE_RATES: RangeInclusive<u32> = 1_000..=768_000;
 
-/// Far beyond every scale in use, integers written as floats included, and far below what overflows in a transform.
+/// The largest accepted magnitude: above every scale in use, even integers stored as floats, and far below an overflow in a transform.
 const LOUDEST: f64 = 1e12;
 
-/// About how many bytes of a file are decoded at a time; at least one frame.
+/// The approximate number of bytes decoded at a time; at least one frame.
 const BLOCK: usize = 1 << 16;
 
 const CODECS: &str = "8, 16, 24 or 32 bit integers or 32 bit floats";
 
-/// One channel of sound at [`SAMPLE_RATE`], of which no more than a block is held.
+/// One channel of sound at [`SAMPLE_RATE`]; only one block is in memory.
 pub(crate) struct Recording<'a> {
     frames: Frames<'a>,
     resampler: Option<Resampler>,
-    /// Samples that are ready to be handed out.
+    /// Samples that [`Recording::next`] can return at once.
     ready: Vec<f32>,
-    /// Samples that are still to come, the ready ones included.
+    /// The number of samples not yet returned.
     left: usize,
     length: usize,
 }
@@ -78,14 +78,14 @@ impl<'a> Recording<'a> {
         self.frames.header.spec.sample_rate
     }
 
-    /// How many channels are averaged.
+    /// The number of channels of the file, which are averaged.
     pub(crate) fn channels(&self) -> u16 {
         self.frames.header.spec.channels
     }
 
-    /// The next `count` samples, fewer at the end of the recording, none behind it.
+    /// Returns the next `count` samples, fewer at the end of the recording, and none after it.
     ///
-    /// Full scale is [-1, 1]. A float file may go beyond it, and so may the ripple that resampling adds at a jump.
+    /// Full scale is [-1, 1]. Samples of a float file may lie outside, and so may the ripple that resampling adds at a jump.
     pub(crate) fn next(&mut self, count: usize) -> Result<Vec<f32>> {
         let count = count.min(self.left);
         while self.ready.len() < count {
@@ -102,7 +102,7 @@ impl<'a> Recording<'a> {
         Ok(std::mem::replace(&mut self.ready, later))
     }
 
-    /// All samples that are left.
+    /// Returns all samples that are left.
     pub(crate) fn rest(mut self) -> Result<Vec<f32>> {
         self.next(usize::MAX)
     }
@@ -118,7 +118,7 @@ struct Frames<'a> {
 }
 
 impl Frames<'_> {
-    /// Adds at most `count` frames to `mono`; returns how many there were.
+    /// Appends at most `count` frames to `mono`; returns their number.
     fn next(&mut self, count: usize, mono: &mut Vec<f32>) -> Result<usize> {
         let Header { spec, frame_bytes, .. } = self.header;
         let count = usize::try_from(self.count - self.read).map_or(count, |left| left.min(count));
@@ -144,7 +144,7 @@ impl Frames<'_> {
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        // Not `read_exact`, which would not say how much there was.
+        // `read_exact` would not say how many bytes there were.
         let mut filled = 0;
         while filled < bytes.len() {
             match self.source.read(&mut bytes[filled..]) {
@@ -163,7 +163,7 @@ impl Frames<'_> {
         Ok(())
     }
 
-    /// Adds the mean over the channels of every frame, in f64 so that one channel comes through with every bit.
+    /// Appends the mean over the channels of every frame, in f64, so that a single channel keeps every bit.
     fn average<S: hound::Sample>(
         &self,
         reader: &mut WavReader<&[u8]>,
@@ -171,12 +171,12 @@ impl Frames<'_> {
         scaled: impl Fn(S) -> f64,
     ) -> Result<()> {
         let channels = self.header.spec.channels;
-        // x + -0.0 is x for every x; 0.0 would lose the sign of a lone -0.0.
+        // -0.0 + x is x for every x; 0.0 would lose the sign of a single -0.0.
         let mut sum = -0.0;
         let mut summed = 0;
         for (index, sample) in reader.samples::<S>().enumerate() {
             let sample = scaled(sample.map_err(|e| refusal(&self.file, &self.header.with_samples(0), e))?);
-            // Written so that a NaN is refused too.
+            // Negated, so that NaN is refused, too.
             if !(-LOUDEST..=LOUDEST).contains(&sample) {
                 let index = self.read * u64::from(channels) + index as u64;
                 let expected = format!("finite samples within ±{LOUDEST:e}");

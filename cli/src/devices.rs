@@ -1,4 +1,4 @@
-//! `gatewise devices`: what this machine can compute on.
+//! `gatewise devices`: the devices of this machine.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 struct Report {
     adapters: Vec<Adapter>,
     cpu: Cpu,
-    /// What `--device auto` takes.
+    /// The device that `--device auto` takes.
     auto: String,
 }
 

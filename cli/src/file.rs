@@ -27,6 +27,6 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     let read = file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, error))?;
-    // A file may have grown since, and some of the system's own say that they are empty.
+    // The file may have grown meanwhile, and some system files report a length of 0.
     if read as u64 > limit { Err(too_large(read as u64)) } else { Ok(bytes) }
 }

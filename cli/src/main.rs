@@ -1,5 +1,5 @@
-//! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input; 141 the reader of
-//! standard output is gone.
+//! The command line. Exit codes: 0 done; 1 the job ran and the answer is bad; 2 bad arguments or bad input; 141 nobody reads
+//! standard output any more.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod audio;
@@ -36,17 +36,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Lists the machine's adapters and its CPU, and which of them `auto` takes.
+    /// Lists the machine's GPU adapters and its CPU, and says which of them `auto` takes.
     Devices(devices::Arguments),
     /// Times forward passes.
     Bench(bench::Arguments),
-    /// Prints the schedule of a call, with its dispatches and its memory; needs no GPU.
+    /// Prints how a GPU would run a call: dispatches, memory, chunks. Needs no GPU.
     Plan(plan::Arguments),
     /// Shows how far a gradient reaches back in time in each cell.
     Flow(flow::Arguments),
-    /// Trains a model, from one command to a final accuracy.
+    /// Trains a model on real or synthetic data and reports its accuracy.
     Train(train::Arguments),
-    /// Shows what a trained cell makes of a sentence, word by word.
+    /// Shows how a trained model reads a sentence, word by word.
     Sentiment(sentiment::Arguments),
     /// Writes text with a trained character model.
     Generate(generate::Arguments),
@@ -79,7 +79,7 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Mesa's Vulkan layer prints two lines on standard error where no runtime directory is set, as in a container.
+/// Sets a runtime directory if there is none, as in a container: Mesa's Vulkan layer would print two lines on standard error.
 fn quiet_drivers() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         #[expect(unsafe_code, reason = "the environment is changed before any other thread exists")]

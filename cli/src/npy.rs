@@ -1,4 +1,4 @@
-//! NumPy files of a model's inputs and outputs.
+//! Reads and writes a model's inputs and outputs as NumPy files.
 
 mod header;
 
@@ -15,44 +15,44 @@ use self::header::{Header, Refusal};
 use crate::file;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// The most bytes of a header: as many as version 1 of the format can declare.
+/// The largest accepted header in bytes: the maximum of version 1 of the format.
 const LONGEST_HEADER: u64 = 1 << 16;
 /// Bytes that are decoded at a time.
 const BLOCK: usize = 1 << 16;
 
 const KINDS: &str = "a .npy file of f32, f64, bool or integers of 8 to 64 bits";
 
-/// Reads an input called `name`, whatever its type.
+/// Reads the input called `name`, of any type.
 pub(crate) fn read(name: &str, path: &Path) -> Result<Input> {
     let (file, length) = file::open(path)?;
-    Source { file: path.display().to_string(), name, length, read: 0, source: file }.input()
+    NpyReader { file: path.display().to_string(), name, length, read: 0, source: file }.input()
 }
 
-/// [`read`] for a file held in memory, which errors call `file`.
+/// Reads a file in memory as [`read`] does; errors call it `file`.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_bytes(name: &str, file: &str, bytes: &[u8]) -> Result<Input> {
-    Source { file: file.to_owned(), name, length: bytes.len() as u64, read: 0, source: bytes }.input()
+    NpyReader { file: file.to_owned(), name, length: bytes.len() as u64, read: 0, source: bytes }.input()
 }
 
-/// A file as far as it has been read.
-struct Source<'a, R> {
+/// A `.npy` file that is being read.
+struct NpyReader<'a, R> {
     file: String,
     /// The input's name.
     name: &'a str,
-    /// Bytes of the whole file, and those of them that have been read.
+    /// The bytes of the whole file, and the bytes read so far.
     length: u64,
     read: u64,
     source: R,
 }
 
-/// Elements in the order in which they lie in the file.
+/// The elements in the order of the file.
 enum Elements {
     Float(Vec<f32>),
     Int(Vec<i64>),
     Bool(Vec<bool>),
 }
 
-impl<R: Read> Source<'_, R> {
+impl<R: Read> NpyReader<'_, R> {
     fn input(mut self) -> Result<Input> {
         let Header { descr, fortran_order, shape } = self.header()?;
         let (order, kind) = descr.split_at_checked(1).unwrap_or_default();
@@ -114,9 +114,9 @@ impl<R: Read> Source<'_, R> {
         Header::parse(text).map_err(|Refusal { expected, found }| self.refused(&expected, found))
     }
 
-    /// The number of elements of an array whose data are the rest of the file.
+    /// The number of elements of the array; refuses a file whose remaining bytes do not match.
     fn count(&self, shape: &[usize], width: usize) -> Result<usize> {
-        // An extent of 0 does not excuse the others.
+        // An extent of 0 counts as 1, so that the other extents are checked, too.
         let bytes = shape.iter().try_fold(width, |bytes, &extent| bytes.checked_mul(extent.max(1)));
         let Some(bytes) = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()) else {
             let (limit, found) =
@@ -131,7 +131,7 @@ impl<R: Read> Source<'_, R> {
         }
     }
 
-    /// Refuses a file that ends before `bytes` more of it.
+    /// Refuses a file with fewer than `bytes` bytes left.
     fn hold(&self, bytes: u64) -> Result<()> {
         let needed = self.read.saturating_add(bytes);
         if needed <= self.length {
@@ -190,7 +190,7 @@ impl<R: Read> Source<'_, R> {
     }
 }
 
-/// Writes an output, integers in the width that the model declares.
+/// Writes an output; integers have the width that the model declares.
 pub(crate) fn write(path: &Path, output: &Output) -> Result<()> {
     match output {
         Output::Tensor(tensor) => {
@@ -213,7 +213,7 @@ pub(crate) fn write(path: &Path, output: &Output) -> Result<()> {
     }
 }
 
-/// Integers in a narrower type, if all of them fit.
+/// Writes integers in a narrower type if all of them fit, otherwise as 64-bit integers.
 fn narrowed<T: TryFrom<i64>, const N: usize>(
     path: &Path,
     descr: &str,
@@ -231,7 +231,7 @@ fn whole(path: &Path, values: &ArrayD<i64>) -> Result<()> {
     save(path, "<i8", values.shape(), values.iter().map(|x| x.to_le_bytes()))
 }
 
-/// Writes elements that follow each other row by row.
+/// Writes elements in row-major order.
 fn save<const N: usize>(
     path: &Path,
     descr: &str,
@@ -244,7 +244,7 @@ fn save<const N: usize>(
     })
 }
 
-/// The first bytes of a file of version 1; the data that follow are aligned to 64 bytes.
+/// The magic bytes and the header of a file of version 1; the data begin at a multiple of 64 bytes.
 fn preamble(descr: &str, shape: &[usize]) -> io::Result<Vec<u8>> {
     const ALIGNMENT: usize = 64;
     let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();

@@ -34,13 +34,13 @@ pub(crate) struct Arguments {
     /// Rows of the batch.
     #[arg(short = 'B', long, default_value_t = 1)]
     batch: usize,
-    /// How the weights are stored: f32, f16, bf16 or int8.
+    /// The type of the stored weights: f32, f16, bf16 or int8.
     #[arg(long, default_value_t = WeightType::F32)]
     dtype: WeightType,
-    /// Whose limits hold.
+    /// The adapter whose limits apply.
     #[arg(long, value_enum, default_value = "portable")]
     adapter: Adapter,
-    /// The kind of plan, rather than the one that suits the call.
+    /// The kind of plan; by default the one that suits the call.
     #[arg(long)]
     plan: Option<PlanKind>,
     /// Plans as if the adapter listed cooperative matrices of this kind, half or float.
@@ -53,9 +53,9 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Adapter {
-    /// The least that every WebGPU adapter offers.
+    /// The minimum limits of WebGPU, which every adapter meets.
     Portable,
-    /// This machine's GPU, a software adapter if there is no hardware.
+    /// This machine's GPU; a software adapter if there is no hardware.
     Device,
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         limits.matrices = vec![matrices];
         if limits.subgroup == 0 {
-            // An adapter that has matrices has subgroups, most often of this size.
+            // Adapters with cooperative matrices have subgroups, usually of this size.
             (limits.subgroup, limits.subgroup_most) = (32, 32);
         }
     }

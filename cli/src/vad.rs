@@ -1,4 +1,4 @@
-//! `gatewise vad`: where a recording holds speech.
+//! `gatewise vad`: finds the speech in a recording.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,12 +22,12 @@ const SAMPLE_NAME: &str = "sense_and_sensibility_01_austen_64kb-0870.wav";
 const SAMPLE: &[u8] = include_bytes!("../assets/sense_and_sensibility_01_austen_64kb-0870.wav");
 const WEIGHTS_NAME: &str = "silero_vad_16k.safetensors";
 
-/// Samples that are read and pushed at a time, as many as the detector takes in one pass: 32.8 seconds.
+/// Samples that are read and pushed at a time: 32.8 seconds, as many as the detector takes in one pass.
 const BLOCK: usize = 1024 * SileroVad::FRAME;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A recording: WAV, any sample rate, any number of channels. Without it, the sentence that ships with the program.
+    /// A recording: WAV, any sample rate, any number of channels. By default a sentence that ships with the program.
     wav: Option<PathBuf>,
     /// Another checkpoint of the same net, as safetensors.
     #[arg(long, value_name = "FILE")]
@@ -38,13 +38,13 @@ pub(crate) struct Arguments {
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
-    /// Writes one row a frame: time, probability.
+    /// Writes one row per frame: time, probability.
     #[arg(long, value_name = "FILE.csv")]
     probs: Option<PathBuf>,
-    /// Draws waveform, probability and segments.
+    /// Draws the waveform, the probability and the segments.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Runs GPU and CPU and compares their probabilities and times.
+    /// Runs the GPU and the CPU and compares their probabilities and times.
     #[arg(long, conflicts_with = "device")]
     compare: bool,
 }
@@ -158,7 +158,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Arguments {
-    /// Refuses outputs that cannot be written or are inputs, before anything is read.
+    /// Refuses outputs that cannot be written or that are inputs, before anything is read.
     fn check_files(&self) -> Result<()> {
         self.plot.as_deref().map_or(Ok(()), plot::check_name)?;
         let outputs = given(&[("--probs", &self.probs), ("--plot", &self.plot)]);
@@ -166,7 +166,7 @@ impl Arguments {
     }
 }
 
-/// Hands the recording to every detection, with a bar on standard error where that is a terminal.
+/// Pushes the recording through every detection, with a bar on standard error if that is a terminal.
 fn listen(
     recording: &mut Recording<'_>,
     detections: &mut [Detection],
@@ -185,7 +185,7 @@ fn listen(
     heard
 }
 
-/// Pushes the recording block by block, and silence that fills its last frame up; `done` hears of the frames.
+/// Pushes the recording block by block and pads its last frame with silence; `done` is called with the number of new frames.
 fn push_blocks(
     recording: &mut Recording<'_>,
     detections: &mut [Detection],
@@ -225,7 +225,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// When a frame begins, in seconds.
+/// The start of a frame in seconds.
 fn frame_start(frame: usize) -> f64 {
     (frame * SileroVad::FRAME) as f64 / f64::from(SileroVad::SAMPLE_RATE)
 }

@@ -1,4 +1,4 @@
-//! `gatewise verify`: whether this machine's devices compute what the oracles computed.
+//! `gatewise verify`: compares the results of this machine's devices with stored results of other implementations (the oracles).
 
 mod case;
 mod compare;
@@ -26,33 +26,33 @@ use serde::Serialize;
 use self::case::Case;
 use self::compare::Comparison;
 use self::manifest::Listed;
-use self::outputs::Path;
+use self::outputs::CasePath;
 use crate::choice::{DeviceChoice, Schedule, adapter, plans};
-use crate::output::say;
+use crate::output::{self, Stream, say};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with `manifest.json` and the case files it names.
+    /// The folder with `manifest.json` and the case files it names.
     path: PathBuf,
-    /// Only cases whose name contains this.
+    /// Runs only cases whose name contains this text.
     #[arg(long, value_name = "SUBSTRING")]
     case: Option<String>,
-    /// Where to run.
+    /// The devices.
     #[arg(long, value_enum, default_value = "all")]
     device: Devices,
-    /// How weights are stored. With a narrow type, layers are compared with the reference on the weights that it can hold.
+    /// The type of the stored weights. With a narrow type, layers are compared with the reference on rounded weights.
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
-    /// A case that cannot be run so is unsupported.
+    /// Options of the GPU; a case that cannot run with them is unsupported.
     #[command(flatten)]
     schedule: Schedule,
-    /// Compares gradients, too, where the oracle has them: the kinds torch, keras and lecture.
+    /// Also compares gradients, if the oracle has them: in the kinds torch, keras and lecture.
     #[arg(long)]
     grads: bool,
-    /// Unsupported cases do not fail the run.
+    /// Lets the run succeed in spite of unsupported cases.
     #[arg(long)]
     allow_unsupported: bool,
-    /// Prints one JSON line a case and device, then a summary.
+    /// Prints one JSON line per case and device, then a summary.
     #[arg(long)]
     json: bool,
 }
@@ -78,10 +78,10 @@ impl Devices {
     }
 }
 
-/// What came out of a case on a device.
+/// The result of a case on a device.
 struct Verdict {
     comparison: Comparison,
-    /// That of the gradients, where they were compared.
+    /// The comparison of the gradients, if they were compared.
     gradients: Option<Comparison>,
     unsupported: Option<String>,
 }
@@ -108,17 +108,17 @@ struct Line<'a> {
     kind: &'a str,
     device: &'static str,
     adapter: Option<String>,
-    /// The kinds of plan that the case's calls ran by.
+    /// The kinds of plan that the case's calls used.
     plan: String,
-    /// The largest error, measured in its own tolerance; absent where the case did not run.
+    /// The largest error in units of its tolerance; absent if the case did not run.
     max_abs_err: Option<f64>,
     /// The largest error of a gradient, relative to its largest element.
     max_grad_err: Option<f64>,
-    /// What that error may be.
+    /// The tolerance of that error.
     tol: Option<f64>,
     pass: bool,
     unsupported: Option<&'a str>,
-    /// Why the case could not be judged: its file is missing or broken, or the device failed.
+    /// The reason why the case could not be judged: its file is missing or broken, or the device failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -143,7 +143,7 @@ impl Broken {
         self.first.get_or_insert_with(|| (shown(&case.name).to_string(), error));
     }
 
-    /// The first of them, for standard error.
+    /// The error of the first of these cases.
     fn into_error(self, folder: &std::path::Path) -> Option<Error> {
         let Self { count, first } = self;
         let (name, source) = first?;
@@ -164,7 +164,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let (mut summary, mut broken) = (Summary::default(), Broken::default());
     for listed in &cases {
-        // One case is held at a time, and one that cannot be read is no reason to leave out the others.
+        // Only one case is in memory. A case that cannot be read does not stop the others.
         let case = listed.load(&arguments.path);
         for device in &devices {
             bar.set_message(format!("{} on {device}", shown(&listed.name)));
@@ -203,11 +203,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Judges all cases of a folder on the CPU, whatever comes of it.
+/// Judges all cases of a folder on the CPU.
 #[cfg(fuzzing)]
 pub(crate) fn judge_all(folder: &std::path::Path) -> Result<()> {
     for listed in manifest::cases(folder, None)? {
-        let path = Path { device: Device::Cpu, weight_type: WeightType::F32 };
+        let path = CasePath { device: Device::Cpu, weight_type: WeightType::F32 };
         judge(&listed.load(folder)?, &path, true)?;
     }
     Ok(())
@@ -223,9 +223,9 @@ impl Summary {
     }
 }
 
-/// A case on a device; a plan that cannot be forced on it makes it unsupported.
+/// Judges a case on a device. If the forced plan does not fit, the case is unsupported.
 fn judge_on(case: &Case, device: &Device, arguments: &Arguments) -> Result<Verdict> {
-    let path = Path { device: device.clone(), weight_type: arguments.dtype };
+    let path = CasePath { device: device.clone(), weight_type: arguments.dtype };
     let _before = plans(device);
     judge(case, &path, arguments.grads).or_else(|error| match refused_plan(&error) {
         Some(option) => Ok(unsupported(option)),
@@ -233,7 +233,7 @@ fn judge_on(case: &Case, device: &Device, arguments: &Arguments) -> Result<Verdi
     })
 }
 
-fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
+fn judge(case: &Case, path: &CasePath, grads: bool) -> Result<Verdict> {
     let verdict = judge_outputs(case, path)?;
     match case.kind.as_str() {
         "torch" if grads => outputs::judge_gradients(case, path, verdict, torch::gradients),
@@ -243,8 +243,8 @@ fn judge(case: &Case, path: &Path, grads: bool) -> Result<Verdict> {
     }
 }
 
-fn judge_outputs(case: &Case, path: &Path) -> Result<Verdict> {
-    let Path { device, weight_type } = path;
+fn judge_outputs(case: &Case, path: &CasePath) -> Result<Verdict> {
+    let CasePath { device, weight_type } = path;
     match case.kind.as_str() {
         "torch" => outputs::judge(case, path, torch::outputs),
         "keras" => outputs::judge(case, path, keras::outputs),
@@ -261,7 +261,7 @@ fn judge_outputs(case: &Case, path: &Path) -> Result<Verdict> {
     }
 }
 
-/// What a forced plan cannot do.
+/// The option that a forced plan does not support, if that is the error.
 fn refused_plan(error: &Error) -> Option<String> {
     match error {
         Error::Unsupported { op: "plan", option, .. } => Some(option.clone()),
@@ -310,14 +310,15 @@ fn text(line: &Line<'_>) -> String {
     let Line { case, kind, device, max_abs_err, max_grad_err, tol, pass, unsupported, error, .. } = line;
     let head = format!("{:<8} {:<32} {device:<10}", shown(kind).to_string(), shown(case).to_string());
     if let Some(error) = error {
-        return format!("{head} FAIL: {error}");
+        return format!("{head} {}: {error}", Stream::Out.paint("FAIL", &output::bad()));
     }
     match (unsupported, max_abs_err, tol) {
         (Some(reason), ..) => format!("{head} unsupported: {}", shown(reason)),
         (None, Some(error), Some(tol)) => {
             let gradients = max_grad_err.map_or_else(String::new, |error| format!(", gradients {error:.1e}"));
-            format!("{head} {} {error:.1e} of {tol:.1e}{gradients}", if *pass { "pass" } else { "FAIL" })
+            let (word, style) = if *pass { ("pass", output::good()) } else { ("FAIL", output::bad()) };
+            format!("{head} {} {error:.1e} of {tol:.1e}{gradients}", Stream::Out.paint(word, &style))
         }
-        _ => format!("{head} FAIL: nothing was compared"),
+        _ => format!("{head} {}: nothing was compared", Stream::Out.paint("FAIL", &output::bad())),
     }
 }

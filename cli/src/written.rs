@@ -1,4 +1,4 @@
-//! Files that a command writes: looked at before its work begins, and replaced as a whole.
+//! Files that a command writes: checked before its work begins, and replaced as a whole.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -10,15 +10,15 @@ use gatewise::{Error, Result, files};
 
 use crate::output;
 
-/// A file that a command was told of, and the option or argument that names it.
+/// A file from the command line, behind the option or argument that names it.
 pub(crate) type Named<'a> = (&'static str, &'a Path);
 
-/// The files that were given, of options that may be absent.
+/// The files of those options that were given.
 pub(crate) fn given<'a>(files: &[(&'static str, &'a Option<PathBuf>)]) -> Vec<Named<'a>> {
     files.iter().filter_map(|(name, path)| Some((*name, path.as_deref()?))).collect()
 }
 
-/// Refuses outputs that cannot be written, that are an input, or that are one file with another output.
+/// Refuses outputs that cannot be written, that are an input, or that are the same file as another output.
 pub(crate) fn check(op: &'static str, outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
     let refuse = |what, expected, found| Err(Error::Value { op, what, expected, found });
     let identified =
@@ -50,7 +50,7 @@ fn show(path: &Path) -> String {
     shown(&path.display().to_string()).to_string()
 }
 
-/// Writes a file that [`check`] has passed. If that fails, the file that was there is still there.
+/// Writes a file that passed [`check`]. If the write fails, the old file remains.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if is_stdout(path) {
         let mut out = io::stdout().lock();
@@ -62,7 +62,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     files::replace(path, |out| out.write_all(bytes))
 }
 
-/// Whether writing to a file goes wherever the program's own output goes: `/dev/stdout`, or what it was redirected to.
+/// Whether a path leads to the program's standard output, such as `/dev/stdout` or the file it was redirected to.
 #[cfg(unix)]
 fn is_stdout(path: &Path) -> bool {
     use std::os::fd::AsFd;
@@ -78,19 +78,19 @@ fn is_stdout(_path: &Path) -> bool {
     false
 }
 
-/// Whether bytes that are written to a path go straight on: to a terminal, a device, the program's own output.
+/// Whether a path is a stream: a terminal, a device, or the program's standard output.
 pub(crate) fn is_stream(path: &Path) -> bool {
     is_stdout(path) || fs::metadata(path).is_ok_and(|found| is_device(&found))
 }
 
-/// Whether a file is a device that takes bytes: a terminal, `/dev/null`. Several outputs may go there.
+/// Whether a file is a character device, such as a terminal or `/dev/null`. Several outputs may share one.
 fn is_device(found: &Metadata) -> bool {
     files::kind(found) == "a character device"
 }
 
-/// A key that two paths share exactly if they lead to one file.
+/// The identity of a file: equal for two paths exactly if they lead to the same file.
 struct Identity {
-    /// Device and number there, of a file that exists.
+    /// The device and inode numbers of a file that exists.
     number: Option<(u64, u64)>,
     place: PathBuf,
 }
@@ -107,7 +107,7 @@ fn number(_found: &Metadata) -> Option<(u64, u64)> {
 }
 
 impl Identity {
-    /// `None` for a device, and for a file that is not there in a folder that is not there.
+    /// `None` for a device, and if neither the file nor its folder exists.
     fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok();
         if found.as_ref().is_some_and(is_device) {

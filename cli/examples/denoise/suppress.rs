@@ -15,11 +15,11 @@ use nnnoiseless::DenoiseFeatures;
 
 const FRAME: usize = RnNoise::FRAME;
 const BANDS: usize = RnNoise::BANDS;
-/// Where the bands' triangles peak, in units of 200 Hz (`eband5ms`).
+/// The peaks of the bands' triangles, in units of 200 Hz (`eband5ms`).
 const BAND_PEAKS: [usize; BANDS] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 34, 40, 48, 60, 78, 100];
 /// Bins of a spectrum in such a unit: 50 Hz each.
 const BINS_PER_UNIT: usize = 4;
-/// How much of a band's gain a frame keeps at least from the frame before.
+/// The smallest part of a band's gain that a frame keeps from the frame before.
 const DECAY: f32 = 0.6;
 /// The features are made for samples on the scale of 16-bit integers.
 const FULL_SCALE: f32 = 32768.0;
@@ -45,7 +45,7 @@ struct Frame {
 }
 
 impl Suppressor {
-    /// For so many channels, each denoised by itself.
+    /// A suppressor for this many channels, which are independent of each other.
     pub(crate) fn new(net: &RnNoise, channels: usize) -> Result<Self> {
         let channel =
             || Channel { analysis: Box::new(DenoiseFeatures::new()), gains: [0.0; BANDS], overlap: vec![0.0; FRAME] };

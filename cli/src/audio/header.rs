@@ -8,26 +8,26 @@ use hound::{SampleFormat, WavReader, WavSpec};
 
 use super::{CODECS, SOURCE_RATES, format_error};
 
-/// The longest format chunk in use, that of `WAVE_FORMAT_EXTENSIBLE`.
+/// The length of the longest format chunk in use, `WAVE_FORMAT_EXTENSIBLE`, in bytes.
 const LONGEST_FORMAT: u32 = 40;
 const EXTENSIBLE: [u8; 2] = 0xfffe_u16.to_le_bytes();
 
-/// The layout of a file's samples, as its header gives it.
+/// The layout of a file's samples according to its header.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) spec: WavSpec,
-    /// Bytes of one sample of all channels.
+    /// Bytes per frame: one sample of every channel.
     pub(super) frame_bytes: usize,
     /// Bytes of all samples.
     pub(super) data: u64,
-    /// The header as `hound` reads it, without the number of bytes that follow.
+    /// The header in the form that `hound` reads, without the length of the data.
     start: Vec<u8>,
 }
 
-/// How many bytes of samples a header promises.
+/// The length of the samples according to a header.
 enum Promise {
     Bytes(u64),
-    /// A program that wrote into a pipe could not know.
+    /// Unknown: the program wrote into a pipe.
     ToTheEnd,
 }
 
@@ -41,7 +41,7 @@ impl Header {
         let (start, promise) = chunks.until_data()?;
         let there = length.saturating_sub(chunks.read);
         let spec = spec(file, &start)?;
-        // The format's fields begin at 20; the seventh pair of bytes is the length of a frame.
+        // The fields of the format begin at byte 20; bytes 32 and 33 are the length of a frame.
         let frame_bytes = usize::from(u16::from_le_bytes([start[32], start[33]]));
         if !frame_bytes.is_multiple_of(spec.channels.into()) {
             let expected = format!("frames of as many bytes for each of {} channels", spec.channels);
@@ -49,7 +49,7 @@ impl Header {
         }
         let frame = frame_bytes as u64;
         let data = match promise {
-            // A stream may be cut anywhere, within a frame, too.
+            // A stream may be cut anywhere, even within a frame.
             Promise::ToTheEnd => there / frame * frame,
             Promise::Bytes(bytes) if !bytes.is_multiple_of(frame) => {
                 let expected = format!("a data chunk of whole frames of {frame} bytes");
@@ -68,7 +68,7 @@ impl Header {
         Ok(Self { spec, frame_bytes, data, start })
     }
 
-    /// A whole file of some of the samples.
+    /// The header of a file with only this many bytes of samples.
     pub(super) fn with_samples(&self, bytes: usize) -> Vec<u8> {
         let length = u32::try_from(bytes).unwrap_or(u32::MAX);
         [&self.start[..], &length.to_le_bytes()].concat()
@@ -84,15 +84,15 @@ struct Chunks<'a, R> {
 }
 
 impl<R: BufRead> Chunks<'_, R> {
-    /// Reads up to the first sample; returns the signature, the format and the beginning of the data chunk.
+    /// Reads up to the first sample; returns the signature, the format, and the start of the data chunk.
     ///
-    /// The other chunks are left out because `hound` overlooks the byte that pads a chunk of odd length, and would take
-    /// what comes after such a chunk for noise.
+    /// The other chunks are left out, because `hound` ignores the padding byte of a chunk of odd length and would misread whatever
+    /// follows such a chunk.
     fn until_data(&mut self) -> Result<(Vec<u8>, Promise)> {
         let signature: [u8; 12] = self.bytes()?;
         let [.., a, b, c, d, _, _, _, _] = signature;
         let whole = u32::from_le_bytes([a, b, c, d]);
-        // RF64 is RIFF with its sizes, of 64 bits, in a chunk of their own.
+        // RF64 is RIFF with 64-bit sizes in a separate chunk.
         let large = signature.starts_with(b"RF64");
         if !(large || signature.starts_with(b"RIFF")) || !signature.ends_with(b"WAVE") {
             return Err(format_error(self.file, "header", "a WAV file", "no RIFF/WAVE signature"));
@@ -138,8 +138,8 @@ impl<R: BufRead> Chunks<'_, R> {
         let mut format = vec![0; length as usize];
         self.fill(&mut format)?;
         self.skip(u64::from(length % 2))?;
-        // A sample stands in its container's upper bits, however many of them the recorder filled, so it is read as all of
-        // the container; `hound` would take the lower ones.
+        // A sample occupies the upper bits of its container, so the whole container is read as the sample. `hound` would read the lower
+        // bits.
         if format.starts_with(&EXTENSIBLE) && format.len() >= 20 && format[18..20] != [0, 0] {
             format.copy_within(14..16, 18);
         }
@@ -170,12 +170,13 @@ impl<R: BufRead> Chunks<'_, R> {
     }
 }
 
-/// How much follows a data chunk's header, which ends at `begin`, in a file that says that `whole` bytes follow its own.
+/// The length of the samples, from the data chunk's `length`. The chunk's header ends at byte `begin`; the file says that `whole`
+/// bytes follow its own header.
 ///
-/// A program that cannot go back to write the size leaves there the most that fits, as ffmpeg does, that of signed numbers, as sox
-/// and arecord do, or what stood there when it began: 0, and a file that ends here.
+/// A program that cannot go back to write the length leaves one of these values: the largest number (ffmpeg), the largest signed
+/// number (sox, arecord), or 0 in a file that seems to end here.
 fn promise(length: u32, whole: u32, begin: u64) -> Promise {
-    /// Programs leave room for the header, and for the last frame, below their greatest size.
+    /// Programs subtract the header and the last frame from their largest size.
     const ROOM: u32 = 1 << 16;
     const SIGNED: u32 = 1 << 31;
     let greatest = length >= u32::MAX - 255 || (SIGNED - (1 << 12) - ROOM..=SIGNED).contains(&length);
@@ -183,7 +184,7 @@ fn promise(length: u32, whole: u32, begin: u64) -> Promise {
     if greatest || unknown { Promise::ToTheEnd } else { Promise::Bytes(length.into()) }
 }
 
-/// The layout that a format chunk describes, if it is one that is read.
+/// The layout that a format chunk describes; refuses layouts that are not read.
 fn spec(file: &Path, start: &[u8]) -> Result<WavSpec> {
     let reader = WavReader::new(start.chain(&[0; 4][..])).map_err(|e| refusal(file, start, e))?;
     let spec = reader.spec();
@@ -198,7 +199,7 @@ fn spec(file: &Path, start: &[u8]) -> Result<WavSpec> {
     }
 }
 
-/// Turns a refusal of `hound` into an error that names the file.
+/// Converts an error of `hound` into one that names the file.
 pub(super) fn refusal(file: &Path, header: &[u8], error: hound::Error) -> Error {
     match error {
         hound::Error::IoError(e) if e.raw_os_error().is_some() => Error::io(file, e),
@@ -208,7 +209,7 @@ pub(super) fn refusal(file: &Path, header: &[u8], error: hound::Error) -> Error 
         }
         hound::Error::FormatError(reason) => format_error(file, "header", "a well-formed WAV header", reason),
         _ => {
-            // The format is the first chunk kept, its first field the codec.
+            // The format is the first chunk that is kept, and its first field is the codec.
             let codec = match header.get(20..22) {
                 Some(&[low, high]) => format!("codec {:#06x} or its depth", u16::from_le_bytes([low, high])),
                 _ => "another codec".to_owned(),

@@ -1,4 +1,4 @@
-//! Other rates to the detector's, a chunk at a time.
+//! Resamples to the detector's rate, chunk by chunk.
 
 use std::path::{Path, PathBuf};
 
@@ -8,20 +8,20 @@ use rubato::{Fft, FixedSync, Indexing, Resampler as _};
 
 use super::{Frames, SAMPLE_RATE, format_error};
 
-/// Brings frames to [`SAMPLE_RATE`], every event at its old time.
+/// Resamples frames to [`SAMPLE_RATE`] without a shift in time.
 pub(super) struct Resampler {
     file: PathBuf,
     rate: u32,
     filter: Fft<f32>,
     chunk: Vec<f32>,
-    /// Samples at the beginning that are the filter's delay.
+    /// The samples of the filter's delay, which are dropped at the beginning.
     delay: usize,
 }
 
 impl Resampler {
     pub(super) fn new(file: &Path, rate: u32) -> Result<Self> {
         let source = usize::try_from(rate).map_err(|e| refused(file, rate, &e.to_string()))?;
-        // The filter is as long as one block; 64 ms keep it flat up to 97 % of the slower rate's band.
+        // The filter is as long as one block. With 64 ms it is flat up to 97 % of the lower rate's band.
         let block = source * 64 / 1000;
         let filter = Fft::new(source, SAMPLE_RATE as usize, block, 1, FixedSync::Both)
             .map_err(|e| refused(file, rate, &e.to_string()))?;
@@ -29,7 +29,7 @@ impl Resampler {
         Ok(Self { file: file.to_owned(), rate, filter, chunk: Vec::new(), delay })
     }
 
-    /// Takes one chunk of frames, with silence behind the last one, and adds what becomes of it to `samples`.
+    /// Resamples one chunk of frames, padded with silence after the last frame, and appends the result to `samples`.
     pub(super) fn process(&mut self, frames: &mut Frames<'_>, samples: &mut Vec<f32>) -> Result<()> {
         let size = self.filter.input_frames_next();
         self.chunk.clear();
@@ -45,7 +45,7 @@ impl Resampler {
     }
 }
 
-/// How many samples `frames` at a rate become, rounded to the nearest.
+/// The number of samples after resampling, rounded to the nearest.
 pub(super) fn length(file: &Path, frames: u64, rate: u32) -> Result<usize> {
     let (source, target) = (u128::from(rate), u128::from(SAMPLE_RATE));
     let length = usize::try_from((2 * u128::from(frames) * target + source) / (2 * source))

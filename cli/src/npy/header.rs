@@ -1,16 +1,16 @@
-//! The header of a `.npy` file: a Python dictionary of three keys, and no more of Python than they need.
+//! Parses the header of a `.npy` file: a Python dictionary with three keys, and only the Python that these need.
 
 use gatewise::text::shown;
 
-/// The most axes of an array of NumPy.
+/// The largest number of axes of a NumPy array.
 const MOST_AXES: usize = 64;
 
-/// How a file says that its array lies in it.
+/// The layout of a file's array according to the header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Byte order, kind and width of an element, such as `<f4`.
+    /// The byte order, kind and width of an element, such as `<f4`.
     pub(super) descr: String,
-    /// Whether the first axis is the fastest.
+    /// Whether the first axis varies fastest.
     pub(super) fortran_order: bool,
     pub(super) shape: Vec<usize>,
 }
@@ -25,7 +25,7 @@ pub(super) struct Refusal {
 type Parsed<T> = Result<T, Refusal>;
 
 impl Header {
-    /// Reads the dictionary. Its keys may stand in any order, each of them once.
+    /// Parses the dictionary. Its keys may come in any order, each of them once.
     pub(super) fn parse(text: &str) -> Parsed<Self> {
         let mut cursor = Cursor { rest: text };
         let (mut descr, mut fortran_order, mut shape) = (None, None, None);
@@ -65,7 +65,7 @@ fn refusal(expected: &str, found: &str) -> Refusal {
     Refusal { expected: expected.to_owned(), found }
 }
 
-/// The rest of the text, still to be read.
+/// The text that is not parsed yet.
 struct Cursor<'a> {
     rest: &'a str,
 }
@@ -91,7 +91,7 @@ impl<'a> Cursor<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(refusal("the end of the header after '}'", self.rest)) }
     }
 
-    /// Text in quotes of either kind, without escapes.
+    /// Parses text in single or double quotes, without escapes.
     fn quoted(&mut self, what: &str) -> Parsed<&'a str> {
         self.skip_blanks();
         let wrong = || refusal(what, self.rest);
@@ -115,7 +115,7 @@ impl<'a> Cursor<'a> {
         Err(refusal("True or False for 'fortran_order'", self.rest))
     }
 
-    /// The extents of an array: `()`, `(3,)`, `(3, 4)`.
+    /// Parses the extents of an array: `()`, `(3,)`, `(3, 4)`.
     fn tuple(&mut self) -> Parsed<Vec<usize>> {
         let mut extents = Vec::new();
         self.require('(')?;

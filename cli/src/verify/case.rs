@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// One case with its tensors, in its own kind's layout.
+/// A case with its tensors; the layout depends on its kind.
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) kind: String,
@@ -23,7 +23,7 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// The manifest's fields of the case, as the kind declares them.
+    /// The case's fields in the manifest, as its kind declares them.
     pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T> {
         T::deserialize(&self.entry).map_err(|error| Error::Format {
             file: "manifest.json".to_owned(),
@@ -81,7 +81,7 @@ impl Case {
         self.entry["tensors"].get(name).is_some()
     }
 
-    /// What follows `prefix` in the names of the case's tensors.
+    /// The names of the case's tensors that start with `prefix`, without it.
     pub(super) fn names(&self, prefix: &str) -> Vec<String> {
         let tensors = self.entry["tensors"].as_object();
         let names = tensors.into_iter().flat_map(|tensors| tensors.keys());
@@ -93,7 +93,7 @@ impl Case {
         self.has(name).then(|| self.floats(name)).transpose()
     }
 
-    /// A tensor of row lengths, if the case has it.
+    /// A tensor of row lengths, if the case has one.
     pub(super) fn lengths(&self, name: &str) -> Result<Option<Vec<usize>>> {
         if !self.has(name) {
             return Ok(None);
@@ -104,8 +104,8 @@ impl Case {
     }
 }
 
-/// A file that the cases share, looked for near them.
-pub(super) fn beside(case: &Case, folders: &[&str], name: &str) -> Result<PathBuf> {
+/// Finds a file that several cases share, in one of these folders relative to the case's folder.
+pub(super) fn find_near(case: &Case, folders: &[&str], name: &str) -> Result<PathBuf> {
     let candidates = folders.iter().map(|folder| case.folder.join(folder).join(name));
     candidates.clone().find(|path| path.is_file()).ok_or_else(|| Error::Format {
         file: case.folder.display().to_string(),

@@ -1,8 +1,8 @@
-//! Comparing outputs with what an oracle stored.
+//! Compares outputs with the outputs of an oracle.
 
 use ndarray::{ArrayBase, ArrayD, Data, Dimension};
 
-/// The comparisons of one case on one device. It keeps the worst one, measured in its own tolerance.
+/// All comparisons of one case on one device. It keeps the worst error in units of its tolerance.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Comparison {
     pub(super) error: f64,
@@ -11,7 +11,7 @@ pub(super) struct Comparison {
     failed: bool,
 }
 
-/// How far a value may be from the oracle's: `absolute + relative |expected| + to_max max |expected|`.
+/// The largest distance from the oracle's value: `absolute + relative |expected| + to_max max |expected|`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tolerance {
     pub(super) absolute: f64,
@@ -30,7 +30,7 @@ impl Comparison {
         !self.failed && self.compared > 0
     }
 
-    /// Compares element by element; another shape fails with an infinite error.
+    /// Compares element by element; a different shape is an infinite error.
     pub(super) fn close<S, D, E>(&mut self, got: &ArrayBase<S, D>, expected: &ArrayD<E>, tolerance: Tolerance)
     where
         S: Data<Elem = f32>,
@@ -49,7 +49,7 @@ impl Comparison {
         self.compared += 1;
     }
 
-    /// Compares gradients: every error relative to the largest expected value, which counts as a thousandth at least.
+    /// Compares gradients. Errors are relative to the largest expected value, which counts as at least 0.001.
     pub(super) fn relative_to_max(&mut self, got: &ArrayD<f32>, expected: &ArrayD<f32>, tolerance: f64) {
         if got.shape() != expected.shape() {
             self.record(f64::INFINITY, tolerance);
@@ -62,7 +62,7 @@ impl Comparison {
         self.compared += 1;
     }
 
-    /// Compares things that are equal or not; the error is the number of differences.
+    /// Compares values for equality; the error is the number of differences.
     pub(super) fn equal<T: PartialEq>(&mut self, got: &[T], expected: &[T]) {
         let differences = got.iter().zip(expected).filter(|(got, expected)| got != expected).count();
         self.record((differences + got.len().abs_diff(expected.len())) as f64, 0.0);
@@ -70,7 +70,7 @@ impl Comparison {
     }
 
     fn record(&mut self, error: f64, tolerance: f64) {
-        // A NaN is no error that is small enough.
+        // False for NaN.
         let within = error <= tolerance;
         let worse = if self.failed || !within {
             !within && (!self.failed || error.is_nan() || error - tolerance > self.error - self.tolerance)

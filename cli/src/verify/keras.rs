@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::case::Case;
 use super::layer::{Layer, LossGradient, Outcome};
-use super::outputs::{Named, Outputs, Path, Supported};
+use super::outputs::{CasePath, NamedArrays, Outputs, Supported};
 
 #[derive(Deserialize)]
 struct Fields {
@@ -59,7 +59,7 @@ impl Fields {
     }
 }
 
-/// A case's layer and what surrounds it.
+/// A case's layer with its wrapper.
 struct Setup {
     fields: Fields,
     cell: Cell,
@@ -68,7 +68,7 @@ struct Setup {
     layer: Layer,
 }
 
-fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
+fn setup(case: &Case, path: &CasePath) -> Result<Supported<Setup>> {
     let fields: Fields = case.fields()?;
     let (cell, merge) = match (fields.cell(), fields.merge()) {
         (Ok(cell), Ok(merge)) => (cell, merge),
@@ -85,7 +85,7 @@ fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
     let (input, hidden) = (x.len_of(Axis(2)), parameters[0].weight_hh.ncols());
     let mut config = Config::new(cell, input, hidden).weight_type(path.weight_type);
     if fields.bidirectional {
-        // Without sequences, Keras merges the last output of each direction, which lie at two steps.
+        // Without sequences, Keras merges the last output of each direction; these belong to different steps.
         config = config.bidirectional(if fields.return_sequences { merge } else { Merge::Concat });
     } else if fields.go_backwards {
         config = config.reverse();
@@ -96,7 +96,7 @@ fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
     Ok(Ok(Setup { fields, cell, merge, directions, layer }))
 }
 
-pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+pub(super) fn outputs(case: &Case, path: &CasePath) -> Result<Supported<Outputs>> {
     let Setup { fields, merge, directions, layer, .. } = match setup(case, path)? {
         Ok(setup) => setup,
         Err(option) => return Ok(Err(option)),
@@ -114,8 +114,8 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     Ok(Ok(outputs))
 }
 
-/// The gradients of `sum(y r_y)`.
-pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
+/// The gradients of the loss `sum(y r_y)`.
+pub(super) fn gradients(case: &Case, path: &CasePath) -> Result<Supported<NamedArrays>> {
     let Setup { fields, cell, merge, directions, layer } = match setup(case, path)? {
         Ok(setup) => setup,
         Err(option) => return Ok(Err(option)),
@@ -124,7 +124,7 @@ pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
         Ok(LossGradient { y: output_gradient(case, &fields, merge, y)?, h: None, s: None })
     })?;
 
-    let mut named = Named::new();
+    let mut named = NamedArrays::new();
     named.add("x", batch_first(&d.x).to_owned());
     for (letter, state) in [("h", Some(&d.h)), ("c", d.s.as_ref())] {
         for (direction, row) in directions.iter().zip(state.iter().flat_map(|state| state.outer_iter())) {
@@ -134,7 +134,7 @@ pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
     for (direction, p) in directions.iter().zip(&d.parameters[0]) {
         let mut p = p.clone();
         if !matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. })) {
-            // Keras' only bias is the input's; ours on the state's side was a constant.
+            // Keras has only the input's bias; our recurrent bias was constant.
             p.bias_hh.iter_mut().for_each(|bias: &mut Array1<f32>| bias.fill(0.0));
         }
         let arrays = KerasArrays::from_parameters(&cell, &p)?;
@@ -147,7 +147,7 @@ pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
     Ok(Ok(named))
 }
 
-/// `output` backwards: from the weights of what Keras returns to those of `y`.
+/// The inverse of `output`: converts loss weights of Keras' result into loss weights of `y`.
 fn output_gradient(case: &Case, fields: &Fields, merge: Merge, y: &Array3<f32>) -> Result<Array3<f32>> {
     if fields.return_sequences {
         let mut weights: Array3<f32> = case.floats("r_y")?;
@@ -208,7 +208,7 @@ fn sequence(case: &Case, fields: &Fields) -> Result<Sequence> {
     Ok(Sequence::new().mask(mask.t().mapv(|valid| valid != 0)).pad(pad))
 }
 
-/// What Keras returns: `[B, T, width]`, or `[B, width]` of the last step processed.
+/// The result in Keras' layout: `[B, T, width]`, or `[B, width]` for the last processed step.
 fn output(fields: &Fields, merge: Merge, got: &Outcome) -> ArrayD<f32> {
     let y = &got.y;
     let (last, width) = (y.len_of(Axis(0)) - 1, y.len_of(Axis(2)));

@@ -1,4 +1,4 @@
-//! Running one recurrent stack for a case.
+//! Runs the recurrent stack of a case.
 
 use gatewise::cell::{Cell, Parameters, Sequence};
 use gatewise::nn::{Config, Recurrent, State, StateGradient};
@@ -7,12 +7,12 @@ use ndarray::Array3;
 
 use super::outputs::Outputs;
 
-/// A stack as a case describes it, with what it runs over.
+/// The stack of a case with its inputs.
 pub(super) struct Layer {
     pub(super) config: Config<Cell>,
     /// `[layer][direction]`
     pub(super) parameters: Vec<Vec<Parameters>>,
-    /// The state it starts from, `[layers directions, B, ..]`; zeros where absent.
+    /// The initial state, `[layers directions, B, ..]`; zeros if absent.
     pub(super) h: Option<Array3<f32>>,
     pub(super) s: Option<Array3<f32>>,
     /// `[T, B, I]`
@@ -20,16 +20,16 @@ pub(super) struct Layer {
     pub(super) sequence: Sequence,
 }
 
-/// The gradients of a loss by what a stack wrote.
+/// The gradients of a loss with respect to the outputs of a stack.
 pub(super) struct LossGradient {
     /// `[T, B, width]`
     pub(super) y: Array3<f32>,
-    /// As the state; zeros where absent.
+    /// The gradient with respect to the last state, in its shape; zeros if absent.
     pub(super) h: Option<Array3<f32>>,
     pub(super) s: Option<Array3<f32>>,
 }
 
-/// The gradients of a loss by what a stack read.
+/// The gradients of a loss with respect to the inputs and parameters of a stack.
 pub(super) struct LayerGradient {
     pub(super) x: Array3<f32>,
     pub(super) h: Array3<f32>,
@@ -48,7 +48,7 @@ impl Layer {
         Stack::new(device, &self.config, self.parameters.clone(), self.batch(), state)
     }
 
-    /// Runs over the whole sequence and back. `loss` looks at the output `[T, B, width]`.
+    /// Runs forward and back over the whole sequence. `loss` turns the output `[T, B, width]` into its gradient.
     pub(super) fn gradients(
         &self,
         device: &Device,
@@ -77,7 +77,7 @@ impl Layer {
     }
 }
 
-/// What a stack left behind.
+/// The outputs and the last state of a stack.
 pub(super) struct Outcome {
     /// `[T, B, width]`
     pub(super) y: Array3<f32>,
@@ -87,16 +87,16 @@ pub(super) struct Outcome {
     pub(super) s: Option<Array3<f32>>,
 }
 
-/// A stack with the state it starts from.
+/// A stack with its initial state.
 pub(super) struct Stack {
     layer: Recurrent,
     state: State,
-    /// The largest sum of the magnitudes of a row of recurrent weights.
+    /// The largest sum of magnitudes in a row of recurrent weights.
     gain: f64,
 }
 
 impl Stack {
-    /// `h` and `s` are `[layers directions, B, ..]`; zeros where absent.
+    /// Builds the stack. `h` and `s` are `[layers directions, B, ..]`; zeros if absent.
     pub(super) fn new(
         device: &Device,
         config: &Config<Cell>,
@@ -125,7 +125,7 @@ impl Stack {
         Ok(Self { layer, state, gain })
     }
 
-    /// Where to put what a call computes.
+    /// An empty collection for the outputs of a call.
     pub(super) fn outputs(&self) -> Outputs {
         Outputs::new(self.gain)
     }

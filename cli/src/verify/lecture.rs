@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::case::Case;
 use super::layer::{Layer, LossGradient, Stack};
-use super::outputs::{Named, Outputs, Path, Supported};
+use super::outputs::{CasePath, NamedArrays, Outputs, Supported};
 
 #[derive(Deserialize)]
 struct Fields {
@@ -34,7 +34,7 @@ struct Dims {
     hidden: usize,
 }
 
-/// A case's layer and what surrounds it.
+/// A case's layer with the suffixes of its gates and its readout.
 struct Setup {
     fields: Fields,
     /// The gates' suffixes, in the order of [`Cell::gates`].
@@ -42,7 +42,7 @@ struct Setup {
     layer: Layer,
 }
 
-fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
+fn setup(case: &Case, path: &CasePath) -> Result<Supported<Setup>> {
     let fields: Fields = case.fields()?;
     let bias = fields.use_bias;
     let activation = match fields.activation.as_str() {
@@ -65,7 +65,7 @@ fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
             "weight_ih" => "U",
             "weight_hh" => "W",
             "bias_ih" => "b",
-            // The lectures have one bias; it stands on the input's side. Its size is the file's, whatever the manifest says.
+            // The lectures have one bias, which we add to the input's. Its size comes from the file, not from the manifest.
             _ => "b",
         };
         let gates = suffixes.iter().map(|suffix| case.floats(&format!("{letter}{suffix}")));
@@ -78,13 +78,13 @@ fn setup(case: &Case, path: &Path) -> Result<Supported<Setup>> {
     let row = |name: &str| -> Result<Option<Array3<f32>>> {
         Ok(case.optional::<Ix2>(name)?.map(|array| array.insert_axis(Axis(0))))
     };
-    // The lectures call the state of a cell without a cell state `s`, too.
+    // The lectures also call the state of an RNN or a GRU `s`.
     let (h, s) = if cell.has_cell_state() { (row("h0")?, row("s0")?) } else { (row("s0")?, None) };
     let layer = Layer { config, parameters, h, s, x: case.floats::<Ix3>("x")?, sequence: Sequence::new() };
     Ok(Ok(Setup { fields, suffixes, layer }))
 }
 
-pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+pub(super) fn outputs(case: &Case, path: &CasePath) -> Result<Supported<Outputs>> {
     let Setup { fields, layer, .. } = match setup(case, path)? {
         Ok(setup) => setup,
         Err(option) => return Ok(Err(option)),
@@ -111,13 +111,13 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     Ok(Ok(outputs))
 }
 
-/// The gradients of the case's loss: `sum(y r_y)`, or the cross-entropy of the readout's softmax, summed.
-pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
+/// The gradients of the case's loss: `sum(y r_y)`, or the summed cross-entropy of the readout's softmax.
+pub(super) fn gradients(case: &Case, path: &CasePath) -> Result<Supported<NamedArrays>> {
     let Setup { fields, suffixes, layer } = match setup(case, path)? {
         Ok(setup) => setup,
         Err(option) => return Ok(Err(option)),
     };
-    let mut named = Named::new();
+    let mut named = NamedArrays::new();
     let d = layer.gradients(&path.device, |y| {
         let dy = if fields.readout { readout_gradient(case, path, y, &mut named)? } else { case.floats("r_y")? };
         Ok(LossGradient { y: dy, h: None, s: None })
@@ -145,8 +145,8 @@ pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
     Ok(Ok(named))
 }
 
-/// From the cross-entropy to `V`, `c` and `y`: the logits' gradient is the probabilities' distance from the target.
-fn readout_gradient(case: &Case, path: &Path, y: &Array3<f32>, named: &mut Named) -> Result<Array3<f32>> {
+/// The gradients of the cross-entropy with respect to `V`, `c` and `y`. The logits' gradient is the probabilities minus the target.
+fn readout_gradient(case: &Case, path: &CasePath, y: &Array3<f32>, named: &mut NamedArrays) -> Result<Array3<f32>> {
     let target: Array2<i32> = case.integers("target")?;
     let (_, mut d) = readout(case, &path.device, y)?;
     for (mut d, &target) in d.lanes_mut(Axis(2)).into_iter().zip(&target) {
@@ -168,7 +168,7 @@ fn readout_gradient(case: &Case, path: &Path, y: &Array3<f32>, named: &mut Named
     Ok(Array3::from_shape_fn(y.raw_dim(), |(t, b, u)| dy[[t * batch + b, u]]))
 }
 
-/// `s` after every step, `[T, B, hidden]`: the sequence taken step by step.
+/// The state `s` after every step, `[T, B, hidden]`, from running the sequence step by step.
 fn every_cell_state(mut stack_of_one: Stack, x: &Array3<f32>) -> Result<Array3<f32>> {
     let mut states = Vec::new();
     for step in x.axis_chunks_iter(Axis(0), 1) {

@@ -1,4 +1,4 @@
-//! A folder of golden cases: its manifest, and which files it may name.
+//! Reads the manifest of a folder of golden cases, and checks the files that it names.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::case::Case;
 use crate::file;
 
-/// The most bytes of a manifest. As values it takes some thirty times as much memory.
+/// The largest accepted manifest in bytes. Its parsed values take about thirty times as much memory.
 const LONGEST_MANIFEST: u64 = 8 << 20;
-/// The most bytes of a case's file.
+/// The largest accepted case file in bytes.
 const LONGEST_CASE: u64 = 256 << 20;
 
 /// The folder's list of cases.
@@ -30,7 +30,7 @@ struct Header {
     file: String,
 }
 
-/// A case that a manifest names, its file unread.
+/// A case of a manifest whose file is not read yet.
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) kind: String,
@@ -40,7 +40,7 @@ pub(super) struct Listed {
 
 /// Lists the cases whose name contains `wanted`.
 pub(super) fn cases(folder: &Path, wanted: Option<&str>) -> Result<Vec<Listed>> {
-    // The manifest, too, is a file of this folder, not a link out of it.
+    // The manifest, too, must be a file of this folder and not a link out of it.
     let path = folder.join("manifest.json");
     let within = inside(folder, Path::new("manifest.json"))?;
     let text = file::read(&within, LONGEST_MANIFEST)?;
@@ -88,7 +88,7 @@ impl Listed {
     }
 }
 
-/// Where a file of a folder really lies; refuses whatever lies elsewhere.
+/// The path of a file in a folder; refuses paths and links that lead out of the folder.
 fn inside(folder: &Path, file: &Path) -> Result<PathBuf> {
     let refuse = |expected: &str| Error::Format {
         file: folder.join("manifest.json").display().to_string(),
@@ -96,7 +96,7 @@ fn inside(folder: &Path, file: &Path) -> Result<PathBuf> {
         expected: expected.to_owned(),
         found: shown(&file.display().to_string()).to_string(),
     };
-    // The path goes into errors, so it must not steer a terminal.
+    // The path appears in errors, so it must not contain control characters.
     let plain = !file.to_string_lossy().contains(char::is_control);
     let downwards = file.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !plain || !downwards {

@@ -1,5 +1,5 @@
-//! Cases of the kinds `onnxrt` and `onnxnode`: one RNN, LSTM or GRU node, run as a model of that one node, so that what is
-//! verified is what imports a file.
+//! Cases of the kinds `onnxrt` and `onnxnode`: one RNN, LSTM or GRU node. It runs as a model with this single node, so that the
+//! ONNX import is verified, too.
 
 use gatewise::Result;
 use gatewise::cell::WeightType;
@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::case::Case;
-use super::outputs::{Outputs, Path, Supported};
+use super::outputs::{CasePath, Outputs, Supported};
 
-/// The operators' inputs and outputs by their place.
+/// The operators' inputs in their order.
 const INPUTS: [&str; 8] = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"];
 const OUTPUTS: [&str; 3] = ["Y", "Y_h", "Y_c"];
 /// Inputs that a file holds as constants.
@@ -30,7 +30,7 @@ struct Fields {
     attributes: Map<String, Value>,
 }
 
-pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+pub(super) fn outputs(case: &Case, path: &CasePath) -> Result<Supported<Outputs>> {
     if path.weight_type != WeightType::F32 {
         return Ok(Err(format!("{} weights in an ONNX model", path.weight_type)));
     }
@@ -121,7 +121,7 @@ fn constant(name: &str, array: &ArrayD<f32>) -> TensorProto {
     }
 }
 
-/// A value of free extents.
+/// A value with free extents.
 fn value_info(name: &str, data_type: DataType, rank: usize) -> ValueInfoProto {
     let free = |axis: usize| gatewise::onnx::proto::Dimension {
         value: Some(DimensionValue::DimParam(format!("{name}{axis}"))),
@@ -131,7 +131,7 @@ fn value_info(name: &str, data_type: DataType, rank: usize) -> ValueInfoProto {
     ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
 }
 
-/// The manifest writes attributes as JSON; which type one has is the operator's to say.
+/// Converts an attribute from the manifest's JSON; the operator determines its type.
 fn attribute(name: &str, value: &Value) -> Option<AttributeProto> {
     let mut attribute = AttributeProto { name: name.to_owned(), ..Default::default() };
     let kind = match name {

@@ -1,4 +1,4 @@
-//! What a case of one layer or operator computes on a path, by the names of the tensors it is compared with.
+//! The outputs of a case with one layer or operator, by the names of the tensors that they are compared with.
 
 use gatewise::cell::WeightType;
 use gatewise::{Device, Result};
@@ -8,21 +8,21 @@ use super::Verdict;
 use super::case::Case;
 use super::compare::{Comparison, Tolerance};
 
-/// Where and how a case runs.
+/// The device and the weight type that a case runs with.
 #[derive(Clone)]
-pub(super) struct Path {
+pub(super) struct CasePath {
     pub(super) device: Device,
     pub(super) weight_type: WeightType,
 }
 
-/// A value, or the name of what no path carries out.
+/// A value, or the name of an option that no path supports.
 pub(super) type Supported<T> = std::result::Result<T, String>;
 
-/// Arrays by the names under which a case stores what is expected of them.
+/// Arrays by the names of the expected tensors in the case.
 #[derive(Default)]
-pub(super) struct Named(Vec<(String, ArrayD<f32>)>);
+pub(super) struct NamedArrays(Vec<(String, ArrayD<f32>)>);
 
-impl Named {
+impl NamedArrays {
     pub(super) fn new() -> Self {
         Self::default()
     }
@@ -36,16 +36,16 @@ impl Named {
     }
 }
 
-/// Results of a case.
+/// The outputs of a case.
 pub(super) struct Outputs {
-    /// How much an error of the state may grow in one recurrent product.
+    /// The largest growth of a state's error in one recurrent product.
     gain: f64,
-    named: Named,
+    named: NamedArrays,
 }
 
 impl Outputs {
     pub(super) fn new(gain: f64) -> Self {
-        Self { gain, named: Named::new() }
+        Self { gain, named: NamedArrays::new() }
     }
 
     pub(super) fn add<D: Dimension>(&mut self, name: &str, array: Array<f32, D>) {
@@ -53,12 +53,12 @@ impl Outputs {
     }
 }
 
-/// Runs a case and compares every output with the oracle's; with narrow weights, which no oracle has, with the reference's on
-/// the weights as that type holds them.
+/// Runs a case and compares every output with the oracle's. If the weights are narrow, which no oracle has, compares with the
+/// reference on the rounded weights.
 pub(super) fn judge(
     case: &Case,
-    path: &Path,
-    run: impl Fn(&Case, &Path) -> Result<Supported<Outputs>>,
+    path: &CasePath,
+    run: impl Fn(&Case, &CasePath) -> Result<Supported<Outputs>>,
 ) -> Result<Verdict> {
     let outputs = match run(case, path)? {
         Ok(outputs) => outputs,
@@ -71,7 +71,7 @@ pub(super) fn judge(
     };
     let reference = match path.weight_type {
         WeightType::F32 => None,
-        weight_type => run(case, &Path { device: Device::Reference, weight_type })?.ok(),
+        weight_type => run(case, &CasePath { device: Device::Reference, weight_type })?.ok(),
     };
     let mut verdict = Verdict::new();
     for (name, got) in &outputs.named.0 {
@@ -83,12 +83,12 @@ pub(super) fn judge(
     Ok(verdict)
 }
 
-/// Runs a case forward and back and compares every gradient that the oracle stored, as `grad.` and a name.
+/// Runs a case forward and back, and compares every gradient of the oracle: the tensors `grad.NAME`.
 pub(super) fn judge_gradients(
     case: &Case,
-    path: &Path,
+    path: &CasePath,
     verdict: Verdict,
-    run: impl Fn(&Case, &Path) -> Result<Supported<Named>>,
+    run: impl Fn(&Case, &CasePath) -> Result<Supported<NamedArrays>>,
 ) -> Result<Verdict> {
     if verdict.unsupported.is_some() {
         return Ok(verdict);
@@ -104,15 +104,15 @@ pub(super) fn judge_gradients(
     let mut comparison = Comparison::default();
     for name in case.names("grad.") {
         let expected = case.floats(&format!("grad.{name}"))?;
-        // A gradient that nobody computed has the shape of nothing.
+        // A missing gradient has a shape that never fits.
         let nothing = ArrayD::zeros(vec![0]);
         comparison.relative_to_max(named.get(&name).unwrap_or(&nothing), &expected, tolerance);
     }
     Ok(Verdict { gradients: Some(comparison), ..verdict })
 }
 
-/// The CPU's products with 8-bit weights read the state rounded to 16 bits.
-fn rounding(path: &Path) -> f64 {
+/// The tolerance for rounding: the CPU's products with int8 weights round the state to 16 bits.
+fn rounding(path: &CasePath) -> f64 {
     match (&path.device, path.weight_type) {
         (Device::Cpu | Device::CpuWith(_), WeightType::Int8) => 3e-4,
         _ => 0.0,

@@ -1,4 +1,4 @@
-//! Cases of the kind `real`: whole models of other packages, from real inputs to what their own inference returned.
+//! Cases of the kind `real`: whole models of other packages, compared with their own inference on real inputs.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use gatewise_demos::{G2p, ThaiSegmenter, UzMorph, UzVocabulary};
 use ndarray::{Array1, Array2, ArrayD, Axis, Ix2, Ix3, s};
 use serde::Deserialize;
 
-use super::case::{Case, beside};
+use super::case::{Case, find_near};
 use super::compare::Tolerance;
 use super::{Verdict, unsupported};
 
@@ -26,7 +26,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
 }
 
 fn weights(case: &Case) -> Result<Weights> {
-    let path: PathBuf = beside(case, &MODELS, &format!("{}.safetensors", case.name))?;
+    let path: PathBuf = find_near(case, &MODELS, &format!("{}.safetensors", case.name))?;
     Weights::from_file(path)
 }
 
@@ -114,8 +114,8 @@ struct Tagged {
 
 fn morphology(case: &Case, device: &Device) -> Result<Verdict> {
     let Tagged { words, expected_tags } = case.fields()?;
-    // The tags' names and the letters' numbers, which the case does not carry.
-    let vocabulary = UzVocabulary::from_file(beside(case, &MODELS, "uzmorph_bigru.json")?)?;
+    // The names of the tags and the numbers of the letters are not part of the case.
+    let vocabulary = UzVocabulary::from_file(find_near(case, &MODELS, "uzmorph_bigru.json")?)?;
     let got = UzMorph::new(device, &weights(case)?, vocabulary)?.trace(&words)?;
     let mut verdict = Verdict::new();
     let expected: ArrayD<f32> = case.floats("gru_y")?;

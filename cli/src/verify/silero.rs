@@ -7,7 +7,7 @@ use gatewise::{Device, Result};
 use ndarray::{Array1, Array2, Axis, Slice};
 
 use super::Verdict;
-use super::case::{Case, beside};
+use super::case::{Case, find_near};
 use super::compare::Tolerance;
 use crate::audio::Recording;
 
@@ -15,7 +15,7 @@ const WEIGHTS: &str = "silero_vad_16k.safetensors";
 const SENTENCE: &str = "sense_and_sensibility_01_austen_64kb-";
 
 pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
-    let weights = Weights::from_file(beside(case, &["", "../../models", "../models"], WEIGHTS)?)?;
+    let weights = Weights::from_file(find_near(case, &["", "../../models", "../models"], WEIGHTS)?)?;
     let vad = SileroVad::new(device, &weights)?;
     let got = vad.trace(&samples(case)?)?;
 
@@ -29,7 +29,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     comparison.close(&row(&got.h), &case.floats("h_last")?, hidden);
     comparison.close(&row(&got.s), &case.floats("c_last")?, hidden);
     for (got, name, tolerance) in [(got.features, "lstm_in", features), (got.hidden, "lstm_h", hidden)] {
-        // The case holds the first frames alone.
+        // The case holds only the first frames.
         let expected: Array2<f32> = case.floats(name)?;
         let first = Slice::from(..expected.nrows().min(got.nrows()));
         comparison.close(&got.slice_axis(Axis(0), first), &expected.into_dyn(), tolerance);
@@ -44,7 +44,7 @@ fn samples(case: &Case) -> Result<Vec<f32>> {
             return Err(case.refuse("name", "`librivox_` and a sentence's number", &shown(sentence).to_string()));
         }
         let name = format!("{SENTENCE}{sentence}.wav");
-        Recording::open(&beside(case, &["", "../../audio", "../audio", "../../cli/assets"], &name)?)?.rest()
+        Recording::open(&find_near(case, &["", "../../audio", "../audio", "../../cli/assets"], &name)?)?.rest()
     };
     match case.name.as_str() {
         "librivox_strip" => {

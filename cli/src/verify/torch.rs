@@ -1,4 +1,4 @@
-//! Cases of the kind `torch`: PyTorch's `nn.RNN`, `nn.LSTM`, `nn.GRU`, in their own names and layouts.
+//! Cases of the kind `torch`: PyTorch's `nn.RNN`, `nn.LSTM` and `nn.GRU`, with PyTorch's names and layouts.
 
 use gatewise::Result;
 use gatewise::cell::{Activation, Cell, Direction, GruCell, LstmCell, RnnCell, Sequence};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::case::Case;
 use super::layer::{Layer, LossGradient};
-use super::outputs::{Named, Outputs, Path, Supported};
+use super::outputs::{CasePath, NamedArrays, Outputs, Supported};
 
 #[derive(Deserialize)]
 struct Fields {
@@ -28,7 +28,7 @@ struct Dims {
     hidden: usize,
 }
 
-fn layer(case: &Case, path: &Path) -> Result<Supported<Layer>> {
+fn layer(case: &Case, path: &CasePath) -> Result<Supported<Layer>> {
     let fields: Fields = case.fields()?;
     let bias = fields.bias;
     let cell: Cell = match fields.cell.as_str() {
@@ -55,7 +55,7 @@ fn layer(case: &Case, path: &Path) -> Result<Supported<Layer>> {
     Ok(Ok(Layer { config, parameters, h, s, x, sequence }))
 }
 
-pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
+pub(super) fn outputs(case: &Case, path: &CasePath) -> Result<Supported<Outputs>> {
     let layer = match layer(case, path)? {
         Ok(layer) => layer,
         Err(option) => return Ok(Err(option)),
@@ -72,8 +72,8 @@ pub(super) fn outputs(case: &Case, path: &Path) -> Result<Supported<Outputs>> {
     Ok(Ok(outputs))
 }
 
-/// The gradients of the case's loss, `sum(y r_y)` and the same over the last state where it has weights.
-pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
+/// The gradients of the case's loss: `sum(y r_y)`, plus the same sum over the last state if the case has weights for it.
+pub(super) fn gradients(case: &Case, path: &CasePath) -> Result<Supported<NamedArrays>> {
     let layer = match layer(case, path)? {
         Ok(layer) => layer,
         Err(option) => return Ok(Err(option)),
@@ -81,7 +81,7 @@ pub(super) fn gradients(case: &Case, path: &Path) -> Result<Supported<Named>> {
     let loss = LossGradient { y: case.floats("r_y")?, h: case.optional("r_hn")?, s: case.optional("r_cn")? };
     let d = layer.gradients(&path.device, |_| Ok(loss))?;
 
-    let mut named = Named::new();
+    let mut named = NamedArrays::new();
     named.add("x", d.x);
     named.add("h0", d.h);
     if let Some(s) = d.s {

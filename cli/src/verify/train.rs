@@ -67,7 +67,7 @@ impl Hyper {
     }
 }
 
-/// What the readout is compared with.
+/// The targets of the readout.
 enum Target {
     /// Numbers at every step, `[T, B, C]`.
     Numbers(Tensor),
@@ -101,7 +101,7 @@ impl Model {
     }
 }
 
-/// Refuses sizes that the case's file does not have, before parameters of that size are drawn and steps are taken.
+/// Refuses sizes that do not match the tensors in the case's file, before parameters of these sizes are drawn.
 fn check_sizes(case: &Case, fields: &Fields) -> Result<()> {
     let Fields { dims, layers, .. } = fields;
     let floats = case.bytes.len() / size_of::<f32>();
