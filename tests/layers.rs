@@ -54,15 +54,15 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A file of the library.
-struct LibraryFile {
+/// A file of the library or of the program.
+struct SourceFile {
     path: PathBuf,
-    /// The module that the file holds; empty for `lib.rs`.
+    /// The module that the file holds, from its crate's root on; empty for `lib.rs`.
     module: Vec<String>,
     code: String,
 }
 
-impl LibraryFile {
+impl SourceFile {
     fn room(&self) -> Option<&str> {
         self.module.first().map(String::as_str)
     }
@@ -73,23 +73,30 @@ impl LibraryFile {
     }
 }
 
+/// The folders of the library and of the program.
+const SOURCES: [&str; 3] = ["src", "cli/src", "cli/demos"];
+
 /// The files of the library without their unit tests.
-fn library() -> Vec<LibraryFile> {
-    let source = root().join("src");
-    let library = files(&source, "rs").into_iter().filter_map(|path| {
-        let inside = path.strip_prefix(&source).expect("below src").to_path_buf();
+fn library() -> Vec<SourceFile> {
+    source_files("src")
+}
+
+/// The files of a folder without their unit tests.
+fn source_files(folder: &str) -> Vec<SourceFile> {
+    let source = root().join(folder);
+    let found = files(&source, "rs").into_iter().filter_map(|path| {
+        let inside = path.strip_prefix(&source).expect("below the folder").to_path_buf();
         let is_test = inside.ends_with("tests.rs");
         let stem = inside.with_extension("");
         let module = stem.iter().map(|name| name.to_string_lossy().into_owned());
         let module: Vec<String> = module.filter(|name| name != "lib").collect();
-        let in_library = !is_test && module.first().is_none_or(|room| room != "bin");
-        in_library.then(|| LibraryFile {
+        (!is_test).then(|| SourceFile {
             path: inside,
             module,
             code: library_code(&fs::read_to_string(&path).expect("text")),
         })
     });
-    library.collect()
+    found.collect()
 }
 
 /// The rooms of the items that the root of the crate exports: `Error` stands for `error`.
@@ -165,7 +172,7 @@ fn only_the_gpu_room_names_wgpu() {
 
 #[test]
 fn no_library_file_panics_on_purpose() {
-    for file in library() {
+    for file in SOURCES.into_iter().flat_map(source_files) {
         for (number, line) in file.lines() {
             for word in [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!("] {
                 assert!(!line.contains(word), "{}:{number}: {}", file.path.display(), line.trim());
@@ -176,9 +183,8 @@ fn no_library_file_panics_on_purpose() {
 
 #[test]
 fn no_file_outgrows_its_reader() {
-    let sources = ["src", "shaders"]
-        .into_iter()
-        .flat_map(|folder| files(&root().join(folder), if folder == "src" { "rs" } else { "wgsl" }));
+    let rust = SOURCES.into_iter().flat_map(|folder| files(&root().join(folder), "rs"));
+    let sources = rust.chain(files(&root().join("shaders"), "wgsl"));
     for path in sources {
         let lines = fs::read_to_string(&path).expect("text").lines().count();
         assert!(lines <= MOST_LINES, "{}: {lines} lines", path.display());

@@ -210,7 +210,7 @@ pub(crate) fn picture(title: &str, flows: &[(&str, GradientFlow)]) -> Chart {
         values.iter().enumerate().map(|(t, &value)| (t as f64, of(value))).collect()
     };
     let (mut norms, mut paths, mut gates) = (Vec::new(), Vec::new(), Vec::new());
-    let mut colour = 0;
+    let (mut colour, mut gated) = (0, 0);
     for (name, flow) in flows {
         for layer in &flow.layers {
             let name =
@@ -225,9 +225,14 @@ pub(crate) fn picture(title: &str, flows: &[(&str, GradientFlow)]) -> Chart {
                         .into_iter()
                         .enumerate()
                 {
+                    // Gates of different cells often coincide, so every cell has colours of its own.
                     let dashed = layer.cell == "gru";
-                    gates.push(Line { colour: at, ..line(format!("{name}: {gate}"), dashed, points(means, |m| m)) });
+                    gates.push(Line {
+                        colour: at + 3 * gated,
+                        ..line(format!("{name}: {gate}"), dashed, points(means, |m| m))
+                    });
                 }
+                gated += 1;
             }
             if let Some(s) = &layer.s {
                 paths.push(line(format!("{name}: |dL/ds|"), true, points(s, f64::log10)));
