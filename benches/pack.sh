@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(realpath -m "${1:-target/gatewise-gpu.tar.gz}")
 profile=${PROFILE:-release}
-tests=(golden parity schedules cooperative_scan properties training counts submission tuning)
+tests=(golden parity schedules cooperative_scan properties training counts calls)
 most=$((64 * 1000 * 1000))
 
 case $profile in
@@ -25,7 +25,7 @@ trap 'rm -rf "$pack"' EXIT
 mkdir -p "$pack"/{bin,lib,tests,models,cli/assets}
 strip -o "$pack/bin/gatewise" "$target/$folder/gatewise"
 for test in "${tests[@]}"; do
-    binary=$(sed -n "s|.*Executable tests/$test.rs (\(.*\))|\1|p" <<<"$built")
+    binary=$(sed -nE "s#.*Executable tests/$test(\.rs|/main\.rs) \((.*)\)#\2#p" <<<"$built")
     strip -o "$pack/bin/$test" "$binary"
 done
 # The tests read these files below GATEWISE_ROOT; golden cases use models and recordings.

@@ -94,8 +94,9 @@ if wanted verify; then
 fi
 
 if wanted tests; then
-    for test in golden parity schedules cooperative_scan properties training counts submission tuning; do
-        limited "$step_s" "bin/$test" >"$work/log" 2>&1
+    for test in golden parity schedules cooperative_scan properties training counts calls; do
+        # Planted faults prove the tests, not the device; the table of options belongs to the repository.
+        limited "$step_s" "bin/$test" --skip mutants:: --skip support_table:: >"$work/log" 2>&1
         status=$?
         if ((status == 0)); then passed=true; else passed=false; fi
         summary=$(grep '^test result' "$work/log" | tail -1)

@@ -2,6 +2,8 @@
 
 #![cfg(feature = "gpu")]
 
+#[path = "mutants/mod.rs"]
+mod mutants;
 #[path = "parity/mod.rs"]
 mod parity;
 #[path = "parity/support.rs"]
@@ -49,7 +51,7 @@ macro_rules! tests {
                 without.is_empty(),
                 "{without:?} without parity cases: write a function that returns at least 5 `Case`s (what goes in, and what \
                  the reference in f64 says must come out) in the file of the kernel's family in tests/parity/, and name it \
-                 in `kernel_cases` in tests/parity/mod.rs; then plant slips in tests/mutants.rs"
+                 in `kernel_cases` in tests/parity/mod.rs; then plant faults in tests/mutants/mod.rs"
             );
             let unknown: Vec<_> = table.iter().filter(|(name, _)| KERNELS.iter().all(|k| k.name != *name)).collect();
             assert!(unknown.is_empty(), "{unknown:?} are not in KERNELS");

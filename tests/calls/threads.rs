@@ -1,13 +1,8 @@
 //! One GPU device shared by threads.
 
-#![cfg(feature = "gpu")]
-
-#[path = "parity/support.rs"]
-mod support;
-
 use gatewise::gpu::{KERNELS, KernelRun};
 
-use support::{gpu, uniform};
+use crate::support::{gpu, uniform};
 
 /// A thread's wait may finish the work of another thread while a third one records. The result must reach the thread that asked
 /// for it, and nobody else may get its memory before.

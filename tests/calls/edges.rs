@@ -1,11 +1,8 @@
 //! The limits of legal calls: no steps, one step, one row, one unit, rows without a valid step; and calls so large for their
 //! device that time is cut into chunks.
-#![cfg(feature = "gpu")]
 
-mod common;
-
-use common::case::{self, Case, Directions, Instructions, Outcome};
-use common::{bits, devices, gpu, gpu_with};
+use crate::common::case::{self, Case, Directions, Instructions, Outcome};
+use crate::common::{bits, devices, gpu, gpu_with};
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::nn::{Merge, TrainingOptions};
 use gatewise::ops::{self, Conv1dGeometry};

@@ -1,8 +1,7 @@
 //! The table of cells, options and paths in `SUPPORT.md`, made by running every entry of it.
 //!
 //! An entry names the paths that carry the option out: they agree with the reference, and the option changes the numbers.
-//! `UPDATE_SUPPORT=1 cargo test --test support_table` writes the table anew.
-#![cfg(feature = "gpu")]
+//! `UPDATE_SUPPORT=1 cargo test --test calls support_table` writes the table anew.
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::gpu::GpuOptions;
@@ -10,7 +9,7 @@ use gatewise::nn::{Config, Merge};
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, Array3};
 
-const BEGIN: &str = "<!-- the table below is written and checked by tests/support_table.rs -->\n";
+const BEGIN: &str = "<!-- the table below is written and checked by tests/calls/support_table.rs -->\n";
 const END: &str = "<!-- end of the table -->\n";
 
 const TIME: usize = 6;
@@ -208,6 +207,6 @@ fn the_page_says_what_runs() {
         std::fs::write(path, format!("{head}{BEGIN}{table}{END}{tail}")).expect("the page is written");
         return;
     }
-    assert_eq!(written, table, "run `UPDATE_SUPPORT=1 cargo test --test support_table` and read the difference");
+    assert_eq!(written, table, "run `UPDATE_SUPPORT=1 cargo test --test calls support_table` and read the difference");
     assert!(!table.contains("none"), "an option that no path carries out:\n{table}");
 }

@@ -1,5 +1,4 @@
 //! Element-wise operations of graphs, on every device, compared with `f64`.
-#![cfg(feature = "gpu")]
 
 use std::sync::OnceLock;
 

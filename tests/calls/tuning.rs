@@ -1,11 +1,8 @@
 //! Plans chosen by measuring: only if asked for, right for every choice, and the same again from disk.
-#![cfg(feature = "gpu")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::bits;
+use crate::common::bits;
 use gatewise::cell::{Cell, LstmCell};
 use gatewise::gpu::{GpuDevice, GpuOptions};
 use gatewise::nn::{Config, Recurrent};

@@ -1,24 +1,16 @@
 //! Planted faults: a kernel with one of them must not pass its parity cases. A fault whose original text is gone fails the test, too.
-#![cfg(feature = "gpu")]
 
-#[path = "mutants/cell.rs"]
 mod cell;
-#[path = "mutants/cooperative.rs"]
 mod cooperative;
-#[path = "parity/mod.rs"]
-mod parity;
-#[path = "mutants/scan.rs"]
 mod scan;
-#[path = "parity/support.rs"]
-mod support;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::parity::{self, Case, can_run, kernel_cases};
+use crate::support::gpu;
 use gatewise::gpu::{KERNELS, Kernel};
-use parity::{Case, can_run, kernel_cases};
-use support::gpu;
 
 /// One fault.
 #[derive(Clone, Copy)]

@@ -1,11 +1,8 @@
 //! Results that come back to the host, times by the device's clock, and pipelines on disk.
-#![cfg(feature = "gpu")]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{gpu, gpu_with};
+use crate::common::{gpu, gpu_with};
 use gatewise::cell::{Activation, Sequence};
 use gatewise::gpu::{Detail, GpuDevice, GpuOptions};
 use gatewise::nn::Lstm;
@@ -19,7 +16,7 @@ fn tensor(device: &Device, shape: [usize; 3]) -> Tensor {
 
 #[test]
 fn awaited_and_waited_for_are_the_same_on_every_device() {
-    for device in common::devices() {
+    for device in crate::common::devices() {
         let x = tensor(&device, [3, 2, 5]);
         let waited: Array3<f32> = x.to_array().expect("waits");
         let awaited: Array3<f32> = pollster::block_on(x.to_array_async()).expect("awaits");

@@ -1,9 +1,6 @@
 //! NaN and infinities among weights and in a state: they stay the same on every device, or are refused.
-#![cfg(feature = "gpu")]
 
-mod common;
-
-use common::devices;
+use crate::common::devices;
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Parameters, RnnCell, WeightType};
 use gatewise::nn::{Config, Merge, Recurrent};
 use gatewise::ops::{self, Reduction};

@@ -1,5 +1,4 @@
 //! Operations that move elements, on every device, against `ndarray`'s own.
-#![cfg(feature = "gpu")]
 
 use std::sync::OnceLock;
 

@@ -1,5 +1,4 @@
 //! Layers are written to files with PyTorch's names and read back, bit for bit, on every device.
-#![cfg(feature = "gpu")]
 
 use std::sync::OnceLock;
 

@@ -1,14 +1,10 @@
 //! llvmpipe ends every loop of an invocation after 65,535 iterations in all, without an error. The crate relies on
 //! exactly that.
-#![cfg(feature = "gpu")]
 
-#[path = "parity/support.rs"]
-mod support;
-
+use crate::support::gpu;
 use gatewise::gpu::{Kernel, KernelRun};
 use gatewise::{Device, Tensor, ops};
 use ndarray::Array2;
-use support::gpu;
 
 static COUNT: Kernel = Kernel {
     name: "count",

@@ -1,11 +1,8 @@
 //! A state has two values: where it stands, and what a reset returns to. Saved, restored, set, picked and joined, a run is the
 //! unbroken run.
-#![cfg(feature = "gpu")]
 
-mod common;
-
-use common::case::{self, Arrays, Case, Directions, Instructions};
-use common::{bits, devices, gpu_with, refusal};
+use crate::common::case::{self, Arrays, Case, Directions, Instructions};
+use crate::common::{bits, devices, gpu_with, refusal};
 use gatewise::cell::{Cell, Forget, GruCell, LstmCell, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::nn::{Gru, Lstm, Merge, Recurrent, SavedState, State};
 use gatewise::plan::PlanKind;

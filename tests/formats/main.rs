@@ -1,0 +1,7 @@
+//! Files on disk: weights under PyTorch's names, gate orders of other engines, and files that are replaced as a whole.
+
+#[cfg(feature = "gpu")]
+mod export;
+mod files;
+mod gate_orders;
+mod weights;
