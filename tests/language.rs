@@ -1,7 +1,7 @@
 //! The language of every text in the repository: comments, documentation, messages and pages are plain English.
 //!
-//! Each rule stands in [`RULES`] with its reason, sentences that break it and sentences that do not. A rule is here only if it can be counted
-//! without doubt; the rest of a good style cannot be tested.
+//! Each rule stands in [`RULES`] with its reason, sentences that break it and sentences that do not. A rule is here only if a program can
+//! decide it without doubt; the rest of a good style cannot be tested.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,15 @@ const MOST_WORDS: usize = 40;
 
 /// Names of types that say nothing of their job. Each may be the name of one type in the repository.
 const BARE_NAMES: [&str; 5] = ["Run", "Call", "Source", "Memory", "Place"];
+
+/// Names of types that are metaphors for a term of the field.
+const METAPHORS: [(&str, &str); 5] = [
+    ("Wide", "cooperative scan"),
+    ("Together", "cooperative scans"),
+    ("Walk", "scan"),
+    ("Beside", "the name of the thing itself"),
+    ("Turn", "step, depth slice or iteration"),
+];
 
 /// Things that are counted per step, per call or per second.
 const COUNTED: &str = "allocation barrier buffer byte bytes checkpoint dispatch dispatches element elements entry frame gate line lines \
@@ -400,25 +409,30 @@ fn declared(line: &str) -> Option<&str> {
     name.split(|c: char| !c.is_alphanumeric() && c != '_').next()
 }
 
-fn bare_names<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<String> {
-    let mut found: Vec<(&str, String)> = Vec::new();
-    for (path, text) in files {
-        for (number, line) in (1..).zip(text.lines()) {
-            if let Some(name) = declared(line.trim()).filter(|name| BARE_NAMES.contains(name)) {
-                found.push((name, format!("{path}:{number}")));
-            }
-        }
-    }
-    let count = |name: &str| found.iter().filter(|(other, _)| *other == name).count();
-    found.iter().filter(|(name, _)| count(name) > 1).map(|(name, place)| format!("{place}: `{name}`")).collect()
+/// The types that files declare: name and place.
+fn declarations<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(&'a str, String)> {
+    let lines = files.flat_map(|(path, text)| (1..).zip(text.lines()).map(move |(number, line)| (path, number, line)));
+    let named =
+        |(path, number, line): (&str, usize, &'a str)| Some((declared(line.trim())?, format!("{path}:{number}")));
+    lines.filter_map(named).collect()
+}
+
+/// Types that share one bare name, and types whose name is a metaphor.
+fn poor_names(types: &[(&str, String)]) -> Vec<String> {
+    let count = |name: &str| types.iter().filter(|(other, _)| *other == name).count();
+    let bare = types.iter().filter(|(name, _)| BARE_NAMES.contains(name) && count(name) > 1);
+    let bare = bare.map(|(name, place)| format!("{place}: one of several `{name}`: prefix it with its job"));
+    let metaphor = |name: &str| METAPHORS.iter().find(|(metaphor, _)| *metaphor == name);
+    let metaphors = types.iter().filter_map(|(name, place)| Some((name, place, metaphor(name)?.1)));
+    bare.chain(metaphors.map(|(name, place, term)| format!("{place}: `{name}`: the term is {term}"))).collect()
 }
 
 #[test]
 fn names_of_types_say_their_job() {
     let texts = texts();
     let rust = texts.iter().filter(|(path, _)| path.ends_with(".rs") && path != RULE_BOOK);
-    let faults = bare_names(rust.map(|(path, text)| (path.as_str(), text.as_str())));
-    assert!(faults.is_empty(), "several types of one bare name; prefix each with its job:\n{}", faults.join("\n"));
+    let faults = poor_names(&declarations(rust.map(|(path, text)| (path.as_str(), text.as_str()))));
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 /// What each rule says of a text.
@@ -464,8 +478,11 @@ fn phrases_are_found_in_tables_and_messages_and_nowhere_in_code() {
 }
 
 #[test]
-fn a_bare_name_may_stand_once() {
+fn a_bare_name_may_stand_once_and_a_metaphor_never() {
+    let poor = |files: &[(&'static str, &'static str)]| poor_names(&declarations(files.iter().copied()));
     let (once, again) = (("a.rs", "pub(crate) struct Run;"), ("b.rs", "enum Run { A }\nstruct RunOptions;"));
-    assert!(bare_names([once].into_iter()).is_empty());
-    assert_eq!(bare_names([once, again].into_iter()), ["a.rs:1: `Run`", "b.rs:1: `Run`"]);
+    assert!(poor(&[once]).is_empty());
+    assert_eq!(poor(&[once, again]).len(), 2);
+    assert_eq!(poor(&[("a.rs", "fn f() {}\npub struct Wide {")]), ["a.rs:2: `Wide`: the term is cooperative scan"]);
+    assert!(poor(&[("a.rs", "let wide = Wider::new();\n// struct Wide")]).is_empty());
 }
