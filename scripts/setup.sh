@@ -1,10 +1,10 @@
-# What the other scripts need on a fresh Debian machine; sourced, not run. Installs only what is missing.
+# Installs the packages that the other scripts need on a fresh Debian machine, if they are missing. Sourced, not run.
 
 MINIMUM_RUST=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
 
 say() { printf '%s\n' "$*" >&2; }
 
-# apt-get as root or through sudo, quietly; the package lists are brought up to date once.
+# Runs apt-get quietly as root or through sudo; updates the package lists once.
 apt() {
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
@@ -20,21 +20,21 @@ apt() {
 
 install_packages() {
     if ! command -v apt-get >/dev/null; then
-        say "missing: $*. This is no Debian machine: please install them by its own means."
+        say "missing packages: $*. This machine has no apt-get: please install them by its own means, then run the script again."
         return 1
     fi
     say "installing $*"
     apt install --no-install-recommends "$@"
 }
 
-# Whether a rustc is there and new enough; `rustc 1.95.0 (..)` on its standard output.
+# Succeeds if a rustc is there and new enough; it prints `rustc 1.95.0 (..)`.
 rust_is_new_enough() {
     local version
     version=$("$1" --version 2>/dev/null | awk '{ print $2 }') || return 1
     [ -n "$version" ] && [ "$(printf '%s\n%s\n' "$MINIMUM_RUST" "$version" | sort -V | head -n 1)" = "$MINIMUM_RUST" ]
 }
 
-# A Rust tool chain: the one in PATH, else rustup's, else Debian's newest, else rustup's installer.
+# Ensures a Rust tool chain: the one in PATH, else rustup's, else Debian's newest, else rustup's installer.
 ensure_rust() {
     command -v cc >/dev/null || install_packages gcc libc6-dev || return 1
     if rust_is_new_enough rustc && command -v cargo >/dev/null; then return; fi
@@ -42,7 +42,7 @@ ensure_rust() {
         export PATH="$HOME/.cargo/bin:$PATH"
         return
     fi
-    # Debian keeps a newer Rust beside the release's own, for its browsers.
+    # Debian has a second, newer Rust package for its browsers.
     if command -v apt-cache >/dev/null; then
         apt check || return 1
         local package
@@ -60,7 +60,7 @@ ensure_rust() {
     export PATH="$HOME/.cargo/bin:$PATH"
 }
 
-# A Vulkan adapter for the tests: Mesa's software driver where no driver is.
+# Ensures a Vulkan adapter for the tests: Mesa's software driver if there is no driver.
 ensure_vulkan() {
     local folder
     ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1' || install_packages libvulkan1 || return 1
