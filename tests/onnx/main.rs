@@ -5,4 +5,5 @@ mod broken;
 mod build;
 mod fixtures;
 mod forms;
+mod peer_faults;
 mod stored;

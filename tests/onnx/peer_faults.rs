@@ -2,15 +2,10 @@
 //! outputs of onnxruntime, PyTorch and Keras.
 //!
 //! Every test first compares the right computation with the stored output. Then it computes the faulty result of the same data and
-//! checks that it differs. F1 to F11 number the faults as the peers' review does; each test says which engine has it.
-#![cfg(all(feature = "gpu", feature = "onnx"))]
+//! checks that it differs. The faults are numbered F1 to F11; each test says which engine has it.
 
-#[path = "onnx/build.rs"]
-mod build;
-#[path = "onnx/stored.rs"]
-mod stored;
-
-use build::{assert_close, devices};
+use crate::build::{assert_close, devices};
+use crate::stored::{Stored, arrays, borrowed, inputs, path, stored};
 use gatewise::cell::{Cell, GruCell, LstmCell, Reset, RnnCell, Sequence};
 use gatewise::nn::{Config, Recurrent, State};
 use gatewise::onnx::proto::{AttributeProto, AttributeType, Message, ModelProto, NodeProto};
@@ -18,7 +13,6 @@ use gatewise::onnx::{Extent, GruReset, Input, OnnxModel, OnnxOptions, Warning};
 use gatewise::weights::layout::{KerasArrays, OnnxArrays};
 use gatewise::{Device, Tensor};
 use ndarray::{Array, Array2, Array3, Array4, ArrayD, Axis, Dimension, IxDyn};
-use stored::{Stored, arrays, borrowed, inputs, path, stored};
 
 /// A difference that no rounding explains.
 const APART: f32 = 1e-2;
