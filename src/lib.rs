@@ -15,7 +15,7 @@
 //! # Ok::<(), gatewise::Error>(())
 //! ```
 //!
-//! A cell is described once, as data ([`cell`]). The [`reference`] says what is right, in plain loops over `f32` or `f64`. The CPU
+//! A cell is described once, as data ([`cell`]). The [reference](mod@reference) says what is right, in plain loops over `f32` or `f64`. The CPU
 //! path and the GPU path compute the same, fast. Weights and states live where their layer lives and are read back only when
 //! asked for. An option that a path does not carry out is an [`Error`] that names it.
 //!

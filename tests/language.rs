@@ -167,10 +167,10 @@ impl Reader {
             let (_, sentence_words) = sentence.get_or_insert((*line, Vec::new()));
             sentence_words.push(word.clone());
             let next = words.get(at + 1).map(|(_, word)| word.as_str());
-            if next.is_none_or(|next| ends_sentence(word, next)) {
-                if let Some((line, words)) = sentence.take() {
-                    self.sentences.push(Sentence { line, kind: Kind::Prose, text: words.join(" ") });
-                }
+            if next.is_none_or(|next| ends_sentence(word, next))
+                && let Some((line, words)) = sentence.take()
+            {
+                self.sentences.push(Sentence { line, kind: Kind::Prose, text: words.join(" ") });
             }
         }
     }
@@ -281,7 +281,7 @@ fn literals(code: &str) -> Vec<String> {
 
 /// Where a comment begins behind code: outside of every string.
 fn trailing_comment(line: &str) -> Option<usize> {
-    line.match_indices(" // ").map(|(at, _)| at).find(|&at| line[..at].matches('"').count() % 2 == 0)
+    line.match_indices(" // ").map(|(at, _)| at).find(|&at| line[..at].matches('"').count().is_multiple_of(2))
 }
 
 /// The sentences of a file with comments that begin with `//`.
@@ -340,12 +340,12 @@ fn sentences(path: &Path, text: &str) -> Vec<Sentence> {
     }
 }
 
+/// Files with these endings are read, and scripts, which have none.
 fn is_text(path: &Path) -> bool {
+    let folder = path.parent().and_then(Path::file_name);
     match path.extension() {
         Some(ending) => ["rs", "wgsl", "c", "md", "py", "sh", "toml"].iter().any(|known| ending == *known),
-        None => path
-            .parent()
-            .is_some_and(|folder| folder.ends_with("scripts") || folder.ends_with(".ci") || folder.ends_with("fuzz")),
+        None => ["scripts", ".ci", "fuzz"].iter().any(|known| folder.is_some_and(|folder| folder == *known)),
     }
 }
 
