@@ -105,10 +105,10 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
-        fault: Fault::Holds(&["no", "number"], ""),
+        fault: Fault::Holds(&["is are was were be becomes or", "no", "number numbers"], ""),
         why: "NaN is called NaN",
-        broken: &["A loss that is no number changes nothing."],
-        kept: &["A loss that is NaN changes nothing."],
+        broken: &["A loss that is no number changes nothing.", "Weights that are no numbers."],
+        kept: &["A loss that is NaN changes nothing.", "Writes zeros: no number of a skipped step may be read."],
     },
     Rule {
         fault: Fault::Begins(&["safety", ":", "the by as", "caller caller's callers"]),
