@@ -1,4 +1,4 @@
-//! Whole models with a job, built from the layers.
+//! Whole models, built from the layers: a speech detector and a noise suppressor.
 
 mod arrays;
 mod rnnoise;

@@ -239,7 +239,7 @@ fn what_takes_two_products_a_step_is_refused() {
         let stack = gatewise::nn::Config::new(cell, 3, 9).random(&device, 5).expect("a stack");
         match stack.plan(4, 2) {
             Err(Error::Unsupported { option, .. }) => {
-                assert_eq!(option, "the kind cooperative with two dependent products a step");
+                assert_eq!(option, "the kind cooperative with two dependent products per step");
             }
             other => panic!("{other:?}"),
         }

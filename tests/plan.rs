@@ -351,14 +351,14 @@ fn a_kind_that_cannot_run_the_problem_is_refused() {
     assert!(two.starts_with("plan: the kind wave with two directions is not supported"), "{two}");
     let before = GruCell { reset: Reset::Before, ..GruCell::default() };
     let dependent = wave(stacked(2, of(before, lstm(3, 8, 5, 2))));
-    assert!(dependent.starts_with("plan: the kind wave with two dependent products a step"), "{dependent}");
+    assert!(dependent.starts_with("plan: the kind wave with two dependent products per step"), "{dependent}");
     let error = "shuffle".parse::<PlanKind>().expect_err("no such kind");
     assert!(matches!(error, Error::Value { what: "kind", .. }), "{error}");
     let wide = refusal(lstm(3, 300, 5, 2), &Limits::portable(), Some(PlanKind::Scan));
     assert!(wide.starts_with("plan: the kind scan with more units than a workgroup has invocations"), "{wide}");
     let cooperative_refusal = |problem, limits: &Limits| refusal(problem, limits, Some(PlanKind::CooperativeScan));
     let dependent = cooperative_refusal(of(before, lstm(3, 300, 5, 2)), &large());
-    assert!(dependent.starts_with("plan: the kind cooperative with two dependent products a step"), "{dependent}");
+    assert!(dependent.starts_with("plan: the kind cooperative with two dependent products per step"), "{dependent}");
     let few = Limits { cooperative: CooperativeScans { workgroups: 3, ..CooperativeScans::default() }, ..large() };
     let units = cooperative_refusal(lstm(3, 1000, 5, 2), &few);
     assert!(

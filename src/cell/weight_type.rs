@@ -13,12 +13,12 @@ use crate::memory;
 /// How the weight matrices of a layer (`weight_ih`, `weight_hh`, `weight_hr`) are stored on their device. Biases and
 /// peepholes, the state, the input and every sum stay `f32`.
 ///
-/// A narrow type changes the weights once, when the layer is built, and nothing else: the layer computes exactly what an
-/// `f32` layer with the weights of [`WeightType::round`] computes, but for the CPU's `Int8`: its integer products read the
-/// state rounded to 16 bits, and an infinity in a row of the state counts as NaN.
+/// A narrow type rounds the weights once, when the layer is built. The layer then computes exactly what an `f32` layer with the
+/// weights of [`WeightType::round`] computes. `Int8` on the CPU is the exception: its integer products read the state rounded to
+/// 16 bits, and an infinity in a row of the state counts as NaN.
 ///
-/// A NaN or an infinity among the weights stays what it is in every type of floats, and a finite weight stays finite. A layer
-/// of `Int8` with a NaN or an infinity among its weights is refused.
+/// In every type of floats, NaN and infinite weights stay NaN and infinite, and finite weights stay finite. A layer of `Int8`
+/// with NaN or infinity among its weights is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightType {
     /// 32-bit floats.
@@ -29,7 +29,7 @@ pub enum WeightType {
     /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range. Finite magnitudes
     /// above the type's largest become that one.
     Bf16,
-    /// 8-bit integers with one `f32` scale a row (a gate of a unit): see [`quantize_row`].
+    /// 8-bit integers with one `f32` scale per row (a gate of a unit): see [`quantize_row`].
     Int8,
 }
 

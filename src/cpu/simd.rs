@@ -23,9 +23,11 @@ pub(super) const MOST_LANES: usize = 16;
 /// `min(high, max(low, x))` keeps a NaN.
 ///
 /// # Safety
-/// Kernels size what they read and write by the type: `LANES` is the number of lanes of `F` and of `I`, at most
-/// [`MOST_LANES`]; `load`, `load_*` and `store` touch no more than `LANES` numbers, and `dot_bytes` no more than `4 * LANES`
-/// bytes.
+/// Kernels rely on these sizes when they read and write through pointers. An implementation upholds them:
+///
+/// - `LANES` is the number of lanes of `F` and of `I`, at most [`MOST_LANES`].
+/// - `load`, `load_*` and `store` touch no more than `LANES` numbers.
+/// - `dot_bytes` touches no more than `4 * LANES` bytes.
 pub(super) unsafe trait Simd: Copy {
     /// A register of `f32`.
     type F: Copy;

@@ -1,6 +1,6 @@
 //! RNNoise: noise suppression at 48 kHz (<https://jmvalin.ca/demo/rnnoise/>; Valin 2018, "A Hybrid DSP/Deep Learning Approach to
-//! Real-Time Full-Band Speech Enhancement"). This is the net; the features it reads and the gains it gives belong to a
-//! signal path of their own, which the example `denoise` shows.
+//! Real-Time Full-Band Speech Enhancement"). This module is the net alone. The example `denoise` shows the signal path around it, which
+//! computes the features and applies the gains.
 //!
 //! ```text
 //! f            features of a frame of 10 ms                                        [42]
@@ -10,7 +10,7 @@
 //! denoise_gru  d = GRU([v, n, f]), 96 units;  denoise_output: band gains, sigmoid  [22]
 //! ```
 //!
-//! The GRUs reset before the product, and their candidate is a rectifier.
+//! The GRUs reset before the matrix product, and the activation of their candidate is ReLU.
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3, concatenate, s};
 
@@ -49,7 +49,7 @@ const ACTIVATIONS: [(&str, &str); 6] = [
     ("denoise_output", "sigmoid"),
 ];
 
-/// RNNoise's net: from the features of a frame to a gain for every band, and whether somebody speaks.
+/// RNNoise's net: from the features of a frame to a gain per band and the probability of speech.
 ///
 /// # Examples
 /// ```
@@ -73,22 +73,22 @@ pub struct RnNoise {
 }
 
 impl RnNoise {
-    /// Samples a second of the sound that the features describe.
+    /// Samples per second of the sound that the features describe.
     pub const SAMPLE_RATE: u32 = 48_000;
-    /// New samples of a frame.
+    /// New samples per frame.
     pub const FRAME: usize = 480;
-    /// Features of a frame.
+    /// Features per frame.
     pub const FEATURES: usize = 42;
-    /// Bands of a frame's spectrum.
+    /// Bands of the spectrum of a frame.
     pub const BANDS: usize = 22;
 
-    /// Loads the net's weights onto a device. Arrays lie as in Keras: `<layer>.kernel [in, out]`, `recurrent_kernel`, `bias`,
+    /// Loads the net's weights onto a device. Arrays have Keras' layout: `<layer>.kernel [in, out]`, `recurrent_kernel`, `bias`,
     /// gates z, r, h.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's, for a NaN or an infinity in any
-    /// tensor, and for an activation in the file's metadata that is another than this net's; [`Error::Limit`] and
-    /// [`Error::OutOfMemory`] where the device has no room.
+    /// [`Error::Format`] if a tensor is missing, has a shape other than this net's, or holds NaN or infinity, and if the file's
+    /// metadata names an activation that this net does not have. [`Error::Limit`] and [`Error::OutOfMemory`] if the device has no
+    /// room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
         weights.check_finite()?;
         for (layer, expected) in ACTIVATIONS {
@@ -123,12 +123,12 @@ impl RnNoise {
         })
     }
 
-    /// The device the net lives on.
+    /// The device that holds the net.
     pub fn device(&self) -> &Device {
         self.vad.device()
     }
 
-    /// Begins a stream of `batch` channels side by side: features arrive in pieces, the states stay on the device.
+    /// Begins a stream of `batch` channels: features arrive in pieces, and the states stay on the device.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
@@ -137,7 +137,7 @@ impl RnNoise {
         Ok(RnNoiseStream { net: self.clone(), states, batch })
     }
 
-    /// `features [T, B, FEATURES]`; everything is recorded, nothing has run on a GPU yet.
+    /// Records the net over `features [T, B, FEATURES]`. On a GPU nothing runs before the submission.
     fn record(
         &self,
         recorder: &mut Recorder,
@@ -160,7 +160,7 @@ impl RnNoise {
     }
 }
 
-/// What T frames of B channels gave.
+/// The net's values for T frames of B channels, on the device.
 struct Pass {
     /// The GRUs' outputs, `[T, B, units]`.
     hidden: [Tensor; 3],
@@ -168,7 +168,7 @@ struct Pass {
     out: Tensor,
 }
 
-/// What the net says about T frames of B channels.
+/// The net's result for T frames of B channels.
 #[derive(Clone, Debug)]
 pub struct Suppression {
     /// Probability of speech, `[T, B]`.
@@ -177,12 +177,12 @@ pub struct Suppression {
     pub gains: Array3<f32>,
 }
 
-/// [`Suppression`] with what lies behind it.
+/// A [`Suppression`] with the outputs of the GRUs.
 #[derive(Clone, Debug)]
 pub struct RnNoiseTrace {
-    /// What the net says.
+    /// The net's result.
     pub suppression: Suppression,
-    /// The GRUs' outputs `[v, n, d]` side by side, `[T, B, 168]`.
+    /// The GRUs' outputs `[v, n, d]`, joined along the last axis, `[T, B, 168]`.
     pub states: Array3<f32>,
 }
 
@@ -195,25 +195,23 @@ pub struct RnNoiseStream {
 }
 
 impl RnNoiseStream {
-    /// Feeds the features of T more frames of every channel, in one submission. The stream moves on once the result is on the
-    /// host.
+    /// Takes the features of T more frames of every channel, in one submission. The stream advances once the result is on the host.
     ///
-    /// A frame that `heard` marks false leaves its channel's state as it was, and its probability and gains are 0: RNNoise does
-    /// not run its net over silence.
+    /// RNNoise does not run its net over silence: a frame that `heard` marks false leaves its channel's state as it was, and its
+    /// probability and gains are 0.
     ///
     /// # Shapes
     /// `features [T, B, 42]`, `heard [T, B]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where they do not fit, [`Error::NotFinite`] for a NaN or an infinity, [`Error::Limit`],
-    /// [`Error::OutOfMemory`], [`Error::DeviceLost`]; then the stream is as it was before the call, and the same frames can be
-    /// pushed again.
+    /// [`Error::Shape`] for other shapes, [`Error::NotFinite`] for NaN or infinity, [`Error::Limit`], [`Error::OutOfMemory`],
+    /// [`Error::DeviceLost`]. After an error the stream is as it was before the call, and the same frames can be pushed again.
     pub fn push(&mut self, features: ArrayView3<'_, f32>, heard: Option<ArrayView2<'_, bool>>) -> Result<Suppression> {
         let read = |recorder: Recorder, pass: &Pass| recorder.submit_and_read(&pass.out)?.wait_array();
         Ok(suppression(self.advance(features, heard, read)?, heard))
     }
 
-    /// [`RnNoiseStream::push`] with what lies behind it, for whoever looks into the net or compares it.
+    /// Pushes frames as [`RnNoiseStream::push`] does, and returns the outputs of the GRUs, too, to inspect the net or to compare it.
     ///
     /// # Errors
     /// As [`RnNoiseStream::push`].
@@ -227,21 +225,21 @@ impl RnNoiseStream {
             arrays::<Ix3, 4>(recorder.submit_and_read_all(&[&pass.out, v, n, d])?)
         };
         let [out, hidden @ ..] = self.advance(features, heard, read)?;
-        Ok(RnNoiseTrace { suppression: suppression(out, heard), states: side_by_side(&hidden)? })
+        Ok(RnNoiseTrace { suppression: suppression(out, heard), states: joined(&hidden)? })
     }
 
-    /// Copies the GRUs' states `[v, n, d]` to the host, side by side, `[B, 168]`.
+    /// Copies the GRUs' states `[v, n, d]` to the host, joined along the last axis, `[B, 168]`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
     pub fn states(&self) -> Result<Array2<f32>> {
         let tensors: Vec<&Tensor> = self.states.iter().flat_map(State::tensors).collect();
         let states = arrays::<Ix3, 3>(self.net.device().recorder().submit_and_read_all(&tensors)?)?;
-        Ok(side_by_side(&states)?.index_axis_move(Axis(0), 0))
+        Ok(joined(&states)?.index_axis_move(Axis(0), 0))
     }
 
-    /// Runs T frames; `read` submits them and brings what is wanted of them to the host. The stream moves on once they have been
-    /// read: until then its states are only copied from.
+    /// Runs T frames. `read` submits them and copies their results to the host. The stream advances once they have been read; until
+    /// then its states are only copied from.
     fn advance<T>(
         &mut self,
         features: ArrayView3<'_, f32>,
@@ -270,7 +268,7 @@ impl RnNoiseStream {
     }
 }
 
-/// Parts the net's output; what was not heard is zero.
+/// Splits the net's output into probability and gains, which are 0 in frames that were not heard.
 fn suppression(mut out: Array3<f32>, heard: Option<ArrayView2<'_, bool>>) -> Suppression {
     if let Some(heard) = heard {
         for ((t, b), _) in heard.indexed_iter().filter(|(_, heard)| !**heard) {
@@ -280,8 +278,8 @@ fn suppression(mut out: Array3<f32>, heard: Option<ArrayView2<'_, bool>>) -> Sup
     Suppression { vad: out.slice(s![.., .., 0]).to_owned(), gains: out.slice(s![.., .., 1..]).to_owned() }
 }
 
-/// Arrays of one length and batch, joined along their last axis.
-fn side_by_side(arrays: &[Array3<f32>; 3]) -> Result<Array3<f32>> {
+/// Joins arrays of the same length and batch along their last axis.
+fn joined(arrays: &[Array3<f32>; 3]) -> Result<Array3<f32>> {
     concatenate(Axis(2), &arrays.each_ref().map(|array| array.view())).map_err(|error| Error::Shape {
         op: OP,
         what: "states",

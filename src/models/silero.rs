@@ -10,7 +10,8 @@
 //! final_conv  sigmoid(W relu(h) + b)                         probability
 //! ```
 //!
-//! Only the LSTM ties frames together: the front runs over all frames of a block at once, then the LSTM over the sequence.
+//! Frames depend on each other in the LSTM alone. The layers before it run over all frames of a block at once, then the LSTM runs
+//! over the sequence.
 
 use std::ops::Range;
 
@@ -24,14 +25,14 @@ use crate::ops::{self, Binary, Conv1dGeometry, PadMode, Recorder};
 use crate::tensor::{Device, Tensor};
 use crate::weights::Weights;
 
-/// Samples of the preceding frame that a frame begins with.
+/// Samples of the preceding frame at the begin of a frame.
 const CONTEXT: usize = 64;
 /// Width of the LSTM and of its input.
 const WIDTH: usize = 128;
-/// Frames of a block: 32.8 seconds. Bounds the memory of a long recording. Unit tests push several blocks.
+/// Frames of a block: 32.8 seconds, which bounds the memory of a long recording. Unit tests take short blocks, to push several.
 const BLOCK: usize = if cfg!(test) { 3 } else { 1024 };
 
-/// A speech detector: one probability for every 32 ms of 16 kHz mono audio.
+/// A speech detector: one probability per 32 ms of 16 kHz mono audio.
 ///
 /// # Examples
 /// ```
@@ -52,18 +53,18 @@ pub struct SileroVad {
 }
 
 impl SileroVad {
-    /// Samples a second.
+    /// Samples per second.
     pub const SAMPLE_RATE: u32 = 16_000;
-    /// New samples of a frame.
+    /// New samples per frame.
     pub const FRAME: usize = 512;
-    /// The net's weights as a safetensors file: those of the Python package `silero-vad` 6.2.3 for 16 kHz, under the MIT licence.
+    /// The weights of the Python package `silero-vad` 6.2.3 for 16 kHz, as a safetensors file, under the MIT licence.
     pub const WEIGHTS: &'static [u8] = include_bytes!("../../models/silero_vad_16k.safetensors");
 
     /// Loads the net's weights onto a device.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than this net's, and for a NaN or an infinity in any
-    /// tensor; [`Error::Limit`] and [`Error::OutOfMemory`] where the device has no room.
+    /// [`Error::Format`] if a tensor is missing, has a shape other than this net's, or holds NaN or infinity. [`Error::Limit`] and
+    /// [`Error::OutOfMemory`] if the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
         weights.check_finite()?;
         let conv = |name: &str, shape: [usize; 3], stride: usize, padding: usize| {
@@ -82,20 +83,21 @@ impl SileroVad {
         })
     }
 
-    /// The device the net lives on.
+    /// The device that holds the net.
     pub fn device(&self) -> &Device {
         self.lstm.device()
     }
 
-    /// Speech probabilities of a whole recording, one a frame; the last frame is filled up with zeros.
+    /// Returns the speech probabilities of a whole recording, one per frame. Zeros complete the last frame.
     ///
     /// # Errors
-    /// [`Error::Shape`] for less than one frame, [`Error::NotFinite`] for a NaN or an infinity, [`Error::DeviceLost`].
+    /// [`Error::Shape`] for less than one frame, [`Error::NotFinite`] for NaN or infinity, [`Error::DeviceLost`].
     pub fn probabilities(&self, samples: &[f32]) -> Result<Vec<f32>> {
         self.probabilities_with_progress(samples, |_| ())
     }
 
-    /// [`SileroVad::probabilities`] that reports the frames done so far, every half minute of audio.
+    /// Returns the same as [`SileroVad::probabilities`], and tells `done` the number of finished frames after every block of 32.8
+    /// seconds.
     ///
     /// # Errors
     /// As [`SileroVad::probabilities`].
@@ -118,7 +120,7 @@ impl SileroVad {
         Ok(probabilities)
     }
 
-    /// [`SileroVad::probabilities`] with what lies behind them, for whoever looks into the net or compares it.
+    /// Returns the speech probabilities of a recording with the net's inner values, to inspect the net or to compare it.
     ///
     /// # Errors
     /// As [`SileroVad::probabilities`].
@@ -141,7 +143,7 @@ impl SileroVad {
         Ok(VadTrace { probabilities, features, hidden, h, s })
     }
 
-    /// Begins a stream: audio arrives in pieces of any size, the LSTM's state stays on the device.
+    /// Begins a stream: audio arrives in pieces of any size, and the LSTM's state stays on the device.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
@@ -149,7 +151,7 @@ impl SileroVad {
         Ok(VadStream { vad: self.clone(), state: self.lstm.zero_state(1)?, tail: vec![0.0; CONTEXT] })
     }
 
-    /// The LSTM's input for frames `[N, CONTEXT + FRAME]`, `[N, WIDTH]`: everything that needs no memory.
+    /// Computes the LSTM's input `[N, WIDTH]` from frames `[N, CONTEXT + FRAME]`. No frame depends on another here.
     fn front(&self, recorder: &mut Recorder, frames: &Tensor) -> Result<Tensor> {
         let count = frames.shape()[0];
         let padded = ops::pad1d(recorder, frames, 0, CONTEXT, PadMode::Reflect)?;
@@ -163,7 +165,7 @@ impl SileroVad {
         x.reshape(&[count, WIDTH])
     }
 
-    /// The whole net over frames `[N, CONTEXT + FRAME]`; the state advances by N steps.
+    /// Records the whole net over frames `[N, CONTEXT + FRAME]`. The state advances by N steps.
     fn record(&self, recorder: &mut Recorder, frames: &Tensor, state: &mut State) -> Result<Block> {
         let count = frames.shape()[0];
         let features = self.front(recorder, frames)?;
@@ -186,7 +188,7 @@ struct Block {
     probabilities: Tensor,
 }
 
-/// What the net computed for the frames of a recording, N of them.
+/// The net's values for the N frames of a recording.
 #[derive(Clone, Debug)]
 pub struct VadTrace {
     /// Speech probabilities, `[N]`.
@@ -201,7 +203,7 @@ pub struct VadTrace {
     pub s: Array1<f32>,
 }
 
-/// A running detection: feed samples as they come, get the probability of every frame that is complete.
+/// A running detection: takes samples as they arrive, returns the probability of every complete frame.
 ///
 /// # Examples
 /// ```
@@ -217,24 +219,24 @@ pub struct VadTrace {
 pub struct VadStream {
     vad: SileroVad,
     state: State,
-    /// The context of the next frame, then the samples that do not fill it yet.
+    /// The context of the next frame, then the samples of that frame so far.
     tail: Vec<f32>,
 }
 
 impl VadStream {
-    /// Feeds any number of samples; returns one probability for every frame they complete. On a GPU every block of 32.8 seconds
-    /// is one submission, and the stream moves on once all probabilities are on the host.
+    /// Takes any number of samples, and returns one probability per frame that they complete. On a GPU, every block of 32.8 seconds
+    /// is one submission. The stream advances once all probabilities are on the host.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::OutOfMemory`], [`Error::DeviceLost`]; then the stream is as it was
+    /// [`Error::NotFinite`] for NaN or infinity, [`Error::OutOfMemory`], [`Error::DeviceLost`]. After an error the stream is as it was
     /// before the call, and the same samples can be pushed again.
     pub fn push(&mut self, samples: &[f32]) -> Result<Vec<f32>> {
         let read = |recorder: Recorder, block: &Block| recorder.submit_and_read(&block.probabilities)?.wait();
         Ok(self.advance(samples, read)?.concat())
     }
 
-    /// Fills the last, incomplete frame with zeros; returns its probability, or nothing where no sample is left. What is pushed
-    /// afterwards follows those zeros.
+    /// Completes the last frame with zeros and returns its probability, or nothing if no sample is left. Samples that are pushed
+    /// afterwards follow those zeros.
     ///
     /// # Errors
     /// As [`VadStream::push`].
@@ -259,8 +261,8 @@ impl VadStream {
         vec![0.0; if left == 0 { 0 } else { SileroVad::FRAME - left }]
     }
 
-    /// Runs the frames that the samples complete, block by block; `read` submits a block and brings what is wanted of it to the
-    /// host. The stream moves on once all blocks have been read: until then its state is only copied from.
+    /// Runs the frames that the samples complete, block by block. `read` submits a block and copies its results to the host. The
+    /// stream advances once all blocks have been read; until then its state is only copied from.
     fn advance<T>(&mut self, samples: &[f32], read: impl Fn(Recorder, &Block) -> Result<T>) -> Result<Vec<T>> {
         if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
             let found = samples[index];
@@ -291,7 +293,7 @@ impl VadStream {
     }
 }
 
-/// Samples that a stream has kept, and those that follow them.
+/// The samples that a stream has kept, followed by new ones.
 struct Signal<'a> {
     tail: &'a [f32],
     samples: &'a [f32],
@@ -308,7 +310,7 @@ impl Signal<'_> {
         [tail, &self.samples[range.start.saturating_sub(kept)..range.end.saturating_sub(kept)]].concat()
     }
 
-    /// The samples of some frames, each with its context, `[N, CONTEXT + FRAME]`.
+    /// Returns the samples of some frames, each with its context, `[N, CONTEXT + FRAME]`.
     fn frames(&self, range: Range<usize>) -> Vec<f32> {
         let whole = self.part(range.start * SileroVad::FRAME..range.end * SileroVad::FRAME + CONTEXT);
         let frames = whole.windows(CONTEXT + SileroVad::FRAME).step_by(SileroVad::FRAME);

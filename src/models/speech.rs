@@ -1,30 +1,30 @@
-//! From speech probabilities to segments.
+//! Turns speech probabilities into segments of speech.
 
 use std::time::Duration;
 
 use crate::models::SileroVad;
 
-/// A stretch of speech.
+/// A segment of speech.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Segment {
-    /// Where it begins, in seconds.
+    /// The begin, in seconds from the start of the recording.
     pub start: f64,
-    /// Where it ends, in seconds.
+    /// The end, in seconds from the start of the recording.
     pub end: f64,
 }
 
-/// When speech begins and ends. The default is what Silero publishes for its model.
+/// The rules by which speech begins and ends. The defaults are those that Silero publishes for its model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentOptions {
-    /// Speech begins with a frame of at least this probability.
+    /// A segment begins with a frame of at least this probability.
     pub threshold: f32,
-    /// It ends with a frame below this one,
+    /// A segment ends with a frame below this probability, if no frame reaches `threshold` for `min_silence` after it.
     pub end_threshold: f32,
-    /// if none reaches `threshold` for this long.
+    /// The silence that ends a segment.
     pub min_silence: Duration,
-    /// Anything shorter is dropped.
+    /// Shorter segments are dropped.
     pub min_speech: Duration,
-    /// What is added on both sides, halved where two segments would meet.
+    /// Time that is added to both ends of a segment. Two segments share a shorter silence between them.
     pub pad: Duration,
 }
 
@@ -40,8 +40,8 @@ impl Default for SegmentOptions {
     }
 }
 
-/// Speech segments of a recording of `samples` samples from its probabilities, one a frame of [`SileroVad::FRAME`] samples
-/// (`get_speech_timestamps` of silero-vad).
+/// Finds the speech segments of a recording of `samples` samples (`get_speech_timestamps` of silero-vad). `probabilities` holds
+/// one value per frame of [`SileroVad::FRAME`] samples.
 ///
 /// ```
 /// use gatewise::models::{SegmentOptions, speech_segments};
@@ -86,7 +86,7 @@ pub fn speech_segments(probabilities: &[f32], samples: usize, options: &SegmentO
     padded(&spans, samples, pad)
 }
 
-/// Widens every span by `pad`, or up to half the silence that parts it from its neighbour.
+/// Widens every span by `pad` at both ends, but by at most half of the silence before the next span.
 fn padded(spans: &[(usize, usize)], samples: usize, pad: usize) -> Vec<Segment> {
     let seconds = |at: usize| at as f64 / f64::from(SileroVad::SAMPLE_RATE);
     let share = |gap: usize| if gap < 2 * pad { gap / 2 } else { pad };

@@ -47,7 +47,7 @@ impl CooperativeScan {
     /// The workgroups that suit the problem, or the reason why it cannot be scanned so.
     pub(super) fn of(limits: &Limits, problem: &Problem) -> Fit<Self> {
         if problem.stages() != 1 {
-            return Err("two dependent products a step");
+            return Err("two dependent products per step");
         }
         let same = problem.cells.windows(2).all(|pair| pair[0] == pair[1]);
         let directions = if same { problem.cells.len() } else { 1 };

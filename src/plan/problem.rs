@@ -161,7 +161,7 @@ impl Problem {
             return Some("two directions");
         }
         if self.cells[0].stages().len() != 1 {
-            return Some("two dependent products a step");
+            return Some("two dependent products per step");
         }
         if !self.weights_fit_one_binding(limits) {
             return Some("weights beyond one binding");

@@ -11,10 +11,14 @@
 //! layers that compute as Keras does, and [`KerasFile::recurrent`] returns this crate's own layer. If the file has weights alone,
 //! the caller describes the layer ([`KerasFile::recurrent_with`]) or takes single arrays ([`KerasFile::array`]).
 //!
-//! Supported layers: SimpleRNN, LSTM, GRU, RNN around their cells and around StackedRNNCells, Bidirectional, CuDNNLSTM, CuDNNGRU,
-//! TimeDistributed, Dense, Embedding, Conv1D, Masking, RepeatVector, Activation, ReLU, LeakyReLU, ELU, Softmax, layers that act
-//! in training only (Dropout and others), and Sequential and Functional models of these, also nested. A layer or option that is
-//! not supported is refused; the error names the layer and the field.
+//! Supported layers, and Sequential and Functional models of them, also nested:
+//!
+//! - recurrent: SimpleRNN, LSTM, GRU, CuDNNLSTM, CuDNNGRU, RNN around their cells and around StackedRNNCells, Bidirectional
+//! - around them: TimeDistributed, Dense, Embedding, Conv1D, Masking, RepeatVector
+//! - activations: Activation, ReLU, LeakyReLU, ELU, Softmax
+//! - layers that act in training only: Dropout and others
+//!
+//! A layer or option that is not supported is refused; the error names the layer and the field.
 //!
 //! Sources: Keras' `saving/saving_lib.py` and `legacy/saving/legacy_h5_format.py` for the files, its `layers/` for the layers.
 //!

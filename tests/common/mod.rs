@@ -57,7 +57,7 @@ pub(crate) fn refusal(kind: PlanKind, cell: &Cell, directions: usize) -> Option<
     let two_products = cell.projection().is_some() || matches!(cell, Cell::Gru(GruCell { reset: Reset::Before, .. }));
     match kind {
         PlanKind::Wave if directions != 1 => Some("two directions"),
-        PlanKind::Wave | PlanKind::CooperativeScan if two_products => Some("two dependent products a step"),
+        PlanKind::Wave | PlanKind::CooperativeScan if two_products => Some("two dependent products per step"),
         _ => None,
     }
 }

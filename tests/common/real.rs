@@ -73,7 +73,7 @@ impl Case {
     }
 }
 
-/// Fails where an element is further from the expected one than `tolerance`, or is no number.
+/// Fails if an element is further from the expected one than `tolerance`, or is NaN.
 pub(crate) fn close<D: Dimension>(what: &str, got: &Array<f32, D>, expected: &Array<f32, D>, tolerance: f64) {
     assert_eq!(got.shape(), expected.shape(), "{what}");
     let worst = got

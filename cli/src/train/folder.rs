@@ -162,8 +162,10 @@ impl Part {
         Ok(progress)
     }
 
-    /// Writes the best weights from the checkpoint in two cases: (1) they are the checkpoint's own, and the run may have been killed
-    /// before it wrote them; (2) their file is lost, so the checkpoint's weights are the best that remain.
+    /// Writes the best weights from the checkpoint in two cases:
+    ///
+    /// 1. The checkpoint's own weights are the best, and the run may have been killed before it wrote them.
+    /// 2. The file of the best weights is lost, so the checkpoint's weights are the best that remain.
     fn mend_best(&self, progress: &mut Progress, trainer: &Trainer, task: &impl Task) -> Result<()> {
         if progress.saved == 0 {
             return Ok(());
