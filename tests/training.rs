@@ -410,7 +410,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let dy = tensor(&[3, 2, HIDDEN]);
     let messages = [
         tape.backward(&tensor(&[2, 2, HIDDEN]), None).map(|_| ()).expect_err("dy of another length"),
-        tape.backward(&dy, Some(&state_gradient(&[1, 2, HIDDEN], None))).map(|_| ()).expect_err("no gradient by s"),
+        tape.backward(&dy, Some(&state_gradient(&[1, 2, HIDDEN], None))).map(|_| ()).expect_err("no gradient with respect to s"),
         tape.backward(&Tensor::zeros(&Device::Reference, &[3, 2, HIDDEN]).expect("zeros"), None)
             .map(|_| ())
             .expect_err("dy of another device"),
@@ -435,7 +435,7 @@ fn what_does_not_fit_is_refused_by_name() {
     .map(|error| error.to_string());
     for (message, words) in messages.iter().zip([
         "dy must be [3, 2, 7]",
-        "gradient by s",
+        "the gradient with respect to s",
         "lives on reference",
         "parameters",
         "F16",
