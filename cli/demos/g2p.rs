@@ -1,7 +1,7 @@
 //! English words to phonemes: the GRU encoder and decoder of g2p_en 2.1 (<https://github.com/Kyubyong/g2p>, `G2p.predict`).
 //!
 //! ```text
-//! enc_emb     a vector for every letter, then one for the end     [L + 1, 256]
+//! enc_emb     a vector per letter, then one for the end           [L + 1, 256]
 //! encoder     GRU, 256 units; its last h begins the decoder
 //! dec_emb     a vector for the phoneme before, at first <s>       [256]
 //! decoder     GRU, 256 units
@@ -96,8 +96,8 @@ impl G2p {
         self.encoder.device()
     }
 
-    /// The phonemes of every word. Capitals are read as small letters; a character that is no letter from a to z is read as one
-    /// that the net does not know. Words are decoded side by side, a few thousand in one submission.
+    /// The phonemes of every word. Capital letters count as small letters; every character but a to z counts as unknown. All words are
+    /// decoded at the same time, a few thousand per submission.
     ///
     /// # Errors
     /// [`Error::Limit`](gatewise::Error::Limit), [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) or
@@ -110,10 +110,10 @@ impl G2p {
         Ok(phonemes)
     }
 
-    /// [`G2p::phonemes`] with what lies behind them, for whoever looks into the net or compares it.
+    /// Runs the net as [`G2p::phonemes`] does, and also returns its inner results, for comparisons.
     ///
     /// # Errors
-    /// As [`G2p::phonemes`].
+    /// The same errors as [`G2p::phonemes`].
     pub fn trace(&self, words: &[impl AsRef<str>]) -> Result<G2pTrace> {
         let passes = blocks(&encoded(words)).into_iter().map(|block| self.run(block)).collect::<Result<Vec<_>>>()?;
         let hidden = stacked(self.device(), passes.iter().map(|pass| &pass.hidden), WIDTH)?;
@@ -123,7 +123,7 @@ impl G2p {
         Ok(G2pTrace { phonemes, hidden, first_logits })
     }
 
-    /// Encodes and decodes a block of words. A GPU takes all steps in one submission; the host stops at the last word's end.
+    /// Encodes and decodes a block of words. A GPU runs all steps in one submission; the other devices stop after the longest word.
     fn run(&self, words: &[Vec<usize>]) -> Result<Pass> {
         let rows = Rows::new(words, 0);
         let (time, batch) = (rows.time, rows.batch());

@@ -77,8 +77,8 @@ impl ThaiSegmenter {
         self.lstm.device()
     }
 
-    /// The words of a text. Runs of Thai letters go through the net, all of them side by side; white space parts words and is
-    /// left out; any other run of characters stays whole.
+    /// The words of a text. Runs of Thai letters go through the net, all at the same time; white space separates words and is left
+    /// out; any other run of characters stays whole.
     ///
     /// # Errors
     /// [`Error::Limit`](gatewise::Error::Limit), [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) or
@@ -102,7 +102,7 @@ impl ThaiSegmenter {
                     }
                 }
             }
-            // A run's last word ends with the run, whatever the net says.
+            // The last word of a run ends with the run, even if the net disagrees.
             if first < run.len() {
                 words.push(&run[first..]);
             }
@@ -110,11 +110,11 @@ impl ThaiSegmenter {
         Ok(words)
     }
 
-    /// Whether a word ends with each code point of each text, as the net has it: the texts should be runs of Thai letters. They
-    /// are run side by side, in one submission where they are not very long.
+    /// Whether a word ends with each code point of each text, according to the net. The texts should be runs of Thai letters. They run
+    /// at the same time, in one submission unless they are very long.
     ///
     /// # Errors
-    /// As [`ThaiSegmenter::words`].
+    /// The same errors as [`ThaiSegmenter::words`].
     pub fn word_ends(&self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<bool>>> {
         let mut ends = Vec::with_capacity(texts.len());
         for block in blocks(&self.encoded(texts)) {
@@ -123,10 +123,10 @@ impl ThaiSegmenter {
         Ok(ends)
     }
 
-    /// [`ThaiSegmenter::word_ends`] with what lies behind them, for whoever looks into the net or compares it.
+    /// Runs the net as [`ThaiSegmenter::word_ends`] does, and also returns its inner results, for comparisons.
     ///
     /// # Errors
-    /// As [`ThaiSegmenter::words`].
+    /// The same errors as [`ThaiSegmenter::words`].
     pub fn trace(&self, texts: &[impl AsRef<str>]) -> Result<Vec<ThaiTrace>> {
         let mut traces = Vec::with_capacity(texts.len());
         for block in blocks(&self.encoded(texts)) {

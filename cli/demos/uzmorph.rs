@@ -6,7 +6,7 @@
 //! hidden2tag        the largest of 746 logits is the letter's tag
 //! ```
 //!
-//! The net runs over the letters that fill a word up, too: it was trained so, and its backward direction begins with them.
+//! The net also runs over the padding of a word: it was trained so, and its backward direction begins there.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -166,7 +166,7 @@ impl UzMorph {
     }
 
     /// Tags every letter of every word and reads root, part of speech and grammar from the tags, as the package's `analyze`
-    /// does: the last suffix that says something has the word. Words run side by side, 1,024 in one submission.
+    /// does: the last suffix with a part of speech or grammar decides. Words run at the same time, 1,024 per submission.
     ///
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`] or [`Error::DeviceLost`].
@@ -180,10 +180,10 @@ impl UzMorph {
         Ok(analyzed)
     }
 
-    /// [`UzMorph::analyze`]'s tags with what lies behind them, for whoever looks into the net or compares it.
+    /// Tags words as [`UzMorph::analyze`] does, and also returns the net's inner results, for comparisons.
     ///
     /// # Errors
-    /// As [`UzMorph::analyze`].
+    /// The same errors as [`UzMorph::analyze`].
     pub fn trace(&self, words: &[impl AsRef<str>]) -> Result<UzMorphTrace> {
         let words: Vec<String> = words.iter().map(small).collect();
         let passes = words.chunks(BLOCK).map(|block| self.run(block)).collect::<Result<Vec<_>>>()?;
@@ -215,8 +215,8 @@ impl UzMorph {
         Ok(Pass { hidden, tags: rows.lengths.iter().enumerate().map(word).collect() })
     }
 
-    /// `analyze` of the package: letters under a root tag are the stem; a suffix' first tag is `B-SUFF-<part>-<grammar>`, of
-    /// which a part or a grammar that is there replaces the one before.
+    /// Reads tags as the package's `analyze` does: letters with a root tag are the stem. A suffix starts with the tag
+    /// `B-SUFF-<part>-<grammar>`; its part and grammar, if present, replace those of the suffix before.
     fn read(&self, word: &str, tags: &[usize]) -> Morphology {
         let tags: Vec<String> = tags.iter().map(|&tag| self.vocabulary.tag(tag).to_owned()).collect();
         let mut morphology = Morphology { word: word.to_owned(), tags, ..Morphology::default() };

@@ -15,7 +15,6 @@ use clap::Args;
 use gatewise::cell::WeightType;
 use gatewise::text::shown;
 use gatewise::{Device, Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use self::estimate::Estimates;
 use self::machine::Machine;
@@ -24,7 +23,7 @@ use self::peaks::Peaks;
 use self::report::{Entry, Measurement, Row};
 use self::shapes::Shape;
 use crate::choice::{DeviceChoice, Schedule, adapter, plans};
-use crate::output::say;
+use crate::output::{self, say};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -83,21 +82,8 @@ fn threads(device: &Device) -> usize {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.check()?;
     let budget = Budget::new(arguments.budget_ms, arguments.min_runs)?;
-    if let (true, Some(path), [device], [] | [_]) =
-        (arguments.serve, &arguments.shapes, &arguments.device[..], &arguments.threads[..])
-    {
-        let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
-        let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.schedule)?;
-        serve::serve(&device, &shapes::from_file(path)?, arguments.dtype, arguments.train)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     if arguments.serve {
-        return Err(gatewise::Error::Value {
-            op: "bench --serve",
-            what: "device and threads",
-            expected: "one device, at most one number of threads",
-            found: format!("{:?} and {:?}", arguments.device, arguments.threads),
-        });
+        return serve(arguments);
     }
     let machine = Machine::of_this_process();
     let devices = arguments.devices()?;
@@ -105,11 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return print_peaks(&devices, &machine, arguments.json);
     }
     let shapes = shapes::suite(&arguments.suite)?;
-    let bar =
-        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((shapes.len() * devices.len()) as u64) };
-    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len}, {eta} left: {wide_msg}") {
-        bar.set_style(style);
-    }
+    let length = (shapes.len() * devices.len()) as u64;
+    let bar = output::bar(arguments.json, length, "[{bar:30}] {pos}/{len}, {eta} left: {wide_msg}");
     let mut subjects = Vec::new();
     for device in devices {
         bar.set_message(format!("measuring the peaks of {device}"));
@@ -141,6 +124,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         report::print_table(&devices, &rows, arguments.train)?;
         crossovers.iter().try_for_each(|crossover| say!("{crossover}"))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers the commands of a harness on one device.
+fn serve(arguments: &Arguments) -> Result<ExitCode> {
+    let (Some(path), [device], [] | [_]) = (&arguments.shapes, &arguments.device[..], &arguments.threads[..]) else {
+        return Err(Error::Value {
+            op: "bench --serve",
+            what: "device and threads",
+            expected: "one device, at most one number of threads",
+            found: format!("{:?} and {:?}", arguments.device, arguments.threads),
+        });
+    };
+    let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
+    let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.schedule)?;
+    serve::serve(&device, &shapes::from_file(path)?, arguments.dtype, arguments.train)?;
     Ok(ExitCode::SUCCESS)
 }
 

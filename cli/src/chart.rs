@@ -1,5 +1,7 @@
 //! Pictures of lines over a common axis, as SVG or PNG.
 
+mod axis;
+
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -7,12 +9,11 @@ use std::sync::Once;
 
 use gatewise::{Error, Result};
 use plotters::coord::Shift;
-use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
-use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
+use self::axis::{TICKS, WholeAxis};
 use crate::written;
 
 pub(crate) const FONT: &str = "sans-serif";
@@ -246,44 +247,6 @@ fn draw_legend<B: DrawingBackend>(
     area.draw(&Text::new(line.name.clone(), (scale.at(46), y), scale.text(TEXT_SIZE)))
 }
 
-/// An axis with labels at whole numbers only.
-struct WholeAxis(RangedCoordf64);
-
-impl From<Range<f64>> for WholeAxis {
-    fn from(range: Range<f64>) -> Self {
-        Self(range.into())
-    }
-}
-
-impl Ranged for WholeAxis {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        self.0.map(value, limit)
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        whole_ticks(&self.range())
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.0.range()
-    }
-}
-
-/// The largest number of labels on the horizontal axis.
-const TICKS: usize = 10;
-
-/// Whole numbers inside a range, spaced evenly by 1, 2 or 5 times a power of ten. Epochs and time steps have no fractions.
-fn whole_ticks(range: &Range<f64>) -> Vec<f64> {
-    let spacings = (0..18).flat_map(|exponent| [1.0, 2.0, 5.0].map(|digit| digit * 10.0_f64.powi(exponent)));
-    let most = TICKS as f64;
-    let spacing = spacings.into_iter().find(|spacing| (range.end - range.start) / spacing < most).unwrap_or(1e18);
-    let ticks = std::iter::successors(Some((range.start / spacing).ceil() * spacing), |tick| Some(tick + spacing));
-    ticks.take_while(|&tick| tick <= range.end).take(TICKS).collect()
-}
-
 /// The range of all finite values with some margin; never empty, because an axis needs a length.
 fn extent(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
@@ -379,15 +342,6 @@ mod tests {
         let widths: Vec<u32> = (0..3).map(|at| Scale(FINE).stroke(COLOURS[at], at, 3).stroke_width).collect();
         assert_eq!(widths, [50, 33, 15]);
         assert_eq!(Scale(1).stroke(COLOURS[0], 0, 1).stroke_width, 2);
-    }
-
-    #[test]
-    fn ticks_are_whole_numbers() {
-        assert_eq!(whole_ticks(&(0.94..3.06)), [1.0, 2.0, 3.0]);
-        assert_eq!(whole_ticks(&(0.5..1.5)), [1.0]);
-        assert_eq!(whole_ticks(&(-1.77..61.77)), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]);
-        assert!(whole_ticks(&(0.0..1e12)).len() <= TICKS);
-        assert!(whole_ticks(&(0.2..0.3)).is_empty());
     }
 
     #[test]

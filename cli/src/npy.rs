@@ -109,8 +109,8 @@ impl<R: Read> NpyReader<'_, R> {
         let mut header = Vec::new();
         (&mut self.source).take(length).read_to_end(&mut header).map_err(|error| self.io(error))?;
         self.read += header.len() as u64;
-        let text = std::str::from_utf8(&header)
-            .map_err(|_| self.refused("a header of text", "bytes that are none".to_owned()))?;
+        let text =
+            std::str::from_utf8(&header).map_err(|_| self.refused("a header in UTF-8", "other bytes".to_owned()))?;
         Header::parse(text).map_err(|Refusal { expected, found }| self.refused(&expected, found))
     }
 

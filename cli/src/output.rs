@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use console::Style;
 use gatewise::text::shown;
 use gatewise::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// The name of standard output in errors.
 pub(crate) const STDOUT: &str = "standard output";
@@ -71,6 +72,13 @@ pub(crate) fn bad() -> Style {
 /// The style of explanations.
 pub(crate) fn faint() -> Style {
     Style::new().dim()
+}
+
+/// A progress bar on standard error if that is a terminal; hidden if the command prints JSON.
+pub(crate) fn bar(json: bool, length: u64, template: &str) -> ProgressBar {
+    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(length) };
+    // A broken template would leave the default style.
+    ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
 }
 
 /// The error of a failed write to standard output.

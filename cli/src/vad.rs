@@ -9,12 +9,11 @@ use gatewise::models::{Segment, SegmentOptions, SileroVad, VadStream, speech_seg
 use gatewise::text::shown;
 use gatewise::weights::Weights;
 use gatewise::{Device, Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::audio::Recording;
 use crate::choice::DeviceChoice;
-use crate::output::say;
+use crate::output::{self, say};
 use crate::plot::{self, Columns, SpeechPlot};
 use crate::written::{self, given};
 
@@ -124,18 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if let (Some(path), Some(waveform)) = (&arguments.plot, &waveform) {
         let spans: Vec<(f64, f64)> = segments.iter().map(|s| (s.start, s.end)).collect();
-        plot::write_svg(
-            path,
-            &SpeechPlot {
-                title: Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or(&name),
-                samples: waveform,
-                sample_rate: SileroVad::SAMPLE_RATE,
-                probabilities: &detection.probabilities,
-                frame_seconds: frame_start(1),
-                threshold: options.threshold,
-                segments: &spans,
-            },
-        )?;
+        draw(path, &name, waveform, detection, (options.threshold, &spans))?;
     }
 
     let report = Report {
@@ -157,6 +145,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Draws the detection with its threshold and segments.
+fn draw(
+    path: &Path,
+    name: &str,
+    samples: &Columns,
+    detection: &Detection,
+    (threshold, segments): (f32, &[(f64, f64)]),
+) -> Result<()> {
+    let title = Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name);
+    let plot = SpeechPlot {
+        title,
+        samples,
+        sample_rate: SileroVad::SAMPLE_RATE,
+        probabilities: &detection.probabilities,
+        frame_seconds: frame_start(1),
+        threshold,
+        segments,
+    };
+    plot::write_svg(path, &plot)
+}
+
 impl Arguments {
     /// Refuses outputs that cannot be written or that are inputs, before anything is read.
     fn check_files(&self) -> Result<()> {
@@ -174,10 +183,7 @@ fn listen(
     json: bool,
 ) -> Result<()> {
     let frames = recording.len().div_ceil(SileroVad::FRAME) as u64;
-    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(frames) };
-    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {percent}% {eta}") {
-        bar.set_style(style);
-    }
+    let bar = output::bar(json, frames, "{msg} [{bar:40}] {percent} %, {eta} left");
     let devices: Vec<String> = detections.iter().map(|detection| detection.device.to_string()).collect();
     bar.set_message(devices.join(", "));
     let heard = push_blocks(recording, detections, waveform, |frames| bar.inc(frames as u64));

@@ -20,7 +20,6 @@ use clap::{Args, ValueEnum};
 use gatewise::cell::WeightType;
 use gatewise::text::shown;
 use gatewise::{Device, Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use self::case::Case;
@@ -157,11 +156,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.schedule.check("verify", matches!(arguments.device, Devices::Gpu | Devices::All))?;
     let cases = manifest::cases(&arguments.path, arguments.case.as_deref())?;
     let devices = arguments.device.open(arguments.schedule)?;
-    let bar =
-        if arguments.json { ProgressBar::hidden() } else { ProgressBar::new((cases.len() * devices.len()) as u64) };
-    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}") {
-        bar.set_style(style);
-    }
+    let length = (cases.len() * devices.len()) as u64;
+    let bar = output::bar(arguments.json, length, "{msg} [{bar:40}] {pos}/{len}");
     let (mut summary, mut broken) = (Summary::default(), Broken::default());
     for listed in &cases {
         // Only one case is in memory. A case that cannot be read does not stop the others.

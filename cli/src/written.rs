@@ -30,7 +30,7 @@ pub(crate) fn check(op: &'static str, outputs: &[Named<'_>], inputs: &[Named<'_>
             |others: &[Option<Identity>]| others.iter().position(|other| other.as_ref().is_some_and(|o| own.is(o)));
         let clash = |other: Named<'_>| format!("{}, the same file as {} {}", show(path), other.0, show(other.1));
         if let Some(input) = same(&read) {
-            return refuse(what, "a file that is no input", clash(inputs[input]));
+            return refuse(what, "a file that is not an input", clash(inputs[input]));
         }
         if let Some(output) = same(&written[..at]) {
             return refuse(what, "a file of its own", clash(outputs[output]));
@@ -146,7 +146,7 @@ mod tests {
         for other in [&path("in"), &around, &path("hard")] {
             let said = refused(&[("--probs", other)]);
             assert!(
-                said.contains("--probs must be a file that is no input") && said.contains("the recording "),
+                said.contains("--probs must be a file that is not an input") && said.contains("the recording "),
                 "{said}"
             );
         }

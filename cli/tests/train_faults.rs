@@ -109,7 +109,10 @@ fn what_a_killed_run_leaves_half_done_is_done_or_removed() {
 
     // Killed before its first checkpoint: nothing but the mark of a run. Without the mark it is no run's folder.
     fs::create_dir_all(place.path("early/checkpoints")).expect("a folder");
-    refused(&place.train_vowels(&data, "early", &["--epochs", "4", "--resume"]), &["--out", "which has none"]);
+    refused(
+        &place.train_vowels(&data, "early", &["--epochs", "4", "--resume"]),
+        &["--out", "which has no checkpoints"],
+    );
     fs::write(place.path("early/.lock"), "").expect("written");
     lines(&place.train_vowels(&data, "early", &["--epochs", "4", "--resume"]));
     assert_same_files(&place, "whole", "early");
@@ -179,7 +182,7 @@ fn the_best_weights_of_a_finished_run_stay_unless_asked() {
     fs::remove_dir_all(place.path("out/checkpoints")).expect("removed");
     let before = contents(&place.path("out"));
     for more in [&["--epochs", "1"][..], &["--epochs", "9", "--resume"]] {
-        let wrong = if more.len() == 2 { "--overwrite to begin anew" } else { "which has none" };
+        let wrong = if more.len() == 2 { "--overwrite to start anew" } else { "which has no checkpoints" };
         refused(&place.train_vowels(&data, "out", more), &["--out", wrong]);
         assert!(contents(&place.path("out")) == before, "{more:?}");
     }
@@ -286,11 +289,14 @@ fn a_run_is_resumed_with_its_own_settings_or_not_at_all() {
 fn nothing_is_resumed_where_nothing_was_begun() {
     let place = JobFolder::new();
     let data = place.vowels();
-    refused(&place.train_vowels(&data, "typo", &["--epochs", "1", "--resume"]), &["--out", "typo, which has none"]);
+    refused(
+        &place.train_vowels(&data, "typo", &["--epochs", "1", "--resume"]),
+        &["--out", "typo, which has no checkpoints"],
+    );
     assert!(!place.path("typo").exists());
     fs::create_dir(place.path("photos")).expect("a folder");
     fs::write(place.path("photos/best.jpg"), "mine").expect("written");
-    refused(&place.train_vowels(&data, "photos", &["--resume"]), &["photos, which has none"]);
+    refused(&place.train_vowels(&data, "photos", &["--resume"]), &["photos, which has no checkpoints"]);
     assert_eq!(contents(&place.path("photos")).len(), 1);
     // A command that is refused for its data leaves no folder behind either.
     refused(&place.train_vowels(&place.name("nowhere"), "new/folder", &[]), &["scripts/fetch-data"]);

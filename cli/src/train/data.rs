@@ -34,8 +34,8 @@ impl DataFile {
                 let text = fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
                 Ok(Self { path: path.to_owned(), text })
             }
-            Ok(_) => refuse("a file", "is none"),
-            Err(_) => refuse("what scripts/fetch-data fetches", "is not there"),
+            Ok(_) => refuse("a file", "is not a file"),
+            Err(_) => refuse("a file: run scripts/fetch-data to get the jobs' data", "does not exist"),
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
     fn data_that_are_no_file_are_refused() {
         let refused = |path: &str| DataFile::read(Path::new(path)).err().expect("refused").to_string();
         assert!(refused("no/such/file").contains("scripts/fetch-data"));
-        assert!(refused("src").contains("must be a file, got src, which is none"));
+        assert!(refused("src").contains("must be a file, got src, which is not a file"));
     }
 
     #[test]

@@ -73,14 +73,14 @@ impl Folder {
             return nothing_to_resume(&self.out);
         }
         for part in &self.parts {
-            let expected = "a folder without an earlier run, or --resume to go on, or --overwrite to begin anew";
+            let expected = "a folder without an earlier run, or --resume to continue it, or --overwrite to start anew";
             match &part.found {
                 Some(checkpoint) if !options.resume => {
                     return refuse("--out", expected, format!("one with a checkpoint of step {}", checkpoint.step()?));
                 }
                 // Checkpoints are written before the weights, so somebody has removed the checkpoints of these weights.
                 None if part.best.exists() => {
-                    let expected = "a folder without weights of an earlier run, or --overwrite to begin anew";
+                    let expected = "a folder without weights of an earlier run, or --overwrite to start anew";
                     return refuse("--out", expected, format!("one with {} and no checkpoints", part.best.display()));
                 }
                 _ => {}
@@ -92,7 +92,7 @@ impl Folder {
 
 fn nothing_to_resume<T>(out: &Path) -> Result<T> {
     let expected = "the folder of a run with checkpoints where there is --resume";
-    refuse("--out", expected, format!("{}, which has none", out.display()))
+    refuse("--out", expected, format!("{}, which has no checkpoints", out.display()))
 }
 
 /// Refuses a picture that could not be drawn or would replace another file.

@@ -107,8 +107,8 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     for (what, value) in [("--lag", *lag), ("--symbols", *symbols)] {
         run::size(what, value)?;
     }
-    if let Some((at, twice)) = cell.iter().enumerate().find(|(at, other)| cell[..*at].contains(other)) {
-        let found = format!("{} as numbers {} and before", twice.name(), at + 1);
+    if let Some((_, twice)) = cell.iter().enumerate().find(|(at, other)| cell[..*at].contains(other)) {
+        let found = format!("{} twice", twice.name());
         return Err(Error::Value { op: "train", what: "--cell", expected: "cells that differ", found });
     }
     let name = if kind == Kind::Adding { "adding" } else { "copy" };

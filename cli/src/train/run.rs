@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gatewise::train::{Graph, Trainer, Var};
 use gatewise::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
@@ -163,7 +163,7 @@ pub(crate) fn train(
             Ok(entry) => entry,
             Err(error @ Error::Diverged { .. }) => {
                 drop(bar);
-                note!("{error}; {}; begin anew with a smaller --rate", part.kept()?);
+                note!("{error}; {}; start anew with a smaller --rate", part.kept()?);
                 return Ok(Outcome::Diverged);
             }
             Err(error) => return Err(error),
@@ -204,11 +204,7 @@ struct RunBar(ProgressBar, Limits);
 
 impl RunBar {
     fn new(limits: Limits, json: bool) -> Self {
-        let bar = if json { ProgressBar::hidden() } else { ProgressBar::no_length() };
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] at most {eta} left") {
-            bar.set_style(style);
-        }
-        Self(bar, limits)
+        Self(output::bar(json, 0, "{msg} [{bar:30}] at most {eta} left"), limits)
     }
 
     /// Moves to the start of an epoch with this number of steps.

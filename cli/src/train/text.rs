@@ -151,11 +151,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let limits = Limits { epochs: options.epochs.unwrap_or(8), patience: options.patience.unwrap_or(2) };
     let outcome = run::train(&mut folder.parts[0], options, limits, &mut trainer, &mut task)?;
     let code = run::finish("text", cell.name(), options, &trainer, &outcome)?;
-    if let (Outcome::Finished(finish), false) = (&outcome, options.json) {
+    say_bits(&outcome, options.json)?;
+    Ok(code)
+}
+
+/// Adds the loss in bits to the report for people.
+fn say_bits(outcome: &Outcome, json: bool) -> Result<()> {
+    if let (Outcome::Finished(finish), false) = (outcome, json) {
         let bits = f64::from(finish.score.loss) / std::f64::consts::LN_2;
         say!("  {bits:.3} bits per character")?;
     }
-    Ok(code)
+    Ok(())
 }
 
 fn name(file: &Path) -> String {

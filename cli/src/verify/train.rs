@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::case::Case;
 use super::compare::{Comparison, Tolerance};
+use super::outputs::Supported;
 use super::{Verdict, unsupported};
 
 #[derive(Deserialize)]
@@ -119,49 +120,10 @@ fn check_sizes(case: &Case, fields: &Fields) -> Result<()> {
 
 pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     let fields: Fields = case.fields()?;
-    let cell: Cell = match fields.cell.as_str() {
-        "rnn_tanh" => RnnCell::default().into(),
-        "rnn_relu" => RnnCell { activation: Activation::Relu, ..Default::default() }.into(),
-        "lstm" => LstmCell::default().into(),
-        "gru" => GruCell::default().into(),
-        other => return Ok(unsupported(format!("cell {other}"))),
+    let (mut trainer, model) = match prepare(case, device, &fields)? {
+        Ok(prepared) => prepared,
+        Err(option) => return Ok(unsupported(option)),
     };
-    let Some(rule) = fields.hyper.rule(&fields.optimizer) else {
-        return Ok(unsupported(format!("optimizer {}", fields.optimizer)));
-    };
-    let Dims { time, batch, input, hidden, classes } = fields.dims;
-    check_sizes(case, &fields)?;
-    let mut config = Config::new(cell, input, hidden).layers(fields.layers);
-    if fields.bidirectional {
-        config = config.bidirectional(Merge::Concat);
-    }
-    let mut parameters = Parameters::new(device, 0);
-    let recurrent = RecurrentModule::new(&mut parameters, "rnn.", &config)?;
-    let readout = LinearModule::new(&mut parameters, "lin.", [config.output_size(), classes])?;
-    let names: Vec<String> = parameters.named().map(|(name, _)| name.to_owned()).collect();
-    for name in &names {
-        let initial: ArrayD<f32> = case.floats(&format!("init.{name}"))?;
-        if let Some(id) = parameters.find(name) {
-            parameters.set(id, Tensor::from_array(device, &initial)?)?;
-        }
-    }
-    let classes = |len: Option<usize>| -> Result<Vec<i64>> {
-        let classes: ArrayD<i32> = case.integers("target")?;
-        match len == Some(classes.len()) {
-            true => Ok(classes.iter().map(|&class| i64::from(class)).collect()),
-            false => Err(case.refuse("target", "as many classes as `dims` says", &format!("{:?}", classes.shape()))),
-        }
-    };
-    let target = match fields.task.as_str() {
-        "regress" => Target::Numbers(Tensor::from_array(device, &case.floats::<Ix3>("target")?)?),
-        "tag" => Target::Tags(classes(time.checked_mul(batch))?),
-        "classify" => Target::Classes(classes(Some(batch))?),
-        other => return Ok(unsupported(format!("task {other}"))),
-    };
-    let model = Model { recurrent, readout, x: Tensor::from_array(device, &case.floats::<Ix3>("x")?)?, target };
-
-    let clip = Clip { norm: fields.clip_global_norm, ..Clip::default() };
-    let mut trainer = Trainer::new(parameters, rule, fields.hyper.lr)?.clip(clip)?;
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for _ in 0..fields.steps {
         match trainer.step(|graph| model.loss(graph)) {
@@ -178,7 +140,67 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     let last = graph.value(last)?.clone();
     graph.submit()?;
     losses.extend(last.to_vec()?);
+    judge(case, &trainer, losses, norms)
+}
 
+/// The model with its initial weights, and a trainer for it.
+fn prepare(case: &Case, device: &Device, fields: &Fields) -> Result<Supported<(Trainer, Model)>> {
+    let cell: Cell = match fields.cell.as_str() {
+        "rnn_tanh" => RnnCell::default().into(),
+        "rnn_relu" => RnnCell { activation: Activation::Relu, ..Default::default() }.into(),
+        "lstm" => LstmCell::default().into(),
+        "gru" => GruCell::default().into(),
+        other => return Ok(Err(format!("cell {other}"))),
+    };
+    let Some(rule) = fields.hyper.rule(&fields.optimizer) else {
+        return Ok(Err(format!("optimizer {}", fields.optimizer)));
+    };
+    check_sizes(case, fields)?;
+    let Dims { input, hidden, classes, .. } = fields.dims;
+    let mut config = Config::new(cell, input, hidden).layers(fields.layers);
+    if fields.bidirectional {
+        config = config.bidirectional(Merge::Concat);
+    }
+    let mut parameters = Parameters::new(device, 0);
+    let recurrent = RecurrentModule::new(&mut parameters, "rnn.", &config)?;
+    let readout = LinearModule::new(&mut parameters, "lin.", [config.output_size(), classes])?;
+    let names: Vec<String> = parameters.named().map(|(name, _)| name.to_owned()).collect();
+    for name in &names {
+        let initial: ArrayD<f32> = case.floats(&format!("init.{name}"))?;
+        if let Some(id) = parameters.find(name) {
+            parameters.set(id, Tensor::from_array(device, &initial)?)?;
+        }
+    }
+    let target = match target(case, device, fields)? {
+        Ok(target) => target,
+        Err(option) => return Ok(Err(option)),
+    };
+    let x = Tensor::from_array(device, &case.floats::<Ix3>("x")?)?;
+    let clip = Clip { norm: fields.clip_global_norm, ..Clip::default() };
+    let trainer = Trainer::new(parameters, rule, fields.hyper.lr)?.clip(clip)?;
+    Ok(Ok((trainer, Model { recurrent, readout, x, target })))
+}
+
+/// The targets of the case's task.
+fn target(case: &Case, device: &Device, fields: &Fields) -> Result<Supported<Target>> {
+    let Dims { time, batch, .. } = fields.dims;
+    let classes = |len: Option<usize>| -> Result<Vec<i64>> {
+        let classes: ArrayD<i32> = case.integers("target")?;
+        match len == Some(classes.len()) {
+            true => Ok(classes.iter().map(|&class| i64::from(class)).collect()),
+            false => Err(case.refuse("target", "as many classes as `dims` says", &format!("{:?}", classes.shape()))),
+        }
+    };
+    Ok(Ok(match fields.task.as_str() {
+        "regress" => Target::Numbers(Tensor::from_array(device, &case.floats::<Ix3>("target")?)?),
+        "tag" => Target::Tags(classes(time.checked_mul(batch))?),
+        "classify" => Target::Classes(classes(Some(batch))?),
+        other => return Ok(Err(format!("task {other}"))),
+    }))
+}
+
+/// Compares losses, gradient norms and final parameters with the oracle's.
+fn judge(case: &Case, trainer: &Trainer, losses: Vec<f32>, norms: Vec<f32>) -> Result<Verdict> {
     let mut verdict = Verdict::new();
     let relative = Tolerance { relative: case.tolerance("losses_rel")?, ..Tolerance::default() };
     verdict.comparison.close(&Array1::from(losses), &case.floats::<Ix1>("losses")?.into_dyn(), relative);

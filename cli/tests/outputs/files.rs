@@ -51,7 +51,7 @@ fn an_output_that_is_an_input_is_refused() {
     let place = RecordingFolder::new();
     let weights = format!("{ROOT}/models/silero_vad_16k.safetensors");
     fs::copy(weights, place.path().join("w.svg")).expect("a copy");
-    let same = ["must be a file that is no input", "the same file as the recording in.wav"];
+    let same = ["must be a file that is not an input", "the same file as the recording in.wav"];
     place.refuses("vad in.wav --device cpu --probs in.wav", &[&same[..], &["--probs"]].concat());
     place.refuses("vad in.wav --device cpu --probs inner/../in.wav", &same);
     place.refuses("vad --weights w.svg --device cpu --plot w.svg", &["--plot", "the same file as --weights w.svg"]);
@@ -129,10 +129,10 @@ fn a_model_does_not_write_over_what_it_reads() {
     renamed(&place, "x");
     write_npy(place.path().join("x.npy"), &Array3::<f32>::zeros((5, 3, 2))).expect("a file");
     let before = fs::read(place.path().join("x.npy")).expect("there");
-    let words = ["--output must be a file that is no input", "x.npy, the same file as --input x.npy"];
+    let words = ["--output must be a file that is not an input", "x.npy, the same file as --input x.npy"];
     place.refuses("run m.onnx --device cpu --input X=x.npy --output .", &words);
     fs::copy(place.path().join("m.onnx"), place.path().join("inner/x.npy")).expect("a copy");
-    let words = ["--output must be a file that is no input", "the same file as the model inner/x.npy"];
+    let words = ["--output must be a file that is not an input", "the same file as the model inner/x.npy"];
     place.refuses("run inner/x.npy --device cpu --input X=x.npy --output inner", &words);
     // A folder in the way, and names that no file has: nothing runs, and no folder is left.
     fs::create_dir_all(place.path().join("taken/x.npy")).expect("a folder");
