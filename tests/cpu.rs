@@ -1,5 +1,5 @@
-//! The CPU path against the specification in `f64`: every cell, option, weight type and instruction set, at the sizes
-//! where registers, tiles and threads end.
+//! The CPU path against the reference: every cell, option, weight type and instruction set, at the sizes at which registers,
+//! tiles and threads' shares end.
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::cpu::{CpuOptions, Instructions};
@@ -18,7 +18,7 @@ fn cpu(threads: usize, instructions: Instructions) -> Device {
     Device::cpu_with(&CpuOptions { threads: Some(threads), instructions: Some(instructions) }).expect("available")
 }
 
-/// One of each cell and option.
+/// One cell per kind and option.
 fn cells() -> Vec<Cell> {
     let lstm = LstmCell::default();
     let gru = GruCell::default();
@@ -49,7 +49,7 @@ fn projected(width: usize) -> Cell {
     LstmCell { projection: Some(width), peephole: true, ..LstmCell::default() }.into()
 }
 
-/// Numbers in -1..1, the same for the same seed.
+/// Numbers in -1..1 that depend only on the seed.
 fn noise(seed: u64, shape: (usize, usize, usize)) -> Array3<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     Array3::from_shape_simple_fn(shape, || {
@@ -275,9 +275,9 @@ fn rows_and_pieces_of_a_call_do_not_change_its_bits() {
                 assert_eq!(step, whole.slice(s![t..t + 1, .., ..]), "{kind}, step {t}");
             }
             for row in 0..7 {
-                let alone =
+                let single =
                     forward(&x.slice(s![.., row..row + 1, ..]).to_owned(), &mut stack.zero_state(1).expect("state"));
-                assert_eq!(alone, whole.slice(s![.., row..row + 1, ..]), "{kind}, row {row}");
+                assert_eq!(single, whole.slice(s![.., row..row + 1, ..]), "{kind}, row {row}");
             }
         }
     }
@@ -299,7 +299,8 @@ fn special_numbers_stay_in_their_row() {
                     run(&config, &device, &x, &Sequence::new()),
                     run(&config, &Device::Reference, &x, &Sequence::new()),
                 );
-                // Infinities cancel differently in other orders: only the NaN row and the tame rows are compared.
+                // In another order of summation, infinities may cancel to NaN. So only the row with a NaN and the rows of ordinary
+                // numbers are compared.
                 for (got, expected) in got.iter().zip(&expected) {
                     for ((_, row, _), &y) in got.indexed_iter() {
                         assert!(!y.is_nan() || matches!(row, 1..=3 | 5), "{set} {kind} {cell:?}: a NaN in row {row}");
@@ -353,7 +354,7 @@ fn forward_into_gives_what_forward_gives_in_any_layout() {
 }
 
 #[test]
-fn a_state_and_its_clone_part_ways() {
+fn a_state_and_its_clone_are_independent() {
     let stack = Config::<Cell>::new(GruCell::default().into(), 3, 5).random(&Device::Cpu, 3).expect("builds");
     let x = Tensor::from_array(&Device::Cpu, &noise(15, (4, 2, 3))).expect("input");
     let mut state = stack.zero_state(2).expect("state");
