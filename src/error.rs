@@ -24,7 +24,7 @@ pub enum Error {
         op: &'static str,
         /// The array's name in the operation's documentation.
         what: &'static str,
-        /// The shape it should have, axes named where they are free.
+        /// The shape that it should have; free axes are named.
         expected: String,
         /// The shape it has.
         found: Vec<usize>,
@@ -117,8 +117,7 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file's contents are not what its format or the model asks for, where none of the variants below says it more
-    /// closely.
+    /// A file's contents are not those that its format or the model requires, and no variant below says it more precisely.
     #[error("{}: {}: expected {}, found {}", short(file), short(field), long(expected), long(found))]
     Format {
         /// The file, or what the bytes were said to be.
@@ -135,7 +134,7 @@ pub enum Error {
     Unrecognized {
         /// The file.
         file: String,
-        /// The kind that was asked for.
+        /// The requested kind.
         expected: &'static str,
         /// The kind that the file's first bytes indicate.
         found: String,
@@ -203,7 +202,7 @@ pub enum Error {
     Cycle {
         /// The file.
         file: String,
-        /// Nodes of the cycle, and behind it; not all of them where they are many.
+        /// Nodes of the cycle and nodes that wait for it; not all of them if they are many.
         nodes: Vec<String>,
     },
     /// A graph asks for operators that are not carried out. Nothing of it is run.
@@ -284,12 +283,12 @@ pub(crate) fn elements(op: &'static str, what: &'static str, shape: &[usize]) ->
     })
 }
 
-/// The product of a shape's extents, where it can be counted; 0 where one of them is, however large the others are.
+/// The product of a shape's extents, `None` if it cannot be counted; 0 if one extent is 0, however large the others are.
 pub(crate) fn count(shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1_usize, |len, &n| len.checked_mul(n)) }
 }
 
-/// Checks the rank and hands the axes out by name; `axes` is how the documentation writes the shape.
+/// Checks the rank and returns the axes; `axes` is the shape as the documentation writes it.
 pub(crate) fn axes<const N: usize>(
     op: &'static str,
     what: &'static str,

@@ -1,7 +1,7 @@
 //! Regular files that are read, files that are replaced as a whole, and folders that one process at a time writes to.
 //!
-//! Everything that the crate and its command line leave on disk goes through [`replace`]: whoever reads the file, even after a
-//! crash of the machine, finds the old contents or the new ones. A [`Lock`] keeps a second process out of a folder.
+//! Everything that the crate and its command line leave on disk goes through [`replace`]: a reader finds the old contents or the
+//! new ones, even after a crash of the machine. A [`Lock`] keeps a second process out of a folder.
 //!
 //! # Examples
 //! ```
@@ -37,11 +37,11 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Times that a file or folder may be removed by another process just when it is wanted.
 const ATTEMPTS: usize = 100;
 
-/// Writes a file as a whole: `write` fills a hidden file beside it, `.NAME.partial`, which is synced and then takes the name.
+/// Writes a file as a whole: `write` fills a hidden file in the same folder, `.NAME.partial`, which is synced and then renamed.
 ///
 /// A file that is there keeps its contents until the new ones are on disk, also if this call fails. A process that is killed
-/// leaves the hidden file; the next call for the same name takes it over. The permissions are those of a new file (on Unix what
-/// the umask leaves of 0666). A symbolic link stays, and the file that it names is replaced.
+/// leaves the hidden file; the next call for the same name takes it over. The permissions are those of a new file (on Unix
+/// 0666 less the umask). A symbolic link stays, and the file that it names is replaced.
 ///
 /// # Errors
 /// [`Error::Io`]: what `write` returns; a folder that is missing or cannot be written to; a name that belongs to a folder, a pipe
@@ -52,15 +52,15 @@ const ATTEMPTS: usize = 100;
 pub fn replace(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let store = || -> io::Result<()> {
-        let place = Place::of(path)?;
-        let file = place.claim()?;
-        let stored = fill(&file, write).and_then(|()| fs::rename(&place.partial, &place.target));
+        let replaced = ReplacedFile::of(path)?;
+        let file = replaced.claim()?;
+        let stored = fill(&file, write).and_then(|()| fs::rename(&replaced.partial, &replaced.target));
         if stored.is_err() {
             // The first error is the one to report.
-            let _ = fs::remove_file(&place.partial);
+            let _ = fs::remove_file(&replaced.partial);
         }
         stored?;
-        sync_folder(&place.folder)
+        sync_folder(&replaced.folder)
     };
     store().map_err(|error| Error::io(path, error))
 }
@@ -74,21 +74,21 @@ pub fn replace(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io:
 pub fn check(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     let check = || -> io::Result<()> {
-        let place = Place::of(path)?;
-        let _file = place.claim()?;
-        fs::remove_file(&place.partial)
+        let replaced = ReplacedFile::of(path)?;
+        let _file = replaced.claim()?;
+        fs::remove_file(&replaced.partial)
     };
     check().map_err(|error| Error::io(path, error))
 }
 
 /// The temporary path that a file's contents are written to, and the path that they are then moved to.
-struct Place {
+struct ReplacedFile {
     folder: PathBuf,
     partial: PathBuf,
     target: PathBuf,
 }
 
-impl Place {
+impl ReplacedFile {
     fn of(path: &Path) -> io::Result<Self> {
         let invalid = |reason: &'static str| Err(io::Error::new(ErrorKind::InvalidInput, reason));
         let is_link = fs::symlink_metadata(path).is_ok_and(|entry| entry.is_symlink());
@@ -130,7 +130,7 @@ impl Place {
 fn partial_name(name: OsString) -> OsString {
     let mut partial = OsString::from(".");
     partial.push(name);
-    // Elsewhere it cannot be told whether an open file still has the name that it was opened by, so every writer takes its own.
+    // Other systems cannot tell whether an open file still has the name that it was opened by, so every writer takes its own.
     #[cfg(not(unix))]
     {
         use std::sync::atomic::{AtomicU64, Ordering};
@@ -150,7 +150,7 @@ fn fill(file: &File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io
     file.sync_all()
 }
 
-/// Puts a folder's names on disk, where the system can: a file is found after a crash only if its name is.
+/// Puts a folder's names on disk, if the system can: after a crash a file is found only if its name is on disk.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -170,7 +170,7 @@ struct Claim {
     found: bool,
 }
 
-/// Opens and locks a file, made if it is not there; `None` where another has it locked. The lock ends with the file's handle, so
+/// Opens and locks a file, which is made if it is not there; `None` if another process has it locked. The lock ends with the file's handle, so
 /// that of a killed process ends, too.
 fn claim(path: &Path) -> io::Result<Option<Claim>> {
     for _ in 0..ATTEMPTS {
@@ -233,12 +233,12 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes hold of a folder, which is made if it is not there; `None` where it is held already, by this process or another.
+    /// Takes hold of a folder, which is made if it is not there; `None` if it is held already, by this process or another.
     ///
     /// Hidden files that killed writers left in the folder ([`replace`]) are removed.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be made or written to.
+    /// [`Error::Io`] if the folder cannot be made or written to.
     pub fn take(folder: impl AsRef<Path>) -> Result<Option<Self>> {
         let folder = folder.as_ref();
         let wrong = |error| Error::io(folder, error);
@@ -296,7 +296,7 @@ fn unmake(made: &[PathBuf]) {
 /// Removes the hidden files that killed writers left in a folder ([`replace`]); a writer that is alive keeps its own.
 ///
 /// # Errors
-/// [`Error::Io`] where the folder cannot be read or written to.
+/// [`Error::Io`] if the folder cannot be read or written to.
 pub fn sweep(folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let sweep = || -> io::Result<()> {

@@ -19,13 +19,13 @@ pub(crate) fn missing<T>(op: &'static str, len: usize) -> Error {
 /// From this many bytes on, the system is asked whether it has the memory that it promises.
 const ASKED: usize = 1 << 30;
 
-/// Whether the system has the memory. Linux hands out more than it has, and ends the process that uses it.
+/// Whether the system has the memory. Linux promises more memory than it has, and ends a process that uses it.
 fn is_there<T>(len: usize) -> bool {
     let bytes = len.saturating_mul(size_of::<T>());
     bytes < ASKED || available().is_none_or(|available| bytes as u64 <= available)
 }
 
-/// Bytes that processes may still take, on disk included, where the system tells.
+/// Bytes that processes may still take, on disk included; `None` if the system does not tell.
 fn available() -> Option<u64> {
     if !cfg!(target_os = "linux") {
         return None;

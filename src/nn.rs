@@ -1,4 +1,4 @@
-//! Layers, built from the rooms below: recurrent stacks and what surrounds them.
+//! Layers: recurrent stacks with their states, and the linear, convolution and embedding layers around them.
 
 mod config;
 mod conv1d;
@@ -6,6 +6,7 @@ mod embedding;
 mod linear;
 mod recurrent;
 mod schedule;
+mod sizes;
 mod state;
 mod training;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]

@@ -15,7 +15,7 @@ pub enum Binary {
     Sub = 1,
     /// `a * b`
     Mul = 2,
-    /// `max(a, b)`, NaN where either is
+    /// `max(a, b)`, NaN if either is
     Max = 3,
     /// `(a + b) / 2`
     Mean = 4,
@@ -23,17 +23,17 @@ pub enum Binary {
     Hypot = 5,
     /// `a / b`
     Div = 6,
-    /// `min(a, b)`, NaN where either is
+    /// `min(a, b)`, NaN if either is
     Min = 7,
     /// `a` to the power of `b`; NaN for a negative `a` unless `b` is an integer
     Pow = 8,
-    /// 1 where `a = b`, else 0
+    /// 1 if `a = b`, else 0
     Equal = 9,
-    /// 1 where `a < b`, else 0
+    /// 1 if `a < b`, else 0
     Less = 10,
-    /// `a` where `b` is not 0, else 0
+    /// `a` if `b` is not 0, else 0
     Keep = 11,
-    /// `a` where `b` is 0, else 0
+    /// `a` if `b` is 0, else 0
     Drop = 12,
 }
 
@@ -100,7 +100,7 @@ pub enum Reduction {
     Sum = 0,
     /// The mean.
     Mean = 1,
-    /// The largest element, NaN where one is.
+    /// The largest element, NaN if one is.
     Max = 2,
 }
 
@@ -119,7 +119,7 @@ pub struct Conv1dGeometry {
 }
 
 impl Conv1dGeometry {
-    /// Length of the output for a signal of `length` and a kernel of `kernel`, 0 where the kernel does not fit.
+    /// Length of the output for a signal of `length` and a kernel of `kernel`, 0 if the kernel does not fit.
     pub fn output_length(&self, length: usize, kernel: usize) -> usize {
         match length.saturating_add(self.padding.saturating_mul(2)).checked_sub(kernel) {
             Some(room) => room / self.stride + 1,

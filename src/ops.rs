@@ -34,7 +34,7 @@ use crate::{cpu, memory, reference};
 /// An activation of every element.
 ///
 /// # Errors
-/// [`Error::DeviceMismatch`] where `x` lives elsewhere than the recorder.
+/// [`Error::DeviceMismatch`] if `x` lives elsewhere than the recorder.
 pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "activation";
     x.check_device(OP, "x", recorder.device())?;
@@ -49,7 +49,7 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
 /// An elementary function of every element.
 ///
 /// # Errors
-/// [`Error::DeviceMismatch`] where `x` lives elsewhere than the recorder.
+/// [`Error::DeviceMismatch`] if `x` lives elsewhere than the recorder.
 pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "math";
     x.check_device(OP, "x", recorder.device())?;
@@ -64,7 +64,7 @@ pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tenso
 /// An operation on two tensors of one shape, element by element.
 ///
 /// # Errors
-/// [`Error::Shape`] where the shapes differ; [`Error::DeviceMismatch`].
+/// [`Error::Shape`] if the shapes differ; [`Error::DeviceMismatch`].
 pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     const OP: &str = "binary";
     a.check_device(OP, "a", recorder.device())?;
@@ -92,7 +92,7 @@ pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Re
 /// `x [M, 2 N]`; returns `[M, N]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` is no matrix with an even number of columns; [`Error::DeviceMismatch`].
+/// [`Error::Shape`] if `x` is not a matrix with an even number of columns; [`Error::DeviceMismatch`].
 pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "binary_halves";
     x.check_device(OP, "x", recorder.device())?;
@@ -122,7 +122,7 @@ pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<
 /// `a [M, K]`, `b [K, N]`, `bias [N]`; returns `[M, N]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where they do not fit; [`Error::DeviceMismatch`]; [`Error::Limit`].
+/// [`Error::Shape`] if they do not fit; [`Error::DeviceMismatch`]; [`Error::Limit`].
 pub fn matmul(recorder: &mut Recorder, a: &Tensor, b: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     product(recorder, (a, false), (b, false), bias)
 }
@@ -138,9 +138,9 @@ pub(crate) fn product(
     a.check_device(OP, "a", recorder.device())?;
     b.check_device(OP, "b", recorder.device())?;
     let (a_shape, b_shape) = (axes(OP, "a", "[M, K]", a.shape())?, axes(OP, "b", "[K, N]", b.shape())?);
-    let turned = |[rows, columns]: [usize; 2], turned: bool| if turned { [columns, rows] } else { [rows, columns] };
-    let ([rows, depth], [_, columns]) = (turned(a_shape, a_transposed), turned(b_shape, b_transposed));
-    check_shape(OP, "b", &turned([depth, columns], b_transposed), b.shape())?;
+    let read_as = |[rows, columns]: [usize; 2], transposed| if transposed { [columns, rows] } else { [rows, columns] };
+    let ([rows, depth], [_, columns]) = (read_as(a_shape, a_transposed), read_as(b_shape, b_transposed));
+    check_shape(OP, "b", &read_as([depth, columns], b_transposed), b.shape())?;
     elements(OP, "the result", &[rows, columns])?;
     if let Some(bias) = bias {
         bias.check_device(OP, "bias", recorder.device())?;
@@ -188,7 +188,7 @@ fn read<F>(x: ArrayView2<'_, F>, transposed: bool) -> ArrayView2<'_, F> {
 /// `x [N, C, L]`, `weight [O, C, K]`, `bias [O]`; returns `[N, O, (L + 2 padding - K) / stride + 1]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where they do not fit or the signal is shorter than the kernel; [`Error::Value`] for a stride of 0;
+/// [`Error::Shape`] if they do not fit or the signal is shorter than the kernel; [`Error::Value`] for a stride of 0;
 /// [`Error::DeviceMismatch`]; [`Error::Limit`].
 pub fn conv1d(
     recorder: &mut Recorder,
@@ -291,7 +291,7 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
 /// `x [M, N]`; returns `[M]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` is no matrix, or has empty rows that have no mean or maximum; [`Error::DeviceMismatch`].
+/// [`Error::Shape`] if `x` is not a matrix, or has empty rows that have no mean or maximum; [`Error::DeviceMismatch`].
 pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "reduce_rows";
     x.check_device(OP, "x", recorder.device())?;
@@ -318,7 +318,7 @@ const NUMBERED: usize = 1 << 24;
 /// `x [M, N]`; returns `[M]`, whole numbers below N.
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` is no matrix, or its rows are empty or longer than 2^24; [`Error::DeviceMismatch`].
+/// [`Error::Shape`] if `x` is not a matrix, or its rows are empty or longer than 2^24; [`Error::DeviceMismatch`].
 ///
 /// # Examples
 /// ```

@@ -80,10 +80,10 @@ impl Device {
         self.cpu().unwrap_or_else(CpuDevice::shared)
     }
 
-    /// A GPU, software adapters included where the options allow them.
+    /// A GPU; software adapters only if the options allow them.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] where none fits.
+    /// [`Error::NoAdapter`] if none fits.
     ///
     /// ```
     /// use gatewise::{Device, gpu::GpuOptions};

@@ -1,6 +1,6 @@
-//! Texts that come from files and drivers, made fit for one line of a terminal: escaped, and cut where they are long.
+//! Texts that come from files and drivers, made fit for one line of a terminal: they are escaped, and cut if they are long.
 //!
-//! Every [`Error`](crate::Error) shows such texts so. A program that prints names out of a model's file does the same with
+//! Every [`Error`](crate::Error) shows such texts in this form. A program that prints names out of a model's file does the same with
 //! [`shown`].
 
 use std::fmt::{self, Write};
@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 const NAME: usize = 160;
 /// Characters of a sentence that are shown.
 const SENTENCE: usize = 500;
-/// Characters of a list that is all that a message says.
+/// Characters of a list that is the whole message.
 const LIST: usize = 1400;
 
 /// A text that displays on one line, see [`shown`].
@@ -19,8 +19,8 @@ pub struct Shown<'a> {
     most: usize,
 }
 
-/// Shows a name: control characters and those that turn the direction of writing are escaped; of more than 160 characters
-/// only the beginning and the end are shown, with the number of those between.
+/// Shows a name. Control characters and characters that change the direction of writing are escaped. Of more than 160 characters
+/// only the beginning and the end are shown, with the number of the others.
 ///
 /// # Examples
 /// ```
@@ -39,7 +39,7 @@ pub(crate) fn sentence(text: &str) -> Shown<'_> {
     Shown { text, most: SENTENCE }
 }
 
-/// A driver's message: on one line, whatever it spaces itself with, and cut like a sentence.
+/// Shows a driver's message on one line, with single spaces, and cuts it like a sentence.
 pub(crate) fn message(text: &str) -> String {
     sentence(&text.split_whitespace().collect::<Vec<_>>().join(" ")).to_string()
 }

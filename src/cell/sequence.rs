@@ -89,10 +89,10 @@ impl Sequence {
         }
     }
 
-    /// `true` where a row takes part in a step, lengths and mask together, `[T, B]`.
+    /// `true` if a row takes part in a step, by lengths and mask, `[T, B]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::Value`] where the instructions do not fit; [`Error::OutOfMemory`].
+    /// [`Error::Shape`] or [`Error::Value`] if the instructions do not fit; [`Error::OutOfMemory`].
     pub fn valid(&self, time: usize, batch: usize) -> Result<Array2<bool>> {
         match self.flags(time, batch)? {
             Some(flags) => memory::mapped(OP, &flags, |word| word & VALID != 0),

@@ -1,4 +1,4 @@
-//! Opening what callers and other files name, if it is a regular file.
+//! Opening regular files, and refusing everything else.
 
 use std::fs::{self, File, Metadata};
 use std::io::{Error as IoError, ErrorKind, Read};
@@ -34,10 +34,10 @@ pub fn open(path: impl AsRef<Path>) -> Result<File> {
 /// Reads a file as a whole, if [`open`] opens it.
 ///
 /// # Errors
-/// As [`open`], and [`Error::Io`] where it cannot be read to its end or does not fit into memory.
+/// As [`open`], and [`Error::Io`] if it cannot be read to its end or does not fit into memory.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     let (path, mut bytes) = (path.as_ref(), Vec::new());
-    // `read_to_end` takes the memory for the file's length at once, and fails where there is none.
+    // `read_to_end` takes the memory for the file's length at once, and fails if there is none.
     open(path)?.read_to_end(&mut bytes).map_err(|error| Error::io(path, error))?;
     Ok(bytes)
 }
@@ -68,7 +68,7 @@ fn check_regular(path: &Path, found: &Metadata) -> Result<()> {
     Err(Error::io(path, IoError::new(ErrorKind::InvalidInput, found)))
 }
 
-/// How messages call what lies at a path.
+/// The kind of an entry in a folder, in the words of messages.
 ///
 /// # Examples
 /// ```

@@ -42,7 +42,7 @@ impl Merge {
 }
 
 /// The configuration of a stack. `C` is the cell: [`RnnCell`](crate::cell::RnnCell), [`LstmCell`](crate::cell::LstmCell),
-/// [`GruCell`](crate::cell::GruCell), or [`Cell`] where the kind is known only at run time.
+/// [`GruCell`](crate::cell::GruCell), or [`Cell`] if the kind is known only at run time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config<C = Cell> {
     pub(super) cell: C,
@@ -161,7 +161,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration and for a NaN or an
-    /// infinity among weights of type `Int8`, [`Error::Limit`] or [`Error::OutOfMemory`] where the weights do not fit the
+    /// infinity among weights of type `Int8`, [`Error::Limit`] or [`Error::OutOfMemory`] if the weights do not fit the
     /// device.
     pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
         self.check_parameters(&parameters)?;

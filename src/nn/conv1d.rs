@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub struct Conv1d {
     weight: Tensor,
-    /// Zeros where the layer has none.
+    /// Zeros if the layer has none.
     bias: Tensor,
     has_bias: bool,
     geometry: Conv1dGeometry,
@@ -24,7 +24,7 @@ impl Conv1d {
     /// `weight [O, C, K]`, `bias [O]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; [`Error::Limit`](crate::Error::Limit).
+    /// [`Error::Shape`](crate::Error::Shape) if they do not fit; [`Error::Limit`](crate::Error::Limit).
     pub fn new(
         device: &Device,
         weight: &Array3<f32>,

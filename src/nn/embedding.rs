@@ -20,7 +20,7 @@ impl Embedding {
     /// `table [symbols, width]`.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) where it does not fit the device.
+    /// [`Error::Limit`](crate::Error::Limit) if it does not fit the device.
     ///
     /// # Examples
     /// ```

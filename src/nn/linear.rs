@@ -22,7 +22,7 @@ impl Linear {
     /// `weight [out, in]`, `bias [out]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; [`Error::Limit`](crate::Error::Limit).
+    /// [`Error::Shape`](crate::Error::Shape) if they do not fit; [`Error::Limit`](crate::Error::Limit).
     ///
     /// # Examples
     /// ```

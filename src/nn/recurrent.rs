@@ -74,10 +74,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         &self.config
     }
 
-    /// Copies the weights to the host, `[layer][direction]`: the values that the layer computes with. Those of a narrow
-    /// [`WeightType`](crate::cell::WeightType) come back as it has rounded them. Where a GPU adds the two biases up once and
-    /// for all, the sum comes back as `bias_ih`, and `bias_hh` is zero; only what must stay apart (the candidate's biases of a
-    /// GRU that resets after the matmul) does.
+    /// Copies the weights to the host, `[layer][direction]`, as the layer computes with them. If they are stored in a narrow
+    /// [`WeightType`](crate::cell::WeightType), they come back rounded. A GPU stores the sum of the two biases: it comes back as
+    /// `bias_ih`, and `bias_hh` is zero. Only the candidate's biases of a GRU that resets after the matmul stay apart.
     ///
     /// # Errors
     /// The errors of a read-back: [`Error::DeviceLost`](crate::Error::DeviceLost),
@@ -96,38 +95,13 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         self.stack.parameters()
     }
 
-    /// Features of the input.
-    pub fn input_size(&self) -> usize {
-        self.config.input_size()
-    }
-
-    /// Units per layer and direction.
-    pub fn hidden_size(&self) -> usize {
-        self.config.hidden_size()
-    }
-
-    /// The number of layers.
-    pub fn layers(&self) -> usize {
-        self.config.layer_count()
-    }
-
-    /// The cell of every layer, in the forward direction.
-    pub fn cell(&self) -> &C {
-        &self.config.cell
-    }
-
-    /// Width of the output.
-    pub fn output_size(&self) -> usize {
-        self.config.output_size()
-    }
-
     /// Runs the whole sequence through all layers and directions in one submission, and advances the state.
     ///
     /// # Shapes
     /// `x [T, B, input]`; returns `[T, B, output_size]` on the same device. `T` may be 0.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where `x` or the state does not fit,
+    /// [`Error::Shape`](crate::Error::Shape) if `x` or the state does not fit,
     /// [`Error::DeviceMismatch`](crate::Error::DeviceMismatch), [`Error::Limit`](crate::Error::Limit),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost); the state then keeps its value.
     pub fn forward(&self, x: &Tensor, state: &mut State) -> Result<Tensor> {
@@ -137,7 +111,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// [`Recurrent::forward`] with lengths, masks or resets.
     ///
     /// # Errors
-    /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) or [`Error::Value`](crate::Error::Value) where the
+    /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) or [`Error::Value`](crate::Error::Value) if the
     /// instructions do not fit.
     pub fn forward_sequence(&self, x: &Tensor, state: &mut State, sequence: &Sequence) -> Result<Tensor> {
         let mut recorder = self.device.recorder();
@@ -154,7 +128,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// `x [T, B, input]`, `y [T, B, output_size]`.
     ///
     /// # Errors
-    /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) where `y` does not fit. The state then keeps its
+    /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) if `y` does not fit. The state then keeps its
     /// value, and `y` its elements.
     ///
     /// ```
@@ -188,7 +162,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         Ok(())
     }
 
-    /// Records [`Recurrent::forward_sequence`] beside other operations. On a GPU the state advances when the recorder is
+    /// Records [`Recurrent::forward_sequence`] together with other operations. On a GPU the state advances when the recorder is
     /// submitted, on the host at once.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// The schedule of a call on this stack's device.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) where the call does not fit the device.
+    /// [`Error::Limit`](crate::Error::Limit) if the call does not fit the device.
     pub fn plan(&self, time: usize, batch: usize) -> Result<Plan> {
         let config = self.configuration();
         path::plan(self.device(), config.problem(time, batch), config.plan)

@@ -29,6 +29,19 @@ const OP: &str = "State";
 /// | [`State::set`]`(h, s)` | `h`, `s` | what it did before |
 /// | [`State::set_initial`]`(h, s)` | what it did before | `h`, `s` |
 /// | [`Recurrent::restore`](super::Recurrent::restore), [`State::try_clone`], [`State::rows`], [`State::join`] | as the original | as the original |
+///
+/// # Examples
+/// ```
+/// use gatewise::{Device, Tensor, nn::Gru};
+/// use ndarray::Array3;
+/// let gru = Gru::config(3, 4).random(&Device::Cpu, 7)?;
+/// let h0 = Array3::from_elem((1, 2, 4), 0.5); // [layers directions, B, O]
+/// let mut state = gru.initial_state(h0.view(), None)?;
+/// gru.forward(&Tensor::zeros(&Device::Cpu, &[5, 2, 3])?, &mut state)?;
+/// state.reset()?;
+/// assert_eq!(state.to_h()?, h0);
+/// # Ok::<(), gatewise::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct State {
     /// `[layers directions, B, O]`, index `layer * directions + direction` as in PyTorch.
@@ -137,8 +150,7 @@ impl State {
         Ok(Self { workspace: std::mem::take(&mut self.workspace), ..next })
     }
 
-    /// `h`, then `s` where there is one.
-    #[cfg(any(feature = "gpu", feature = "models"))]
+    /// `h`, then `s` if there is one.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         std::iter::once(&self.h).chain(&self.s)
     }
@@ -238,10 +250,10 @@ impl State {
     /// As [`Recurrent::state`](super::Recurrent::state), for as many rows as the state has.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where they do not fit; as [`Tensor::from_array`]. The state then keeps its value.
+    /// [`Error::Shape`](crate::Error::Shape) if they do not fit; as [`Tensor::from_array`]. The state then keeps its value.
     ///
     /// # Examples
-    /// A snapshot of the value alone, taken and put back:
+    /// A snapshot of the current value, taken and put back:
     /// ```
     /// use gatewise::{Device, Tensor, nn::Gru};
     /// let device = Device::auto();

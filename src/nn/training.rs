@@ -150,31 +150,6 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         &self.device
     }
 
-    /// Features of the input.
-    pub fn input_size(&self) -> usize {
-        self.config.input_size()
-    }
-
-    /// Units per layer and direction.
-    pub fn hidden_size(&self) -> usize {
-        self.config.hidden_size()
-    }
-
-    /// The number of layers.
-    pub fn layers(&self) -> usize {
-        self.config.layer_count()
-    }
-
-    /// The cell of every layer, in the forward direction.
-    pub fn cell(&self) -> &C {
-        &self.config.cell
-    }
-
-    /// Width of the output.
-    pub fn output_size(&self) -> usize {
-        self.config.output_size()
-    }
-
     /// Every parameter with its place, layer by layer, direction by direction, in the order of [`Cell::parameters`].
     pub fn tensors(&self) -> impl Iterator<Item = (ParameterPlace, &Tensor)> {
         let directions = &self.config.directions;
@@ -196,7 +171,7 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// Replaces the parameters by other tensors, in the order of [`TrainableRecurrent::tensors`].
     ///
     /// # Errors
-    /// [`Error::Shape`] where their number or a shape differs, [`Error::DeviceMismatch`]; then nothing is replaced.
+    /// [`Error::Shape`] if their number or a shape differs, [`Error::DeviceMismatch`]; then nothing is replaced.
     pub fn replace(&mut self, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
         let tensors: Vec<Tensor> = tensors.into_iter().collect();
         check_shape(OP, "parameters", &[self.tensors().count()], &[tensors.len()])?;
@@ -232,8 +207,8 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         Ok(result)
     }
 
-    /// Records [`TrainableRecurrent::forward_training`] beside other operations, with the given options. On a GPU the state
-    /// advances when the recorder is submitted, on the host at once.
+    /// Records [`TrainableRecurrent::forward_training`] together with other operations, with the given options. On a GPU the
+    /// state advances when the recorder is submitted, on the host at once.
     ///
     /// # Errors
     /// As [`TrainableRecurrent::forward_training`]; [`Error::Value`] for a probability outside `[0, 1)`, a clip that is

@@ -29,14 +29,14 @@ pub struct Tuned {
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// Times the plans that calls of `time` steps and `batch` rows may run by, and keeps the fastest: for this device from now
-    /// on, and on disk for later ones of the same adapter and driver. Times are the GPU's own where it has a clock. Later calls
+    /// on, and on disk for later ones of the same adapter and driver. Times are the GPU's own if it has a clock. Later calls
     /// of the same stack whose steps and rows round up to the same powers of two run by it.
     ///
     /// Other threads' calls of the same kind go on meanwhile, by whichever candidate is being timed.
     ///
     /// # Errors
     /// [`Error::Unsupported`] unless the stack lives on a GPU opened with
-    /// [`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning); what a call may meet; [`Error::Io`] where the result cannot be
+    /// [`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning); the errors of a call; [`Error::Io`] if the result cannot be
     /// written.
     pub fn tune(&self, time: usize, batch: usize) -> Result<Tuned> {
         let unsupported = |option: &str, by| Err(Error::Unsupported { op: OP, option: option.to_owned(), by });

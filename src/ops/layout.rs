@@ -45,7 +45,7 @@ fn assemble(
 /// Reorders the axes: axis `a` of the result is axis `order[a]` of `x` (`torch.permute`).
 ///
 /// # Errors
-/// [`Error::Value`] where `order` is no permutation of the axes; [`Error::DeviceMismatch`].
+/// [`Error::Value`] if `order` is no permutation of the axes; [`Error::DeviceMismatch`].
 pub fn permute(recorder: &mut Recorder, x: &Tensor, order: &[usize]) -> Result<Tensor> {
     const OP: &str = "permute";
     let mut sorted = order.to_vec();
@@ -77,7 +77,7 @@ pub struct Slice {
 /// Cuts an axis.
 ///
 /// # Errors
-/// [`Error::Value`] where the slice reaches outside the tensor or its step is 0; [`Error::DeviceMismatch`].
+/// [`Error::Value`] if the slice reaches outside the tensor or its step is 0; [`Error::DeviceMismatch`].
 ///
 /// # Examples
 /// ```
@@ -140,7 +140,7 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
 /// Joins tensors along an axis; all other axes agree (`torch.cat`).
 ///
 /// # Errors
-/// [`Error::Shape`] where the other axes differ, [`Error::Value`] where there is no tensor or no such axis;
+/// [`Error::Shape`] if the other axes differ, [`Error::Value`] if there is no tensor or no such axis;
 /// [`Error::DeviceMismatch`].
 pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
     const OP: &str = "concat";
@@ -180,7 +180,7 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
 /// Repeats axes of extent 1 to fill `shape`, new axes in front (`torch.expand`, the rule of NumPy's broadcasting).
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` does not broadcast to `shape`; [`Error::DeviceMismatch`].
+/// [`Error::Shape`] if `x` does not broadcast to `shape`; [`Error::DeviceMismatch`].
 pub fn expand(recorder: &mut Recorder, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     const OP: &str = "expand";
     let added = shape.len().checked_sub(x.shape().len());
@@ -238,7 +238,7 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
 /// `table [N, W]`, `scores [M, N]`; returns the choices as [`argmax_rows`] gives them, `[M]`, and their rows, `[M, W]`.
 ///
 /// # Errors
-/// As [`argmax_rows`], and [`Error::Shape`] where the table has not one row a score.
+/// As [`argmax_rows`], and [`Error::Shape`] if the table has not one row a score.
 ///
 /// # Examples
 /// ```

@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 /// `x [.., N]`; returns the same.
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` has no axes; [`Error::DeviceMismatch`].
+/// [`Error::Shape`] if `x` has no axes; [`Error::DeviceMismatch`].
 ///
 /// # Examples
 /// ```

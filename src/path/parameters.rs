@@ -23,7 +23,7 @@ impl ParameterTensors {
     /// Uploads parameters.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) where they do not fit the device.
+    /// [`Error::Limit`](crate::Error::Limit) if they do not fit the device.
     pub fn from_host(device: &Device, p: &Parameters) -> Result<Self> {
         let upload = |(name, array)| Ok((name, Tensor::from_array(device, &array)?));
         Ok(Self { named: p.named().into_iter().map(upload).collect::<Result<_>>()? })

@@ -56,7 +56,7 @@ impl Recorder {
     /// that a call and [`Tensor::to_vec`] take. On a host device there is nothing to wait for.
     ///
     /// # Errors
-    /// As [`Recorder::submit`]; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) where the tensor lives elsewhere.
+    /// As [`Recorder::submit`]; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) if the tensor lives elsewhere.
     ///
     /// ```
     /// use gatewise::{Device, Tensor, cell::Sequence, nn::Gru};
@@ -111,8 +111,8 @@ impl Recorder {
     /// Hands everything recorded to the GPU in one submission, waits, and says what it took by the GPU's own clock.
     ///
     /// # Errors
-    /// As [`Recorder::submit`], but where only the timestamps cannot be read everything has run;
-    /// [`Error::Unsupported`](crate::Error::Unsupported) where the adapter has no timestamps
+    /// As [`Recorder::submit`], but if only the timestamps cannot be read, everything has run;
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if the adapter has no timestamps
     /// ([`GpuDevice::has_timestamps`](gpu::GpuDevice::has_timestamps)) or the device is no GPU.
     #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
     pub fn submit_profiled(self, detail: gpu::Detail) -> Result<gpu::Profile> {

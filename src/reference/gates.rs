@@ -4,7 +4,7 @@ use ndarray::{Array3, ArrayView3};
 
 use super::lstm::lstm_unit;
 use super::rnn::{input, recurrent};
-use super::sequence::walk;
+use super::sequence::run_steps;
 use super::{LayerState, Real, RowState, activate_derivative, gru_gate, lstm_gates};
 use crate::cell::{Cell, Direction, LstmCell, Mix, Noise, Parameters, Sequence};
 use crate::error::Result;
@@ -73,7 +73,7 @@ fn lstm_unit_gates<F: Real>(
     }
 }
 
-/// The gates of one layer and direction at every step of every row; `None` where a row skips a step.
+/// The gates of one layer and direction at every step of every row; `None` if a row skips a step.
 ///
 /// # Shapes
 /// As [`layer`](super::layer); returns `[T, B, hidden]`.
@@ -92,7 +92,7 @@ pub fn layer_gates<F: Real>(
     let (time, batch, _) = x.dim();
     let mut gates = memory::full(OP, (time, batch, p.weight_hh.nrows() / cell.gates().len()), None)?;
     let mut state = state.mapped(OP, |x| x)?;
-    walk(cell, p, direction, sequence, (&Noise::default(), 0), x, &mut state, |(t, b), x, before| {
+    run_steps(cell, p, direction, sequence, (&Noise::default(), 0), x, &mut state, |(t, b), x, before| {
         for (u, unit) in unit_gates(cell, p, x, before).into_iter().enumerate() {
             gates[[t, b, u]] = Some(unit);
         }

@@ -69,7 +69,7 @@ pub fn conv1d_grad_input<F: Real>(
         let mut sum = F::zero();
         for o in 0..out {
             for k in 0..kernel {
-                // The window l has its tap k here where l stride + k = at + padding.
+                // Tap k of window l is at this element if l stride + k = at + padding.
                 let Some(begin) = (at + geometry.padding).checked_sub(k) else { break };
                 let l = begin / geometry.stride;
                 if begin % geometry.stride == 0 && l < out_length {
@@ -126,7 +126,7 @@ pub fn dropout<F: Real>(draw: &Draw, x: ArrayView1<'_, F>) -> Result<Array1<F>> 
     })
 }
 
-/// The weighted sum over the first axis: a mean where the weights of a column add up to 1. A step of weight 0 is not read.
+/// The weighted sum over the first axis: a mean if the weights of a column add up to 1. A step of weight 0 is not read.
 ///
 /// # Shapes
 /// `x [T, B, W]`, `weights [T, B]`; returns `[B, W]`.

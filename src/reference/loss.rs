@@ -19,7 +19,7 @@ fn softmax_terms<F: Real>(row: ArrayView1<'_, F>) -> (F, F) {
     (largest, row.iter().map(|&x| (x - largest).exp()).sum())
 }
 
-/// `-ln(softmax(x)[target])` of every row, 0 where the target is below 0 (`torch.nn.CrossEntropyLoss`).
+/// `-ln(softmax(x)[target])` of every row, 0 if the target is below 0 (`torch.nn.CrossEntropyLoss`).
 ///
 /// # Shapes
 /// `x [M, C]`, `targets [M]`, whole numbers below C; returns `[M]`.

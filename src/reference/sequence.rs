@@ -157,12 +157,12 @@ pub fn layer_with_noise<F: Real>(
     x: ArrayView3<'_, F>,
     state: &mut LayerState<F>,
 ) -> Result<Array3<F>> {
-    walk(cell, p, direction, sequence, (noise, row_in_stack), x, state, |_, _, _| ())
+    run_steps(cell, p, direction, sequence, (noise, row_in_stack), x, state, |_, _, _| ())
 }
 
 /// [`layer_with_noise`] that shows, for each step, its index and row, its input and the state that it starts from.
 #[expect(clippy::too_many_arguments, reason = "the arguments of `layer_with_noise` and one more")]
-pub(super) fn walk<F: Real>(
+pub(super) fn run_steps<F: Real>(
     cell: &Cell,
     p: &Parameters<F>,
     direction: Direction,

@@ -41,7 +41,7 @@ impl State {
     /// Nothing is read back.
     ///
     /// # Errors
-    /// [`Error::Value`] where there is no state; [`Error::Shape`] where they are of different stacks;
+    /// [`Error::Value`] if there is no state; [`Error::Shape`] if they are of different stacks;
     /// [`Error::DeviceMismatch`]; as [`Tensor::from_array`].
     ///
     /// # Examples

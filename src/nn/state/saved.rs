@@ -48,7 +48,7 @@ impl State {
     /// Copies both values to the host: what the state stands at and what a reset returns to.
     ///
     /// # Errors
-    /// As [`State::h`].
+    /// As [`State::to_h`].
     pub fn save(&self) -> Result<SavedState> {
         Ok(SavedState {
             h: self.to_h()?,
@@ -61,7 +61,7 @@ impl State {
     /// [`State::save`] without blocking.
     ///
     /// # Errors
-    /// As [`State::h`].
+    /// As [`State::to_h`].
     pub async fn save_async(&self) -> Result<SavedState> {
         let ((h_shape, s_shape), (initial_h, initial_s)) = (self.shapes(), self.initial());
         Ok(SavedState {
@@ -81,7 +81,7 @@ impl State {
     }
 }
 
-/// A part of a state of the given shape; zeros where there is no tensor, nothing where there is no part.
+/// A part of a state: zeros if there is no tensor, `None` if the state has no such part.
 async fn read(tensor: Option<&Tensor>, shape: Option<[usize; 3]>) -> Result<Option<Array3<f32>>> {
     match (shape, tensor) {
         (None, _) => Ok(None),

@@ -75,7 +75,7 @@ impl Tape {
     /// `dy [T, B, output_size]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) or [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) where a gradient
+    /// [`Error::Shape`](crate::Error::Shape) or [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) if a gradient
     /// does not fit the forward pass.
     pub fn backward(&self, dy: &Tensor, d_state: Option<&StateGradient>) -> Result<RecurrentGradient> {
         let mut recorder = self.device.recorder();
@@ -84,7 +84,7 @@ impl Tape {
         Ok(gradient)
     }
 
-    /// Records [`Tape::backward`] beside other operations.
+    /// Records [`Tape::backward`] together with other operations.
     ///
     /// # Errors
     /// As [`Tape::backward`].
