@@ -96,6 +96,14 @@ impl Device {
         Ok(Self::Gpu(GpuDevice::new(options)?))
     }
 
+    /// The GPU behind this device, if it is one.
+    pub(crate) fn as_gpu(&self) -> Option<&GpuDevice> {
+        match self {
+            Self::Gpu(gpu) => Some(gpu),
+            _ => None,
+        }
+    }
+
     /// Refuses an argument that lives here instead of on the operation's device.
     pub(crate) fn check_same(&self, op: &'static str, what: &'static str, expected: &Self) -> Result<()> {
         if self.is_same(expected) {

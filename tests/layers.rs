@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[path = "layers/source.rs"]
 mod source;
 
-use source::{from_root, library_code, paths};
+use source::{FoundPath, from_root, library_code, paths};
 
 /// The rooms from left to right; a room names only those before it. Rooms of one group do not name each other.
 const ROOMS: &[&[&str]] = &[
@@ -167,6 +167,32 @@ fn only_the_gpu_room_names_wgpu() {
             file.room() == Some("gpu") || ["tensor.rs", "lib.rs"].map(Path::new).contains(&file.path.as_path());
         let named = paths(&file.code).into_iter().find(|path| path.segments.first().is_some_and(|name| name == "wgpu"));
         assert!(allowed || named.is_none(), "{}: {named:?}", file.path.display());
+    }
+}
+
+/// Operations and layers state their work for each path; `path` alone decides between them.
+#[test]
+fn only_the_path_room_tells_devices_apart() {
+    for file in library().iter().filter(|file| matches!(file.room(), Some("ops" | "nn" | "weights" | "train"))) {
+        let tells = |path: &FoundPath| matches!(path.segments.as_slice(), [.., kind, _] if kind == "Device" || kind == "Storage");
+        let found = paths(&file.code).into_iter().find(tells);
+        assert!(found.is_none(), "{}: {found:?}", file.path.display());
+    }
+}
+
+/// The types of `gpu/absent.rs` stand in for a GPU. Only items that name `wgpu`, or clocks that browsers lack, are left out.
+#[test]
+fn only_few_files_depend_on_the_feature_gpu() {
+    let source = root().join("src");
+    for path in files(&source, "rs") {
+        let inside = path.strip_prefix(&source).expect("below src");
+        let allowed = ["lib.rs", "nn.rs", "path.rs", "path/recorder.rs", "tensor.rs"].map(Path::new).contains(&inside)
+            || inside.starts_with("gpu")
+            || inside.starts_with("bin");
+        let text = fs::read_to_string(&path).expect("text");
+        let condition = |line: &&str| line.contains("feature = \"gpu\"") && !line.contains("test");
+        let found = text.lines().find(condition);
+        assert!(allowed || found.is_none(), "{}: {found:?}", path.display());
     }
 }
 

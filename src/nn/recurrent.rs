@@ -75,8 +75,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     }
 
     /// Copies the weights to the host, `[layer][direction]`, as the layer computes with them. If they are stored in a narrow
-    /// [`WeightType`](crate::cell::WeightType), they come back rounded. A GPU stores the sum of the two biases: it comes back as
-    /// `bias_ih`, and `bias_hh` is zero. Only the candidate's biases of a GRU that resets after the matmul stay apart.
+    /// [`WeightType`](crate::cell::WeightType), they come back rounded. A GPU stores the sum of the two biases: it comes back
+    /// as `bias_ih`, and `bias_hh` is zero. Only the candidate's biases of a GRU that resets after the matmul stay apart.
     ///
     /// # Errors
     /// The errors of a read-back: [`Error::DeviceLost`](crate::Error::DeviceLost),

@@ -18,16 +18,16 @@ const OP: &str = "State";
 /// The memory of a stack between calls: `h`, and `s` for an LSTM. It lives where the layer lives and is read back only
 /// when asked; a call advances it in place, and a call that fails leaves it as it was.
 ///
-/// A state has two values. The one it *stands at* is what the next step starts from: every call moves it. The *initial* one is
-/// what a reset returns to, [`State::reset`] as well as a reset inside a [`Sequence`](crate::cell::Sequence): no call moves it.
+/// A state has two values. The next step starts from the *current* value, and every call changes it. A reset returns to the
+/// *initial* value, by [`State::reset`] or inside a [`Sequence`](crate::cell::Sequence), and no call changes it.
 ///
-/// | made by | stands at | a reset returns to |
+/// | made by | current value | initial value |
 /// | --- | --- | --- |
 /// | [`Recurrent::zero_state`](super::Recurrent::zero_state) | zeros | zeros |
 /// | [`Recurrent::state`](super::Recurrent::state)`(h, s)` | `h`, `s` | zeros |
 /// | [`Recurrent::initial_state`](super::Recurrent::initial_state)`(h, s)` | `h`, `s` | `h`, `s` |
-/// | [`State::set`]`(h, s)` | `h`, `s` | what it did before |
-/// | [`State::set_initial`]`(h, s)` | what it did before | `h`, `s` |
+/// | [`State::set`]`(h, s)` | `h`, `s` | unchanged |
+/// | [`State::set_initial`]`(h, s)` | unchanged | `h`, `s` |
 /// | [`Recurrent::restore`](super::Recurrent::restore), [`State::try_clone`], [`State::rows`], [`State::join`] | as the original | as the original |
 ///
 /// # Examples
@@ -67,7 +67,7 @@ pub(super) type Shapes = ([usize; 3], Option<[usize; 3]>);
 type HostValue<'a> = (ArrayView3<'a, f32>, Option<ArrayView3<'a, f32>>);
 
 impl Initial {
-    /// A value of the host. Zeros need no memory.
+    /// Uploads a value of the host. Zeros need no memory.
     fn upload(device: &Device, shapes: Shapes, (h, s): HostValue<'_>) -> Result<Self> {
         check_value("state", shapes, h.shape(), s.as_ref().map(|s| s.shape()))?;
         if h.iter().chain(s.iter().flatten()).all(|x| x.to_bits() == 0) {
@@ -96,20 +96,20 @@ impl State {
         Ok(Self::new((Tensor::zeros(device, &h)?, s), Initial::Zero))
     }
 
-    /// A state that stands at a value of the host.
-    pub(super) fn standing(device: &Device, shapes: Shapes, value: HostValue<'_>) -> Result<Self> {
+    /// A state whose current value is given on the host; the initial value is zero.
+    pub(super) fn with_current(device: &Device, shapes: Shapes, value: HostValue<'_>) -> Result<Self> {
         Ok(Self::new(upload(device, shapes, value)?, Initial::Zero))
     }
 
-    /// A state that begins at a value of the host.
-    pub(super) fn beginning(device: &Device, shapes: Shapes, value: HostValue<'_>) -> Result<Self> {
-        // Calls work on the value that the state stands at in place, so the initial one has memory of its own.
+    /// A state whose current and initial value is given on the host.
+    pub(super) fn with_initial(device: &Device, shapes: Shapes, value: HostValue<'_>) -> Result<Self> {
+        // Calls change the current value in place, so the initial one has memory of its own.
         let initial = Initial::upload(device, shapes, value)?;
         Ok(Self::new(upload(device, shapes, value)?, initial))
     }
 
-    /// A state that stands at a value that is on the device already.
-    pub(super) fn record_standing(
+    /// A state whose current value is on the device already; the initial value is zero.
+    pub(super) fn record_with_current(
         recorder: &mut Recorder,
         shapes: Shapes,
         h: &Tensor,
@@ -122,23 +122,23 @@ impl State {
         ))
     }
 
-    /// A state that begins at a value that is on the device already.
-    pub(super) fn record_beginning(
+    /// A state whose current and initial value is on the device already.
+    pub(super) fn record_with_initial(
         recorder: &mut Recorder,
         shapes: Shapes,
         h: &Tensor,
         s: Option<&Tensor>,
     ) -> Result<Self> {
         let initial = Initial::Given { h: h.clone(), s: s.cloned() };
-        Ok(Self { initial, ..Self::record_standing(recorder, shapes, h, s)? })
+        Ok(Self { initial, ..Self::record_with_current(recorder, shapes, h, s)? })
     }
 
-    /// A state of the same initial value that stands at another one.
+    /// A state of the same initial value with another current value.
     pub(crate) fn record_at(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<Self> {
-        Ok(Self { initial: self.initial.clone(), ..Self::record_standing(recorder, self.shapes(), h, s)? })
+        Ok(Self { initial: self.initial.clone(), ..Self::record_with_current(recorder, self.shapes(), h, s)? })
     }
 
-    /// [`State::try_clone`], recorded.
+    /// Records [`State::try_clone`].
     pub(crate) fn record_clone(&self, recorder: &mut Recorder) -> Result<Self> {
         self.record_at(recorder, &self.h, self.s.as_ref())
     }
@@ -168,7 +168,7 @@ impl State {
         (of(&self.h), self.s.as_ref().map(of))
     }
 
-    /// The value that a reset returns to; zeros if absent.
+    /// The initial value; zeros if absent.
     pub(super) fn initial(&self) -> (Option<&Tensor>, Option<&Tensor>) {
         self.initial.tensors()
     }

@@ -9,7 +9,7 @@ use crate::cell::{Cell, Sequence};
 use crate::error::{Error, Result};
 use crate::gpu::{Detail, GpuDevice};
 use crate::plan::{Choice, Plan};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::Tensor;
 
 const OP: &str = "Recurrent::tune";
 /// Timed runs of a candidate.
@@ -40,7 +40,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// written.
     pub fn tune(&self, time: usize, batch: usize) -> Result<Tuned> {
         let unsupported = |option: &str, by| Err(Error::Unsupported { op: OP, option: option.to_owned(), by });
-        let Device::Gpu(gpu) = self.device() else { return unsupported("a choice of plans", "host devices") };
+        let Some(gpu) = self.device().as_gpu() else { return unsupported("a choice of plans", "host devices") };
         if !gpu.is_tuned() {
             return unsupported("tuning", "GPUs opened without GpuOptions::tuning");
         }

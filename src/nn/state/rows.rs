@@ -1,4 +1,4 @@
-//! Rows of states: some of one, or those of several.
+//! Picking rows of a state, and joining the rows of several states.
 
 use super::{Initial, OP, State};
 use crate::error::{Error, Result};
@@ -6,8 +6,8 @@ use crate::ops::{self, Recorder};
 use crate::tensor::Tensor;
 
 impl State {
-    /// Some rows of the batch as a state of their own, in the order in which they are named: what each stands at and what a
-    /// reset returns it to. A row may be named more than once. The state itself stays as it is; nothing is read back.
+    /// Some rows of the batch as a new state with both of their values, in the order of `rows`. A row may be named more than
+    /// once. The state itself stays as it is; nothing is read back.
     ///
     /// # Errors
     /// [`Error::Value`] for a row that the state does not have; as [`Tensor::from_array`].
@@ -37,8 +37,8 @@ impl State {
         Ok(Self::new((h, s), initial))
     }
 
-    /// The rows of several states as one, those of the first state first: what each stands at and what a reset returns it to.
-    /// Nothing is read back.
+    /// The rows of several states as one state with both of their values, the rows of the first state first. Nothing is read
+    /// back.
     ///
     /// # Errors
     /// [`Error::Value`] if there is no state; [`Error::Shape`] if they are of different stacks;

@@ -1,4 +1,4 @@
-//! A state on the host, to be put on a device again.
+//! States saved on the host, and restored on a device.
 
 use ndarray::Array3;
 
@@ -34,18 +34,18 @@ use crate::tensor::{Device, Tensor};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SavedState {
-    /// The value that `h` stands at, `[layers directions, B, O]`.
+    /// The current value of `h`, `[layers directions, B, O]`.
     pub h: Array3<f32>,
-    /// The value that the cell state stands at, `[layers directions, B, hidden]`, present exactly for an LSTM.
+    /// The current value of the cell state, `[layers directions, B, hidden]`, present exactly for an LSTM.
     pub s: Option<Array3<f32>>,
-    /// The value that a reset returns `h` to, shaped as `h`.
+    /// The initial value of `h`, shaped as `h`.
     pub initial_h: Array3<f32>,
-    /// The value that a reset returns the cell state to, shaped as `s`.
+    /// The initial value of the cell state, shaped as `s`.
     pub initial_s: Option<Array3<f32>>,
 }
 
 impl State {
-    /// Copies both values to the host: what the state stands at and what a reset returns to.
+    /// Copies the current and the initial value to the host.
     ///
     /// # Errors
     /// As [`State::to_h`].
@@ -77,7 +77,7 @@ impl State {
         let SavedState { h, s, initial_h, initial_s } = saved;
         let initial = (initial_h.view(), initial_s.as_ref().map(|s| s.view()));
         let initial = Initial::upload(device, shapes, initial)?;
-        Ok(Self { initial, ..Self::standing(device, shapes, (h.view(), s.as_ref().map(|s| s.view())))? })
+        Ok(Self { initial, ..Self::with_current(device, shapes, (h.view(), s.as_ref().map(|s| s.view())))? })
     }
 }
 

@@ -35,9 +35,8 @@ macro_rules! states_of {
                 State::zero(self.device(), self.shapes(batch))
             }
 
-            /// A state that stands at the given value and whose resets return to zeros: a value that was read back from a run
-            /// that began at zeros. A reset of [`Self::initial_state`] returns to the given value; [`Self::restore`] takes two
-            /// different values.
+            /// A state with the given current value. Its initial value is zero, so the given value should come from a run that
+            /// began at zeros. [`Self::initial_state`] sets both to the given value; [`Self::restore`] takes two values.
             ///
             /// # Shapes
             /// `h [layers directions, B, O]`, `s [layers directions, B, hidden]`, present exactly for an LSTM.
@@ -45,10 +44,10 @@ macro_rules! states_of {
             /// # Errors
             /// [`Error::Shape`](crate::Error::Shape) if they do not fit; [`Error::Limit`](crate::Error::Limit).
             pub fn state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
-                State::standing(self.device(), self.shapes(h.len_of(Axis(1))), (h, s))
+                State::with_current(self.device(), self.shapes(h.len_of(Axis(1))), (h, s))
             }
 
-            /// A state that begins at the given value, PyTorch's `h_0` and `c_0`: it stands there, and a reset returns there.
+            /// A state whose current and initial values are the given one: PyTorch's `h_0` and `c_0`.
             ///
             /// # Shapes
             /// As [`Self::state`].
@@ -56,7 +55,7 @@ macro_rules! states_of {
             /// # Errors
             /// As [`Self::state`].
             pub fn initial_state(&self, h: ArrayView3<'_, f32>, s: Option<ArrayView3<'_, f32>>) -> Result<State> {
-                State::beginning(self.device(), self.shapes(h.len_of(Axis(1))), (h, s))
+                State::with_initial(self.device(), self.shapes(h.len_of(Axis(1))), (h, s))
             }
 
             /// Puts a state that [`State::save`] read back on this stack's device, with both of its values. The stack that it
@@ -78,7 +77,7 @@ macro_rules! states_of {
             /// [`Error::DeviceMismatch`](crate::Error::DeviceMismatch), [`Error::Limit`](crate::Error::Limit).
             pub fn record_state(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<State> {
                 let batch = batch(h)?;
-                State::record_standing(recorder, self.shapes(batch), h, s)
+                State::record_with_current(recorder, self.shapes(batch), h, s)
             }
 
             /// [`Self::initial_state`] from tensors that are on the device already, without a read-back; recorded.
@@ -95,7 +94,7 @@ macro_rules! states_of {
                 s: Option<&Tensor>,
             ) -> Result<State> {
                 let batch = batch(h)?;
-                State::record_beginning(recorder, self.shapes(batch), h, s)
+                State::record_with_initial(recorder, self.shapes(batch), h, s)
             }
         }
     };

@@ -44,7 +44,7 @@ pub struct RecurrentGradient {
     pub x: Tensor,
     /// With respect to the state before the first step.
     pub state: StateGradient,
-    /// With respect to the value that a reset inside the sequence returns to. If the state still stands at its initial value,
+    /// With respect to the value that a reset inside the sequence returns to. If the current value is still the initial one,
     /// the gradient with respect to that value is the sum of the two.
     pub initial: StateGradient,
     /// With respect to the parameters, `[layer][direction]`.
