@@ -1,19 +1,19 @@
-// Where a scan over several workgroups keeps its state. Each of them owns some units, and tells the others their h through
-// `exchange`, a word a unit. Nothing orders what one workgroup writes for another one, so a word tells by itself which step it
-// is of: the lowest bit of h is a phase. A step's words lie in slot step % 2, and the phase turns over whenever a slot is
-// written again. Nobody is a step further than a neighbour whose words it still waits for, so a slot's words are never more
-// than one turn ahead of a reader. For that every word is waited for, also one that a reset then replaces.
+// The state of a cooperative scan. Each workgroup owns some units, and passes their h to the others through `exchange`, one word per
+// unit. Nothing orders one workgroup's writes for another, so a word itself says which step it belongs to: the lowest bit of h is a
+// phase. The words of a step lie in slot step % 2, and the phase changes whenever a slot is written again. No workgroup is a step
+// further than a neighbour whose words it still waits for, so a slot's words are at most one phase ahead of a reader. For that
+// reason every word is waited for, also one that a reset then replaces.
 //
-// Only the products see h without its lowest bit: `own_h` goes to `y` and into the unit's own next step. What they see is
-// h (1 + d), |d| <= 2^-23, so a pre-activation is off by 2^-23 sum |w h| at the most. Rounding alone may put a sum of n products
-// off by n 2^-24 sum |w h|: the exchange counts as two more of them.
+// Only the products read h without its lowest bit: `own_h` goes to `y` and into the unit's own next step. The products read
+// h (1 + d), |d| <= 2^-23, so a pre-activation is off by at most 2^-23 sum |w h|. Rounding alone may put a sum of n products off by
+// n 2^-24 sum |w h|: the exchange counts as two more products.
 //
-// That all workgroups run at once is not promised by any API. A reader polls only so many times; then it raises ABORTED, which
-// every reader polls at, and all leave. Nothing that the chunk starts from has been written to, so a dispatch of REDO, which does
-// nothing otherwise, walks it again: one workgroup for all units of its rows, h in the two slots by all its bits. h that is not
-// finite cannot carry a phase and is left to it, too. Once raised, ABORTED stays so for the rest of the call.
+// No API promises that all workgroups run concurrently. A reader polls a limited number of times. Then it raises ABORTED, which every
+// reader checks, and all workgroups return. The state before the chunk has not been written to, so a dispatch with REDO, which
+// otherwise does nothing, computes the chunk again: one workgroup for all units of its rows, with all bits of h in the two slots. An
+// infinite or NaN h cannot carry a phase and is left to REDO, too. Once raised, ABORTED stays for the rest of the call.
 
-override REDO: bool = false;        // walks alone what was aborted
+override REDO: bool = false;        // one workgroup computes an aborted chunk again
 override PITCH: u32 = 16u;          // elements of a row of h: whole parts, zeros behind the last unit
 override STATE: u32 = 16u;          // ROWS * PITCH; 1 with REDO
 
@@ -24,18 +24,18 @@ override STATE: u32 = 16u;          // ROWS * PITCH; 1 with REDO
 @group(0) @binding(8) var<storage, read_write> exchange: array<atomic<u32>>;    // ABORTED, then [z, 2 slots, batch, PITCH]
 
 const ABORTED: u32 = 0u;
-const TIRED: u32 = 1u;          // bits of it: somebody was waited for in vain;
-const NOT_FINITE: u32 = 2u;     // h is not finite
+const TIRED: u32 = 1u;          // its bits: a reader polled in vain;
+const NOT_FINITE: u32 = 2u;     // h is infinite or NaN
 
 var<workgroup> state: array<f32, STATE>;    // [ROWS, PITCH]: h before the step
 var<workgroup> leaving: atomic<u32>;        // whether an invocation has given up
 
-// What the invocation's only unit and row has, unless REDO.
+// The state of the invocation's only unit and row, unless REDO.
 var<private> own_h: f32;
 var<private> own_s: f32;
 
 // The rows of the workgroup before a step.
-struct Source { lane: u32, z: u32, first_row: u32, step: u32 }
+struct RowSource { lane: u32, z: u32, first_row: u32, step: u32 }
 
 fn direction_of(z: u32) -> u32 {
     return dims.direction + z;
@@ -51,7 +51,7 @@ fn phase(step: u32) -> u32 {
     return ((step + 1u) / 2u) % 2u;
 }
 
-fn source_row(source: Source, row: u32) -> u32 {
+fn source_row(source: RowSource, row: u32) -> u32 {
     if REDO {
         return slot(source.z, min(source.first_row + row, dims.batch - 1u), source.step);
     }
@@ -70,13 +70,13 @@ fn source_word(at: u32) -> vec4<f32> {
     return vec4(state[i], state[i + 1u], state[i + 2u], state[i + 3u]);
 }
 
-fn place_of(z: u32, row: u32, step: u32) -> Place {
+fn row_step_of(z: u32, row: u32, step: u32) -> RowStep {
     let time = time_at(z, step);
-    return Place(z, row, time, flag_of(time, row), is_reverse(z), true);
+    return RowStep(z, row, time, flag_of(time, row), is_reverse(z), true);
 }
 
 // The step that a place is at, in the order of processing.
-fn step_of(at: Place) -> u32 {
+fn step_of(at: RowStep) -> u32 {
     return time_at(at.z, at.time);
 }
 
@@ -84,7 +84,7 @@ fn in_region(region: u32, z: u32, row: u32, unit: u32) -> u32 {
     return region + (z * dims.batch + row) * dims.hidden + unit;
 }
 
-fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
+fn h_before(at: RowStep, unit: u32, stage: u32) -> f32 {
     if RESETS && is_reset(at) {
         return h_rows[in_region(dims.h_initial, at.z, at.row, unit)];
     }
@@ -94,7 +94,7 @@ fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
     return own_h;
 }
 
-fn h_in_products(at: Place, unit: u32, stage: u32) -> f32 {
+fn h_in_products(at: RowStep, unit: u32, stage: u32) -> f32 {
     return h_before(at, unit, stage);
 }
 
@@ -103,7 +103,7 @@ fn give_up(why: u32) {
     atomicStore(&leaving, 1u);
 }
 
-fn put_h(at: Place, unit: u32, h: f32) {
+fn put_h(at: RowStep, unit: u32, h: f32) {
     let step = step_of(at) + 1u;
     let bits = bitcast<u32>(h);
     let word = slot(at.z, at.row, step) + unit;
@@ -118,7 +118,7 @@ fn put_h(at: Place, unit: u32, h: f32) {
     atomicStore(&exchange[word], (bits & ~1u) | phase(step));
 }
 
-fn s_before(at: Place, unit: u32) -> f32 {
+fn s_before(at: RowStep, unit: u32) -> f32 {
     if RESETS && is_reset(at) {
         return s_rows[in_region(dims.s_initial, at.z, at.row, unit)];
     }
@@ -128,31 +128,31 @@ fn s_before(at: Place, unit: u32) -> f32 {
     return own_s;
 }
 
-fn put_s(at: Place, unit: u32, s: f32) {
+fn put_s(at: RowStep, unit: u32, s: f32) {
     own_s = s;
     if REDO {
         s_rows[in_region(dims.s_after, at.z, at.row, unit)] = s;
     }
 }
 
-// There is one product a step, of the state's side.
-fn takes_input(at: Place) -> bool {
+// A step has one product, that of h.
+fn takes_input(at: RowStep) -> bool {
     return false;
 }
 
-fn put_scratch(at: Place, unit: u32, value: f32) {
+fn put_scratch(at: RowStep, unit: u32, value: f32) {
 }
 
-fn put_update(at: Place, unit: u32, z: f32) {
+fn put_update(at: RowStep, unit: u32, z: f32) {
 }
 
-fn update_gate(at: Place, unit: u32) -> f32 {
+fn update_gate(at: RowStep, unit: u32) -> f32 {
     return 0.0;
 }
 
 // Waits for a word of `step`.
 fn receive(word: u32, step: u32) -> f32 {
-    for (var look = 0u; look < dims.polls; look++) {
+    for (var poll = 0u; poll < dims.polls; poll++) {
         let bits = atomicLoad(&exchange[word]);
         if (bits & 1u) == phase(step) {
             return bitcast<f32>(bits);
@@ -166,14 +166,14 @@ fn receive(word: u32, step: u32) -> f32 {
     return 0.0;
 }
 
-// Brings h before a step to where the products read it: from the other workgroups, at a chunk's first step from where the chunk
-// starts, after a reset from where that returns to.
-fn bring(z: u32, first_row: u32, step: u32, invocation: u32) {
+// Copies h before a step to the memory that the products read: at a chunk's first step from the state, then from the other
+// workgroups, and after a reset from the initial state.
+fn fetch_h(z: u32, first_row: u32, step: u32, invocation: u32) {
     for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-        let at = place_of(z, first_row + row, step);
+        let at = row_step_of(z, first_row + row, step);
         let resets = RESETS && is_reset(at);
         let words = slot(z, at.row, step);
-        // Alone all of h is there already.
+        // With REDO all of h is there already.
         let count = select(dims.hidden, 0u, REDO && !resets);
         for (var unit = invocation; unit < count; unit += UNITS * SLICES) {
             var h = 0.0;
@@ -195,7 +195,7 @@ fn bring(z: u32, first_row: u32, step: u32, invocation: u32) {
 }
 
 // Reads a unit's state before the chunk.
-fn enter(z: u32, row: u32, unit: u32) {
+fn load_state(z: u32, row: u32, unit: u32) {
     own_h = h_rows[in_region(dims.h, z, row, unit)];
     if CELL == LSTM {
         own_s = s_rows[in_region(dims.s, z, row, unit)];
@@ -208,8 +208,8 @@ fn enter(z: u32, row: u32, unit: u32) {
     }
 }
 
-// Writes it after the chunk; REDO has done so for s.
-fn leave(z: u32, row: u32, unit: u32) {
+// Writes a unit's state after the chunk; REDO has written s already.
+fn store_state(z: u32, row: u32, unit: u32) {
     let after = in_region(dims.h_after, z, row, unit);
     if REDO {
         h_rows[after] = exchanged(slot(z, row, dims.first_step + dims.steps) + unit);

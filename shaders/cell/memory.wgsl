@@ -1,5 +1,5 @@
-// What the kernels of all recurrent schedules share: the uniform, the buffers that they bind in the same way, and the indices into
-// them. The file that follows says where the state lies, and gives `direction_of(z)`: the layer's direction that z counts.
+// The common part of the kernels of all recurrent schedules: the uniform, the buffers that they bind in the same way, and the indices
+// into them. The file that follows says where the state lies, and gives `direction_of(z)`: the layer's direction that z counts.
 
 override REVERSE: u32 = 0u;         // bit d: direction d runs from the last step to the first
 
@@ -51,7 +51,7 @@ fn vector_element(at: u32) -> f32 {
     return vectors[at];
 }
 
-fn vectors_of(at: Place) -> u32 {
+fn vectors_of(at: RowStep) -> u32 {
     return dims.vectors + at.z * VECTOR_ROWS * dims.hidden;
 }
 
@@ -80,12 +80,12 @@ fn time_at(z: u32, step: u32) -> u32 {
 }
 
 // Index of the unit's gates in `gates_x`. A chunk holds its steps in the order of time.
-fn gates_index(at: Place, unit: u32) -> u32 {
+fn gates_index(at: RowStep, unit: u32) -> u32 {
     let first = select(dims.first_step, dims.time - dims.first_step - dims.steps, at.reverse);
     return ((direction_of(at.z) * dims.steps + at.time - first) * dims.batch + at.row) * dims.hidden + unit;
 }
 
-fn projected(at: Place, unit: u32) -> vec4<f32> {
+fn projected(at: RowStep, unit: u32) -> vec4<f32> {
     let i = gates_index(at, unit);
     if GATES == 1u {
         return vec4(gates_x[i / 4u][i % 4u], 0.0, 0.0, 0.0);
@@ -93,14 +93,14 @@ fn projected(at: Place, unit: u32) -> vec4<f32> {
     return gates_x[i];
 }
 
-fn y_index(at: Place, time: u32, unit: u32) -> u32 {
+fn y_index(at: RowStep, time: u32, unit: u32) -> u32 {
     return ((time * dims.batch + at.row) * dims.directions + direction_of(at.z)) * dims.out + unit;
 }
 
-fn y_at(at: Place, time: u32, unit: u32) -> f32 {
+fn y_at(at: RowStep, time: u32, unit: u32) -> f32 {
     return y[y_index(at, time, unit)];
 }
 
-fn put_y(at: Place, time: u32, unit: u32, h: f32) {
+fn put_y(at: RowStep, time: u32, unit: u32, h: f32) {
     y[y_index(at, time, unit)] = h;
 }

@@ -4,7 +4,7 @@
 override WORKGROUP_SIZE: u32 = 64u;
 override BIASED: bool = true;
 override PEEPHOLE: bool = false;
-override RESETS_AFTER: bool = false;    // a GRU whose reset gate weighs the state's side of the candidate, its bias included
+override RESETS_AFTER: bool = false;    // a GRU whose reset gate weighs the recurrent part of the candidate, its bias included
 
 struct PackVectorsDims { hidden: u32, gates: u32, to_offset: u32 }
 

@@ -9,10 +9,10 @@ override WORDS: u32 = 0u;       // how x is read: by elements; by words of 4 alo
 const ALONG_DEPTH: u32 = 1u;
 const ALONG_COLUMNS: u32 = 2u;
 
-const BLOCK: u32 = 8u;          // units whose words lie side by side
+const BLOCK: u32 = 8u;          // units whose words are adjacent
 
-// Column c of unit u is number `u * unit_columns + c * gate_columns` of the source's columns: the gates of a unit lie `hidden`
-// rows of the weights apart, the columns of a transpose side by side.
+// Column c of unit u is column `u * unit_columns + c * gate_columns` of the source. The gates of a unit lie `hidden` rows of the
+// weights apart; the columns of a transpose are adjacent.
 struct PackWeightsDims {
     padded_units: u32,      // to write
     padded_depth: u32,
@@ -62,7 +62,7 @@ fn pack_weights(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let first = unit * dims.unit_columns;
-    // A column a gate.
+    // One column per gate.
     var w = mat4x4<f32>();
     if WORDS == ALONG_COLUMNS {
         w = transpose(mat4x4(word(first, k), word(first, k + 1u), word(first, k + 2u), word(first, k + 3u)));

@@ -1,6 +1,5 @@
-// What the kernels of the input projection share. For every step, row and direction the input's side of a unit's gates: its
-// weights times x, plus the biases that can be added beforehand. Stored with a unit's gates side by side, in the steps' order
-// of time.
+// The input projection: for every step, row and direction, the product of x with the weights of a unit's gates, plus the biases that
+// can be added beforehand. A unit's gates are stored next to each other, and steps in the order of time.
 // CPU twin: `reference::matmul`.
 
 struct ProjectDims {
@@ -14,7 +13,7 @@ struct ProjectDims {
     first_reverse: u32,     // and a reverse one
 }
 
-override REVERSE: u32 = 0u;     // bit d: direction d walks from the last step to the first
+override REVERSE: u32 = 0u;     // bit d: direction d runs from the last step to the first
 
 @group(0) @binding(0) var<uniform> dims: ProjectDims;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // [all steps' rows, depth]
@@ -22,7 +21,7 @@ override REVERSE: u32 = 0u;     // bit d: direction d walks from the last step t
 @group(0) @binding(3) var<storage, read> vectors: array<f32>;           // [directions, VECTOR_ROWS, hidden]
 @group(0) @binding(4) var<storage, read_write> gates_x: array<f32>;     // [directions, rows, hidden, 1 or 4 gates]
 
-struct Source { lane: u32, first_row: u32, origin: u32 }
+struct RowSource { lane: u32, first_row: u32, origin: u32 }
 
 fn weight_word(at: u32) -> vec4<u32> {
     return weights[at];
@@ -36,14 +35,14 @@ fn vector_element(at: u32) -> f32 {
     return vectors[at];
 }
 
-// Rows beyond the end repeat the last one; nobody looks at their sums.
-fn source_row(source: Source, row: u32) -> u32 {
+// Rows beyond the end repeat the last one; their sums are not used.
+fn source_row(source: RowSource, row: u32) -> u32 {
     return (source.origin + min(source.first_row + row, dims.rows - 1u)) * dims.depth;
 }
 
-fn rows_of(direction: u32, first_row: u32, lane: u32) -> Source {
+fn rows_of(direction: u32, first_row: u32, lane: u32) -> RowSource {
     let origin = select(dims.first_forward, dims.first_reverse, ((REVERSE >> direction) & 1u) != 0u);
-    return Source(lane, first_row, origin);
+    return RowSource(lane, first_row, origin);
 }
 
 fn weights_of(direction: u32) -> Matrix {

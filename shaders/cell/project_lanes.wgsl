@@ -1,4 +1,4 @@
-// The input projection, the rows of a tile passed round within a subgroup.
+// The input projection with the rows of a tile shared within a subgroup.
 
 override UNITS: u32 = 64u;      // units of a workgroup, a multiple of the largest subgroup
 

@@ -1,6 +1,6 @@
 // The input projection by the adapter's own matrices.
 
-// Where a workgroup's part of the result begins.
+// The first row and unit of a workgroup.
 struct Corner { direction: u32, row: u32, unit: u32 }
 
 fn store_stripe(corner: Corner, stripe: u32, sums: Sums, worker: Worker) {
@@ -16,7 +16,7 @@ fn store_stripe(corner: Corner, stripe: u32, sums: Sums, worker: Worker) {
             put_gates(corner.direction, row, unit, sum + gates_at(GATES, v, dims.hidden, BIAS, unit));
         }
     }
-    // All has been read before it is written again.
+    // All values must be read before they are written again.
     workgroupBarrier();
 }
 

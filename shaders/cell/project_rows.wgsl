@@ -1,4 +1,4 @@
-// The input projection, every invocation reading the rows of its tile itself.
+// The input projection; every invocation reads the rows of its tile.
 
 override UNITS: u32 = 64u;      // units of a workgroup
 

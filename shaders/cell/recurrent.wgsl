@@ -1,17 +1,16 @@
-// The walk from a unit's sums to its new state and output, at one step of a row. Where the state lies is another file's matter:
-// the kernel that includes this gives
-// - `h_before`, `s_before`: the unit's own state before the step, or what a reset returns it to; `h_in_products`: what the
-//   products read of it, some of it perhaps dropped;
+// From a unit's sums to its new state and output, at one step of a row. Another file says where the state lies. It gives
+// - `h_before`, `s_before`: the unit's own state before the step, or the initial state after a reset;
+// - `h_in_products`: h as the products read it, perhaps with a dropout mask;
 // - `put_h`, `put_s`: its state after the step;
-// - `put_scratch`: what the second product of a step reads; `put_update`, `update_gate`: z until then;
+// - `put_scratch`: the value that the second product of a step reads; `put_update`, `update_gate`: z until then;
 // - `put_y`, `y_at`: the output at a step of the sequence;
-// - `takes_input(at) -> bool`: whether the sums hold the input's side, too; `projected(at, unit)`: that side, projected beforehand;
-// - `vectors_of(at) -> u32`: where the vectors begin; and in `dims` the fields `scalars`, `hidden` and `time`.
+// - `takes_input(at) -> bool`: whether the sums include the input projection; `projected(at, unit)`: the input projected beforehand;
+// - `vectors_of(at) -> u32`: the first element of the vectors; and in `dims` the fields `scalars`, `hidden` and `time`;
+// - `save_gates`: keeps the pre-activations for a backward pass; `moves`, `moves_cell`: whether a unit takes its new value, or keeps
+//   the old one at random (zoneout).
 //
-// A cell whose state passes through two dependent products takes two stages a step: a GRU that resets before the matmul (RESET,
-// then CANDIDATE) and an LSTM with projection (WHOLE, then PROJECT).
-// - `save_gates`: the pre-activations, where a backward pass needs them; `moves`, `moves_cell`: whether a unit takes its new value,
-//   or keeps the old one at random (zoneout).
+// A cell whose state passes through two dependent products takes two stages per step: a GRU that resets before the matrix product
+// (RESET, then CANDIDATE) and an LSTM with projection (WHOLE, then PROJECT).
 // CPU twin: `reference::layer_with_noise`.
 
 override FLAGS: bool = false;       // `flags` says which rows take part
@@ -26,15 +25,14 @@ const PROJECT: u32 = 3u;
 const FLAG_VALID: u32 = 1u;
 const FLAG_RESET: u32 = 2u;
 
-// A step of a row: `z` is the layer or direction, `time` the step's place in the sequence, `last` whether the layer's output is
-// wanted.
-struct Place { z: u32, row: u32, time: u32, flag: u32, reverse: bool, last: bool }
+// A step of a row: `z` is the layer or direction, `time` the step's place in the sequence, `last` whether to write the layer's output.
+struct RowStep { z: u32, row: u32, time: u32, flag: u32, reverse: bool, last: bool }
 
-fn is_reset(at: Place) -> bool {
+fn is_reset(at: RowStep) -> bool {
     return (at.flag & FLAG_RESET) != 0u;
 }
 
-fn emit(at: Place, unit: u32, stage: u32, h_next: f32) {
+fn emit(at: RowStep, unit: u32, stage: u32, h_next: f32) {
     var h = h_next;
     if !moves(at, unit) {
         h = h_before(at, unit, stage);
@@ -46,7 +44,7 @@ fn emit(at: Place, unit: u32, stage: u32, h_next: f32) {
 }
 
 // A skipped step: the state stays, the output is padding.
-fn skip(at: Place, unit: u32, stage: u32) {
+fn skip(at: RowStep, unit: u32, stage: u32) {
     put_h(at, unit, h_before(at, unit, stage));
     if at.last {
         var padding = 0.0;
@@ -58,8 +56,8 @@ fn skip(at: Place, unit: u32, stage: u32) {
     }
 }
 
-// The input's side of the unit's gates.
-fn input_side(at: Place, unit: u32, x_sum: vec4<f32>) -> vec4<f32> {
+// The projected input of the unit's gates.
+fn input_side(at: RowStep, unit: u32, x_sum: vec4<f32>) -> vec4<f32> {
     if takes_input(at) {
         let v = vectors_of(at);
         return rescale(GATES, x_sum, v, dims.hidden, SCALE_INPUT, unit) + gates_at(GATES, v, dims.hidden, BIAS, unit);
@@ -67,7 +65,7 @@ fn input_side(at: Place, unit: u32, x_sum: vec4<f32>) -> vec4<f32> {
     return projected(at, unit);
 }
 
-fn peepholes(at: Place, unit: u32) -> vec3<f32> {
+fn peepholes(at: RowStep, unit: u32) -> vec3<f32> {
     if !PEEPHOLE {
         return vec3<f32>();
     }
@@ -78,7 +76,7 @@ fn peepholes(at: Place, unit: u32) -> vec3<f32> {
         vector_at(v, dims.hidden, PEEPHOLE_ROWS + 2u, unit));
 }
 
-fn whole(at: Place, unit: u32, x: vec4<f32>, a: vec4<f32>) {
+fn whole(at: RowStep, unit: u32, x: vec4<f32>, a: vec4<f32>) {
     if CELL == RNN {
         save_gates(at, unit, x + a);
         emit(at, unit, WHOLE, candidate(dims.scalars, x.x + a.x));
@@ -103,8 +101,8 @@ fn whole(at: Place, unit: u32, x: vec4<f32>, a: vec4<f32>) {
     }
 }
 
-// From a unit's sums, of its state's side and of its input's side where there are any, to its state after a stage of the step.
-fn finish(at: Place, unit: u32, stage: u32, sum: vec4<f32>, x_sum: vec4<f32>) {
+// From a unit's sums, of h and in a wave also of the input, to its state after a stage of the step.
+fn finish(at: RowStep, unit: u32, stage: u32, sum: vec4<f32>, x_sum: vec4<f32>) {
     if (at.flag & FLAG_VALID) == 0u {
         // The stage that writes h skips it; the cell state returns to its initial value if the row is reset.
         if CELL == LSTM && stage == WHOLE {

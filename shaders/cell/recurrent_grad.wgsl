@@ -1,15 +1,16 @@
-// What the kernels of one time step backwards share: the bindings, and the walk from the gradients by a later step's gates to
-// those by this step's. The kernels differ in how they come by the sums.
+// The common part of the backward kernels of one time step: the bindings, and the way from the gradients with respect to a later
+// step's gates to those of this step's gates. The kernels differ in the way that they compute the sums.
 //
-// A dispatch multiplies the gradients by the gates of step `later` with the transposed recurrent weights, which gives the
-// gradient by h after the step before it, and goes on through that step's equations. Where h passed two dependent products, two
-// dispatches take them the other way round: CANDIDATE then RESET, PROJECT then WHOLE. What a unit hands from step to step lies
-// in regions of [directions, batch, out or hidden]. With one dispatch a step they move from `current` to `next`, and the two
-// change places. With two, the first one always reads `current` and writes `next`, the second one the other way round, and each
-// keeps what it hands on in its `next`.
+// A dispatch multiplies the gradients with respect to the gates of step `later` with the transposed recurrent weights. The result is the
+// gradient with respect to h after the step before it; the dispatch goes on with that step's equations. If h passed through two
+// dependent products, two dispatches take them in reverse order: CANDIDATE then RESET, PROJECT then WHOLE. Values that a unit passes
+// from step to step lie in regions of [directions, batch, out or hidden]. With one dispatch per step they move from `current` to
+// `next`, and the two buffers change places. With two dispatches, the first one always reads the first buffer and writes the second,
+// the second one does the reverse, and each keeps the values for its next step in its `next`.
 //
-// Gradients by the gates lie gate by gate, as the rows of the weights do; a GRU that resets after the matmul has the
-// candidate's input side behind them, a cell with a projection what it projects, one with peepholes their own gradients.
+// Gradients with respect to the gates lie gate by gate, like the rows of the weights. Behind them lie: for a GRU that resets after the
+// matrix product, the input part of the candidate; for a cell with a projection, the values that it projects; for a cell with
+// peepholes, the peepholes' gradients.
 // CPU twin: `reference::layer_backward_with_noise`.
 
 override STAGE: u32 = 0u;
@@ -18,8 +19,8 @@ override FLAGS: bool = false;       // `flags` says which rows take part
 override RESETS: bool = false;      // and which return to their initial state
 override HOLD: bool = false;        // a skipped step repeated the row's last output
 override PROJECTED: bool = false;
-override CLIP: bool = false;        // the gradient by the state is clamped between two steps
-override REVERSE: u32 = 0u;         // bit d: direction d walked from the last step to the first
+override CLIP: bool = false;        // the gradient with respect to the state is clamped between two steps
+override REVERSE: u32 = 0u;         // bit d: direction d ran from the last step to the first
 
 const WHOLE: u32 = 0u;
 const RESET: u32 = 1u;
@@ -37,7 +38,7 @@ struct RecurrentGradDims {
     batch: u32,
     hidden: u32,
     out: u32,               // width of h
-    direction: u32,         // the one of z = 0
+    direction: u32,         // the direction of z = 0
     first_step: u32,        // the step that `gates` begins with
     steps: u32,             // steps that `gates` holds
     weights: u32,           // where the first direction's weights begin, in words of 16 bytes, and how far apart they are
@@ -46,22 +47,22 @@ struct RecurrentGradDims {
     history_h: u32,         // in `history`, as `recurrent.wgsl` left them
     history_s: u32,
     rows: u32,              // of `hidden` elements a step and row in `d_gates`
-    second_row: u32,        // the one of the candidate's input side, or of what is projected
-    peephole_row: u32,      // the first of the peepholes'
-    projected: u32,         // in `d_gates`: gradients by the projection's result, [directions, steps, batch, out]
-    source: u32,            // what the product reads: rows of `source_width`, from `source_first` on
+    second_row: u32,        // the row of the candidate's input part, or of the values that are projected
+    peephole_row: u32,      // the first row of the peepholes
+    projected: u32,         // in `d_gates`: gradients with respect to the projection's result, [directions, steps, batch, out]
+    source: u32,            // the product's rows, of `source_width` elements, from `source_first` on
     source_width: u32,
     source_first: u32,
     depth: u32,
-    gates: u32,             // regions: gradients by the gates, [directions, batch, gates, hidden];
-    scratch: u32,           // by the projection's result;
-    through_reset: u32,     // by h through the reset gate;
-    carry_h: u32,           // by h, past the products; by the cell state; by an output that later steps repeat;
+    gates: u32,             // regions: gradients with respect to the gates, [directions, batch, gates, hidden];
+    scratch: u32,           // to the projection's result;
+    through_reset: u32,     // to h through the reset gate;
+    carry_h: u32,           // to h, past the products; to the cell state; to an output that later steps repeat;
     carry_s: u32,
     held: u32,
-    initial_h: u32,         // by what a reset returns to
+    initial_h: u32,         // to the initial state
     initial_s: u32,
-    dy: u32,                // where the first direction's gradients by the output begin, how far apart the directions' are,
+    dy: u32,                // the first element of the output's gradients, the stride from one direction to the next,
     dy_direction: u32,      // and a row's width
     dy_width: u32,
     clip: f32,
@@ -77,10 +78,10 @@ struct RecurrentGradDims {
 @group(0) @binding(7) var<storage, read_write> next: array<f32>;    // the same regions
 @group(0) @binding(8) var<storage, read_write> d_gates: array<f32>; // [directions, steps, batch, rows, hidden], in order of time
 
-struct Place { direction: u32, row: u32, step: u32, time: u32, flag: u32 }
+struct RowStep { direction: u32, row: u32, step: u32, time: u32, flag: u32 }
 
 // The rows of a tile.
-struct Source { lane: u32, direction: u32, first_row: u32 }
+struct RowSource { lane: u32, direction: u32, first_row: u32 }
 
 fn weight_word(at: u32) -> vec4<u32> {
     return weights[at];
@@ -90,8 +91,8 @@ fn source_word(at: u32) -> vec4<f32> {
     return current[at];
 }
 
-// Rows beyond the batch repeat its last one; nobody looks at their sums.
-fn source_row(source: Source, row: u32) -> u32 {
+// Rows beyond the batch repeat its last one; their sums are not used.
+fn source_row(source: RowSource, row: u32) -> u32 {
     let clamped = min(source.first_row + row, dims.batch - 1u);
     return dims.source + (source.direction * dims.batch + clamped) * dims.source_width + dims.source_first;
 }
@@ -116,29 +117,29 @@ fn is_reverse(direction: u32) -> bool {
     return ((REVERSE >> direction) & 1u) != 0u;
 }
 
-fn place_of(direction: u32, row: u32, step: u32) -> Place {
+fn row_step_of(direction: u32, row: u32, step: u32) -> RowStep {
     let time = select(step, dims.time - 1u - step, is_reverse(direction));
     var flag = FLAG_VALID;
     if FLAGS {
         flag = flags[time * dims.batch + row];
     }
-    return Place(direction, row, step, time, flag);
+    return RowStep(direction, row, step, time, flag);
 }
 
-fn is_valid(at: Place) -> bool {
+fn is_valid(at: RowStep) -> bool {
     return !FLAGS || (at.flag & FLAG_VALID) != 0u;
 }
 
-fn is_reset(at: Place) -> bool {
+fn is_reset(at: RowStep) -> bool {
     return RESETS && (at.flag & FLAG_RESET) != 0u;
 }
 
-fn in_region(region: u32, width: u32, at: Place, unit: u32) -> u32 {
+fn in_region(region: u32, width: u32, at: RowStep, unit: u32) -> u32 {
     return region + (at.direction * dims.batch + at.row) * width + unit;
 }
 
-// What the unit's own previous dispatch left.
-fn carried(region: u32, width: u32, at: Place, unit: u32) -> f32 {
+// A value that the unit's own previous dispatch wrote.
+fn carried(region: u32, width: u32, at: RowStep, unit: u32) -> f32 {
     let i = in_region(region, width, at, unit);
     if TWO_STAGES {
         return next[i];
@@ -146,30 +147,30 @@ fn carried(region: u32, width: u32, at: Place, unit: u32) -> f32 {
     return current[i / 4u][i % 4u];
 }
 
-fn leave(region: u32, width: u32, at: Place, unit: u32, value: f32) {
+fn leave(region: u32, width: u32, at: RowStep, unit: u32, value: f32) {
     next[in_region(region, width, at, unit)] = value;
 }
 
-// What the other dispatch of the step left.
-fn from_other(region: u32, width: u32, at: Place, unit: u32) -> f32 {
+// A value that the other dispatch of the step wrote.
+fn from_other(region: u32, width: u32, at: RowStep, unit: u32) -> f32 {
     let i = in_region(region, width, at, unit);
     return current[i / 4u][i % 4u];
 }
 
 // The rows of `hidden` or `out` elements of a direction's step, in the order of time.
-fn chunk_row(at: Place) -> u32 {
+fn chunk_row(at: RowStep) -> u32 {
     let done = at.step - dims.first_step;
     let place = select(done, dims.steps - 1u - done, is_reverse(at.direction));
     return (at.direction * dims.steps + place) * dims.batch + at.row;
 }
 
-fn before_step(region: u32, width: u32, at: Place, unit: u32) -> f32 {
+fn before_step(region: u32, width: u32, at: RowStep, unit: u32) -> f32 {
     let done = at.step - dims.first_step;
     let place = select(done, dims.steps - done, is_reverse(at.direction));
     return history[region + ((at.direction * (dims.steps + 1u) + place) * dims.batch + at.row) * width + unit];
 }
 
-fn pre_activations(at: Place, unit: u32) -> vec4<f32> {
+fn pre_activations(at: RowStep, unit: u32) -> vec4<f32> {
     let i = chunk_row(at) * dims.hidden + unit;
     if CELL == RNN {
         return vec4(history[dims.history_s + i], 0.0, 0.0, 0.0);
@@ -177,20 +178,20 @@ fn pre_activations(at: Place, unit: u32) -> vec4<f32> {
     return gates[i];
 }
 
-fn peephole(at: Place, row: u32, unit: u32) -> f32 {
+fn peephole(at: RowStep, row: u32, unit: u32) -> f32 {
     let i = dims.peepholes + (at.direction * 3u + row) * dims.hidden + unit;
     return bitcast<f32>(weights[i / 4u][i % 4u]);
 }
 
-fn peepholes(at: Place, unit: u32) -> vec3<f32> {
+fn peepholes(at: RowStep, unit: u32) -> vec3<f32> {
     if !PEEPHOLE {
         return vec3<f32>();
     }
     return vec3(peephole(at, 0u, unit), peephole(at, 1u, unit), peephole(at, 2u, unit));
 }
 
-// A row of the gradients that the weights' own are made of.
-fn store(at: Place, row: u32, unit: u32, value: f32) {
+// A row of the gradients that the weights' gradients are computed from.
+fn store(at: RowStep, row: u32, unit: u32, value: f32) {
     d_gates[(chunk_row(at) * dims.rows + row) * dims.hidden + unit] = value;
 }
 
@@ -205,14 +206,14 @@ fn gate_count() -> u32 {
     return 4u;
 }
 
-// A gate's gradient on the state's side, for the product of the next dispatch and for the weights.
-fn leave_gate(at: Place, gate: u32, unit: u32, value: f32) {
+// A gate's gradient through the recurrent part, for the product of the next dispatch and for the weights.
+fn leave_gate(at: RowStep, gate: u32, unit: u32, value: f32) {
     next[in_region(dims.gates, gate_count() * dims.hidden, at, gate * dims.hidden + unit)] = value;
     store(at, gate, unit, value);
 }
 
-// The cell state's gradient before the step; a reset hands it over.
-fn leave_s(at: Place, unit: u32, ds: f32) {
+// The gradient with respect to the cell state before the step; a reset passes it to the initial state.
+fn leave_s(at: RowStep, unit: u32, ds: f32) {
     var handed = ds;
     if RESETS {
         var initial = carried(dims.initial_s, dims.hidden, at, unit);
@@ -232,9 +233,9 @@ fn within(x: f32) -> f32 {
     return x;
 }
 
-// The gradient by the unit's h before step `later`, or after the last one.
+// The gradient with respect to the unit's h before step `later`, or after the last step.
 fn h_gradient(direction: u32, row: u32, unit: u32, sum: f32) -> f32 {
-    let at = place_of(direction, row, min(dims.later, dims.time - 1u));
+    let at = row_step_of(direction, row, min(dims.later, dims.time - 1u));
     var dh = carried(dims.carry_h, dims.out, at, unit);
     let is_last = dims.later >= dims.time;
     if !is_last && is_valid(at) {
@@ -255,8 +256,8 @@ fn h_gradient(direction: u32, row: u32, unit: u32, sum: f32) -> f32 {
     return dh;
 }
 
-// The step that a unit skips: everything passes it by.
-fn skip(at: Place, unit: u32) {
+// A step that a unit skips: gradients pass through unchanged.
+fn skip(at: RowStep, unit: u32) {
     for (var row = 0u; row < dims.rows; row++) {
         store(at, row, unit, 0.0);
     }
@@ -268,11 +269,11 @@ fn skip(at: Place, unit: u32) {
     }
 }
 
-fn rnn(at: Place, unit: u32, dh: f32) {
+fn rnn(at: RowStep, unit: u32, dh: f32) {
     leave_gate(at, 0u, unit, dh * candidate_slope(dims.scalars, pre_activations(at, unit).x));
 }
 
-fn lstm(at: Place, unit: u32, dm: f32) {
+fn lstm(at: RowStep, unit: u32, dm: f32) {
     var ds = carried(dims.carry_s, dims.hidden, at, unit);
     var kept = 0.0;
     if ZONEOUT_S && !moves_s(dims.noise, at.direction, (at.time * dims.batch + at.row) * dims.hidden + unit) {
@@ -298,9 +299,9 @@ fn lstm(at: Place, unit: u32, dm: f32) {
     leave_s(at, unit, within(d.s + kept));
 }
 
-// The update gate and the candidate; where the reset comes after the matmul, the reset gate as well. Returns the gradient by h
-// past the products.
-fn gru(at: Place, unit: u32, dh: f32) -> f32 {
+// The update gate and the candidate; if the reset comes after the matrix product, the reset gate as well. Returns the gradient with
+// respect to h, past the products.
+fn gru(at: RowStep, unit: u32, dh: f32) -> f32 {
     let a = pre_activations(at, unit);
     let h = before_step(dims.history_h, dims.out, at, unit);
     if STAGE == CANDIDATE {
@@ -322,7 +323,7 @@ fn gru(at: Place, unit: u32, dh: f32) -> f32 {
 fn begin(direction: u32, row: u32, unit: u32, sum: f32) {
     let dh_after = h_gradient(direction, row, unit, sum);
     if dims.later == 0u {
-        let at = place_of(direction, row, 0u);
+        let at = row_step_of(direction, row, 0u);
         leave(dims.carry_h, dims.out, at, unit, dh_after);
         if CELL == LSTM && !TWO_STAGES {
             leave(dims.carry_s, dims.hidden, at, unit, carried(dims.carry_s, dims.hidden, at, unit));
@@ -332,7 +333,7 @@ fn begin(direction: u32, row: u32, unit: u32, sum: f32) {
         }
         return;
     }
-    let at = place_of(direction, row, dims.later - 1u);
+    let at = row_step_of(direction, row, dims.later - 1u);
     let mask_index = (at.time * dims.batch + row) * dims.out + unit;
     let d_output = dy[dims.dy + direction * dims.dy_direction + (at.time * dims.batch + row) * dims.dy_width + unit];
     var held = 0.0;
@@ -374,9 +375,9 @@ fn begin(direction: u32, row: u32, unit: u32, sum: f32) {
     leave(dims.carry_h, dims.out, at, unit, past);
 }
 
-// Its second dispatch, from the sum of the product within the step.
+// A step's second dispatch, from the sum of the product within the step.
 fn end(direction: u32, row: u32, unit: u32, sum: f32) {
-    let at = place_of(direction, row, dims.later - 1u);
+    let at = row_step_of(direction, row, dims.later - 1u);
     if STAGE == WHOLE {
         if is_valid(at) {
             lstm(at, unit, sum);
@@ -385,7 +386,7 @@ fn end(direction: u32, row: u32, unit: u32, sum: f32) {
         }
         return;
     }
-    // What the first dispatch found of z goes on beside r.
+    // The first dispatch's gradient of z is passed on with that of r.
     let z = dims.hidden + unit;
     leave(dims.gates, gate_count() * dims.hidden, at, z, from_other(dims.gates, gate_count() * dims.hidden, at, z));
     if !is_valid(at) {

@@ -1,6 +1,6 @@
-// One time step of a layer, all directions, or of all layers at once (WAVE): the product of the recurrent weights with the
-// state, the gates and the state update in one dispatch. An invocation owns a unit, all its gates included, of ROWS rows, or a
-// slice of its product along the depth. Weights are read once for all the rows.
+// One time step of a layer, all directions, or of all layers at once (WAVE): the product of the recurrent weights with the state, the
+// gates and the state update in one dispatch. An invocation owns a unit with all its gates, for ROWS rows, or a slice of its product
+// along the depth. Weights are read once for all of these rows.
 
 @compute @workgroup_size(UNITS, SLICES)
 fn recurrent_step(
@@ -34,13 +34,13 @@ fn recurrent_step(
         }
         let row = first_row + slice;
         if slice < ROWS && row < dims.batch && unit < units() {
-            finish(place_of(z, row, last), unit, STAGE, sum, sum_x);
+            finish(row_step_of(z, row, last), unit, STAGE, sum, sum_x);
         }
         return;
     }
     if unit < units() {
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish(place_of(z, first_row + row, last), unit, STAGE, tile_row(t, row), tile_row(t_x, row));
+            finish(row_step_of(z, first_row + row, last), unit, STAGE, tile_row(t, row), tile_row(t_x, row));
         }
     }
 }

@@ -1,6 +1,6 @@
-// One time step of a layer backwards, all directions: the product of the transposed recurrent weights with the gradients by the
-// gates of the step after it, and the step's own equations, in one dispatch. An invocation owns GATES units of ROWS rows, or a
-// slice of their product along the depth.
+// The backward pass of one time step of a layer, all directions: the product of the transposed recurrent weights with the gradients
+// with respect to the gates of the step after it, and the step's own equations, in one dispatch. An invocation owns GATES units of
+// ROWS rows, or a slice of their product along the depth.
 
 @compute @workgroup_size(UNITS, SLICES)
 fn recurrent_step_grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
@@ -11,7 +11,7 @@ fn recurrent_step_grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_i
     let slice = local.y;
 
     let part = part_of(dims.depth, slice);
-    let t = product(weights_of(direction), Source(0u, direction, first_row), present, dims.depth, part.x, part.y);
+    let t = product(weights_of(direction), RowSource(0u, direction, first_row), present, dims.depth, part.x, part.y);
     if SLICES > 1u {
         let sums = whole_row(t, slice, local.x);
         let row = first_row + slice;

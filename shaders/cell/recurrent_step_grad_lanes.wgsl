@@ -1,4 +1,4 @@
-// `recurrent_step_grad` with the rows of a tile passed round within a subgroup.
+// `recurrent_step_grad` with the rows of a tile shared within a subgroup.
 
 override UNITS: u32 = 64u;      // invocations of a workgroup, a multiple of the largest subgroup
 
@@ -13,7 +13,7 @@ fn recurrent_step_grad_lanes(
     let block = group.x * UNITS + local.x;
     let present = min(block, blocks() - 1u);
 
-    let source = Source(lane, direction, first_row);
+    let source = RowSource(lane, direction, first_row);
     let t = product(weights_of(direction), source, present, dims.depth, 0u, dims.depth);
     if block < blocks() {
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {

@@ -1,4 +1,4 @@
-// `recurrent_step` with the rows of a tile passed round within a subgroup.
+// `recurrent_step` with the rows of a tile shared within a subgroup.
 
 override UNITS: u32 = 64u;      // units of a workgroup, a multiple of the largest subgroup
 
@@ -26,7 +26,7 @@ fn recurrent_step_lanes(
     }
     if unit < units() {
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
-            finish(place_of(z, first_row + row, last), unit, STAGE, tile_row(t, row), tile_row(t_x, row));
+            finish(row_step_of(z, first_row + row, last), unit, STAGE, tile_row(t, row), tile_row(t_x, row));
         }
     }
 }

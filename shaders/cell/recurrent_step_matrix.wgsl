@@ -15,10 +15,10 @@ fn finish_stripe(group: vec3<u32>, last: bool, stripe: u32, sums: Sums, x_sums: 
             if WAVE {
                 x_sum = found_sums(1u, i, of_tile);
             }
-            finish(place_of(group.z, row, last), unit, STAGE, found_sums(0u, i, of_tile), x_sum);
+            finish(row_step_of(group.z, row, last), unit, STAGE, found_sums(0u, i, of_tile), x_sum);
         }
     }
-    // All has been read before it is written again.
+    // All values must be read before they are written again.
     workgroupBarrier();
 }
 

@@ -1,4 +1,4 @@
-// What the scans share, which compute a whole chunk of time in one dispatch.
+// The common part of the scans, which compute a whole chunk of time in one dispatch.
 
 override RESETS: bool = false;      // `flags` may say that a row returns to its initial value
 
@@ -8,13 +8,13 @@ fn whole_parts(depth: u32) -> u32 {
 }
 
 // A scan is no training pass: it saves nothing, and every unit takes its new value.
-fn save_gates(at: Place, unit: u32, a: vec4<f32>) {
+fn save_gates(at: RowStep, unit: u32, a: vec4<f32>) {
 }
 
-fn moves(at: Place, unit: u32) -> bool {
+fn moves(at: RowStep, unit: u32) -> bool {
     return true;
 }
 
-fn moves_cell(at: Place, unit: u32) -> bool {
+fn moves_cell(at: RowStep, unit: u32) -> bool {
     return true;
 }

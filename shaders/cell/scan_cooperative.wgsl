@@ -1,12 +1,12 @@
-// A chunk of time in one dispatch, for layers too wide for one workgroup: x counts the workgroups that share the units of a
-// direction and of ROWS rows. Each keeps its weights in registers where they fit. An invocation owns a slice of a unit's
-// weights, along the depth, and ends the step of one row.
+// A cooperative scan: a chunk of time in one dispatch, for layers that are too large for one workgroup. x counts the workgroups that
+// share the units of a direction, for ROWS rows. Each keeps its weights in registers if they fit. An invocation owns a slice of a
+// unit's weights along the depth, and completes the step of one row.
 //
-// With REDO x is one workgroup, which walks BLOCKS times UNITS units one block after another, the weights read at every step.
+// With REDO, x is one workgroup. It computes BLOCKS blocks of UNITS units one after another, and reads the weights at every step.
 
 override BLOCKS: u32 = 1u;
 
-// Whether the chunk is to be walked: by all at once unless that was aborted, then by one.
+// Whether this dispatch computes the chunk: the cooperative one unless the call was aborted, else that with REDO.
 fn is_wanted(invocation: u32) -> bool {
     if invocation == 0u {
         atomicStore(&leaving, select(0u, 1u, atomicLoad(&exchange[ABORTED]) != 0u));
@@ -14,7 +14,7 @@ fn is_wanted(invocation: u32) -> bool {
     return (workgroupUniformLoad(&leaving) != 0u) == REDO;
 }
 
-// Whether what `bring` has brought is there, seen by all invocations.
+// Whether h has arrived, for all invocations of the workgroup alike.
 fn is_there() -> bool {
     if REDO {
         storageBarrier();
@@ -34,8 +34,8 @@ fn add_kept(m: Matrix, row: u32, k: u32, p: Part, sum: vec4<f32>) -> vec4<f32> {
     return total;
 }
 
-// The slice `begin .. end` of the product of a row of h with a unit's weights. One row after another, so that the code stays
-// small, whatever the number of rows; weights that are not kept are read again for each.
+// The slice `begin .. end` of the product of a row of h with a unit's weights. Rows are computed one after another, so that the code
+// stays small. Weights that are not kept are read again for each row.
 fn row_product(
     m: Matrix, row: u32, kept: ptr<function, array<Part, 8>>, unit: u32, depth: u32, begin: u32, end: u32,
 ) -> vec4<f32> {
@@ -102,19 +102,19 @@ fn scan_cooperative(
     for (var block = 0u; block < BLOCKS; block++) {
         let unit = first_unit + block * UNITS;
         if ends && unit < dims.hidden {
-            enter(z, row, unit);
+            load_state(z, row, unit);
         }
     }
     if REDO {
         storageBarrier();
     }
-    for (var turn = 0u; turn < dims.steps; turn++) {
-        let step = dims.first_step + turn;
-        bring(z, first_row, step, invocation);
+    for (var done = 0u; done < dims.steps; done++) {
+        let step = dims.first_step + done;
+        fetch_h(z, first_row, step, invocation);
         if !is_there() {
             return;
         }
-        let source = Source(0u, z, first_row, step);
+        let source = RowSource(0u, z, first_row, step);
         for (var block = 0u; block < BLOCKS; block++) {
             let unit = first_unit + block * UNITS;
             let present = min(unit, dims.hidden - 1u);
@@ -134,13 +134,13 @@ fn scan_cooperative(
                 }
             }
             if ends && unit < dims.hidden {
-                finish(place_of(z, row, step), unit, WHOLE, sum, vec4<f32>());
+                finish(row_step_of(z, row, step), unit, WHOLE, sum, vec4<f32>());
             }
             if BLOCKS > 1u {
                 workgroupBarrier();
             }
         }
-        // The words must be there before anybody waits for them, and h must have been read before it changes.
+        // The words must be written before another workgroup waits for them, and h must be read before it changes.
         workgroupBarrier();
         if REDO {
             storageBarrier();
@@ -149,7 +149,7 @@ fn scan_cooperative(
     for (var block = 0u; block < BLOCKS; block++) {
         let unit = first_unit + block * UNITS;
         if ends && unit < dims.hidden {
-            leave(z, row, unit);
+            store_state(z, row, unit);
         }
     }
 }

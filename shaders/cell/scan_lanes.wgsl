@@ -1,9 +1,9 @@
-// `scan_rows` with the rows passed round within a subgroup: an invocation owns a whole unit.
+// `scan_rows` with the rows shared within a subgroup: an invocation owns a whole unit.
 
 override UNITS: u32 = 64u;      // units of the workgroup, a multiple of the largest subgroup
 
 // The product with the recurrent weights.
-fn state_product(m: Matrix, source: Source, kept: ptr<function, array<Part, 8>>, unit: u32) -> Tile {
+fn state_product(m: Matrix, source: RowSource, kept: ptr<function, array<Part, 8>>, unit: u32) -> Tile {
     if KEPT > 0u {
         return kept_product(m, source, kept, PITCH, 0u);
     }
@@ -22,7 +22,7 @@ fn scan_lanes(
     let rows = min(ROWS, dims.batch - first_row);
     let present = min(unit, dims.hidden - 1u);
     for (var row = 0u; row < rows; row++) {
-        enter(z, first_row + row, unit);
+        load_state(z, first_row + row, unit);
     }
     var kept = keep(state_weights(z, USED), present, dims.out, 0u);
     var kept_below = array<Part, 8>();
@@ -30,19 +30,19 @@ fn scan_lanes(
         kept_below = keep(input_weights(z), present, dims.out, 0u);
     }
     workgroupBarrier();
-    for (var turn = 0u; turn < dims.steps + LAYERS - 1u; turn++) {
-        here = select(turn % 2u, 0u, STAGES > 1u);
-        let takes = takes_part(z, turn);
+    for (var iteration = 0u; iteration < dims.steps + LAYERS - 1u; iteration++) {
+        here = select(iteration % 2u, 0u, STAGES > 1u);
+        let takes = takes_part(z, iteration);
         var t_x = Tile();
         if takes {
-            let source = state_source(z, lane, reset_rows(z, first_row, turn));
+            let source = state_source(z, lane, reset_rows(z, first_row, iteration));
             let t = state_product(state_weights(z, first_gates()), source, &kept, present);
             if LAYERS > 1u && z > 0u {
                 t_x = state_product(input_weights(z), below_source(z, lane), &kept_below, present);
             }
             if unit < dims.hidden {
                 for (var row = 0u; row < rows; row++) {
-                    finish(place_of(z, first_row + row, turn), unit, first_stage(), tile_row(t, row), tile_row(t_x, row));
+                    finish(row_step_of(z, first_row + row, iteration), unit, first_stage(), tile_row(t, row), tile_row(t_x, row));
                 }
             }
         }
@@ -60,7 +60,7 @@ fn scan_lanes(
                 if unit < dims.out {
                     for (var row = 0u; row < rows; row++) {
                         let stage = select(PROJECT, CANDIDATE, CELL == GRU);
-                        finish(place_of(z, first_row + row, turn), unit, stage, tile_row(second, row), tile_row(t_x, row));
+                        finish(row_step_of(z, first_row + row, iteration), unit, stage, tile_row(second, row), tile_row(t_x, row));
                     }
                 }
             }
@@ -68,6 +68,6 @@ fn scan_lanes(
         }
     }
     for (var row = 0u; row < rows; row++) {
-        leave(z, first_row + row, unit);
+        store_state(z, first_row + row, unit);
     }
 }

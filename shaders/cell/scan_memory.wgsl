@@ -1,12 +1,11 @@
-// Where the scans keep their state: in the memory of a workgroup, which walks a few rows of the batch through a whole chunk of
-// time. It has one layer and direction, or the layers of a stack side by side, each a step behind the one below (LAYERS). No
-// other workgroup sees its rows.
+// The state of the scans lies in workgroup memory: a workgroup computes all steps of a chunk for a few rows of the batch. It has one
+// layer and direction, or all layers of a stack, each one step behind the layer below (LAYERS). No other workgroup reads its rows.
 //
-// h lies in two regions that change places after every step. A cell of two stages leaves h in the first one, where only its own
-// unit changes it, and its scratch values in the second. A third region holds what a reset returns h to.
+// h alternates between two regions after every step. A cell of two stages keeps h in the first region, where only its own unit
+// changes it, and scratch values in the second. A third region holds the initial h, which a reset restores.
 
 override LAYERS: u32 = 1u;          // layers of a workgroup; if there are several, z counts them rather than directions
-override STAGES: u32 = 1u;          // products that depend on each other in a step
+override STAGES: u32 = 1u;          // dependent products of a step
 override PITCH: u32 = 16u;          // elements of a row of a region: whole parts, zeros behind the last unit
 override STATE: u32 = 32u;          // elements of all regions
 override OWN: u32 = 1u;             // LAYERS * ROWS * hidden of a cell that has s, or z between its stages
@@ -17,15 +16,15 @@ override OWN: u32 = 1u;             // LAYERS * ROWS * hidden of a cell that has
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, out]
 
 var<workgroup> state: array<f32, STATE>;    // [2 or 3 regions, LAYERS, ROWS, PITCH]
-var<workgroup> own: array<f32, OWN>;        // [LAYERS, ROWS, hidden]: what only its own unit touches
+var<workgroup> own: array<f32, OWN>;        // [LAYERS, ROWS, hidden]: values that only their own unit reads
 
-// The region that holds h before the step of this turn.
+// The region that holds h before the current step.
 var<private> here: u32;
 
 const INITIAL: u32 = 2u;
 
-// The rows of the workgroup in a region; bit r of `reset`: row r is read where the initial values lie.
-struct Source { lane: u32, z: u32, region: u32, reset: u32 }
+// The rows of the workgroup in a region. Bit r of `reset`: the initial values of row r are read.
+struct RowSource { lane: u32, z: u32, region: u32, reset: u32 }
 
 // Invocations of different units write neighbouring elements: a vector's components would be one location.
 fn source_word(at: u32) -> vec4<f32> {
@@ -36,7 +35,7 @@ fn region_row(region: u32, z: u32, row: u32) -> u32 {
     return ((region * LAYERS + select(0u, z, LAYERS > 1u)) * ROWS + row) * PITCH;
 }
 
-fn source_row(source: Source, row: u32) -> u32 {
+fn source_row(source: RowSource, row: u32) -> u32 {
     let from_initial = RESETS && ((source.reset >> row) & 1u) != 0u;
     return region_row(select(source.region, INITIAL, from_initial), source.z, row);
 }
@@ -45,30 +44,30 @@ fn direction_of(z: u32) -> u32 {
     return dims.direction + select(z, 0u, LAYERS > 1u);
 }
 
-// Steps of the chunk that z is behind.
+// Steps by which z is behind the lowest layer.
 fn behind(z: u32) -> u32 {
     return select(0u, z, LAYERS > 1u);
 }
 
-fn takes_part(z: u32, turn: u32) -> bool {
-    return LAYERS == 1u || (turn >= z && turn - z < dims.steps);
+fn takes_part(z: u32, iteration: u32) -> bool {
+    return LAYERS == 1u || (iteration >= z && iteration - z < dims.steps);
 }
 
 // The step that z is at, in the order of the sequence.
-fn time_of(z: u32, turn: u32) -> u32 {
-    return time_at(z, dims.first_step + turn - behind(z));
+fn time_of(z: u32, iteration: u32) -> u32 {
+    return time_at(z, dims.first_step + iteration - behind(z));
 }
 
-fn place_of(z: u32, row: u32, turn: u32) -> Place {
-    let time = time_of(z, turn);
-    return Place(z, row, time, flag_of(time, row), is_reverse(z), LAYERS == 1u || z + 1u == LAYERS);
+fn row_step_of(z: u32, row: u32, iteration: u32) -> RowStep {
+    let time = time_of(z, iteration);
+    return RowStep(z, row, time, flag_of(time, row), is_reverse(z), LAYERS == 1u || z + 1u == LAYERS);
 }
 
 // Rows of the workgroup that are reset in this step.
-fn reset_rows(z: u32, first_row: u32, turn: u32) -> u32 {
+fn reset_rows(z: u32, first_row: u32, iteration: u32) -> u32 {
     var reset = 0u;
     if RESETS {
-        let time = time_of(z, turn);
+        let time = time_of(z, iteration);
         for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {
             reset |= select(0u, 1u << row, (flag_of(time, first_row + row) & FLAG_RESET) != 0u);
         }
@@ -76,26 +75,26 @@ fn reset_rows(z: u32, first_row: u32, turn: u32) -> u32 {
     return reset;
 }
 
-// What a stage's product reads: h, or the scratch values.
-fn state_source(z: u32, lane: u32, reset: u32) -> Source {
-    return Source(lane, z, here, reset);
+// The rows that a stage's product reads: h, or the scratch values.
+fn state_source(z: u32, lane: u32, reset: u32) -> RowSource {
+    return RowSource(lane, z, here, reset);
 }
 
-fn scratch_source(z: u32, lane: u32) -> Source {
-    return Source(lane, z, 1u, 0u);
+fn scratch_source(z: u32, lane: u32) -> RowSource {
+    return RowSource(lane, z, 1u, 0u);
 }
 
-// The output of the layer below z at the step that z is at: its h, one turn ago. Where a row is skipped h is not the output, but
+// The output of the layer below z at the step that z is at: its h, one iteration ago. If a row is skipped, h is not the output, but
 // the row is skipped here, too.
-fn below_source(z: u32, lane: u32) -> Source {
-    return Source(lane, z - 1u, here, 0u);
+fn below_source(z: u32, lane: u32) -> RowSource {
+    return RowSource(lane, z - 1u, here, 0u);
 }
 
 fn projection_weights(z: u32) -> Matrix {
     return Matrix(dims.projection + z * dims.projection_stride, 1u, 1u);
 }
 
-// Gates that the first product of a step needs: those of the candidate wait for the second one in a GRU that resets before it.
+// The gates of the first product of a step. In a GRU that resets before the product, the candidate is left to the second product.
 fn first_gates() -> u32 {
     if CELL == GRU && STAGES > 1u {
         return 3u;
@@ -111,57 +110,57 @@ fn first_stage() -> u32 {
 }
 
 // First rows of workgroups are multiples of ROWS.
-fn in_state(region: u32, at: Place, unit: u32) -> u32 {
+fn in_state(region: u32, at: RowStep, unit: u32) -> u32 {
     return region_row(region, at.z, at.row % ROWS) + unit;
 }
 
-fn in_own(at: Place, unit: u32) -> u32 {
+fn in_own(at: RowStep, unit: u32) -> u32 {
     return (behind(at.z) * ROWS + at.row % ROWS) * dims.hidden + unit;
 }
 
-fn h_before(at: Place, unit: u32, stage: u32) -> f32 {
+fn h_before(at: RowStep, unit: u32, stage: u32) -> f32 {
     return state[in_state(select(here, INITIAL, RESETS && is_reset(at)), at, unit)];
 }
 
-fn h_in_products(at: Place, unit: u32, stage: u32) -> f32 {
+fn h_in_products(at: RowStep, unit: u32, stage: u32) -> f32 {
     return h_before(at, unit, stage);
 }
 
-fn put_h(at: Place, unit: u32, h: f32) {
+fn put_h(at: RowStep, unit: u32, h: f32) {
     state[in_state(select(1u - here, 0u, STAGES > 1u), at, unit)] = h;
 }
 
-fn s_before(at: Place, unit: u32) -> f32 {
+fn s_before(at: RowStep, unit: u32) -> f32 {
     if RESETS && is_reset(at) {
         return s_rows[dims.s_initial + (at.z * dims.batch + at.row) * dims.hidden + unit];
     }
     return own[in_own(at, unit)];
 }
 
-fn put_s(at: Place, unit: u32, s: f32) {
+fn put_s(at: RowStep, unit: u32, s: f32) {
     own[in_own(at, unit)] = s;
 }
 
-fn put_scratch(at: Place, unit: u32, value: f32) {
+fn put_scratch(at: RowStep, unit: u32, value: f32) {
     state[in_state(1u, at, unit)] = value;
 }
 
-fn put_update(at: Place, unit: u32, z: f32) {
+fn put_update(at: RowStep, unit: u32, z: f32) {
     own[in_own(at, unit)] = z;
 }
 
-fn update_gate(at: Place, unit: u32) -> f32 {
+fn update_gate(at: RowStep, unit: u32) -> f32 {
     return own[in_own(at, unit)];
 }
 
-// The layers above the lowest compute their input's side in the same turn.
-fn takes_input(at: Place) -> bool {
+// The layers above the lowest compute their input projection in the same iteration.
+fn takes_input(at: RowStep) -> bool {
     return LAYERS > 1u && at.z > 0u;
 }
 
 // Reads a unit's state before the chunk.
-fn enter(z: u32, row: u32, unit: u32) {
-    let at = Place(z, row, 0u, 0u, false, false);
+fn load_state(z: u32, row: u32, unit: u32) {
+    let at = RowStep(z, row, 0u, 0u, false, false);
     if unit < dims.out {
         let i = (z * dims.batch + row) * dims.out + unit;
         let h = h_rows[dims.h + i];
@@ -178,9 +177,9 @@ fn enter(z: u32, row: u32, unit: u32) {
     }
 }
 
-// Writes it after the chunk.
-fn leave(z: u32, row: u32, unit: u32) {
-    let at = Place(z, row, 0u, 0u, false, false);
+// Writes a unit's state after the chunk.
+fn store_state(z: u32, row: u32, unit: u32) {
+    let at = RowStep(z, row, 0u, 0u, false, false);
     if unit < dims.out {
         let region = select((dims.steps + behind(z)) % 2u, 0u, STAGES > 1u);
         h_rows[dims.h + (z * dims.batch + row) * dims.out + unit] = state[in_state(region, at, unit)];

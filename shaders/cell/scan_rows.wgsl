@@ -1,42 +1,42 @@
-// A chunk of time in one dispatch: a workgroup walks ROWS rows of a direction, or of all layers of a stack, from its first step to
-// its last; the state stays in its memory, the weights in registers where they fit. An invocation owns a slice of a unit's
-// weights, along the depth, and ends the step of one row.
+// A scan: a chunk of time in one dispatch. A workgroup computes all steps of ROWS rows, for a direction or for all layers of a stack.
+// The state stays in its memory, the weights in registers if they fit. An invocation owns a slice of a unit's weights along the
+// depth, and completes the step of one row.
 
 override UNITS: u32 = 64u;      // units of the workgroup
-override SLICES: u32 = 1u;      // parts of the depth, at least as many as rows
+override SLICES: u32 = 1u;      // slices of the depth, at least as many as rows
 override PARTIAL: u32 = 1u;     // elements of `partial`, twice LAYERS * ROWS * SLICES * UNITS if there are several slices
 
 var<workgroup> partial: array<vec4<f32>, PARTIAL>;
 
-// Where the sum of a row, slice and unit lies; `side`: 0 the state's, 1 the input's.
-fn partial_at(side: u32, z: u32, row: u32, slice: u32, unit: u32) -> u32 {
-    return ((((side * LAYERS + behind(z)) * ROWS + row) * SLICES) + slice) * UNITS + unit;
+// The index of the partial sum of a row, slice and unit. `term`: 0 for the product of h, 1 for that of the input.
+fn partial_at(term: u32, z: u32, row: u32, slice: u32, unit: u32) -> u32 {
+    return ((((term * LAYERS + behind(z)) * ROWS + row) * SLICES) + slice) * UNITS + unit;
 }
 
-fn share(side: u32, z: u32, slice: u32, unit: u32, t: Tile) {
+fn share(term: u32, z: u32, slice: u32, unit: u32, t: Tile) {
     for (var row = 0u; row < ROWS; row++) {
-        partial[partial_at(side, z, row, slice, unit)] = tile_row(t, row);
+        partial[partial_at(term, z, row, slice, unit)] = tile_row(t, row);
     }
 }
 
 // The sum of a row over all slices.
-fn gather(side: u32, z: u32, row: u32, unit: u32) -> vec4<f32> {
+fn gather(term: u32, z: u32, row: u32, unit: u32) -> vec4<f32> {
     var sum = vec4<f32>();
     for (var slice = 0u; slice < SLICES; slice++) {
-        sum += partial[partial_at(side, z, row, slice, unit)];
+        sum += partial[partial_at(term, z, row, slice, unit)];
     }
     return sum;
 }
 
 // Slice `slice` of a streamed product.
-fn slice_product(m: Matrix, source: Source, unit: u32, depth: u32, slice: u32) -> Tile {
+fn slice_product(m: Matrix, source: RowSource, unit: u32, depth: u32, slice: u32) -> Tile {
     let all = whole_parts(depth);
     let part = whole_parts((all + SLICES - 1u) / SLICES);
     return product(m, source, unit, all, min(slice * part, all), min((slice + 1u) * part, all));
 }
 
 // The slice's part of the product with the recurrent weights.
-fn state_product(m: Matrix, source: Source, kept: ptr<function, array<Part, 8>>, unit: u32, slice: u32) -> Tile {
+fn state_product(m: Matrix, source: RowSource, kept: ptr<function, array<Part, 8>>, unit: u32, slice: u32) -> Tile {
     if KEPT > 0u {
         return kept_product(m, source, kept, PITCH, slice * 16u * KEPT);
     }
@@ -53,25 +53,25 @@ fn scan_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let ends = slice < ROWS && row < dims.batch;
     let present = min(unit, dims.hidden - 1u);
     if ends {
-        enter(z, row, unit);
+        load_state(z, row, unit);
     }
     var kept = keep(state_weights(z, USED), present, dims.out, slice * 16u * KEPT);
     var kept_below = array<Part, 8>();
-    if takes_input(Place(z, 0u, 0u, 0u, false, false)) {
+    if takes_input(RowStep(z, 0u, 0u, 0u, false, false)) {
         kept_below = keep(input_weights(z), present, dims.out, slice * 16u * KEPT);
     }
     workgroupBarrier();
-    for (var turn = 0u; turn < dims.steps + LAYERS - 1u; turn++) {
-        here = select(turn % 2u, 0u, STAGES > 1u);
-        let takes = takes_part(z, turn);
-        var at = Place();
+    for (var iteration = 0u; iteration < dims.steps + LAYERS - 1u; iteration++) {
+        here = select(iteration % 2u, 0u, STAGES > 1u);
+        let takes = takes_part(z, iteration);
+        var at = RowStep();
         var t = Tile();
         var t_x = Tile();
         if takes {
             if ends {
-                at = place_of(z, row, turn);
+                at = row_step_of(z, row, iteration);
             }
-            let source = state_source(z, 0u, reset_rows(z, first_row, turn));
+            let source = state_source(z, 0u, reset_rows(z, first_row, iteration));
             t = state_product(state_weights(z, first_gates()), source, &kept, present, slice);
             if LAYERS > 1u && z > 0u {
                 t_x = state_product(input_weights(z), below_source(z, 0u), &kept_below, present, slice);
@@ -119,6 +119,6 @@ fn scan_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         }
     }
     if ends {
-        leave(z, row, unit);
+        store_state(z, row, unit);
     }
 }

@@ -1,4 +1,4 @@
-// Derivatives of the activations. Where there is none, at a corner, it is PyTorch's.
+// Derivatives of the activations. At a corner, where none exists, the value is PyTorch's.
 // CPU twin: `reference::activate_derivative`.
 
 fn activate_grad(code: u32, alpha: f32, beta: f32, x: f32) -> f32 {

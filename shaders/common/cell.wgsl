@@ -77,7 +77,7 @@ fn gru_mix(z: f32, n: f32, h: f32) -> f32 {
     return (1.0 - z) * n + z * h;
 }
 
-// Reset after the matmul: `x` and `a` hold the input's and the state's side of r, z and n.
+// Reset after the matrix product: `x` and `a` hold the input part and the recurrent part of r, z and n.
 fn gru_update(scalars: CellScalars, x: vec4<f32>, a: vec4<f32>, h: f32) -> f32 {
     let r = open_gate(scalars, x.x + a.x);
     let z = open_gate(scalars, x.y + a.y);

@@ -1,8 +1,8 @@
-// Weights that an invocation reads once and keeps in registers while it walks through time: its slice of a unit's weights, up to
-// 8 parts of 16 elements of the depth. Every place is named by a constant, for only then do drivers keep them in registers; the
-// words stay packed, so that narrow weights take fewer.
+// Weights that an invocation reads once per chunk and keeps in registers: its slice of a unit's weights, up to 8 parts of 16 elements of
+// the depth. Every place is named by a constant, because only then do drivers keep them in registers. The words stay packed, so that
+// narrow weights take fewer registers.
 
-override KEPT: u32 = 0u;    // parts that an invocation keeps; 0: none, the product reads the weights anew at every step
+override KEPT: u32 = 0u;    // parts that an invocation keeps; if 0, the product reads the weights at every step
 
 fn load_part(m: Matrix, word: u32) -> Part {
     let step = step_words(m);
@@ -38,7 +38,7 @@ fn keep(m: Matrix, unit: u32, depth: u32, begin: u32) -> array<Part, 8> {
 }
 
 // `product` of the kept weights. The rows are padded to whole parts.
-fn kept_product(m: Matrix, source: Source, kept: ptr<function, array<Part, 8>>, depth: u32, begin: u32) -> Tile {
+fn kept_product(m: Matrix, source: RowSource, kept: ptr<function, array<Part, 8>>, depth: u32, begin: u32) -> Tile {
     var t = Tile();
     if KEPT > 0u {
         add_part(m, source, begin, depth, (*kept)[0], &t);

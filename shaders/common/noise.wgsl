@@ -1,5 +1,5 @@
-// The random masks of training: whether an element is dropped is a hash of seed, step, mask and the element's index, so that
-// the backward pass, and any other device, draws the same ones again.
+// The random masks of training. Whether an element is dropped is a hash of seed, step, mask and the element's index, so that the
+// backward pass, and any other device, draws the same masks again.
 // CPU twins: `cell::Draw`, `cell::Noise`.
 
 override RECURRENT_DROPOUT: bool = false;   // of h on its way into the recurrent products
@@ -19,7 +19,7 @@ struct Noise {
     recurrent: u32,         // thresholds
     zoneout_h: u32,
     zoneout_s: u32,
-    recurrent_scale: f32,   // of what recurrent dropout leaves
+    recurrent_scale: f32,   // scale of the elements that recurrent dropout keeps
 }
 
 // Jarzynski and Olano's `pcg4d` ("Hash Functions for GPU Rendering", 2020).

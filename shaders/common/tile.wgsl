@@ -1,11 +1,11 @@
-// A tile of a matrix product: up to 16 rows of a source against the packed weights of one unit, all its gates at once.
-// The kernel that includes this gives `weight_word(at) -> vec4<u32>` and `source_word(at) -> vec4<f32>`, a struct `Source` with
-// the field `lane`, and `source_row(source, row) -> u32`: where a row of the tile begins, in elements.
+// A tile of a matrix product: up to 16 rows of a source times the packed weights of one unit, all its gates at once.
+// The kernel that includes this gives `weight_word(at) -> vec4<u32>` and `source_word(at) -> vec4<f32>`, a struct `RowSource` with
+// the field `lane`, and `source_row(source, row) -> u32`: the first element of a row of the tile.
 // Either `tile_rows.wgsl` or `tile_lanes.wgsl` follows it with `product`, and with `add_part` for weights that are kept.
 //
 // Packed weights, in words of 16 bytes: [blocks of 8 units][steps along the depth][words of a step][8 units]. A step covers 4
-// elements of the depth for all gates, or 16 of them where there is one gate; either way 16 weights a unit. It takes a word a
-// gate in f32, two words in f16 and bf16 and one in int8. The depth is padded with zeros to a multiple of 16.
+// elements of the depth for all gates, or 16 elements of a single gate; either way 16 weights per unit. In f32 it takes one word per
+// gate, in f16 and bf16 two words, in int8 one word. The depth is padded with zeros to a multiple of 16.
 // Host twin: `gpu::recurrent::pack`.
 
 override ROWS: u32 = 1u;            // rows of a tile: 1, 2, 4, 8 or 16
@@ -13,26 +13,26 @@ override GATES: u32 = 4u;           // gates of a unit in the packed weights
 override USED: u32 = 15u;           // bit g: the product needs gate g
 override WEIGHT_TYPE: u32 = 0u;
 override STRADDLE: bool = false;    // rows of the source begin anywhere, not at whole words only
-override TAIL: bool = false;        // the depth ends within what a turn of the loop covers
+override TAIL: bool = false;        // the depth is no multiple of the elements per loop iteration
 
 const WEIGHT_F32: u32 = 0u;
 const WEIGHT_F16: u32 = 1u;
 const WEIGHT_BF16: u32 = 2u;
 const WEIGHT_INT8: u32 = 3u;
 
-const BLOCK: u32 = 8u;              // units whose words lie side by side
+const BLOCK: u32 = 8u;              // units whose words are adjacent
 
-// A packed matrix: where it begins, in words, and its gates, those that a product needs among them. The latter two are
-// constants wherever a matrix is made.
+// A packed matrix: its first word, its gates, and those of them that a product needs. `gates` and `used` are constants wherever a
+// matrix is made.
 struct Matrix { first: u32, gates: u32, used: u32 }
 
-// What one step of a unit's weights is stored as: as many words as the type and the gates take, zeros for the rest.
+// The words of one step of a unit's weights: as many as the type and the gates take, zeros for the rest.
 struct StepWords { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
 
-// The steps of 16 elements of the depth: four of them, or one where there is one gate.
+// The steps of 16 elements of the depth: four, or one if there is one gate.
 struct Part { a: StepWords, b: StepWords, c: StepWords, d: StepWords }
 
-// The sums of 16 rows, one column a row, one component a gate.
+// The sums of 16 rows: one column per row, one component per gate.
 struct Tile { a: mat4x4<f32>, b: mat4x4<f32>, c: mat4x4<f32>, d: mat4x4<f32> }
 
 // The weights' elements of the depth in one step.
@@ -98,7 +98,7 @@ fn load_step(m: Matrix, word: u32) -> StepWords {
     return s;
 }
 
-// The 16 weights of a step: a column a gate, or a column every 4 elements of the depth.
+// The 16 weights of a step: one column per gate, or one column per 4 elements of the depth.
 fn unpack_step(s: StepWords) -> mat4x4<f32> {
     if WEIGHT_TYPE == WEIGHT_INT8 {
         let q = s.a;
@@ -128,7 +128,7 @@ fn part_weights(m: Matrix, p: Part) -> array<mat4x4<f32>, 4> {
     return array(w, unpack_step(p.b), unpack_step(p.c), unpack_step(p.d));
 }
 
-// Four elements of a row that begins at `first`, zeros beyond its end: what follows in the source may be anything.
+// Four elements of a row that begins at `first`, zeros beyond its end: the source may hold anything there.
 fn four(first: u32, k: u32, depth: u32) -> vec4<f32> {
     if TAIL && k >= depth {
         return vec4<f32>();

@@ -41,12 +41,12 @@ fn add_odd_row(m: Matrix, v: vec4<f32>, w: array<mat4x4<f32>, 4>, sum: vec4<f32>
 }
 
 // The lane's word of a part of two rows.
-fn lane_word(source: Source, row: u32, k: u32, depth: u32) -> vec4<f32> {
+fn lane_word(source: RowSource, row: u32, k: u32, depth: u32) -> vec4<f32> {
     return four(source_row(source, row + source.lane / 4u % 2u), k + 4u * (source.lane % 4u), depth);
 }
 
 // Adds the products of up to 8 rows with a part that begins at depth `k`.
-fn add_part(m: Matrix, source: Source, k: u32, depth: u32, p: Part, t: ptr<function, Tile>) {
+fn add_part(m: Matrix, source: RowSource, k: u32, depth: u32, p: Part, t: ptr<function, Tile>) {
     let w = part_weights(m, p);
     var v = lane_word(source, 0u, k, depth);
     (*t).a[0] = add_even_row(m, v, w, (*t).a[0]);
@@ -70,7 +70,7 @@ fn add_part(m: Matrix, source: Source, k: u32, depth: u32, p: Part, t: ptr<funct
 
 // The rows' products with a unit's weights over the part `begin .. end` of the depth, both multiples of 16 unless `end` is the
 // depth.
-fn product(m: Matrix, source: Source, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
+fn product(m: Matrix, source: RowSource, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
     var word = unit_word(m, unit, depth, begin);
     if ROWS > 4u {
         var a = mat4x4<f32>();

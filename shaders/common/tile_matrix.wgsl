@@ -1,61 +1,61 @@
-// A tile of a matrix product by the adapter's own matrices. A workgroup has STRIPES matrices of rows and one of units; a subgroup of it
-// has one gate of these. Where the adapter's subgroups are smaller than they may be, those beyond the gates repeat the last one's
-// work. It stands behind `tile.wgsl`, in the place of `tile_rows.wgsl`.
+// A tile of a matrix product by the adapter's own matrices. A workgroup has STRIPES matrices of rows and one matrix of units; each of
+// its subgroups computes one gate. If the adapter's subgroups are smaller than the largest, those beyond the gates repeat the work of
+// the last gate. This file stands behind `tile.wgsl`, in the place of `tile_rows.wgsl`.
 //
-// Where operands are narrower than f32, a row of the source is scaled by a power of two, so that its largest element lies near the upper
-// end of their range, and every element is the sum of two of them: so the source keeps the precision that it has. Weights are exact
-// in such operands, or the plan does not choose such a kernel.
+// If operands are narrower than f32, a row of the source is scaled by a power of two, so that its largest element lies near the upper
+// end of their range, and every element is split into the sum of two operands: so the source keeps its precision. Weights must be
+// exact in the operands; otherwise the plan does not choose such a kernel.
 
-override WORKGROUP_SIZE: u32 = 128u;    // for every gate as many invocations as the largest subgroup has
-override PRODUCTS: u32 = 1u;               // products whose sums a unit takes, apart from each other
+override WORKGROUP_SIZE: u32 = 128u;    // per gate as many invocations as the largest subgroup has
+override PRODUCTS: u32 = 1u;               // products per unit whose sums are kept apart: that of h, and in a wave that of the input
 
 const STRIPES: u32 = 2u;
 const AREA: u32 = SIDE * SIDE;
 const TALL: u32 = STRIPES * SIDE;       // rows of a workgroup
 const MOST_GATES: u32 = 4u;
 
-// The sizes of what each side has for itself; naga takes the size of an array by name only.
+// Sizes that grow with the number of products; naga takes the size of an array by name only.
 override FOUND: u32 = PRODUCTS * MOST_GATES * AREA;
 override LARGEST: u32 = PRODUCTS * TALL;
 
 var<workgroup> left: array<Operand, PARTS * TALL * SIDE>;       // [PARTS, TALL, SIDE elements of the depth]
 var<workgroup> right: array<Operand, MOST_GATES * AREA>;        // [gates, SIDE units, SIDE elements of the depth]
 var<workgroup> found: array<f32, FOUND>;                        // [PRODUCTS, gates, SIDE rows, SIDE units]
-var<workgroup> largest: array<atomic<u32>, LARGEST>;            // the bits of the largest magnitude in a row of each side
+var<workgroup> largest: array<atomic<u32>, LARGEST>;            // per product, the bits of the largest magnitude in a row
 
-// What an invocation works at: its place in the workgroup, its subgroup's gate, the first unit of the workgroup and how many
-// there are in all.
+// The part of an invocation: its place in the workgroup, its subgroup's gate, the first unit of the workgroup and the number of all
+// units.
 struct Worker { lane: u32, gate: u32, first_unit: u32, units: u32 }
 
 // Finds the largest magnitude of every row. As bits they are ordered alike, infinities and NaN above all others.
-fn measure_rows(source: Source, depth: u32, side: u32, lane: u32) {
+fn measure_rows(source: RowSource, depth: u32, term: u32, lane: u32) {
     let words = (depth + 3u) / 4u;
     for (var i = lane; i < TALL * words; i += WORKGROUP_SIZE) {
         let row = i / words;
         let v = abs(four(source_row(source, row), 4u * (i % words), depth));
-        atomicMax(&largest[side * TALL + row], bitcast<u32>(max(max(v.x, v.y), max(v.z, v.w))));
+        atomicMax(&largest[term * TALL + row], bitcast<u32>(max(max(v.x, v.y), max(v.z, v.w))));
     }
 }
 
-// The exponent of a row's largest magnitude, biased as in its bits, as far as both the scale and its inverse are numbers.
-fn exponent_of(side: u32, row: u32) -> u32 {
-    return clamp(atomicLoad(&largest[side * TALL + row]) >> 23u, 15u, 255u);
+// The exponent of a row's largest magnitude, biased as in its bits, clamped so that both the scale and its inverse are finite.
+fn exponent_of(term: u32, row: u32) -> u32 {
+    return clamp(atomicLoad(&largest[term * TALL + row]) >> 23u, 15u, 255u);
 }
 
 // The power of two that takes a row's largest magnitude to between 2^14 and 2^15.
-fn scale_of(side: u32, row: u32) -> f32 {
+fn scale_of(term: u32, row: u32) -> f32 {
     if PARTS == 1u {
         return 1.0;
     }
-    return bitcast<f32>((268u - exponent_of(side, row)) << 23u);
+    return bitcast<f32>((268u - exponent_of(term, row)) << 23u);
 }
 
 // Its inverse.
-fn unscale_of(side: u32, row: u32) -> f32 {
+fn unscale_of(term: u32, row: u32) -> f32 {
     if PARTS == 1u {
         return 1.0;
     }
-    return bitcast<f32>((exponent_of(side, row) - 14u) << 23u);
+    return bitcast<f32>((exponent_of(term, row) - 14u) << 23u);
 }
 
 fn put_left(at: u32, x: f32) {
@@ -75,12 +75,12 @@ fn put_right(at: u32, w: vec4<f32>) {
     right[at + 3u] = narrow(w.w);
 }
 
-// Brings SIDE elements of the depth of every row, zeros behind its end.
-fn stage_rows(source: Source, depth: u32, k: u32, side: u32, lane: u32) {
+// Copies SIDE elements of the depth of every row to workgroup memory, zeros behind its end.
+fn stage_rows(source: RowSource, depth: u32, k: u32, term: u32, lane: u32) {
     for (var i = lane; i < TALL * SIDE / 4u; i += WORKGROUP_SIZE) {
         let row = i / (SIDE / 4u);
         let column = 4u * (i % (SIDE / 4u));
-        let v = four(source_row(source, row), k + column, depth) * scale_of(side, row);
+        let v = four(source_row(source, row), k + column, depth) * scale_of(term, row);
         let at = row * SIDE + column;
         put_left(at, v.x);
         put_left(at + 1u, v.y);
@@ -89,7 +89,7 @@ fn stage_rows(source: Source, depth: u32, k: u32, side: u32, lane: u32) {
     }
 }
 
-// Brings the units' weights of the same elements; units beyond the last one repeat it.
+// Copies the units' weights of the same elements; units beyond the last one repeat it.
 fn stage_weights(m: Matrix, depth: u32, k: u32, worker: Worker) {
     for (var i = worker.lane; i < AREA / 4u; i += WORKGROUP_SIZE) {
         let column = 4u * (i / SIDE);
@@ -117,14 +117,14 @@ fn add_stripe(stripe: u32, weights: Right, sums: Sums) -> Sums {
 
 // Adds the products of all rows with the weights of the workgroup's units to the sums of both stripes.
 fn add_products(
-    source: Source, m: Matrix, depth: u32, side: u32, worker: Worker, a: ptr<function, Sums>, b: ptr<function, Sums>
+    source: RowSource, m: Matrix, depth: u32, term: u32, worker: Worker, a: ptr<function, Sums>, b: ptr<function, Sums>
 ) {
     if PARTS > 1u {
-        measure_rows(source, depth, side, worker.lane);
+        measure_rows(source, depth, term, worker.lane);
         workgroupBarrier();
     }
     for (var k = 0u; k < depth; k += SIDE) {
-        stage_rows(source, depth, k, side, worker.lane);
+        stage_rows(source, depth, k, term, worker.lane);
         stage_weights(m, depth, k, worker);
         workgroupBarrier();
         let weights = right_at(worker.gate * AREA);
@@ -135,7 +135,7 @@ fn add_products(
 }
 
 // The sums of all gates of the element `i` of a stripe, of the workgroup's row `row`.
-fn found_sums(side: u32, i: u32, row: u32) -> vec4<f32> {
-    let at = side * MOST_GATES * AREA + i;
-    return vec4(found[at], found[AREA + at], found[2u * AREA + at], found[3u * AREA + at]) * unscale_of(side, row);
+fn found_sums(term: u32, i: u32, row: u32) -> vec4<f32> {
+    let at = term * MOST_GATES * AREA + i;
+    return vec4(found[at], found[AREA + at], found[2u * AREA + at], found[3u * AREA + at]) * unscale_of(term, row);
 }

@@ -1,4 +1,4 @@
-// `product` where every invocation reads the tile's rows itself: neighbours read the same words, which caches broadcast.
+// `product` if every invocation reads the tile's rows itself: neighbours read the same words, which caches broadcast.
 
 fn add_row(m: Matrix, first: u32, k: u32, depth: u32, w: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
     if m.gates == 1u {
@@ -10,14 +10,14 @@ fn add_row(m: Matrix, first: u32, k: u32, depth: u32, w: mat4x4<f32>, sum: vec4<
     return weigh(m, four(first, k, depth), w, sum);
 }
 
-// Where 4 rows of the tile begin.
-fn four_rows(source: Source, row: u32) -> vec4<u32> {
+// The first elements of 4 rows of the tile.
+fn four_rows(source: RowSource, row: u32) -> vec4<u32> {
     return vec4(
         source_row(source, row), source_row(source, row + 1u), source_row(source, row + 2u), source_row(source, row + 3u));
 }
 
-// Where all of them do.
-fn all_rows(source: Source) -> array<vec4<u32>, 4> {
+// The first elements of all rows of the tile.
+fn all_rows(source: RowSource) -> array<vec4<u32>, 4> {
     var rows = array<vec4<u32>, 4>();
     rows[0] = four_rows(source, 0u);
     if ROWS > 4u {
@@ -59,7 +59,7 @@ fn add_step(m: Matrix, rows: array<vec4<u32>, 4>, k: u32, depth: u32, w: mat4x4<
 }
 
 // Adds the products of a part that begins at depth `k`.
-fn add_part(m: Matrix, source: Source, k: u32, depth: u32, p: Part, t: ptr<function, Tile>) {
+fn add_part(m: Matrix, source: RowSource, k: u32, depth: u32, p: Part, t: ptr<function, Tile>) {
     let rows = all_rows(source);
     add_step(m, rows, k, depth, unpack_step(p.a), t);
     if m.gates > 1u {
@@ -71,7 +71,7 @@ fn add_part(m: Matrix, source: Source, k: u32, depth: u32, p: Part, t: ptr<funct
 
 // The rows' products with a unit's weights over the part `begin .. end` of the depth, both multiples of 16 unless `end` is the
 // depth.
-fn product(m: Matrix, source: Source, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
+fn product(m: Matrix, source: RowSource, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
     var t = Tile();
     let rows = all_rows(source);
     var word = unit_word(m, unit, depth, begin);

@@ -6,7 +6,7 @@ override PARTIAL: u32 = 1u;     // ROWS * SLICES * UNITS if there are several sl
 
 var<workgroup> partial: array<vec4<f32>, PARTIAL>;
 
-// What all slices have found of a row of a unit.
+// The sum of all slices for a row of a unit.
 fn gathered(row: u32, unit: u32) -> vec4<f32> {
     var sum = vec4<f32>();
     for (var slice = 0u; slice < SLICES; slice++) {

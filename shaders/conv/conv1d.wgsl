@@ -1,4 +1,4 @@
-// One-dimensional cross-correlation with stride and zero padding; one invocation an output element.
+// One-dimensional cross-correlation with stride and zero padding; one invocation per output element.
 // CPU twin: `reference::conv1d`.
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;         // [count, channels, length]

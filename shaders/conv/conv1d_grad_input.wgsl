@@ -1,5 +1,5 @@
-// The gradient by the signal of a one-dimensional cross-correlation; one invocation an element, which collects from the
-// windows that it stood in.
+// The gradient with respect to the signal of a one-dimensional cross-correlation. One invocation per element adds up the windows that
+// held the element.
 // CPU twin: `reference::conv1d_grad_input`.
 
 @group(0) @binding(1) var<storage, read> weight: array<f32>;    // [out_channels, channels, kernel]

@@ -1,5 +1,5 @@
-// The gradient by the weights of a one-dimensional cross-correlation; one workgroup a weight, whose invocations share the
-// windows.
+// The gradient with respect to the weights of a one-dimensional cross-correlation: one workgroup per weight, whose invocations share
+// the windows.
 // CPU twin: `reference::conv1d_grad_weight`.
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;         // [count, channels, length]

@@ -8,7 +8,7 @@ struct DropoutDims {
     threshold: u32,
     scale: f32,
     count: u32,
-    period: u32,        // elements after which the mask begins anew
+    period: u32,        // elements after which the mask repeats
     from_offset: u32,
     to_offset: u32,
 }

@@ -1,4 +1,4 @@
-// Copies the rows that take part and puts zeros in the others' places: what stands there, even a NaN, has no say.
+// Copies the rows that take part, and writes zeros for the others: their values, even NaN, must not matter.
 // CPU twin: `cpu::training`'s function of this name.
 
 override WORKGROUP_SIZE: u32 = 64u;

@@ -1,4 +1,4 @@
-// The gradient by the argument of an activation: dx = dy act'(x).
+// The gradient with respect to the argument of an activation: dx = dy act'(x).
 // CPU twin: `reference::unary_grad`.
 
 override WORKGROUP_SIZE: u32 = 64u;

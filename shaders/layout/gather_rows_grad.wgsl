@@ -1,5 +1,5 @@
-// The gradient by a table whose rows were picked: each row adds up the gradients of the places that it was picked for, in
-// their order. One invocation an element of the table: no two write to one place, so no atomics.
+// The gradient with respect to a table whose rows were picked: each row adds up the gradients of the places that it was picked for, in
+// their order. There is one invocation per element of the table; no two write to one place, so no atomics are needed.
 // CPU twin: `reference::gather_rows_grad`.
 
 override WORKGROUP_SIZE: u32 = 64u;

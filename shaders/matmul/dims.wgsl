@@ -1,4 +1,4 @@
-// What the products with a bias are told.
+// The uniform of the products with a bias.
 
 override A_TRANSPOSED: bool = false;    // a lies as [depth, rows]
 override B_TRANSPOSED: bool = false;    // b lies as [columns, depth]

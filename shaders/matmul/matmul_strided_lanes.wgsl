@@ -1,7 +1,7 @@
-// `matmul_strided` where 8 lanes of a subgroup pass parts of a round: a word of it is loaded once a subgroup, and each lane has 4
-// columns of b to itself. Every sum runs as in `matmul_strided`. Operands lie in whole words: of either one stride is 1, and all
-// else is a multiple of 4, offsets, the gap and where it begins, the columns, the depth where a runs along it. Subgroups
-// have at least 8 lanes, all of them active here.
+// `matmul_strided` in which 8 lanes of a subgroup share parts of a: a word of a is loaded once per subgroup, and each lane has 4
+// columns of b. Every sum has the order of `matmul_strided`. Operands lie in whole words: one stride of each is 1, and offsets, the
+// gap and its begin, the columns, and the depth if a runs along it are multiples of 4. Subgroups have at least 8 lanes, all of them
+// active here.
 // CPU twin: `reference::matmul`, on strided views.
 
 override UNITS: u32 = 8u;       // invocations of a workgroup, a multiple of the largest subgroup
@@ -11,8 +11,8 @@ override ROWS: u32 = 32u;       // of a workgroup: 32, or 8 where a runs along t
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;       // [depth, columns] by its strides
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>; // [rows, columns], from y_offset on
 
-// Four elements along memory, zeros beyond the depth: what is read there is thrown away, which costs less than a branch around
-// it. Rows beyond the end repeat the last of them; nobody looks at their sums.
+// Four elements along memory, zeros beyond the depth: words read there are dropped, which costs less than a branch. Rows beyond the
+// end repeat the last one; their sums are not used.
 fn a_word(row: u32, k: u32) -> vec4<f32> {
     let present = min(row, select(dims.rows - 1u, (dims.rows - 1u) & ~3u, A_BY_ROWS));
     let gap = select(0u, dims.gap, present >= dims.gap_row || k >= dims.gap_depth);
@@ -88,7 +88,7 @@ fn add(w: vec4<f32>, v: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
     return sum + w.x * v[0] + w.y * v[1] + w.z * v[2] + w.w * v[3];
 }
 
-// The same for the rows of all lanes.
+// Adds the products of the rows of all lanes.
 fn add_rows(w: vec4<f32>, v: mat4x4<f32>, sums: Sums) -> Sums {
     return Sums(
         mat4x4(

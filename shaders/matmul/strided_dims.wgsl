@@ -1,4 +1,4 @@
-// What the products by strides are told.
+// The uniform of the products by strides.
 
 override ACCUMULATE: bool = false;      // y += a b
 override A_BY_ROWS: bool = false;       // neighbours in memory are rows of a, not its depth

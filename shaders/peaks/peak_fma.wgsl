@@ -1,12 +1,12 @@
-// Multiply-adds in independent chains, nothing else: the arithmetic's rate, 128 operations an invocation and turn. The chains are few
-// enough for the registers of a software adapter, too, and a turn is long enough for its loop to cost little. Twin: `peak_fma` in
+// Multiply-adds in independent chains, nothing else: the arithmetic's rate, 128 operations per invocation and iteration. The chains are few
+// enough for the registers of a software adapter, too, and an iteration is long enough for its loop to cost little. Twin: `peak_fma` in
 // `tests/parity/peaks.rs`.
 
 override WORKGROUP_SIZE: u32 = 64u;
 
 struct PeakFmaDims {
     count: u32,   // invocations
-    turns: u32,
+    iterations: u32,
     factor: f32,
     summand: f32,
 }
@@ -31,7 +31,7 @@ fn peak_fma(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroup
     var s1 = first + 1.0;
     var s2 = first + 2.0;
     var s3 = first + 3.0;
-    for (var turn = 0u; turn < dims.turns; turn++) {
+    for (var iteration = 0u; iteration < dims.iterations; iteration++) {
         s0 = four_times(s0, m, b);
         s1 = four_times(s1, m, b);
         s2 = four_times(s2, m, b);

@@ -1,4 +1,4 @@
-// The column of every row's largest element, the first of equals; a NaN is never it. One workgroup a row.
+// The column of every row's largest element, the first of equals; NaN is never the largest. One workgroup per row.
 // CPU twin: `reference::argmax_rows`.
 
 override WORKGROUP_SIZE: u32 = 64u;
@@ -12,7 +12,7 @@ struct ArgmaxRowsDims { rows: u32, columns: u32 }
 var<workgroup> largest: array<f32, WORKGROUP_SIZE>;
 var<workgroup> place: array<u32, WORKGROUP_SIZE>;
 
-// No column: what a lane holds that has seen no number.
+// No column: the value of a lane that has seen no number.
 const NOWHERE: u32 = 0xffffffffu;
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -1,4 +1,4 @@
-// The weighted sum over the first axis: a mean where the weights of a column add up to 1. What weighs nothing is not read.
+// The weighted sum over the first axis: a mean if the weights of a column add up to 1. Elements of weight 0 are not read.
 // CPU twin: `reference::mean_steps`.
 
 override WORKGROUP_SIZE: u32 = 64u;

@@ -1,4 +1,4 @@
-// The gradient by the steps of a weighted sum over them.
+// The gradient with respect to the steps of a weighted sum over them.
 // CPU twin: `reference::mean_steps_grad`.
 
 override WORKGROUP_SIZE: u32 = 64u;

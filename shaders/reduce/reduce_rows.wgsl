@@ -1,4 +1,4 @@
-// Sum, mean or maximum of every row, NaN where the row has one; one workgroup per row.
+// Sum, mean or maximum of every row, NaN if the row has one; one workgroup per row.
 // CPU twin: `reference::reduce_rows`.
 
 override WORKGROUP_SIZE: u32 = 64u;
@@ -33,7 +33,7 @@ fn reduce_rows(
     }
     var value = 0.0;
     if REDUCTION == MAX {
-        // Every lane starts with an element of the row: no number but minus infinity is below all, and WGSL cannot write it.
+        // Every lane starts with an element of the row: only minus infinity is below all numbers, and WGSL cannot write it.
         value = x[row * dims.columns];
     }
     for (var column = lane; column < dims.columns; column += WORKGROUP_SIZE) {

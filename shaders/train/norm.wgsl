@@ -1,8 +1,8 @@
-// The norm of some elements by one workgroup, in a fixed order. It stands behind lanes.wgsl; a kernel that uses it has a function
-// `element(at)`.
+// The norm of some elements by one workgroup, in a fixed order. This file stands behind lanes.wgsl; a kernel that uses it has a
+// function `element(at)`.
 //
-// A power of two takes the largest element to between 1 and 2 before the squares are taken: no square overflows, and none that
-// counts beside the largest vanishes.
+// Before they are squared, elements are scaled by a power of two, so that the largest lies between 1 and 2: no square overflows, and
+// no square that matters vanishes.
 
 var<workgroup> largest: atomic<u32>;    // the bits of the largest magnitude
 

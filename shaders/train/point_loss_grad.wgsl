@@ -1,4 +1,4 @@
-// The gradient by the predictions of a scaled sum of losses.
+// The gradient of a scaled sum of losses with respect to the predictions.
 // CPU twin: `reference::point_loss_grad`.
 
 override WORKGROUP_SIZE: u32 = 64u;

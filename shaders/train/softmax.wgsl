@@ -1,4 +1,4 @@
-// What the softmax of a row is made of. A kernel that uses it has the binding x and a uniform with the number of columns.
+// The terms of a row's softmax. A kernel that uses this file has the binding x and a uniform with the number of columns.
 
 override WORKGROUP_SIZE: u32 = 64u;
 

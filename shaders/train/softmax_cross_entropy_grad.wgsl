@@ -1,4 +1,4 @@
-// The gradient by the scores of a scaled sum of cross-entropies; one workgroup a row.
+// The gradient of a scaled sum of cross-entropies with respect to the scores; one workgroup per row.
 // CPU twin: `reference::softmax_cross_entropy_grad`.
 
 struct LossGradDims { rows: u32, columns: u32, scale: f32 }

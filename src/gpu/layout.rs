@@ -9,7 +9,7 @@ use crate::gpu::submit::recorder::Recorder;
 use crate::op::StridedLayout;
 use crate::plan::Work;
 
-/// Axes that the kernel walks.
+/// Axes of the kernel.
 pub(crate) const AXES: usize = 8;
 
 uniform! {
@@ -75,7 +75,7 @@ pub(crate) fn strided_copy(
     recorder.dispatch(bound, &dims, &grid)
 }
 
-/// What the words of a buffer of rows are.
+/// The type of the words in a buffer of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowWords {
     /// `u32`

@@ -54,17 +54,18 @@ pub(super) fn check_loops(device: &GpuDevice, op: &'static str, iterations: usiz
     device.resources().limit(op, "loop iterations of one invocation", iterations as u64, cap)
 }
 
-/// Turns a grid that cannot be cut into the error of an operation on this device.
+/// The grid, or the error of an operation on this device if the dispatch cannot be divided into short parts.
 pub(super) fn cut(device: &GpuDevice, op: &'static str, grid: Cut) -> Result<Grid> {
     grid.map_err(|overlong| overlong.error(op, &device.adapter().name))
 }
 
-/// A grid with so many workgroups along each axis, cut into parts where it would take too long.
+/// A grid with so many workgroups along each axis, divided into parts if it would take too long.
 pub(super) fn grid(device: &GpuDevice, op: &'static str, whole: [usize; 3], work: Work) -> Result<Grid> {
     cut(device, op, Grid::of(device.plan_limits().bounds(), whole, work))
 }
 
-/// A grid of `count` workgroups, folded into two axes where one is too short, and cut into parts where it would take too long.
+/// A grid of `count` workgroups. If one axis is too short, they are folded into two; if the dispatch would take too long, it is divided
+/// into parts.
 pub(super) fn fold(device: &GpuDevice, op: &'static str, count: usize, work: Work) -> Result<Grid> {
     word(device, op, count)?;
     cut(device, op, Grid::folded(device.plan_limits().bounds(), count, work))
@@ -202,7 +203,7 @@ pub(super) fn work_by_tiles(MatmulSize { rows, depth, columns }: MatmulSize) -> 
     Work::of(products, bytes).iterations(depth.div_ceil(16) as usize)
 }
 
-/// The work of a product in which one invocation walks the whole depth of its element.
+/// The work of a product if one invocation computes the whole depth of its element.
 fn work_by_rows(MatmulSize { rows, depth, columns }: MatmulSize) -> Work {
     let products = (rows as u64).saturating_mul(depth as u64).saturating_mul(columns as u64);
     Work::of(products.saturating_mul(2), products.saturating_mul(4)).iterations(depth)

@@ -1,4 +1,4 @@
-//! What an adapter can do at the most, measured: the yardstick of every other time.
+//! An adapter's peak rates, measured: the yardstick of all other times.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +12,24 @@ use crate::gpu::submit::profile::Detail;
 use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{AdapterClass, Work};
 
-/// An adapter's own limits, measured by small kernels: on its clock where it has one, by the host's around a submission where
-/// it has none.
+/// An adapter's peak rates, measured by small kernels: on the adapter's clock if it has one, else on the host's clock.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
     /// Whether the adapter's own clock was read.
     pub timestamps: bool,
-    /// Bytes read and written by a copy of a large buffer, a second.
+    /// Bytes per second that a copy of a large buffer reads and writes.
     pub copy: f64,
-    /// Bytes read over and over from buffers of growing size: bytes of the buffer, bytes a second.
+    /// For buffers of growing size that are read repeatedly: bytes of the buffer, bytes per second.
     pub read: Vec<(usize, f64)>,
-    /// Floating-point operations of multiply-adds in f32 a second; each counts as two.
+    /// Floating-point operations per second of multiply-adds in f32; each counts as two.
     pub flops: f64,
-    /// Seconds of a dispatch of one workgroup that waits for the one before.
+    /// Seconds per dispatch of one workgroup that waits for the dispatch before it.
     pub dispatch: f64,
-    /// The same for [`Peaks::WIDE`] workgroups.
+    /// Seconds per such dispatch of [`Peaks::WIDE`] workgroups.
     pub wide_dispatch: f64,
-    /// Seconds from a submission of one dispatch to its end, as the host sees them.
+    /// Seconds from a submission of one dispatch to its end, on the host's clock.
     pub submit: f64,
-    /// The same with four bytes read back.
+    /// Seconds from such a submission to the arrival of four bytes that it reads back.
     pub read_back: f64,
 }
 
@@ -42,16 +41,16 @@ impl Peaks {
 uniform! {
     struct PeakCopyDims { count: u32 }
     struct PeakReadDims { count: u32, mask: u32, step: u32, reads: u32 }
-    struct PeakFmaDims { count: u32, turns: u32, factor: f32, summand: f32 }
+    struct PeakFmaDims { count: u32, iterations: u32, factor: f32, summand: f32 }
     struct PeakStepDims { count: u32 }
 }
 
 const MEBIBYTE: usize = 1 << 20;
 /// Bytes of a word of the kernels.
 const WORD: usize = 16;
-/// Dispatches in a row.
+/// Consecutive dispatches.
 const CHAIN: usize = 1000;
-/// Floating-point operations of an invocation of `peak_fma` in a turn.
+/// Floating-point operations of an invocation of `peak_fma` per iteration.
 const FMA_OPERATIONS: usize = 128;
 
 /// How much work the kernels are given: enough to keep the device busy for some milliseconds.
@@ -61,7 +60,7 @@ struct Load {
     /// Bytes read in all.
     read_total: usize,
     invocations: usize,
-    turns: usize,
+    iterations: usize,
 }
 
 const HARDWARE: Load = Load {
@@ -69,7 +68,7 @@ const HARDWARE: Load = Load {
     read_bytes: &[MEBIBYTE / 4, MEBIBYTE, 4 * MEBIBYTE, 16 * MEBIBYTE, 32 * MEBIBYTE, 64 * MEBIBYTE, 256 * MEBIBYTE],
     read_total: 2048 * MEBIBYTE,
     invocations: 1 << 19,
-    turns: 2048,
+    iterations: 2048,
 };
 
 const SOFTWARE: Load = Load {
@@ -77,14 +76,14 @@ const SOFTWARE: Load = Load {
     read_bytes: &[MEBIBYTE / 4, MEBIBYTE, 4 * MEBIBYTE, 16 * MEBIBYTE],
     read_total: 16 * MEBIBYTE,
     invocations: 1 << 12,
-    turns: 128,
+    iterations: 128,
 };
 
 impl GpuDevice {
     /// Measures the adapter: well under a second on a GPU, some seconds on a software adapter.
     ///
     /// # Errors
-    /// What a call may meet: [`Error::OutOfMemory`](crate::Error::OutOfMemory),
+    /// As any call: [`Error::OutOfMemory`](crate::Error::OutOfMemory),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn measure_peaks(&self) -> Result<Peaks> {
         let load = if self.plan_limits().class == AdapterClass::Software { SOFTWARE } else { HARDWARE };
@@ -168,16 +167,16 @@ impl GpuDevice {
     fn peak_flops(&self, load: &Load) -> Result<f64> {
         let (name, count) = (PEAK_FMA.name, load.invocations);
         let y = Buffer::new(self, name, count * WORD / 4)?;
-        let turns = word(self, name, load.turns)?;
-        let dims = PeakFmaDims { count: word(self, name, count)?, turns, factor: 0.999, summand: 0.001 };
+        let iterations = word(self, name, load.iterations)?;
+        let dims = PeakFmaDims { count: word(self, name, count)?, iterations, factor: 0.999, summand: 0.001 };
         // Nothing but multiply-adds: five times as fast as other kernels.
-        let work = Work::of((count * load.turns * FMA_OPERATIONS / 2 / 5) as u64, 0);
+        let work = Work::of((count * load.iterations * FMA_OPERATIONS / 2 / 5) as u64, 0);
         let grid = fold(self, name, count.div_ceil(WORKGROUP_SIZE), work)?;
         let seconds = self.fastest(|recorder| {
             let bound = recorder.bind(&PEAK_FMA, &Vec::new(), [y.clone()])?;
             recorder.dispatch(bound, &dims, &grid)
         })?;
-        Ok((count * load.turns * FMA_OPERATIONS) as f64 / seconds)
+        Ok((count * load.iterations * FMA_OPERATIONS) as f64 / seconds)
     }
 
     fn peak_dispatch(&self, workgroups: usize) -> Result<f64> {
@@ -191,7 +190,7 @@ impl GpuDevice {
         Ok(seconds / CHAIN as f64)
     }
 
-    /// As the host sees it: the clock of the device does not run before the work arrives.
+    /// Seconds of a submission on the host's clock: that of the device does not run before the work arrives.
     fn peak_submit(&self, read: bool) -> Result<f64> {
         let x = Buffer::zeros(self, PEAK_STEP.name, 1)?;
         let grid = grid(self, PEAK_STEP.name, [1; 3], Work::default())?;

@@ -138,7 +138,7 @@ struct ProductTile {
     kernel: &'static Kernel,
     rows: usize,
     columns: usize,
-    /// What the kernel is told of it.
+    /// The fields of the kernel's uniform.
     constants: Constants,
 }
 

@@ -69,7 +69,7 @@ impl Plan {
         Ok(plan.with_tiles(choice, limits).unwrap_or(plan))
     }
 
-    /// The same plan with the tiles of a choice that fit; `None` if that plan would exceed the device.
+    /// This plan with the tiles of a choice that fit; `None` if that plan would exceed the device.
     fn with_tiles(&self, choice: &Choice, limits: &Limits) -> Option<Self> {
         let mut plan = self.clone();
         if choice.project.fits(limits) && choice.project.slices == 1 {

@@ -82,12 +82,12 @@ impl Work {
         Self { products, bytes, wait: 0 }
     }
 
-    /// The same work with another number of multiply-adds.
+    /// This work with another number of multiply-adds.
     pub(crate) fn products(self, products: u64) -> Self {
         Self { products, ..self }
     }
 
-    /// The same work, if every invocation has a loop of so many iterations that each wait for memory.
+    /// This work, if every invocation has a loop of so many iterations that each wait for memory.
     pub(crate) fn iterations(self, iterations: usize) -> Self {
         self.wait((iterations as u64).saturating_mul(ITERATION))
     }
@@ -98,7 +98,7 @@ impl Work {
         Self::of(all(self.products), all(self.bytes)).wait(all(step_bytes) / BYTES)
     }
 
-    /// The same work, if every workgroup takes at least so many nanoseconds.
+    /// This work, if every workgroup takes at least so many nanoseconds.
     pub(super) fn wait(self, wait: u64) -> Self {
         Self { wait, ..self }
     }

@@ -30,8 +30,8 @@ pub(super) const SLIPS: &[Slip] = &[
     // common/tile_matrix.wgsl and cell/project_matrix.wgsl
     slip("project_matrix_half", "select(x - f32(near), 0.0, endless)", "x - f32(near)", "large: inf"),
     slip("project_matrix_half", "left_at((STRIPES + stripe) * AREA)", "left_at(stripe * AREA)", ""),
-    slip("project_matrix_half", "(exponent_of(side, row) - 14u)", "(exponent_of(side, row) - 13u)", ""),
-    slip("project_matrix_half", "atomicMax(&largest[side * TALL + row]", "atomicMax(&largest[side * TALL]", ""),
+    slip("project_matrix_half", "(exponent_of(term, row) - 14u)", "(exponent_of(term, row) - 13u)", ""),
+    slip("project_matrix_half", "atomicMax(&largest[term * TALL + row]", "atomicMax(&largest[term * TALL]", ""),
     slip("project_matrix_half", "max(max(v.x, v.y), max(v.z, v.w))", "max(v.x, v.y)", "large: 3e30"),
     slip("project_matrix_half", "left[TALL * SIDE + at]", "left[TALL + at]", ""),
     slip("project_matrix_half", "row < dims.rows && unit < dims.hidden", "row < dims.rows", ""),
@@ -46,8 +46,8 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("project_matrix_float", "group.y * TALL, group.x * SIDE", "group.y * SIDE, group.x * SIDE", ""),
     slip(
         "project_matrix_float",
-        "k + column, depth) * scale_of(side, row)",
-        "column, depth) * scale_of(side, row)",
+        "k + column, depth) * scale_of(term, row)",
+        "column, depth) * scale_of(term, row)",
         "",
     ),
     slip(
@@ -79,7 +79,7 @@ pub(super) const SLIPS: &[Slip] = &[
         "",
     ),
     slip("recurrent_step_matrix_half", "dims.out, 1u, worker, &a_x, &b_x", "dims.out, 0u, worker, &a_x, &b_x", "Wave"),
-    slip("recurrent_step_matrix_half", "let at = side * MOST_GATES * AREA + i;", "let at = i;", "Wave"),
+    slip("recurrent_step_matrix_half", "let at = term * MOST_GATES * AREA + i;", "let at = i;", "Wave"),
     // cell/vectors.wgsl
     slip("project_rows", "vectors + row * hidden + unit", "vectors + row + unit", ""),
     slip(
@@ -214,7 +214,7 @@ pub(super) const SLIPS: &[Slip] = &[
         "stage: Candidate",
     ),
     slip("recurrent_step", "dims.h, dims.h_initial, dims.out)", "dims.h, dims.h, dims.out)", "flags: true"),
-    slip("recurrent_step", "return Source(lane, z - 1u, first_row", "return Source(lane, z, first_row", "Wave"),
+    slip("recurrent_step", "return RowSource(lane, z - 1u, first_row", "return RowSource(lane, z, first_row", "Wave"),
     slip("recurrent_step", "dims.weights + z * dims.weights_stride", "dims.weights + z", "of: 2"),
     slip("recurrent_step", "(z - 1u) * dims.input_stride", "z * dims.input_stride", "Wave"),
     slip("recurrent_step", "dims.vectors + at.z * VECTOR_ROWS * dims.hidden", "dims.vectors", "Wave"),

@@ -19,7 +19,7 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("(bits & ~1u) | phase(step)", "bits", "First"),
     slip("if (bits & 1u) == phase(step) {", "if true {", "Stale"),
     slip("own_h = h;", "", "Whole"),
-    slip("look < dims.polls", "look < 0u", "Whole"),
+    slip("poll < dims.polls", "poll < 0u", "Whole"),
     // Giving up
     slip("give_up(TIRED);", "", "Stale"),
     slip("atomicOr(&exchange[ABORTED], why);", "", "Stale"),

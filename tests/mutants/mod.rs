@@ -166,7 +166,7 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("peak_copy", "at >= dims.count", "at > dims.count"),
     ("peak_read", "k < dims.reads", "k + 4u < dims.reads"),
     ("peak_read", "x[(word + 2u * dims.step)", "x[(word + 1u * dims.step)"),
-    ("peak_fma", "turn < dims.turns", "turn + 1u < dims.turns"),
+    ("peak_fma", "iteration < dims.iterations", "iteration + 1u < dims.iterations"),
     ("peak_fma", "s3 = four_times(s3, m, b);", ""),
     ("peak_step", "+= 1.0", "+= 2.0"),
     ("peak_step", "group.x < dims.count", "group.x <= dims.count"),

@@ -11,8 +11,8 @@ pub(super) const SLIPS: &[Slip] = &[
     slip("scan_lanes", "((source.reset >> row) & 1u)", "(source.reset & 1u)", "rows: 2"),
     slip("scan_lanes", "select(here, INITIAL, RESETS && is_reset(at))", "here", "flags: true"),
     slip("scan_lanes", "select(1u - here, 0u, STAGES > 1u)", "select(here, 0u, STAGES > 1u)", ""),
-    slip("scan_lanes", "Source(lane, z, 1u, 0u)", "Source(lane, z, 0u, 0u)", "Projected"),
-    slip("scan_lanes", "Source(lane, z - 1u, here, 0u)", "Source(lane, z, here, 0u)", "layers: 3"),
+    slip("scan_lanes", "RowSource(lane, z, 1u, 0u)", "RowSource(lane, z, 0u, 0u)", "Projected"),
+    slip("scan_lanes", "RowSource(lane, z - 1u, here, 0u)", "RowSource(lane, z, here, 0u)", "layers: 3"),
     slip("scan_lanes", "state[in_state(1u, at, unit)] = h;", "", "layers: 3"),
     slip("scan_rows", "h_rows[dims.h_initial + i]", "h_rows[dims.h + i]", "flags: true"),
     slip("scan_lanes", "(dims.steps + behind(z)) % 2u", "dims.steps % 2u", "layers: 3"),
@@ -36,8 +36,8 @@ pub(super) const SLIPS: &[Slip] = &[
         "Lstm",
     ),
     // the places that it reads and writes
-    slip("scan_rows", "turn >= z && turn - z < dims.steps", "turn >= z", "layers: 3"),
-    slip("scan_rows", "dims.first_step + turn - behind(z)", "dims.first_step + turn", "layers: 3"),
+    slip("scan_rows", "iteration >= z && iteration - z < dims.steps", "iteration >= z", "layers: 3"),
+    slip("scan_rows", "dims.first_step + iteration - behind(z)", "dims.first_step + iteration", "layers: 3"),
     slip("scan_rows", "select(step, dims.time - 1u - step, is_reverse(z))", "step", "reverse: 2"),
     slip(
         "scan_rows",
@@ -59,8 +59,8 @@ pub(super) const SLIPS: &[Slip] = &[
     ),
     slip("scan_lanes", "HOLD && !first", "HOLD", "hold: true"),
     // cell/scan_rows.wgsl
-    slip("scan_rows", "(((side * LAYERS + behind(z)) * ROWS", "((side * LAYERS * ROWS", "layers: 3"),
-    slip("scan_rows", "(((side * LAYERS", "(((LAYERS", "layers: 3"),
+    slip("scan_rows", "(((term * LAYERS + behind(z)) * ROWS", "((term * LAYERS * ROWS", "layers: 3"),
+    slip("scan_rows", "(((term * LAYERS", "(((LAYERS", "layers: 3"),
     slip("scan_rows", "+ slice) * UNITS + unit;", "+ slice) * UNITS;", "slices: 2"),
     slip("scan_rows", "slice < SLICES; slice++", "slice + 1u < SLICES; slice++", "slices: 2"),
     slip("scan_rows", "min((slice + 1u) * part, all)", "all", "slices: 4"),
@@ -73,7 +73,7 @@ pub(super) const SLIPS: &[Slip] = &[
     ),
     slip("scan_rows", "slice < ROWS && row < dims.batch", "slice < ROWS", "rows: 2"),
     slip("scan_rows", "let first_row = group.y * ROWS;", "let first_row = group.y;", "rows: 2"),
-    slip("scan_rows", "at = place_of(z, row, turn);", "at = place_of(z, first_row, turn);", "rows: 2"),
+    slip("scan_rows", "at = row_step_of(z, row, iteration);", "at = row_step_of(z, first_row, iteration);", "rows: 2"),
     slip(
         "scan_rows",
         "sum = gather(0u, z, slice, unit);\n                if",
@@ -82,7 +82,7 @@ pub(super) const SLIPS: &[Slip] = &[
     ),
     // cell/scan_lanes.wgsl
     slip("scan_lanes", "min(ROWS, dims.batch - first_row);\n    let present", "ROWS;\n    let present", "rows: 2"),
-    slip("scan_lanes", "select(turn % 2u, 0u, STAGES > 1u)", "turn % 2u", "stage"),
+    slip("scan_lanes", "select(iteration % 2u, 0u, STAGES > 1u)", "iteration % 2u", "stage"),
     slip(
         "scan_lanes",
         "below_source(z, lane), &kept_below, present)",

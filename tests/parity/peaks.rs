@@ -44,16 +44,23 @@ pub(crate) fn peak_read() -> Vec<Case> {
 
 pub(crate) fn peak_fma() -> Vec<Case> {
     let of = |(at, count): (usize, usize)| {
-        let (turns, factor, summand) = ([0, 1, 7][at % 3], 0.75_f32, 0.5_f32);
+        let (iterations, factor, summand) = ([0, 1, 7][at % 3], 0.75_f32, 0.5_f32);
         let value = |lane: usize| {
             let first = [0.0, 0.25, 0.5, 0.75][lane % 4] + (lane / 4 % 8) as f64;
-            let chain = |at: usize| (0..4 * turns).fold(first + at as f64, |s, _| s * 0.75 + 0.5);
+            let chain = |at: usize| (0..4 * iterations).fold(first + at as f64, |s, _| s * 0.75 + 0.5);
             (0..4).map(chain).sum()
         };
         let y = Slot::output(4 * count).near(0, (0..4 * count).map(value).collect::<Vec<f64>>());
-        let (size, dims) = (WORKGROUPS[at % 3], vec![n(count), turns, factor.to_bits(), summand.to_bits()]);
+        let (size, dims) = (WORKGROUPS[at % 3], vec![n(count), iterations, factor.to_bits(), summand.to_bits()]);
         let tolerance = Tolerance { abs: 0.0, rel: 2e-6 };
-        case(format!("{count}, {turns} turns"), size, dims, vec![y], grid(count, size, at % 2 == 1), tolerance)
+        case(
+            format!("{count}, {iterations} iterations"),
+            size,
+            dims,
+            vec![y],
+            grid(count, size, at % 2 == 1),
+            tolerance,
+        )
     };
     SIZES.into_iter().enumerate().map(of).collect()
 }

@@ -1,47 +1,46 @@
-//! Which adapters there are, and which one is asked for.
+//! The machine's adapters, and the options to open one.
 
 use std::path::PathBuf;
 
 use super::contained::{contained, contained_future, silence_contained_panics};
 use crate::plan::{AdapterClass, CooperativeScans, Matrices, PlanKind, Watchdog};
 
-/// Which adapter to take.
+/// The adapter to open, and how to use it.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
-    /// Whether a software adapter (llvmpipe, SwiftShader) will do where no hardware is found. The CPU path is faster than
-    /// any of them: they serve tests.
+    /// Whether to open a software adapter (llvmpipe, SwiftShader) if there is no hardware. The CPU path is faster than any of them:
+    /// they serve tests.
     pub software: bool,
     /// Takes the first adapter whose name contains this text, in any case.
     pub name: Option<String>,
-    /// Plans for this class of adapter rather than for the adapter's own: how a GPU's schedule can be tested without one.
+    /// Plans for this class of adapter instead of the adapter's own: for tests of a GPU's schedules without a GPU.
     pub class: Option<AdapterClass>,
-    /// Does without subgroup operations, as on adapters that have none.
+    /// Uses no subgroup operations, as on adapters that have none.
     pub no_subgroups: bool,
-    /// Runs every recurrent stack that asks for no kind of plan itself by this one; a call that cannot be run so is refused.
+    /// The kind of plan for every recurrent stack that asks for none itself. A call that it cannot run is refused.
     pub plan: Option<PlanKind>,
-    /// Plans as if the driver ended loops after so many iterations, where it does not end them sooner: how chunks of time
-    /// can be tested on short sequences.
+    /// Plans as if the driver ended loops after so many iterations, or after its own cap if that is lower: for tests of chunks on
+    /// short sequences.
     pub loop_cap: Option<u64>,
-    /// Bounds for dispatches and submissions in place of the default ones: how cuts can be tested on small shapes. A longer bound risks
-    /// that the system resets a slow GPU.
+    /// Bounds for dispatches and submissions in place of the default ones. A longer bound risks that the system resets a slow GPU.
     pub watchdog: Option<Watchdog>,
-    /// A folder that keeps compiled pipelines from run to run, where the backend hands them out (Vulkan); it is created.
-    /// Nothing is written to disk without it. The driver trusts the file, so the folder must be one that only its user writes
-    /// to; a damaged file is no harm, it counts as none.
+    /// A folder for compiled pipelines, if the backend hands them out (Vulkan); it is created. Without it nothing is written to disk.
+    /// The driver trusts the file, so only the folder's owner may be able to write to it. A damaged file is ignored.
     pub pipeline_cache: Option<PathBuf>,
-    /// A folder of what [`Recurrent::tune`](crate::nn::Recurrent::tune) finds on each adapter and driver; it is created. Calls
-    /// then run by what is found there. Without it a plan depends on nothing but the call and the device's limits.
+    /// A folder for the results of [`Recurrent::tune`](crate::nn::Recurrent::tune), per adapter and driver; it is created. Calls then
+    /// run by the plans found there. Without it a plan depends only on the call and the device's limits.
     pub tuning: Option<PathBuf>,
-    /// Lets workgroups wait for each other, so many at the most, where a layer is too wide for one
-    /// ([`PlanKind::CooperativeScan`]). No API promises that they run at once: where they turn out not to, the call is computed again on
-    /// the device, right but slowly, and later calls take steps. Plans do so by themselves on GPUs of NVIDIA and Intel and
-    /// discrete ones of AMD through Vulkan or DX12, on others only where the kind is asked for.
+    /// Permits cooperative scans ([`PlanKind::CooperativeScan`]), in which workgroups wait for each other, and bounds them.
+    ///
+    /// No API promises that workgroups run concurrently. If they do not, the call is computed again on the device, correctly but
+    /// slowly, and later calls take steps. Plans choose such scans by themselves on GPUs of NVIDIA and Intel and discrete ones of AMD
+    /// through Vulkan or DX12, on others only if the kind is asked for.
     pub cooperative: Option<CooperativeScans>,
-    /// Multiplies by the adapter's own matrices where these keep the precision of a layer's weights ([`Matrices`]).
+    /// Multiplies by the adapter's own matrices if they keep the precision of a layer's weights ([`Matrices`]).
     ///
     /// This turns on experimental code of wgpu (`Features::EXPERIMENTAL_COOPERATIVE_MATRIX`), which wgpu calls unsound: it may have
-    /// undefined behaviour even where it is used rightly. No other experimental feature is turned on. An adapter without
-    /// matrices of a kind that there is a kernel for is refused.
+    /// undefined behaviour even if it is used correctly. No other experimental feature is turned on. An adapter without a kind of
+    /// matrices that there is a kernel for is refused.
     pub matrices: bool,
 }
 

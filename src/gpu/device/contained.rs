@@ -16,7 +16,7 @@ use std::task::Poll;
 /// Nothing, or the driver's message.
 pub(in crate::gpu) type Outcome = Result<(), String>;
 
-/// Whose panic a thread has met inside [`contained`].
+/// The origin of a panic inside [`contained`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Panicked {
     /// The hook has not run: the application has replaced it.
@@ -90,7 +90,7 @@ pub(in crate::gpu) async fn contained_future<T>(future: impl Future<Output = T>)
     .await
 }
 
-/// Something of wgpu's whose drop may panic, as that of a queue does after its driver has failed.
+/// A value of wgpu whose drop may panic, as that of a queue does after its driver has failed.
 pub(in crate::gpu) struct Contained<T>(Option<T>);
 
 impl<T> Contained<T> {
@@ -112,7 +112,7 @@ impl<T> Deref for Contained<T> {
 
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
-        // Nobody is left to hear of it.
+        // There is no caller left to tell.
         let _ = contained(|| drop(self.0.take()));
     }
 }

@@ -1,10 +1,10 @@
-//! What a device does, counted.
+//! Counts of a device's work.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
-        /// What a device has done so far; the difference of two readings is what a call cost.
+        /// The work that a device has done so far. The difference of two readings is the cost of a call.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)+
@@ -13,7 +13,7 @@ macro_rules! counters {
         impl std::ops::Sub for Counters {
             type Output = Self;
 
-            /// What happened between two readings.
+            /// The work between two readings.
             fn sub(self, before: Self) -> Self {
                 Self { $($name: self.$name - before.$name,)+ }
             }
@@ -39,14 +39,14 @@ counters! {
     passes,
     /// Command buffers submitted.
     submits,
-    /// Buffers created, rather than taken again from the pool.
+    /// Buffers created; those taken from the pool are not counted.
     buffers,
-    /// Bytes of the buffers created. None go back to the driver before the pool is full, so of a device's first calls it is the
-    /// memory that they take.
+    /// Bytes of the buffers created. No buffer goes back to the driver before the pool is full, so this is the memory that a device's
+    /// first calls take.
     bytes,
-    /// Buffers written from the host; for each the driver's library takes staging memory of its own.
+    /// Buffers written from the host. For each write wgpu takes staging memory of its own.
     writes,
-    /// Bind groups created, rather than found among the last calls'.
+    /// Bind groups created; those kept from earlier calls are not counted.
     bind_groups,
     /// Pipelines compiled.
     pipelines,

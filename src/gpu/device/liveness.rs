@@ -7,14 +7,14 @@ use super::contained::{Outcome, contained, one_line};
 use super::{DeviceCore, lock};
 use crate::error::{Error, Result};
 
-/// Why the device was lost, once it is known to be.
+/// The reason why the device was lost, once it is known to be.
 #[derive(Clone, Default)]
 pub(in crate::gpu) struct Loss(Arc<Known>);
 
 #[derive(Default)]
 struct Known {
     reason: Mutex<Option<String>>,
-    /// Whether wgpu holds the library's callback, and will tell of a loss by itself.
+    /// Whether wgpu holds the library's callback, and will report a loss by itself.
     told: AtomicBool,
 }
 
@@ -28,7 +28,7 @@ impl Loss {
         lock(&self.0.reason).clone()
     }
 
-    /// Has wgpu tell of a loss, as long as nobody sets another callback.
+    /// Has wgpu report a loss, as long as no other callback is set.
     pub(in crate::gpu) fn listen(&self, device: &wgpu::Device) {
         self.0.told.store(true, Ordering::Relaxed);
         let listener = Listener(self.clone());
@@ -45,8 +45,8 @@ impl Drop for Listener {
     }
 }
 
-/// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device lives, and drops it without a
-/// word once the device is lost: the only way to learn of a loss without the callback, which belongs to whoever set it last.
+/// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device lives, and ignores it once the device is
+/// lost. That is the only way to learn of a loss without the callback, of which wgpu holds only the last one set.
 pub(in crate::gpu) struct Canary(#[cfg_attr(target_arch = "wasm32", expect(dead_code))] wgpu::Buffer);
 
 impl Canary {
@@ -86,7 +86,7 @@ pub(in crate::gpu) fn wait_for(device: &wgpu::Device, loss: &Loss, submission: &
 }
 
 impl DeviceCore {
-    /// Runs driver calls and turns what they report into an error. A lost device reports nothing, so it is asked for last.
+    /// Runs driver calls and turns their reports into an error. A lost device reports nothing, so the loss is checked last.
     pub(in crate::gpu) fn guarded<T>(&self, op: &'static str, calls: impl FnOnce() -> T) -> Result<T> {
         #[cfg(test)]
         super::faults::meet(super::faults::Fault::Refused, op)?;
@@ -120,7 +120,7 @@ impl DeviceCore {
         (value, refused.or(broken).or(exhausted))
     }
 
-    /// Runs driver calls that need no living device; returns what they report.
+    /// Runs driver calls that need no living device; returns their first report.
     pub(in crate::gpu) fn attempt<T>(&self, calls: impl FnOnce() -> T) -> std::result::Result<T, String> {
         match contained(|| self.scoped(calls))? {
             (value, None) => Ok(value),
@@ -139,7 +139,7 @@ impl DeviceCore {
         wait_for(&self.device, &self.loss, submission)
     }
 
-    /// Refuses to go on with a lost device, which would drop all commands without a word, and with one of too low limits.
+    /// Refuses a lost device, which would ignore all commands, and one of too low limits.
     pub(in crate::gpu) fn check_alive(&self, op: &'static str) -> Result<()> {
         if !self.loss.0.told.load(Ordering::Relaxed) {
             return self.ask_whether_alive(op);
@@ -149,7 +149,7 @@ impl DeviceCore {
         self.check_known(op)
     }
 
-    /// [`DeviceCore::check_alive`] for a device whose loss nobody tells, or tells only once the work in flight has ended.
+    /// [`DeviceCore::check_alive`] for a device whose loss is not reported, or only once the work in flight has ended.
     pub(in crate::gpu) fn ask_whether_alive(&self, op: &'static str) -> Result<()> {
         let _ = self.poll(wgpu::PollType::Poll);
         self.check_known(op)?;
@@ -160,7 +160,7 @@ impl DeviceCore {
         self.check_known(op)
     }
 
-    /// [`DeviceCore::check_alive`] by what is known so far, without asking the device.
+    /// [`DeviceCore::check_alive`] without asking the device.
     fn check_known(&self, op: &'static str) -> Result<()> {
         if let Some((limit, needed, found)) = self.lacking {
             return self.limit(op, limit, needed, found);

@@ -1,4 +1,4 @@
-//! What calls of one shape share: bind groups and uniforms.
+//! Bind groups and uniforms, which calls of one shape share.
 //!
 //! A warm call finds both and creates neither. A bind group keeps its buffers alive, so one is dropped as soon as one of
 //! its buffers goes back to the driver; and as buffers of the pool may pair in ever new ways, only the groups used last

@@ -30,7 +30,7 @@ struct Inner {
     number: u64,
     bytes: u64,
     pooled: bool,
-    /// Whether a caller has seen the driver's object: it may write to it or destroy it at any time.
+    /// Whether a caller has the driver's object, and may write to it or destroy it at any time.
     shared: AtomicBool,
     resources: Arc<DeviceResources>,
 }
@@ -50,7 +50,7 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// Room for `bytes`: powers of two while small, whole mebibytes beyond, so that sizes meet again.
+/// The capacity for `bytes`: a power of two up to 1 MiB, whole mebibytes beyond, so that later buffers have the same sizes.
 fn capacity(bytes: u64) -> u64 {
     const MEBIBYTE: u64 = 1 << 20;
     if bytes <= MEBIBYTE { bytes.next_power_of_two().max(256) } else { bytes.next_multiple_of(MEBIBYTE) }
@@ -155,7 +155,7 @@ impl Buffer {
         self.0.bytes
     }
 
-    /// The driver's object for a caller, who may keep it. The memory is then handed to nobody else.
+    /// The driver's object for a caller, who may keep it. The memory then never returns to the pool.
     pub(crate) fn share(&self) -> &wgpu::Buffer {
         self.0.shared.store(true, Ordering::Relaxed);
         self.raw()
@@ -191,7 +191,7 @@ impl Buffer {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether a kernel that reads words of 16 bytes reaches every element. Only a caller's own buffer may be too short.
+    /// Whether words of 16 bytes cover every element. Only a caller's own buffer may be too short.
     pub(in crate::gpu) fn in_whole_words(&self) -> bool {
         self.0.bytes.next_multiple_of(WORD) <= self.raw().size()
     }

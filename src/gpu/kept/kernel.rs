@@ -58,25 +58,25 @@ kernels! {
     STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
     /// Rows of a table.
     GATHER_ROWS = "gather_rows": ["common/index.wgsl", "layout/gather_rows.wgsl"];
-    /// The gradient by an activation's argument.
+    /// The gradient with respect to an activation's argument.
     UNARY_GRAD = "unary_grad": [
         "common/index.wgsl", "common/activation.wgsl", "common/activation_grad.wgsl", "elementwise/unary_grad.wgsl"
     ];
-    /// The gradient by a table whose rows were picked.
+    /// The gradient with respect to a table whose rows were picked.
     GATHER_ROWS_GRAD = "gather_rows_grad": ["common/index.wgsl", "layout/gather_rows_grad.wgsl"];
-    /// The gradient by a convolution's signal.
+    /// The gradient with respect to a convolution's signal.
     CONV1D_GRAD_INPUT = "conv1d_grad_input": ["common/index.wgsl", "conv/dims.wgsl", "conv/conv1d_grad_input.wgsl"];
-    /// The gradient by a convolution's weights.
+    /// The gradient with respect to a convolution's weights.
     CONV1D_GRAD_WEIGHT = "conv1d_grad_weight": ["conv/dims.wgsl", "conv/conv1d_grad_weight.wgsl"];
     /// The weighted sum over the first axis.
     MEAN_STEPS = "mean_steps": ["common/index.wgsl", "reduce/mean_steps.wgsl"];
-    /// The gradient by what was summed.
+    /// The gradient with respect to the summands of `mean_steps`.
     MEAN_STEPS_GRAD = "mean_steps_grad": ["common/index.wgsl", "reduce/mean_steps_grad.wgsl"];
     /// Cross-entropy of scores and classes.
     SOFTMAX_CROSS_ENTROPY = "softmax_cross_entropy": [
         "common/activation.wgsl", "train/softmax.wgsl", "train/softmax_cross_entropy.wgsl"
     ];
-    /// The gradient by the scores.
+    /// The gradient of a cross-entropy with respect to the scores.
     SOFTMAX_CROSS_ENTROPY_GRAD = "softmax_cross_entropy_grad": [
         "common/activation.wgsl", "train/softmax.wgsl", "train/softmax_cross_entropy_grad.wgsl"
     ];
@@ -84,7 +84,7 @@ kernels! {
     POINT_LOSS = "point_loss": [
         "common/index.wgsl", "common/activation.wgsl", "train/loss.wgsl", "train/point_loss.wgsl"
     ];
-    /// The gradient by the predictions.
+    /// The gradient of a pointwise loss with respect to the predictions.
     POINT_LOSS_GRAD = "point_loss_grad": [
         "common/index.wgsl", "common/activation.wgsl", "train/loss.wgsl", "train/point_loss_grad.wgsl"
     ];
@@ -108,23 +108,23 @@ kernels! {
     PEAK_FMA = "peak_fma": ["common/index.wgsl", "peaks/peak_fma.wgsl"];
     /// Hardly anything: the cost of a dispatch.
     PEAK_STEP = "peak_step": ["peaks/peak_step.wgsl"];
-    /// The input's side of the gates of all steps.
+    /// The input projection of all steps.
     PROJECT_ROWS = "project_rows": [
         "common/tile.wgsl", "common/tile_rows.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
         "cell/project_input.wgsl", "cell/project_rows.wgsl"
     ];
-    /// The same, rows shared within a subgroup.
+    /// The input projection, with rows shared within a subgroup.
     PROJECT_LANES = "project_lanes": [
         "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
         "cell/project_input.wgsl", "cell/project_lanes.wgsl"
     ];
-    /// The same by the adapter's matrices of f16.
+    /// The input projection by the adapter's matrices of f16.
     PROJECT_MATRIX_HALF = "project_matrix_half": [
         "common/matrix_half.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl", "cell/project_matrix.wgsl",
         "cell/project_matrix_half.wgsl"
     ];
-    /// The same by those of f32.
+    /// The input projection by the adapter's matrices of f32.
     PROJECT_MATRIX_FLOAT = "project_matrix_float": [
         "common/matrix_float.wgsl", "common/matrix.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl", "cell/project_matrix.wgsl",
@@ -136,20 +136,20 @@ kernels! {
         "common/tile_slices.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl",
         "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step.wgsl"
     ];
-    /// The same, rows shared within a subgroup.
+    /// One time step, with rows shared within a subgroup.
     RECURRENT_STEP_LANES = "recurrent_step_lanes": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl",
         "cell/step_memory.wgsl", "cell/recurrent_step_lanes.wgsl"
     ];
-    /// The same for many rows, by the adapter's matrices of f16.
+    /// One time step of many rows, by the adapter's matrices of f16.
     RECURRENT_STEP_MATRIX_HALF = "recurrent_step_matrix_half": [
         "common/matrix_half.wgsl", "common/matrix.wgsl", "common/activation.wgsl", "common/noise.wgsl",
         "common/cell.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
         "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
         "cell/recurrent_step_matrix_half.wgsl"
     ];
-    /// The same by those of f32.
+    /// One time step of many rows, by the adapter's matrices of f32.
     RECURRENT_STEP_MATRIX_FLOAT = "recurrent_step_matrix_float": [
         "common/matrix_float.wgsl", "common/matrix.wgsl", "common/activation.wgsl", "common/noise.wgsl",
         "common/cell.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
@@ -162,25 +162,25 @@ kernels! {
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_rows.wgsl"
     ];
-    /// The same, rows shared within a subgroup.
+    /// A chunk of time, with rows shared within a subgroup.
     SCAN_LANES = "scan_lanes": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/kept.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_lanes.wgsl"
     ];
-    /// A chunk of time of a recurrent layer, over several workgroups.
+    /// A cooperative scan of a chunk of time.
     SCAN_COOPERATIVE = "scan_cooperative": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
         "common/tile_slices.wgsl", "common/kept.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
         "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl", "cell/exchange_memory.wgsl", "cell/scan_cooperative.wgsl"
     ];
-    /// One time step of a recurrent layer backwards.
+    /// The backward pass of one time step of a recurrent layer.
     RECURRENT_STEP_GRAD = "recurrent_step_grad": [
         "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",
         "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/tile_slices.wgsl",
         "cell/recurrent_grad.wgsl", "cell/recurrent_step_grad.wgsl"
     ];
-    /// The same, rows shared within a subgroup.
+    /// The backward pass of one time step, with rows shared within a subgroup.
     RECURRENT_STEP_GRAD_LANES = "recurrent_step_grad_lanes": [
         "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",
         "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/recurrent_grad.wgsl",
@@ -194,7 +194,7 @@ kernels! {
     MATMUL_STRIDED = "matmul_strided": [
         "matmul/strided_dims.wgsl", "matmul/product.wgsl", "matmul/matmul_strided.wgsl"
     ];
-    /// The same, rows of `a` shared within a subgroup.
+    /// `y = a b` or `y += a b` by strides, with rows of `a` shared within a subgroup.
     MATMUL_STRIDED_LANES = "matmul_strided_lanes": ["matmul/strided_dims.wgsl", "matmul/matmul_strided_lanes.wgsl"];
     /// Sums along an axis.
     SUM_STRIDED = "sum_strided": ["common/index.wgsl", "reduce/sum_strided.wgsl"];

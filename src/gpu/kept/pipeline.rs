@@ -15,8 +15,8 @@ use crate::error::Result;
 use crate::gpu::device::counters::count;
 use crate::gpu::device::lock;
 
-/// Variants of a kernel of which a generation is kept. A model of more layers with shapes of their own than twice as many
-/// compiles at every call.
+/// Variants of a kernel per generation of the cache. A model whose layers need more than twice as many variants compiles at every
+/// call.
 const MOST_VARIANTS: usize = 128;
 
 /// Compiled kernels by name and `override`s, the variants used last of each.
@@ -40,7 +40,7 @@ pub(in crate::gpu) struct Pipeline {
     /// Its source, and the values of the `override`s.
     pub(in crate::gpu) kernel: &'static Kernel,
     pub(in crate::gpu) constants: Constants,
-    /// No other pipeline or buffer of the device has it; `None` for one that no later call will ask for.
+    /// The number that no other pipeline or buffer of the device has; `None` if no later call will ask for the pipeline.
     pub(in crate::gpu) number: Option<u64>,
     pub(in crate::gpu) raw: wgpu::ComputePipeline,
     pub(in crate::gpu) layout: wgpu::BindGroupLayout,
@@ -136,7 +136,7 @@ impl DeviceResources {
     }
 }
 
-/// What a compiled kernel checks while it runs.
+/// The checks that a compiled kernel makes while it runs.
 #[derive(Clone, Copy)]
 pub(in crate::gpu) enum Checks {
     /// Every access to memory and every division. No loop is counted: that would keep drivers from unrolling it.
@@ -155,9 +155,9 @@ impl DeviceResources {
                 let checks =
                     wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
                 #[expect(unsafe_code, reason = "a driver takes an endless loop for code that is never reached")]
-                // SAFETY: what is asked for is that no loop is endless. Every loop of the crate's kernels counts towards a
-                // bound in steps that are not 0 (`tests/shaders.rs` holds them to it), and the bounds are the host's own:
-                // sizes of buffers, below 2^30 words, so that no counter overflows before it gets there.
+                // SAFETY: wgpu requires that no loop is endless. Every loop of the crate's kernels counts towards a bound in
+                // steps that are not 0; `tests/shaders.rs` checks that. The bounds are sizes of buffers, set by this crate and
+                // below 2^30 words, so no counter overflows before it reaches its bound.
                 unsafe {
                     self.device.create_shader_module_trusted(descriptor, checks)
                 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::device::lock;
 
-/// What a file begins with; another layout gets another number.
+/// The first bytes of a file; another layout gets another number.
 const MAGIC: &[u8; 16] = b"gatewise-cache-1";
 
 /// A driver's cache of compiled pipelines, with the file that keeps it from run to run.

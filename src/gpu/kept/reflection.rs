@@ -1,4 +1,4 @@
-//! What a kernel's WGSL declares, and what a driver gets of it.
+//! The declarations of a kernel's WGSL, and the module that a driver gets.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -30,7 +30,7 @@ struct Parsed {
     info: ModuleInfo,
 }
 
-/// What any kernel may ask for; whether the device has it is the planner's business.
+/// The capabilities that any kernel may need; the planner checks that the device has them.
 pub(in crate::gpu) const CAPABILITIES: Capabilities = Capabilities::SUBGROUP
     .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
     .union(Capabilities::SHADER_FLOAT16)

@@ -25,7 +25,7 @@ pub(in crate::gpu) fn specialized(module: &Module) -> Module {
     special
 }
 
-/// What is known of a value: a scalar, or some of the parts of a struct or vector.
+/// The known part of a value: a scalar, or some of the parts of a struct or vector.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Known {
     Bool(bool),
@@ -60,7 +60,7 @@ struct Specializer<'a> {
     known: HashMap<(Handle<Function>, Vec<Option<Known>>), Special>,
 }
 
-/// What is known within a function.
+/// The known values of a function.
 #[derive(Default)]
 struct Facts {
     /// Arguments and results of calls.
@@ -166,7 +166,7 @@ impl Specializer<'_> {
                 }
                 other => kept.push(other, span),
             }
-            // What follows is never reached, and naga refuses it.
+            // Statements behind it are never reached, and naga refuses them.
             if matches!(
                 kept.last(),
                 Some(Statement::Return { .. } | Statement::Break | Statement::Continue | Statement::Kill)
@@ -263,7 +263,7 @@ fn binary(op: BinaryOperator, left: Known, right: Known) -> Option<Known> {
     }
 }
 
-/// What a value selects of a `switch`, unless a `break` leaves it.
+/// The case of a `switch` that a value selects, unless a `break` leaves it.
 fn taken(cases: &[SwitchCase], value: u32) -> Option<Block> {
     let case = |value: SwitchValue| cases.iter().position(|case| case.value == value);
     let first = case(SwitchValue::U32(value)).or_else(|| case(SwitchValue::Default))?;

@@ -1,4 +1,4 @@
-//! What autotuning has found on an adapter, kept on disk.
+//! The results of autotuning on an adapter, kept on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ pub(in crate::gpu) struct Tuning {
     adapter: String,
     driver: String,
     pub(in crate::gpu) entries: BTreeMap<String, Choice>,
-    /// What was found not to run at once.
+    /// Cooperative scans whose workgroups did not run concurrently.
     denied: BTreeSet<String>,
 }
 
 impl Tuning {
-    /// Opens what is kept in a folder for an adapter. A file that is missing, damaged, of another driver or of another layout,
-    /// or no regular file, holds nothing.
+    /// Reads the results for an adapter from a folder. A file that is missing, damaged, irregular, of another driver or of another
+    /// layout counts as empty.
     pub(in crate::gpu) fn open(adapter: &AdapterSummary, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         let plain = |text: &str| -> String {
@@ -92,7 +92,7 @@ fn choice(value: &Value) -> Option<Choice> {
             "lanes" => Method::Lanes,
             _ => return None,
         };
-        // No tile of any device is larger; what a file says may be anything.
+        // No tile of any device is larger; a file may hold anything.
         let size =
             |name: &str| value[name].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1024).contains(n));
         Some(Tile { method, rows: size("rows")?, units: size("units")?, slices: size("slices")? })
@@ -107,12 +107,12 @@ impl DeviceResources {
         lock(&self.denied).contains(scan)
     }
 
-    /// Has plans do without what was found not to run at once: here, and in what is kept on disk.
+    /// Has plans do without a scan whose workgroups did not run concurrently: on this device, and in the file.
     pub(in crate::gpu) fn deny(&self, scan: String) {
         if let Some(tuning) = &self.tuning {
             let mut tuning = lock(tuning);
             tuning.denied.insert(scan.clone());
-            // A folder that cannot be written to costs another process the same discovery, and no call anything.
+            // If the folder cannot be written to, another process makes the same discovery; no call fails.
             let _ = tuning.save();
         }
         lock(&self.denied).insert(scan);

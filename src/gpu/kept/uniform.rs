@@ -139,7 +139,7 @@ impl Declared {
     }
 }
 
-/// What neither matches nor can stand in a uniform is left out here and so differs from every Rust struct.
+/// Types that cannot stand in a uniform are left out, so that the result differs from every Rust struct.
 fn declared_words(
     module: &naga::Module,
     ty: naga::Handle<naga::Type>,

@@ -1,12 +1,12 @@
-//! A cell by itself as the kernels read it.
+//! A single cell as the kernels read it.
 
 use super::pack::{Packed, pack_vectors};
 use super::special::Specialization;
 use crate::cell::{Cell, Parameters, WeightType};
 use crate::error::Result;
 
-/// One layer and direction of a cell as the recurrent kernels read it: for [`GpuDevice::run_kernel`](crate::gpu::GpuDevice),
-/// that is for tests of a kernel by itself, and for tools.
+/// One layer and direction of a cell as the recurrent kernels read it: for tests and tools that run a single kernel
+/// ([`GpuDevice::run_kernel`](crate::gpu::GpuDevice::run_kernel)).
 #[derive(Clone, Debug)]
 pub struct KernelCell {
     /// Values of the `override`s of `shaders/common/cell.wgsl`.
@@ -17,7 +17,7 @@ pub struct KernelCell {
     pub input: Vec<u32>,
     /// `weight_hh`, packed likewise.
     pub recurrent: Vec<u32>,
-    /// `weight_hr`, packed likewise; nothing where the cell does not project.
+    /// `weight_hr`, packed likewise; empty if the cell does not project.
     pub projection: Vec<u32>,
     /// `[VECTOR_ROWS, hidden]`, as `shaders/cell/vectors.wgsl` says.
     pub vectors: Vec<f32>,

@@ -12,7 +12,7 @@ use crate::plan::{BLOCK, Problem, packed_words, step_depth, step_words};
 
 const OP: &str = "weights";
 
-/// 32-bit elements of a word.
+/// 32-bit elements of a word of 16 bytes.
 const WORD: usize = 4;
 
 /// Rows of `hidden` elements in a layer and direction's vectors.
@@ -28,7 +28,7 @@ pub(super) const VECTOR_ROWS: usize = 17;
 pub(super) struct PackedPart {
     pub(super) buffer: Buffer,
     pub(super) at: usize,
-    /// From one direction to the next.
+    /// Words from one direction to the next.
     pub(super) stride: usize,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct PackedPart {
 pub(super) struct PackedLayer {
     pub(super) input: PackedPart,
     pub(super) recurrent: PackedPart,
-    /// Of a cell that projects its state.
+    /// Empty unless the cell projects its state.
     pub(super) projection: PackedPart,
 }
 
@@ -61,7 +61,7 @@ impl Packed {
             WeightType::Int8 => quantize(OP, weight)?,
             _ => (Vec::new(), Vec::new()),
         };
-        // Element `i` of column `c` of a step: a column a gate, or four columns along the depth of the only gate.
+        // Element `i` of column `c` of a step: one column per gate, or four columns along the depth of a single gate.
         let place = |unit: usize, step: usize, c: usize, i: usize| {
             let (gate, k) = if gates == 1 { (0, step * 16 + 4 * c + i) } else { (c, step * 4 + i) };
             (gate < gates && unit < units && k < depth).then_some((gate * units + unit, k))
@@ -96,7 +96,7 @@ impl Packed {
         Ok(Self { words, scales })
     }
 
-    /// The matrix that projects h; nothing where there is none.
+    /// Packs the matrix that projects h; empty if there is none.
     pub(super) fn projection(p: &Parameters, kind: WeightType) -> Result<Self> {
         match &p.weight_hr {
             Some(weight) => Self::new(weight.view(), 1, kind),
@@ -105,7 +105,7 @@ impl Packed {
     }
 }
 
-/// [`Packed::new`] undone: the matrix `[rows, depth]` as the kernels read it.
+/// The inverse of [`Packed::new`]: the matrix `[rows, depth]` as the kernels read it.
 fn unpacked(packed: &Packed, gates: usize, kind: WeightType, (rows, depth): (usize, usize)) -> Result<Array2<f32>> {
     let units = rows / gates.max(1);
     let steps = depth.next_multiple_of(16) / step_depth(gates);
@@ -145,8 +145,8 @@ impl PackedPart {
 }
 
 impl PackedStack {
-    /// How far apart a part of a layer and of the one above lie in the buffer that they share, in words; from layer 0 on for
-    /// what all layers have alike, from layer 1 on for the input's weights.
+    /// Words from a layer's part to that of the layer above in the buffer that they share: from layer 0 on for parts that all layers
+    /// have alike, from layer 1 on for the input weights.
     pub(super) fn stride(&self, from: usize, part: impl Fn(&PackedLayer) -> &PackedPart) -> usize {
         match self.layers.get(from..from + 2) {
             Some([below, above]) => part(above).at.saturating_sub(part(below).at),
@@ -154,7 +154,7 @@ impl PackedStack {
         }
     }
 
-    /// What was packed, `[layer][direction]`, read back. Biases that are added up are all in `bias_ih`, beside zeros.
+    /// Reads the packed parameters back, `[layer][direction]`. Biases that were added up are all in `bias_ih`; `bias_hh` is then zero.
     pub(super) fn parameters(&self, device: &GpuDevice, problem: &Problem) -> Result<Vec<Vec<Parameters>>> {
         let (hidden, kind) = (problem.hidden, problem.weight_type);
         let one = |layer: usize, direction: usize, cell: &Cell| {
@@ -192,10 +192,10 @@ impl PackedStack {
     /// Packs and uploads. `parameters[layer][direction]` fit the cells.
     pub(super) fn new(device: &GpuDevice, problem: &Problem, parameters: &[Vec<Parameters>]) -> Result<Self> {
         let hidden = problem.hidden;
-        let together = problem.weight_words() as u64 * 16 <= device.plan_limits().binding_bytes;
+        let shared_buffer = problem.weight_words() as u64 * 16 <= device.plan_limits().binding_bytes;
         let mut vectors = Vec::new();
         let mut all: Vec<u32> = Vec::new();
-        // Per layer: input, recurrent, projection; where each begins if together, else a buffer of its own.
+        // Per layer: input, recurrent, projection. Each has its place in the shared buffer, or a buffer of its own.
         let mut places = Vec::new();
         for layer in parameters {
             let mut parts = [Vec::new(), Vec::new(), Vec::new()];
@@ -212,7 +212,7 @@ impl PackedStack {
             }
             for part in parts {
                 let stride = part.len() / WORD / problem.cells.len();
-                let (at, own) = if together {
+                let (at, own) = if shared_buffer {
                     let at = all.len() / WORD;
                     memory::append(OP, &mut all, &part)?;
                     (at, None)
@@ -236,13 +236,13 @@ impl PackedStack {
     }
 }
 
-/// The row from which on the state's bias is kept apart: the reset gate weighs the state's side of the candidate before the
-/// input's side is added.
+/// The first row whose recurrent bias is kept apart from the input bias: the reset gate weighs the recurrent part of the candidate
+/// before the input part is added.
 fn kept_apart(cell: &Cell, hidden: usize) -> usize {
     if cell.resets_after() { 2 * hidden } else { cell.gates().len() * hidden }
 }
 
-/// `[VECTOR_ROWS, hidden]`; `scales` of the input's, the recurrent and the projecting weights.
+/// Packs the vectors `[VECTOR_ROWS, hidden]`. `scales` are those of the input, recurrent and projecting weights.
 pub(super) fn pack_vectors(cell: &Cell, hidden: usize, p: &Parameters, scales: [&[f32]; 3]) -> Result<Vec<f32>> {
     let mut vectors = memory::zeros(OP, VECTOR_ROWS * hidden)?;
     let mut put = |row: usize, values: &[f32]| vectors[row * hidden..][..values.len()].copy_from_slice(values);

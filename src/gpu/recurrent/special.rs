@@ -31,7 +31,7 @@ uniform! {
     }
 }
 
-/// The masks of a layer whose first direction is `row` of its stack, and the `override`s that switch them on.
+/// The masks of a layer whose first direction is row `row` of its stack, and the `override`s that switch them on.
 pub(super) fn noise_of(recorder: &mut Recorder, noise: &Noise, row: usize) -> (NoiseDims, Constants) {
     let recurrent = noise.draw(Mask::Recurrent { row });
     let [zoneout_h, zoneout_s] = [Mask::ZoneoutH { row }, Mask::ZoneoutS { row }].map(|mask| noise.draw(mask));
@@ -60,7 +60,7 @@ pub(super) fn noise_of(recorder: &mut Recorder, noise: &Noise, row: usize) -> (N
     (dims, constants)
 }
 
-/// What a cell asks of a kernel: its `override`s and its scalars.
+/// A cell as a kernel reads it: `override`s and scalars.
 pub(super) struct Specialization {
     pub(super) constants: Constants,
     pub(super) scalars: CellScalars,

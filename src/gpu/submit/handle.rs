@@ -78,13 +78,12 @@ impl GpuDevice {
         Ok(opened)
     }
 
-    /// Takes a caller's own device and queue; buffers can then be shared with it (`Tensor::from_wgpu_buffer`,
-    /// `Tensor::wgpu_buffer`).
+    /// Uses a caller's own device and queue. Buffers can then be shared (`Tensor::from_wgpu_buffer`, `Tensor::wgpu_buffer`).
     ///
     /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. A device whose
     /// limits no kernel can live with is refused by [`GpuDevice::check`] and by every call on it.
     ///
-    /// The device's lost callback stays the caller's: the library sets none, and notices a loss by itself.
+    /// The library sets no device-lost callback on it, and notices a loss by itself.
     pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let adapter = AdapterSummary::new(info, &device.limits(), device.features());
         let core = DeviceCore::new(info, adapter, (device, queue), &GpuOptions::default(), Vec::new());
@@ -116,7 +115,7 @@ impl GpuDevice {
         submitted.map(drop)
     }
 
-    /// Whether the device can be worked with: it is not lost, and its limits are those that the kernels need.
+    /// Checks that the device is not lost, and that its limits suffice for the kernels.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or [`Error::Limit`] with the limit's name in wgpu. Every call on the device returns the same error.

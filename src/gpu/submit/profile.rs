@@ -13,17 +13,17 @@ use crate::gpu::kept::OnDevice;
 
 const OP: &str = "profile";
 
-/// How closely a submission is timed.
+/// The resolution at which a submission is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// The beginning and the end of each compute pass, which costs nothing.
     Passes,
-    /// The end of each dispatch as well, which may keep neighbours from overlapping. Where the adapter has no timestamps
-    /// inside passes this is the same as [`Detail::Passes`].
+    /// The end of each dispatch as well, which may keep dispatches from overlapping. If the adapter has no timestamps inside passes,
+    /// this equals [`Detail::Passes`].
     Dispatches,
 }
 
-/// What a submission took by the device's own clock: neither recording nor submission nor read-back, and no copy before or
+/// The time of a submission on the device's own clock, without recording, submitting and reading back, and without copies before or
 /// after the passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -31,13 +31,13 @@ pub struct Profile {
     pub total: Duration,
     /// Each pass.
     pub passes: Vec<Duration>,
-    /// Each dispatch with its kernel's name, from the end of the one before to its own; at most some 4,000 of them, and
-    /// none unless asked for and possible.
+    /// Each dispatch with its kernel's name, from the end of the dispatch before it to its own end. At most about 4,000 dispatches;
+    /// empty unless asked for and possible.
     pub dispatches: Vec<(&'static str, Duration)>,
 }
 
 impl GpuDevice {
-    /// Whether the adapter has a clock that [`Profile`]s can be taken with.
+    /// Whether the adapter has a clock for [`Profile`]s.
     pub fn has_timestamps(&self) -> bool {
         self.resources().device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
@@ -75,7 +75,7 @@ impl Marks {
 }
 
 impl Recorder {
-    /// Submits everything, waits for it and says what it took on the device.
+    /// Submits everything, waits for it and returns its time on the device.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn submit_profiled(self, detail: Detail) -> Result<Profile> {
         let device = self.device().clone();

@@ -8,13 +8,13 @@ use crate::gpu::kept::tuning::key;
 use crate::plan::{Choice, Plan, Problem};
 
 impl GpuDevice {
-    /// Whether calls run by what autotuning found ([`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning)).
+    /// Whether calls run by the results of autotuning ([`GpuOptions::tuning`](crate::gpu::GpuOptions::tuning)).
     pub fn is_tuned(&self) -> bool {
         self.resources().tuning.is_some()
     }
 
-    /// A plan by what is known of calls of its kind; as it is where nothing is. A kind that is `forced` stays, unless its
-    /// workgroups were found not to run at once.
+    /// The plan that was measured to be fastest for such calls, or the plan itself if none was measured. If `forced`, the kind of the
+    /// plan stays, unless its workgroups did not run concurrently.
     pub(crate) fn tuned(&self, plan: Plan, forced: bool) -> Plan {
         let known = self.resources().tuning.as_ref();
         let known = known.and_then(|tuning| lock(tuning).entries.get(&key(plan.problem())).copied());
@@ -28,8 +28,7 @@ impl GpuDevice {
         self.permitted(plan)
     }
 
-    /// Has calls of a problem's kind run by a choice from now on; by the plan's own where there is none. Returns the choice
-    /// that was there.
+    /// Has calls of a problem's kind run by a choice from now on, or by their default plan if it is `None`. Returns the former choice.
     pub(crate) fn prefer(&self, problem: &Problem, choice: Option<Choice>) -> Option<Choice> {
         let mut tuning = lock(self.resources().tuning.as_ref()?);
         match choice {
@@ -38,7 +37,7 @@ impl GpuDevice {
         }
     }
 
-    /// Writes out what was found.
+    /// Writes the results to disk.
     pub(crate) fn save_tuning(&self) -> Result<()> {
         self.resources().tuning.as_ref().map_or(Ok(()), |tuning| lock(tuning).save())
     }

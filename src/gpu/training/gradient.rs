@@ -97,7 +97,7 @@ pub(crate) fn conv1d_grad_weight(
     let windows = count * geometry.output_length(length, kernel);
     check_loops(&device, op, windows.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     let weights = out * channels * kernel;
-    // A division to a multiply-add, beside two loads and their places.
+    // One division, two loads and their indices per multiply-add.
     let products = (8 * weights as u64).saturating_mul(windows as u64);
     let work = Work::of(products, products / 8).iterations(windows.div_ceil(WORKGROUP_SIZE));
     let grid = fold(&device, op, weights, work)?;

@@ -56,7 +56,7 @@ pub(crate) fn softmax_cross_entropy(
     produce(recorder, &SOFTMAX_CROSS_ENTROPY, &Constants::new(), &[x, targets], &dims, size[0], &grid)
 }
 
-/// By the scores; the inputs are scores, targets, and the gradient by the loss.
+/// Records the gradient with respect to the scores. The inputs are scores, targets, and the gradient with respect to the loss.
 pub(crate) fn softmax_cross_entropy_grad(
     recorder: &mut Recorder,
     inputs: [&Buffer; 3],
@@ -83,7 +83,8 @@ pub(crate) fn point_loss(
     each(recorder, &POINT_LOSS, &vec![("LOSS", loss as u32)], &inputs, &dims, size[0] * size[1])
 }
 
-/// By the predictions; the inputs are those of [`point_loss`] and the gradient by the loss.
+/// Records the gradient with respect to the predictions. The inputs are those of [`point_loss`] and the gradient with respect to the
+/// loss.
 pub(crate) fn point_loss_grad(
     recorder: &mut Recorder,
     loss: PointLoss,

@@ -17,7 +17,7 @@ pub(super) const RUN: usize = 64 * WORKGROUP_SIZE;
 uniform! {
     struct PartialSumsDims { count: u32, y_offset: u32, limit: f32 }
     struct JudgeStepDims { count: u32, step: u32, limit: f32 }
-    /// What the fields mean for each rule stands in `shaders/train/optimizer_step.wgsl`.
+    /// `shaders/train/optimizer_step.wgsl` describes the fields for each rule.
     struct OptimizerStepDims {
         count: u32,
         first: u32,

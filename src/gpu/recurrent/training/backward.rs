@@ -13,11 +13,11 @@ use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::Problem;
 
-/// Where the buffers that gradients move between keep their parts, in elements.
+/// The first elements of the parts of the two buffers that gradients alternate between.
 #[derive(Clone, Copy)]
 pub(super) struct GradientRegions {
     pub(super) gates: usize,
-    /// By the projection's result, or through a reset gate: no cell has both.
+    /// Gradients with respect to the projection's result, or through a reset gate: no cell has both.
     pub(super) between: usize,
     pub(super) carry_h: usize,
     pub(super) carry_s: usize,
@@ -27,33 +27,33 @@ pub(super) struct GradientRegions {
     len: usize,
 }
 
-/// The gradients by a layer's output: where those of a direction lie.
+/// Gradients with respect to a layer's output, and the places of a direction's part.
 pub(super) struct OutputGradient {
     pub(super) buffer: Buffer,
-    /// From one direction to the next.
+    /// Elements from one direction to the next.
     pub(super) direction: usize,
     pub(super) width: usize,
 }
 
-/// What a call brings along.
+/// The gradients that a backward pass begins with.
 pub(crate) struct IncomingGradient<'a> {
     /// `[time, batch, width]`
     pub(crate) dy: &'a Buffer,
-    /// As the state; zeros where absent.
+    /// In the layout of the state; zeros if absent.
     pub(crate) d_h: Option<&'a Buffer>,
     pub(crate) d_s: Option<&'a Buffer>,
-    /// Clamp of the gradient by the state between two steps.
+    /// Clamp of the gradient with respect to the state between two steps.
     pub(crate) clip: Option<f32>,
 }
 
-/// The memory of a way back, the same for all layers.
+/// The memory of a backward pass; all layers share it.
 pub(super) struct Workspace {
     pub(super) regions: GradientRegions,
-    /// Gradients by the state and the gates move from one to the other.
+    /// Gradients with respect to the state and the gates alternate between the two.
     pub(super) between_steps: [Buffer; 2],
-    /// What a chunk's steps leave for the weights' gradients.
+    /// The values that a chunk's steps write for the weights' gradients.
     pub(super) d_gates: Buffer,
-    /// Where chunks are run again.
+    /// The memory for chunks whose forward pass is run again.
     replay: Option<(ChunkTape, [Buffer; 2])>,
 }
 
@@ -74,7 +74,8 @@ impl TrainingPass {
         GradientRegions { gates, between, carry_h, carry_s, held, initial_h, initial_s, len }
     }
 
-    /// Elements that a chunk's steps leave for the weights' gradients: rows of `hidden`, then those by the projection's result.
+    /// Elements that a chunk's steps write for the weights' gradients: those in rows of `hidden`, and all, with the gradients with
+    /// respect to the projection's result.
     pub(super) fn d_gates(&self, steps: usize) -> (usize, usize) {
         let all = self.directions() * steps * self.problem().batch;
         let projected = all * self.plan.rows.count * self.problem().hidden;
@@ -98,7 +99,7 @@ impl TrainingPass {
         })
     }
 
-    /// Each direction's share of the gradients by the merged output.
+    /// Each direction's share of the gradients with respect to the merged output.
     fn unmerged(&self, recorder: &mut Recorder, dy: &Buffer, tape: &LayerTape) -> Result<OutputGradient> {
         let Problem { time, batch, .. } = *self.problem();
         let out = self.problem().out();
@@ -110,7 +111,7 @@ impl TrainingPass {
         match (self.stack.merge, &tape.y) {
             (None, _) => Ok(whole(dy.clone(), out, 2 * out)),
             (Some(Binary::Mul), Some(y)) => {
-                let both = Buffer::new(recorder.device(), "gradients by the outputs", 2 * rows * out)?;
+                let both = Buffer::new(recorder.device(), "gradients of the outputs", 2 * rows * out)?;
                 for direction in 0..2 {
                     let other = Operand { buffer: y, stride: 2 * out, offset: (1 - direction) * out };
                     let dy = Operand { buffer: dy, stride: out, offset: 0 };
@@ -129,7 +130,7 @@ impl TrainingPass {
 }
 
 impl TrainingTape {
-    /// Records the gradients by everything that the forward pass read.
+    /// Records the gradients with respect to everything that the forward pass read.
     pub(crate) fn backward(
         &self,
         recorder: &mut Recorder,
@@ -139,7 +140,7 @@ impl TrainingTape {
         let pass = &self.pass;
         let problem = pass.problem();
         let Problem { time, batch, layers, input, .. } = *problem;
-        let label = "gradients by the state";
+        let label = "gradients of the state";
         let (h_len, s_len) = (pass.directions() * pass.h_len(), pass.directions() * pass.s_len());
         let states = |len: usize| -> Result<Option<Buffer>> {
             if len == 0 && !problem.cells[0].has_cell_state() {
@@ -148,7 +149,7 @@ impl TrainingTape {
             Buffer::new(&device, label, layers * len).map(Some)
         };
         let mut gradient = TrainingGradient {
-            x: Buffer::new(&device, "gradients by the input", 0)?,
+            x: Buffer::new(&device, "gradients of the input", 0)?,
             h: Buffer::new(&device, label, layers * h_len)?,
             s: states(s_len)?,
             initial_h: Buffer::new(&device, label, layers * h_len)?,
@@ -160,12 +161,12 @@ impl TrainingTape {
             recorder.clear(s, 0, layers * s_len);
         }
         if self.layers.is_empty() {
-            // What no step has touched is handed through.
+            // Without steps, gradients pass through unchanged.
             copy_or_clear(recorder, incoming.d_h, &gradient.h, layers * h_len);
             if let Some(s) = &gradient.s {
                 copy_or_clear(recorder, incoming.d_s, s, layers * s_len);
             }
-            gradient.x = Buffer::new(&device, "gradients by the input", time * batch * input)?;
+            gradient.x = Buffer::new(&device, "gradients of the input", time * batch * input)?;
             for layer in 0..layers {
                 let zeros = |direction| WeightGradients::zeros(recorder, pass, (layer, direction));
                 gradient.parameters.push((0..pass.directions()).map(zeros).collect::<Result<_>>()?);
@@ -193,7 +194,7 @@ fn copy_or_clear(recorder: &mut Recorder, from: Option<&Buffer>, to: &Buffer, le
 }
 
 impl TrainingPass {
-    /// One layer: returns the gradients by its input and by its parameters, and leaves those by its state.
+    /// Records one layer. Returns the gradients with respect to its input and its parameters; those of its state go to `gradient`.
     fn layer_back(
         &self,
         recorder: &mut Recorder,
@@ -238,7 +239,7 @@ impl TrainingPass {
         Ok((dx, weights.parameters(recorder)?))
     }
 
-    /// Puts the gradients by the last state where the first step back looks for them.
+    /// Copies the gradients with respect to the last state to the places where the first backward step reads them.
     fn begin_back(
         &self,
         recorder: &mut Recorder,
@@ -261,7 +262,7 @@ impl TrainingPass {
         }
     }
 
-    /// Copies what the last of `done` steps left to the gradients by the state.
+    /// Copies the results of the last of `done` steps to the gradients with respect to the state.
     fn end_back(
         &self,
         recorder: &mut Recorder,

@@ -1,4 +1,4 @@
-//! Parameters packed on the device, as they are at the beginning of a pass.
+//! Packs parameters on the device at the beginning of a pass.
 
 use super::{ParameterBuffers, TrainingStack};
 use crate::cell::{Stage, WeightType};
@@ -213,7 +213,7 @@ fn pack_vectors(
 /// One layer's transposed weights.
 pub(super) struct BackWeights {
     pub(super) buffer: Buffer,
-    /// The recurrent weights whose product gives the gradient by h.
+    /// The recurrent weights of the product that computes the gradient with respect to h.
     pub(super) first: BackMatrices,
     /// Those within a step: a GRU's candidate, or the projection.
     pub(super) second: Option<BackMatrices>,

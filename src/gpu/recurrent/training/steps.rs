@@ -1,4 +1,4 @@
-//! The steps of a layer backwards: dispatches and their uniforms.
+//! The steps of the backward pass: dispatches and their uniforms.
 
 use super::backward::{OutputGradient, Workspace};
 use super::pack::{BackMatrices, BackWeights};
@@ -56,7 +56,7 @@ uniform! {
     }
 }
 
-/// A layer on its way back.
+/// The backward pass of a layer.
 pub(super) struct LayerBackward<'a> {
     pub(super) pass: &'a TrainingPass,
     pub(super) layer: usize,
@@ -66,9 +66,9 @@ pub(super) struct LayerBackward<'a> {
     pub(super) clip: Option<f32>,
 }
 
-/// The dispatches of a step back, bound to their buffers.
+/// The dispatches of a backward step, bound to their buffers.
 pub(super) struct BackwardSteps {
-    /// Each with whether it begins a step.
+    /// Each dispatch, and whether it begins a step.
     dispatches: Vec<(bool, Alternating<RecurrentGradDims>)>,
 }
 
@@ -194,7 +194,7 @@ impl BackwardSteps {
         self.dispatch(recorder, later, done, false)
     }
 
-    /// Records what is left once the first step has been gone through: its product.
+    /// Records the product that is left after the first step.
     pub(super) fn finish(&self, recorder: &mut Recorder, done: usize) -> Result<()> {
         self.dispatch(recorder, 0, done, true)
     }

@@ -1,5 +1,5 @@
-//! The gradients by a layer's parameters and input: products and sums over all steps of a chunk at once. They run from the last
-//! step to the first in one order, so that chunks give the same bits as one.
+//! Gradients with respect to a layer's parameters and input: products and sums over all steps of a chunk at once. They run from the
+//! last step to the first, so that several chunks give the same bits as one.
 
 use super::{ChunkTape, ParameterBuffers, TrainingPass};
 use crate::cell::{Cell, Mask, Stage};
@@ -13,10 +13,10 @@ use crate::plan::{Chunk, Problem};
 
 /// Elements of a word of a tape's gates.
 const GATE_WORD: usize = 4;
-/// Where in it a GRU that resets before the matmul keeps `r h`.
+/// The element of that word in which a GRU that resets before the matrix product keeps `r h`.
 const RESET_H: usize = 3;
 
-/// What is summed up of one layer, chunk by chunk.
+/// The gradients of one layer, summed chunk by chunk.
 pub(super) struct WeightGradients<'a> {
     pass: &'a TrainingPass,
     layer: usize,
@@ -44,7 +44,7 @@ impl<'a> WeightGradients<'a> {
         let Problem { time, batch, hidden, .. } = *problem;
         let (out, input, rows) = (problem.out(), problem.layer_input(layer), problem.gates() * hidden);
         let one = |direction: usize| -> Result<DirectionGradients> {
-            let new = |len| Buffer::new(&device, "gradients by the parameters", len);
+            let new = |len| Buffer::new(&device, "gradients of the parameters", len);
             let mask = Mask::Recurrent { row: layer * pass.directions() + direction };
             let masked = pass.noise.draw(mask).map(|_| new(pass.longest() * batch * out)).transpose()?;
             Ok(DirectionGradients {
@@ -70,7 +70,7 @@ impl<'a> WeightGradients<'a> {
         let (hidden, out, rows) = (problem.hidden, problem.out(), problem.gates() * problem.hidden);
         let cell: &Cell = &problem.cells[direction];
         let mut new = |len: usize| -> Result<Buffer> {
-            let buffer = Buffer::new(recorder.device(), "gradients by the parameters", len)?;
+            let buffer = Buffer::new(recorder.device(), "gradients of the parameters", len)?;
             recorder.clear(&buffer, 0, len);
             Ok(buffer)
         };
@@ -98,7 +98,7 @@ impl<'a> WeightGradients<'a> {
         Ok(())
     }
 
-    /// The gradients by the layer's input, `[time, batch, input]`.
+    /// Records the gradient with respect to the layer's input, `[time, batch, input]`.
     pub(super) fn input_gradient(&self, recorder: &mut Recorder) -> Result<Buffer> {
         let Problem { time, batch, .. } = *self.pass.problem();
         let width = self.pass.problem().layer_input(self.layer);
@@ -113,7 +113,7 @@ impl<'a> WeightGradients<'a> {
         }
     }
 
-    /// The gradients by the parameters, once every chunk has been added.
+    /// Records the gradients with respect to the parameters, once every chunk has been added.
     pub(super) fn parameters(self, recorder: &mut Recorder) -> Result<Vec<ParameterBuffers>> {
         let pass = self.pass;
         let device = recorder.device().clone();
@@ -125,7 +125,7 @@ impl<'a> WeightGradients<'a> {
         for (direction, sums) in self.directions.into_iter().enumerate() {
             let cell = &problem.cells[direction];
             let over_rows = |recorder: &mut Recorder, columns: usize, offset: usize, gap: Option<Gap>| {
-                let to = Buffer::new(&device, "gradients by the parameters", columns)?;
+                let to = Buffer::new(&device, "gradients of the parameters", columns)?;
                 let terms = problem.batch;
                 let term = Axis::of(width);
                 let sum = Sum { x: &sums.sums, offset, outer: 1, outer_stride: 0, terms, term, columns, gap };
@@ -151,7 +151,7 @@ impl<'a> WeightGradients<'a> {
 }
 
 impl TrainingPass {
-    /// What the input's side of the gates leaves out: the state's side of a candidate whose sides have gradients of their own.
+    /// The rows that the input's gradient leaves out: the recurrent part of a candidate whose two parts have gradients of their own.
     fn input_gap(&self, direction: usize) -> Option<Gap> {
         let problem = self.problem();
         let hidden = problem.hidden;
@@ -170,12 +170,12 @@ struct DirectionChunk<'a> {
 }
 
 impl DirectionChunk<'_> {
-    /// Rows of a matrix of all steps, walked from the direction's last step to its first.
+    /// The rows of a matrix of all steps, from the direction's last step to its first.
     fn steps(&self, width: usize) -> Axis {
         Axis::of(width).descending(!self.all.pass.is_reverse(self.direction))
     }
 
-    /// Columns of the gradients by the gates, from one of the rows of `hidden` on.
+    /// Columns of the gradients with respect to the gates, from one of the rows of `hidden` on.
     fn d_gates(&self, row: usize, gap: Option<Gap>) -> Matrix<'_> {
         let pass = self.all.pass;
         let hidden = pass.problem().hidden;
