@@ -38,7 +38,14 @@ pub(crate) use safetensors::words;
 
 use crate::cell::Direction;
 
-/// PyTorch's name of a parameter of a stack, for example `weight_ih_l0` or `bias_hh_l1_reverse`. The layer is counted from 0.
+/// PyTorch's name of a parameter of a stack. Layers are counted from 0.
+///
+/// # Examples
+/// ```
+/// use gatewise::{cell::Direction, weights::torch_name};
+/// assert_eq!(torch_name("weight_ih", 0, Direction::Forward), "weight_ih_l0");
+/// assert_eq!(torch_name("bias_hh", 1, Direction::Reverse), "bias_hh_l1_reverse");
+/// ```
 pub fn torch_name(parameter: &str, layer: usize, direction: Direction) -> String {
     let reverse = if direction == Direction::Reverse { "_reverse" } else { "" };
     format!("{parameter}_l{layer}{reverse}")

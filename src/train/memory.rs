@@ -15,8 +15,8 @@ const OP: &str = "MemoryBias";
 pub enum MemoryBias {
     /// The same bias for every unit (Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015 recommend 1).
     Constant(f32),
-    /// Units that keep their state for 2 to `longest` steps: `b_f = ln(u)`, `u` uniform in `[1, longest - 1]`, and for an LSTM
-    /// `b_i = -b_f` (Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018).
+    /// Units that keep their state for 2 to `longest` steps (Tallec and Ollivier, "Can recurrent neural networks warp time?",
+    /// 2018). The bias is `b_f = ln(u)` with `u` uniform in `[1, longest - 1]`; for an LSTM also `b_i = -b_f`.
     Chrono {
         /// The longest dependency in the data, in steps.
         longest: usize,

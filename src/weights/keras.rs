@@ -11,12 +11,12 @@
 //! layers that compute as Keras does, and [`KerasFile::recurrent`] returns this crate's own layer. If the file has weights alone,
 //! the caller describes the layer ([`KerasFile::recurrent_with`]) or takes single arrays ([`KerasFile::array`]).
 //!
-//! Supported layers, and Sequential and Functional models of them, also nested:
-//!
-//! - recurrent: SimpleRNN, LSTM, GRU, CuDNNLSTM, CuDNNGRU, RNN around their cells and around StackedRNNCells, Bidirectional
-//! - around them: TimeDistributed, Dense, Embedding, Conv1D, Masking, RepeatVector
-//! - activations: Activation, ReLU, LeakyReLU, ELU, Softmax
-//! - layers that act in training only: Dropout and others
+//! Supported layers:
+//! * SimpleRNN, LSTM, GRU, CuDNNLSTM, CuDNNGRU, RNN around their cells or around StackedRNNCells, Bidirectional;
+//! * Dense, Embedding, Conv1D, TimeDistributed, Masking, RepeatVector;
+//! * Activation, ReLU, LeakyReLU, ELU, Softmax;
+//! * layers that act in training only, for example Dropout;
+//! * Sequential and Functional models of these, also nested.
 //!
 //! A layer or option that is not supported is refused; the error names the layer and the field.
 //!

@@ -24,6 +24,14 @@ use crate::text::listed;
 const OP: &str = "KerasLayer";
 
 /// An input of a layer or model: an array on the host, or a tensor on the layer's device.
+///
+/// # Examples
+/// ```
+/// use gatewise::weights::keras::KerasInput;
+/// use ndarray::array;
+/// assert!(matches!(KerasInput::from(array![[3_i64, 1]]), KerasInput::Integers(_)));
+/// assert!(matches!(KerasInput::from(array![[0.5_f32]]), KerasInput::Floats(_)));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KerasInput {

@@ -101,7 +101,7 @@ impl<'a> Loader<'a> {
         keras.to_parameters(cell)
     }
 
-    /// Reads the bias of a CuDNN layer: one array with two biases per gate. The two biases of an LSTM are added.
+    /// Reads the bias of a CuDNN layer: one array with two biases per gate. For an LSTM both are added.
     fn cudnn_bias(&self, path: &str, cell: &Cell, rows: usize) -> Result<ArrayD<f32>> {
         let flat: Array1<f32> = self.array(path, &[Some(2 * rows)])?;
         let wrong = || self.file.refuse(path, &format!("shape [{}]", 2 * rows), "another");
