@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use console::Style;
 use gatewise::text::shown;
 use gatewise::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 /// The name of standard output in errors.
 pub(crate) const STDOUT: &str = "standard output";
@@ -74,9 +74,11 @@ pub(crate) fn faint() -> Style {
     Style::new().dim()
 }
 
-/// A progress bar on standard error if that is a terminal; hidden if the command prints JSON.
+/// A progress bar on standard error if that is a terminal; hidden if the command prints JSON. It vanishes when it is dropped, so an error
+/// stands on a line of its own.
 pub(crate) fn bar(json: bool, length: u64, template: &str) -> ProgressBar {
     let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(length) };
+    let bar = bar.with_finish(ProgressFinish::AndClear);
     // A broken template would leave the default style.
     ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
 }

@@ -186,9 +186,7 @@ fn listen(
     let bar = output::bar(json, frames, "{msg} [{bar:40}] {percent} %, {eta} left");
     let devices: Vec<String> = detections.iter().map(|detection| detection.device.to_string()).collect();
     bar.set_message(devices.join(", "));
-    let heard = push_blocks(recording, detections, waveform, |frames| bar.inc(frames as u64));
-    bar.finish_and_clear();
-    heard
+    push_blocks(recording, detections, waveform, |frames| bar.inc(frames as u64))
 }
 
 /// Pushes the recording block by block and pads its last frame with silence; `done` is called with the number of new frames.

@@ -2,7 +2,7 @@
 //! judged, gradients included.
 #![no_main]
 
-#[allow(dead_code, reason = "the program does more with them")]
+#[allow(dead_code, unused_imports, reason = "the program does more with them")]
 #[path = "../../cli/src"]
 mod program {
     pub(crate) mod audio;

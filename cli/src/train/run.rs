@@ -224,12 +224,6 @@ impl RunBar {
     }
 }
 
-impl Drop for RunBar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
-}
-
 /// Trains one epoch and scores the model.
 fn epoch(progress: &Progress, trainer: &mut Trainer, task: &mut impl Task, bar: &RunBar) -> Result<EpochRecord> {
     let (number, stage) = (progress.epoch + 1, progress.stage);
