@@ -124,7 +124,7 @@ impl<F: Copy> Parameters<F> {
         named
     }
 
-    /// The parameters themselves by name, in the order of [`Cell::parameters`]; each is row-major if it was made so.
+    /// Moves the parameters out by name, in the order of [`Cell::parameters`]; each is row-major if it was made so.
     pub(crate) fn into_named(self) -> Vec<(&'static str, ArrayD<F>)> {
         let mut named = vec![("weight_ih", self.weight_ih.into_dyn()), ("weight_hh", self.weight_hh.into_dyn())];
         named.extend(self.bias_ih.map(|a| ("bias_ih", a.into_dyn())));
@@ -134,7 +134,7 @@ impl<F: Copy> Parameters<F> {
         named
     }
 
-    /// [`Parameters::map`] whose memory may be missing.
+    /// [`Parameters::map`] that fails if there is no memory.
     pub(crate) fn mapped<G>(&self, op: &'static str, mut f: impl FnMut(F) -> G) -> Result<Parameters<G>> {
         fn of<F: Copy, G, D: ndarray::Dimension>(
             op: &'static str,
@@ -187,7 +187,7 @@ impl<F: Copy + std::ops::AddAssign> Parameters<F> {
     }
 }
 
-/// The rank is the specification's: [`Parameters::collect`] has compared the shapes.
+/// Gives an array its rank. [`Parameters::collect`] has compared the shapes.
 fn matrix<F>(array: Option<Result<ArrayD<F>>>) -> Result<Option<Array2<F>>> {
     Ok(array.transpose()?.and_then(|array| array.into_dimensionality::<Ix2>().ok()))
 }

@@ -1,4 +1,4 @@
-//! How weights are stored.
+//! The types that weights are stored in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ pub enum WeightType {
 }
 
 /// A row as 8-bit integers: `w ~ scale q`, `scale = max |w| / 127`, `q` rounded to nearest and never -128. The scale of a
-/// row of zeros is 0; that of a row with a NaN or an infinity is NaN, so that the whole row reads as NaN.
+/// row of zeros is 0. The scale of a row with a NaN or an infinity is NaN, so that the whole row reads as NaN.
 pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
     // Magnitudes compare like their bits, and NaN is above all numbers; `f32::max` would ignore it.
     let most = f32::from_bits(row.fold(0, |most, w| most.max(w.abs().to_bits())));

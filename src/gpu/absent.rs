@@ -26,13 +26,8 @@ absent_types!(
     pub(crate) TrainingTape
 );
 
-pub(crate) struct GpuOptions;
-
-impl Default for GpuOptions {
-    fn default() -> Self {
-        Self
-    }
-}
+#[derive(Default)]
+pub(crate) struct GpuOptions {}
 
 pub(crate) struct AdapterSummary {
     pub(crate) name: String,

@@ -41,7 +41,7 @@ impl StateTensors<'_> {
 
     /// The buffers of a state on a GPU.
     pub(super) fn buffers(&self) -> Result<gpu::StateBuffers<'_>> {
-        fn of<'a>(tensor: Option<&'a Tensor>) -> Result<Option<&'a gpu::Buffer>> {
+        fn of(tensor: Option<&Tensor>) -> Result<Option<&gpu::Buffer>> {
             tensor.map(|tensor| tensor.buffer(OP, "state")).transpose()
         }
         let [initial_h, initial_s] = self.initial;
