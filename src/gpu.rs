@@ -1,13 +1,16 @@
 //! The GPU path: the only room that names `wgpu`.
 //!
-//! [`GpuDevice`] owns (or borrows) a `wgpu::Device` and `Queue`; [`Kernel`]s are WGSL files in one table; a recorder collects
-//! dispatches and copies and hands them over in one submission, or a few where one would keep a slow GPU too long.
+//! [`GpuDevice`] owns a `wgpu::Device` and `Queue`, its own or a caller's. Kernels are WGSL files in one table. A recorder collects
+//! dispatches and copies and submits them at once, or in a few submissions if one would take too long on a slow GPU.
+//!
+//! The layers, from the bottom up: `device` (adapter, limits, loss), `kept` (memory, pipelines, bind groups, tuning), `submit` (recorder,
+//! read-back, handle), then the operations. Each names only those below it (`tests/gpu_layers.rs`).
 //!
 //! # After a loss
 //!
-//! A driver that fails, a GPU that is unplugged or an owner that destroys it makes every call on the device end in
-//! [`Error::DeviceLost`](crate::Error::DeviceLost), at once and for good. Nothing on the device can be read any more. The way
-//! back: open a device anew, build the layers there from their weights, and go on from the last state that was read back.
+//! If a driver fails, a GPU is unplugged or its owner destroys it, every call on the device ends in
+//! [`Error::DeviceLost`](crate::Error::DeviceLost), at once and for good. Nothing on the device can be read any more. To go on, open a
+//! device anew, build the layers there from their weights, and continue from the last state that was read back.
 //!
 //! ```
 //! use gatewise::{Device, Error, Tensor, gpu::GpuOptions, nn::Lstm};
@@ -48,12 +51,18 @@ mod strided;
 mod submit;
 mod training;
 
-pub use device::adapter::{AdapterSummary, GpuOptions, adapters};
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::adapter::adapters;
+pub use device::adapter::{AdapterSummary, GpuOptions};
 pub use device::counters::Counters;
+#[doc(hidden)]
 pub use kept::kernel::{KERNELS, Kernel};
+#[doc(hidden)]
 pub use kernel_run::KernelRun;
 #[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
 pub use peaks::Peaks;
+#[doc(hidden)]
 pub use recurrent::KernelCell;
 pub use submit::GpuDevice;
 pub use submit::profile::{Detail, Profile};

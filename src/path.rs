@@ -96,6 +96,15 @@ impl Device {
         Ok(Self::Gpu(GpuDevice::new(options)?))
     }
 
+    /// Opens a GPU as [`Device::gpu`] does, without blocking.
+    ///
+    /// # Errors
+    /// As [`Device::gpu`].
+    #[cfg(feature = "gpu")]
+    pub async fn gpu_async(options: &GpuOptions) -> Result<Self> {
+        Ok(Self::Gpu(GpuDevice::new_async(options).await?))
+    }
+
     /// The GPU behind this device, if it is one.
     pub(crate) fn as_gpu(&self) -> Option<&GpuDevice> {
         match self {

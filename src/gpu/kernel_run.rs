@@ -28,6 +28,7 @@ impl GpuDevice {
     ///
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu) where the WGSL, the bindings or the grid are refused; [`Error::Limit`](crate::Error::Limit).
+    #[doc(hidden)]
     pub fn run_kernel(&self, kernel: &'static Kernel, run: &KernelRun<'_>) -> Result<Vec<Vec<u32>>> {
         let pipeline = Arc::new(self.resources().compile(kernel, &run.constants.to_vec(), Checks::All)?);
         let upload = |words: &Vec<u32>| Buffer::from_slice(self, kernel.name, words);

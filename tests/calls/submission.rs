@@ -280,3 +280,25 @@ fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A GPU that is opened without blocking, and a caller's own device with the limits that the library asks for.
+#[test]
+fn a_device_is_opened_without_blocking_or_brought_by_the_caller() {
+    let options = GpuOptions { software: true, ..Default::default() };
+    let gpu = pollster::block_on(Device::gpu_async(&options)).expect("opens");
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let adapter = adapters.into_iter().next().expect("install mesa-vulkan-drivers and libvulkan1");
+    let descriptor = wgpu::DeviceDescriptor {
+        required_limits: GpuDevice::required_limits(),
+        required_features: GpuDevice::optional_features(adapter.features()),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("WebGPU's limits");
+    let own = GpuDevice::from_wgpu(&adapter.get_info(), device, queue);
+    own.check().expect("enough");
+    for device in [gpu, Device::Gpu(own)] {
+        let x = Tensor::from_array(&device, &Array3::<f32>::ones((2, 3, 4))).expect("x");
+        assert_eq!(x.to_vec().expect("reads"), [1.0; 24]);
+    }
+}

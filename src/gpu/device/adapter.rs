@@ -122,6 +122,7 @@ pub(in crate::gpu) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> 
 }
 
 /// Every adapter that the machine's drivers offer, the preferred one first.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn adapters() -> Vec<AdapterSummary> {
     pollster::block_on(enumerate()).unwrap_or_default().iter().map(AdapterSummary::of).collect()
 }

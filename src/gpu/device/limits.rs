@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_too_low_is_named() {
-        assert_eq!(lacking(&wgpu::Limits::default()), None);
+        assert_eq!(lacking(&crate::gpu::GpuDevice::required_limits()), None);
         let downlevel = wgpu::Limits::downlevel_defaults();
         assert_eq!(lacking(&downlevel), Some(("max_storage_buffers_per_shader_stage", 8, 4)));
     }

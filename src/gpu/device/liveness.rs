@@ -108,7 +108,14 @@ impl DeviceCore {
         })
     }
 
+    /// Runs driver calls. A browser reports their errors later, and waiting would block the thread that it needs for that.
+    #[cfg(target_arch = "wasm32")]
+    fn scoped<T>(&self, calls: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
+        (calls(), None)
+    }
+
     /// Runs driver calls and returns the first error that they report, validation errors first.
+    #[cfg(not(target_arch = "wasm32"))]
     fn scoped<T>(&self, calls: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);

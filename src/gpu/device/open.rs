@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::plan::Matrices;
 
 /// The features that a [`Profile`](crate::gpu::Profile) needs, as far as an adapter has them.
-const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+pub(in crate::gpu) const TIMESTAMPS: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 
 /// A device of the crate's own, just opened.
 pub(in crate::gpu) struct Opened {

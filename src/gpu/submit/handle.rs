@@ -14,7 +14,7 @@ use crate::gpu::device::DeviceCore;
 use crate::gpu::device::adapter::{AdapterSummary, GpuOptions};
 use crate::gpu::device::contained::{Contained, contained};
 use crate::gpu::device::counters::Counters;
-use crate::gpu::device::open::{Opened, open, refused};
+use crate::gpu::device::open::{Opened, TIMESTAMPS, open, refused};
 use crate::gpu::kept::pipeline_cache::PipelineCache;
 use crate::gpu::kept::tuning::Tuning;
 use crate::gpu::kept::{DeviceResources, OnDevice};
@@ -52,8 +52,19 @@ impl GpuDevice {
     ///
     /// # Errors
     /// [`Error::NoAdapter`](crate::Error::NoAdapter) if none fits the options, or if the driver refuses to open it.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn new(options: &GpuOptions) -> Result<Self> {
         pollster::block_on(Self::new_async(options))
+    }
+
+    /// Refuses: waiting would block the thread that a browser needs to open the adapter. [`GpuDevice::new_async`] opens it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported), always.
+    #[cfg(target_arch = "wasm32")]
+    pub fn new(_: &GpuOptions) -> Result<Self> {
+        let option = "opening an adapter without awaiting it".to_owned();
+        Err(crate::Error::Unsupported { op: "GpuDevice::new", option, by: "browsers" })
     }
 
     /// Opens an adapter as [`GpuDevice::new`] does, without blocking.
@@ -88,6 +99,31 @@ impl GpuDevice {
         let adapter = AdapterSummary::new(info, &device.limits(), device.features());
         let core = DeviceCore::new(info, adapter, (device, queue), &GpuOptions::default(), Vec::new());
         Self::of(DeviceResources::new(core, None, None), None)
+    }
+
+    /// The limits that a caller's own device needs for [`GpuDevice::from_wgpu`]: WebGPU's default ones. Higher limits allow larger calls
+    /// and faster plans.
+    pub fn required_limits() -> wgpu::Limits {
+        wgpu::Limits::default()
+    }
+
+    /// The features of an adapter that a caller's own device should have: subgroups for faster plans, and timestamps for
+    /// [`Profile`](crate::gpu::Profile)s. None of them is required.
+    ///
+    /// ```
+    /// use gatewise::gpu::GpuDevice;
+    /// # async fn open(adapter: &wgpu::Adapter) -> Result<GpuDevice, wgpu::RequestDeviceError> {
+    /// let descriptor = wgpu::DeviceDescriptor {
+    ///     required_limits: GpuDevice::required_limits(),
+    ///     required_features: GpuDevice::optional_features(adapter.features()),
+    ///     ..Default::default()
+    /// };
+    /// let (device, queue) = adapter.request_device(&descriptor).await?;
+    /// Ok(GpuDevice::from_wgpu(&adapter.get_info(), device, queue))
+    /// # }
+    /// ```
+    pub fn optional_features(of_adapter: wgpu::Features) -> wgpu::Features {
+        of_adapter & (wgpu::Features::SUBGROUP | TIMESTAMPS)
     }
 
     fn of(resources: DeviceResources, plan_kind: Option<PlanKind>) -> Self {
