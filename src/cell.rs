@@ -3,6 +3,14 @@
 //!
 //! Letters follow the lectures and PyTorch: `x` input, `h` hidden state, `s` cell state (PyTorch's `c`), gates `i`, `f`,
 //! `o` and candidate `g` of an LSTM, `r`, `z` and `n` of a GRU.
+//!
+//! # Examples
+//! ```
+//! use gatewise::cell::{Activation, Cell, Forget, LstmCell};
+//!
+//! let cell = Cell::from(LstmCell { forget: Forget::Coupled, output: Activation::Sigmoid, ..LstmCell::default() });
+//! assert_eq!(cell.gates().len(), 3); // i, g, o: the forget gate is 1 - i
+//! ```
 
 mod activation;
 mod noise;
@@ -24,6 +32,7 @@ use crate::error::{Error, Result};
 
 /// Any recurrent cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Cell {
     /// Elman's recurrent network.
     Rnn(RnnCell),

@@ -1,4 +1,19 @@
 //! Layers: recurrent stacks with their states, and the linear, convolution and embedding layers around them.
+//!
+//! # Examples
+//! ```
+//! use gatewise::{Device, Tensor, nn::{Gru, Linear}};
+//! use ndarray::{Array1, Array2};
+//!
+//! let device = Device::Cpu;
+//! let gru = Gru::config(3, 4).layers(2).random(&device, 7)?;
+//! let head = Linear::new(&device, &Array2::zeros((5, 4)), Some(&Array1::zeros(5)))?; // [outputs, inputs]
+//!
+//! let mut state = gru.zero_state(2)?;
+//! let y = gru.forward(&Tensor::zeros(&device, &[6, 2, 3])?, &mut state)?; // [T, B, I] to [T, B, H]
+//! assert_eq!(head.forward(&y)?.shape(), [6, 2, 5]);
+//! # Ok::<(), gatewise::Error>(())
+//! ```
 
 mod config;
 mod conv1d;

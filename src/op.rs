@@ -1,4 +1,14 @@
 //! Operations, losses and update rules as data: the words that the [reference](crate::reference), the CPU and the GPU share.
+//!
+//! # Examples
+//! ```
+//! use gatewise::op::{Adam, Clip, Rule};
+//!
+//! let rule = Rule::from(Adam::default());
+//! let clip = Clip::norm(1.0);
+//! assert_eq!(clip.norm, Some(1.0));
+//! # let _ = rule;
+//! ```
 
 mod optimizer;
 

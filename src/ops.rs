@@ -2,6 +2,20 @@
 //!
 //! Every operation is recorded into a [`Recorder`]. On a GPU, everything in one recorder becomes a single submission; on the
 //! CPU and the reference an operation runs at once.
+//!
+//! # Examples
+//! ```
+//! use gatewise::{Device, Tensor, cell::Activation, ops};
+//!
+//! let device = Device::Cpu;
+//! let x = Tensor::from_vec(&device, &[2, 2], vec![-1.0, 2.0, 3.0, -4.0])?;
+//! let mut recorder = device.recorder();
+//! let y = ops::activation(&mut recorder, Activation::Relu, &x)?;
+//! let y = ops::permute(&mut recorder, &y, &[1, 0])?;
+//! recorder.submit()?;
+//! assert_eq!(y.to_vec()?, [0.0, 3.0, 2.0, 0.0]);
+//! # Ok::<(), gatewise::Error>(())
+//! ```
 
 mod gradient;
 mod layout;

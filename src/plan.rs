@@ -1,4 +1,6 @@
 //! Turns a shape and a device's limits into a schedule. Pure: no GPU is needed to compute, print or test a plan.
+//!
+//! See [`Plan::new`] for an example.
 
 mod cooperative;
 mod invocation;

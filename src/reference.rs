@@ -1,5 +1,16 @@
 //! The specification: plain loops over `ndarray`, one function per equation, generic over `f32` and `f64`. Nothing here is
 //! fast; everything else in the crate is compared with it.
+//!
+//! # Examples
+//! ```
+//! use gatewise::{cell::LstmCell, reference::lstm_update};
+//!
+//! let cell = LstmCell::default();
+//! let pre_activations = [0.0, 0.0, 1.0, 0.0]; // of i, f, g, o
+//! let (h, s) = lstm_update(&cell, &pre_activations, [0.0; 3], 0.0);
+//! assert_eq!(s, 0.5 * 1.0_f64.tanh()); // f s + i g
+//! assert_eq!(h, 0.5 * s.tanh()); // o tanh(s)
+//! ```
 
 mod activation;
 mod backward;

@@ -20,6 +20,7 @@ use crate::memory;
 /// In every type of floats, NaN and infinite weights stay NaN and infinite, and finite weights stay finite. A layer of `Int8`
 /// with NaN or infinity among its weights is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum WeightType {
     /// 32-bit floats.
     #[default]

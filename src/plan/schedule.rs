@@ -11,6 +11,7 @@ const SCANNED: usize = 128;
 
 /// How the time steps of a call become dispatches, with the sizes of the workgroups that run them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Schedule {
     /// [`PlanKind::Step`].
     Steps(ProductTiles),
@@ -24,6 +25,7 @@ pub enum Schedule {
 
 /// The kinds of [`Schedule`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PlanKind {
     /// One layer at a time, one dispatch per step.
     Step,
