@@ -171,8 +171,9 @@ fn sizes(names: &StackNames<'_>, cell: &Cell, direction: Direction) -> Result<[u
         false => out,
     };
     if input == 0 || hidden == 0 || Some(rows) != hidden.checked_mul(gates) {
+        let plural = if gates == 1 { "" } else { "s" };
         let expected =
-            format!("{gates} rows per unit, the gates of the cell {kind}, and at least one unit and feature");
+            format!("{gates} row{plural} per unit, as the cell {kind} has, and at least one unit and feature");
         let found = format!("shape [{rows}, {input}] for {hidden} units");
         return Err(names.weights.refuse(&names.of("weight_ih", 0, direction), &expected, &found));
     }

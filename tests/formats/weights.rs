@@ -315,7 +315,7 @@ fn weights_of_no_stack_have_no_configuration() {
     refused(&[], lstm, &["net.weight_ih_l0", "a tensor of this name"]);
     // The number of gate rows belongs to another cell.
     refused(&LSTM, GruCell::default().into(), &["net.weight_ih_l0", "3 rows per unit", "gru", "[20, 3] for 5 units"]);
-    refused(&LSTM, RnnCell::default().into(), &["net.weight_ih_l0", "1 rows per unit", "rnn", "[20, 3] for 5 units"]);
+    refused(&LSTM, RnnCell::default().into(), &["net.weight_ih_l0", "1 row per unit", "rnn", "[20, 3] for 5 units"]);
     // A tensor is missing, or one has another shape.
     for (at, (name, shape)) in LSTM.into_iter().enumerate() {
         let mut without = LSTM.to_vec();

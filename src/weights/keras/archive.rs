@@ -19,7 +19,7 @@ pub(super) struct Archive<'a> {
 impl<'a> Archive<'a> {
     pub(super) fn open(file: FileName<'a>, bytes: &'a [u8]) -> Result<Self> {
         let archive = ZipArchive::from_slice(bytes)
-            .map_err(|error| file.refuse("archive", "a whole zip archive", &error.to_string()))?;
+            .map_err(|error| file.refuse("archive", "a whole zip archive", error.to_string()))?;
         Ok(Self { file, archive, size: bytes.len() })
     }
 

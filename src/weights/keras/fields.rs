@@ -26,7 +26,7 @@ impl<'a> Fields<'a> {
     pub(super) fn new(file: FileName<'a>, path: &str, config: Option<&'a Json>) -> Result<Self> {
         match config {
             Some(Json::Object(map)) => Ok(Self { file, path: path.to_owned(), map, used: RefCell::new(Vec::new()) }),
-            other => Err(file.refuse(&format!("layer {path}: config"), "an object", &describe(other))),
+            other => Err(file.refuse(&format!("layer {path}: config"), "an object", describe(other))),
         }
     }
 

@@ -262,7 +262,7 @@ impl KerasFile {
             KerasKind::WeightLists => store::listed(&self.tree, self.file_name(), "", path)?,
             KerasKind::Archive | KerasKind::Model => {
                 let expected = "a file of weights alone; this one has a configuration, for KerasFile::recurrent";
-                return Err(self.file_name().refuse("file", expected, &format!("{:?}", self.kind)));
+                return Err(self.file_name().refuse("file", expected, format!("{:?}", self.kind)));
             }
         };
         let mut parameters = Vec::new();
@@ -352,8 +352,8 @@ impl KerasFile {
 
 /// Reads a JSON object.
 fn json(file: FileName<'_>, field: &str, bytes: &[u8]) -> Result<Json> {
-    let value: Json = serde_json::from_slice(bytes).map_err(|error| file.refuse(field, "JSON", &error.to_string()))?;
-    if value.is_object() { Ok(value) } else { Err(file.refuse(field, "an object", &describe(Some(&value)))) }
+    let value: Json = serde_json::from_slice(bytes).map_err(|error| file.refuse(field, "JSON", error.to_string()))?;
+    if value.is_object() { Ok(value) } else { Err(file.refuse(field, "an object", describe(Some(&value)))) }
 }
 
 impl Parser<'_> {
@@ -366,7 +366,7 @@ impl Parser<'_> {
             (Some(Json::Array(list)), _) => list.as_slice(),
             (None, Some(one)) if !bidirectional => std::slice::from_ref(one),
             (None, _) if !prefix.is_empty() => return Ok(()),
-            (other, _) => return Err(self.file.refuse("config: layers", "a list of layers", &describe(other))),
+            (other, _) => return Err(self.file.refuse("config: layers", "a list of layers", describe(other))),
         };
         for json in inside {
             let layer = self.named(prefix, json)?;

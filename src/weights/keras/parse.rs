@@ -131,7 +131,7 @@ impl<'a> Parser<'a> {
         // The Sequential model of Keras before 2.2 has a list as its configuration.
         let name = json.get("config").and_then(|config| config.get("name")).or_else(|| json.get("name"));
         let Some(name) = name.and_then(Json::as_str) else {
-            return Err(self.file.refuse(&site(class), "a layer with a name", &describe(json.get("config"))));
+            return Err(self.file.refuse(&site(class), "a layer with a name", describe(json.get("config"))));
         };
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
         let module = json.get("module").and_then(Json::as_str).unwrap_or("keras");

@@ -69,9 +69,7 @@ impl<'a> ArrayStore<'a> {
                 }
                 Ok((0..count).map(path).collect())
             }
-            Self::Whole { root, .. } => {
-                Err(file.refuse(root, &format!("a layer around the arrays of {layer}"), "none"))
-            }
+            Self::Whole { root, .. } => Err(file.refuse(root, format!("a layer around the arrays of {layer}"), "none")),
             Self::List(list) => {
                 let counter = if trainable { &list.trained } else { &list.frozen };
                 let first = counter.get();
@@ -118,7 +116,7 @@ impl<'a> SiblingStores<'a> {
                     }
                 }
                 found.ok_or_else(|| {
-                    file.refuse(&own, &format!("the arrays of layer {name}"), &format!("those of {other}"))
+                    file.refuse(&own, format!("the arrays of layer {name}"), format!("those of {other}"))
                 })?
             }
             _ => own,
@@ -153,7 +151,7 @@ pub(super) fn listed(tree: &Tree, file: FileName<'_>, root: &str, layer: &str) -
         return Err(file.refuse(&group, "a group with the attribute weight_names", "none"));
     };
     if names.len() > MOST_ARRAYS {
-        return Err(file.too_large(&group, &format!("{MOST_ARRAYS} arrays"), &names.len().to_string()));
+        return Err(file.too_large(&group, format!("{MOST_ARRAYS} arrays"), names.len().to_string()));
     }
     Ok(names.iter().map(|name| join(&group, name)).collect())
 }

@@ -266,7 +266,7 @@ impl DeviceConv1d {
         let reach = (size - 1).checked_mul(spec.dilation).and_then(|steps| steps.checked_add(1));
         let reach = reach.filter(|&reach| reach <= LONGEST).ok_or_else(|| {
             let found = format!("{size} elements, {} apart", spec.dilation);
-            loader.file.refuse(&spec.kernel, &format!("a kernel that reaches over at most {LONGEST} steps"), &found)
+            loader.file.refuse(&spec.kernel, format!("a kernel that reaches over at most {LONGEST} steps"), &found)
         })?;
         loader.spend(&spec.kernel, 4 * (filters * channels) as u64 * reach as u64)?;
         // A dilated kernel is stored with zeros between its elements.

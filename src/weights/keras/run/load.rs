@@ -33,7 +33,7 @@ impl<'a> Loader<'a> {
     pub(super) fn spend(&self, path: &str, bytes: u64) -> Result<()> {
         let Some(left) = self.left.get().checked_sub(bytes) else {
             let limit = format!("{} bytes of arrays in a file of this size", self.tree.limit());
-            return Err(self.file.too_large(path, &limit, &format!("{bytes} bytes more")));
+            return Err(self.file.too_large(path, &limit, format!("{bytes} bytes more")));
         };
         self.left.set(left);
         Ok(())
@@ -69,7 +69,7 @@ impl<'a> Loader<'a> {
     fn misshapen(&self, path: &str, shape: &[Option<usize>], found: &ArrayD<f32>) -> Error {
         let extents = shape.iter().map(|extent| extent.map_or_else(|| "any".to_owned(), |n| n.to_string()));
         let expected = format!("shape [{}]", extents.collect::<Vec<_>>().join(", "));
-        self.file.refuse(path, &expected, &format!("shape {:?}", found.shape()))
+        self.file.refuse(path, &expected, format!("shape {:?}", found.shape()))
     }
 
     /// The parameters of a cell, from its kernel, recurrent kernel and bias.
@@ -79,7 +79,7 @@ impl<'a> Loader<'a> {
         let (kernel, recurrent) = (array_path(arrays, 0), array_path(arrays, 1));
         // cuDNN stores two biases, so twice the number of rows must be countable.
         let Some(rows) = units.checked_mul(2 * gates).map(|both| both / 2) else {
-            return Err(self.file.refuse(kernel, "a number of units that can be counted", &units.to_string()));
+            return Err(self.file.refuse(kernel, "a number of units that can be counted", units.to_string()));
         };
         let mut keras = KerasArrays {
             kernel: self.array(kernel, &[None, Some(rows)])?,
@@ -104,7 +104,7 @@ impl<'a> Loader<'a> {
     /// Reads the bias of a CuDNN layer: one array with two biases per gate. For an LSTM both are added.
     fn cudnn_bias(&self, path: &str, cell: &Cell, rows: usize) -> Result<ArrayD<f32>> {
         let flat: Array1<f32> = self.array(path, &[Some(2 * rows)])?;
-        let wrong = || self.file.refuse(path, &format!("shape [{}]", 2 * rows), "another");
+        let wrong = || self.file.refuse(path, format!("shape [{}]", 2 * rows), "another");
         let both = flat.into_shape_with_order((2, rows)).map_err(|_| wrong())?;
         Ok(if matches!(cell, Cell::Lstm(_)) { both.sum_axis(Axis(0)).into_dyn() } else { both.into_dyn() })
     }
