@@ -165,7 +165,7 @@ fn what_is_wrong_is_said_in_one_line() {
     let nowhere = place.name("nowhere");
     let refusals = [
         (place.train_vowels(&nowhere, "out", &[]), "scripts/fetch-data"),
-        (place.train_vowels(&data, "first", &["--epochs", "2"]), "--resume to go on"),
+        (place.train_vowels(&data, "first", &["--epochs", "2"]), "--resume to continue it"),
         (place.train_vowels(&data, "first", &["--epochs", "2", "--resume", "--seed", "9"]), "--seed 9 instead of 1"),
         (place.train_vowels(&data, "out", &["--batch", "0"]), "--batch must be between 1 and 16777216"),
         (gatewise(&["train", "adding", "--lag", "0"]), "--lag must be between 1 and 16777216"),
