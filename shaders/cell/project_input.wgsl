@@ -8,7 +8,7 @@ struct ProjectDims {
     hidden: u32,
     weights: u32,           // where the weights of the first direction begin, and how far apart the directions' are
     weights_stride: u32,
-    vectors: u32,           // the same for the vectors; they are VECTOR_ROWS * hidden apart
+    vectors: u32,           // where the vectors of the first direction begin; directions are VECTOR_ROWS * hidden apart
     first_forward: u32,     // the row of x that a forward direction begins with,
     first_reverse: u32,     // and a reverse one
 }

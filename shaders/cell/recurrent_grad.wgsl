@@ -46,7 +46,7 @@ struct RecurrentGradDims {
     peepholes: u32,         // in elements of `weights`: [directions, 3, hidden]
     history_h: u32,         // in `history`, as `recurrent.wgsl` left them
     history_s: u32,
-    rows: u32,              // of `hidden` elements a step and row in `d_gates`
+    rows: u32,              // rows of `hidden` elements in `d_gates`, per step and row of the batch
     second_row: u32,        // the row of the candidate's input part, or of the values that are projected
     peephole_row: u32,      // the first row of the peepholes
     projected: u32,         // in `d_gates`: gradients with respect to the projection's result, [directions, steps, batch, out]

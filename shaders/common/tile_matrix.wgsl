@@ -3,8 +3,8 @@
 // the last gate. This file stands behind `tile.wgsl`, in the place of `tile_rows.wgsl`.
 //
 // If operands are narrower than f32, a row of the source is scaled by a power of two, so that its largest element lies near the upper
-// end of their range, and every element is split into the sum of two operands: so the source keeps its precision. Weights must be
-// exact in the operands; otherwise the plan does not choose such a kernel.
+// end of their range. Every element is then split into the sum of two operands, so that the source keeps its precision. Weights must
+// be exact in the operands; otherwise the plan does not choose such a kernel.
 
 override WORKGROUP_SIZE: u32 = 128u;    // per gate as many invocations as the largest subgroup has
 override PRODUCTS: u32 = 1u;               // products per unit whose sums are kept apart: that of h, and in a wave that of the input

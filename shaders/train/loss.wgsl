@@ -1,4 +1,4 @@
-// A loss of one prediction and one target, and its derivative by the prediction.
+// A loss of one prediction and one target, and its derivative with respect to the prediction.
 // CPU twins: `reference::point_loss`, `reference::point_loss_grad`; the codes mirror `PointLoss`.
 
 override LOSS: u32 = 0u;

@@ -1,4 +1,4 @@
-// -ln(softmax(x)[target]) of every row, 0 where the target is below 0; one workgroup a row.
+// -ln(softmax(x)[target]) of every row, 0 if the target is below 0; one workgroup per row.
 // CPU twin: `reference::softmax_cross_entropy`.
 
 struct LossDims { rows: u32, columns: u32 }

@@ -1,8 +1,7 @@
 //! Bind groups and uniforms, which calls of one shape share.
 //!
-//! A warm call finds both and creates neither. A bind group keeps its buffers alive, so one is dropped as soon as one of
-//! its buffers goes back to the driver; and as buffers of the pool may pair in ever new ways, only the groups used last
-//! are kept.
+//! A warm call finds both and creates neither. A bind group keeps its buffers alive, so it is dropped as soon as one of its
+//! buffers goes back to the driver. Buffers of the pool may pair in ever new ways, so only the groups used last are kept.
 
 use std::sync::Arc;
 

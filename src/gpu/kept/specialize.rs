@@ -1,9 +1,8 @@
-//! A kernel as a driver gets to see it: without what its `override`s close.
+//! Removes the code that a kernel's `override`s exclude, before a driver sees the kernel.
 //!
-//! naga resolves `override`s but leaves the branches behind them where they are, and a driver takes them out only once it has
-//! copied every function into its callers, again and again for a function that ends in a `switch` over twelve activations. So
-//! constants are followed through arguments, structs and results of functions before a driver sees the module, and what they
-//! decide is decided.
+//! naga resolves `override`s but keeps the branches that depend on them. A driver removes these only after it has copied every function
+//! into its callers, many times for a function that ends in a `switch` over twelve activations. So this file follows constants through
+//! arguments, structs and results of functions, and takes every branch that they decide.
 
 use std::collections::HashMap;
 

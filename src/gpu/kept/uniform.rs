@@ -1,6 +1,6 @@
 //! Uniforms: structs of 32-bit words, compared field by field with what the WGSL declares.
 //!
-//! [`Recorder::dispatch`](crate::gpu::submit::recorder::Recorder::dispatch) takes nothing but a [`Uniform`], [`uniform!`] is the only way
+//! [`Recorder::dispatch`](crate::gpu::submit::recorder::Recorder::dispatch) takes only a [`Uniform`]. [`uniform!`] is the only way
 //! to declare one, and a pipeline compares it with the reflection of its WGSL before the first dispatch: a struct that has
 //! parted from its twin is an error, not wrong numbers.
 

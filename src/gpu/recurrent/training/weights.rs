@@ -109,7 +109,7 @@ impl<'a> WeightGradients<'a> {
             }
             directions => directions
                 .first()
-                .map_or_else(|| Buffer::new(recorder.device(), "gradients by the input", 0), |one| Ok(one.x.clone())),
+                .map_or_else(|| Buffer::new(recorder.device(), "gradients of the input", 0), |one| Ok(one.x.clone())),
         }
     }
 
