@@ -410,7 +410,9 @@ fn what_does_not_fit_is_refused_by_name() {
     let dy = tensor(&[3, 2, HIDDEN]);
     let messages = [
         tape.backward(&tensor(&[2, 2, HIDDEN]), None).map(|_| ()).expect_err("dy of another length"),
-        tape.backward(&dy, Some(&state_gradient(&[1, 2, HIDDEN], None))).map(|_| ()).expect_err("no gradient with respect to s"),
+        tape.backward(&dy, Some(&state_gradient(&[1, 2, HIDDEN], None)))
+            .map(|_| ())
+            .expect_err("no gradient with respect to s"),
         tape.backward(&Tensor::zeros(&Device::Reference, &[3, 2, HIDDEN]).expect("zeros"), None)
             .map(|_| ())
             .expect_err("dy of another device"),

@@ -61,7 +61,7 @@ fn check(cell: Cell, [short, long]: [usize; 2], bytes: impl Fn(usize, Option<usi
     assert!(kept > again + inside, "{cell:?}: {kept} kept, {again} with checkpoints");
     // Inputs, outputs, the gradients with respect to them, copies for some rows of a batch; every 64 steps a state.
     let outside = (7 * (INPUT + HIDDEN)) as f64;
-    assert!(checkpointed < outside, "{cell:?}: {checkpointed} of {outside}");
+    assert!(again < outside, "{cell:?}: {again} of {outside}");
 }
 
 #[test]

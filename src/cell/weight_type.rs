@@ -70,6 +70,15 @@ impl WeightType {
         }
     }
 
+    /// Bytes of one weight.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
     /// The weights as this type can hold them, in `f32`. A row of `Int8` with a NaN or an infinity becomes NaN as a whole.
     pub fn round(self, weight: ArrayView2<'_, f32>) -> Array2<f32> {
         self.rounded(weight.to_owned())

@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 /// A kind of cooperative matrices that can compute the input projection, and a step of many rows. An adapter lists the kinds that
 /// it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Matrices {
     /// 16 by 16, operands in f16, sums in f32: for weights that are exact in f16. An element of the input is split into the sum
     /// of two operands, so it keeps its precision.

@@ -65,6 +65,15 @@ impl Schedule {
         }
     }
 
+    /// Whether registers keep recurrent weights for a whole chunk of time.
+    pub const fn keeps_weights(&self) -> bool {
+        match self {
+            Self::Steps(_) | Self::Wave(_) => false,
+            Self::Scan(scan) => scan.kept > 0,
+            Self::CooperativeScan(scan) => scan.kept > 0,
+        }
+    }
+
     /// Workgroup memory of the kernel that computes the steps, in bytes.
     pub fn workgroup_bytes(&self) -> u64 {
         match self {

@@ -79,6 +79,7 @@ fn activated(cell: Cell, activation: Activation) -> Cell {
         Cell::Rnn(c) => RnnCell { activation, ..c }.into(),
         Cell::Lstm(c) => LstmCell { gate, candidate: activation, output: activation, ..c }.into(),
         Cell::Gru(c) => GruCell { gate, candidate: activation, ..c }.into(),
+        cell => panic!("a cell without a test: {cell:?}"),
     }
 }
 
@@ -93,6 +94,7 @@ const CELL_OPTIONS: &[(&str, CellOption)] = &[
             Cell::Rnn(_) => RnnCell::LECTURE.into(),
             Cell::Lstm(_) => LstmCell::LECTURE.into(),
             Cell::Gru(_) => GruCell::LECTURE.into(),
+            cell => panic!("a cell without a test: {cell:?}"),
         })
     }),
     ("without bias", |cell| {

@@ -53,6 +53,7 @@ fn keras_gates(cell: &Cell) -> &'static [&'static str] {
         Cell::Rnn(_) => &["h"],
         Cell::Lstm(_) => &["i", "f", "g", "o"],
         Cell::Gru(_) => &["z", "r", "n"],
+        cell => panic!("a cell without a test: {cell:?}"),
     }
 }
 
@@ -61,6 +62,7 @@ fn onnx_gates(cell: &Cell) -> &'static [&'static str] {
         Cell::Rnn(_) => &["h"],
         Cell::Lstm(_) => &["i", "o", "f", "g"],
         Cell::Gru(_) => &["z", "r", "n"],
+        cell => panic!("a cell without a test: {cell:?}"),
     }
 }
 

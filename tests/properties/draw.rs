@@ -77,6 +77,7 @@ fn relative(cell: Cell) -> impl Strategy<Value = Cell> {
             Cell::Rnn(c) => RnnCell { activation: candidate, gate_clip, ..c }.into(),
             Cell::Lstm(c) => LstmCell { gate, candidate, output, gate_clip, ..c }.into(),
             Cell::Gru(c) => GruCell { gate, candidate, gate_clip, ..c }.into(),
+            cell => panic!("a cell without a test: {cell:?}"),
         },
     )
 }
@@ -150,6 +151,7 @@ fn the_random_cases_reach_every_option() {
                 see(format!("cell clip {}", c.cell_clip.is_some()));
                 (Some(c.gate), Some(c.candidate), Some(c.output), c.gate_clip)
             }
+            cell => panic!("a cell without a test: {cell:?}"),
         };
         for (role, activation) in [("gate", gate), ("candidate", candidate), ("output", output)] {
             if let Some(name) = activation.and_then(of) {

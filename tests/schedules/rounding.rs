@@ -20,6 +20,7 @@ fn rounding(kind: WeightType, weight: f64, row_most: f64) -> f64 {
         WeightType::F16 => (weight.abs() * 2_f64.powi(-11)).max(2_f64.powi(-25)),
         WeightType::Bf16 => weight.abs() * 2_f64.powi(-8),
         WeightType::Int8 => row_most / 254.0,
+        kind => panic!("a weight type without a bound: {kind}"),
     }
 }
 
@@ -97,6 +98,7 @@ impl Layer {
             Cell::Rnn(_) => RowState { h: input.iter().zip(&recurrent).map(|(x, h)| x + h).collect(), s: vec![] },
             Cell::Lstm(cell) => self.lstm_step(cell, [x, h, s], (&input, &recurrent)),
             Cell::Gru(cell) => RowState { h: self.gru_step(cell, [x, h], (&input, &recurrent)), s: vec![] },
+            cell => panic!("a cell without a test: {cell:?}"),
         }
     }
 
@@ -269,6 +271,7 @@ pub(crate) fn stays_within_bounds(device: &Device, kind: PlanKind, case: &Case) 
         WeightType::F16 => 2e-3,
         WeightType::Bf16 => 0.03,
         WeightType::Int8 => 0.1,
+        kind => panic!("a weight type without a bound: {kind}"),
     };
     assert!(most > noise, "off by {most} only: was it rounded at all?\n{plan}\n{case:#?}");
     assert!(largest < sensible.min(200.0 * most), "{largest} says little of {most}\n{plan}\n{case:#?}");

@@ -6,8 +6,6 @@ use gatewise::cell::{Parameters, Sequence, WeightType};
 #[cfg(feature = "gpu")]
 use gatewise::gpu::{Detail, GpuDevice};
 use gatewise::nn::{Config, Recurrent, State, TrainableRecurrent, TrainingOptions};
-#[cfg(feature = "gpu")]
-use gatewise::plan::Schedule;
 use gatewise::weights::torch_name;
 use gatewise::{Device, Error, Recorder, Result, Tensor};
 use ndarray::{Array3, ArrayD, IxDyn};
@@ -121,12 +119,7 @@ impl Loaded {
         let Device::Gpu(_) = self.stack.device() else { return Ok(None) };
         let (time, batch, _) = self.y.dim();
         let plan = self.stack.plan(time, batch)?;
-        let kept = match &plan.schedule {
-            Schedule::Steps(_) | Schedule::Wave(_) => 0,
-            Schedule::Scan(scan) => scan.kept,
-            Schedule::CooperativeScan(scan) => scan.kept,
-        };
-        Ok(if kept > 0 { Some(plan.chunks.len()) } else { None })
+        Ok(plan.schedule.keeps_weights().then_some(plan.chunks.len()))
     }
 
     /// Always `None`: the program was built without the feature `gpu`.

@@ -109,11 +109,7 @@ impl Peaks {
         training: bool,
         kept: Option<usize>,
     ) -> [f64; 2] {
-        let weight = match weight_type {
-            WeightType::F32 => 4.0,
-            WeightType::F16 | WeightType::Bf16 => 2.0,
-            WeightType::Int8 => 1.0,
-        };
+        let weight = weight_type.bytes() as f64;
         let [hidden, directions, time, batch] =
             [shape.hidden, shape.directions(), shape.time, shape.batch].map(|n| n as f64);
         let rows = directions * shape.gates() * hidden;

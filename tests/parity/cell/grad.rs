@@ -347,6 +347,7 @@ impl Back {
                 }
                 past = dh_mix;
             }
+            cell => panic!("a cell without a test: {cell:?}"),
         }
         after.next.expect_near(place(memory.carry_h), past);
     }

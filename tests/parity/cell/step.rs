@@ -297,6 +297,7 @@ impl Step {
                         emit(after, unit, m);
                     }
                 }
+                (cell, _) => panic!("a cell without a test: {cell:?}"),
             }
         }
     }
