@@ -14,13 +14,16 @@ pub struct GpuOptions {
     /// Takes the first adapter whose name contains this text, in any case.
     pub name: Option<String>,
     /// Plans for this class of adapter instead of the adapter's own: for tests of a GPU's schedules without a GPU.
+    #[doc(hidden)]
     pub class: Option<AdapterClass>,
     /// Uses no subgroup operations, as on adapters that have none.
+    #[doc(hidden)]
     pub no_subgroups: bool,
     /// The kind of plan for every recurrent stack that asks for none itself. A call that it cannot run is refused.
     pub plan: Option<PlanKind>,
     /// Plans as if the driver ended loops after so many iterations, or after its own cap if that is lower: for tests of chunks on
     /// short sequences.
+    #[doc(hidden)]
     pub loop_cap: Option<u64>,
     /// Bounds for dispatches and submissions in place of the default ones. A longer bound risks that the system resets a slow GPU.
     pub watchdog: Option<Watchdog>,
