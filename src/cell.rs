@@ -64,6 +64,8 @@ pub enum Forget {
     Coupled,
 }
 
+/// Long short-term memory; brackets mark options.
+///
 /// ```text
 /// i = gate(U_i x + W_i h + b_i [+ p_i s])     f likewise
 /// g = candidate(U_g x + W_g h + b_g)
@@ -114,6 +116,8 @@ pub enum Mix {
     TakesNew,
 }
 
+/// Gated recurrent unit.
+///
 /// ```text
 /// r = gate(U_r x + W_r h + b_r)
 /// z = gate(U_z x + W_z h + b_z)

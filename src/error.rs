@@ -9,8 +9,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can go wrong, each case with the facts that are needed to correct it.
 ///
-/// An error displays as one line of less than 2,000 characters: what comes from files and drivers is escaped and cut as
-/// [`text::shown`](crate::text::shown) does it. The fields hold it whole.
+/// An error displays as one line of less than 2,000 characters: texts from files and drivers are escaped and cut by
+/// [`text::shown`](crate::text::shown). The fields hold the whole texts.
 ///
 /// After an error nothing that was already computed is lost: a layer keeps its weights and a state keeps the value it
 /// had before the call that failed.
@@ -117,7 +117,7 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file's contents are not those that its format or the model requires, and no variant below says it more precisely.
+    /// A file's contents differ from those that its format or the model requires, and no variant below is more precise.
     #[error("{}: {}: expected {}, found {}", short(file), short(field), long(expected), long(found))]
     Format {
         /// The file, or what the bytes were said to be.
@@ -151,7 +151,7 @@ pub enum Error {
         /// The number of bytes that are there.
         found: u64,
     },
-    /// A file declares more than is read: a size that no file and no memory holds, or a nesting without end.
+    /// A file declares more than is read: a size beyond any file or memory, or a nesting that is too deep.
     #[error("{}: {}: at most {}, found {}", short(file), short(field), short(limit), long(found))]
     TooLarge {
         /// The file.
@@ -187,7 +187,7 @@ pub enum Error {
         /// The first definition of the name.
         first: String,
     },
-    /// A graph reads what nothing in its file defines.
+    /// A graph reads a name that nothing in its file defines.
     #[error("{}: {} reads {}, which nothing defines", short(file), short(reader), short(&format!("{name:?}")))]
     Dangling {
         /// The file.
@@ -254,7 +254,8 @@ impl Error {
         Self::Io { path: path.into(), source }
     }
 
-    /// Says in which node of a file an error arose. An inner node has said so already, and a lost device concerns no node.
+    /// Adds the node of a file in which the error arose. An error that already names an inner node stays as it is, and
+    /// so does the loss of a device, which concerns no node.
     #[cfg(any(feature = "onnx", feature = "keras"))]
     pub(crate) fn at_node(self, file: &str, node: impl Into<String>) -> Self {
         match self {
@@ -283,7 +284,7 @@ pub(crate) fn elements(op: &'static str, what: &'static str, shape: &[usize]) ->
     })
 }
 
-/// The product of a shape's extents, `None` if it cannot be counted; 0 if one extent is 0, however large the others are.
+/// The product of a shape's extents; `None` if it overflows; 0 if one extent is 0, however large the others are.
 pub(crate) fn count(shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1_usize, |len, &n| len.checked_mul(n)) }
 }
@@ -304,7 +305,7 @@ mod tests {
 
     use super::Error;
 
-    /// Every variant, with a text of a stranger in all of its fields.
+    /// Every variant, with `text` in all fields that hold text.
     fn all(text: &str) -> Vec<Error> {
         let (op, own) = ("op", || text.to_owned());
         let io = || Error::io(text, io::Error::other(text));

@@ -34,7 +34,7 @@ const LOCK: &str = ".lock";
 /// How long [`replace`] waits for another writer of the same file.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
-/// Times that a file or folder may be removed by another process just when it is wanted.
+/// How often to try again after another process has removed the file or folder in between.
 const ATTEMPTS: usize = 100;
 
 /// Writes a file as a whole: `write` fills a hidden file in the same folder, `.NAME.partial`, which is synced and then renamed.
@@ -44,8 +44,8 @@ const ATTEMPTS: usize = 100;
 /// 0666 less the umask). A symbolic link stays, and the file that it names is replaced.
 ///
 /// # Errors
-/// [`Error::Io`]: what `write` returns; a folder that is missing or cannot be written to; a name that belongs to a folder, a pipe
-/// or a device; another process that does not finish writing the same file within 10 s.
+/// [`Error::Io`]: the error of `write`; a folder that is missing or cannot be written to; a name that belongs to a
+/// folder, a pipe or a device; another process that does not finish writing the same file within 10 s.
 ///
 /// # Examples
 /// See [`files`](crate::files).
@@ -65,9 +65,9 @@ pub fn replace(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io:
     store().map_err(|error| Error::io(path, error))
 }
 
-/// Whether [`replace`] can write a file of this name, found out by making its hidden file and removing it again.
+/// Checks that [`replace`] can write a file of this name, by making its hidden file and removing it again.
 ///
-/// A long computation asks before it begins.
+/// Call it before a long computation whose result goes to the file.
 ///
 /// # Errors
 /// As [`replace`].
@@ -112,7 +112,7 @@ impl ReplacedFile {
         Ok(Self { folder, partial, target })
     }
 
-    /// The hidden file, locked against other writers of the same name; waits for one that is at work.
+    /// Opens the hidden file and locks it against other writers of the same name. Waits for another writer to finish.
     fn claim(&self) -> io::Result<File> {
         let began = Instant::now();
         loop {
@@ -130,7 +130,8 @@ impl ReplacedFile {
 fn partial_name(name: OsString) -> OsString {
     let mut partial = OsString::from(".");
     partial.push(name);
-    // Other systems cannot tell whether an open file still has the name that it was opened by, so every writer takes its own.
+    // Other systems cannot tell whether an open file still has the name that it was opened by, so every writer has a
+    // hidden file of its own.
     #[cfg(not(unix))]
     {
         use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,19 +164,19 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// An open file that no other holder of a claim has.
+/// An open file that is locked against all other claims.
 struct Claim {
     file: File,
     /// Whether the file was there before.
     found: bool,
 }
 
-/// Opens and locks a file, which is made if it is not there; `None` if another process has it locked. The lock ends with the file's handle, so
-/// that of a killed process ends, too.
+/// Opens and locks a file, and makes it if it is missing; `None` if it is locked already. The lock ends with the file's
+/// handle, also if the process is killed.
 fn claim(path: &Path) -> io::Result<Option<Claim>> {
     for _ in 0..ATTEMPTS {
         match fs::symlink_metadata(path) {
-            // To open a pipe would be to wait for its reader.
+            // Opening a pipe would wait for its reader.
             Ok(entry) if !entry.is_file() => return Err(io::Error::other(format!("{} is no file", path.display()))),
             _ => {}
         }
@@ -190,12 +191,12 @@ fn claim(path: &Path) -> io::Result<Option<Claim>> {
         };
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => return Ok(None),
-            // A file system without locks: there is no telling who else writes.
+            // On a file system without locks, other writers cannot be noticed.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(error),
             Ok(()) => {}
         }
-        // The holder before may have renamed or removed the file between the two calls.
+        // The previous holder may have renamed or removed the file before it was locked here.
         if is_at(&file, path)? {
             return Ok(Some(Claim { file, found }));
         }
@@ -251,7 +252,7 @@ impl Lock {
                     return sweep(folder).map(|()| Some(lock));
                 }
                 Ok(None) => return Ok(None),
-                // The holder before has made the folder, left it empty and removed it just now.
+                // The previous holder made the folder and has just removed it again.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
                     unmake(&made);
@@ -262,7 +263,7 @@ impl Lock {
         Ok(None)
     }
 
-    /// Whether the holder before was killed: it left its file behind.
+    /// Whether the previous holder was killed: its file was still there.
     pub fn interrupted(&self) -> bool {
         self.interrupted
     }
@@ -270,7 +271,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Nobody is left to hear of a file that cannot be removed; the next holder takes it over.
+        // `drop` cannot report a file that cannot be removed; the next holder takes the file over.
         if cfg!(unix) {
             let _ = fs::remove_file(&self.file);
         }

@@ -15,9 +15,10 @@
 //! # Ok::<(), gatewise::Error>(())
 //! ```
 //!
-//! A cell is described once, as data ([`cell`]). The [reference](mod@reference) says what is right, in plain loops over `f32` or `f64`. The CPU
-//! path and the GPU path compute the same, fast. Weights and states live where their layer lives and are read back only when
-//! asked for. An option that a path does not carry out is an [`Error`] that names it.
+//! A cell is described once, as data ([`cell`]). The [reference](mod@reference) says what is right, in plain loops over
+//! `f32` or `f64`. The CPU path and the GPU path compute the same, fast. Weights and states live where their layer
+//! lives and are read back only when asked for. If a path does not support an option, it returns an [`Error`] that
+//! names the option.
 //!
 //! | to | see |
 //! | --- | --- |
@@ -29,7 +30,8 @@
 //! | run whole models | `models` (feature `models`) |
 //! | see the schedule of a call | [`plan`] |
 
-// The schedules of the GPU are planned, printed and tested in every build; without a GPU some of their parts have no user.
+// The schedules of the GPU are planned, printed and tested in every build; without the feature `gpu` some of their
+// parts are unused.
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]
 
 pub mod text;

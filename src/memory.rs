@@ -6,9 +6,8 @@ use ndarray::{Array, ArrayBase, Data, Dimension, IntoDimension, indices};
 
 use crate::error::{Error, Result, elements};
 
-/// Refuses elements that the host has no memory for, all of them at once.
+/// The error for `len` elements that the host has no memory for.
 pub(crate) fn missing<T>(op: &'static str, len: usize) -> Error {
-    // Beyond what can be counted there is no difference to a user.
     let bytes = (len as u128).saturating_mul(size_of::<T>() as u128);
     Error::OutOfMemory {
         op,
@@ -25,7 +24,7 @@ fn is_there<T>(len: usize) -> bool {
     bytes < ASKED || available().is_none_or(|available| bytes as u64 <= available)
 }
 
-/// Bytes that processes may still take, on disk included; `None` if the system does not tell.
+/// Bytes of memory and swap that processes may still take; `None` if the system does not tell.
 fn available() -> Option<u64> {
     if !cfg!(target_os = "linux") {
         return None;
@@ -44,7 +43,7 @@ pub(crate) fn room<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
     if is_there::<T>(len) && vector.try_reserve_exact(len).is_ok() { Ok(vector) } else { Err(missing::<T>(op, len)) }
 }
 
-/// Zeros. Large ones come from the system as they are: no page is touched before it is used.
+/// A vector of zeros. The system zeroes the pages of a large one when they are first used.
 pub(crate) fn zeros<T: Zeroable>(op: &'static str, len: usize) -> Result<Vec<T>> {
     let vector = if is_there::<T>(len) { bytemuck::allocation::try_zeroed_vec(len).ok() } else { None };
     vector.ok_or_else(|| missing::<T>(op, len))
@@ -57,7 +56,7 @@ pub(crate) fn filled<T: Clone>(op: &'static str, len: usize, value: T) -> Result
     Ok(vector)
 }
 
-/// A copy.
+/// A copy of a slice.
 pub(crate) fn copied<T: Copy>(op: &'static str, from: &[T]) -> Result<Vec<T>> {
     let mut vector = room(op, from.len())?;
     vector.extend_from_slice(from);
@@ -74,14 +73,15 @@ pub(crate) fn collected<T>(op: &'static str, len: usize, items: impl IntoIterato
 /// Makes sure that there is memory for the packing buffers of a product of matrices `[rows, depth]` and `[depth, columns]`.
 /// Without it, `ndarray` ends the process.
 pub(crate) fn for_product<T>(op: &'static str, [rows, depth, columns]: [usize; 3]) -> Result<()> {
-    // The most that `matrixmultiply` packs at once, and what it rounds up to whole tiles.
+    // The most rows, depth and columns that `matrixmultiply` packs at once. It rounds rows and columns up to whole
+    // tiles.
     const MOST: [usize; 3] = [64, 256, 1024];
     const TILE: usize = 32;
     let packed = depth.min(MOST[1]) * (rows.min(MOST[0]) + columns.min(MOST[2]) + 2 * TILE);
     room::<T>(op, packed).map(drop)
 }
 
-/// Puts elements behind those of a vector, which grows by as many.
+/// Appends elements to a vector.
 pub(crate) fn append<T: Copy>(op: &'static str, to: &mut Vec<T>, from: &[T]) -> Result<()> {
     if to.try_reserve(from.len()).is_err() {
         return Err(missing::<T>(op, to.len().saturating_add(from.len())));
@@ -90,7 +90,7 @@ pub(crate) fn append<T: Copy>(op: &'static str, to: &mut Vec<T>, from: &[T]) -> 
     Ok(())
 }
 
-/// The elements of an array, in order.
+/// A copy of an array's elements, last axis fastest.
 pub(crate) fn elements_of<T: Copy, S, D>(op: &'static str, array: &ArrayBase<S, D>) -> Result<Vec<T>>
 where
     S: Data<Elem = T>,
@@ -114,21 +114,21 @@ pub(crate) fn array<T, I: IntoDimension>(
     shaped(op, shape, vector)
 }
 
-/// An array of one value.
+/// An array that holds one value everywhere.
 pub(crate) fn full<T: Clone, I: IntoDimension>(op: &'static str, shape: I, value: T) -> Result<Array<T, I::Dim>> {
     let shape = shape.into_dimension();
     let vector = filled(op, elements(op, "the result", shape.slice())?, value)?;
     shaped(op, shape, vector)
 }
 
-/// An array of zeros, as [`zeros`] has them.
+/// An array of zeros (see [`zeros`]).
 pub(crate) fn zero_array<T: Zeroable, I: IntoDimension>(op: &'static str, shape: I) -> Result<Array<T, I::Dim>> {
     let shape = shape.into_dimension();
     let vector = zeros(op, elements(op, "the result", shape.slice())?)?;
     shaped(op, shape, vector)
 }
 
-/// A function of every element.
+/// Applies a function to every element.
 pub(crate) fn mapped<T, U, S, D>(
     op: &'static str,
     array: &ArrayBase<S, D>,
@@ -155,7 +155,7 @@ where
     shaped(op, array.raw_dim(), elements_of(op, array)?)
 }
 
-/// An array of a vector that fits the shape.
+/// Makes an array from a vector; refuses a vector that does not fit the shape.
 pub(crate) fn shaped<T, D: Dimension>(op: &'static str, shape: D, vector: Vec<T>) -> Result<Array<T, D>> {
     let len = vector.len();
     Array::from_shape_vec(shape.clone(), vector).map_err(|_| Error::Shape {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_memory_holds_is_an_error() {
+    fn sizes_beyond_all_memory_are_errors() {
         // More than an address space has; beyond the last one a size in bytes does not fit a word.
         for len in [1 << 60, usize::MAX / 2, usize::MAX] {
             assert!(refused(room::<f32>("test", len)));
@@ -196,14 +196,14 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_the_system_only_promises_is_not_there() {
+    fn memory_that_linux_only_promises_is_refused() {
         let available = available().expect("Linux tells") as usize;
         assert!(available > 1 << 20 && is_there::<u8>(ASKED - 1));
         assert!(is_there::<u8>(available / 2) && !is_there::<f32>((available / 2).max(ASKED)));
     }
 
     #[test]
-    fn what_memory_holds_is_as_asked_for() {
+    fn vectors_and_arrays_hold_the_requested_elements() {
         assert_eq!(zeros::<f32>("test", 3).expect("zeros"), [0.0; 3]);
         assert_eq!(filled("test", 2, 7).expect("filled"), [7, 7]);
         assert_eq!(copied("test", &[1, 2]).expect("copied"), [1, 2]);

@@ -110,7 +110,7 @@ pub enum Reduction {
     Sum = 0,
     /// The mean.
     Mean = 1,
-    /// The largest element, NaN if one is.
+    /// The largest element; NaN if any element is NaN.
     Max = 2,
 }
 
@@ -124,7 +124,7 @@ impl Reduction {
 pub struct Conv1dGeometry {
     /// Step between two windows, at least 1.
     pub stride: usize,
-    /// Zeros on either side.
+    /// Zeros that are added at each end.
     pub padding: usize,
 }
 

@@ -1,7 +1,7 @@
 //! Texts that come from files and drivers, made fit for one line of a terminal: they are escaped, and cut if they are long.
 //!
-//! Every [`Error`](crate::Error) shows such texts in this form. A program that prints names out of a model's file does the same with
-//! [`shown`].
+//! Every [`Error`](crate::Error) shows such texts in this form. A program that prints names from a model's file should
+//! use [`shown`] as well.
 
 use std::fmt::{self, Write};
 
@@ -56,7 +56,7 @@ pub(crate) fn message(text: &str) -> String {
 /// assert!(text.len() < 500 && text.starts_with("x0, x1, ") && text.ends_with(" more"));
 /// ```
 pub fn listed<S: AsRef<str>>(names: &[S], separator: &str) -> String {
-    // Room for the words around it.
+    // Leaves room for the rest of the sentence.
     joined(names, separator, SENTENCE - 120)
 }
 
@@ -81,14 +81,14 @@ fn joined<S: AsRef<str>>(names: &[S], separator: &str, most: usize) -> String {
     text
 }
 
-/// Whether a character would move the cursor, hide, or turn the text around it.
+/// Whether a character moves the cursor, is invisible, or changes the direction of the text around it.
 fn is_hidden(c: char) -> bool {
     let invisible =
         matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     c.is_control() || invisible
 }
 
-/// The characters that stand for one.
+/// The characters that show a character: itself, or its escape sequence.
 fn escaped(c: char) -> impl Iterator<Item = char> {
     let (plain, escape) = if is_hidden(c) { (None, Some(c.escape_default())) } else { (Some(c), None) };
     plain.into_iter().chain(escape.into_iter().flatten())
@@ -112,7 +112,7 @@ impl fmt::Display for Shown<'_> {
         if fitting(text.chars(), most) == count {
             return write(text);
         }
-        // The end says as much as the beginning: a file's own name, an index.
+        // The end is as useful as the beginning: it may be a file name or an index.
         let head = fitting(text.chars(), most * 2 / 3);
         let tail = fitting(text.chars().rev(), most / 3);
         let place = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(place, _)| place);
@@ -159,7 +159,7 @@ mod tests {
         let shown = text.matches("name").count();
         assert!(text.ends_with(&format!("; and {} more", 300 - shown)) && text.len() < 500, "{text}");
         assert!(long_list(&names, ", ").len() > 1300);
-        // One name is always there.
+        // The first name is always shown.
         assert!(listed(&["b".repeat(900)], ", ").contains("more ..."));
     }
 

@@ -61,8 +61,8 @@ impl Activation {
     /// Keras 1 and 2's hard sigmoid and ONNX's default, `clip(0.2 x + 1/2, 0, 1)`.
     pub const HARD_SIGMOID_ONNX: Self = Self::HardSigmoid { alpha: 0.2, beta: 0.5 };
 
-    /// The number the kernels switch on, with the parameters they apply: `shaders/common/activation.wgsl` declares the
-    /// same numbers as constants and a test compares the two.
+    /// The number by which kernels select the activation, then `alpha` and `beta` (0 if there are none).
+    /// `shaders/common/activation.wgsl` declares the same numbers as constants, and a test compares the two.
     pub const fn code(self) -> (u32, f32, f32) {
         match self {
             Self::Identity => (0, 0.0, 0.0),

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 /// resumed, and the backward pass needs no stored mask.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Noise {
-    /// Tells runs apart.
+    /// The seed of the run: runs with different seeds have different masks.
     pub seed: u64,
-    /// Tells training steps apart.
+    /// The number of the training step: every step has masks of its own.
     pub step: u32,
     /// Probability that an element of a layer's output is dropped on its way to the layer above. The other elements are scaled
     /// by `1 / (1 - p)` (`torch.nn.LSTM`'s `dropout`).
@@ -66,7 +66,7 @@ impl Mask {
             Self::ZoneoutS { row } => (3, row),
             Self::Other { at } => (4, at),
         };
-        // A stack has few layers: what does not fit in 29 bits wraps around.
+        // A stack has few layers: a number of more than 29 bits wraps around.
         (at as u32).wrapping_mul(8).wrapping_add(kind)
     }
 }
@@ -107,7 +107,7 @@ impl Draw {
 }
 
 impl Noise {
-    /// A mask, or `None` if nothing is dropped.
+    /// The mask of this name, or `None` if nothing is dropped.
     pub fn draw(&self, mask: Mask) -> Option<Draw> {
         let p = match mask {
             Mask::Dropout { .. } | Mask::Other { .. } => self.dropout,
@@ -120,7 +120,7 @@ impl Noise {
 
     /// Seed, step and a row of a stack: a kernel derives the keys of its masks from these words.
     pub(crate) fn words(&self, row: usize) -> [u32; 4] {
-        // A stack has few rows: what does not fit wraps around, as in `Mask`.
+        // A stack has few rows: a number of more than 32 bits wraps around.
         [self.seed as u32, (self.seed >> 32) as u32, self.step, row as u32]
     }
 

@@ -56,7 +56,8 @@ pub struct Parameters<F = f32> {
     pub weight_hh: Array2<F>,
     /// Bias added on the input's side, `[G hidden]`.
     pub bias_ih: Option<Array1<F>>,
-    /// Bias added on the state's side, `[G hidden]`. A GRU that resets after the matmul resets this one too.
+    /// Bias added on the state's side, `[G hidden]`. In a GRU that resets after the matmul, the reset gate also scales
+    /// the candidate's part.
     pub bias_hh: Option<Array1<F>>,
     /// Projection of the hidden state, `[O, hidden]`.
     pub weight_hr: Option<Array2<F>>,
@@ -124,7 +125,7 @@ impl<F: Copy> Parameters<F> {
         named
     }
 
-    /// Moves the parameters out by name, in the order of [`Cell::parameters`]; each is row-major if it was made so.
+    /// Moves the parameters out by name, in the order of [`Cell::parameters`]. Their memory layout does not change.
     pub(crate) fn into_named(self) -> Vec<(&'static str, ArrayD<F>)> {
         let mut named = vec![("weight_ih", self.weight_ih.into_dyn()), ("weight_hh", self.weight_hh.into_dyn())];
         named.extend(self.bias_ih.map(|a| ("bias_ih", a.into_dyn())));
@@ -134,7 +135,7 @@ impl<F: Copy> Parameters<F> {
         named
     }
 
-    /// [`Parameters::map`] that fails if there is no memory.
+    /// Like [`Parameters::map`], but returns an error if there is no memory.
     pub(crate) fn mapped<G>(&self, op: &'static str, mut f: impl FnMut(F) -> G) -> Result<Parameters<G>> {
         fn of<F: Copy, G, D: ndarray::Dimension>(
             op: &'static str,
@@ -167,7 +168,7 @@ impl<F: Copy> Parameters<F> {
 }
 
 impl<F: Copy + std::ops::AddAssign> Parameters<F> {
-    /// Adds other parameters of the same shapes, as gradients of several calls are added.
+    /// Adds other parameters of the same shapes, for example the gradients of another call.
     pub fn add(&mut self, other: &Self) {
         fn of<F: Copy + std::ops::AddAssign, D: ndarray::Dimension>(to: &mut Array<F, D>, from: &Array<F, D>) {
             to.zip_mut_with(from, |to, &from| *to += from);

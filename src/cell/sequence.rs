@@ -74,7 +74,7 @@ impl Sequence {
         self
     }
 
-    /// The instructions for some of the steps.
+    /// The instructions for a range of steps.
     pub(crate) fn part(&self, steps: Range<usize>) -> Self {
         let cut = |array: &ArcArray2<bool>| {
             let end = steps.end.min(array.nrows());
@@ -89,7 +89,7 @@ impl Sequence {
         }
     }
 
-    /// `true` if a row takes part in a step, by lengths and mask, `[T, B]`.
+    /// Which rows take part in which steps, by lengths and mask, `[T, B]`.
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::Value`] if the instructions do not fit; [`Error::OutOfMemory`].
@@ -100,7 +100,7 @@ impl Sequence {
         }
     }
 
-    /// Sets the output at skipped steps.
+    /// The output at skipped steps.
     pub fn padding(&self) -> Pad {
         self.pad
     }
@@ -126,7 +126,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// One word per step and row, `[T, B]`, or `None` in the plain case.
+    /// One word of flags (`VALID`, `RESET`) per step and row, `[T, B]`; `None` if every step of every row counts.
     pub(crate) fn flags(&self, time: usize, batch: usize) -> Result<Option<Array2<u32>>> {
         self.check(time, batch)?;
         if self.lengths.is_none() && self.mask.is_none() && self.reset.is_none() {

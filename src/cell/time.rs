@@ -1,4 +1,4 @@
-//! Time: which way a layer goes through it, and the dependent parts of one step.
+//! The direction in which a layer goes through time, and the dependent stages of a time step.
 
 use super::{Cell, GruCell, Reset};
 
@@ -11,7 +11,7 @@ pub enum Direction {
     Reverse,
 }
 
-/// One of the dependent parts of a time step. Each needs the result of the one before in all units.
+/// One of the dependent stages of a time step. A stage needs the results of the stage before it from all units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stage {

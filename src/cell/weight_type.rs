@@ -25,10 +25,10 @@ pub enum WeightType {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats, rounded to nearest; finite magnitudes above 65,504 become the largest one.
+    /// 16-bit floats, rounded to nearest; finite values beyond ±65,504 become ±65,504.
     F16,
-    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, of `f32`'s range. Finite magnitudes
-    /// above the type's largest become that one.
+    /// The upper halves of 32-bit floats, rounded to nearest: less precise than `F16`, with the range of `f32`. Finite
+    /// values beyond the type's largest become the largest.
     Bf16,
     /// 8-bit integers with one `f32` scale per row (a gate of a unit): see [`quantize_row`].
     Int8,
@@ -37,7 +37,7 @@ pub enum WeightType {
 /// A row as 8-bit integers: `w ~ scale q`, `scale = max |w| / 127`, `q` rounded to nearest and never -128. The scale of a
 /// row of zeros is 0. The scale of a row with a NaN or an infinity is NaN, so that the whole row reads as NaN.
 pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
-    // Magnitudes compare like their bits, and NaN is above all numbers; `f32::max` would ignore it.
+    // Magnitudes have the order of their bits, NaN last; `f32::max` would ignore NaN.
     let most = f32::from_bits(row.fold(0, |most, w| most.max(w.abs().to_bits())));
     let scale = if most.is_finite() { most / 127.0 } else { f32::NAN };
     #[expect(clippy::cast_possible_truncation, reason = "clamped to the type's range")]
@@ -45,7 +45,7 @@ pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
     (scale, row.iter().map(narrow).collect())
 }
 
-/// [`quantize_row`] of every row: their factors, and all integers.
+/// Applies [`quantize_row`] to every row; returns the scales and all integers.
 pub(crate) fn quantize(op: &'static str, weight: ArrayView2<'_, f32>) -> Result<(Vec<f32>, Vec<i8>)> {
     let (mut scales, mut integers) = (memory::room(op, weight.nrows())?, memory::room(op, weight.len())?);
     for row in weight.rows() {
@@ -79,12 +79,13 @@ impl WeightType {
         }
     }
 
-    /// The weights as this type can hold them, in `f32`. A row of `Int8` with a NaN or an infinity becomes NaN as a whole.
+    /// Rounds weights to values that this type can hold; the result is `f32`. A row of `Int8` with a NaN or an infinity
+    /// becomes NaN as a whole.
     pub fn round(self, weight: ArrayView2<'_, f32>) -> Array2<f32> {
         self.rounded(weight.to_owned())
     }
 
-    /// [`WeightType::round`] in the weights' own memory.
+    /// Like [`WeightType::round`], but in place.
     fn rounded(self, mut weight: Array2<f32>) -> Array2<f32> {
         match self {
             Self::F32 => {}
@@ -100,7 +101,7 @@ impl WeightType {
         weight
     }
 
-    /// [`WeightType::round`] of every matrix of a layer and direction.
+    /// Applies [`WeightType::round`] to every matrix of a layer and direction.
     pub fn round_parameters(self, p: Parameters) -> Parameters {
         Parameters {
             weight_ih: self.rounded(p.weight_ih),
@@ -130,7 +131,7 @@ impl WeightType {
     }
 }
 
-/// Rounding to nearest would turn a finite number above `most` into an infinity.
+/// Clamps a finite weight to `[-most, most]`, because rounding to nearest would turn a larger one into an infinity.
 fn clamp(w: f32, most: f32) -> f32 {
     if w.is_finite() { w.clamp(-most, most) } else { w }
 }
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_int8_with_a_nan_or_an_infinity_is_no_row_of_numbers() {
+    fn a_row_of_int8_with_a_nan_or_an_infinity_becomes_nan() {
         for odd in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let rounded = WeightType::Int8.round(array![[0.5, odd, 0.0], [1.0, -1.0, 0.25]].view());
             assert!(rounded.row(0).iter().all(|w| w.is_nan()), "{odd}: {rounded}");

@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 
 /// Opens a file for reading if it is a regular one, links followed.
 ///
-/// It is looked at before it is opened: opening a FIFO waits for a writer, a device may never end, and some devices act when
-/// they are opened.
+/// Its kind is checked before it is opened: opening a FIFO waits for a writer, a device may never end, and some devices
+/// act when they are opened.
 ///
 /// # Errors
-/// [`Error::Io`] for what is not there, cannot be read, or is a folder, a FIFO, a socket or a device.
+/// [`Error::Io`] if the file is missing, cannot be read, or is a folder, a FIFO, a socket or a device.
 ///
 /// # Examples
 /// ```
@@ -26,7 +26,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<File> {
     let failed = |error| Error::io(path, error);
     check_regular(path, &fs::metadata(path).map_err(failed)?)?;
     let file = File::open(path).map_err(failed)?;
-    // Another file may have taken the place of the one that was looked at.
+    // Another file may have taken the place of the one that was checked.
     check_regular(path, &file.metadata().map_err(failed)?)?;
     Ok(file)
 }
@@ -45,7 +45,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
 /// Reads a file of text as a whole, if [`open`] opens it.
 ///
 /// # Errors
-/// As [`read`], and [`Error::Io`] for what is not UTF-8.
+/// As [`read`], and [`Error::Io`] if the bytes are not UTF-8.
 ///
 /// # Examples
 /// ```
@@ -63,7 +63,7 @@ fn check_regular(path: &Path, found: &Metadata) -> Result<()> {
     if found.is_file() {
         return Ok(());
     }
-    let advice = if found.is_dir() { "" } else { ": write what it gives into a file first" };
+    let advice = if found.is_dir() { "" } else { ": write its contents to a file first" };
     let found = format!("expected a regular file, found {}{advice}", kind(found));
     Err(Error::io(path, IoError::new(ErrorKind::InvalidInput, found)))
 }

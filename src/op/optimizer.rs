@@ -5,28 +5,29 @@ use crate::error::{Error, Result};
 /// Stochastic gradient descent (`torch.optim.SGD`).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sgd {
-    /// The share of the last direction that is kept.
+    /// Factor of the previous step's direction.
     pub momentum: f64,
-    /// Reduces the gradient's share of a direction to `1 - dampening`.
+    /// The gradient enters the direction with the factor `1 - dampening`.
     pub dampening: f64,
     /// Looks ahead along the direction (Sutskever et al. 2013); needs a momentum and no dampening.
     pub nesterov: bool,
-    /// Decay of the weights, added to the gradient.
+    /// Weight decay: this factor times the weight is added to the gradient.
     pub weight_decay: f64,
 }
 
 /// RMSprop (`torch.optim.RMSprop`; Tieleman & Hinton 2012; centered: Graves 2013).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsProp {
-    /// The share of the mean square that is kept.
+    /// Decay factor of the running mean square.
     pub alpha: f64,
-    /// Added to the root.
+    /// Added to the square root that divides the step.
     pub eps: f64,
-    /// Decay of the weights, added to the gradient.
+    /// Weight decay: this factor times the weight is added to the gradient.
     pub weight_decay: f64,
-    /// The share of the last direction that is kept.
+    /// Factor of the previous step's direction.
     pub momentum: f64,
-    /// Divides by the deviation rather than by the root mean square. If rounding makes its square negative, it counts as 0.
+    /// Divides by the standard deviation instead of the root mean square. If rounding makes the variance negative, it
+    /// counts as 0.
     pub centered: bool,
 }
 
@@ -39,11 +40,11 @@ impl Default for RmsProp {
 /// Adam (`torch.optim.Adam`; Kingma & Ba 2015) and [AdamW](Adam::W).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
-    /// The shares of the mean and of the mean square that are kept.
+    /// Decay factors of the running mean and of the running mean square.
     pub betas: [f64; 2],
-    /// Added to the root.
+    /// Added to the square root that divides the step.
     pub eps: f64,
-    /// Decay of the weights: added to the gradient or, if it is decoupled, subtracted from the weights.
+    /// Weight decay: added to the gradient or, if it is decoupled, subtracted from the weights.
     pub weight_decay: f64,
     /// Whether the decay bypasses the gradient (Loshchilov & Hutter 2019).
     pub decoupled: bool,
@@ -93,7 +94,7 @@ impl From<Adam> for Rule {
 }
 
 impl Rule {
-    /// The values that the rule remembers of every element, by PyTorch's names.
+    /// PyTorch's names of the values that the rule remembers of every element.
     pub fn slots(&self) -> Vec<&'static str> {
         let slots = match *self {
             Self::Sgd(Sgd { momentum, .. }) => vec![(momentum != 0.0, "momentum_buffer")],
@@ -107,7 +108,7 @@ impl Rule {
         slots.into_iter().filter_map(|(kept, name)| kept.then_some(name)).collect()
     }
 
-    /// Refuses numbers that PyTorch refuses, too.
+    /// Refuses NaN and the numbers that PyTorch refuses.
     ///
     /// # Errors
     /// [`Error::Value`] that names the number.
@@ -123,7 +124,7 @@ impl Rule {
                 not_below_zero("momentum", momentum)?;
                 not_below_zero("weight_decay", weight_decay)?;
                 if nesterov && (momentum == 0.0 || dampening != 0.0) {
-                    return Err(wrong("dampening", "0, beside a momentum above 0, for nesterov", dampening));
+                    return Err(wrong("dampening", "0 (with a momentum above 0) if nesterov is set", dampening));
                 }
                 if dampening.is_nan() { Err(wrong("dampening", "a number", dampening)) } else { Ok(()) }
             }
@@ -156,7 +157,7 @@ pub struct Update {
 }
 
 impl Update {
-    /// The rule at one of a parameter's updates, counted from 1.
+    /// The rule at update number `step` of a parameter, counted from 1.
     pub fn new(rule: Rule, rate: f64, step: u64) -> Self {
         let corrections = match rule {
             Rule::Adam(Adam { betas, .. }) => {
@@ -179,7 +180,7 @@ impl Update {
 pub struct Clip {
     /// Clamps every element to `[-value, value]` (`torch.nn.utils.clip_grad_value_`), before the norm is taken.
     pub value: Option<f32>,
-    /// Scales all gradients by one factor if their common norm is above this one (`torch.nn.utils.clip_grad_norm_`).
+    /// Scales all gradients by one factor if their common norm is above this limit (`torch.nn.utils.clip_grad_norm_`).
     pub norm: Option<f32>,
 }
 
