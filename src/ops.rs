@@ -45,7 +45,7 @@ use crate::path::{self, IntoElements, in_precision};
 use crate::tensor::{Tensor, view};
 use crate::{cpu, memory, reference};
 
-/// An activation of every element.
+/// Applies an activation to every element.
 ///
 /// # Errors
 /// [`Error::DeviceMismatch`] if `x` lives elsewhere than the recorder.
@@ -60,7 +60,7 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
     )
 }
 
-/// An elementary function of every element.
+/// Applies an elementary function to every element.
 ///
 /// # Errors
 /// [`Error::DeviceMismatch`] if `x` lives elsewhere than the recorder.
@@ -75,7 +75,7 @@ pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tenso
     )
 }
 
-/// An operation on two tensors of one shape, element by element.
+/// Applies an operation to two tensors of one shape, element by element.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; [`Error::DeviceMismatch`].
@@ -99,8 +99,8 @@ pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Re
     )
 }
 
-/// An operation on the two halves of every row: `y[r, c] = op(x[r, c], x[r, N + c])`. With [`Binary::Hypot`] the magnitudes
-/// of complex rows stored as real parts, then imaginary parts.
+/// Applies an operation to the two halves of every row: `y[r, c] = op(x[r, c], x[r, N + c])`. If a row holds all real
+/// parts, then all imaginary parts, [`Binary::Hypot`] gives the magnitudes of the complex numbers.
 ///
 /// # Shapes
 /// `x [M, 2 N]`; returns `[M, N]`.
@@ -322,7 +322,7 @@ pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result
     )
 }
 
-/// Columns that an `f32` numbers without gaps.
+/// The most columns whose numbers `f32` holds exactly.
 const NUMBERED: usize = 1 << 24;
 
 /// The column of every row's largest element, the first of equals (`torch.argmax`). NaN is never the largest; a row of NaN

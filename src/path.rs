@@ -1,5 +1,5 @@
-//! The one place that tells the reference, the CPU and the GPU apart. An operation states its work on the host and on a GPU,
-//! and [`run`] carries out the one of its recorder's device.
+//! The one place that tells the reference, the CPU and the GPU apart. An operation passes its work for the host and its
+//! work for a GPU to [`run`], which does the one that the recorder's device needs.
 
 mod parameters;
 mod recorder;
@@ -75,7 +75,7 @@ impl Device {
         }
     }
 
-    /// The CPU behind this device, or the one that all share.
+    /// The CPU behind this device; the shared CPU for any other device.
     fn cpu_or_shared(&self) -> CpuDevice {
         self.cpu().unwrap_or_else(CpuDevice::shared)
     }
@@ -194,8 +194,8 @@ pub(crate) fn run(
     )
 }
 
-/// A function of the reference on the elements of its operands, in the precision of a host path: `f64` on the reference, `f32`
-/// on the CPU. Returns its elements in `f32`.
+/// Calls a function of the reference in the precision of a host path: `f64` on the reference, `f32` on the CPU. Returns
+/// the elements of its result in `f32`.
 macro_rules! in_precision {
     ($path:expr, $op:expr, $($name:ident = $elements:expr),+; $result:expr) => {
         $path.choose(
@@ -213,12 +213,12 @@ macro_rules! in_precision {
 }
 pub(crate) use in_precision;
 
-/// Operands of the reference, which computes in `f64`.
+/// Converts operands to `f64`, in which the reference computes.
 pub(crate) fn widened(op: &'static str, x: &[f32]) -> Result<Vec<f64>> {
     memory::collected(op, x.len(), x.iter().map(|&x| f64::from(x)))
 }
 
-/// Results of the reference.
+/// Rounds results of the reference to `f32`.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
 pub(crate) fn rounded(op: &'static str, x: &[f64]) -> Result<Vec<f32>> {
     memory::collected(op, x.len(), x.iter().map(|&x| x as f32))

@@ -59,8 +59,8 @@ impl Tensor {
         Ok(Self { device: device.clone(), shape: shape.to_vec(), storage: Storage::zeros(device, OP, len)? })
     }
 
-    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`; wgpu cannot
-    /// tell a buffer of another `wgpu::Instance` apart.
+    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`; wgpu
+    /// cannot recognise a buffer of another `wgpu::Instance`.
     ///
     /// # Errors
     /// [`Error::Value`] unless the buffer is the device's own, has the usages `STORAGE`, `COPY_SRC` and `COPY_DST` and room
@@ -91,7 +91,7 @@ impl Tensor {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        // It was counted when the tensor was made.
+        // The number was checked when the tensor was made, so it does not overflow.
         count(&self.shape).unwrap_or_default()
     }
 
@@ -114,7 +114,7 @@ impl Tensor {
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
     }
 
-    /// Copies the tensor to the host, and waits for what computes it.
+    /// Waits until the tensor is computed, and copies it to the host.
     ///
     /// # Errors
     /// [`Error::Shape`] if the rank is not that of `D`; [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`] if the
@@ -123,8 +123,8 @@ impl Tensor {
         shaped(&self.shape, self.to_vec()?)
     }
 
-    /// [`Tensor::to_array`] without blocking: the only way back to the host in a browser, and the way for a thread that has
-    /// other work meanwhile.
+    /// [`Tensor::to_array`] without blocking, for a thread that has other work meanwhile. In a browser there is no
+    /// other way to the host.
     ///
     /// # Errors
     /// As [`Tensor::to_array`].
@@ -142,11 +142,11 @@ impl Tensor {
         shaped(&self.shape, self.to_vec_async().await?)
     }
 
-    /// Copies the elements to the host, and waits for what computes them.
+    /// Waits until the elements are computed, and copies them to the host.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`] if the read-back fails; [`Error::Unsupported`] on a
-    /// browser's GPU, where nothing may wait.
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`] if the read-back fails; [`Error::Unsupported`]
+    /// on a browser's GPU, where no thread may wait.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         self.read_back()?.wait()
     }
@@ -172,7 +172,7 @@ impl Tensor {
         self.shared_host(op, what).map(|elements| elements.as_slice())
     }
 
-    /// The elements of a tensor on the host, with a share in their memory.
+    /// The shared memory of a tensor on the host.
     pub(crate) fn shared_host(&self, op: &'static str, what: &'static str) -> Result<&Arc<Vec<f32>>> {
         self.storage.host().ok_or_else(|| elsewhere(&self.device, op, what, "the host"))
     }
@@ -202,8 +202,8 @@ impl Tensor {
         Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) }
     }
 
-    /// A tensor with memory of its own and the same elements; recorded. On the host the memory is shared until one of the two
-    /// is written to.
+    /// Records a copy of the tensor in memory of its own. On the host the memory is shared until one of the two is
+    /// written to.
     pub(crate) fn record_copy(&self, op: &'static str, recorder: &mut Recorder) -> Result<Self> {
         self.check_device(op, "state", recorder.device())?;
         path::dispatch(

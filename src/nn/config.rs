@@ -11,7 +11,7 @@ use crate::plan::{PlanKind, Problem};
 use crate::tensor::Device;
 
 const OP: &str = "Recurrent";
-/// No size of a stack is larger, so that products of two of them can be counted.
+/// No size of a stack is larger, so that products of two sizes do not overflow.
 const LARGEST: usize = 1 << 24;
 /// No stack has more layers: every one of them takes some kilobytes, however few its units are.
 const MOST_LAYERS: usize = 1 << 16;
@@ -73,7 +73,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         }
     }
 
-    /// The number of layers, each reading the one below.
+    /// Sets the number of layers; each layer reads the one below.
     pub fn layers(mut self, layers: usize) -> Self {
         self.layers = layers;
         self
@@ -132,7 +132,8 @@ impl<C: Clone + Into<Cell>> Config<C> {
         (0..self.layers).map(|layer| (0..cells.len()).map(|at| one(layer, at)).collect()).collect()
     }
 
-    /// The stack with PyTorch's initial weights, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden)]`; the same for the same seed.
+    /// The stack with PyTorch's initial weights, uniform in `[-1/sqrt(hidden), 1/sqrt(hidden)]`; equal seeds give equal
+    /// weights.
     ///
     /// # Errors
     /// As [`Config::build`].

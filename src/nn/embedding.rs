@@ -43,7 +43,7 @@ impl Embedding {
         self.table.to_array()
     }
 
-    /// The symbols' vectors, on the device.
+    /// Looks up the symbols' vectors; the result stays on the device.
     ///
     /// # Shapes
     /// Returns `[symbols.len(), width]`.
@@ -65,8 +65,8 @@ impl Embedding {
         ops::gather_rows(recorder, &self.table, symbols)
     }
 
-    /// Records the choice of a symbol for every row of scores, the one with the highest score, and its vector: a greedy
-    /// decoder's next input, without leaving the device.
+    /// Records, for every row of scores, the choice of the symbol with the highest score, and the look-up of its
+    /// vector. So a greedy decoder's next input never leaves the device.
     ///
     /// # Shapes
     /// `scores [M, symbols]`; returns the symbols as [`ops::argmax_rows`] gives them, `[M]`, and their vectors, `[M, width]`.

@@ -60,7 +60,7 @@ impl Linear {
         self.bias.as_ref().map(Tensor::to_array).transpose()
     }
 
-    /// Applies the map and waits for nothing: the result stays on the device.
+    /// Applies the map; the result stays on the device.
     ///
     /// # Shapes
     /// `x [.., in]`; returns `[.., out]`.

@@ -133,7 +133,7 @@ impl State {
         Ok(Self { initial, ..Self::record_with_current(recorder, shapes, h, s)? })
     }
 
-    /// A state of the same initial value with another current value.
+    /// Records a state with the same initial value and another current value.
     pub(crate) fn record_at(&self, recorder: &mut Recorder, h: &Tensor, s: Option<&Tensor>) -> Result<Self> {
         Ok(Self { initial: self.initial.clone(), ..Self::record_with_current(recorder, self.shapes(), h, s)? })
     }
@@ -143,8 +143,8 @@ impl State {
         self.record_at(recorder, &self.h, self.s.as_ref())
     }
 
-    /// A copy for one call to advance, recorded. It takes this state's place once the call's result is on the host, so that a
-    /// call that fails on its way there leaves this state as it was. The CPU path's buffers go along.
+    /// Records a copy for one call to advance. The caller puts it in this state's place once the call's result is on
+    /// the host. So a call that fails before that leaves this state as it was. The CPU path's buffers move to the copy.
     pub(crate) fn record_next(&mut self, recorder: &mut Recorder) -> Result<Self> {
         let next = self.record_clone(recorder)?;
         Ok(Self { workspace: std::mem::take(&mut self.workspace), ..next })
@@ -208,7 +208,7 @@ impl State {
         self.to_s()
     }
 
-    /// `h` as a tensor of its own on the device, for the layers that follow; recorded, no read-back.
+    /// Records a copy of `h` on the device, for example for the layers that follow. Nothing is read back.
     ///
     /// # Errors
     /// As [`Tensor::from_array`].
@@ -216,7 +216,7 @@ impl State {
         self.h.record_copy(OP, recorder)
     }
 
-    /// The cell state as a tensor of its own on the device; `None` unless the cell is an LSTM. Recorded, no read-back.
+    /// Records a copy of the cell state on the device; `None` unless the cell is an LSTM. Nothing is read back.
     ///
     /// # Errors
     /// As [`Tensor::from_array`].
@@ -284,7 +284,7 @@ impl State {
         Ok(())
     }
 
-    /// A second state of the same two values.
+    /// Copies the state with both of its values.
     ///
     /// # Errors
     /// As [`Tensor::from_array`].
@@ -295,7 +295,8 @@ impl State {
         Ok(clone)
     }
 
-    /// Returns to the initial value, to begin another sequence. On the host nothing is allocated.
+    /// Returns to the initial value, to begin another sequence. On the host nothing is allocated, unless a tensor of
+    /// [`State::h_tensor`] or [`State::s_tensor`] shares the memory.
     ///
     /// # Errors
     /// As [`Tensor::from_array`]; the state then keeps its value.

@@ -27,9 +27,10 @@ pub struct TrainingOptions {
     pub noise: Noise,
     /// Clamps the gradient with respect to the state to `[-clip, clip]` between two steps of the backward pass.
     pub recurrent_clip: Option<f32>,
-    /// Gradient checkpointing: the forward pass keeps the state every so many steps, and the backward pass runs the steps
-    /// between them again. The gradients are the same bits. Then only each layer's input, its output and their gradients grow
-    /// with the length. (The CPU path rounds up to a multiple of 64; the reference always keeps states only.)
+    /// Gradient checkpointing: the forward pass keeps the state every so many steps, and the backward pass runs the
+    /// steps between them again. The bits of the gradients do not change. Then only each layer's input and output, and
+    /// the gradients with respect to them, grow with the length. (The CPU path rounds up to a multiple of 64; the
+    /// reference always keeps states only.)
     pub checkpoint: Option<usize>,
 }
 
@@ -82,7 +83,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// Puts the stack on a device as one whose parameters can change.
     ///
     /// # Errors
-    /// As [`Config::build`]; [`Error::Unsupported`] for weights of a narrow type: their gradients are those of `f32`.
+    /// As [`Config::build`]; [`Error::Unsupported`] for weights of a narrow type: training needs `f32`.
     pub fn trainable(&self, device: &Device, parameters: &[Vec<Parameters>]) -> Result<TrainableRecurrent<C>> {
         self.check_parameters(parameters)?;
         if self.weight_type != WeightType::F32 {
@@ -262,8 +263,8 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         Ok((y, tape))
     }
 
-    /// Runs the sequence forward and back by the reference, on whichever device the stack lives. `show` sees each layer and
-    /// direction with its gradients, from the last layer to the first. The state keeps its value.
+    /// Runs the sequence forward and back by the reference, on whichever device the stack lives. `show` is called for
+    /// each layer and direction with its gradients, from the last layer to the first. The state keeps its value.
     pub(crate) fn show_gradients(
         &self,
         x: &Tensor,

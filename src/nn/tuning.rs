@@ -28,11 +28,11 @@ pub struct Tuned {
 }
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
-    /// Times the plans that calls of `time` steps and `batch` rows may run by, and keeps the fastest: for this device from now
-    /// on, and on disk for later ones of the same adapter and driver. Times are the GPU's own if it has a clock. Later calls
-    /// of the same stack whose steps and rows round up to the same powers of two run by it.
+    /// Times the possible plans of a call of `time` steps and `batch` rows, and keeps the fastest: for this device from
+    /// now on, and on disk for later devices with the same adapter and driver. If the GPU has a clock, times come from
+    /// it. The choice holds for all calls of the same stack whose steps and rows round up to the same powers of two.
     ///
-    /// Other threads' calls of the same kind go on meanwhile, by whichever candidate is being timed.
+    /// Meanwhile, other threads' calls of the same kind run by the candidate that is being timed.
     ///
     /// # Errors
     /// [`Error::Unsupported`] unless the stack lives on a GPU opened with

@@ -186,7 +186,8 @@ pub(crate) fn mean_steps_grad(recorder: &mut Recorder, weights: &Tensor, dy: &Te
     )
 }
 
-/// Class numbers as a tensor of whole numbers, -1 for one that is ignored; with it the number of those that count.
+/// The targets as a tensor of class numbers, -1 for a target that is ignored, and the number of targets that are not
+/// ignored.
 pub(crate) fn class_numbers(
     device: &Device,
     op: &'static str,

@@ -11,7 +11,7 @@ use crate::path::{self, IntoElements};
 use crate::reference;
 use crate::tensor::{Tensor, view};
 
-/// Several copies into one new tensor of `shape`, which they cover.
+/// Copies parts of tensors into a new tensor of `shape`. The parts cover it.
 fn assemble(
     recorder: &mut Recorder,
     op: &'static str,
@@ -45,7 +45,7 @@ fn assemble(
 /// Reorders the axes: axis `a` of the result is axis `order[a]` of `x` (`torch.permute`).
 ///
 /// # Errors
-/// [`Error::Value`] if `order` is no permutation of the axes; [`Error::DeviceMismatch`].
+/// [`Error::Value`] if `order` is not a permutation of the axes; [`Error::DeviceMismatch`].
 pub fn permute(recorder: &mut Recorder, x: &Tensor, order: &[usize]) -> Result<Tensor> {
     const OP: &str = "permute";
     let mut sorted = order.to_vec();
@@ -74,7 +74,7 @@ pub struct Slice {
     pub count: usize,
 }
 
-/// Cuts an axis.
+/// Takes a slice of one axis.
 ///
 /// # Errors
 /// [`Error::Value`] if the slice reaches outside the tensor or its step is 0; [`Error::DeviceMismatch`].
@@ -103,7 +103,7 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     let mut shape = x.shape().to_vec();
     shape[axis] = count;
     let mut from = StridedLayout::contiguous(x.shape());
-    // An empty slice may begin anywhere, beyond the tensor, too.
+    // An empty slice may begin anywhere, even beyond the tensor.
     from.offset = if count == 0 { 0 } else { start.wrapping_mul(from.strides[axis].unsigned_abs()) };
     from.strides[axis] = from.strides[axis].wrapping_mul(step);
     let to = StridedLayout::contiguous(&shape);
@@ -177,7 +177,7 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
     assemble(recorder, OP, &shape, &parts)
 }
 
-/// Repeats axes of extent 1 to fill `shape`, new axes in front (`torch.expand`, the rule of NumPy's broadcasting).
+/// Repeats axes of extent 1 to fill `shape`, and adds axes in front (`torch.expand`, the rule of NumPy's broadcasting).
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` does not broadcast to `shape`; [`Error::DeviceMismatch`].
@@ -238,7 +238,7 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
 /// `table [N, W]`, `scores [M, N]`; returns the choices as [`argmax_rows`] gives them, `[M]`, and their rows, `[M, W]`.
 ///
 /// # Errors
-/// As [`argmax_rows`], and [`Error::Shape`] if the table has not one row a score.
+/// As [`argmax_rows`], and [`Error::Shape`] unless a row of scores is as long as the table has rows.
 ///
 /// # Examples
 /// ```

@@ -156,7 +156,7 @@ pub(crate) fn point_loss_grad(recorder: &mut Recorder, points: &Points<'_>, dy: 
     )
 }
 
-/// Adds up in 64 bits, as a device's tree of sums loses less than one long sum in 32.
+/// Adds up in `f64`. A device adds in a tree, which loses less precision than one long sum in `f32`.
 fn total<F: Real>(parts: impl IntoIterator<Item = F>, scale: f32) -> F {
     let sum: f64 = parts.into_iter().filter_map(|part| part.to_f64()).sum();
     F::near(sum * f64::from(scale))

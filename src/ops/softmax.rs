@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 /// `exp(x - m) / sum(exp(x - m))` along the last axis, `m` its largest element (`torch.softmax`).
 ///
 /// # Shapes
-/// `x [.., N]`; returns the same.
+/// `x [.., N]`; returns `[.., N]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` has no axes; [`Error::DeviceMismatch`].

@@ -11,10 +11,11 @@ use crate::tensor::Tensor;
 
 /// Words of a verdict.
 const WORDS: usize = 5;
-/// The loss, and the norm of all gradients before they were scaled.
+/// The loss.
 const LOSS: usize = 0;
+/// The norm of all gradients before they are scaled.
 const NORM: usize = 1;
-/// The factor of all gradients; 0 once a step was bad.
+/// The factor of all gradients; 0 once a step is bad.
 const COEFFICIENT: usize = 2;
 /// 1, or 0 once the loss or the norm was NaN or infinite. From then on the verdict stays as it is.
 const GOOD: usize = 3;
@@ -57,7 +58,8 @@ impl VerdictWords {
     }
 }
 
-/// Judges a step: the norm of all gradients, each clamped by value first, and the factor that keeps it below the limit.
+/// Judges a step: computes the norm of all gradients after clipping by value, and the factor that keeps the norm within
+/// its limit.
 ///
 /// # Shapes
 /// `loss []`

@@ -70,7 +70,7 @@ impl ParameterTensors {
         })
     }
 
-    /// Buffers under the names and in the shapes of these parameters.
+    /// Turns buffers into tensors with the names and shapes of these parameters.
     pub(super) fn of_buffers(&self, device: &GpuDevice, buffers: &gpu::ParameterBuffers) -> Self {
         let gpu::ParameterBuffers { weight_ih, weight_hh, bias, weight_hr, peephole } = buffers;
         let [bias_ih, bias_hh] = bias.as_ref().map_or([None; 2], |[ih, hh]| [Some(ih), Some(hh)]);

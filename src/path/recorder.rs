@@ -39,8 +39,9 @@ impl Recorder {
         &self.device
     }
 
-    /// Hands everything recorded to the device in one submission. If that would occupy a slow GPU longer than a watchdog allows
-    /// ([`Watchdog`](crate::plan::Watchdog)), it takes a few. Results can be read once it returns: reading waits.
+    /// Hands everything recorded to the device in one submission. If one would occupy a slow GPU longer than a watchdog
+    /// allows ([`Watchdog`](crate::plan::Watchdog)), it makes a few. Once it returns, results can be read: reading
+    /// waits for them.
     ///
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or
@@ -52,8 +53,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// [`Recorder::submit`], with a copy of `tensor` to the host behind everything recorded: one submission instead of the two
-    /// that a call and [`Tensor::to_vec`] take. On a host device there is nothing to wait for.
+    /// [`Recorder::submit`], with a copy of `tensor` to the host after everything recorded: one submission instead of
+    /// the two that a call and [`Tensor::to_vec`] take. On a host device there is nothing to wait for.
     ///
     /// # Errors
     /// As [`Recorder::submit`]; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) if the tensor lives elsewhere.
@@ -108,7 +109,7 @@ impl Recorder {
         tensors.iter().map(|tensor| ReadBack::of_host(tensor)).collect()
     }
 
-    /// Hands everything recorded to the GPU in one submission, waits, and says what it took by the GPU's own clock.
+    /// Hands everything recorded to the GPU in one submission, waits, and returns the times by the GPU's own clock.
     ///
     /// # Errors
     /// As [`Recorder::submit`], but if only the timestamps cannot be read, everything has run;
@@ -133,7 +134,7 @@ impl Recorder {
     }
 }
 
-/// A tensor's elements on their way to the host. The device works on meanwhile, and the caller waits when it wants to.
+/// A tensor's elements on their way to the host. The device works meanwhile, and the caller chooses when to wait.
 #[must_use = "the elements arrive when waited for or awaited"]
 pub struct ReadBack {
     shape: Vec<usize>,
@@ -179,7 +180,7 @@ impl ReadBack {
         shaped(&shape, self.wait()?)
     }
 
-    /// The elements once they are there, without blocking.
+    /// Returns the elements once they have arrived, without blocking.
     ///
     /// # Errors
     /// As [`Tensor::to_vec`].

@@ -22,7 +22,7 @@ pub(crate) enum PackedStack {
     Gpu(gpu::LayerStack),
 }
 
-/// One call of a stack. Its shapes fit.
+/// One call of a stack, whose shapes have been checked.
 pub(crate) struct StackCall<'a> {
     /// `[T, B, input]`
     pub(crate) x: &'a Tensor,
@@ -43,7 +43,7 @@ impl StackCall<'_> {
         [time, batch, self.width]
     }
 
-    /// The call with its buffers.
+    /// The call's buffers and sizes for a GPU.
     pub(super) fn gpu_run(&self, device: &GpuDevice) -> Result<gpu::SequenceInput<'_>> {
         let [time, batch, _] = self.shape();
         let flags = match self.sequence.flags(time, batch)? {
@@ -56,7 +56,7 @@ impl StackCall<'_> {
 }
 
 impl PackedStack {
-    /// Packs `parameters[layer][direction]`, which fit the cells. `problem` has no time and no batch.
+    /// Packs `parameters[layer][direction]`, which fit the cells. Time and batch of `problem` are 0.
     pub(crate) fn new(
         device: &Device,
         problem: Problem,

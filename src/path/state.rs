@@ -59,7 +59,7 @@ impl StateTensors<'_> {
         const OP: &str = "State";
         let Self { h, s, initial: [initial_h, initial_s], .. } = self;
         if h.is_on_host() {
-            // Both parts get memory of their own before either changes: the second may find none.
+            // Both parts get memory of their own before either changes, because the second allocation may fail.
             for part in iter::once(&mut *h).chain(s.as_mut()) {
                 part.host_mut(OP, "state")?;
             }
@@ -102,8 +102,9 @@ pub(crate) fn state_arrays(
     })
 }
 
-/// Zeros both parts of a state on a GPU. A part that a recorder or a clone holds as well gets new memory, so that they keep the
-/// value that they have recorded. All memory is found before either part changes; a write fails only if the device is lost.
+/// Zeros both parts of a state on a GPU. A part that a recorder or a clone holds as well gets new memory, so that they
+/// keep the value that they have recorded. All memory is allocated before either part changes; a write fails only if
+/// the device is lost.
 fn zero_buffers(op: &'static str, h: &mut Tensor, s: &mut Option<Tensor>) -> Result<()> {
     let fresh = |part: &Tensor| match part.is_shared() {
         true => Tensor::zeros(part.device(), part.shape()).map(Some),

@@ -17,16 +17,16 @@ use crate::tensor::Tensor;
 
 const OP: &str = "TrainableRecurrent";
 
-/// A forward pass of a stack that learns.
+/// The forward pass of a trainable stack.
 pub(crate) struct TrainingPass<'a> {
-    /// No time, no batch.
+    /// Its time and batch are 0.
     pub(crate) problem: Problem,
     pub(crate) directions: &'a [Direction],
     pub(crate) merge: Option<Binary>,
     /// `[layer][direction]`
     pub(crate) parameters: &'a [Vec<ParameterTensors>],
     pub(crate) noise: Noise,
-    /// The most steps between two states that are kept, if the backward pass shall run the steps between them again.
+    /// With gradient checkpointing, the most steps between two kept states. The backward pass runs these steps again.
     pub(crate) checkpoint: Option<usize>,
 }
 

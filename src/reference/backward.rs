@@ -40,7 +40,7 @@ fn derivative<F: Real>(activation: Activation, limit: Option<f32>, x: F) -> F {
     }
 }
 
-/// One step of an Elman layer: `da = dh' act'(a)`, then a gate row for every unit.
+/// One step of an Elman layer backwards: `da = dh' act'(a)`, then the gradients of the unit's gate row.
 ///
 /// # Shapes
 /// As [`rnn_step`](super::rnn_step); `dh_next [hidden]`. The parameters' gradients are added to `dp`.
@@ -62,7 +62,8 @@ pub fn rnn_step_backward<F: Real>(
     d
 }
 
-/// One gate row `a = (U x + b_ih) + (W h + b_hh)`, whose sides may have gradients of their own (`d_input`, `d_state`):
+/// One gate row `a = (U x + b_ih) + (W h + b_hh)` backwards. The gradients with respect to its two sums, `d_input` and
+/// `d_state`, may differ:
 ///
 /// ```text
 /// dx += U^T d_input    dU += d_input x^T    db_ih += d_input

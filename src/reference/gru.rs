@@ -40,7 +40,7 @@ pub fn gru_step<F: Real>(cell: &GruCell, p: &Parameters<F>, x: &[F], h: &[F]) ->
     gru_step_masked(cell, p, x, h, h)
 }
 
-/// [`gru_step`] whose products read another `h` than the mix, as recurrent dropout has it.
+/// [`gru_step`] in which the products read `masked` and the mix reads `h`, as recurrent dropout needs.
 pub(super) fn gru_step_masked<F: Real>(cell: &GruCell, p: &Parameters<F>, x: &[F], h: &[F], masked: &[F]) -> Vec<F> {
     let hidden = h.len();
     let gate = |block: usize, u: usize| {

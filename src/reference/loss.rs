@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::memory;
 use crate::op::PointLoss;
 
-/// The class that a target names; `None` for one that is ignored, which is any number below 0.
+/// The class that a target names; `None` if the target is below 0 and so ignored.
 pub fn target_class<F: Real>(target: F) -> Option<usize> {
     target.to_usize().filter(|_| target >= F::zero())
 }
@@ -58,7 +58,7 @@ pub fn softmax_cross_entropy_grad<F: Real>(
     Ok(dx)
 }
 
-/// A loss of every element, 0 in rows that weigh nothing.
+/// The loss of every element times the weight of its row; 0 in rows of weight 0.
 ///
 /// # Shapes
 /// `x` and `y [M, W]`, `weights [M]`; returns `[M, W]`.

@@ -36,7 +36,7 @@ pub struct LstmGates<F> {
     pub s_next: F,
 }
 
-/// The gates that [`lstm_update`] opens; arguments as there.
+/// The gates of [`lstm_update`], from the same arguments.
 pub fn lstm_gates<F: Real>(cell: &LstmCell, a: &[F], p: [F; 3], s: F) -> LstmGates<F> {
     let gate = |x: F| activate(cell.gate, clip(x, cell.gate_clip));
     let (g_in, o_in) = match cell.forget {

@@ -33,7 +33,7 @@ impl Binary {
     }
 }
 
-/// An activation of every element.
+/// Applies an activation to every element.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -41,7 +41,7 @@ pub fn unary<F: Real>(activation: Activation, x: ArrayView1<'_, F>) -> Result<Ar
     memory::mapped("activation", &x, |x| activate(activation, x))
 }
 
-/// An elementary function of every element.
+/// Applies an elementary function to every element.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -56,7 +56,7 @@ pub fn math<F: Real>(function: Math, x: ArrayView1<'_, F>) -> Result<Array1<F>> 
     })
 }
 
-/// An operation on two arrays, element by element.
+/// Applies an operation to two arrays, element by element.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).

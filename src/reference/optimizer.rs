@@ -67,13 +67,13 @@ impl Update {
 }
 
 impl Clip {
-    /// One element clamped by value; a NaN stays one.
+    /// Clamps one element to the limit by value. NaN stays NaN.
     pub fn clamp<F: Real>(&self, g: F) -> F {
         clip(g, self.value)
     }
 }
 
-/// PyTorch's factor of all gradients: `min(1, limit / (norm + 1e-6))`.
+/// The factor by which PyTorch scales all gradients: `min(1, limit / (norm + 1e-6))`.
 pub fn clip_coefficient<F: Real>(norm: F, limit: Option<f32>) -> F {
     match limit {
         Some(limit) => (F::of(limit) / (norm + F::near(1e-6))).min(F::one()),

@@ -48,7 +48,7 @@ pub fn step<F: Real>(cell: &Cell, p: &Parameters<F>, x: &[F], state: &RowState<F
     step_masked(cell, p, x, state, &state.h)
 }
 
-/// [`step`] whose products read another `h` than the rest of the step.
+/// [`step`] in which the recurrent products read `masked` instead of the state's `h`.
 fn step_masked<F: Real>(cell: &Cell, p: &Parameters<F>, x: &[F], state: &RowState<F>, masked: &[F]) -> RowState<F> {
     match cell {
         Cell::Rnn(cell) => RowState { h: rnn_step(cell, p, x, masked), s: Vec::new() },
@@ -160,7 +160,8 @@ pub fn layer_with_noise<F: Real>(
     run_steps(cell, p, direction, sequence, (noise, row_in_stack), x, state, |_, _, _| ())
 }
 
-/// [`layer_with_noise`] that shows, for each step, its index and row, its input and the state that it starts from.
+/// [`layer_with_noise`] that calls `step` before each valid step of a row, with `(t, b)`, the input and the state
+/// before it.
 #[expect(clippy::too_many_arguments, reason = "the arguments of `layer_with_noise` and one more")]
 pub(super) fn run_steps<F: Real>(
     cell: &Cell,

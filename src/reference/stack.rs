@@ -26,7 +26,7 @@ pub(crate) struct Stack {
     parameters: Vec<Vec<Parameters<f64>>>,
 }
 
-/// The state of a stack between two calls. Row `layer * directions + direction` is that of one layer and direction.
+/// The state of a stack between two calls. Row `layer * directions + direction` belongs to one layer and direction.
 pub(crate) struct StackState {
     /// `[layers directions, B, O]`
     pub(crate) h: Array3<f32>,

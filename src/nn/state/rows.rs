@@ -90,7 +90,7 @@ impl State {
     }
 }
 
-/// Rows of `[layers directions, B, W]`, the same of every layer and direction.
+/// Records the choice of the same rows for every layer and direction of `[layers directions, B, W]`.
 fn picked(recorder: &mut Recorder, part: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let &[outer, batch, width] = part.shape() else { return Ok(part.clone()) };
     let places: Vec<usize> = (0..outer).flat_map(|at| rows.iter().map(move |row| at * batch + row)).collect();

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::tensor::{Device, Tensor};
 
 /// Both values of a [`State`] as arrays of the host, for a snapshot, a file, or another device: after
-/// [`Error::DeviceLost`](crate::Error::DeviceLost) the last saved state goes on in a stack that was built anew.
+/// [`Error::DeviceLost`](crate::Error::DeviceLost) the last saved state can be restored in a stack that was built anew.
 ///
 /// [`State::save`] makes it and [`Recurrent::restore`](crate::nn::Recurrent::restore) puts it back. A run that is saved and
 /// restored at any place equals the unbroken run, resets included: on one device bit by bit.
@@ -72,7 +72,7 @@ impl State {
         })
     }
 
-    /// A saved state on a device.
+    /// Puts a saved state on a device.
     pub(in crate::nn) fn restored(device: &Device, shapes: Shapes, saved: &SavedState) -> Result<Self> {
         let SavedState { h, s, initial_h, initial_s } = saved;
         let initial = (initial_h.view(), initial_s.as_ref().map(|s| s.view()));

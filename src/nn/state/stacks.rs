@@ -47,7 +47,7 @@ macro_rules! states_of {
                 State::with_current(self.device(), self.shapes(h.len_of(Axis(1))), (h, s))
             }
 
-            /// A state whose current and initial values are the given one: PyTorch's `h_0` and `c_0`.
+            /// A state whose current and initial values are both the given value: PyTorch's `h_0` and `c_0`.
             ///
             /// # Shapes
             /// As [`Self::state`].

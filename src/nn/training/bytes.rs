@@ -1,12 +1,12 @@
-//! The memory of a training pass of the reference, before it is run.
+//! An estimate of the memory that a training pass of the reference takes.
 
 use crate::cell::{Cell, ParameterSpec};
 use crate::error::Result;
 use crate::nn::config::Config;
 
 impl<C: Clone + Into<Cell>> Config<C> {
-    /// The most bytes that a forward and a backward pass of the reference take. `shown` are the bytes per unit and step that
-    /// the caller takes for one layer of the backward pass.
+    /// The most bytes that a forward and a backward pass of the reference take. `shown` is the number of bytes per
+    /// unit, step and row that the caller takes for one layer of the backward pass.
     ///
     /// # Errors
     /// [`Error::Value`](crate::Error::Value) for an impossible configuration.
@@ -23,7 +23,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
             cells.iter().flat_map(specs).map(numbers).sum::<u128>()
         };
         let (mut of_row, mut kept, mut widest) = (0_u128, 0_u128, 0_u128);
-        // Layers above the second are like it.
+        // All layers above the first have the same sizes.
         for (layer, times) in [(0, 1), (1, self.layers as u128 - 1)].into_iter().filter(|(_, times)| *times > 0) {
             let input = problem.layer_input(layer) as u128;
             // The tape: a layer's input, its directions' outputs; its parameters and their gradients.

@@ -1,4 +1,4 @@
-//! Tapes of forward passes, and the gradients that come of them.
+//! Tapes of forward passes, and the gradients that are computed from them.
 
 use super::{OP, ParameterTensors};
 use crate::cell::Parameters;
@@ -16,7 +16,7 @@ pub struct Tape {
 }
 
 pub(super) enum Kept {
-    /// A call without rows: all gradients are zeros. The stack's parameters.
+    /// A call without rows: all gradients are zeros, in the shapes of these parameters.
     Nothing(Vec<Vec<ParameterTensors>>),
     Pass(PathTape),
 }
@@ -44,8 +44,8 @@ pub struct RecurrentGradient {
     pub x: Tensor,
     /// With respect to the state before the first step.
     pub state: StateGradient,
-    /// With respect to the value that a reset inside the sequence returns to. If the current value is still the initial one,
-    /// the gradient with respect to that value is the sum of the two.
+    /// With respect to the value that a reset inside the sequence returns to. If the call begins at the initial value,
+    /// the gradient with respect to that value is the sum of `state` and `initial`.
     pub initial: StateGradient,
     /// With respect to the parameters, `[layer][direction]`.
     pub parameters: Vec<Vec<ParameterTensors>>,

@@ -43,8 +43,8 @@ pub fn gru_step_backward<F: Real>(
     d
 }
 
-/// [`gru_step_backward`] of a step whose products read another `h` than its mix. The gradient with respect to the `h` of the
-/// mix is returned apart from the rest.
+/// [`gru_step_backward`] of a step in which the products read `h` and the mix reads `h_mix`. The second result is the
+/// gradient with respect to `h_mix`.
 pub(super) fn gru_step_backward_masked<F: Real>(
     cell: &GruCell,
     p: &Parameters<F>,

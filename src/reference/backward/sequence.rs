@@ -52,7 +52,8 @@ fn step_backward_masked<F: Real>(
     }
 }
 
-/// Moves the gradients of the elements that kept their value out of `d`.
+/// Takes the gradients of the elements that do not move out of `d`: zeros stay in their places. The result holds zeros
+/// for the others.
 fn split<F: Real>(d: &mut [F], moves: &[bool]) -> Vec<F> {
     d.iter_mut().zip(moves).map(|(d, &moves)| if moves { F::zero() } else { std::mem::replace(d, F::zero()) }).collect()
 }
@@ -150,7 +151,7 @@ pub fn layer_backward_with_noise<F: Real>(
         let flag = |k: usize| flags.as_ref().map_or(VALID, |flags| flags[[place(k), b]]);
         let input_at = |k: usize| -> Vec<F> { (0..input).map(|i| x[[place(k), b, i]]).collect() };
         let initial = RowState { h: state.initial_h.row(b).to_vec(), s: state.initial_s.row(b).to_vec() };
-        // Forward once more.
+        // The forward pass again, for the states.
         let mut row = RowState { h: state.h.row(b).to_vec(), s: state.s.row(b).to_vec() };
         for k in 0..time {
             if flag(k) & RESET != 0 {
@@ -163,7 +164,7 @@ pub fn layer_backward_with_noise<F: Real>(
             }
         }
         let mut d = RowState { h: d_h.row(b).to_vec(), s: d_s.row(b).to_vec() };
-        // The gradient of later steps that repeat this output.
+        // The gradient from later steps that repeat this output (`Pad::Hold`).
         let mut held = vec![F::zero(); out];
         for k in (0..time).rev() {
             let dy = (0..out).map(|u| dy[[place(k), b, u]]);

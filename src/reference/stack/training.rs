@@ -81,7 +81,7 @@ impl StackTape {
     /// Back-propagation through time. `d_h` and `d_s` are the gradients with respect to the state that the forward pass left;
     /// they are zero if absent. `clip` clamps the gradient with respect to the state between two steps.
     ///
-    /// `show` sees every layer and direction, from the last layer to the first.
+    /// `show` is called for every layer and direction, from the last layer to the first.
     pub(crate) fn backward(
         &self,
         dy: &Array3<f32>,
