@@ -1,4 +1,4 @@
-//! The CPU path: the calls of the GPU path on packed weights, vector registers and a few threads.
+//! The CPU path: the same calls as on the GPU path, with packed weights, vector registers and a few threads.
 //!
 //! ```text
 //! pack stored     weights in panels that hold all gates of a block of units; done once, when a layer is built

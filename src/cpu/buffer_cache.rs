@@ -63,7 +63,7 @@ impl Drop for CachedBuffer {
         let mut free = self.cache.free();
         let held: usize = free.iter().map(|buffer| buffer.len()).sum();
         let fits = !self.memory.is_empty() && held + self.memory.len() <= MOST_FREE;
-        // If there is no memory left, the list cannot grow either.
+        // If there is no memory for a longer list, the buffer is freed.
         if fits && free.try_reserve(1).is_ok() {
             free.push(std::mem::take(&mut self.memory));
         }

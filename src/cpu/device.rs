@@ -8,7 +8,7 @@ use super::pool::ThreadPool;
 use super::simd::{Instructions, Verified};
 use crate::error::{Error, Result};
 
-/// The most threads: more than any machine has cores, and few enough that each gets its stack.
+/// The most threads: more than machines have cores, and few enough that there is memory for their stacks.
 const MOST_THREADS: usize = 1024;
 
 /// Options of the CPU path.
@@ -77,7 +77,7 @@ impl CpuDevice {
         self.instructions
     }
 
-    /// The buffers that calls leave to one another.
+    /// The buffers that a training call leaves to the next one.
     pub(super) fn buffers(&self) -> &BufferCache {
         &self.buffers
     }

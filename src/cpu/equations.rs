@@ -63,7 +63,7 @@ impl AnyActivations {
     pub(super) const SIGMOID_TANH: Self =
         Self { gate: Activation::Sigmoid, candidate: Activation::Tanh, output: Activation::Tanh, clip: None };
 
-    /// The activations of a cell; those that the cell lacks count as the usual ones.
+    /// The activations of a cell. An activation that the cell lacks is that of [`SigmoidTanh`].
     pub(super) fn of(cell: &Cell) -> Self {
         match *cell {
             Cell::Rnn(cell) => Self { candidate: cell.activation, clip: cell.gate_clip, ..Self::SIGMOID_TANH },
@@ -162,6 +162,8 @@ fn peephole_preactivation<S: Simd>(
     a
 }
 
+/// The gates, the new cell state and the output of an LSTM.
+///
 /// ```text
 /// s' = f s + i g
 /// m  = o output(s')

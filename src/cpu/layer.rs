@@ -21,8 +21,8 @@ const CHUNK_ROWS: usize = 256;
 /// Rows of a step that are multiplied by some panels at once, so that the product stays in the first-level cache. A multiple of
 /// every tile's height.
 const GROUP_ROWS: usize = 48;
-/// Panels that are multiplied by a group of rows at once. Few rows take several panels, whose updates are independent of each
-/// other and overlap.
+/// Panels that are multiplied by a group of rows at once. If the rows are few, several panels are multiplied at once:
+/// their updates are independent and overlap.
 const fn group_panels(rows: usize) -> usize {
     if rows == 0 { 1 } else { GROUP_ROWS.div_ceil(rows) }
 }
@@ -31,7 +31,7 @@ const fn group_panels(rows: usize) -> usize {
 pub(super) struct LayerWeights {
     cell: Cell,
     stages: Vec<PackedStage>,
-    /// `[3, padded hidden]`, or nothing.
+    /// `[3, padded hidden]`; empty without peepholes.
     peephole: AlignedVec<f32>,
     instructions: Verified,
 }
@@ -87,7 +87,7 @@ impl LayerWeights {
         })
     }
 
-    /// The parameters that were packed.
+    /// Unpacks the parameters.
     pub(super) fn parameters(&self, input: usize, hidden: usize) -> Result<Parameters> {
         let mut p = Parameters::collect(&self.cell, input, hidden, |spec| memory::zero_array(OP, IxDyn(&spec.shape)))?;
         for stage in &self.stages {

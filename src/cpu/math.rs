@@ -1,7 +1,7 @@
 //! Activations over vector registers.
 //!
-//! For every argument, `sigmoid` is within 1.5e-7 of the true value and `tanh` within 3e-7. They stay within `[0, 1]` and
-//! `[-1, 1]`, and keep a NaN. ONNX's other activations that need more than a clamp are the reference's, lane by lane.
+//! For every argument, `sigmoid` is within 1.5e-7 of the true value and `tanh` within 3e-7. They stay within `[0, 1]`
+//! and `[-1, 1]`, and keep a NaN. ONNX's other activations that need more than a clamp call the reference lane by lane.
 
 use super::simd::{MOST_LANES, Simd};
 use crate::cell::Activation;

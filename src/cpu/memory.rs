@@ -122,7 +122,7 @@ impl<'a> SharedSlice<'a> {
 #[derive(Default)]
 pub(super) struct PerThread<T>(Vec<std::cell::UnsafeCell<T>>);
 
-// SAFETY: threads that share it call `get` alone, whose contract forbids two of them to hold the same value.
+// SAFETY: threads that share it call only `get`, whose contract forbids two of them to hold the same value.
 unsafe impl<T: Send> Sync for PerThread<T> {}
 
 impl<T: Default> PerThread<T> {

@@ -50,7 +50,7 @@ impl PanelLayout {
         (unit < self.units).then(|| self.gates[gate] * self.units + unit)
     }
 
-    /// A value per column of every panel, from the matrix row in it.
+    /// One value per column of every panel: `of` the column's matrix row, or 0 beyond the last unit.
     fn columns(&self, of: impl Fn(usize) -> f32) -> Result<AlignedVec<f32>> {
         let column = |at: usize| self.row(at / self.width(), at % self.width()).map_or(0.0, &of);
         let len = self.panels() * self.width();
@@ -160,12 +160,12 @@ pub(super) struct PanelSlice<'a> {
     /// Registers per row of a panel.
     pub(super) vectors: usize,
     pub(super) count: usize,
-    /// Whether the last panel comes first.
+    /// Whether the panels are multiplied from the last to the first.
     pub(super) last_first: bool,
 }
 
 impl PanelSlice<'_> {
-    /// The panel that is multiplied as number `at`.
+    /// The index of the panel that comes `at`th in the order of multiplication.
     #[inline(always)]
     pub(super) fn nth(&self, at: usize) -> usize {
         if self.last_first { self.count - 1 - at } else { at }
@@ -196,7 +196,7 @@ impl Panels {
         Ok(Self { layout, depth, numbers, scale, bias })
     }
 
-    /// Writes the rows of the matrix and of the bias that the panels hold to their positions.
+    /// Writes the numbers of the panels back to their positions in the matrix and the bias.
     pub(super) fn unpack(&self, mut weight: ArrayViewMut2<'_, f32>, bias: Option<&mut Array1<f32>>) {
         let (width, depth) = (self.layout.width(), self.depth);
         let places = || {
@@ -258,12 +258,12 @@ impl Panels {
     }
 }
 
-/// Rows from which on narrow weights are widened once, rather than in every tile.
+/// From this many rows on, narrow weights are widened once instead of in every tile.
 const UNPACK_ROWS: usize = 16;
 
 impl Panels {
-    /// Numbers of a panel that is to be widened for so many rows; 0 if it is read in its storage type. The products' bits do
-    /// not depend on it.
+    /// Numbers of a widened panel, if a product of `rows` rows widens its panels, else 0. The choice does not change
+    /// the products' bits.
     pub(super) fn unpacked_len(&self, rows: usize) -> usize {
         match &self.numbers {
             PackedWeights::F32(_) | PackedWeights::Dot(..) => 0,
@@ -274,7 +274,7 @@ impl Panels {
 }
 
 impl<'a> PanelSlice<'a> {
-    /// The panels widened to `f32`, in `buffer`.
+    /// Widens the panels to `f32` in `buffer`.
     pub(super) fn unpacked(self, buffer: &'a mut [f32], set: Verified) -> PanelSlice<'a> {
         set.run(UnpackPanels { weights: self.weights, vectors: self.vectors, out: buffer });
         PanelSlice { weights: PanelWeights::F32(buffer), ..self }

@@ -15,8 +15,9 @@ use super::simd::{Kernel, MOST_LANES, Simd, Verified};
 pub struct Peaks {
     /// Floating-point operations per second in f32 multiply-adds, each of which counts as two.
     pub flops: f64,
-    /// Read rates for arrays of growing size, of which each thread reads its own part repeatedly: bytes of all parts, and bytes
-    /// per second. The list ends before the first size for which there is no memory, or which exceeds 4 GiB for all threads.
+    /// Read rates for growing sizes: the bytes of all threads' parts, and bytes per second. Each thread reads its own
+    /// part repeatedly. The list ends before the first size for which there is no memory, or which exceeds 4 GiB for
+    /// all threads.
     pub read: Vec<(usize, f64)>,
 }
 

@@ -38,8 +38,8 @@ struct PoolState {
     running: AtomicUsize,
 }
 
-/// Tells a worker that there is a call for it, or that the pool ends. The upper bits count the calls, and the lowest bit is the
-/// end; so the count may wrap around and never looks like the end.
+/// Tells a worker that there is a call for it, or that the pool ends. The upper bits count the calls, and the lowest
+/// bit marks the end. So the count may wrap around without looking like the end.
 struct WorkerSignal(AtomicUsize);
 
 impl WorkerSignal {
@@ -187,7 +187,7 @@ impl Drop for Workers {
 impl PoolState {
     fn work(&self, worker: usize) {
         let signal = &self.signals[worker];
-        // Not the signal's present value: the first call may have come before this thread.
+        // Starts at 0, not at the signal's present value: the first call may have come before this thread started.
         let mut done = 0;
         loop {
             let mut rounds = 0;

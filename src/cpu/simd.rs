@@ -35,11 +35,12 @@ pub(super) unsafe trait Simd: Copy {
     type I: Copy;
     /// Lanes of a register, at most [`MOST_LANES`].
     const LANES: usize;
-    /// Rows of a tile with 4 and with 3 accumulators per row, such that the operands fit in registers, too.
+    /// The most rows of a tile with 4 and with 3 accumulators per row, such that accumulators and operands fit in
+    /// registers.
     const ROWS: [usize; 2];
 
     fn splat(self, x: f32) -> Self::F;
-    /// Asks for the cache line at an address. Any address is allowed: the program reads nothing.
+    /// Prefetches the cache line at an address. Any address is allowed, because the program reads nothing.
     fn prefetch(self, at: *const u8) {
         let _ = at;
     }
@@ -96,7 +97,7 @@ pub(super) trait Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Instructions {
-    /// AVX-512 (F, BW, DQ, VL, VNNI) with AVX2, FMA and F16C: Intel from Ice Lake on, AMD from Zen 4 on.
+    /// AVX-512 (F, BW, DQ, VL, VNNI) with AVX2, FMA and F16C: Intel servers from Ice Lake on, AMD from Zen 4 on.
     Avx512,
     /// AVX2, FMA and F16C.
     Avx2,
@@ -140,7 +141,7 @@ impl Instructions {
         }
     }
 
-    /// The set, if this processor has it.
+    /// Checks that this processor has the set.
     pub(super) fn verify(self) -> Result<Verified> {
         if self.available() {
             return Ok(Verified(self));

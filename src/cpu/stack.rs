@@ -58,7 +58,7 @@ pub(crate) struct StackCall<'a> {
     pub(crate) pad: Pad,
     /// `[layers directions, B, O]`
     pub(crate) h: &'a mut [f32],
-    /// `[layers directions, B, hidden]`, or nothing.
+    /// `[layers directions, B, hidden]`; empty unless the cell is an LSTM.
     pub(crate) s: &'a mut [f32],
     /// The states to which a reset returns, in the shapes of `h` and `s`; zero if absent.
     pub(crate) initial_h: Option<&'a [f32]>,
@@ -146,7 +146,7 @@ impl Stack {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), before anything is written.
     pub(crate) fn forward(&self, call: StackCall<'_>, workspace: &mut Workspace) -> Result<()> {
         if call.batch == 0 {
-            // Without rows there may be any number of steps, so none of them is taken.
+            // A call without rows may have any number of steps, so no step is taken.
             return Ok(());
         }
         let threads = self.threads(call.time, call.batch);

@@ -11,7 +11,7 @@ use crate::cell::RESET;
 pub(super) struct CallerState<'a> {
     /// `[layers directions, B, O]`
     pub(super) h: &'a mut [f32],
-    /// `[layers directions, B, hidden]`, or nothing.
+    /// `[layers directions, B, hidden]`; empty unless the cell is an LSTM.
     pub(super) s: &'a mut [f32],
 }
 
@@ -36,7 +36,8 @@ pub(super) struct StateLayout {
 
 impl StateLayout {
     pub(super) fn new(batch: usize, (out, hidden): (usize, usize), has_cell: bool, lanes: usize) -> Self {
-        // At a multiple of 256 numbers, all rows would compete for the same lines of the first-level cache.
+        // If the stride were a multiple of 256 numbers, all rows would compete for the same lines of the first-level
+        // cache.
         let stride = |units: usize| match units.next_multiple_of(lanes) {
             padded if padded % 256 == 0 => padded + 16,
             padded => padded,

@@ -78,8 +78,8 @@ unsafe impl StoredWeight for Bf16Bits {
     unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
         let mut row = [v.splat(0.0); V];
         for pair in 0..V / 2 {
-            // SAFETY: `at` points to `V * LANES` numbers, and pair `pair` ends with register `2 * pair + 1`, below `V`. A
-            // register of words of 32 bits is two of 16.
+            // SAFETY: `at` points to `V * LANES` numbers, and pair `pair` ends with register `2 * pair + 1`, below `V`.
+            // A register of 32-bit words is as long as two registers of 16-bit numbers.
             [row[2 * pair], row[2 * pair + 1]] = unsafe { v.load_bf16_pair(at.add(2 * pair * S::LANES).cast()) };
         }
         if V % 2 == 1 {

@@ -60,7 +60,7 @@ pub(crate) struct TrainingCall<'a> {
     pub(crate) x: &'a [f32],
     /// `[layers directions, B, O]`
     pub(crate) h: &'a [f32],
-    /// `[layers directions, B, hidden]`, or nothing.
+    /// `[layers directions, B, hidden]`; empty unless the cell is an LSTM.
     pub(crate) s: &'a [f32],
     /// The state to which a reset returns; zero if absent.
     pub(crate) initial_h: Option<&'a [f32]>,
@@ -83,7 +83,7 @@ pub(crate) struct TrainingOutput {
     pub(crate) y: Vec<f32>,
     /// `[layers directions, B, O]`
     pub(crate) h: Vec<f32>,
-    /// `[layers directions, B, hidden]`, or nothing.
+    /// `[layers directions, B, hidden]`; empty unless the cell is an LSTM.
     pub(crate) s: Vec<f32>,
 }
 

@@ -1,5 +1,5 @@
-//! The element-wise part of an inference step: [`equations`](super::equations) on the products of some panels, while these
-//! are in the first cache.
+//! The element-wise part of an inference step: [`equations`](super::equations) on the products of some panels, while
+//! these are in the first-level cache.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -76,7 +76,7 @@ impl StepFlags<'_> {
     }
 }
 
-/// Where the output of one step goes.
+/// The place of one step's output.
 #[derive(Clone, Copy)]
 pub(super) struct StepOutput<'a> {
     pub(super) y: SharedSlice<'a>,
@@ -119,7 +119,7 @@ pub(super) struct Update<'a> {
     pub(super) input_stride: usize,
     /// `W h + b_hh`, `[panels, rows, width]`.
     pub(super) product: &'a [f32],
-    /// Peephole weights `[3, padded units]`, or nothing.
+    /// Peephole weights, `[3, padded units]`; empty without peepholes.
     pub(super) peephole: &'a [f32],
     pub(super) state: &'a StepState<'a>,
 }

@@ -1,4 +1,4 @@
-//! A call of one layer in one direction: the part of each thread.
+//! A call of one layer in one direction, and each thread's part of it.
 #![allow(unsafe_code)]
 
 use std::ops::{Add, Div, Mul, Range, Rem};
@@ -86,12 +86,12 @@ struct StageStep<'a> {
     /// `U x + b_ih` of the step, `[rows, own width]`; empty if the stage has no input.
     input: &'a [f32],
     input_stride: usize,
-    /// Whether the last panel comes first.
+    /// Whether the panels are multiplied from the last to the first.
     last_first: bool,
 }
 
 impl LayerCall<'_> {
-    /// One thread's part of the whole call. On return all threads have written their `y` and state.
+    /// Runs one thread's part of the whole call. When it returns, all threads have written their `y` and state.
     ///
     /// # Safety
     /// All threads of the group run it at once, each with its own index. Nobody else touches `y` and the state's buffers
@@ -185,7 +185,8 @@ impl LayerCall<'_> {
             let input_stride = if stage.input.is_some() { own.len() * layout.width() } else { 0 };
             let (stage_gates, rest) = gates.split_at(input_stride * chunk.steps * batch);
             let input = &stage_gates[row_in_chunk * input_stride..];
-            // Every other step goes backwards: the panels that the last step read last are still in the cache.
+            // Every other step takes the panels in reverse order: those that the previous step read last are still in
+            // the cache.
             let last_first = k % 2 == 1;
             let step = StageStep { stage, state: &state, rows, own, input, input_stride, last_first };
             self.run_stage(&step, product, (rounded, scales));

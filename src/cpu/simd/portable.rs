@@ -4,7 +4,7 @@ use half::f16;
 
 use super::Simd;
 
-/// Any processor.
+/// Registers in plain Rust, for any processor.
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 

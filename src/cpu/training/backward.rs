@@ -141,7 +141,7 @@ fn finish_layer(
 }
 
 impl TrainingStack {
-    /// Gradients of zero.
+    /// Zeros in the shapes of all gradients, to which gradients are added.
     fn zero_gradient(&self, time: usize, batch: usize) -> Result<TrainingGradient> {
         let rows = self.layers.len() * self.directions.len() * batch;
         let s_width = if self.layers[0][0].cell.has_cell_state() { self.hidden } else { 0 };

@@ -85,7 +85,7 @@ impl TrainingStack {
         Ok((tapes, y))
     }
 
-    /// Some rows of the input, `[T, rows, input]`.
+    /// Copies some rows of the input, `[T, rows, input]`, with zeros at skipped steps.
     fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Result<CachedBuffer> {
         let width = self.layers[0][0].input;
         let mut x = self.device.buffers().take(steps.time * rows.len() * width)?;
@@ -131,7 +131,7 @@ impl LayerShard<'_> {
         self.forward_span(span, x, &tape.initial, &mut checkpoint.try_clone()?, &mut y).map(Some)
     }
 
-    /// Takes the steps of a span from `state` on; `y [steps, rows, O]` is the span's part of the output.
+    /// Takes the steps of a span and advances `state`; `y [steps, rows, O]` is the span's part of the output.
     fn forward_span(
         &self,
         span: Span,
@@ -162,7 +162,7 @@ struct SpanForward<'a> {
     initial: &'a [Vec<f32>; 2],
     state: &'a mut CarriedState,
     tape: SpanTape,
-    /// `h` behind the mask of the recurrent dropout, `[rows, O]`; empty without a mask.
+    /// `h` times the mask of the recurrent dropout, `[rows, O]`; empty without a mask.
     masked_h: CachedBuffer,
     /// The first product, `W h + b_hh`.
     product: CachedBuffer,
@@ -276,7 +276,7 @@ impl<'a> SpanForward<'a> {
         second.multiply(operand, weights.hidden, rows.len(), &mut self.second_product);
     }
 
-    /// Moves the state on, and the output that a skipped step repeats.
+    /// Advances the state, and the output that a skipped step repeats.
     fn advance(&mut self, step: ShardStep) {
         let LayerShard { weights, steps, rows, .. } = self.shard;
         let (out, s_width) = (weights.out, self.shard.cell_width());
@@ -290,13 +290,13 @@ impl<'a> SpanForward<'a> {
             let (h, held) = (&mut h[row * out..(row + 1) * out], &mut held[row * out..(row + 1) * out]);
             if self.shard.valid(step, row) {
                 let first = self.shard.mask_index(step, row, out);
-                move_on(h, &new[row * stride..][..out], self.masks.zoneout_h, first);
+                advance_row(h, &new[row * stride..][..out], self.masks.zoneout_h, first);
                 if steps.flags.is_some() {
                     held.copy_from_slice(h);
                 }
                 let first = self.shard.mask_index(step, row, s_width);
                 let s = &mut s[row * s_width..(row + 1) * s_width];
-                move_on(s, &self.tape.s_next[step.row(row, s_width)], self.masks.zoneout_s, first);
+                advance_row(s, &self.tape.s_next[step.row(row, s_width)], self.masks.zoneout_s, first);
             } else if steps.pad == Pad::Zero {
                 held.fill(0.0);
             }
@@ -304,8 +304,9 @@ impl<'a> SpanForward<'a> {
     }
 }
 
-/// Moves a state on; the elements that zoneout drops keep their old value. `first` is the first element's index in the mask.
-fn move_on(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
+/// Advances a row's state; the elements that zoneout drops keep their old value. `first` is the first element's index
+/// in the mask.
+fn advance_row(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
     let Some(draw) = zoneout else { return state.copy_from_slice(new) };
     for ((index, state), &new) in (first..).zip(state).zip(new) {
         if draw.keeps(index) {

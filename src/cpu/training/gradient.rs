@@ -13,7 +13,7 @@ use crate::cpu::outer::{BLOCK, OuterSum, OuterSums};
 use crate::error::Result;
 use crate::memory;
 
-/// A shard with everything that both passes left of a span.
+/// A shard with the numbers that both passes kept of a span.
 pub(super) struct ShardSpan<'a> {
     pub(super) shard: &'a LayerShard<'a>,
     /// The layer's input, `[T, rows, input]`.
@@ -22,7 +22,7 @@ pub(super) struct ShardSpan<'a> {
     pub(super) d: &'a SpanGradient,
 }
 
-/// One number array of all rows of the batch for a span's steps; each shard has its own rows of one step after another.
+/// Numbers `[steps, B, width]` of a span, divided among the shards: each holds its own rows, step by step.
 struct BatchRows<'a> {
     /// The shards' numbers, with their rows per step.
     shards: Vec<(&'a [f32], usize)>,
@@ -52,7 +52,8 @@ struct MatrixTask<'a> {
     b: Vec<&'a BatchRows<'a>>,
 }
 
-/// Cuts matrices with the same operand `a` into tasks for so many threads. Their rows are the columns of `a` from `first` on.
+/// Cuts matrices with the same operand `a` into tasks for `threads` threads. The matrices' rows belong to the columns
+/// of `a` from `first` on.
 fn matrix_tasks<'a>(
     threads: usize,
     (a, first): (&'a BatchRows<'a>, usize),
@@ -179,7 +180,7 @@ impl<'a> SpanSums<'a> {
         let blocks = d_gates.width / hidden;
         let s = BatchRows::new(self.passed, hidden, |shard| &shard.tape.s);
         let s_next = BatchRows::new(self.passed, hidden, |shard| &shard.tape.s_next);
-        // A cell without a forget gate has a peephole row for it, which it does not read.
+        // A cell without a forget gate still has the gate's peephole row, but does not read it.
         let seen = [(0, 0, &s), (1, 1, &s), (2, blocks - 1, &s_next)];
         for (row, block, state) in seen.into_iter().filter(|&(row, ..)| row != 1 || blocks == 4) {
             for group in &self.groups {

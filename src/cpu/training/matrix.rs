@@ -78,8 +78,8 @@ impl PackedMatrix {
     }
 }
 
-/// Writes the columns of a matrix to rows. If the columns are contiguous, it copies whole rows; otherwise it goes by squares,
-/// so that neither reads nor writes stride through memory.
+/// Writes the columns of a matrix to rows. If the columns are contiguous, it copies whole rows; otherwise it copies
+/// square blocks, so that neither reads nor writes stride through memory.
 fn transpose<'a>(matrix: ArrayView2<'_, f32>, rows: impl Iterator<Item = &'a mut [f32]>) {
     const SIDE: usize = 16;
     if matrix.strides()[0] == 1 || matrix.nrows() == 1 {

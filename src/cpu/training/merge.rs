@@ -53,11 +53,13 @@ impl TrainingStack {
 /// Gradient with respect to a layer's output, or to one direction's columns of it, of some rows of every step.
 pub(super) struct OutputGradient<'a> {
     pub(super) numbers: &'a [f32],
-    /// Rows per step, and the first one of the gradient.
+    /// Rows per step in `numbers`.
     pub(super) batch: usize,
+    /// The gradient's first row within a step.
     pub(super) first: usize,
-    /// Numbers per row, and the first one of the gradient.
+    /// Numbers per row.
     pub(super) stride: usize,
+    /// The gradient's first number within a row.
     pub(super) offset: usize,
 }
 

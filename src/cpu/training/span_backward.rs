@@ -38,7 +38,7 @@ impl CarriedGradient {
     }
 }
 
-/// The gradients of a span from which those of the weights are summed, and the masked operand that these need.
+/// The gradients of a span from which the weights' gradients are summed, and the masked `h` that these sums need.
 pub(super) struct SpanGradient {
     /// Gradient with respect to the pre-activations, `[steps, rows, gates]`.
     pub(super) gates: CachedBuffer,
@@ -46,7 +46,7 @@ pub(super) struct SpanGradient {
     pub(super) state_part: Option<CachedBuffer>,
     /// Gradient with respect to the projected state, `[steps, rows, O]`.
     pub(super) projected: CachedBuffer,
-    /// `h` behind the mask of the recurrent dropout, `[steps, rows, O]`.
+    /// `h` times the mask of the recurrent dropout, `[steps, rows, O]`.
     pub(super) masked_h: Option<CachedBuffer>,
 }
 
@@ -97,7 +97,7 @@ struct SpanBackward<'a> {
     tape: &'a SpanTape,
     carried: &'a mut CarriedGradient,
     d: SpanGradient,
-    /// The parts of `dh` and `ds` that zoneout hands past the step, `[rows, width]`; empty without zoneout.
+    /// The parts of `dh` and `ds` that bypass the step by zoneout, `[rows, width]`; empty without zoneout.
     zoned_h: CachedBuffer,
     zoned_s: CachedBuffer,
     /// The part of `dh` through a GRU's mix, `[rows, hidden]`; empty for other cells.
@@ -164,7 +164,8 @@ impl<'a> SpanBackward<'a> {
         self.hand_over_resets(step);
     }
 
-    /// `dh += dy`. The output of a skipped step is that of the last valid step, or no output at all.
+    /// `dh += dy`. The output of a skipped step repeats the last valid step's output, or is zero and passes no
+    /// gradient.
     fn add_output_gradient(&mut self, step: ShardStep, dy: &OutputGradient<'_>) {
         let LayerShard { weights, steps, rows, .. } = self.shard;
         let CarriedGradient { dh, held, .. } = &mut *self.carried;
@@ -185,7 +186,7 @@ impl<'a> SpanBackward<'a> {
         }
     }
 
-    /// Takes out of `dh` and `ds` the elements that zoneout hands past the step.
+    /// Moves the elements that bypass the step by zoneout from `dh` and `ds` to `zoned_h` and `zoned_s`.
     fn set_zoneout_aside(&mut self, step: ShardStep) {
         let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
         let CarriedGradient { dh, ds, .. } = &mut *self.carried;
@@ -203,7 +204,7 @@ impl<'a> SpanBackward<'a> {
         set_aside(masks.zoneout_s, ds, zoned_s, s_width);
     }
 
-    /// The operand of the forward products, which the weights' gradients need.
+    /// Computes the masked `h`, the operand of the forward products, for the weights' gradients.
     fn mask_h(&mut self, step: ShardStep) {
         let range = step.all(self.shard.weights.out);
         if let Some(buffer) = &mut self.d.masked_h {
@@ -326,7 +327,7 @@ impl<'a> SpanBackward<'a> {
     }
 }
 
-/// Adds a gradient to another place and leaves zeros.
+/// Adds the gradient `from` to `to` and sets `from` to zeros.
 fn hand_over(from: &mut [f32], to: &mut [f32]) {
     for (from, to) in from.iter_mut().zip(to) {
         *to += std::mem::take(from);

@@ -18,11 +18,11 @@ pub(super) struct StepForward<'a> {
     pub(super) gates: &'a mut [f32],
     /// `W h + b_hh` of the stage's gates.
     pub(super) state_part: &'a [f32],
-    /// `[3 hidden]`, or nothing.
+    /// Peephole weights, `[3, hidden]`; empty without peepholes.
     pub(super) peephole: &'a [f32],
     /// `h` before the step.
     pub(super) h: &'a [f32],
-    /// `h` before the step, behind the mask of the recurrent dropout.
+    /// `h` before the step, times the mask of the recurrent dropout.
     pub(super) masked_h: &'a [f32],
     /// The cell state before the step.
     pub(super) s: &'a [f32],

@@ -68,7 +68,7 @@ impl TrainingSteps {
     pub(super) fn spans(&self) -> impl ExactSizeIterator<Item = Span> + DoubleEndedIterator {
         let longest =
             self.checkpoint.and_then(|steps| steps.checked_next_multiple_of(GROUP_STEPS)).unwrap_or(self.time).max(1);
-        // Without rows there may be any number of steps, so none of them is taken.
+        // A call without rows may have any number of steps, so no step is taken.
         let time = if self.batch == 0 { 0 } else { self.time };
         (0..time).step_by(longest).map(move |first| Span { first, steps: longest.min(time - first) })
     }

@@ -1,4 +1,4 @@
-//! A layer's weights as both passes read them.
+//! A layer's weights, packed for the forward and the backward pass.
 
 use ndarray::{ArrayView2, IxDyn, s};
 
@@ -10,7 +10,7 @@ use crate::cpu::simd::Verified;
 use crate::error::Result;
 use crate::memory;
 
-/// The weights of one layer and direction, as both passes read them.
+/// The weights of one layer and direction, packed for both passes.
 pub(super) struct LayerWeights {
     pub(super) cell: Cell,
     pub(super) input: usize,
@@ -26,7 +26,7 @@ pub(super) struct LayerWeights {
     pub(super) x_back: PackedMatrix,
     pub(super) h_back: PackedMatrix,
     pub(super) second_back: Option<PackedMatrix>,
-    /// `[3 hidden]`, or nothing.
+    /// Peephole weights, `[3, hidden]`; empty without peepholes.
     pub(super) peephole: Vec<f32>,
     pub(super) set: Verified,
 }
@@ -75,7 +75,7 @@ impl LayerWeights {
         })
     }
 
-    /// Gradients of zero.
+    /// Zeros in the shapes of the parameters, to which gradients are added.
     pub(super) fn zero_parameters(&self) -> Result<Parameters> {
         Parameters::collect(&self.cell, self.input, self.hidden, |spec| memory::zero_array(OP, IxDyn(&spec.shape)))
     }
