@@ -1,8 +1,10 @@
 //! The cell as data: which gates it has, how they are activated, which options it carries and which parameters it
 //! needs. The [reference](crate::reference), the CPU path and the GPU kernels are all driven by this one description.
 //!
-//! Letters follow the lectures and PyTorch: `x` input, `h` hidden state, `s` cell state (PyTorch's `c`), gates `i`, `f`,
-//! `o` and candidate `g` of an LSTM, `r`, `z` and `n` of a GRU.
+//! Letters follow the lectures and PyTorch: `x` input, `h` hidden state, `s` cell state (PyTorch's `c`), gates `i`,
+//! `f`, `o` and candidate `g` of an LSTM, gates `r`, `z` and candidate `n` of a GRU. "The lectures" are the course
+//! whose cells the `LECTURE` constants describe: every activation is a sigmoid, `U` multiplies the input and `W` the
+//! state.
 //!
 //! # Examples
 //! ```
@@ -240,8 +242,8 @@ impl Cell {
         matches!(self, Self::Lstm(LstmCell { peephole: true, .. }))
     }
 
-    /// Whether the reset gate acts after the candidate's matmul (see [`Reset::After`]). The input's side and the state's side
-    /// of the candidate then have biases and gradients of their own.
+    /// Whether the reset gate acts after the candidate's matmul (see [`Reset::After`]). The candidate's two parts, `U x
+    /// + b_ih` and `W h + b_hh`, then have biases and gradients of their own.
     pub const fn resets_after(&self) -> bool {
         matches!(self, Self::Gru(GruCell { reset: Reset::After, .. }))
     }

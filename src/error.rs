@@ -12,8 +12,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// An error displays as one line of less than 2,000 characters: texts from files and drivers are escaped and cut by
 /// [`text::shown`](crate::text::shown). The fields hold the whole texts.
 ///
-/// After an error nothing that was already computed is lost: a layer keeps its weights and a state keeps the value it
-/// had before the call that failed.
+/// After an error a layer keeps its weights, and a state keeps the value that it had before the call that failed,
+/// unless the device is lost.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

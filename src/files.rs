@@ -1,7 +1,7 @@
 //! Regular files that are read, files that are replaced as a whole, and folders that one process at a time writes to.
 //!
-//! Everything that the crate and its command line leave on disk goes through [`replace`]: a reader finds the old contents or the
-//! new ones, even after a crash of the machine. A [`Lock`] keeps a second process out of a folder.
+//! Everything that the crate and its command line leave on disk goes through [`replace`]. So a reader finds the old
+//! contents or the new ones, even after a crash of the machine. A [`Lock`] keeps a second process out of a folder.
 //!
 //! # Examples
 //! ```
@@ -44,8 +44,12 @@ const ATTEMPTS: usize = 100;
 /// 0666 less the umask). A symbolic link stays, and the file that it names is replaced.
 ///
 /// # Errors
-/// [`Error::Io`]: the error of `write`; a folder that is missing or cannot be written to; a name that belongs to a
-/// folder, a pipe or a device; another process that does not finish writing the same file within 10 s.
+/// [`Error::Io`] if:
+///
+/// - `write` fails;
+/// - the folder is missing or cannot be written to;
+/// - the name belongs to a folder, a pipe or a device;
+/// - another process does not finish writing the same file within 10 s.
 ///
 /// # Examples
 /// See [`files`](crate::files).
@@ -177,7 +181,9 @@ fn claim(path: &Path) -> io::Result<Option<Claim>> {
     for _ in 0..ATTEMPTS {
         match fs::symlink_metadata(path) {
             // Opening a pipe would wait for its reader.
-            Ok(entry) if !entry.is_file() => return Err(io::Error::other(format!("{} is no file", path.display()))),
+            Ok(entry) if !entry.is_file() => {
+                return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+            }
             _ => {}
         }
         let mut options = OpenOptions::new();

@@ -188,7 +188,7 @@ mod tests {
         assert!(refused(full("test", [1 << 30, 1 << 30], 1.0_f32)));
         assert!(refused(zero_array::<f32, _>("test", [1 << 30, 1 << 30])));
         assert!(refused(self::array("test", [1 << 30, 1 << 30], |(row, column)| row + column)));
-        // More elements than a word counts, too.
+        // The number of elements overflows a word.
         assert!(matches!(full("test", [usize::MAX, 2], 0_u8), Err(Error::Shape { .. })));
         let error = zeros::<f32>("test", 1 << 60).expect_err("too many").to_string();
         assert!(error.contains(&(1_u64 << 62).to_string()), "{error}");

@@ -169,7 +169,7 @@ impl StridedLayout {
     pub fn contiguous(shape: &[usize]) -> Self {
         let mut strides = vec![1; shape.len()];
         for axis in (0..shape.len().saturating_sub(1)).rev() {
-            // If one extent is 0, the array has no elements, and the product of the others may be too large to be counted.
+            // If one extent is 0, the array has no elements, and the product of the others may overflow.
             strides[axis] = isize::wrapping_mul(strides[axis + 1], shape[axis + 1] as isize);
         }
         Self { offset: 0, strides }

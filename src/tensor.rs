@@ -202,8 +202,7 @@ impl Tensor {
         Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) }
     }
 
-    /// Records a copy of the tensor in memory of its own. On the host the memory is shared until one of the two is
-    /// written to.
+    /// Records a copy of the tensor. On the host the two share their memory until one of them is written to.
     pub(crate) fn record_copy(&self, op: &'static str, recorder: &mut Recorder) -> Result<Self> {
         self.check_device(op, "state", recorder.device())?;
         path::dispatch(

@@ -44,8 +44,7 @@ pub(crate) fn message(text: &str) -> String {
     sentence(&text.split_whitespace().collect::<Vec<_>>().join(" ")).to_string()
 }
 
-/// A list as a part of a sentence: as many of the names as fit into it, each as [`shown`] shows it, and the number of the
-/// others.
+/// A list as a part of a sentence: as many names as fit, each as [`shown`] shows it, and the number of the others.
 ///
 /// # Examples
 /// ```

@@ -1,7 +1,7 @@
 //! Activation functions as data.
 
-/// An element-wise activation. The list and the meaning of `alpha` and `beta` are those of ONNX's recurrent operators
-/// (`Operators.md`, LSTM); constructors name the defaults of Keras and PyTorch if they differ.
+/// An element-wise activation. The list and the meaning of `alpha` and `beta` come from ONNX's recurrent operators
+/// (`Operators.md`, LSTM). Constants name defaults of Keras and PyTorch that differ from ONNX's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 
 /// Dropout and zoneout of a training pass. [`Noise::default`] drops nothing.
 ///
-/// A mask's element is a function of seed, step, the mask's name and the element's index, so a run can be repeated and
-/// resumed, and the backward pass needs no stored mask.
+/// A mask's element is a function of the seed, the step, the mask's name and the element's index. So a run can be
+/// repeated and resumed, and the backward pass needs no stored mask.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Noise {
     /// The seed of the run: runs with different seeds have different masks.
@@ -16,8 +16,8 @@ pub struct Noise {
     /// Probability that an element of a layer's output is dropped on its way to the layer above. The other elements are scaled
     /// by `1 / (1 - p)` (`torch.nn.LSTM`'s `dropout`).
     pub dropout: f32,
-    /// Probability that an element of `h` is dropped on its way into the recurrent products, for a whole sequence at once,
-    /// and scaled likewise (Gal & Ghahramani 2016; Keras' `recurrent_dropout`).
+    /// Probability that an element of `h` is dropped on its way into the recurrent products. One mask serves the whole
+    /// sequence, and the other elements are scaled likewise (Gal & Ghahramani 2016; Keras' `recurrent_dropout`).
     pub recurrent_dropout: f32,
     /// Probability that a unit's `h` keeps its previous value in a step (Krueger et al. 2017).
     pub zoneout_h: f32,
@@ -197,7 +197,7 @@ mod tests {
             of(Noise { seed: 8, ..noise }, Mask::Dropout { layer: 0 }),
             of(Noise { seed: 7 + (1 << 32), ..noise }, Mask::Dropout { layer: 0 }),
         ];
-        // Five standard deviations of a mean of so many.
+        // Five standard deviations of a mean of `COUNT` elements.
         let close = |share: f64, p: f64| (share - p).abs() < 5.0 * (p * (1.0 - p) / f64::from(COUNT)).sqrt();
         let share = |count: usize| count as f64 / f64::from(COUNT);
         for (at, mask) in masks.iter().enumerate() {

@@ -54,9 +54,9 @@ pub struct Parameters<F = f32> {
     pub weight_ih: Array2<F>,
     /// Weights on `h`, `[G hidden, O]`.
     pub weight_hh: Array2<F>,
-    /// Bias added on the input's side, `[G hidden]`.
+    /// Bias of the product with `x`, `[G hidden]`.
     pub bias_ih: Option<Array1<F>>,
-    /// Bias added on the state's side, `[G hidden]`. In a GRU that resets after the matmul, the reset gate also scales
+    /// Bias of the product with `h`, `[G hidden]`. In a GRU that resets after the matmul, the reset gate also scales
     /// the candidate's part.
     pub bias_hh: Option<Array1<F>>,
     /// Projection of the hidden state, `[O, hidden]`.

@@ -21,8 +21,8 @@ pub enum Pad {
 
 /// Per-row, per-step instructions of one call. The default is the plain case: every step of every row counts.
 ///
-/// A skipped step leaves the row's state untouched, in either direction of time: a reverse layer starts at the row's
-/// last valid step, as PyTorch's and ONNX's do.
+/// A skipped step leaves the row's state untouched, in either direction of time. So a reverse layer starts at the row's
+/// last valid step, as in PyTorch and ONNX.
 ///
 /// ```
 /// use gatewise::cell::{Pad, Sequence};

@@ -13,9 +13,9 @@ use crate::memory;
 /// How the weight matrices of a layer (`weight_ih`, `weight_hh`, `weight_hr`) are stored on their device. Biases and
 /// peepholes, the state, the input and every sum stay `f32`.
 ///
-/// A narrow type rounds the weights once, when the layer is built. The layer then computes exactly what an `f32` layer with the
-/// weights of [`WeightType::round`] computes. `Int8` on the CPU is the exception: its integer products read the state rounded to
-/// 16 bits, and an infinity in a row of the state counts as NaN.
+/// A narrow type rounds the weights once, when the layer is built. The layer then computes exactly what an `f32` layer
+/// with the weights of [`WeightType::round`] computes. `Int8` on the CPU is the exception: its integer products read
+/// the state rounded to 16 bits. An infinity in a row of the state then counts as NaN.
 ///
 /// In every type of floats, NaN and infinite weights stay NaN and infinite, and finite weights stay finite. A layer of `Int8`
 /// with NaN or infinity among its weights is refused.
@@ -34,8 +34,9 @@ pub enum WeightType {
     Int8,
 }
 
-/// A row as 8-bit integers: `w ~ scale q`, `scale = max |w| / 127`, `q` rounded to nearest and never -128. The scale of a
-/// row of zeros is 0. The scale of a row with a NaN or an infinity is NaN, so that the whole row reads as NaN.
+/// Quantizes a row to 8-bit integers: `w ~ scale q`, `scale = max |w| / 127`, `q` rounded to nearest and never -128.
+/// The scale of a row of zeros is 0. The scale of a row with a NaN or an infinity is NaN, so that the whole row reads
+/// as NaN.
 pub fn quantize_row(row: ArrayView1<'_, f32>) -> (f32, Vec<i8>) {
     // Magnitudes have the order of their bits, NaN last; `f32::max` would ignore NaN.
     let most = f32::from_bits(row.fold(0, |most, w| most.max(w.abs().to_bits())));

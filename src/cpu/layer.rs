@@ -15,8 +15,8 @@ use crate::error::Result;
 use crate::memory;
 
 const OP: &str = "Recurrent";
-/// Rows whose input projection is computed at once: enough to use a panel from the second-level cache many times, few enough
-/// that the result is still in a cache when its step comes.
+/// Rows whose input projection is computed at once. They are enough to use a panel from the second-level cache many
+/// times, and few enough that the result is still in a cache when its step comes.
 const CHUNK_ROWS: usize = 256;
 /// Rows of a step that are multiplied by some panels at once, so that the product stays in the first-level cache. A multiple of
 /// every tile's height.

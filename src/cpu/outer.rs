@@ -71,8 +71,8 @@ impl OuterSums<'_> {
     }
 }
 
-/// Rows cut into pieces of a few columns, `[pieces, DEPTH, width]`. The numbers behind the last column and row are arbitrary
-/// and reach no sum.
+/// Rows cut into pieces of a few columns, `[pieces, DEPTH, width]`. The numbers beyond the last column and row are
+/// arbitrary and reach no sum.
 struct PackedColumns {
     numbers: CachedBuffer,
     width: usize,

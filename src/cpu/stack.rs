@@ -105,8 +105,8 @@ impl Stack {
         if self.merge.is_some() { self.out } else { self.out * self.directions.len() }
     }
 
-    /// The number of threads that pays off: one for a single step of a single row, and otherwise as many as the work of a step
-    /// and of the whole call justify.
+    /// The number of threads that pays off: one for a single step of a single row or for a call with little work,
+    /// otherwise as many as the work of a step justifies.
     fn threads(&self, time: usize, batch: usize) -> usize {
         let step = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>() * batch;
         let step = self.layers.iter().map(step).max().unwrap_or(0);

@@ -1,6 +1,6 @@
-//! Stacks of layers with gradients. The batch is cut into shards: a thread takes one shard through a layer and direction,
-//! forward and back, without meeting other threads. The weights' gradients are sums over all rows of a step and all steps in a
-//! fixed order, so results are the same bits for any number of threads.
+//! Stacks of layers with gradients. The batch is cut into shards: a thread takes one shard through a layer and
+//! direction, forward and back, without meeting other threads. The weights' gradients are summed over all rows and
+//! steps in a fixed order. So the number of threads does not change the results' bits.
 //!
 //! ```text
 //! steps           the order of the steps in time, their flags and masks

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 
 /// Opens a file for reading if it is a regular one, links followed.
 ///
-/// Its kind is checked before it is opened: opening a FIFO waits for a writer, a device may never end, and some devices
-/// act when they are opened.
+/// The kind of the file is checked first: opening a FIFO waits for a writer, reading a device may never end, and some
+/// devices act when they are opened.
 ///
 /// # Errors
 /// [`Error::Io`] if the file is missing, cannot be read, or is a folder, a FIFO, a socket or a device.

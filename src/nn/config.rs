@@ -161,9 +161,9 @@ impl<C: Clone + Into<Cell>> Config<C> {
     /// `parameters[layer][direction]` as [`Cell::parameters`] says; a layer above the first reads the output of the one below.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a parameter that does not fit, [`Error::Value`] for an impossible configuration and for a NaN or an
-    /// infinity among weights of type `Int8`, [`Error::Limit`] or [`Error::OutOfMemory`] if the weights do not fit the
-    /// device.
+    /// [`Error::Shape`] for a parameter that does not fit. [`Error::Value`] for an impossible configuration, or for a
+    /// NaN or an infinity among weights of type `Int8`. [`Error::Limit`] or [`Error::OutOfMemory`] if the weights do
+    /// not fit the device.
     pub fn build(&self, device: &Device, parameters: Vec<Vec<Parameters>>) -> Result<Recurrent<C>> {
         self.check_parameters(&parameters)?;
         for (layer, directions) in parameters.iter().enumerate() {

@@ -120,9 +120,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         Ok(y)
     }
 
-    /// [`Recurrent::forward`] from a host array into a host array. On the CPU a call allocates nothing once a call of the
-    /// same `T` and `B` has been made with the same state, if both arrays are contiguous. On a GPU the call and the read-back
-    /// of its result are one submission, and the state advances once the result has arrived.
+    /// [`Recurrent::forward`] from a host array into a host array. On the CPU, if both arrays are contiguous, only the
+    /// first call of a `T` and `B` with a state allocates memory. On a GPU the call and the read-back of its result are
+    /// one submission, and the state advances once the result has arrived.
     ///
     /// # Shapes
     /// `x [T, B, input]`, `y [T, B, output_size]`.

@@ -28,9 +28,10 @@ pub struct Tuned {
 }
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
-    /// Times the possible plans of a call of `time` steps and `batch` rows, and keeps the fastest: for this device from
-    /// now on, and on disk for later devices with the same adapter and driver. If the GPU has a clock, times come from
-    /// it. The choice holds for all calls of the same stack whose steps and rows round up to the same powers of two.
+    /// Times the possible plans of a call of `time` steps and `batch` rows, and keeps the fastest. It serves this
+    /// device from now on and, from disk, later devices with the same adapter and driver. If the GPU has a clock, times
+    /// come from it. The choice holds for all calls of the same stack whose steps and rows round up to the same powers
+    /// of two.
     ///
     /// Meanwhile, other threads' calls of the same kind run by the candidate that is being timed.
     ///

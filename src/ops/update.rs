@@ -137,7 +137,7 @@ pub(crate) fn optimizer_step(
     let Moved { parameter, slots } = now;
     let len = parameter.len();
     check_shape(OP, "gradient", parameter.shape(), gradient.shape())?;
-    check_shape(OP, "what the rule remembers", &[update.rule.slots().len(), len], slots.shape())?;
+    check_shape(OP, "slots", &[update.rule.slots().len(), len], slots.shape())?;
     for (what, tensor) in [("parameter", parameter), ("gradient", gradient), ("slots", slots)] {
         tensor.check_device(OP, what, recorder.device())?;
     }

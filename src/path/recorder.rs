@@ -39,9 +39,9 @@ impl Recorder {
         &self.device
     }
 
-    /// Hands everything recorded to the device in one submission. If one would occupy a slow GPU longer than a watchdog
-    /// allows ([`Watchdog`](crate::plan::Watchdog)), it makes a few. Once it returns, results can be read: reading
-    /// waits for them.
+    /// Hands everything recorded to the device in one submission. If a single submission would occupy a slow GPU longer
+    /// than a watchdog allows ([`Watchdog`](crate::plan::Watchdog)), several are made. Once it returns, results can be
+    /// read: reading waits for them.
     ///
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or

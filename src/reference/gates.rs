@@ -27,8 +27,8 @@ pub struct UnitGates<F> {
     pub kept: F,
     /// How much of the state is read: by the output of an LSTM, by the candidate of a GRU.
     pub read: F,
-    /// The derivative of the unit's new state with respect to its old one, along the state itself and through no product: `f`,
-    /// or zero beyond the cell clip.
+    /// The derivative of the unit's new state with respect to its old one, without the paths through products. For an
+    /// LSTM, it is `f`, or zero beyond the cell clip.
     pub carry: F,
     /// The derivative of the output (before its projection) with respect to the unit's state.
     pub slope: F,

@@ -52,11 +52,11 @@ pub(super) fn gru_step_masked<F: Real>(cell: &GruCell, p: &Parameters<F>, x: &[F
     (0..hidden)
         .map(|u| {
             let row = 2 * hidden + u;
-            let state_side = match cell.reset {
+            let state_part = match cell.reset {
                 Reset::Before => recurrent(p, row, &rh),
                 Reset::After => r[u] * recurrent(p, row, masked),
             };
-            gru_update(cell, gate(1, u), input(p, row, x) + state_side, h[u])
+            gru_update(cell, gate(1, u), input(p, row, x) + state_part, h[u])
         })
         .collect()
 }

@@ -6,8 +6,8 @@ use crate::cell::{Forget, LstmCell, Parameters};
 
 /// The state update of one unit from its gates' pre-activations; returns `(o output(s'), s')`.
 ///
-/// `a` holds the pre-activations in the order of [`Cell::gates`](crate::cell::Cell::gates) (three of them without a forget
-/// gate of its own), `p` the peephole weights of `i`, `f`, `o` (zeros without peepholes).
+/// `a` holds the pre-activations in the order of [`Cell::gates`](crate::cell::Cell::gates): three, if the cell has no
+/// forget gate of its own. `p` holds the peephole weights of `i`, `f`, `o`: zeros without peepholes.
 ///
 /// ```text
 /// i  = gate(a_i + p_i s)

@@ -17,12 +17,12 @@ pub fn rnn_step<F: Real>(cell: &RnnCell, p: &Parameters<F>, x: &[F], h: &[F]) ->
     (0..h.len()).map(|u| rnn_update(cell, input(p, u, x) + recurrent(p, u, h))).collect()
 }
 
-/// The input's side of one gate row: `U x + b_ih`.
+/// The input's part of one gate row: `U x + b_ih`.
 pub(super) fn input<F: Real>(p: &Parameters<F>, row: usize, x: &[F]) -> F {
     dot(p.weight_ih.row(row), x) + p.bias_ih.as_ref().map_or(F::zero(), |b| b[row])
 }
 
-/// The state's side of one gate row: `W h + b_hh`.
+/// The state's part of one gate row: `W h + b_hh`.
 pub(super) fn recurrent<F: Real>(p: &Parameters<F>, row: usize, h: &[F]) -> F {
     dot(p.weight_hh.row(row), h) + p.bias_hh.as_ref().map_or(F::zero(), |b| b[row])
 }

@@ -1,5 +1,5 @@
-//! The backward pass: one layer after the other from the last; within a layer, every direction and shard back through time by
-//! itself; then the weights' gradients, summed over all shards.
+//! The backward pass takes the layers from the last to the first. Within a layer, every direction and shard goes back
+//! through time independently. Then the weights' gradients are summed over all shards.
 
 use super::gradient::ShardSpan;
 use super::merge::OutputGradient;
@@ -21,9 +21,10 @@ pub(super) struct LastStateGradient<'a> {
 }
 
 impl TrainingTape {
-    /// The gradients with respect to everything the call read, from those with respect to everything it wrote:
-    /// `dy [T, B, width]`, and `d_h` and `d_s` laid out as [`TrainingOutput`](super::TrainingOutput)'s state, zero if absent.
-    /// `clip` clamps the gradient with respect to the state to `[-clip, clip]` between two steps.
+    /// The gradients with respect to everything that the call read. `dy [T, B, width]` is the gradient with respect to
+    /// its output. `d_h` and `d_s`, zero if absent, belong to the state in [`TrainingOutput`](super::TrainingOutput)
+    /// and are laid out like it. `clip` clamps the gradient with respect to the state to `[-clip, clip]` between two
+    /// steps.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -96,8 +97,8 @@ impl TrainingTape {
         Ok(finish_layer(&all, carried, shards.len(), gradient))
     }
 
-    /// The gradient with respect to the output of a layer's shard `at`, counted by directions and then shards: a part of
-    /// `upper`, or else of the caller's `dy`.
+    /// The gradient with respect to the output of a layer's shard `at`: a part of `upper`, or else of the caller's
+    /// `dy`. Shards are counted by directions, then rows.
     fn output_gradient<'a>(&self, at: usize, dy: &'a [f32], upper: Option<&'a [CachedBuffer]>) -> OutputGradient<'a> {
         let Self { stack, steps, shards, .. } = self;
         let (direction, shard) = (at / shards.len(), at % shards.len());

@@ -1,4 +1,5 @@
-//! The forward pass: one layer after the other; within a layer, every direction and shard of the batch by itself.
+//! The forward pass takes the layers from the first to the last. Within a layer, every direction and shard of the batch
+//! is computed independently.
 
 use std::ops::Range;
 use std::sync::Arc;

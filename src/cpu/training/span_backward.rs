@@ -223,8 +223,8 @@ impl<'a> SpanBackward<'a> {
         projection.multiply(&self.d.projected[step.all(out)], out, rows.len(), &mut self.second_product);
     }
 
-    /// The element-wise part of one stage: from the gradient with respect to its output to those with respect to the
-    /// pre-activations, `s` and the parts of `h` that bypass the products.
+    /// The element-wise part of one stage. It turns the gradient with respect to the stage's output into the gradients
+    /// with respect to the pre-activations, `s`, and `h` where it bypasses the products.
     fn back_through_stage(&mut self, stage: Stage, step: ShardStep) {
         let LayerShard { weights, .. } = self.shard;
         let (hidden, out, gates) = (weights.hidden, weights.out, weights.gates());

@@ -6,8 +6,9 @@ use super::{Initial, Shapes, State};
 use crate::error::Result;
 use crate::tensor::{Device, Tensor};
 
-/// Both values of a [`State`] as arrays of the host, for a snapshot, a file, or another device: after
-/// [`Error::DeviceLost`](crate::Error::DeviceLost) the last saved state can be restored in a stack that was built anew.
+/// Both values of a [`State`] as arrays of the host, for a snapshot, a file, or another device. After
+/// [`Error::DeviceLost`](crate::Error::DeviceLost), the last saved state can be restored in a stack that was built
+/// anew.
 ///
 /// [`State::save`] makes it and [`Recurrent::restore`](crate::nn::Recurrent::restore) puts it back. A run that is saved and
 /// restored at any place equals the unbroken run, resets included: on one device bit by bit.

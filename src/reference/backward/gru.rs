@@ -24,8 +24,8 @@ pub fn gru_update_backward<F: Real>(cell: &GruCell, z: F, a_n: F, h: F, dh_next:
 /// [`gru_step`](super::super::gru_step) backwards.
 ///
 /// ```text
-/// reset after:   the candidate's state side is r (W_n h + b_hn): it gets r da_n, and dr = da_n (W_n h + b_hn)
-/// reset before:  the candidate's state side is W_n (r h) + b_hn: d(r h) = W_n^T da_n, dr = d(r h) h, dh += d(r h) r
+/// reset after:   the candidate's state part is r (W_n h + b_hn): it gets r da_n, and dr = da_n (W_n h + b_hn)
+/// reset before:  the candidate's state part is W_n (r h) + b_hn: d(r h) = W_n^T da_n, dr = d(r h) h, dh += d(r h) r
 /// ```
 ///
 /// # Shapes
@@ -68,11 +68,11 @@ pub(super) fn gru_step_backward_masked<F: Real>(
     for u in 0..hidden {
         let row = 2 * hidden + u;
         let z = gru_gate(cell, before_gate(1, u));
-        let state_side = match cell.reset {
+        let state_part = match cell.reset {
             Reset::Before => recurrent(p, row, &rh),
             Reset::After => r[u] * recurrent(p, row, h),
         };
-        let (dz, da_n, dh) = gru_update_backward(cell, z, input(p, row, x) + state_side, h_mix[u], dh_next[u]);
+        let (dz, da_n, dh) = gru_update_backward(cell, z, input(p, row, x) + state_part, h_mix[u], dh_next[u]);
         dh_mix[u] = dh;
         match cell.reset {
             Reset::Before => gate_row(p, row, (x, &rh), (da_n, da_n), (&mut d.x, &mut d_rh), dp),

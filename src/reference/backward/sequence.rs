@@ -10,8 +10,8 @@ use crate::memory;
 use crate::reference::sequence::Masks;
 use crate::reference::{LayerState, Real, RowState};
 
-/// One step of any cell backwards for one row: from the gradients with respect to the state after the step to the gradients
-/// with respect to everything that the step read. The parameters' gradients are added to `dp`.
+/// One step of any cell backwards for one row: returns the gradients with respect to everything that the step read.
+/// `d_next` is the gradient with respect to the state after the step. The parameters' gradients are added to `dp`.
 pub fn step_backward<F: Real>(
     cell: &Cell,
     p: &Parameters<F>,
@@ -52,8 +52,8 @@ fn step_backward_masked<F: Real>(
     }
 }
 
-/// Takes the gradients of the elements that do not move out of `d`: zeros stay in their places. The result holds zeros
-/// for the others.
+/// Removes the gradients of the elements that keep their value from `d` and returns them, with zeros for all other
+/// elements.
 fn split<F: Real>(d: &mut [F], moves: &[bool]) -> Vec<F> {
     d.iter_mut().zip(moves).map(|(d, &moves)| if moves { F::zero() } else { std::mem::replace(d, F::zero()) }).collect()
 }
