@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn sizes_beyond_all_memory_are_errors() {
-        // More than an address space has; beyond the last one a size in bytes does not fit a word.
+        // More than an address space has. The last two sizes overflow a word when counted in bytes.
         for len in [1 << 60, usize::MAX / 2, usize::MAX] {
             assert!(refused(room::<f32>("test", len)));
             assert!(refused(zeros::<f64>("test", len)));

@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_hash_keeps_its_bits() {
-        // From the definition, computed by hand in another language.
+        // Computed from the definition in another language.
         assert_eq!(hash([0, 0, 0, 0]), HASH_OF_ZEROS);
         assert_eq!(hash([1, 2, 3, 4]), HASH_OF_1234);
     }

@@ -99,22 +99,22 @@ pub(super) trait UnitRegister<S: Simd> {
     fn multiply_add(&self, v: S, x: S::F, y: S::F, a: S::F) -> S::F {
         v.fma(x, y, a)
     }
-    /// Takes a gate's complete pre-activation, which the backward pass reads.
+    /// Keeps a gate's complete pre-activation for the backward pass; inference keeps nothing.
     #[inline(always)]
     fn keep_preactivation(&mut self, v: S, gate: usize, a: S::F) {
         let _ = (v, gate, a);
     }
-    /// Takes `W_n h + b_hn` of a GRU that resets after the product, which the backward pass reads.
+    /// Keeps `W_n h + b_hn` of a GRU that resets after the product for the backward pass; inference keeps nothing.
     #[inline(always)]
     fn keep_candidate_state_part(&mut self, v: S, x: S::F) {
         let _ = (v, x);
     }
 
-    /// Takes the pre-activation of `z` and the state `r h`, which the candidate's product reads.
+    /// Stores the pre-activation of `z`, and the state `r h`, which the candidate's product reads.
     fn put_reset(&mut self, v: S, a_z: S::F, r_h: S::F);
-    /// Takes the cell state after the step; `s` is the one before it.
+    /// Stores the cell state after the step; `s` is the one before it.
     fn put_s(&mut self, v: S, s: S::F, s_next: S::F);
-    /// Takes the new `h`, or the state that its projection reads.
+    /// Stores the new `h`, or the state that its projection reads.
     fn put_output(&mut self, v: S, out: S::F);
 }
 

@@ -78,7 +78,8 @@ fn in_memory<S: Simd>(v: S, x: S::F, change: impl FnOnce(&mut [f32])) -> S::F {
     load_part(v, &lanes[..S::LANES])
 }
 
-/// Applies the reference's function to every lane. Out of line, because the kernels that call it are compiled many times over.
+/// Applies the reference's function to every lane. It is not inlined, because the kernels that call it are compiled
+/// many times over.
 #[inline(never)]
 fn map_each(lanes: &mut [f32], activation: Activation) {
     for lane in lanes {

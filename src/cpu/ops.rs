@@ -23,7 +23,8 @@ pub(crate) fn matmul(
     Ok(y)
 }
 
-/// One-dimensional cross-correlation: the windows as columns of a matrix, then one matrix product per signal.
+/// One-dimensional cross-correlation. The windows of a signal become the columns of a matrix, which one product
+/// multiplies by the filters.
 pub(crate) fn conv1d(
     x: ArrayView3<'_, f32>,
     weight: ArrayView3<'_, f32>,

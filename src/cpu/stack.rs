@@ -60,8 +60,9 @@ pub(crate) struct StackCall<'a> {
     pub(crate) h: &'a mut [f32],
     /// `[layers directions, B, hidden]`; empty unless the cell is an LSTM.
     pub(crate) s: &'a mut [f32],
-    /// The states to which a reset returns, in the shapes of `h` and `s`; zero if absent.
+    /// The `h` to which a reset returns, in the shape of `h`; zero if absent.
     pub(crate) initial_h: Option<&'a [f32]>,
+    /// The `s` to which a reset returns, in the shape of `s`; zero if absent.
     pub(crate) initial_s: Option<&'a [f32]>,
 }
 

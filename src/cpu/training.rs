@@ -62,8 +62,9 @@ pub(crate) struct TrainingCall<'a> {
     pub(crate) h: &'a [f32],
     /// `[layers directions, B, hidden]`; empty unless the cell is an LSTM.
     pub(crate) s: &'a [f32],
-    /// The state to which a reset returns; zero if absent.
+    /// The `h` to which a reset returns, in the shape of `h`; zero if absent.
     pub(crate) initial_h: Option<&'a [f32]>,
+    /// The `s` to which a reset returns, in the shape of `s`; zero if absent.
     pub(crate) initial_s: Option<&'a [f32]>,
 }
 

@@ -120,8 +120,8 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         Ok(y)
     }
 
-    /// [`Recurrent::forward`] from a host array into a host array. On the CPU, if both arrays are contiguous, only the
-    /// first call of a `T` and `B` with a state allocates memory. On a GPU the call and the read-back of its result are
+    /// [`Recurrent::forward`] from a host array into a host array. On the CPU, if both arrays are contiguous, a second
+    /// call with the same `T`, `B` and state allocates nothing. On a GPU the call and the read-back of its result are
     /// one submission, and the state advances once the result has arrived.
     ///
     /// # Shapes

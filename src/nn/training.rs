@@ -80,7 +80,7 @@ pub struct TrainableRecurrent<C = Cell> {
 }
 
 impl<C: Clone + Into<Cell>> Config<C> {
-    /// Puts the stack on a device as one whose parameters can change.
+    /// Puts the stack on a device, with parameters that can change.
     ///
     /// # Errors
     /// As [`Config::build`]; [`Error::Unsupported`] for weights of a narrow type: training needs `f32`.
@@ -185,7 +185,7 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         Ok(())
     }
 
-    /// The stack as it is now, packed for inference.
+    /// Packs the stack with its present parameters for inference.
     ///
     /// # Errors
     /// As [`Config::build`].

@@ -23,7 +23,7 @@ const HOPELESS: u32 = 3;
 pub struct Tuned {
     /// The choices, each with its best time of a whole call; the fastest first.
     pub times: Vec<(Choice, Duration)>,
-    /// The time of the plan that would run untuned.
+    /// The time of the plan that runs without tuning.
     pub untuned: Duration,
 }
 

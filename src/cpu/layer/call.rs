@@ -38,9 +38,9 @@ pub(in crate::cpu) struct StateBuffers<'a> {
     /// `h` of even and of odd steps.
     pub(in crate::cpu) h: [PaddedRows<'a>; 2],
     pub(in crate::cpu) s: PaddedRows<'a>,
-    /// See [`StepState::m`].
+    /// The operand of a step's second product: see [`StepState::m`].
     pub(in crate::cpu) m: PaddedRows<'a>,
-    /// See [`StepState::a_z`].
+    /// The pre-activation of a GRU's update gate: see [`StepState::a_z`].
     pub(in crate::cpu) a_z: PaddedRows<'a>,
     pub(in crate::cpu) initial_h: InitialRows<'a>,
     pub(in crate::cpu) initial_s: InitialRows<'a>,

@@ -6,8 +6,8 @@ use crate::ops::{self, Recorder};
 use crate::tensor::Tensor;
 
 impl State {
-    /// Some rows of the batch as a new state with both of their values, in the order of `rows`. A row may be named more than
-    /// once. The state itself stays as it is; nothing is read back.
+    /// Copies some rows of the batch to a new state, with both of their values, in the order of `rows`. A row may be
+    /// named more than once. The state itself stays as it is; nothing is read back.
     ///
     /// # Errors
     /// [`Error::Value`] for a row that the state does not have; as [`Tensor::from_array`].
@@ -37,8 +37,8 @@ impl State {
         Ok(Self::new((h, s), initial))
     }
 
-    /// The rows of several states as one state with both of their values, the rows of the first state first. Nothing is read
-    /// back.
+    /// Joins the rows of several states in a new state, with both of their values. The rows of the first state come
+    /// first. Nothing is read back.
     ///
     /// # Errors
     /// [`Error::Value`] if there is no state; [`Error::Shape`] if they are of different stacks;

@@ -67,7 +67,7 @@ macro_rules! states_of {
                 State::restored(self.device(), self.shapes(saved.h.len_of(Axis(1))), saved)
             }
 
-            /// [`Self::state`] from tensors that are on the device already, without a read-back; recorded.
+            /// Records [`Self::state`] from tensors that are on the device already. Nothing is read back.
             ///
             /// # Shapes
             /// As [`Self::state`].
@@ -80,7 +80,7 @@ macro_rules! states_of {
                 State::record_with_current(recorder, self.shapes(batch), h, s)
             }
 
-            /// [`Self::initial_state`] from tensors that are on the device already, without a read-back; recorded.
+            /// Records [`Self::initial_state`] from tensors that are on the device already. Nothing is read back.
             ///
             /// # Shapes
             /// As [`Self::state`].

@@ -91,10 +91,10 @@ pub fn layer_backward<F: Real>(
     direction: Direction,
     sequence: &Sequence,
     (x, state): (ArrayView3<'_, F>, &LayerState<F>),
-    by: (ArrayView3<'_, F>, ArrayView2<'_, F>, ArrayView2<'_, F>),
+    (dy, d_h, d_s): (ArrayView3<'_, F>, ArrayView2<'_, F>, ArrayView2<'_, F>),
 ) -> Result<LayerGradient<F>> {
     let training = Training { noise: Noise::default(), row: 0, clip: None };
-    layer_backward_with_noise(cell, p, direction, sequence, &training, (x, state), by)
+    layer_backward_with_noise(cell, p, direction, sequence, &training, (x, state), (dy, d_h, d_s))
 }
 
 /// The options of a training pass that concern a layer's backward pass.
