@@ -16,8 +16,8 @@
 //! ```
 //!
 //! A cell is described once, as data ([`cell`]). The [reference](mod@reference) says what is right, in plain loops over
-//! `f32` or `f64`. The CPU path and the GPU path compute the same, fast. Weights and states live where their layer
-//! lives and are read back only when asked for. If a path does not support an option, it returns an [`Error`] that
+//! `f32` or `f64`. The CPU path and the GPU path compute the same, fast. Weights and states live on their layer's
+//! device and are read back only when asked for. If a path does not support an option, it returns an [`Error`] that
 //! names the option.
 //!
 //! | to | see |

@@ -1,7 +1,7 @@
 //! The operations around the cells, on any device.
 //!
-//! Every operation is recorded into a [`Recorder`]. On a GPU, everything in one recorder becomes a single submission; on the
-//! CPU and the reference an operation runs at once.
+//! Every operation is recorded into a [`Recorder`]. On a GPU, everything in one recorder becomes one submission, or a
+//! few if one would take too long. On the CPU and the reference an operation runs at once.
 //!
 //! # Examples
 //! ```

@@ -33,8 +33,8 @@ pub enum Device {
     Reference,
     /// The CPU path with one thread per physical core and the fastest instructions.
     Cpu,
-    /// The CPU path with options of its own. Tensors and states are the same as on [`Device::Cpu`]; only a layer built here
-    /// works differently.
+    /// The CPU path with options of its own. Tensors and states are the same as on [`Device::Cpu`]; only layers that
+    /// are built here follow the options.
     CpuWith(CpuDevice),
     /// A GPU.
     Gpu(GpuDevice),

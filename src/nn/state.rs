@@ -15,7 +15,7 @@ pub use self::saved::SavedState;
 
 const OP: &str = "State";
 
-/// The memory of a stack between calls: `h`, and `s` for an LSTM. It lives where the layer lives and is read back only
+/// The memory of a stack between calls: `h`, and `s` for an LSTM. It lives on the layer's device and is read back only
 /// when asked for. A call advances it in place, and a call that fails leaves it as it was.
 ///
 /// A state has two values. The next step starts from the *current* value, and every call changes it. A reset returns to the

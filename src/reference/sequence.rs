@@ -124,7 +124,7 @@ fn index(at: usize) -> u32 {
 
 /// One layer in one direction over a batch: the loop that every path must agree with.
 ///
-/// `state` enters as it is before the first step and leaves as it is after the last.
+/// On entry, `state` is the state before the first step; on return, the state after the last one.
 ///
 /// # Shapes
 /// `x [T, B, input]`; returns `y [T, B, O]`.

@@ -22,7 +22,7 @@ pub struct LstmUnitGradient<F> {
 ///
 /// ```text
 /// da_o = dm output(s') gate'(a_o)          ds' += dm o output'(s') + da_o p_o
-/// di = ds' g    df = ds' s    dg = ds' i    ds = ds' f          through the cell clip
+/// di = ds' g    df = ds' s    dg = ds' i    ds = ds' f          ds' is 0 here beyond the cell clip
 /// coupled: di -= df                         ds += da_i p_i + da_f p_f
 /// ```
 pub fn lstm_update_backward<F: Real>(
