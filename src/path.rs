@@ -53,7 +53,8 @@ impl Device {
     /// The CPU path with a number of threads or instructions of the caller's choice.
     ///
     /// # Errors
-    /// [`Error::Value`] for 0 threads; [`Error::Unsupported`] for instructions that the processor lacks.
+    /// [`Error::Value`] for 0 threads or more than 1,024; [`Error::Unsupported`] for instructions that the processor
+    /// lacks.
     ///
     /// ```
     /// use gatewise::{Device, cpu::CpuOptions, nn::Lstm};
