@@ -248,6 +248,11 @@ impl Cell {
         matches!(self, Self::Gru(GruCell { reset: Reset::After, .. }))
     }
 
+    /// Whether the reset gate acts before the candidate's matmul (see [`Reset::Before`]).
+    pub const fn resets_before(&self) -> bool {
+        matches!(self, Self::Gru(GruCell { reset: Reset::Before, .. }))
+    }
+
     /// Width of the projected hidden state; `None` if the cell does not project it.
     pub const fn projection(&self) -> Option<usize> {
         match self {

@@ -27,7 +27,8 @@ fn page(name: &str) -> String {
 /// The texts between backquotes that are paths of source files.
 fn paths(page: &str) -> impl Iterator<Item = &str> {
     let quoted = page.split('`').skip(1).step_by(2);
-    quoted.filter(|text| [".rs", ".wgsl"].iter().any(|ending| text.ends_with(ending)) && !text.contains([' ', '*', '<']))
+    quoted
+        .filter(|text| [".rs", ".wgsl"].iter().any(|ending| text.ends_with(ending)) && !text.contains([' ', '*', '<']))
 }
 
 /// Whether a file of this path lies in one of the folders, or below them under its bare name.

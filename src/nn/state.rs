@@ -8,6 +8,7 @@ use ndarray::{Array3, ArrayView3};
 
 use crate::cpu;
 use crate::error::{Result, check_shape};
+use crate::memory;
 use crate::path::{Device, Recorder, StateTensors};
 use crate::tensor::Tensor;
 
@@ -230,7 +231,7 @@ impl State {
     /// As [`State::to_h`].
     pub fn to_initial_h(&self) -> Result<Array3<f32>> {
         let (h, _) = self.initial();
-        h.map_or_else(|| Ok(Array3::zeros(self.shapes().0)), Tensor::to_array)
+        h.map_or_else(|| memory::zero_array(OP, self.shapes().0), Tensor::to_array)
     }
 
     /// Copies the initial value of the cell state to the host, `[layers directions, B, hidden]`; `None` unless the cell is an
@@ -241,7 +242,7 @@ impl State {
     pub fn to_initial_s(&self) -> Result<Option<Array3<f32>>> {
         let (_, s) = self.initial();
         let Some(shape) = self.shapes().1 else { return Ok(None) };
-        s.map_or_else(|| Ok(Array3::zeros(shape)), Tensor::to_array).map(Some)
+        s.map_or_else(|| memory::zero_array(OP, shape), Tensor::to_array).map(Some)
     }
 
     /// Sets the current value. The initial value, which a reset returns to, stays.

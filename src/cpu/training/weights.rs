@@ -4,7 +4,7 @@ use ndarray::{ArrayView2, IxDyn, s};
 
 use super::matrix::PackedMatrix;
 use super::{NamedParameters, OP};
-use crate::cell::{Cell, GruCell, Parameters, Reset};
+use crate::cell::{Cell, Parameters};
 use crate::cpu::device::CpuDevice;
 use crate::cpu::simd::Verified;
 use crate::error::Result;
@@ -48,13 +48,13 @@ impl LayerWeights {
         let matrix = |weight, bias| PackedMatrix::new(device, weight, bias);
         let out = cell.output_size(hidden);
         let (ih, hh) = (weight("weight_ih", input), weight("weight_hh", out));
-        let first = if cell_resets_before(cell) { 2 * hidden } else { cell.gates().len() * hidden };
+        let first = if cell.resets_before() { 2 * hidden } else { cell.gates().len() * hidden };
         let (h, candidate) = (hh.slice(s![..first, ..]), hh.slice(s![first.., ..]));
         let (bias_h, bias_candidate) = given("bias_hh").map(|bias| bias.split_at(first)).unzip();
         let (second, second_back) = if cell.projection().is_some() {
             let weight = weight("weight_hr", hidden);
             (Some(matrix(weight, None)?), Some(matrix(weight.reversed_axes(), None)?))
-        } else if cell_resets_before(cell) {
+        } else if cell.resets_before() {
             (Some(matrix(candidate, bias_candidate)?), Some(matrix(candidate.reversed_axes(), None)?))
         } else {
             (None, None)
@@ -97,20 +97,16 @@ impl LayerWeights {
 
     /// Whether a GRU resets `h` before the product with `W_n`.
     pub(super) fn resets_before(&self) -> bool {
-        cell_resets_before(&self.cell)
+        self.cell.resets_before()
     }
 
     /// Whether a GRU resets after the product, so that the candidate's two parts have gradients of their own.
     pub(super) fn resets_after(&self) -> bool {
-        matches!(self.cell, Cell::Gru(GruCell { reset: Reset::After, .. }))
+        self.cell.resets_after()
     }
 
     /// Whether the cell projects its state.
     pub(super) fn projects(&self) -> bool {
         self.cell.projection().is_some()
     }
-}
-
-fn cell_resets_before(cell: &Cell) -> bool {
-    matches!(cell, Cell::Gru(GruCell { reset: Reset::Before, .. }))
 }

@@ -4,6 +4,7 @@ use ndarray::Array3;
 
 use super::{Initial, Shapes, State};
 use crate::error::Result;
+use crate::memory;
 use crate::tensor::{Device, Tensor};
 
 /// Both values of a [`State`] as arrays of the host, for a snapshot, a file, or another device. After
@@ -86,7 +87,7 @@ impl State {
 async fn read(tensor: Option<&Tensor>, shape: Option<[usize; 3]>) -> Result<Option<Array3<f32>>> {
     match (shape, tensor) {
         (None, _) => Ok(None),
-        (Some(shape), None) => Ok(Some(Array3::zeros(shape))),
+        (Some(shape), None) => memory::zero_array(super::OP, shape).map(Some),
         (Some(_), Some(tensor)) => tensor.to_array_async().await.map(Some),
     }
 }
