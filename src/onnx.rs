@@ -54,7 +54,7 @@ use crate::text::shown;
 use crate::weights::FileName;
 pub use crate::weights::NonFinite;
 
-/// Whether GRUs reset before or after the matmul, because files may be wrong about it.
+/// Whether GRUs apply the reset gate before or after the matmul. The caller can choose, because files may be wrong about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GruReset {
     /// As the file says, except for files from PyTorch that say "before". PyTorch's GRU resets after the matmul, and some
@@ -78,7 +78,7 @@ pub enum GruReset {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OnnxOptions {
-    /// Whether GRUs reset before or after the matmul; as the file says by default.
+    /// Whether GRUs reset before or after the matmul; [`GruReset::Auto`] by default.
     pub gru_reset: GruReset,
     /// The most bytes that the values between nodes may hold at once, without weights; 4 GiB by default.
     pub memory_limit: u64,
@@ -192,7 +192,7 @@ impl fmt::Display for ValueInfo {
     }
 }
 
-/// A model that is ready to run. Models on several devices share the graph that was read.
+/// A model that is ready to run. Its copies on several devices share the graph that was read.
 ///
 /// # Examples
 /// See [`onnx`](crate::onnx).
@@ -231,8 +231,8 @@ impl OnnxModel {
     ///
     /// # Errors
     /// All errors name the node, tensor or field.
-    /// * [`Error::Unrecognized`] for bytes that are no model, [`Error::Truncated`] for a part of one;
-    /// * [`Error::TooLarge`] and [`Error::Dtype`] for sizes and types that are not read;
+    /// * [`Error::Unrecognized`] for bytes that are no model, [`Error::Truncated`] for a model that is cut short;
+    /// * [`Error::TooLarge`] and [`Error::Dtype`] for sizes and types that are not supported;
     /// * [`Error::Duplicate`], [`Error::Dangling`] and [`Error::Cycle`] for nodes that do not form a graph;
     /// * [`Error::Operators`], with all operators that are not supported;
     /// * [`Error::Node`] for a constant part of the graph that cannot be computed;
@@ -276,10 +276,10 @@ impl OnnxModel {
         &self.graph.non_finite
     }
 
-    /// The model with its weights on a device. This model does not move.
+    /// A copy of the model with its weights on `device`. This model stays on its own device.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::OutOfMemory`] if they do not fit; inside an [`Error::Node`] if a node holds them.
+    /// [`Error::Limit`] or [`Error::OutOfMemory`] if the weights do not fit. If a node holds them, an [`Error::Node`] names it.
     pub fn to(&self, device: &Device) -> Result<Self> {
         let on_device = Arc::new(DeviceGraph::new(&self.graph, device)?);
         Ok(Self { graph: Arc::clone(&self.graph), on_device: OnceLock::from(on_device) })
@@ -290,8 +290,8 @@ impl OnnxModel {
         self.on_device.get().map_or(&Device::Cpu, |on_device| on_device.device())
     }
 
-    /// Runs the model in one submission. A node that needs a value on the host (`ArgMax`, `ArgMin`, a cast of computed floats to
-    /// integers) ends a submission.
+    /// Runs the model in one submission, plus one per node that needs a value on the host (`ArgMax`, `ArgMin`, a cast of computed
+    /// floats to integers): such a node submits what was recorded before it.
     ///
     /// Inputs are given by name. A tensor must lie on the model's device. A state that one run returns can be the input of the
     /// next run, without a copy to the host.

@@ -1,4 +1,4 @@
-//! The attributes of a node. Each is taken once; one that is left over is refused.
+//! The attributes of a node. Its operator takes each attribute that it knows; any other is refused.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// The site of a node; `index` stands for a missing name.
+    /// The site of a node. If the node has no name, its index stands for it.
     pub(super) fn new(file: FileName<'_>, index: usize, node: &NodeProto) -> Self {
         let name = if node.name.is_empty() { format!("#{index}") } else { format!("{:?}", node.name) };
         Self { file: file.0.to_owned(), node: format!("node {name} ({})", node.op_type) }

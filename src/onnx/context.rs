@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Binary, Math, PadMode, Recorder, Reduction, Slice};
 use crate::tensor::{Device, Tensor};
 
-/// The operation that errors of the nodes' own checks name.
+/// The operation that errors name if a node refuses its inputs.
 const OP: &str = "onnx";
 
 /// The recorder of a run, and the memory that is left for a node.
@@ -127,7 +127,7 @@ impl Context<'_> {
                 found: format!("shape {shape:?} with {} bytes left", self.room),
             }
         };
-        // Even if an axis has extent 0, the strides must be countable.
+        // Even if an axis has extent 0, the strides must not overflow.
         let strides = shape.iter().try_fold(1_usize, |n, &extent| n.checked_mul(extent.max(1)));
         let count = if shape.contains(&0) { strides.map(|_| 0) } else { strides };
         let fits = |&count: &usize| (count as u64).checked_mul(width).is_some_and(|bytes| bytes <= self.room);

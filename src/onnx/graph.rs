@@ -46,7 +46,8 @@ pub(super) struct Step {
 
 /// The most bytes that constant folding may produce beyond [`FOLDED_TIMES`] times the bytes of the file's constants.
 const FOLDED_BYTES: u64 = 1 << 20;
-/// Exporters cut and join weights a few times, so that folding produces a small multiple of their bytes.
+/// The factor of the limit [`FOLDED_BYTES`]. Exporters cut and join weights a few times, so folding produces a small multiple of
+/// their bytes.
 const FOLDED_TIMES: u64 = 8;
 
 impl Graph {
@@ -166,7 +167,7 @@ fn value_info(info: &ValueInfoProto, file: ModelFile<'_>) -> Result<ValueInfo> {
     Ok(ValueInfo { name: info.name.clone(), element_type, shape: shape.transpose()? })
 }
 
-/// A graph while its nodes are read.
+/// A graph under construction, while its nodes are read.
 struct Builder<'a> {
     graph: Graph,
     model: &'a ModelProto,
@@ -259,7 +260,8 @@ impl Builder<'_> {
         names[..count].iter().map(|name| self.names.find(name)).collect()
     }
 
-    /// Stores the results of a node as constants. `own` is true for the operator `Constant`.
+    /// Stores the results of a node as constants. `own` is true for the operator `Constant`, whose values come from the file: they
+    /// are checked for NaN and infinity, and do not count as folded bytes.
     fn keep(&mut self, own: bool, site: &Site, outputs: &[Option<ValueId>], values: Vec<Value>) -> Result<()> {
         for (id, value) in outputs.iter().zip(values) {
             let Some(id) = id else { continue };

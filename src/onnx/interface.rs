@@ -47,7 +47,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// The type with a number of `onnx.proto3`.
+    /// The type that has this number in `onnx.proto3`.
     ///
     /// # Errors
     /// The name of a type that is not read, as messages show it.

@@ -100,13 +100,13 @@ impl Reader<'_> {
         self.site.refuse(field, expected, found)
     }
 
-    /// The axes: an attribute before operator set `since`, an input from then on.
+    /// Reads the axes of the node: an attribute before operator set `since`, its second input from then on.
     fn axes(&mut self, since: i64) -> Result<Axes> {
         Ok(if self.opset < since { Axes::Known(self.attributes.ints("axes")?) } else { Axes::Input(1) })
     }
 }
 
-/// The origin of a node's axes.
+/// The source of a node's axes: known values, or an input.
 enum Axes {
     Known(Option<Vec<i64>>),
     Input(usize),
@@ -213,9 +213,9 @@ static OPERATORS: &[Operator] = &[
     row("Where", 9, 3..=3, 1, logic::select),
 ];
 
-/// The oldest supported operator set. From this one on shapes broadcast by NumPy's rule.
+/// The oldest supported operator set: the first one in which shapes broadcast by NumPy's rule.
 pub(super) const OLDEST: i64 = 7;
-/// The newest operator set whose changes are supported or refused.
+/// The newest supported operator set. Each of its changes is either supported or refused.
 pub(super) const NEWEST: i64 = 28;
 
 /// The operator with a name, if the operator set has it.

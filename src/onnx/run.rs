@@ -150,7 +150,7 @@ struct GraphRun<'a> {
     on_device: &'a DeviceGraph,
     graph: &'a Graph,
     values: Vec<Option<Value>>,
-    /// The number of bytes of the values.
+    /// The number of bytes of the values that are held now.
     live: u64,
     recorder: crate::ops::Recorder,
 }

@@ -35,7 +35,7 @@ impl ModelFile<'_> {
 
     /// Reads a tensor. Floats of every width become `f32`.
     ///
-    /// The allocations are never larger than the bytes that are really there ask for.
+    /// Allocations are bounded by the bytes that the file really holds, not by the shapes that it declares.
     pub(super) fn read(&self, tensor: &TensorProto) -> Result<Value> {
         let name = format!("tensor {:?}", tensor.name);
         if tensor.segment.is_some() {

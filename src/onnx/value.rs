@@ -9,7 +9,7 @@ use crate::tensor::{Device, Tensor};
 /// A value inside a graph.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    /// Floats of any declared width, held as `f32`, on the device. Those computed from host values are on the host
+    /// Floats of any declared width, held as `f32`, on the device. Floats that were computed from host values are on the host
     /// (`Device::Cpu`).
     Float(Tensor),
     /// Booleans that were computed from floats, held as 1 and 0.
@@ -27,7 +27,7 @@ pub(super) struct Ints {
     pub(super) values: ArrayD<i64>,
 }
 
-/// The width of integers.
+/// The width of integers, and whether they are signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IntKind {
     I8,
@@ -131,7 +131,7 @@ impl Value {
         })
     }
 
-    /// The value, with a mask on the host turned into booleans.
+    /// Returns the value; turns a mask on the host into booleans.
     pub(super) fn settled(self) -> Result<Self> {
         match self {
             Self::Mask(x) if matches!(x.device(), Device::Cpu) => {

@@ -1,4 +1,4 @@
-//! Decoding of a model's message, and reasons why bytes are no such message.
+//! Decodes a model's message. If the bytes are no such message, finds the reason.
 
 use prost::Message;
 use prost::bytes::Bytes;
@@ -23,7 +23,7 @@ pub(super) fn decode(file: FileName<'_>, bytes: Bytes) -> Result<ModelProto> {
     }
 }
 
-/// The reason why bytes are no message; `reason` is the decoder's.
+/// The error for bytes that are no message; `reason` is the text of the decoder's error.
 fn refusal(file: FileName<'_>, bytes: &[u8], reason: &str) -> Error {
     if kind::known(bytes).is_some_and(|kind| kind != EXPECTED) {
         return file.unrecognized(EXPECTED, bytes);

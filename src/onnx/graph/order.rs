@@ -9,7 +9,7 @@ use crate::onnx::proto::GraphProto;
 use crate::onnx::tensor::ModelFile;
 use crate::onnx::value::Value;
 
-/// The number of a value.
+/// The index of a value in its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::onnx) struct ValueId(pub(in crate::onnx) usize);
 

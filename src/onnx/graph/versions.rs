@@ -5,15 +5,15 @@ use crate::onnx::operators::{NEWEST, OLDEST, find};
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::weights::FileName;
 
-/// The newest version of the file format, that of ONNX 1.23.
+/// The newest supported version of the file format: ONNX 1.23 writes it.
 const NEWEST_IR: i64 = 14;
 
-/// Whether a domain is that of ONNX's own operators.
+/// Whether a domain holds ONNX's own operators.
 fn own(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
 }
 
-/// Checks the versions; returns that of ONNX's own operator set.
+/// Checks the versions of a model; returns the version of ONNX's own operator set.
 pub(super) fn check(model: &ModelProto, file: FileName<'_>) -> Result<i64> {
     if model.ir_version < 1 || model.graph.is_none() {
         let found =

@@ -19,7 +19,7 @@ enum Padding {
     Fixed([usize; 2]),
     /// As many zeros as give `ceil(L / stride)` outputs.
     Same {
-        /// An odd zero goes to the beginning, otherwise to the end.
+        /// If the number of zeros is odd: whether the extra one goes to the beginning.
         odd_first: bool,
     },
 }
@@ -48,7 +48,7 @@ impl Padding {
     }
 }
 
-/// The most elements of a filter bank with written-out groups and dilation.
+/// The most weights of filters whose groups and dilation are written out as zeros.
 const LARGEST: usize = 1 << 24;
 
 /// `Conv` with constant filters along one axis. Groups and dilation are written out as zeros among the filters.
@@ -78,7 +78,7 @@ pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
     let build = move |device: &Device| -> Result<NodeFn> {
         let (filters, channels, span) = weight.dim();
         let layer = |padding: usize| Conv1d::new(device, &weight, bias.as_ref(), Conv1dGeometry { stride, padding });
-        // The convolution adds equal pads itself. Others are added to the signal first.
+        // The layer adds equal pads itself. Unequal pads are added to the signal first.
         let (layer, around) = match padding {
             Padding::Fixed([before, after]) if before == after => (layer(before)?, Padding::Fixed([0, 0])),
             other => (layer(0)?, other),
@@ -122,7 +122,7 @@ fn padded(context: &mut Context<'_>, x: &Tensor, padding: Padding, stride: usize
     if pads == [0, 0] { Ok(x.clone()) } else { context.pad1d(x, pads, PadMode::Zero) }
 }
 
-/// The filters `[O, C, (K - 1) dilation + 1]` that compute the same without groups and dilation.
+/// The filters `[O, C, (K - 1) dilation + 1]` that give the same convolution without groups and dilation.
 fn written_out(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: usize) -> Result<Array3<f32>> {
     let (out, inner, kernel) = weight.dim();
     let group = usize::try_from(group).ok().filter(|&group| group >= 1 && out % group == 0);

@@ -16,7 +16,7 @@ pub(super) enum Arithmetic {
     Add,
     Sub,
     Mul,
-    /// Division; that of integers rounds towards zero.
+    /// Division. Integer division rounds towards zero.
     Div,
     Max,
     Min,

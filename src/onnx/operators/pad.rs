@@ -65,7 +65,7 @@ pub(super) fn pad(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// Removes elements from the ends of an axis whose pads are negative.
+/// Removes elements from each end of an axis that has a negative pad.
 fn cropped(context: &mut Context<'_>, x: Value, axis: usize, pads: [i64; 2]) -> Result<Value> {
     let [before, after] = pads.map(|pad| usize::try_from(pad.min(0).unsigned_abs()).unwrap_or(usize::MAX));
     let (extent, removed) = (x.shape()[axis], before.saturating_add(after));
@@ -79,7 +79,7 @@ fn cropped(context: &mut Context<'_>, x: Value, axis: usize, pads: [i64; 2]) -> 
     cut(context, &x, Slice { axis, start: before.min(extent - 1), step: 1, count: extent - removed })
 }
 
-/// Pads one axis, before and after its elements; without a value with zeros.
+/// Pads one axis before and after its elements. In constant mode, a `value` of `None` means zeros.
 fn padded(
     context: &mut Context<'_>,
     x: &Value,
@@ -122,7 +122,7 @@ fn padded(
     joined(context, &[&before, x, &after], axis)
 }
 
-/// A value of the type of `like` that repeats one element, which is zero without a value.
+/// A value of the type of `like` that repeats one element: `value`, or zero if that is `None`.
 fn filled(context: &mut Context<'_>, like: &Value, shape: &[usize], value: Option<&Value>) -> Result<Value> {
     let one = |value: &Value| value.shape().iter().product::<usize>() == 1;
     match (like, value) {

@@ -22,7 +22,7 @@ fn product(context: &mut Context<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor> 
         let found = format!("{:?} and {:?}", a.shape(), b.shape());
         unexpected("A and B", "matrices that fit, of at least one axis", found)
     };
-    // A vector on the left is a row, on the right a column. Its added axis is dropped from the result.
+    // A vector counts as a row on the left and as a column on the right. The added axis is dropped from the result.
     let (a_shape, b_shape) = (a.shape(), b.shape());
     if a_shape.is_empty() || b_shape.is_empty() {
         return Err(refused());

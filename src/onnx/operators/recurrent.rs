@@ -81,10 +81,10 @@ pub(super) fn lstm(reader: &mut Reader<'_>) -> Result<Operation> {
     build(reader, &common, &cells)
 }
 
-/// The reset of a GRU, as the file or the caller says.
+/// Reads whether a GRU resets before or after the matmul: from the file, or from the caller's option.
 ///
 /// PyTorch's GRU always resets after the matmul. Some exporters leave out the attribute `linear_before_reset` (onnxscript 2852,
-/// pytorch 189225), so a file from PyTorch without it is read as if it had it.
+/// pytorch 189225), so a file from PyTorch without the attribute is read as if it had `linear_before_reset=1`.
 fn reset(reader: &mut Reader<'_>) -> Result<Reset> {
     let stated = if reader.attributes.flag("linear_before_reset", false)? { Reset::After } else { Reset::Before };
     let node = reader.site.node.clone();
@@ -185,7 +185,7 @@ impl Weights {
     }
 }
 
-/// A constant input with the given rank, its first axis being the directions; `None` if it is not given.
+/// A constant input of the given rank, whose first axis counts the directions; `None` if the input is not given.
 fn weight(reader: &Reader<'_>, slot: usize, name: &str, rank: usize, directions: usize) -> Result<Option<Tensor>> {
     match reader.constant(slot) {
         Some(Value::Float(x)) if x.shape().len() == rank && x.shape()[0] == directions => Ok(Some(x.clone())),
@@ -229,7 +229,7 @@ fn build(reader: &mut Reader<'_>, common: &CommonAttributes, cells: &[Cell]) -> 
     Ok(Operation::WithWeights { slots: vec![W, R, B, P], build: Box::new(build) })
 }
 
-/// The call of a recurrent layer with ONNX's shapes.
+/// A call of a recurrent layer, whose inputs and outputs have ONNX's shapes.
 #[derive(Clone, Copy, Debug)]
 struct RecurrentCall {
     directions: usize,

@@ -43,7 +43,7 @@ impl ReduceKind {
     }
 }
 
-/// A reduction. The axes are an attribute at first, an input from operator set 13 (the sum) or 18 (the others) on.
+/// A reduction. The axes are an attribute before operator set 13 (the sum) or 18 (the others), an input from then on.
 pub(super) fn reduce(reader: &mut Reader<'_>, kind: ReduceKind) -> Result<Operation> {
     let since = if kind == ReduceKind::Sum { 13 } else { 18 };
     let from = reader.axes(since)?;
@@ -82,7 +82,7 @@ pub(super) fn reduce(reader: &mut Reader<'_>, kind: ReduceKind) -> Result<Operat
     })
 }
 
-/// Reduces integers on the host. `order` puts the reduced axes last, which have `columns` elements together.
+/// Reduces integers on the host. `order` puts the reduced axes last; together they have `columns` elements.
 fn reduce_host(x: &Ints, order: &[usize], columns: usize, shape: &[usize], kind: ReduceKind) -> Result<ArrayD<i64>> {
     let moved = x.values.view().permuted_axes(IxDyn(order));
     let flat: Vec<i64> = moved.iter().copied().collect();

@@ -147,7 +147,7 @@ pub(super) fn reshape(reader: &mut Reader<'_>) -> Result<Operation> {
     })
 }
 
-/// `Flatten`: two axes, for the axes before `axis` and for the others.
+/// `Flatten`: merges the axes before `axis` into one axis, and the others into a second one.
 pub(super) fn flatten(reader: &mut Reader<'_>) -> Result<Operation> {
     let at = reader.attributes.int("axis")?.unwrap_or(1);
     Operation::plain(move |context, inputs| {

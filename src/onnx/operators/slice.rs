@@ -15,7 +15,7 @@ pub(super) fn cut(context: &mut Context<'_>, x: &Value, slice: Slice) -> Result<
         let steps = isize::try_from(count.saturating_sub(1)).unwrap_or(isize::MAX);
         let last = start.saturating_add_signed(step.saturating_mul(steps));
         let (low, high) = if count == 0 { (0, 0) } else { (start.min(last) as isize, start.max(last) as isize + 1) };
-        // With a negative step `ndarray` begins at the last element of the range, which is the first one here.
+        // With a negative step, `ndarray` begins at the last element of the range: here, the element at `start`.
         x.slice_axis(Axis(axis), HostSlice::new(low, Some(high), step)).to_owned()
     }
     Ok(match x {
@@ -96,7 +96,7 @@ enum Parts {
     Input,
     Equal {
         count: usize,
-        /// The last part may be shorter.
+        /// Whether the last part may be shorter.
         uneven: bool,
     },
 }

@@ -7,7 +7,7 @@ use crate::onnx::operators::Reader;
 /// The activations of all directions, direction by direction, in the operator's order.
 pub(super) struct Activations(std::vec::IntoIter<Activation>);
 
-/// The values of `activation_alpha` or `activation_beta` that are left.
+/// The values of `activation_alpha` or `activation_beta` that no activation has taken yet.
 struct Scalars {
     values: std::vec::IntoIter<f32>,
     name: &'static str,
@@ -30,8 +30,8 @@ impl Scalars {
 }
 
 impl Activations {
-    /// Reads `activations`, `activation_alpha` and `activation_beta`. Each parameter belongs to the next activation that has one
-    /// of its name. After the end of the list the defaults of ONNX's operators apply.
+    /// Reads `activations`, `activation_alpha` and `activation_beta`. Activations take the values of a list in order, if they have
+    /// such a parameter. After the end of the list, the defaults of ONNX's operators apply.
     pub(super) fn read(reader: &mut Reader<'_>, defaults: &[&str], directions: usize) -> Result<Self> {
         let count = defaults.len() * directions;
         let names = reader.attributes.strings("activations")?;
