@@ -1,7 +1,7 @@
-//! Weights from other frameworks and back: read exactly or refused.
+//! Reads and writes the weights of other frameworks. A file is read exactly or refused.
 //!
 //! [`Weights`] reads and writes safetensors files with PyTorch's names. [`Config::from_weights`](crate::nn::Config::from_weights)
-//! reads the sizes of a recurrent stack off them. The module `keras` reads the files of Keras. [`layout`] converts gate orders.
+//! finds the sizes of a recurrent stack in them. The module `keras` reads the files of Keras. [`layout`] converts gate orders.
 //!
 //! # Examples
 //! ```

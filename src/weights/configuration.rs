@@ -12,7 +12,7 @@ const PARAMETERS: [&str; 6] = ["weight_ih", "weight_hh", "weight_hr", "bias_ih",
 pub(super) struct StackNames<'a> {
     weights: &'a Weights,
     prefix: &'a str,
-    /// The weights are those of a cell (`torch.nn.LSTMCell`), whose names have no suffix.
+    /// Whether the weights belong to a single cell (`torch.nn.LSTMCell`), whose names have no suffix.
     bare: bool,
 }
 
@@ -46,20 +46,20 @@ impl<'a> StackNames<'a> {
     }
 }
 
-/// Options of a cell that its stored parameters tell.
+/// The options of a cell that follow from its stored parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
 #[non_exhaustive]
 pub struct StoredOptions {
-    /// The weights have biases.
+    /// Whether the weights have biases.
     pub bias: bool,
     /// The width of the projection, if the weights have one.
     pub projection: Option<usize>,
-    /// The weights have peepholes.
+    /// Whether the weights have peepholes.
     pub peephole: bool,
 }
 
-/// A cell that [`Config::from_weights`] completes with the options that stored weights tell. The trait is sealed.
+/// A cell whose options [`Config::from_weights`] can set from stored weights. The trait is sealed.
 pub trait StoredCell: Clone + Into<Cell> + sealed::Sealed {
     /// The cell with these options; `None` if it has no such option.
     #[doc(hidden)]
@@ -107,9 +107,9 @@ impl StoredCell for Cell {
 impl<C: StoredCell> Config<C> {
     /// Reads the configuration of a recurrent stack off weights with PyTorch's names under a prefix.
     ///
-    /// The caller names the cell, with its activations and equations, which no weights tell. The weights tell input size, hidden
-    /// size, number of layers, directions, and whether there are biases, a projection or peepholes. These options of the given
-    /// cell are overwritten. Two directions are concatenated, as PyTorch does.
+    /// The caller gives the cell with its activations and equations, because weights do not determine them. The weights determine
+    /// the input size, the hidden size, the number of layers, the directions, and whether there are biases, a projection or
+    /// peepholes. These options of the given cell are overwritten. Two directions are concatenated, as PyTorch does.
     ///
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) if a tensor is missing, has another shape than the others ask for, or belongs to a stack that cannot be
@@ -131,7 +131,7 @@ impl<C: StoredCell> Config<C> {
         let names = StackNames::new(weights, prefix);
         let has = |parameter: &str, direction| names.has(parameter, 0, direction);
         let reversed = has("weight_ih", Direction::Reverse);
-        // If there is no forward direction, the stack has the reverse one alone.
+        // A stack without a forward direction has only the reverse one.
         let direction = match has("weight_ih", Direction::Forward) || !reversed {
             true => Direction::Forward,
             false => Direction::Reverse,
@@ -165,7 +165,7 @@ fn sizes(names: &StackNames<'_>, cell: &Cell, direction: Direction) -> Result<[u
     let [rows, input] = matrix(names, "weight_ih", direction)?;
     let [_, out] = matrix(names, "weight_hh", direction)?;
     let (gates, kind) = (cell.gates().len(), cell.name());
-    // A projection has one column per unit. Without one the state itself has that width.
+    // A projection has one column per unit. Without a projection, the state has one element per unit.
     let hidden = match names.has("weight_hr", 0, direction) {
         true => matrix(names, "weight_hr", direction)?[1],
         false => out,

@@ -1,4 +1,4 @@
-//! The header of a safetensors file: checks for duplicate names, and reasons why bytes are no such file.
+//! The header of a safetensors file: finds duplicate names, and the reason why bytes are no such file.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -57,7 +57,7 @@ fn header_error(file: FileName<'_>, found: String) -> Error {
     file.refuse("header", "a JSON object that describes tensors", found)
 }
 
-/// The reason why the bytes are no safetensors file; `error` is the `safetensors` crate's.
+/// The error for bytes that are no safetensors file; `error` comes from the `safetensors` crate.
 pub(super) fn refusal(file: FileName<'_>, bytes: &[u8], error: &SafeTensorError) -> Error {
     const EXPECTED: &str = "a safetensors file";
     let other = kind::known(bytes).is_some_and(|kind| kind != EXPECTED);
@@ -97,7 +97,7 @@ pub(super) fn refusal(file: FileName<'_>, bytes: &[u8], error: &SafeTensorError)
     }
 }
 
-/// The reason why one entry of the header describes no tensor; `None` if it does.
+/// The error for an entry of the header that describes no tensor; `None` if it describes one.
 fn entry_refusal(file: FileName<'_>, name: &str, entry: &Value) -> Option<Error> {
     let declared = &entry["dtype"];
     let Ok(dtype) = serde_json::from_value::<Dtype>(declared.clone()) else {

@@ -49,7 +49,7 @@ fn memory_limit(size: usize) -> u64 {
     (64 << 20) + 32 * size as u64
 }
 
-/// The versions of Keras that compute differently.
+/// The generations of Keras, which compute some layers differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Generation {
     /// Keras 1 and 2.

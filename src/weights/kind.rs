@@ -18,7 +18,7 @@ const KNOWN: [(&[u8], &str); 14] = [
     (b"{", "JSON"),
 ];
 
-/// The kind of a file as messages call it; `None` if its first bytes do not tell.
+/// The kind of a file as messages call it; `None` if its first bytes are not known.
 pub(crate) fn known(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("an empty file");
@@ -33,7 +33,7 @@ pub(crate) fn known(bytes: &[u8]) -> Option<&'static str> {
     KNOWN.iter().find(|(beginning, _)| bytes.starts_with(beginning)).map(|(_, kind)| *kind)
 }
 
-/// The kind of a file as [`known`] tells it, or else its first bytes.
+/// The kind of a file as [`known`] returns it, or else its first bytes.
 pub(crate) fn describe(bytes: &[u8]) -> String {
     known(bytes).map_or_else(
         || {

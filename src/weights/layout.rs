@@ -43,8 +43,8 @@ pub enum GateOrder {
 }
 
 impl GateOrder {
-    /// The gates that a framework stores for a kind of cell, in its order. An LSTM without a forget gate of its own is stored
-    /// with one that nothing reads (ONNX `input_forget`).
+    /// The gates that a framework stores for a kind of cell, in its order. For an LSTM without a forget gate of its own, the
+    /// framework stores a forget gate that nothing reads (ONNX `input_forget`).
     pub const fn gates(self, cell: &Cell) -> &'static [&'static str] {
         match (cell, self) {
             (Cell::Rnn(_), _) => &["h"],

@@ -31,7 +31,7 @@ use crate::weights::{FileName, NonFinite, StateDict, header};
 pub struct Weights {
     file: String,
     pub(super) tensors: BTreeMap<String, ArrayD<f32>>,
-    /// Sorted, so that the same weights give the same bytes.
+    /// Sorted by key, so that the same weights give the same bytes.
     pub(super) metadata: BTreeMap<String, String>,
 }
 
@@ -125,7 +125,7 @@ impl Weights {
         Err(FileName(&self.file).duplicate("a layer or array", name, "one before"))
     }
 
-    /// Sets an entry of the metadata, which are texts.
+    /// Sets an entry of the metadata to a text.
     pub fn note(&mut self, key: &str, value: &str) {
         self.metadata.insert(key.to_owned(), value.to_owned());
     }
@@ -162,8 +162,8 @@ impl Weights {
 
     /// Refuses weights with a NaN or an infinity.
     ///
-    /// Models call it when they are built. With such weights every result would be NaN, and every comparison with NaN is false,
-    /// so that a voice detector would report silence.
+    /// Models call it when they are built. With such weights every result would be NaN. Because every comparison with NaN is false,
+    /// a voice detector would then report silence.
     ///
     /// # Errors
     /// [`Error::Format`], which names the first such tensor, the number of such elements, and the index of the first one.

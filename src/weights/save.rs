@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::files;
 use crate::weights::Weights;
 
-/// The header is padded with blanks to a multiple of this number of bytes, as the format asks for.
+/// The length of the header is a multiple of this number of bytes, as the format requires. Blanks pad it.
 const ALIGNMENT: usize = 8;
 
 impl Weights {

@@ -16,7 +16,7 @@ pub(super) struct CellSpec {
     pub(super) units: usize,
     /// The paths of the kernel, the recurrent kernel and, if the cell has one, the bias.
     pub(super) arrays: Vec<String>,
-    /// The arrays have cuDNN's layout (`CuDNNLSTM`, `CuDNNGRU`).
+    /// Whether the arrays have cuDNN's layout (`CuDNNLSTM`, `CuDNNGRU`).
     pub(super) cudnn: bool,
 }
 
@@ -25,14 +25,14 @@ pub(super) struct CellSpec {
 pub(super) struct RnnSpec {
     /// The cells, each reading the output of the one before. Only `StackedRNNCells` has more than one.
     pub(super) cells: Vec<CellSpec>,
-    /// `go_backwards`: the layer runs from the last step to the first.
+    /// `go_backwards`: whether the layer runs from the last step to the first.
     pub(super) backwards: bool,
-    /// `return_sequences`: the layer returns the output of every step.
+    /// `return_sequences`: whether the layer returns the output of every step.
     pub(super) sequences: bool,
-    /// `return_state`: the layer returns its final state, too.
+    /// `return_state`: whether the layer returns its final state, too.
     pub(super) states: bool,
     pub(super) stateful: bool,
-    /// The output at masked steps is zero instead of the output of the step before.
+    /// `zero_output_for_mask`: whether the output at masked steps is zero instead of the output of the step before.
     pub(super) zero_masked: bool,
 }
 
@@ -191,7 +191,7 @@ impl Parser<'_> {
                 "the opposite go_backwards, and the same return_sequences, return_state and stateful, as layer";
             return Err(fields.refuse("backward_layer", expected, "another"));
         }
-        // Keras sets it for both layers.
+        // Keras sets `zero_output_for_mask` of both layers to `return_sequences`.
         let zero_masked = forward.sequences;
         Ok(BidirectionalSpec {
             forward: RnnSpec { zero_masked, ..forward },

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// Names of fields that do not affect the outputs of a trained layer.
 const IGNORED: [&str; 6] = ["name", "trainable", "seed", "batch_input_shape", "batch_shape", "build_input_shape"];
-/// Endings of further names of such fields.
+/// Endings of the names of further fields that do not affect the outputs of a trained layer.
 const IGNORED_ENDINGS: [&str; 3] = ["_initializer", "_regularizer", "_constraint"];
 
 /// The `config` of a layer. A field that is null counts as absent. [`Fields::finish`] refuses fields that were not read.
@@ -91,12 +91,12 @@ impl<'a> Fields<'a> {
         self.parsed(name, "a number", |value| value.as_f64().map(|x| x as f32))
     }
 
-    /// Marks fields as read that change nothing at inference.
+    /// Marks fields that change nothing at inference as read.
     pub(super) fn without_effect(&self, names: &[&'a str]) {
         self.used.borrow_mut().extend(names);
     }
 
-    /// Refuses a field that has another value than the only supported one.
+    /// Refuses a field whose value is not the only supported one.
     pub(super) fn only(&self, name: &'a str, expected: &Json) -> Result<()> {
         match self.get(name) {
             Some(found) if found != expected => Err(self.refuse(name, &expected.to_string(), &describe(Some(found)))),
@@ -104,7 +104,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a data type or policy other than float32, with which Keras computes other numbers.
+    /// Refuses a data type or policy other than float32, because Keras then computes other numbers.
     fn dtype(&self) -> Result<()> {
         let name = |value: &'a Json| match value {
             Json::Object(policy) => policy.get("config")?.get("name")?.as_str(),

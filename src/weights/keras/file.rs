@@ -189,8 +189,8 @@ impl KerasFile {
         Ok(paths.into_iter().map(|path| KerasLayerInfo { path, class: None }).collect())
     }
 
-    /// Builds a layer on a device. Its name is the one that Keras gives it, for example `lstm` or `inner/lstm`. Other layers of
-    /// the file need not be supported.
+    /// Builds a layer on a device. `name` is its name in Keras, after the names of the models that hold it: `lstm`, `inner/lstm`.
+    /// Other layers of the file need not be supported.
     ///
     /// # Errors
     /// * [`Error::Format`] if the file does not have the layer, an option is not supported, or an array is missing or has another
@@ -217,9 +217,9 @@ impl KerasFile {
     /// Builds a recurrent layer as this crate's own layer: SimpleRNN, LSTM, GRU, their CuDNN forms, RNN around one cell, or
     /// Bidirectional around two cells of one kind and size.
     ///
-    /// The cell computes what the file says. The layer differs from Keras' layer in this: the batch is the second axis; outputs
-    /// are in the order of time (`go_backwards` is [`Config::reverse`]); all steps are returned; and the state continues from
-    /// call to call, as with `stateful`. A Bidirectional merges as the file says if it returns sequences, and else concatenates.
+    /// The cell computes what the file says. The layer differs from Keras' layer in four points: the batch is the second axis;
+    /// outputs are in the order of time (`go_backwards` is [`Config::reverse`]); all steps are returned; and the state continues
+    /// from call to call, as with `stateful`. A Bidirectional that returns sequences merges as the file says; any other concatenates.
     ///
     /// # Errors
     /// As [`KerasFile::layer`], and [`Error::Format`] for a layer of another class.
@@ -228,9 +228,9 @@ impl KerasFile {
         Loader::new(self.file_name(), &self.tree, device).recurrent(&layer)
     }
 
-    /// Builds a recurrent layer of a file with weights alone, from the path of its group (`layers/lstm/cell`) or, in a file of
-    /// Keras 2, its name. If the configuration has two directions, the group is that of the Bidirectional layer, or the list
-    /// holds the forward arrays first.
+    /// Builds a recurrent layer of a file with weights alone. `path` is the path of its group (`layers/lstm/cell`) or, in a file of
+    /// Keras 2, its name. If the configuration has two directions, `path` names the Bidirectional layer; a list of Keras 2 holds
+    /// its forward arrays first.
     ///
     /// # Errors
     /// [`Error::Format`] for an array that is missing, has another shape, or does not belong to the configuration;
@@ -357,7 +357,7 @@ fn json(file: FileName<'_>, field: &str, bytes: &[u8]) -> Result<Json> {
 }
 
 impl Parser<'_> {
-    /// Lists the layers of a model, and those inside them.
+    /// Lists the layers of a model, and the layers inside them.
     fn list(&self, prefix: &str, model: &Json, to: &mut Vec<KerasLayerInfo>) -> Result<()> {
         let layers = model.get("config").and_then(|config| config.get("layers"));
         let wrapped = model.get("config").and_then(|config| config.get("layer"));

@@ -17,7 +17,7 @@ const DEEPEST: usize = 64;
 /// Groups that are not read: the state of an optimizer is no part of a model.
 const SKIPPED: [&str; 2] = ["optimizer", "optimizer_weights"];
 
-/// The groups and arrays of a file by their paths. The elements of an array are read when they are asked for.
+/// The groups and arrays of a file by their paths. The elements of an array are read on demand.
 pub(super) struct Tree {
     file: String,
     /// The size of the file in bytes.
@@ -61,7 +61,7 @@ impl Tree {
         self.arrays.extend(arrays.into_iter().map(|array| (below(array.name()), array)));
         for inner in groups.into_iter().filter(|inner| !SKIPPED.contains(&inner.name())) {
             let inside = below(inner.name());
-            // A link may lead back to a group above, without end.
+            // A link may lead back to a group above, and the descent would never end.
             if depth == DEEPEST || self.groups.len() + self.arrays.len() > MOST_ARRAYS {
                 let limit = format!("{MOST_ARRAYS} groups and arrays, {DEEPEST} deep");
                 return Err(FileName(&self.file).too_large(&inside, &limit, "more"));
@@ -131,7 +131,7 @@ impl Tree {
         let Some(attribute) = attributes.into_iter().find(|attribute| attribute.name == name) else {
             return Ok(None);
         };
-        // Keras writes an empty list as an array of no floats.
+        // Keras writes an empty list as an empty array of floats.
         if attribute.num_elements().is_ok_and(|count| count == 0) {
             return Ok(Some(Vec::new()));
         }

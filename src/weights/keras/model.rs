@@ -126,7 +126,8 @@ impl Parser<'_> {
         Ok(None)
     }
 
-    /// An outermost layer of a whole-model `.h5`, whose arrays are one list.
+    /// Reads an outermost layer of a whole-model `.h5`, which stores the arrays of each outermost layer as one list. The first pass
+    /// counts the arrays; the second takes them.
     fn outermost(&self, object: &JsonObject<'_>, tree: &Tree, root: &str) -> Result<LayerSpec> {
         let first = ArrayList::default();
         let layer = self.layer(object, &ArrayStore::List(&first), true)?;

@@ -41,7 +41,7 @@ pub(super) enum LayerKind {
     },
     Activation {
         function: LayerActivation,
-        /// A mask changes the result (`Softmax`).
+        /// Whether a mask changes the result (`Softmax`).
         masked: bool,
     },
     Conv1d(ConvSpec),
@@ -93,7 +93,7 @@ pub(super) struct JsonObject<'a> {
     pub(super) name: &'a str,
     pub(super) json: &'a Json,
     pub(super) path: String,
-    /// The object is the file's own model, whose name is no part of the paths of its layers.
+    /// Whether the object is the file's own model, whose name is no part of the paths of its layers.
     pub(super) outermost: bool,
 }
 
@@ -170,7 +170,7 @@ impl<'a> Parser<'a> {
     fn without_arrays(&self, object: &JsonObject<'_>, fields: &Fields<'_>) -> Result<Option<LayerKind>> {
         Ok(Some(match object.class {
             "InputLayer" => {
-                // Symbols may have any type. The shape is that of the data with which the model was built.
+                // Inputs of symbols may have any type.
                 fields.without_effect(&["dtype", "sparse", "optional"]);
                 fields.only("ragged", &json!(false))?;
                 LayerKind::Input
@@ -278,7 +278,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// The activation of a cell, which acts on single elements.
+    /// Reads the activation of a cell; refuses one that does not act on single elements.
     pub(super) fn cell_activation(&self, fields: &Fields<'_>, name: &'static str) -> Result<Activation> {
         if fields.get(name).is_none() {
             return Err(fields.refuse(name, "an activation", "nothing"));
@@ -289,7 +289,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The activation of a layer; the identity if there is none.
+    /// Reads the activation of a layer; the identity if there is none.
     fn function(&self, fields: &Fields<'_>, name: &'static str) -> Result<LayerActivation> {
         let json = match fields.get(name) {
             None => return Ok(LayerActivation::Each(Activation::Identity)),

@@ -115,8 +115,8 @@ impl KerasCall {
 pub struct KerasOutputs {
     /// The outputs in Keras' order and layout; with `return_state` the final state follows.
     pub outputs: Vec<Tensor>,
-    /// The final state of a recurrent layer, with or without `return_state`: per direction (forward first) and cell `h` and, for
-    /// an LSTM, `c`, each `[B, units]`. Empty for other layers.
+    /// The final state of a recurrent layer, with or without `return_state`. Each direction (forward first) and each of its cells
+    /// has `h` and, for an LSTM, `c`, each `[B, units]`. Empty for other layers.
     pub states: Vec<Tensor>,
     /// The mask of the first output.
     pub mask: Option<Array2<bool>>,

@@ -38,7 +38,7 @@ pub(super) struct ArrayList {
 }
 
 impl ArrayList {
-    /// The list for the second pass over the configuration that `first` has counted.
+    /// The list for the second pass over the configuration. `first` holds the counts of the first pass.
     pub(super) fn counted(first: &Self, paths: Vec<String>) -> Self {
         Self { paths, trained: Cell::new(0), frozen: Cell::new(first.trained.get()) }
     }
@@ -50,7 +50,7 @@ impl ArrayList {
 }
 
 impl<'a> ArrayStore<'a> {
-    /// The location of a layer that another layer holds under this attribute.
+    /// The location of an inner layer, which another layer holds under this attribute.
     pub(super) fn child(&self, attribute: &str) -> Self {
         match self {
             Self::Tree { tree, group } => Self::Tree { tree, group: join(group, attribute) },
@@ -74,14 +74,13 @@ impl<'a> ArrayStore<'a> {
                 let counter = if trainable { &list.trained } else { &list.frozen };
                 let first = counter.get();
                 counter.set(first + count);
-                // The first pass only counts.
                 let path = |at: usize| list.paths.get(at).cloned().unwrap_or_default();
                 Ok((first..first + count).map(path).collect())
             }
         }
     }
 
-    /// The locations of the layers of a model, to be asked for in the order of the model.
+    /// The locations of the layers of a model. The caller must take them in the order of the model.
     pub(super) fn layers(&self, attribute: &str) -> SiblingStores<'a> {
         SiblingStores { store: self.child(attribute), taken: RefCell::new(HashMap::new()) }
     }

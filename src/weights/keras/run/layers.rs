@@ -44,7 +44,7 @@ pub(super) enum DeviceLayer {
         /// The model without its layers.
         spec: Box<ModelSpec>,
     },
-    /// Compares with a number that each call brings along.
+    /// `ops.not_equal` with a number, which each call gives.
     NotEqual,
     Any,
 }
@@ -52,7 +52,7 @@ pub(super) enum DeviceLayer {
 /// A Conv1D layer on a device.
 pub(super) struct DeviceConv1d {
     conv: Conv1d,
-    /// The number of steps that one output reads over.
+    /// The number of steps from the first to the last step that one output reads.
     reach: usize,
     stride: usize,
     padding: Padding,
@@ -152,7 +152,7 @@ impl DeviceLayer {
     }
 }
 
-/// Masking: sets steps to zero in which all elements equal a number, and masks them.
+/// Masking: masks the steps whose elements all equal a number, and sets them to zero.
 fn masking(x: &MaskedValue, number: f32) -> Result<LayerResults> {
     let differs = x.differs(number)?;
     let ValueData::Floats(floats) = &x.data else {
@@ -195,7 +195,7 @@ fn each_step(context: &mut LayerContext<'_>, path: &str, inner: &DeviceLayer, x:
     };
     let (batch, time) = (*batch, *time);
     if let (Some(_), DeviceLayer::Rnn(_) | DeviceLayer::Model { .. }) = (&x.mask, inner) {
-        // Keras would give the layer a mask of each step.
+        // Keras would give the layer the mask of each step.
         let option = "a mask of TimeDistributed around a layer with steps of its own".to_owned();
         return Err(Error::Unsupported { op: OP, option, by: "by KerasLayer" });
     }
@@ -260,7 +260,7 @@ impl LayerActivation {
 }
 
 impl DeviceConv1d {
-    /// `kernel [K, C, O]`, Keras' layout.
+    /// Puts a layer on a device. `kernel` has Keras' layout, `[K, C, O]`.
     fn new(loader: &Loader<'_>, spec: &ConvSpec, kernel: &Array3<f32>, bias: Option<&Array1<f32>>) -> Result<Self> {
         let (size, channels, filters) = kernel.dim();
         let reach = (size - 1).checked_mul(spec.dilation).and_then(|steps| steps.checked_add(1));
@@ -282,7 +282,7 @@ impl DeviceConv1d {
         let (left, right) = match self.padding {
             Padding::Valid => (0, 0),
             Padding::Causal => (self.reach - 1, 0),
-            // One output per stride that begins inside the signal. An odd zero goes to the end.
+            // One output per stride that begins inside the signal. If the number of zeros is odd, the extra one goes to the end.
             Padding::Same => {
                 let begins = time.div_ceil(self.stride).saturating_sub(1) * self.stride;
                 let zeros = (begins + self.reach).saturating_sub(time);
@@ -296,5 +296,5 @@ impl DeviceConv1d {
     }
 }
 
-/// The most steps that one output may read over.
+/// The largest accepted [`DeviceConv1d::reach`].
 const LONGEST: usize = 1 << 16;

@@ -77,7 +77,7 @@ impl<'a> Loader<'a> {
         let CellSpec { cell, units, arrays, cudnn } = spec;
         let gates = GateOrder::Keras.gates(cell).len();
         let (kernel, recurrent) = (array_path(arrays, 0), array_path(arrays, 1));
-        // cuDNN stores two biases, so twice the number of rows must be countable.
+        // cuDNN stores two biases, so twice the number of rows must not overflow.
         let Some(rows) = units.checked_mul(2 * gates).map(|both| both / 2) else {
             return Err(self.file.refuse(kernel, "a number of units that can be counted", units.to_string()));
         };
@@ -110,7 +110,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The path at an index; empty if there is none, so that reading it is refused.
+/// The path at an index; if there is none, the empty path, which no array has.
 pub(super) fn array_path(arrays: &[String], at: usize) -> &str {
     arrays.get(at).map_or("", String::as_str)
 }
@@ -126,8 +126,8 @@ fn each_gate(kernel: &Array2<f32>, gates: usize, change: impl Fn(ArrayView2<'_, 
     changed
 }
 
-/// Reads cuDNN's matrix `[hidden, input]`, which the file declares as `[input, hidden]` without moving its elements, as
-/// `[input, hidden]` (Keras' `hdf5_format.py`, `transpose_input`).
+/// Transposes a matrix that cuDNN stores as `[hidden, input]`, although the file declares it as `[input, hidden]` (Keras'
+/// `hdf5_format.py`, `transpose_input`).
 fn stored_transposed(gate: ArrayView2<'_, f32>) -> Array2<f32> {
     let (input, hidden) = gate.dim();
     let flat: Vec<f32> = gate.iter().copied().collect();

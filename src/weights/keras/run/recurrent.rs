@@ -13,9 +13,9 @@ use crate::tensor::Tensor;
 /// A recurrent layer on a device.
 pub(super) struct DeviceRnn {
     directions: RnnDirections,
-    /// The layer returns the output of every step.
+    /// Whether the layer returns the output of every step.
     sequences: bool,
-    /// The layer returns its final state, too.
+    /// Whether the layer returns its final state, too.
     states: bool,
     pad: Pad,
 }
@@ -46,7 +46,7 @@ struct CellStack {
 /// One cell as a layer of this crate, or two cells of a Bidirectional.
 pub(super) struct CellLayer {
     pub(super) layer: Recurrent<Cell>,
-    /// The cell has a state `c` (an LSTM).
+    /// Whether the cell has a state `c` (an LSTM).
     cell_state: bool,
 }
 
@@ -185,8 +185,8 @@ impl CellStack {
         Ok(StackOutput { y, states })
     }
 
-    /// The output in Keras' layout: of the step that was processed last, `[B, units]`, or of all steps in the order in which they
-    /// were processed, `[B, T, units]`.
+    /// The output in Keras' layout. With `sequences`, the outputs of all steps in the order of processing, `[B, T, units]`;
+    /// otherwise the output of the step that was processed last, `[B, units]`.
     fn output(&self, recorder: &mut Recorder, y: &Tensor, sequences: bool) -> Result<Tensor> {
         match (sequences, self.backwards) {
             (false, true) => index_first(recorder, y, 0),
@@ -267,7 +267,7 @@ fn fused_outputs(
     merged(recorder, merge, pair)
 }
 
-/// The start state of a layer: per direction `h` and, for an LSTM, `c`; or zeros.
+/// The start state of a layer from `h` and, for an LSTM, `c` of each direction; zeros if none is given.
 fn start_state(recorder: &mut Recorder, layer: &CellLayer, directions: &[&[Tensor]], batch: usize) -> Result<State> {
     if directions.iter().all(|states| states.is_empty()) {
         return layer.layer.zero_state(batch);
