@@ -1,4 +1,4 @@
-//! Several results on the host.
+//! Copies several results of a model to the host.
 
 use ndarray::{Array, Dimension};
 

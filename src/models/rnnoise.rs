@@ -39,7 +39,7 @@ const CELL: GruCell = GruCell {
     bias: true,
 };
 
-/// The activations that the weights file names, if it names them.
+/// The activation of every layer, which the metadata of the weights may name.
 const ACTIVATIONS: [(&str, &str); 6] = [
     ("input_dense", "tanh"),
     ("vad_gru", "relu"),
@@ -180,7 +180,7 @@ pub struct Suppression {
 /// A [`Suppression`] with the outputs of the GRUs.
 #[derive(Clone, Debug)]
 pub struct RnNoiseTrace {
-    /// The net's result.
+    /// The probability of speech and the gains.
     pub suppression: Suppression,
     /// The GRUs' outputs `[v, n, d]`, joined along the last axis, `[T, B, 168]`.
     pub states: Array3<f32>,
@@ -239,7 +239,7 @@ impl RnNoiseStream {
     }
 
     /// Runs T frames. `read` submits them and copies their results to the host. The stream advances once they have been read; until
-    /// then its states are only copied from.
+    /// then its states are only read.
     fn advance<T>(
         &mut self,
         features: ArrayView3<'_, f32>,

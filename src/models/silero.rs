@@ -25,11 +25,12 @@ use crate::ops::{self, Binary, Conv1dGeometry, PadMode, Recorder};
 use crate::tensor::{Device, Tensor};
 use crate::weights::Weights;
 
-/// Samples of the preceding frame at the begin of a frame.
+/// The number of samples of the preceding frame that come before the samples of a frame.
 const CONTEXT: usize = 64;
 /// Width of the LSTM and of its input.
 const WIDTH: usize = 128;
-/// Frames of a block: 32.8 seconds, which bounds the memory of a long recording. Unit tests take short blocks, to push several.
+/// Frames per block, 32.8 seconds of sound. A block bounds the memory for a long recording. Unit tests take short blocks, so that
+/// a test has several.
 const BLOCK: usize = if cfg!(test) { 3 } else { 1024 };
 
 /// A speech detector: one probability per 32 ms of 16 kHz mono audio.
@@ -96,8 +97,7 @@ impl SileroVad {
         self.probabilities_with_progress(samples, |_| ())
     }
 
-    /// Returns the same as [`SileroVad::probabilities`], and tells `done` the number of finished frames after every block of 32.8
-    /// seconds.
+    /// Computes [`SileroVad::probabilities`], and calls `done` with the number of finished frames after every block of 32.8 seconds.
     ///
     /// # Errors
     /// As [`SileroVad::probabilities`].
@@ -184,7 +184,7 @@ struct Block {
     features: Tensor,
     /// The LSTM's output, `[N, WIDTH]`.
     hidden: Tensor,
-    /// `[N, 1]`
+    /// The speech probabilities, `[N, 1]`.
     probabilities: Tensor,
 }
 
@@ -262,7 +262,7 @@ impl VadStream {
     }
 
     /// Runs the frames that the samples complete, block by block. `read` submits a block and copies its results to the host. The
-    /// stream advances once all blocks have been read; until then its state is only copied from.
+    /// stream advances once all blocks have been read; until then its state is only read.
     fn advance<T>(&mut self, samples: &[f32], read: impl Fn(Recorder, &Block) -> Result<T>) -> Result<Vec<T>> {
         if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
             let found = samples[index];

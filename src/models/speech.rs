@@ -7,7 +7,7 @@ use crate::models::SileroVad;
 /// A segment of speech.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Segment {
-    /// The begin, in seconds from the start of the recording.
+    /// The start, in seconds from the start of the recording.
     pub start: f64,
     /// The end, in seconds from the start of the recording.
     pub end: f64,
@@ -18,13 +18,13 @@ pub struct Segment {
 pub struct SegmentOptions {
     /// A segment begins with a frame of at least this probability.
     pub threshold: f32,
-    /// A segment ends with a frame below this probability, if no frame reaches `threshold` for `min_silence` after it.
+    /// A segment ends at a frame below this probability, if no frame reaches `threshold` for `min_silence` after it.
     pub end_threshold: f32,
     /// The silence that ends a segment.
     pub min_silence: Duration,
-    /// Shorter segments are dropped.
+    /// Segments that are not longer than this are dropped.
     pub min_speech: Duration,
-    /// Time that is added to both ends of a segment. Two segments share a shorter silence between them.
+    /// Time that is added to both ends of a segment. If the silence between two segments is shorter than twice this, each gets half.
     pub pad: Duration,
 }
 
