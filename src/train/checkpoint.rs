@@ -174,7 +174,7 @@ impl Checkpoint {
         Err(self.weights.refuse(&format!("metadata {key}"), &format!("at most {MOST_STEPS}"), &count.to_string()))
     }
 
-    /// Gives a trainer the checkpoint's state. If the checkpoint does not fit, the trainer keeps its own.
+    /// Gives a trainer the checkpoint's state. If the checkpoint does not fit, the trainer keeps its own state.
     pub(super) fn put_into(&self, trainer: &mut Trainer) -> Result<()> {
         let rule = trainer.optimizer().rule();
         let slots = rule.slots();
@@ -213,7 +213,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The options of `now` with the state that the checkpoint holds.
+    /// A [`Plateau`] with the options of `now` and the checkpoint's state.
     fn plateau(&self, now: &Plateau) -> Result<Plateau> {
         let entry = self.weights.metadata("plateau")?;
         let parse = || -> Option<Plateau> {

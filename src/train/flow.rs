@@ -1,4 +1,4 @@
-//! The gradient of a loss on its way back through time: vanishing and exploding gradients as numbers.
+//! The norms of a loss gradient at every step back in time, which show whether it vanishes or explodes.
 
 mod path;
 mod report;
@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 
 const OP: &str = "gradient_flow";
 
-/// The gradient of one loss on its way back through a recurrent stack.
+/// The gradient of one loss at every step of a recurrent stack.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GradientFlow {

@@ -47,8 +47,8 @@ struct Value {
     wanted: bool,
 }
 
-/// Computes the gradients with respect to an operation's inputs from those with respect to its outputs. The flags say which
-/// inputs want a gradient.
+/// Computes the gradients with respect to an operation's inputs from the gradients with respect to its outputs. The flags say
+/// which inputs need a gradient.
 type Backward = Box<dyn FnOnce(&mut Recorder, &[Option<Tensor>], &[bool]) -> Result<Vec<Option<Tensor>>>>;
 
 /// An operation that [`Graph::backward`] differentiates.
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Graph {
-    /// An empty graph over the present values of the parameters.
+    /// An empty graph over the current values of the parameters.
     pub fn new(parameters: &Parameters, mode: Mode) -> Self {
         static GRAPHS: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -135,12 +135,12 @@ impl Graph {
         &mut self.recorder
     }
 
-    /// A given value that no gradient flows into.
+    /// Adds a value that no gradient flows into.
     pub fn input(&mut self, tensor: &Tensor) -> Var {
         self.push(tensor.clone(), false)
     }
 
-    /// A given value whose gradient [`Gradients::var`] returns.
+    /// Adds a value whose gradient [`Gradients::var`] returns.
     pub fn variable(&mut self, tensor: &Tensor) -> Var {
         self.push(tensor.clone(), true)
     }

@@ -1,4 +1,4 @@
-//! Modules that train. Each holds the ids of its parameters; their names, shapes and initial values are PyTorch's.
+//! Trainable modules. Each holds the ids of its parameters, whose names, shapes and initial distributions are PyTorch's.
 
 use super::graph::{Graph, RecurrentOutput, StartState, Var};
 use super::parameters::{ParameterId, Parameters};
@@ -9,7 +9,7 @@ use crate::ops::Conv1dGeometry;
 use crate::tensor::Device;
 use crate::weights::torch_name;
 
-/// A linear map that trains, `y = x W^T + b` (`torch.nn.Linear`).
+/// A trainable linear map, `y = x W^T + b` (`torch.nn.Linear`).
 ///
 /// # Examples
 /// ```
@@ -70,7 +70,7 @@ fn bound(inputs: usize) -> f32 {
     1.0 / (inputs.max(1) as f32).sqrt()
 }
 
-/// A table that trains, with one vector per symbol (`torch.nn.Embedding`).
+/// A trainable table with one vector per symbol (`torch.nn.Embedding`).
 ///
 /// # Examples
 /// ```
@@ -111,7 +111,7 @@ impl EmbeddingModule {
     }
 }
 
-/// A one-dimensional convolution that trains (`torch.nn.Conv1d` without groups or dilation).
+/// A trainable one-dimensional convolution (`torch.nn.Conv1d` without groups or dilation).
 ///
 /// # Examples
 /// ```
@@ -161,7 +161,7 @@ impl Conv1dModule {
     }
 }
 
-/// A recurrent stack that trains, with any cell, number of layers and directions (`torch.nn.RNN`, `LSTM`, `GRU`).
+/// A trainable recurrent stack, with any cell, number of layers and directions (`torch.nn.RNN`, `LSTM`, `GRU`).
 ///
 /// # Examples
 /// See [`train`](crate::train).
@@ -206,7 +206,7 @@ impl RecurrentModule {
         self.config.zero_state(device, batch)
     }
 
-    /// The stack without a graph, with the present values of its parameters.
+    /// The stack without a graph, with the current values of its parameters.
     ///
     /// # Errors
     /// As [`Parameters::get`].
@@ -215,7 +215,7 @@ impl RecurrentModule {
         self.config.trainable_from(parameters.device(), tensors)
     }
 
-    /// The stack over the graph's values of its parameters, and these values.
+    /// The stack on the graph's values of its parameters, and these values.
     fn in_graph(&self, graph: &mut Graph) -> Result<(TrainableRecurrent<Cell>, Vec<Var>)> {
         let vars = self.ids.iter().map(|&id| graph.parameter(id)).collect::<Result<Vec<_>>>()?;
         let tensors: Vec<_> = vars.iter().map(|&var| graph.value(var).cloned()).collect::<Result<_>>()?;
@@ -224,8 +224,8 @@ impl RecurrentModule {
 
     /// Runs the stack over a sequence, from the given state or from zeros. A given state advances. No gradient flows into it.
     ///
-    /// On a host device the state advances at once, on a GPU with the submission, even if the training step fails afterwards.
-    /// [`CarriedState`](super::CarriedState) instead advances only when the caller says that the step has been made.
+    /// On a host device the state advances at once, on a GPU with the submission, even if the training step fails afterwards. A
+    /// [`CarriedState`](super::CarriedState) instead advances only when the caller calls its `advance`.
     ///
     /// In [`Mode::Training`](super::Mode::Training) the noise of the options is drawn from the graph's seed and step. In
     /// [`Mode::Evaluation`](super::Mode::Evaluation) there is no noise.
@@ -273,8 +273,8 @@ impl RecurrentModule {
         graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: None }, sequence, options)
     }
 
-    /// Runs the stack as [`RecurrentModule::forward_from`] does, from the values `at` or, without them, from those of `state`.
-    /// Resets return to the initial value of `state`.
+    /// Runs the stack as [`RecurrentModule::forward_from`] does: from the values `at`, or from the values of `state` if `at` is
+    /// `None`. Resets return to the initial value of `state`.
     pub(super) fn forward_within(
         &self,
         graph: &mut Graph,

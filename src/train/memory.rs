@@ -44,7 +44,7 @@ impl MemoryBias {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn set(&self, cell: &Cell, parameters: &mut Parameters) -> Result<()> {
-        let refused = |option: &str| Error::Unsupported { op: OP, option: option.to_owned(), by: "this cell" };
+        let refused = |option: &str| Error::Unsupported { op: OP, option: option.to_owned(), by: "by this cell" };
         let hidden = parameters.weight_hh.nrows() / cell.gates().len();
         // The gates to set, and the sign: -1 for a gate that keeps the state while it is closed.
         let gates: &[(usize, f32)] = match (cell, self) {

@@ -127,7 +127,7 @@ impl Optimizer {
         self.judged(words)
     }
 
-    /// Replaces the values before a step by those after it.
+    /// Replaces the parameters and slots with those that a recorded step has computed.
     fn accept(&mut self, RecordedStep { verdict, moved }: RecordedStep, parameters: &mut Parameters) -> Result<()> {
         let mut updated = vec![false; parameters.len()];
         for (id, Moved { parameter, slots }) in moved {
@@ -146,7 +146,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Refuses other parameters than those of the last step. Parameters may have been added since.
+    /// Refuses parameters other than those of the last step. Parameters may have been added since.
     fn check_remembered(&self, parameters: &Parameters) -> Result<()> {
         if parameters.ids().starts_with(&self.ids) {
             return Ok(());
@@ -198,7 +198,7 @@ impl Optimizer {
         self.judged(words).map(Some)
     }
 
-    /// The loss and the norm of a good step. After a diverged step it undoes the count of that step and of all later ones.
+    /// Returns the loss and the norm of a good step. If a step has diverged, undoes the count of that step and of all later steps.
     fn judged(&mut self, words: VerdictWords) -> Result<(f32, f32)> {
         if words.good {
             self.unreported.clear();
@@ -223,7 +223,7 @@ impl Optimizer {
         }
     }
 
-    /// The parameters that have slots, with the number of their updates and the slots.
+    /// The ids of the parameters that have slots, each with the number of its updates and its slots.
     pub(super) fn remembered(&self) -> impl Iterator<Item = (ParameterId, u64, &Tensor)> {
         let slots = self.ids.iter().zip(&self.slots).zip(&self.counts);
         slots.filter_map(|((&id, slots), &count)| Some((id, count, slots.as_ref()?)))

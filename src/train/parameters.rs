@@ -11,7 +11,7 @@ use crate::weights::Weights;
 
 const OP: &str = "Parameters";
 
-/// Identifies a parameter of one [`Parameters`] and of its clones. Others refuse it.
+/// Identifies a parameter of one [`Parameters`] and of its clones. Other [`Parameters`] refuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParameterId {
     /// The index among the parameters.

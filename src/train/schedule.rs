@@ -92,9 +92,9 @@ pub(super) struct PlateauState {
     pub(super) scale: f64,
     /// The lowest number so far.
     pub(super) best: f64,
-    /// Numbers in a row without progress.
+    /// The count of numbers in a row without progress.
     pub(super) bad: u32,
-    /// Numbers that are still ignored after a reduction.
+    /// The count of numbers that are still ignored after a reduction.
     pub(super) resting: u32,
 }
 
@@ -136,7 +136,7 @@ impl Plateau {
         Self { floor, ..self }
     }
 
-    /// The same options with another state.
+    /// These options with another state.
     pub(super) fn with_state(self, state: PlateauState) -> Self {
         Self { state, ..self }
     }

@@ -17,10 +17,10 @@ const OP: &str = "tbptt";
 /// | | |
 /// | --- | --- |
 /// | `k1 = k2` | The usual chunks: every step runs once. |
-/// | `k1 < k2` | Gradients reach further back than one chunk. Before each update the last `k2` steps run again with the present parameters, from the state that the window before had there. |
+/// | `k1 < k2` | Gradients reach further back than one chunk. Before each update the last `k2` steps run again with the current parameters, from the state that the window before reached there. |
 /// | `k1 > k2` | Only the last `k2` of every `k1` steps are trained on. The others only carry the state. |
 ///
-/// The loss of a step counts at most once: in each window, the loss of the last `min(k1, k2)` steps counts.
+/// The loss of a step counts at most once: each window counts the losses of its last `min(k1, k2)` steps.
 ///
 /// # Examples
 /// ```
@@ -116,9 +116,9 @@ impl Tbptt {
 #[derive(Debug)]
 pub struct CarriedState {
     state: State,
-    /// The step that the next window begins with.
+    /// The first step of the next window.
     at: usize,
-    /// The state and the step after the last window, which [`CarriedState::advance`] takes.
+    /// The start state and the first step of the window after the current one, for [`CarriedState::advance`].
     next: Option<(State, usize)>,
 }
 
@@ -139,7 +139,7 @@ impl WindowPass<'_> {
         graph.slice(self.x, Slice { axis: 0, start, step: 1, count: steps.len() })
     }
 
-    /// Runs the steps before those that gradients flow through.
+    /// Runs the steps of [`Window::carried`], through which no gradients flow.
     fn carry(&self, graph: &mut Graph, state: &mut State) -> Result<()> {
         let carried = &self.window.carried;
         if carried.is_empty() {
@@ -151,7 +151,7 @@ impl WindowPass<'_> {
         self.stack.forward(graph, x, Some(state), &sequence, self.options).map(|_| ())
     }
 
-    /// Runs the steps that gradients flow through; returns their output and the state that the next window starts from.
+    /// Runs [`Window::steps`], through which gradients flow; returns their output and the start state of the next window.
     fn run(&self, graph: &mut Graph, mut state: State) -> Result<(Var, State)> {
         let Window { steps, next, .. } = self.window;
         if *next == steps.end || *next == steps.start {
@@ -209,7 +209,7 @@ impl CarriedState {
         self.next = None;
         if stack.config().parameter_places().iter().any(|place| place.direction == Direction::Reverse) {
             let option = "a reverse direction".to_owned();
-            return Err(Error::Unsupported { op: OP, option, by: "truncated back-propagation" });
+            return Err(Error::Unsupported { op: OP, option, by: "by truncated back-propagation" });
         }
         if window.inputs().start != self.at {
             let found = format!("{} instead of {}", window.inputs().start, self.at);

@@ -80,12 +80,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// The parameters with their present values.
+    /// The parameters with their current values.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The parameters, for changes by the caller.
+    /// The parameters, which the caller may change.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
     }
@@ -128,7 +128,7 @@ impl Trainer {
 
     /// Makes one step in one submission: `loss` records the forward pass, and backward pass and update follow.
     ///
-    /// It waits for nothing and reads nothing back; [`Trainer::report`] does.
+    /// The call waits for nothing and reads nothing back; [`Trainer::report`] does both.
     ///
     /// # Errors
     /// The error that `loss` returns; as [`Optimizer::step`]. After an error nothing has changed.
@@ -172,7 +172,7 @@ impl Trainer {
         Ok(self.reported(numbers))
     }
 
-    /// A graph for evaluation, over the present values of the parameters and without dropout.
+    /// A graph for evaluation, over the current values of the parameters and without dropout.
     pub fn evaluation(&self) -> Graph {
         Graph::new(&self.parameters, Mode::Evaluation)
     }

@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::weights::Weights;
 
-/// The entry of the metadata. No other entry of a checkpoint sorts before it, so its offset in the file is fixed.
+/// The metadata entry with the version and the checksum. No other entry of a checkpoint sorts before it, so its offset in the
+/// file is fixed.
 const ENTRY: &str = "checkpoint";
 /// The version of the format. Version 1 had no checksum.
 const VERSION: &str = "2";
@@ -15,7 +16,7 @@ const MARK: &str = "{\"__metadata__\":{\"checkpoint\":\"2 crc32 ";
 const START: usize = size_of::<u64>();
 const DIGITS: std::ops::Range<usize> = START + MARK.len()..START + MARK.len() + 8;
 
-/// The bytes of a file with a checkpoint's arrays and notes.
+/// The bytes of a checkpoint's file: arrays, notes, version and checksum.
 pub(super) fn seal(weights: &Weights) -> Result<Vec<u8>> {
     let mut weights = weights.clone();
     weights.note(ENTRY, &format!("{VERSION} crc32 {:08x}", 0));

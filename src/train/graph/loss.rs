@@ -161,7 +161,7 @@ impl Graph {
         self.point_loss("binary_cross_entropy", PointLoss::BinaryCrossEntropy, x, y, options)
     }
 
-    /// The sum of a loss of single elements, or its mean.
+    /// The sum or the mean of a loss of single elements.
     fn point_loss(
         &mut self,
         op: &'static str,
@@ -206,5 +206,5 @@ impl Graph {
     }
 }
 
-/// The most classes. An `f32` holds every whole number up to it.
+/// The most classes: an `f32` holds every whole number up to this one.
 const MOST_CLASSES: usize = 1 << 24;

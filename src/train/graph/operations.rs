@@ -1,4 +1,4 @@
-//! Operations of a graph that do not know of time.
+//! Operations of a graph without a time axis.
 
 use super::{Graph, Mode, OP, Var};
 use crate::cell::{Activation, Draw, Mask};
@@ -113,7 +113,7 @@ impl Graph {
         Ok(self.unary(x, y, move |recorder, dy| ops::dropout(recorder, &draw, dy)))
     }
 
-    /// The number of the next operation that draws a mask. Every such operation draws its own mask.
+    /// The index of the next operation that draws a mask. Every such operation draws its own mask.
     pub(super) fn next_draw(&mut self) -> usize {
         self.draws += 1;
         self.draws - 1
@@ -208,7 +208,7 @@ impl Graph {
         self.activation(Activation::Affine { alpha: factor, beta: 0.0 }, x)
     }
 
-    /// The sum of all elements, of shape `[]`. A caller makes losses of its own with it.
+    /// The sum of all elements, of shape `[]`. Callers can build their own losses from it.
     ///
     /// # Errors
     /// [`Error::DeviceMismatch`] if `x` lives on another device than the graph.

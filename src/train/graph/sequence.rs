@@ -39,8 +39,8 @@ struct StatefulBackward {
 }
 
 impl StatefulBackward {
-    /// The gradients with respect to `x`, `h`, `s` (for an LSTM) and the parameters, from those with respect to `y` and the
-    /// final state.
+    /// The gradients with respect to `x`, `h`, `s` (for an LSTM) and the parameters, from the gradients with respect to `y` and
+    /// the final state.
     fn run(self, recorder: &mut Recorder, d_outputs: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
         let gradient_of = |at: usize, shape: &[usize], recorder: &Recorder| match d_outputs.get(at) {
             Some(Some(d)) => Ok(d.clone()),
@@ -90,7 +90,7 @@ impl Graph {
         Ok(y)
     }
 
-    /// Runs a stack as [`Graph::recurrent`] does, but gradients flow into the start state and from the final state.
+    /// Runs a stack as [`Graph::recurrent`] does, but gradients also flow into the start state and from the final state.
     pub(in crate::train) fn recurrent_from(
         &mut self,
         stack: &TrainableRecurrent<Cell>,
@@ -132,7 +132,7 @@ impl Graph {
 
     /// The options with the seed and the step of this graph, and without noise in [`Mode::Evaluation`].
     fn with_noise(&mut self, options: &TrainingOptions) -> TrainingOptions {
-        // Two stacks of one model count their masks from the same number, so each needs a seed of its own.
+        // Every stack counts its masks from the same number, so each stack of a model needs a seed of its own.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let at = self.next_draw() as u64;
         let noise = match self.mode {
