@@ -48,10 +48,11 @@ pub(crate) struct Arguments {
     /// The smallest number of runs of a shape, at most 100000.
     #[arg(long, default_value_t = 3)]
     min_runs: usize,
-    /// Skips shapes that will take more seconds per pass, as estimated from the nearest shape measured on the same device.
+    /// Skips shapes that would take more than this many seconds per pass, by an estimate from the nearest shape measured on the same
+    /// device.
     #[arg(long)]
     most_s: Option<f64>,
-    /// Times training in f32: forward, and back to the gradients.
+    /// Times training in f32: the forward pass and the backward pass to the gradients.
     #[arg(long)]
     train: bool,
     /// Measures the peaks of the devices instead: memory, arithmetic, dispatches, submissions.
@@ -202,7 +203,7 @@ fn print_peaks(devices: &[Device], machine: &Machine, json: bool) -> Result<Exit
             Some(peaks) => peaks.print()?,
             None => {
                 let option = format!("--peaks on {device}");
-                return Err(Error::Unsupported { op: "bench", option, by: "the reference" });
+                return Err(Error::Unsupported { op: "bench", option, by: "by the reference" });
             }
         }
     }
@@ -217,7 +218,7 @@ struct Subject {
 }
 
 impl Subject {
-    /// Times a shape, or gives the reason why not. Only an error that concerns all shapes is returned as an error.
+    /// Times a shape, or gives the reason why it was skipped. Only an error that concerns all shapes is returned as an error.
     fn entry<'a>(&mut self, shape: &'a Shape, arguments: &Arguments, budget: Budget) -> Result<Entry<'a>> {
         if let (Some(most), Some(seconds)) = (arguments.most_s, self.estimates.seconds(shape))
             && seconds > most
@@ -252,7 +253,7 @@ impl Subject {
             let mut loaded = Loaded::random(device, shape, arguments.dtype)?;
             if arguments.autotune {
                 loaded.tune()?;
-                // Forget the plans that were only tried.
+                // The tuning has also run plans that it did not choose; this drops their names.
                 let _tried = plans(device);
             }
             let times = time(&mut || loaded.run())?;

@@ -8,7 +8,7 @@ use gatewise::files;
 use gatewise::plan::PlanKind;
 use gatewise::{Device, Error, Result, Tensor};
 
-/// The options for how a GPU runs recurrent stacks.
+/// Options that choose how a GPU runs recurrent stacks.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Schedule {
     /// Forces this kind of plan on every recurrent stack that runs on a GPU.
@@ -28,7 +28,7 @@ pub(crate) enum DeviceChoice {
     Cpu,
     /// A GPU; a software adapter if there is no hardware.
     Gpu,
-    /// The plain loops of the specification.
+    /// The reference: plain loops that define the results.
     Reference,
 }
 
@@ -50,7 +50,7 @@ impl Schedule {
 impl DeviceChoice {
     /// Opens the device; the CPU path gets this number of threads.
     pub(crate) fn open_with(self, threads: Option<usize>, schedule: Schedule) -> Result<Device> {
-        // A number of threads asks for the CPU path.
+        // If a number of threads is given, `auto` means the CPU path.
         let choice = if threads.is_some() && self == Self::Auto { Self::Cpu } else { self };
         match (choice.open_planned(schedule)?, threads) {
             (Device::Cpu, Some(_)) => Device::cpu_with(&CpuOptions { threads, ..Default::default() }),
@@ -150,7 +150,7 @@ pub(crate) fn cell(op: &'static str, name: &str) -> Result<Cell> {
     }
 }
 
-/// Refuses an f32 array whose size overflows or exceeds the free memory; `axes` names its sizes.
+/// Refuses an f32 array whose size overflows or exceeds the free memory; `axes` names the axes of `sizes`.
 pub(crate) fn holdable(op: &'static str, what: &'static str, axes: &str, sizes: &[usize]) -> Result<()> {
     // An axis of size 0 counts as 1: other arrays have the remaining axes without it.
     let elements = sizes.iter().try_fold(1_usize, |elements, &size| elements.checked_mul(size.max(1)));

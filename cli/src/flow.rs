@@ -69,9 +69,9 @@ pub(crate) enum CellChoice {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Loss {
-    /// The last one.
+    /// Only the output of the last step.
     Last,
-    /// All of them.
+    /// The outputs of all steps.
     All,
 }
 
@@ -143,7 +143,7 @@ fn bytes(arguments: &Arguments, choice: CellChoice) -> Result<u64> {
     Ok(gradient_flow_bytes(&config, time, batch)?.saturating_add(given))
 }
 
-/// `none`, `chrono` or a number.
+/// Parses the option `--forget-bias`: `none`, `chrono` or a number.
 fn memory(text: &str, time: usize, seed: u64) -> Result<Option<MemoryBias>> {
     match text {
         "none" => Ok(None),
@@ -174,7 +174,7 @@ fn flow(arguments: &Arguments, choice: CellChoice, memory: Option<MemoryBias>) -
     let mut uniform = || 2.0 * rng.f32() - 1.0;
     let x = numbers("flow", time * batch * input, |_| uniform())?;
     let last = numbers("flow", batch * hidden, |_| uniform())?;
-    // Each gradient is scaled to length 1, so that cells can be compared.
+    // The gradient of a step is scaled to norm 1, so that cells can be compared.
     let length = last.iter().map(|d| d * d).sum::<f32>().sqrt();
     let dy = numbers("flow", time * last.len(), |at| match loss {
         Loss::Last if at / last.len() + 1 < time => 0.0,

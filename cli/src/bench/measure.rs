@@ -52,7 +52,7 @@ impl Loaded {
     pub(super) fn random(device: &Device, shape: &Shape, dtype: WeightType) -> Result<Self> {
         let stack = shape.config()?.weight_type(dtype).random(device, 2024)?;
         if device.cpu().is_none() {
-            // Before the input is drawn, which a GPU might refuse.
+            // Plans before it computes the input, because a GPU may refuse the shape.
             stack.plan(shape.time, shape.batch)?;
         }
         Self::of(stack, waves(shape)?)
@@ -107,7 +107,7 @@ impl Loaded {
         })
     }
 
-    /// Always `None` or nothing: the program was built without the feature `gpu`.
+    /// Always `None`: the program was built without the feature `gpu`.
     #[cfg(not(feature = "gpu"))]
     pub(super) fn on_device_ms(&mut self, _runs: usize) -> Result<Option<f64>> {
         Ok(None)
@@ -197,14 +197,14 @@ impl Learning {
         Ok((recorder, y))
     }
 
-    /// The same measure as [`Loaded::on_device_ms`] for a pass forward and back.
+    /// The median milliseconds of several forward and backward passes by the GPU's own clock (see [`Loaded::on_device_ms`]).
     #[cfg(feature = "gpu")]
     pub(super) fn on_device_ms(&self, runs: usize) -> Result<Option<f64>> {
         let Device::Gpu(gpu) = self.stack.device() else { return Ok(None) };
         profiled(gpu, runs, || Ok(self.record()?.0))
     }
 
-    /// There is no GPU.
+    /// Always `None`: the program was built without the feature `gpu`.
     #[cfg(not(feature = "gpu"))]
     pub(super) fn on_device_ms(&self, _runs: usize) -> Result<Option<f64>> {
         Ok(None)
@@ -236,7 +236,7 @@ fn waves(shape: &Shape) -> Result<Array3<f32>> {
     array(sizes, |at| ((7 * (at / (batch * input)) + 3 * (at / input % batch) + at % input) as f32 * 0.37).sin())
 }
 
-/// An array of numbers that depend on their place; an error if memory is short.
+/// An array of numbers that depend on their index; an error if memory is short.
 fn array(sizes: [usize; 3], number: impl FnMut(usize) -> f32) -> Result<Array3<f32>> {
     let numbers = numbers("bench", sizes.iter().product(), number)?;
     let found = vec![numbers.len()];
@@ -303,7 +303,7 @@ impl Budget {
     }
 }
 
-/// Runs until the budget is spent and the smallest number of runs is reached; stops a slow subject after ten budgets.
+/// Runs until the budget is spent and the smallest number of runs is reached, but no longer than ten budgets.
 pub(super) fn series(budget: Budget, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
     let Budget { ms, min_runs } = budget;
     let begin = Instant::now();

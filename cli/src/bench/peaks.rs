@@ -115,28 +115,28 @@ impl Peaks {
         let rows = directions * shape.gates() * hidden;
         let flops = self.fma_gflops * 1e9;
         let reads = kept.map_or(time, |chunks| chunks as f64);
-        let (mut before, mut after, mut walked, mut stepped) = (0.0, 0.0, 0.0, 0.0);
+        let (mut before, mut after, mut as_planned, mut with_dispatches) = (0.0, 0.0, 0.0, 0.0);
         for layer in 0..shape.layers {
             let input = if layer == 0 { shape.input as f64 } else { hidden * directions };
             let moved = rows * input * weight + time * batch * (input + rows) * 4.0;
             before += f64::max(2.0 * rows * input * batch * time / flops, moved / self.bandwidth(moved));
             let weights = rows * hidden * weight;
             let (product, reading) = (2.0 * rows * hidden * batch / flops, weights / self.bandwidth(weights));
-            walked += f64::max(time * product, reads * reading);
-            stepped += time * f64::max(product, reading);
+            as_planned += f64::max(time * product, reads * reading);
+            with_dispatches += time * f64::max(product, reading);
             if training {
-                let kept = 2.0 * (rows + directions * hidden) * batch * time * 4.0;
+                let stored = 2.0 * (rows + directions * hidden) * batch * time * 4.0;
                 after += 2.0 * f64::max(2.0 * rows * input * batch * time / flops, moved / self.bandwidth(moved));
-                after += 2.0 * rows * hidden * batch * time / flops + kept / self.bandwidth(kept);
+                after += 2.0 * rows * hidden * batch * time / flops + stored / self.bandwidth(stored);
             }
         }
-        let walks = if training { 2.0 } else { 1.0 };
+        let passes = if training { 2.0 } else { 1.0 };
         // Layers that run as a wave wait at the same time.
         let steps = (time + shape.layers as f64 - 1.0).max(time);
         let on_gpu = self.dispatch_us.is_some();
-        let least = |walk: f64, wait: f64| 1e3 * (before + after + walks * f64::max(walk, steps * wait));
+        let least = |work: f64, wait: f64| 1e3 * (before + after + passes * f64::max(work, steps * wait));
         let dispatch = self.dispatch_us.unwrap_or(0.0) * 1e-6;
-        [least(walked, if on_gpu { EXCHANGE } else { 0.0 }), least(stepped, dispatch)]
+        [least(as_planned, if on_gpu { EXCHANGE } else { 0.0 }), least(with_dispatches, dispatch)]
     }
 
     /// The bytes per second that an array of this size is read with: the best rate measured with at least that size.

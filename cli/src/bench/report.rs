@@ -88,14 +88,14 @@ pub(super) fn line(entry: &Entry<'_>, shape: &Shape, device: &Device, machine: &
     line
 }
 
-/// The batch from which on the second device is faster, for one hidden size and number of steps.
+/// The batch size from which on the second device is faster, for one hidden size and number of steps.
 #[derive(Serialize)]
 pub(super) struct Crossover {
     #[serde(rename = "H")]
     hidden: usize,
     #[serde(rename = "T")]
     time: usize,
-    /// The least batch from which on it stays faster; none if it is never faster.
+    /// The least batch size from which on the second device stays faster; `None` if it is not faster at the largest one.
     #[serde(rename = "B")]
     batch: Option<usize>,
     #[serde(skip)]

@@ -2,7 +2,7 @@
 //! per line, and each is answered with one JSON line:
 //!
 //! ```text
-//! bench NAME BUDGET_MS MIN_RUNS     loads and warms the shape on first mention
+//! bench NAME BUDGET_MS MIN_RUNS     loads the shape and warms it up if it is not loaded
 //! drop NAME
 //! quit
 //! ```

@@ -66,8 +66,8 @@ impl Shape {
         fits("bench", &format!("the arrays of {name:?}"), self.bytes())
     }
 
-    /// The bytes that a forward pass needs at the same time: weights as given and as packed, input and output, state and work
-    /// buffers, and the outputs between layers.
+    /// An upper bound of the bytes that a forward pass needs at once: weights as given and as packed, input and output, state and
+    /// work buffers, and the outputs between layers.
     fn bytes(&self) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1, 3 or 4")]
         let gates = self.gates() as u128;
