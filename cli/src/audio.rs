@@ -23,7 +23,7 @@ const SOURCE_RATES: RangeInclusive<u32> = 1_000..=768_000;
 /// The largest accepted magnitude: above every scale in use, even integers stored as floats, and far below an overflow in a transform.
 const LOUDEST: f64 = 1e12;
 
-/// The approximate number of bytes decoded at a time; at least one frame.
+/// The approximate number of bytes that are decoded at a time. At least one frame is decoded.
 const BLOCK: usize = 1 << 16;
 
 const CODECS: &str = "8, 16, 24 or 32 bit integers or 32 bit floats";
@@ -32,7 +32,7 @@ const CODECS: &str = "8, 16, 24 or 32 bit integers or 32 bit floats";
 pub(crate) struct Recording<'a> {
     frames: Frames<'a>,
     resampler: Option<Resampler>,
-    /// Samples that [`Recording::next`] can return at once.
+    /// Samples at [`SAMPLE_RATE`] that [`Recording::next`] has not returned yet.
     ready: Vec<f32>,
     /// The number of samples not yet returned.
     left: usize,
@@ -48,7 +48,7 @@ impl Recording<'static> {
 }
 
 impl<'a> Recording<'a> {
-    /// [`Recording::open`] for a file held in memory; errors call it `name`.
+    /// Opens a file held in memory as [`Recording::open`] does; errors call it `name`.
     pub(crate) fn from_bytes(name: &str, bytes: &'a [u8]) -> Result<Self> {
         Self::new(Path::new(name), bytes, bytes.len() as u64)
     }
@@ -144,7 +144,7 @@ impl Frames<'_> {
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        // `read_exact` would not say how many bytes there were.
+        // If the file is short, `read_exact` would not say how many bytes it has.
         let mut filled = 0;
         while filled < bytes.len() {
             match self.source.read(&mut bytes[filled..]) {
@@ -176,7 +176,7 @@ impl Frames<'_> {
         let mut summed = 0;
         for (index, sample) in reader.samples::<S>().enumerate() {
             let sample = scaled(sample.map_err(|e| refusal(&self.file, &self.header.with_samples(0), e))?);
-            // Negated, so that NaN is refused, too.
+            // The condition is negated so that NaN is refused, too.
             if !(-LOUDEST..=LOUDEST).contains(&sample) {
                 let index = self.read * u64::from(channels) + index as u64;
                 let expected = format!("finite samples within ±{LOUDEST:e}");

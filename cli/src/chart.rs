@@ -54,7 +54,7 @@ pub(crate) struct Chart {
 #[derive(Debug, Clone)]
 pub(crate) struct Panel {
     pub(crate) name: String,
-    /// The vertical axis; if absent, it reaches as far as the lines.
+    /// The range of the vertical axis; if absent, the range of the lines.
     pub(crate) range: Option<Range<f64>>,
     pub(crate) lines: Vec<Line>,
 }
@@ -131,7 +131,7 @@ pub(crate) fn in_pixels(svg: &str, (width, height): (u32, u32)) -> String {
     svg.replacen(&drawn, &format!(r#"width="{width}" height="{height}""#), 1)
 }
 
-/// Units per pixel of the area that is drawn on.
+/// The number of units of the drawing area per pixel.
 #[derive(Clone, Copy)]
 struct Scale(u32);
 
@@ -161,7 +161,7 @@ pub(crate) fn register_fonts() {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
         let bytes = include_bytes!("../assets/DejaVuSans-latin.ttf");
-        // A broken font would show in the first picture.
+        // The error is ignored: the font is a part of the program, and a broken one would show in the first picture.
         let _ = register_font(FONT, FontStyle::Normal, bytes);
     });
 }
@@ -218,7 +218,7 @@ fn draw_panel<B: DrawingBackend>(
     for (at, line) in panel.lines.iter().enumerate() {
         let style = scale.stroke(COLOURS[line.colour % COLOURS.len()], at, panel.lines.len());
         for points in line.points.split(|point| !point.1.is_finite()).filter(|points| !points.is_empty()) {
-            // The axis ends where a given range does.
+            // A given range bounds the axis, so values outside are drawn at its ends.
             let points = points.iter().map(|&(x, y)| (x, y.clamp(range.start, range.end)));
             if line.dashed {
                 chart.draw_series(DashedLineSeries::new(points, scale.px(8), scale.px(6), style))?;
@@ -231,7 +231,7 @@ fn draw_panel<B: DrawingBackend>(
     Ok(())
 }
 
-/// Draws a line's stroke and name at the right of the panel.
+/// Draws a line's stroke and name to the right of the panel.
 fn draw_legend<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     line: &Line,
@@ -296,7 +296,7 @@ mod tests {
         write(&png, &chart()).expect("a picture");
         let svg = fs::read_to_string(svg).expect("text");
         assert!(svg.contains("A title &amp; &lt;more&gt;") && svg.contains("dashed"), "{svg}");
-        // Two stretches around the gap, and the legend's.
+        // Each line has two stretches around its gap, and one in the legend.
         assert!(svg.matches("<polyline").count() > 4, "{svg}");
         let decoder = png::Decoder::new(io::BufReader::new(fs::File::open(png).expect("a file")));
         let mut reader = decoder.read_info().expect("a PNG");

@@ -38,7 +38,7 @@ struct Arguments {
 enum Command {
     /// Lists the machine's GPU adapters and its CPU, and says which of them `auto` takes.
     Devices(devices::Arguments),
-    /// Times forward passes.
+    /// Times forward passes, or training with `--train`.
     Bench(bench::Arguments),
     /// Prints how a GPU would run a call: dispatches, memory, chunks. Needs no GPU.
     Plan(plan::Arguments),
@@ -79,7 +79,8 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Sets a runtime directory if there is none, as in a container: Mesa's Vulkan layer would print two lines on standard error.
+/// Sets a runtime directory if there is none, for example in a container. Without one, Mesa's Vulkan layer prints two lines on
+/// standard error.
 fn quiet_drivers() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         #[expect(unsafe_code, reason = "the environment is changed before any other thread exists")]

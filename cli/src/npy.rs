@@ -39,8 +39,9 @@ struct NpyReader<'a, R> {
     file: String,
     /// The input's name.
     name: &'a str,
-    /// The bytes of the whole file, and the bytes read so far.
+    /// The number of bytes of the whole file.
     length: u64,
+    /// The number of bytes read so far.
     read: u64,
     source: R,
 }

@@ -24,7 +24,7 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
 }
 
-/// Writes a line to standard error, as `eprintln!` does; one that cannot be written is lost.
+/// Writes a line to standard error, as `eprintln!` does; a line that cannot be written is lost.
 macro_rules! note {
     ($($text:tt)*) => { $crate::output::error_line(format_args!($($text)*)) };
 }
@@ -47,8 +47,8 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Paints text if this stream shows colours: a terminal that can, or any stream if `CLICOLOR_FORCE` is set; none if `NO_COLOR` is set
-    /// (<https://no-color.org>).
+    /// Paints text if this stream shows colours. A terminal with colours does; if `CLICOLOR_FORCE` is set, any stream does; if
+    /// `NO_COLOR` is set (<https://no-color.org>), none does.
     pub(crate) fn paint(self, text: &str, style: &Style) -> String {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let shows = match self {

@@ -18,12 +18,12 @@ pub(crate) use self::columns::Columns;
 use crate::chart::{self, FINE, FONT};
 use crate::written;
 
-/// Pixels as units of the picture's coordinates.
+/// Converts pixels to units of the picture's coordinates.
 const fn px(pixels: u32) -> u32 {
     pixels * FINE
 }
 
-/// A place in the picture, from pixels.
+/// Converts a position from pixels to units of the picture's coordinates.
 const fn at(pixels: u32) -> i32 {
     px(pixels) as i32
 }
@@ -123,13 +123,13 @@ fn draw_waveform(area: &Area<'_>, plot: &SpeechPlot<'_>) -> Drawn {
     let columns = plot.samples.drawn(1.0 / f64::from(plot.sample_rate.max(1)), seconds);
     let outline = outline(&columns, -limit..limit);
     panel.draw_series([Polygon::new(outline.clone(), WAVEFORM.filled())])?;
-    // The outline gives body to columns whose values coincide.
+    // The stroke makes columns visible whose least and greatest value coincide.
     panel.draw_series([PathElement::new(outline, WAVEFORM.stroke_width(px(1)))])?;
     Ok(())
 }
 
 fn draw_probability(area: &Area<'_>, plot: &SpeechPlot<'_>) -> Drawn {
-    // Room for the line's own width at 0 and 1.
+    // The range leaves room for the width of a line at 0 and 1.
     let range = -0.03..1.03;
     let seconds = duration(plot);
     let mut panel = panel(area, LABEL_HEIGHT, seconds, range.clone())?;
@@ -241,7 +241,7 @@ fn draw_legend(area: &Area<'_>, threshold: f32) -> Drawn {
     Ok(())
 }
 
-/// About how wide `name` is in [`TEXT_SIZE`]. The viewer chooses the font, so the exact width is unknown.
+/// The approximate width of `name` in [`TEXT_SIZE`]. The viewer chooses the font, so the exact width is unknown.
 fn advance(name: &str) -> i32 {
     name.chars().map(|_| at(11)).sum()
 }
@@ -283,7 +283,7 @@ mod tests {
         svg
     }
 
-    /// Left edge and width of the shaded rectangles, the legend's aside.
+    /// Left edge and width of the shaded rectangles, without the legend's.
     fn shaded(svg: &str) -> Vec<(i32, i32)> {
         let fill = format!("fill=\"#{:02X}{:02X}{:02X}\"", SPEECH.0, SPEECH.1, SPEECH.2);
         let attribute = |line: &str, name: &str| -> i32 {

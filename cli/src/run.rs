@@ -131,8 +131,8 @@ impl Arguments {
     }
 
     /// Creates the folder of the outputs; refuses output files that cannot be written or that are inputs.
-    fn prepare(&self, model: &OnnxModel, folder: &Path) -> Result<Made> {
-        let made = Made::new(folder)?;
+    fn prepare(&self, model: &OnnxModel, folder: &Path) -> Result<OutputFolder> {
+        let made = OutputFolder::new(folder)?;
         let places: Vec<PathBuf> = model.outputs().map(|info| place(folder, &info.name)).collect();
         let outputs: Vec<Named<'_>> = places.iter().map(|path| ("--output", path.as_path())).collect();
         let files = self.inputs.iter().filter_map(|text| Some(("--input", Path::new(text.split_once('=')?.1))));
@@ -150,9 +150,9 @@ fn quoted(text: &str) -> String {
 }
 
 /// The folder of the outputs, with its path if this command created it.
-struct Made(Option<PathBuf>);
+struct OutputFolder(Option<PathBuf>);
 
-impl Made {
+impl OutputFolder {
     fn new(folder: &Path) -> Result<Self> {
         let new = !folder.exists();
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
@@ -165,7 +165,7 @@ impl Made {
     }
 }
 
-/// The largest number of warnings of one kind that are printed.
+/// The most warnings of one kind that are printed.
 const MOST_WARNINGS: usize = 20;
 
 fn warn(what: &str, warnings: &[String]) {
@@ -192,7 +192,7 @@ fn bad(what: &'static str, expected: &'static str, found: &str) -> Error {
 
 /// Refuses outputs whose names map to the same file name.
 fn check_stems(model: &OnnxModel) -> Result<()> {
-    // These systems ignore the case of file names.
+    // Windows and macOS ignore the case of file names.
     let folded = cfg!(any(windows, target_os = "macos"));
     let key = |stem: String| if folded { stem.to_lowercase() } else { stem };
     let mut stems = BTreeMap::new();

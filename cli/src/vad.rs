@@ -43,12 +43,12 @@ pub(crate) struct Arguments {
     /// Draws the waveform, the probability and the segments.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Runs the GPU and the CPU and compares their probabilities and times.
+    /// Runs on the GPU and on the CPU, and compares their probabilities and times.
     #[arg(long, conflicts_with = "device")]
     compare: bool,
 }
 
-/// A detection under way.
+/// A running detection on one device, with its results so far.
 struct Detection {
     device: Device,
     stream: VadStream,
@@ -109,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         detections.push(Detection::new(Device::Cpu, &weights)?);
     }
     let mut waveform = arguments.plot.is_some().then(|| Columns::new(recording.len()));
-    listen(&mut recording, &mut detections, waveform.as_mut(), arguments.json)?;
+    detect(&mut recording, &mut detections, waveform.as_mut(), arguments.json)?;
     let compare = match &detections[..] {
         [gpu, cpu] => Some(Comparison::of(gpu, cpu)),
         _ => None,
@@ -176,7 +176,7 @@ impl Arguments {
 }
 
 /// Pushes the recording through every detection, with a bar on standard error if that is a terminal.
-fn listen(
+fn detect(
     recording: &mut Recording<'_>,
     detections: &mut [Detection],
     waveform: Option<&mut Columns>,
@@ -189,7 +189,8 @@ fn listen(
     push_blocks(recording, detections, waveform, |frames| bar.inc(frames as u64))
 }
 
-/// Pushes the recording block by block and pads its last frame with silence; `done` is called with the number of new frames.
+/// Pushes the recording block by block and pads its last frame with silence; calls `done` with the number of whole frames of each
+/// block.
 fn push_blocks(
     recording: &mut Recording<'_>,
     detections: &mut [Detection],

@@ -10,7 +10,7 @@ use gatewise::{Error, Result, files};
 
 use crate::output;
 
-/// A file from the command line, behind the option or argument that names it.
+/// A file from the command line, after the option or argument that names it.
 pub(crate) type Named<'a> = (&'static str, &'a Path);
 
 /// The files of those options that were given.
@@ -107,7 +107,7 @@ fn number(_found: &Metadata) -> Option<(u64, u64)> {
 }
 
 impl Identity {
-    /// `None` for a device, and if neither the file nor its folder exists.
+    /// The identity of the file at a path; `None` for a device, and if neither the file nor its folder exists.
     fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok();
         if found.as_ref().is_some_and(is_device) {

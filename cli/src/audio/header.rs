@@ -25,7 +25,7 @@ pub(super) struct Header {
 }
 
 /// The length of the samples according to a header.
-enum Promise {
+enum StatedLength {
     Bytes(u64),
     /// Unknown: the program wrote into a pipe.
     ToTheEnd,
@@ -38,7 +38,7 @@ impl Header {
             return Err(format_error(file, "header", "a WAV file", "an empty file"));
         }
         let mut chunks = Chunks { file, source, read: 0 };
-        let (start, promise) = chunks.until_data()?;
+        let (start, stated) = chunks.until_data()?;
         let there = length.saturating_sub(chunks.read);
         let spec = spec(file, &start)?;
         // The fields of the format begin at byte 20; bytes 32 and 33 are the length of a frame.
@@ -48,19 +48,19 @@ impl Header {
             return Err(format_error(file, "header", expected, format!("{frame_bytes} bytes")));
         }
         let frame = frame_bytes as u64;
-        let data = match promise {
+        let data = match stated {
             // A stream may be cut anywhere, even within a frame.
-            Promise::ToTheEnd => there / frame * frame,
-            Promise::Bytes(bytes) if !bytes.is_multiple_of(frame) => {
+            StatedLength::ToTheEnd => there / frame * frame,
+            StatedLength::Bytes(bytes) if !bytes.is_multiple_of(frame) => {
                 let expected = format!("a data chunk of whole frames of {frame} bytes");
                 return Err(format_error(file, "header", expected, format!("{bytes} bytes")));
             }
-            Promise::Bytes(bytes) if bytes > there => {
+            StatedLength::Bytes(bytes) if bytes > there => {
                 let sample = frame / u64::from(spec.channels);
                 let found = format!("the end of the file after {}", there / sample);
                 return Err(format_error(file, "data", format!("{} samples", bytes / sample), found));
             }
-            Promise::Bytes(bytes) => bytes,
+            StatedLength::Bytes(bytes) => bytes,
         };
         if data == 0 {
             return Err(format_error(file, "data", "at least one sample", "none"));
@@ -88,7 +88,7 @@ impl<R: BufRead> Chunks<'_, R> {
     ///
     /// The other chunks are left out, because `hound` ignores the padding byte of a chunk of odd length and would misread whatever
     /// follows such a chunk.
-    fn until_data(&mut self) -> Result<(Vec<u8>, Promise)> {
+    fn until_data(&mut self) -> Result<(Vec<u8>, StatedLength)> {
         let signature: [u8; 12] = self.bytes()?;
         let [.., a, b, c, d, _, _, _, _] = signature;
         let whole = u32::from_le_bytes([a, b, c, d]);
@@ -109,11 +109,11 @@ impl<R: BufRead> Chunks<'_, R> {
                 }
                 b"data" => {
                     start.extend(b"data");
-                    let promise = match size_of_data {
-                        Some(bytes) if length == u32::MAX && bytes > 0 => Promise::Bytes(bytes),
-                        _ => promise(length, whole, self.read),
+                    let stated = match size_of_data {
+                        Some(bytes) if length == u32::MAX && bytes > 0 => StatedLength::Bytes(bytes),
+                        _ => stated_length(length, whole, self.read),
                     };
-                    return Ok((start, promise));
+                    return Ok((start, stated));
                 }
                 b"fmt " if start.len() > 12 => {
                     return Err(format_error(self.file, "header", "one format", "two"));
@@ -175,13 +175,13 @@ impl<R: BufRead> Chunks<'_, R> {
 ///
 /// A program that cannot go back to write the length leaves one of these values: the largest number (ffmpeg), the largest signed
 /// number (sox, arecord), or 0 in a file that seems to end here.
-fn promise(length: u32, whole: u32, begin: u64) -> Promise {
+fn stated_length(length: u32, whole: u32, begin: u64) -> StatedLength {
     /// Programs subtract the header and the last frame from their largest size.
     const ROOM: u32 = 1 << 16;
     const SIGNED: u32 = 1 << 31;
     let greatest = length >= u32::MAX - 255 || (SIGNED - (1 << 12) - ROOM..=SIGNED).contains(&length);
     let unknown = length == 0 && (whole == u32::MAX || u64::from(whole) + 8 <= begin);
-    if greatest || unknown { Promise::ToTheEnd } else { Promise::Bytes(length.into()) }
+    if greatest || unknown { StatedLength::ToTheEnd } else { StatedLength::Bytes(length.into()) }
 }
 
 /// The layout that a format chunk describes; refuses layouts that are not read.

@@ -1,4 +1,4 @@
-//! Resamples to the detector's rate, chunk by chunk.
+//! Resamples recordings to the detector's rate, chunk by chunk.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub(super) struct Resampler {
     rate: u32,
     filter: Fft<f32>,
     chunk: Vec<f32>,
-    /// The samples of the filter's delay, which are dropped at the beginning.
+    /// The number of leading samples, from the filter's delay, that are still to be dropped.
     delay: usize,
 }
 

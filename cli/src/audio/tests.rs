@@ -59,7 +59,7 @@ fn sine(rate: u32, hertz: f64, amplitude: f64, seconds: f64) -> Vec<f32> {
     (0..length).map(|i| (amplitude * (TAU * hertz * i as f64 / f64::from(rate)).sin()) as f32).collect()
 }
 
-/// Amplitude of the tone at `hertz` and root mean square of everything else, away from the ends.
+/// The amplitude of the tone at `hertz` and the root mean square of everything else, in the middle half of the samples.
 fn tone(samples: &[f32], hertz: f64) -> (f64, f64) {
     let middle = &samples[samples.len() / 4..samples.len() / 4 * 3];
     let phases = || (0..middle.len()).map(|i| TAU * hertz * i as f64 / f64::from(SAMPLE_RATE));
@@ -232,14 +232,14 @@ fn a_header_as_streams_write_it_is_read_to_the_end() {
     let data: Vec<u8> = (0..40).collect();
     let plain = samples(&raw(1, 2, 16_000, 16, 40, &data));
     assert_eq!(plain.len(), 10);
-    // ffmpeg, sox, arecord; 0 where the size was never filled in.
+    // The values of ffmpeg, sox and arecord, and 0 for a size that was never filled in.
     for claimed in [u32::MAX, u32::MAX - 36, 0x7fff_f000, 0x7fff_ff00, 1 << 31, 0] {
         assert_eq!(samples(&raw(1, 2, 16_000, 16, claimed, &data)), plain, "{claimed:#x}");
         // Cut within a frame.
         assert_eq!(samples(&raw(1, 2, 16_000, 16, claimed, &data[..38])), plain[..9], "{claimed:#x}");
         refused(&raw(1, 2, 16_000, 16, claimed, &[]), "data");
     }
-    // A whole file without samples, with another chunk behind them.
+    // A whole file with an empty data chunk and another chunk after it.
     let mut empty = raw(1, 1, 16_000, 16, 0, b"LIST\x04\0\0\0note");
     empty[4..8].copy_from_slice(&48_u32.to_le_bytes());
     refused(&empty, "data");

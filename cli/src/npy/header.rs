@@ -1,4 +1,4 @@
-//! Parses the header of a `.npy` file: a Python dictionary with three keys, and only the Python that these need.
+//! Parses the header of a `.npy` file: a Python dictionary with three keys. Only the syntax that these keys need is accepted.
 
 use gatewise::text::shown;
 
@@ -124,7 +124,7 @@ impl<'a> Cursor<'a> {
                 return Err(refusal(&format!("a shape of at most {MOST_AXES} axes"), self.rest));
             }
             extents.push(self.extent()?);
-            // `(3)` is a number in Python.
+            // In Python, `(3)` is a number, so a single extent needs a comma.
             if extents.len() > 1 && self.next_is(')') {
                 break;
             }

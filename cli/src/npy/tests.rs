@@ -5,7 +5,7 @@ use ndarray_npy::{WritableElement, WriteNpyExt};
 
 use super::*;
 
-/// A file with any header, of version 1 where it fits and else of version 2.
+/// A file with any header: of version 1 if the header fits, otherwise of version 2.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
     let length = header.len();
     let (version, length) = match u16::try_from(length) {

@@ -5,8 +5,9 @@ use super::COLUMNS;
 /// At most [`COLUMNS`] groups of neighbouring values, collected while the values arrive.
 #[derive(Debug, Clone)]
 pub(crate) struct Columns {
-    /// The number of values in all groups, and in each group.
+    /// The number of values in all groups.
     total: usize,
+    /// The number of values in each group but the last.
     size: usize,
     groups: Vec<Group>,
 }
@@ -19,7 +20,7 @@ struct Group {
     sum: f64,
 }
 
-/// The extent and mean of neighbouring values.
+/// The least value, the greatest value and the mean of a group of neighbouring values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Column {
     /// Seconds, at the middle of the group.
@@ -41,7 +42,7 @@ impl Columns {
         columns
     }
 
-    /// Adds the values that follow.
+    /// Adds the next values.
     pub(crate) fn push(&mut self, values: &[f32]) {
         for &value in values {
             match self.groups.last_mut().filter(|group| group.count < self.size) {
@@ -64,7 +65,7 @@ impl Columns {
     /// The columns of values that are `step` seconds apart, extended to the first and the last instant.
     pub(super) fn drawn(&self, step: f64, seconds: f64) -> Vec<Column> {
         let column = |(index, group): (usize, &Group)| Column {
-            // The middle of the group. The last frame is padded and may reach past the end.
+            // The middle of the last group may lie past the end, because the last frame is padded.
             time: ((index as f64 + 0.5) * self.size as f64 * step).min(seconds),
             low: group.low,
             high: group.high,
