@@ -11,7 +11,7 @@ use crate::choice::DeviceChoice;
 use crate::output;
 use crate::train::{Model, symbols_of};
 
-/// The longest text.
+/// The most characters that a text may have.
 const MOST_CHARACTERS: usize = 1 << 24;
 
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// The number of characters to write, at most 16777216.
     #[arg(long, default_value_t = 400)]
     length: usize,
-    /// The scores are divided by it: below 1 the likely characters become likelier; 0 always takes the likeliest.
+    /// The number that divides the scores: below 1, likely characters become likelier; 0 always takes the likeliest.
     #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
     /// The seed of the random draws; the same seed writes the same text.
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Draws the place of a score by the softmax of all scores but the first.
+/// Draws an index with the probabilities of the softmax over all scores but the first.
 fn sample(scores: &[f32], temperature: f32, rng: &mut fastrand::Rng) -> usize {
     let best = (1..scores.len()).fold(1, |best, at| if scores[at] > scores[best] { at } else { best });
     if temperature == 0.0 {

@@ -25,13 +25,13 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// The gates at one word, as means over all units, and the score so far.
+/// One word with its gates, as means over all units, and the score of the text so far.
 struct Step {
     word: String,
     known: bool,
     /// `None` for a cell without gates.
     gates: Option<Gates>,
-    /// The probability that the text so far praises.
+    /// The probability that the text up to this word praises.
     praise: f32,
 }
 
@@ -132,7 +132,7 @@ fn scores_so_far(model: &Model, parameters: &Parameters, y: &Array3<f32>) -> Res
     Ok(scores.rows().into_iter().filter_map(|row| row.first().copied()).collect())
 }
 
-/// Mean openings at every step.
+/// The mean openings of the first layer's gates at every step; empty for a cell without gates.
 fn gates(model: &Model, parameters: &Parameters, x: &Array3<f32>) -> Result<Vec<Option<Gates>>> {
     let cell: Cell = model.shape.cell.cell();
     let stack = model.stack.stack(parameters)?;

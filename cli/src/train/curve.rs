@@ -7,7 +7,7 @@ use gatewise::Result;
 use super::run::EpochRecord;
 use crate::chart::{self, Chart, Line, Panel};
 
-/// Draws a run's history; `best` is the epoch whose weights were kept.
+/// Draws a run's history as a picture; `best` is the epoch whose weights were kept.
 pub(crate) fn write(path: &Path, title: &str, history: &[EpochRecord], best: u64) -> Result<()> {
     let line = |name: &str, colour: usize, of: &dyn Fn(&EpochRecord) -> Option<f32>| Line {
         name: name.to_owned(),
@@ -26,8 +26,7 @@ pub(crate) fn write(path: &Path, title: &str, history: &[EpochRecord], best: u64
     }
     let norms = vec![line("greatest of the epoch", 3, &|entry| Some(entry.gradient_norm))];
     panels.push(Panel { name: "gradient norm".to_owned(), range: None, lines: norms });
-    let caption = format!(
-        "The best validation score is that of epoch {best}: what the training loss gains later is learnt by heart."
-    );
+    let caption =
+        format!("The best validation score is that of epoch {best}: later gains in training loss are learnt by heart.");
     chart::write(path, &Chart { title: title.to_owned(), caption, x_name: "epoch".to_owned(), panels })
 }

@@ -105,7 +105,7 @@ pub(crate) fn padded(series: &[&Series]) -> (Array3<f32>, Vec<usize>) {
     (Array3::from_shape_fn((time, series.len(), features), at), lengths)
 }
 
-/// Reads rated snippets: one per line, with number, mean rating and text, separated by tabs. A rating above 0 praises.
+/// Reads rated snippets: one per line, with number, mean rating and text, separated by tabs. A rating above 0 means praise.
 pub(crate) fn snippets(source: &DataFile) -> Result<Vec<(bool, String)>> {
     let DataFile { path, text } = source;
     let snippet = |(number, line): (usize, &str)| {
@@ -141,7 +141,7 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     words.iter().map(|word| word.trim_matches('\'').to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
-/// Words by number; 0 stands for every other word.
+/// Words and their numbers, from 1 on; 0 stands for every other word.
 #[derive(Clone, Debug)]
 pub(crate) struct Vocabulary {
     pub(crate) words: Vec<String>,
@@ -176,7 +176,7 @@ impl Vocabulary {
 /// A generator that depends only on the seed, the purpose and the position in the run.
 pub(crate) fn rng(seed: u64, purpose: u64, at: u64) -> fastrand::Rng {
     let mut rng = fastrand::Rng::with_seed(seed ^ purpose.rotate_left(32) ^ at.rotate_left(16));
-    // Neighbouring seeds start with similar numbers.
+    // Generators with neighbouring seeds start with similar numbers, so the first four numbers are dropped.
     (0..4).for_each(|_| {
         rng.u64(..);
     });

@@ -45,8 +45,8 @@ pub(crate) struct Arguments {
 /// The initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Initial {
-    /// Biases with which the gates keep the state for up to the lag (Tallec and Ollivier 2018), if the cell has such gates, and
-    /// input weights scaled by the number of inputs.
+    /// Biases with which the gates keep the state for up to the lag, if the cell has such gates (Tallec and Ollivier 2018), and
+    /// input weights bounded by the number of inputs.
     Chrono,
     /// PyTorch's initial weights.
     Torch,
@@ -55,37 +55,38 @@ enum Initial {
 /// One of the two tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Two of many numbers are marked: one in the first tenth of the sequence, one a lag later. The answer is their sum. The constant
+    /// Two of many numbers are marked: one near the beginning, the other at least a lag later. The answer is their sum. The constant
     /// answer 1 has a mean squared error of 1/6.
     Adding,
-    /// The sequence starts with symbols and goes on with blanks; at its end every symbol is asked for in turn. A guess is right with
-    /// a probability of 1/8.
+    /// The sequence starts with symbols and continues with blanks; at its end, the symbols must be repeated in order. A guess is right
+    /// with a probability of 1/8.
     Copy,
 }
 
 const CATEGORIES: usize = 8;
-/// Training steps per epoch, and batches per validation.
+/// Training steps per epoch.
 const STEPS: usize = 50;
+/// Batches per validation or test.
 const SCORED: usize = 4;
 /// The first lag of a curriculum.
 const FIRST: usize = 5;
 /// The largest error of a sum that counts as right (Hochreiter and Schmidhuber).
 const CLOSE: f32 = 0.04;
-/// The squared error and the share of right symbols at which the last lag counts as solved, and at which a curriculum takes the next
-/// lag. The errors are 1 % and 2 % of the variance of the sums.
+/// The squared error, 1 % of the variance of the sums, and the share of right symbols at which the last lag counts as solved.
 const SOLVED: (f32, f32) = (0.01 / 6.0, 0.99);
+/// The squared error, 2 % of the variance of the sums, and the share of right symbols at which a curriculum takes the next lag.
 const NEXT: (f32, f32) = (0.02 / 6.0, 0.99);
 
-/// A batch: the input and the answers at the last steps.
+/// A batch: the input, and the right answers at the last steps.
 struct Batch {
     x: Array3<f32>,
     answers: Answers,
 }
 
 enum Answers {
-    /// `[B]`
+    /// The sum of every row, `[B]`.
     Sums(Vec<f32>),
-    /// Step by step, and row by row within a step.
+    /// The symbols, step by step and row by row within a step.
     Symbols(Vec<i64>),
 }
 
@@ -122,7 +123,7 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
     }
     files::check(&path)?;
     let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
-    // All cells are checked before the first one learns.
+    // The settings of all cells are checked before the first one is trained.
     for (part, &cell) in folder.parts.iter().zip(cell) {
         part.check(&settings(kind, cell, arguments, &device)?)?;
     }

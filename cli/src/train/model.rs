@@ -97,7 +97,7 @@ impl Model {
         self.stack.forward(graph, x, state, sequence, &TrainingOptions::default())
     }
 
-    /// The scores of outputs, `[.., outputs]`.
+    /// The head's scores of the stack's outputs, `[.., outputs]`.
     pub(crate) fn scores(&self, graph: &mut Graph, y: Var) -> Result<Var> {
         self.head.forward(graph, y)
     }
@@ -164,7 +164,7 @@ impl Model {
     }
 }
 
-/// The place of the greatest score in every row of `[.., C]`.
+/// The index of the greatest score in every row of `[.., C]`.
 pub(crate) fn best_classes<D: ndarray::Dimension + ndarray::RemoveAxis>(scores: &ndarray::Array<f32, D>) -> Vec<usize> {
     let best = |row: ndarray::ArrayView1<'_, f32>| {
         row.iter().enumerate().fold(

@@ -57,7 +57,7 @@ pub(crate) trait Task {
     fn begin(&mut self, epoch: u64, stage: u32) -> Result<usize>;
     /// Records the loss of one step.
     fn loss(&mut self, graph: &mut Graph, step: usize) -> Result<Var>;
-    /// Is called after every step that succeeded.
+    /// Called after every step that succeeded.
     fn stepped(&mut self) {}
     /// Scores the model between epochs.
     fn validate(&self, trainer: &Trainer, stage: u32) -> Result<Score>;
@@ -80,7 +80,7 @@ pub(crate) struct EpochRecord {
     pub(crate) gradient_norm: f32,
 }
 
-/// The progress of a run; its parameters are stored elsewhere.
+/// The progress of a run. A checkpoint holds it as a note, next to the parameters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) epoch: u64,
@@ -140,9 +140,9 @@ pub(crate) struct Finish {
     pub(crate) best_epoch: u64,
     pub(crate) steps: u64,
     pub(crate) seconds: f64,
-    /// The file of the best weights; none if no epoch was trained.
+    /// The file of the best weights; `None` if no epoch was trained.
     pub(crate) weights: Option<PathBuf>,
-    /// The picture of the losses; none if no epoch was trained.
+    /// The picture of the losses; `None` if no epoch was trained.
     pub(crate) curve: Option<PathBuf>,
 }
 
@@ -264,7 +264,7 @@ fn say_epoch(entry: &EpochRecord, best: bool, as_json: bool, seconds: f64) -> Re
     )
 }
 
-/// The end of a job: a JSON line, or a short block.
+/// Reports the end of a job: as a JSON line, or as a few lines of text.
 pub(crate) fn finish(
     job: &str,
     cell: &str,

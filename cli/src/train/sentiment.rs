@@ -1,4 +1,4 @@
-//! Lines of movie reviews that praise or not (Hutto and Gilbert 2014, the data of VADER).
+//! Learns whether lines of movie reviews praise (Hutto and Gilbert 2014, the data of VADER).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ const LEAST: usize = 2;
 const SHARE: usize = 10;
 /// The split is the same for every run.
 const SPLIT_SEED: u64 = 20_140_601;
-/// The largest number of words that are read of a snippet.
+/// The most words of a snippet that are read.
 const LONGEST: usize = 60;
 const EVALUATED: usize = 64;
 const DROPOUT: f32 = 0.5;

@@ -9,7 +9,7 @@ use super::run::Options;
 use crate::choice::adapter;
 use crate::flow::CellChoice;
 
-/// Every option that changes a run's numbers, the device and the data, by their names in messages.
+/// Every option that changes a run's numbers, the device and the data. The keys are their names in messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     title: String,

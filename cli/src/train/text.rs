@@ -1,4 +1,4 @@
-//! The next character of a text, by truncated back-propagation with a carried state.
+//! Learns to predict the next character of a text, by truncated back-propagation with a carried state.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ const PARTS: usize = 20;
 /// Rows and steps per submission of a validation.
 const EVALUATED: (usize, usize) = (16, 128);
 
-/// Characters by number; 0 stands for every other character.
+/// Characters and their numbers, from 1 on; 0 stands for every other character.
 #[derive(Clone, Debug)]
 pub(crate) struct Symbols {
     pub(crate) characters: Vec<char>,
@@ -76,7 +76,7 @@ impl Symbols {
     }
 }
 
-/// The characters that a file of weights was trained with.
+/// The symbols of a model, from the metadata entry `characters` of its weights.
 pub(crate) fn symbols_of(characters: &str) -> Symbols {
     Symbols::new(characters.chars().collect())
 }
@@ -208,7 +208,7 @@ impl Task for TextTask {
     }
 
     fn begin(&mut self, epoch: u64, _stage: u32) -> Result<usize> {
-        // Every epoch orders the rows anew. Nothing else can change without cutting the text anew.
+        // Every epoch shuffles the rows. Any other order would need other cuts of the text.
         data::rng(self.seed, 3, epoch).shuffle(&mut self.rows);
         self.carry = None;
         Ok(self.windows.len())

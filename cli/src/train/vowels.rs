@@ -1,4 +1,4 @@
-//! Speakers of Japanese vowels (Kudo, Toyama and Shimbo 1999; UCI and UEA archives).
+//! Learns to tell speakers of Japanese vowels apart (Kudo, Toyama and Shimbo 1999; UCI and UEA archives).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
