@@ -86,7 +86,7 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// A verdict without comparisons yet.
+    /// A verdict that has no comparisons yet.
     fn new() -> Self {
         Self { comparison: Comparison::default(), gradients: None, unsupported: None }
     }
@@ -109,11 +109,11 @@ struct Line<'a> {
     adapter: Option<String>,
     /// The kinds of plan that the case's calls used.
     plan: String,
-    /// The largest error in units of its tolerance; absent if the case did not run.
+    /// The error that is the largest in units of its tolerance; absent if the case did not run.
     max_abs_err: Option<f64>,
-    /// The largest error of a gradient, relative to its largest element.
+    /// The largest error of a gradient, relative to its largest element; in the kind `train`, the error of a gradient norm.
     max_grad_err: Option<f64>,
-    /// The tolerance of that error.
+    /// The tolerance of `max_abs_err`.
     tol: Option<f64>,
     pass: bool,
     unsupported: Option<&'a str>,
@@ -257,7 +257,7 @@ fn judge_outputs(case: &Case, path: &CasePath) -> Result<Verdict> {
     }
 }
 
-/// The option that a forced plan does not support, if that is the error.
+/// The option that a plan does not support, if the error says so.
 fn refused_plan(error: &Error) -> Option<String> {
     match error {
         Error::Unsupported { op: "plan", option, .. } => Some(option.clone()),

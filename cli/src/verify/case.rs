@@ -13,12 +13,12 @@ use serde_json::Value;
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) kind: String,
-    /// The folder the case came from.
+    /// The folder of the manifest.
     pub(super) folder: PathBuf,
     pub(super) path: PathBuf,
-    /// Its entry in the manifest.
+    /// The case's entry in the manifest.
     pub(super) entry: Value,
-    /// Its file.
+    /// The bytes of the case's file.
     pub(super) bytes: Vec<u8>,
 }
 

@@ -70,7 +70,7 @@ impl Comparison {
     }
 
     fn record(&mut self, error: f64, tolerance: f64) {
-        // False for NaN.
+        // NaN is never within a tolerance.
         let within = error <= tolerance;
         let worse = if self.failed || !within {
             !within && (!self.failed || error.is_nan() || error - tolerance > self.error - self.tolerance)

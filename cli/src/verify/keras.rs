@@ -134,7 +134,7 @@ pub(super) fn gradients(case: &Case, path: &CasePath) -> Result<Supported<NamedA
     for (direction, p) in directions.iter().zip(&d.parameters[0]) {
         let mut p = p.clone();
         if !matches!(cell, Cell::Gru(GruCell { reset: Reset::After, .. })) {
-            // Keras has only the input's bias; our recurrent bias was constant.
+            // In these cells Keras has only the input's bias. Our recurrent bias is a constant zero, so its gradient does not count.
             p.bias_hh.iter_mut().for_each(|bias: &mut Array1<f32>| bias.fill(0.0));
         }
         let arrays = KerasArrays::from_parameters(&cell, &p)?;
@@ -147,7 +147,7 @@ pub(super) fn gradients(case: &Case, path: &CasePath) -> Result<Supported<NamedA
     Ok(Ok(named))
 }
 
-/// The inverse of `output`: converts loss weights of Keras' result into loss weights of `y`.
+/// The gradient with respect to `y` of the loss `sum(result r_y)`, where [`output`] computes Keras' result from `y`.
 fn output_gradient(case: &Case, fields: &Fields, merge: Merge, y: &Array3<f32>) -> Result<Array3<f32>> {
     if fields.return_sequences {
         let mut weights: Array3<f32> = case.floats("r_y")?;

@@ -10,22 +10,24 @@ use super::outputs::Outputs;
 /// The stack of a case with its inputs.
 pub(super) struct Layer {
     pub(super) config: Config<Cell>,
-    /// `[layer][direction]`
+    /// The parameters, `[layer][direction]`.
     pub(super) parameters: Vec<Vec<Parameters>>,
-    /// The initial state, `[layers directions, B, ..]`; zeros if absent.
+    /// The initial hidden state, `[layers directions, B, O]`; zeros if absent.
     pub(super) h: Option<Array3<f32>>,
+    /// The initial cell state, `[layers directions, B, hidden]`; zeros if absent.
     pub(super) s: Option<Array3<f32>>,
-    /// `[T, B, I]`
+    /// The input, `[T, B, I]`.
     pub(super) x: Array3<f32>,
     pub(super) sequence: Sequence,
 }
 
 /// The gradients of a loss with respect to the outputs of a stack.
 pub(super) struct LossGradient {
-    /// `[T, B, width]`
+    /// The gradient with respect to the output, `[T, B, width]`.
     pub(super) y: Array3<f32>,
-    /// The gradient with respect to the last state, in its shape; zeros if absent.
+    /// The gradient with respect to the last hidden state; zeros if absent.
     pub(super) h: Option<Array3<f32>>,
+    /// The gradient with respect to the last cell state; zeros if absent.
     pub(super) s: Option<Array3<f32>>,
 }
 
@@ -48,7 +50,7 @@ impl Layer {
         Stack::new(device, &self.config, self.parameters.clone(), self.batch(), state)
     }
 
-    /// Runs forward and back over the whole sequence. `loss` turns the output `[T, B, width]` into its gradient.
+    /// Runs forward and back over the whole sequence. `loss` computes the loss gradients from the output `[T, B, width]`.
     pub(super) fn gradients(
         &self,
         device: &Device,
@@ -61,13 +63,15 @@ impl Layer {
         let mut state = stack.initial_state(h.view(), s.as_ref().map(|s| s.view()))?;
         let x = Tensor::from_array(device, &self.x)?;
         let (y, tape) = stack.forward_training(&x, &mut state, &self.sequence)?;
-        let by = loss(&y.to_array()?)?;
+        let d_loss = loss(&y.to_array()?)?;
         let upload = |array: &Array3<f32>| Tensor::from_array(device, array);
         let like =
             |given: Option<Array3<f32>>, shape: &Array3<f32>| given.unwrap_or_else(|| Array3::zeros(shape.raw_dim()));
-        let d_state =
-            StateGradient { h: upload(&like(by.h, &h))?, s: s.as_ref().map(|s| upload(&like(by.s, s))).transpose()? };
-        let d = tape.backward(&upload(&by.y)?, Some(&d_state))?;
+        let d_state = StateGradient {
+            h: upload(&like(d_loss.h, &h))?,
+            s: s.as_ref().map(|s| upload(&like(d_loss.s, s))).transpose()?,
+        };
+        let d = tape.backward(&upload(&d_loss.y)?, Some(&d_state))?;
         Ok(LayerGradient {
             x: d.x.to_array()?,
             h: d.state.h.to_array()?,
@@ -79,11 +83,11 @@ impl Layer {
 
 /// The outputs and the last state of a stack.
 pub(super) struct Outcome {
-    /// `[T, B, width]`
+    /// The output, `[T, B, width]`.
     pub(super) y: Array3<f32>,
-    /// `[layers directions, B, O]`
+    /// The last hidden state, `[layers directions, B, O]`.
     pub(super) h: Array3<f32>,
-    /// `[layers directions, B, hidden]`
+    /// The last cell state, `[layers directions, B, hidden]`.
     pub(super) s: Option<Array3<f32>>,
 }
 
@@ -91,7 +95,7 @@ pub(super) struct Outcome {
 pub(super) struct Stack {
     layer: Recurrent,
     state: State,
-    /// The largest sum of magnitudes in a row of recurrent weights.
+    /// The largest sum of magnitudes of a row of recurrent weights.
     gain: f64,
 }
 

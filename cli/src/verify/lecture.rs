@@ -1,4 +1,5 @@
-//! Cases of the kind `lecture`: the lectures' own equations, `W` on the state, `U` on the input, gates by suffix.
+//! Cases of the kind `lecture`: the lectures' own equations. `W` are the weights on the state, `U` on the input; a suffix names the
+//! gate.
 //!
 //! | lectures | here |
 //! | --- | --- |
@@ -65,7 +66,7 @@ fn setup(case: &Case, path: &CasePath) -> Result<Supported<Setup>> {
             "weight_ih" => "U",
             "weight_hh" => "W",
             "bias_ih" => "b",
-            // The lectures have one bias, which we add to the input's. Its size comes from the file, not from the manifest.
+            // The lectures have one bias, which counts as the input's. The recurrent bias is zero, and has its size from the file.
             _ => "b",
         };
         let gates = suffixes.iter().map(|suffix| case.floats(&format!("{letter}{suffix}")));
@@ -145,7 +146,8 @@ pub(super) fn gradients(case: &Case, path: &CasePath) -> Result<Supported<NamedA
     Ok(Ok(named))
 }
 
-/// The gradients of the cross-entropy with respect to `V`, `c` and `y`. The logits' gradient is the probabilities minus the target.
+/// The gradient of the cross-entropy with respect to `y`; adds the gradients with respect to `V` and `c` to `named`. The gradient
+/// with respect to the logits is the probabilities minus the target.
 fn readout_gradient(case: &Case, path: &CasePath, y: &Array3<f32>, named: &mut NamedArrays) -> Result<Array3<f32>> {
     let target: Array2<i32> = case.integers("target")?;
     let (_, mut d) = readout(case, &path.device, y)?;

@@ -16,7 +16,7 @@ const LONGEST_MANIFEST: u64 = 8 << 20;
 /// The largest accepted case file in bytes.
 const LONGEST_CASE: u64 = 256 << 20;
 
-/// The folder's list of cases.
+/// The list of cases of a folder.
 #[derive(Deserialize)]
 struct Manifest {
     cases: Vec<Value>,

@@ -1,4 +1,4 @@
-//! The outputs of a case with one layer or operator, by the names of the tensors that they are compared with.
+//! Judges a case with one layer or operator. Each output has the name of the tensor that it is compared with.
 
 use gatewise::cell::WeightType;
 use gatewise::{Device, Result};
@@ -18,7 +18,7 @@ pub(super) struct CasePath {
 /// A value, or the name of an option that no path supports.
 pub(super) type Supported<T> = std::result::Result<T, String>;
 
-/// Arrays by the names of the expected tensors in the case.
+/// Arrays, each with the name of the case's tensor that holds the expected values.
 #[derive(Default)]
 pub(super) struct NamedArrays(Vec<(String, ArrayD<f32>)>);
 
@@ -53,8 +53,8 @@ impl Outputs {
     }
 }
 
-/// Runs a case and compares every output with the oracle's. If the weights are narrow, which no oracle has, compares with the
-/// reference on the rounded weights.
+/// Runs a case and compares every output with the oracle's. No oracle has narrow weights: with those, compares with the reference
+/// on the rounded weights.
 pub(super) fn judge(
     case: &Case,
     path: &CasePath,

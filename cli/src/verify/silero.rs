@@ -29,7 +29,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Verdict> {
     comparison.close(&row(&got.h), &case.floats("h_last")?, hidden);
     comparison.close(&row(&got.s), &case.floats("c_last")?, hidden);
     for (got, name, tolerance) in [(got.features, "lstm_in", features), (got.hidden, "lstm_h", hidden)] {
-        // The case holds only the first frames.
+        // The case holds these values for the first frames only.
         let expected: Array2<f32> = case.floats(name)?;
         let first = Slice::from(..expected.nrows().min(got.nrows()));
         comparison.close(&got.slice_axis(Axis(0), first), &expected.into_dyn(), tolerance);

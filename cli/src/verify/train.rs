@@ -113,7 +113,7 @@ fn check_sizes(case: &Case, fields: &Fields) -> Result<()> {
     }
     let losses = case.floats::<Ix1>("losses")?.len();
     if Some(losses) != fields.steps.checked_add(1) {
-        return Err(case.refuse("losses", "a loss before every step and one behind the last", &losses.to_string()));
+        return Err(case.refuse("losses", "one loss before every step and one after the last", &losses.to_string()));
     }
     Ok(())
 }
