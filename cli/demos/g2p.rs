@@ -48,7 +48,7 @@ pub struct G2p {
 }
 
 impl G2p {
-    /// A word has at most this many phonemes.
+    /// The most phonemes of a word.
     pub const LONGEST: usize = 20;
     /// The phonemes: ARPAbet with stress (0 none, 1 primary, 2 secondary), after four symbols of the decoder's own.
     #[rustfmt::skip]
@@ -63,9 +63,8 @@ impl G2p {
     /// Loads the net's weights onto a device: `enc_*`, `dec_*` and `fc_*` as in g2p_en's `checkpoint20.npz`.
     ///
     /// # Errors
-    /// [`Error::Format`](gatewise::Error::Format) for a tensor that is missing or has another shape than this net's, and for a NaN or
-    /// an infinity in any tensor;
-    /// [`Error::Limit`](gatewise::Error::Limit) and [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) where the device has no room.
+    /// [`Error::Format`](gatewise::Error::Format) if a tensor is missing, has a shape other than this net's, or holds NaN or infinity;
+    /// [`Error::Limit`](gatewise::Error::Limit) and [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) if the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
         weights.check_finite()?;
         let embedding = |name: &str, count: usize| Embedding::new(device, &weights.shaped(name, [count, WIDTH])?);
@@ -91,13 +90,13 @@ impl G2p {
         })
     }
 
-    /// The device the net lives on.
+    /// The device that holds the net.
     pub fn device(&self) -> &Device {
         self.encoder.device()
     }
 
-    /// The phonemes of every word. Capital letters count as small letters; every character but a to z counts as unknown. All words are
-    /// decoded at the same time, a few thousand per submission.
+    /// The phonemes of every word. Capital letters count as small letters; every character but a to z counts as unknown. A few thousand
+    /// words are decoded at once, in one submission.
     ///
     /// # Errors
     /// [`Error::Limit`](gatewise::Error::Limit), [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) or
@@ -110,7 +109,7 @@ impl G2p {
         Ok(phonemes)
     }
 
-    /// Runs the net as [`G2p::phonemes`] does, and also returns its inner results, for comparisons.
+    /// Runs the net as [`G2p::phonemes`] does, and also returns the net's inner results, for comparisons.
     ///
     /// # Errors
     /// The same errors as [`G2p::phonemes`].
@@ -162,9 +161,9 @@ impl G2p {
 
 /// The results for a block of `B` words.
 struct Pass {
-    /// `[B, WIDTH]`
+    /// The encoder's last `h`, `[B, WIDTH]`.
     hidden: Tensor,
-    /// `[B, phonemes]`
+    /// The logits of every word's first phoneme, `[B, phonemes]`; `None` if there was no step.
     first_logits: Option<Tensor>,
     phonemes: Vec<Vec<usize>>,
 }
@@ -180,7 +179,7 @@ pub struct G2pTrace {
     pub first_logits: Array2<f32>,
 }
 
-/// Every word as the encoder's symbols.
+/// The encoder's symbols for every word.
 fn encoded(words: &[impl AsRef<str>]) -> Vec<Vec<usize>> {
     let letter = |letter: char| match letter.to_ascii_lowercase() {
         small @ 'a'..='z' => END_OF_LETTERS + 1 + (small as usize - 'a' as usize),

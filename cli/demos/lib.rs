@@ -1,5 +1,5 @@
-//! Models of the golden cases and the examples, built from gatewise's layers as a program of its own would build them: English letters to
-//! phonemes, Thai text to words, Uzbek words to their morphology. Their weights come with the repository, in `models/`.
+//! Models of the golden cases and the examples, built with gatewise's public layers: English letters to phonemes, Thai text to words,
+//! Uzbek words to their morphology. Their weights come with the repository, in `models/`.
 
 mod g2p;
 mod symbols;

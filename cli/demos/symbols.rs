@@ -4,54 +4,54 @@ use gatewise::cell::Sequence;
 use gatewise::{Device, ReadBack, Result, Tensor};
 use ndarray::{Array2, Axis, concatenate};
 
-/// Symbols of one submission, padding included. Bounds the memory of a long list of texts.
+/// The most symbols per submission, padding included, unless one text alone has more. This bounds the memory for a long list.
 const BLOCK: usize = 1 << 15;
 
-/// The symbols of several sequences side by side, time-major, short ones filled up.
+/// The symbols of several sequences, time-major, with padding after short sequences.
 pub(crate) struct Rows {
-    /// `T`
+    /// The number of steps `T`.
     pub(crate) time: usize,
-    /// Length of every row before it was filled up, `[B]`.
+    /// The length of every row without padding, `[B]`.
     pub(crate) lengths: Vec<usize>,
-    /// `[T, B]`
+    /// The symbols, `[T, B]`.
     pub(crate) symbols: Vec<usize>,
 }
 
 impl Rows {
-    /// Fills every sequence up with `fill` to the longest one's length.
+    /// Pads every sequence with `fill` to the length of the longest sequence.
     pub(crate) fn new(sequences: &[Vec<usize>], fill: usize) -> Self {
         Self::of_time(sequences, fill, sequences.iter().map(Vec::len).max().unwrap_or(0))
     }
 
-    /// Fills every sequence up with `fill` to `time` symbols.
+    /// Pads every sequence with `fill` to `time` symbols.
     pub(crate) fn of_time(sequences: &[Vec<usize>], fill: usize, time: usize) -> Self {
         let lengths = sequences.iter().map(Vec::len).collect();
         let at = |t: usize| sequences.iter().map(move |symbols| symbols.get(t).copied().unwrap_or(fill));
         Self { time, symbols: (0..time).flat_map(at).collect(), lengths }
     }
 
-    /// `B`
+    /// The number of rows `B`.
     pub(crate) fn batch(&self) -> usize {
         self.lengths.len()
     }
 
-    /// The instruction to leave out what was filled up.
+    /// The lengths of the rows, for layers that must skip the padding.
     pub(crate) fn sequence(&self) -> Sequence {
         Sequence::new().lengths(self.lengths.iter().copied())
     }
 }
 
-/// Cuts a list of sequences, in order, into pieces for one submission each. A sequence is never cut.
+/// Divides a list of sequences, in order, into one block per submission. A sequence is never divided.
 pub(crate) fn blocks(sequences: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
     let mut blocks = Vec::new();
     let (mut first, mut longest) = (0, 0);
     for (at, symbols) in sequences.iter().enumerate() {
-        let wide = longest.max(symbols.len());
-        if at > first && wide * (at + 1 - first) > BLOCK {
+        let padded = longest.max(symbols.len());
+        if at > first && padded * (at + 1 - first) > BLOCK {
             blocks.push(&sequences[first..at]);
             (first, longest) = (at, symbols.len());
         } else {
-            longest = wide;
+            longest = padded;
         }
     }
     if first < sequences.len() {
@@ -60,12 +60,12 @@ pub(crate) fn blocks(sequences: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
     blocks
 }
 
-/// The columns chosen by [`ops::argmax_rows`](gatewise::ops::argmax_rows), once they are on the host.
+/// Waits for the columns that [`ops::argmax_rows`](gatewise::ops::argmax_rows) has chosen.
 pub(crate) fn choices(read: ReadBack) -> Result<Vec<usize>> {
     Ok(read.wait()?.into_iter().map(|choice| choice as usize).collect())
 }
 
-/// Matrices of one width, read back in one submission and put under each other.
+/// Reads back matrices of one width in one submission, and stacks their rows.
 pub(crate) fn stacked<'a>(
     device: &Device,
     matrices: impl Iterator<Item = &'a Tensor>,

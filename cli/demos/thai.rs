@@ -2,7 +2,7 @@
 //! `complex/lstm/mod.rs`), model `Thai_codepoints_exclusive_model4_heavy`.
 //!
 //! ```text
-//! embedding   a vector for every code point, a last one for those it does not know    [40]
+//! embedding   a vector per known code point, and one for all others                   [40]
 //! lstm        27 units in either direction, one bias per gate                         [54]
 //! out         scores of Begin, Inside, End and Single; a word ends where End leads    [4]
 //! ```
@@ -47,15 +47,15 @@ impl ThaiSegmenter {
     /// metadata.
     ///
     /// # Errors
-    /// [`Error::Format`](gatewise::Error::Format) for a dictionary or a tensor that is missing or does not fit, and for a NaN or an
-    /// infinity in any tensor;
-    /// [`Error::Limit`](gatewise::Error::Limit) and [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) where the device has no room.
+    /// [`Error::Format`](gatewise::Error::Format) if the dictionary or a tensor is missing or does not fit, or if a tensor holds NaN or
+    /// infinity;
+    /// [`Error::Limit`](gatewise::Error::Limit) and [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) if the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
         weights.check_finite()?;
         let dictionary = dictionary(weights)?;
         let config = Lstm::config(EMBEDDING, HIDDEN).bidirectional(Merge::Concat);
         let parameters = config.collect(|layer, direction, spec| {
-            // The net's one bias stands on the input's side.
+            // The net has one bias per gate, which becomes the input's bias.
             let stored = match spec.name {
                 "bias_hh" => return Ok(Array1::zeros(4 * HIDDEN).into_dyn()),
                 "bias_ih" => "bias",
@@ -72,13 +72,13 @@ impl ThaiSegmenter {
         })
     }
 
-    /// The device the net lives on.
+    /// The device that holds the net.
     pub fn device(&self) -> &Device {
         self.lstm.device()
     }
 
-    /// The words of a text. Runs of Thai letters go through the net, all at the same time; white space separates words and is left
-    /// out; any other run of characters stays whole.
+    /// The words of a text. The net divides all runs of Thai letters at once. White space separates words and is left out; any other run
+    /// of characters is one word.
     ///
     /// # Errors
     /// [`Error::Limit`](gatewise::Error::Limit), [`Error::OutOfMemory`](gatewise::Error::OutOfMemory) or
@@ -110,8 +110,8 @@ impl ThaiSegmenter {
         Ok(words)
     }
 
-    /// Whether a word ends with each code point of each text, according to the net. The texts should be runs of Thai letters. They run
-    /// at the same time, in one submission unless they are very long.
+    /// Whether a word ends with each code point of each text, according to the net. The texts should be runs of Thai letters. All texts
+    /// run in one submission, unless they are very long.
     ///
     /// # Errors
     /// The same errors as [`ThaiSegmenter::words`].
@@ -146,7 +146,7 @@ impl ThaiSegmenter {
         Ok(traces)
     }
 
-    /// Every text as the numbers of its code points.
+    /// The numbers of every text's code points.
     fn encoded(&self, texts: &[impl AsRef<str>]) -> Vec<Vec<usize>> {
         let unknown = self.dictionary.len();
         let number = |letter: char| self.dictionary.get(&letter).copied().unwrap_or(unknown);
@@ -172,9 +172,9 @@ impl ThaiSegmenter {
 
 /// The results for a block of B texts of at most T code points.
 struct Pass {
-    /// `[T, B, 2 HIDDEN]`
+    /// The LSTM's output, `[T, B, 2 HIDDEN]`.
     hidden: Tensor,
-    /// `[T, B, TAGS]`
+    /// The scores of the tags, `[T, B, TAGS]`.
     logits: Tensor,
     ends: Vec<Vec<bool>>,
 }
@@ -190,7 +190,7 @@ pub struct ThaiTrace {
     pub ends: Vec<bool>,
 }
 
-/// The numbers of the code points: `0..n`, each once.
+/// Reads the numbers of the code points, which must be `0..n`, each once.
 fn dictionary(weights: &Weights) -> Result<HashMap<char, usize>> {
     const KEY: &str = "dic";
     let text = weights.metadata(KEY)?;
@@ -214,8 +214,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Thai letters, vowels and marks are those of line-breaking class SA (Unicode's `LineBreak.txt`): not the currency sign,
-    /// digits and punctuation of the block. U+200B is the space that Thai text uses to part words.
+    /// The kind of a character. Thai letters, vowels and marks have line-breaking class SA (Unicode's `LineBreak.txt`); the block's
+    /// currency sign, digits and punctuation do not. U+200B, a space without width, separates words in Thai text.
     fn of(letter: char) -> Self {
         match letter {
             '\u{e01}'..='\u{e3a}' | '\u{e40}'..='\u{e4e}' => Self::Thai,
@@ -226,7 +226,7 @@ impl Kind {
     }
 }
 
-/// The runs of one kind in a text, by bytes, without the spaces.
+/// The byte ranges of a text's runs of one kind, without spaces.
 fn runs(text: &str) -> Vec<(Kind, Range<usize>)> {
     let mut runs: Vec<(Kind, Range<usize>)> = Vec::new();
     for (at, letter) in text.char_indices() {

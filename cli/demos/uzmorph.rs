@@ -1,12 +1,12 @@
 //! Uzbek words to their morphology: the tagger of uzmorph-bigru 0.1 (<https://github.com/UlugbekSalaev/uzmorph_bigru>).
 //!
 //! ```text
-//! char_embeddings   a vector for every letter; a word is filled up to 30 letters    [64]
+//! char_embeddings   a vector for every letter; a word is padded to 30 letters       [64]
 //! gru               two layers, 64 units in either direction                        [128]
 //! hidden2tag        the largest of 746 logits is the letter's tag
 //! ```
 //!
-//! The net also runs over the padding of a word: it was trained so, and its backward direction begins there.
+//! The net also runs over the padding of a word, because it was trained that way: its backward direction begins there.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,10 +23,10 @@ use crate::symbols::{Rows, choices};
 
 const EMBEDDING: usize = 64;
 const HIDDEN: usize = 64;
-/// Words of one submission.
+/// The most words per submission.
 const BLOCK: usize = 1024;
 
-/// The net's letters and tags; the place in a list is the number.
+/// The net's letters and tags. The index in the file's list is the number of a letter or tag.
 #[derive(Clone, Debug)]
 pub struct UzVocabulary {
     characters: HashMap<char, usize>,
@@ -37,20 +37,20 @@ pub struct UzVocabulary {
 }
 
 impl UzVocabulary {
-    /// Reads a JSON object with the lists `characters`, where `PAD` and `UNK` stand for themselves, and `tags`.
+    /// Reads a JSON object with the lists `characters` and `tags`. In `characters`, `PAD` is the padding and `UNK` any other letter.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read; otherwise as [`UzVocabulary::from_bytes`].
+    /// [`Error::Io`] if the file cannot be read; otherwise as [`UzVocabulary::from_bytes`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = files::read(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
-    /// Reads a file's contents; `file` names them in messages.
+    /// Reads the bytes of such a file (see [`UzVocabulary::from_file`]); `file` is the name that messages give them.
     ///
     /// # Errors
-    /// [`Error::Format`] where the contents are something else.
+    /// [`Error::Format`] if the bytes are not such an object.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
         let refuse = |field: &str, expected: &str, found: String| Error::Format {
             file: file.to_owned(),
@@ -104,15 +104,15 @@ pub struct Morphology {
     pub word: String,
     /// The letters tagged as root.
     pub stem: String,
-    /// `NOUN`, `VERB`, `ADJ`, `ADV`, `NUM` or `PRN`, told by the suffix; a word without suffix has none.
+    /// `NOUN`, `VERB`, `ADJ`, `ADV`, `NUM` or `PRN`, from the suffix; `None` for a word without suffix.
     pub part_of_speech: Option<String>,
-    /// The suffix' grammar, such as `cases=Locative` or `plural=1`.
+    /// The grammar of the suffix, for example `cases=Locative` or `plural=1`.
     pub features: Vec<String>,
     /// A tag for each of the first [`UzMorph::LONGEST`] letters.
     pub tags: Vec<String>,
 }
 
-/// Tells root and suffixes of Uzbek words (Latin script).
+/// Finds the root and the suffixes of Uzbek words (Latin script).
 ///
 /// # Examples
 /// ```
@@ -135,14 +135,14 @@ pub struct UzMorph {
 }
 
 impl UzMorph {
-    /// Letters of a word that the net reads; what follows is left out.
+    /// The most letters of a word that the net reads. Further letters are left out.
     pub const LONGEST: usize = 30;
 
     /// Loads the net's weights onto a device.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than this net and vocabulary, and for a NaN or an
-    /// infinity in any tensor; [`Error::Limit`] and [`Error::OutOfMemory`] where the device has no room.
+    /// [`Error::Format`] if a tensor is missing, does not fit this net and vocabulary, or holds NaN or infinity; [`Error::Limit`] and
+    /// [`Error::OutOfMemory`] if the device has no room.
     pub fn new(device: &Device, weights: &Weights, vocabulary: UzVocabulary) -> Result<Self> {
         weights.check_finite()?;
         let table = weights.shaped("char_embeddings.weight", [vocabulary.count, EMBEDDING])?;
@@ -155,7 +155,7 @@ impl UzMorph {
         })
     }
 
-    /// The device the net lives on.
+    /// The device that holds the net.
     pub fn device(&self) -> &Device {
         self.gru.device()
     }
@@ -166,7 +166,7 @@ impl UzMorph {
     }
 
     /// Tags every letter of every word and reads root, part of speech and grammar from the tags, as the package's `analyze`
-    /// does: the last suffix with a part of speech or grammar decides. Words run at the same time, 1,024 per submission.
+    /// does: the last suffix with a part of speech or grammar decides. A submission runs up to 1,024 words.
     ///
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`] or [`Error::DeviceLost`].
@@ -215,8 +215,8 @@ impl UzMorph {
         Ok(Pass { hidden, tags: rows.lengths.iter().enumerate().map(word).collect() })
     }
 
-    /// Reads tags as the package's `analyze` does: letters with a root tag are the stem. A suffix starts with the tag
-    /// `B-SUFF-<part>-<grammar>`; its part and grammar, if present, replace those of the suffix before.
+    /// Reads tags as the package's `analyze` does. Letters with a root tag are the stem. A suffix starts with the tag
+    /// `B-SUFF-<part>-<grammar>`; its part and grammar, if present, replace the part and grammar of the suffix before.
     fn read(&self, word: &str, tags: &[usize]) -> Morphology {
         let tags: Vec<String> = tags.iter().map(|&tag| self.vocabulary.tag(tag).to_owned()).collect();
         let mut morphology = Morphology { word: word.to_owned(), tags, ..Morphology::default() };
@@ -239,7 +239,7 @@ impl UzMorph {
 
 /// The results for a block of B words.
 struct Pass {
-    /// `[LONGEST, B, 2 HIDDEN]`
+    /// The second layer's output, `[LONGEST, B, 2 HIDDEN]`.
     hidden: Tensor,
     tags: Vec<Vec<usize>>,
 }

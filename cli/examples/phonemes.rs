@@ -1,4 +1,4 @@
-//! Prints the pronunciation of English words in ARPAbet, with a GRU encoder and decoder over all words at once.
+//! Prints the pronunciation of English words in ARPAbet, with a GRU encoder and decoder that run over all words at once.
 //!
 //! `cargo run --release --example phonemes -- vulkan rustacean wgpu`
 

@@ -1,6 +1,6 @@
-//! The words of Thai text, which is written without spaces: a bidirectional LSTM over all of its runs at once.
+//! Prints the words of Thai text, which is written without spaces: a bidirectional LSTM runs over all runs of Thai letters at once.
 //!
-//! `cargo run --release --example thai_words -- ภาษาไทยภาษาไทย`, or text on standard input; a line of text, a line of words.
+//! `cargo run --release --example thai_words -- ภาษาไทยภาษาไทย`, or text on standard input. Prints one line of words per line of text.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     }
     let weights = Weights::from_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/icu4x_thai.safetensors"))?;
     let segmenter = ThaiSegmenter::new(&Device::auto(), &weights)?;
-    // The words are parts of the text: where they lie says to which line they belong.
+    // The words are slices of the text, so their positions say to which line they belong.
     let start = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
     let mut words = segmenter.words(&text)?.into_iter().peekable();
     for line in text.lines() {

@@ -1,4 +1,4 @@
-//! Root, part of speech and grammar of Uzbek words (Latin script): a bidirectional GRU tags every letter.
+//! Prints root, part of speech and grammar of Uzbek words (Latin script): a bidirectional GRU tags every letter.
 //!
 //! `cargo run --release --example uzbek -- kitobim maktabda yozyapmiz`
 

@@ -16,7 +16,7 @@ use gatewise::{Device, Error, Result};
 
 use suppress::Suppressor;
 
-/// Frames of one submission: 5 seconds.
+/// Frames per submission, 5 seconds of sound.
 const BLOCK: usize = 500;
 
 fn main() -> ExitCode {
@@ -41,16 +41,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// The counts that the summary reports.
+/// The facts that the summary prints.
 pub(crate) struct Report {
     pub(crate) device: Device,
     pub(crate) seconds: f64,
     pub(crate) channels: usize,
-    /// Seconds in which somebody speaks in the first channel.
+    /// Seconds of speech in the first channel.
     pub(crate) speech: f64,
 }
 
-/// Reads, denoises and writes.
+/// Reads a recording, denoises it and writes it.
 pub(crate) fn denoise(device: &Device, input: &Path, output: &Path) -> Result<Report> {
     let mut recording = wav::read(input)?;
     let rate = recording.spec.sample_rate;
@@ -83,10 +83,10 @@ pub(crate) fn denoise(device: &Device, input: &Path, output: &Path) -> Result<Re
     })
 }
 
-/// Denoises whole recordings at 48 kHz, one a channel, in place; returns the first one's probabilities of speech.
+/// Denoises the channels of a whole recording at 48 kHz, in place; returns the first channel's probabilities of speech.
 pub(crate) fn suppress(net: &RnNoise, channels: &mut [Vec<f32>]) -> Result<Vec<f32>> {
     let length = channels.first().map_or(0, Vec::len);
-    // The output lies one frame behind the input: one more frame goes in, and the first output frame is dropped.
+    // The output is one frame late: one more frame goes in, and the first output frame is dropped.
     let whole = length.next_multiple_of(RnNoise::FRAME) + RnNoise::FRAME;
     let mut suppressor = Suppressor::new(net, channels.len())?;
     let mut vad = Vec::new();

@@ -1,9 +1,9 @@
-//! RNNoise's signal path around the net. Features and pitch filter are those of the crate `nnnoiseless`; gains, their smoothing
+//! RNNoise's signal path around the net. Features and pitch filter come from the crate `nnnoiseless`; gains, their smoothing
 //! and the synthesis follow RNNoise's `denoise.c` (<https://github.com/xiph/rnnoise>, BSD-3-Clause, (c) 2017 Mozilla, (c) 2007-2017
 //! Jean-Marc Valin, (c) 2005-2017 Xiph.Org Foundation) and `nnnoiseless/src/denoise.rs` (BSD-3-Clause, (c) 2020 Joe Neeman).
 //!
-//! A frame's features do not depend on its gains. So the features of many frames are computed first, then the net runs over all
-//! of them and all channels at once, then every frame gets its gains.
+//! A frame's features do not depend on its gains. So the features of many frames are computed first. Then the net runs over these
+//! frames of all channels at once. Last, every frame gets its gains.
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -17,14 +17,14 @@ const FRAME: usize = RnNoise::FRAME;
 const BANDS: usize = RnNoise::BANDS;
 /// The peaks of the bands' triangles, in units of 200 Hz (`eband5ms`).
 const BAND_PEAKS: [usize; BANDS] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 34, 40, 48, 60, 78, 100];
-/// Bins of a spectrum in such a unit: 50 Hz each.
+/// Bins of a spectrum, 50 Hz each, per unit of [`BAND_PEAKS`].
 const BINS_PER_UNIT: usize = 4;
 /// The smallest part of a band's gain that a frame keeps from the frame before.
 const DECAY: f32 = 0.6;
-/// The features are made for samples on the scale of 16-bit integers.
+/// The factor to the scale of 16-bit integers, on which the features are computed.
 const FULL_SCALE: f32 = 32768.0;
 
-/// A running suppression: sound goes in, sound comes out 10 ms later.
+/// A running suppression, whose output is one frame (10 ms) late.
 pub(crate) struct Suppressor {
     stream: RnNoiseStream,
     channels: Vec<Channel>,
@@ -61,8 +61,8 @@ impl Suppressor {
         })
     }
 
-    /// Denoises whole frames of every channel, full scale [-1, 1] at 48 kHz, in place; what comes out lies one frame later. Also
-    /// returns what the net said.
+    /// Denoises whole frames of every channel in place, at 48 kHz with full scale [-1, 1]. The output is one frame late. Also returns
+    /// the net's result.
     pub(crate) fn process(&mut self, sound: &mut [Vec<f32>]) -> Result<Suppression> {
         let count = sound.first().map_or(0, |samples| samples.len() / FRAME);
         let mut features = Array3::zeros((count, sound.len(), RnNoise::FEATURES));
@@ -80,15 +80,15 @@ impl Suppressor {
             }
             frames.push(analyzed);
         }
-        let said = self.stream.push(features.view(), Some(heard.view()))?;
+        let result = self.stream.push(features.view(), Some(heard.view()))?;
         for (at, (samples, frames)) in sound.iter_mut().zip(frames).enumerate() {
             for (t, (out, mut frame)) in samples.chunks_exact_mut(FRAME).zip(frames).enumerate() {
                 let mut gains = [0.0; BANDS];
-                gains.iter_mut().zip(said.gains.slice(s![t, at, ..])).for_each(|(to, gain)| *to = *gain);
+                gains.iter_mut().zip(result.gains.slice(s![t, at, ..])).for_each(|(to, gain)| *to = *gain);
                 self.channels[at].synthesize(&mut frame, gains, &self.window, out);
             }
         }
-        Ok(said)
+        Ok(result)
     }
 }
 
@@ -100,7 +100,7 @@ impl Channel {
         Frame { analysis: self.analysis.clone(), silent }
     }
 
-    /// Shapes the spectrum and adds the frame to the end of the one before.
+    /// Applies the gains to the spectrum, and adds the frame's first half to the second half of the frame before.
     fn synthesize(&mut self, frame: &mut Frame, mut gains: [f32; BANDS], window: &[f32], out: &mut [f32]) {
         if !frame.silent {
             frame.analysis.pitch_filter(&gains);
@@ -121,7 +121,7 @@ impl Channel {
     }
 }
 
-/// The bands' gains between their peaks, for every bin (`interp_band_gain`). Above the last peak, 20 kHz, nothing is let through.
+/// The gain of every bin, interpolated between the peaks of the bands (`interp_band_gain`). Above the last peak, 20 kHz, it is 0.
 fn bin_gains(gains: &[f32; BANDS]) -> [f32; FRAME + 1] {
     let mut bins = [0.0; FRAME + 1];
     for (peaks, gains) in BAND_PEAKS.windows(2).zip(gains.windows(2)) {

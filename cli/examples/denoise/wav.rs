@@ -1,4 +1,4 @@
-//! WAV files of any sample rate and number of channels, and another rate for their samples.
+//! Reads and writes WAV files of any sample rate and number of channels, and resamples them.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(crate) struct Recording {
     pub(crate) channels: Vec<Vec<f32>>,
 }
 
-/// The largest integer sample, as a float.
+/// The magnitude of the lowest integer sample, which is full scale.
 fn full_scale(spec: WavSpec) -> f32 {
     2_f32.powi(i32::from(spec.bits_per_sample) - 1)
 }
@@ -52,7 +52,7 @@ pub(crate) fn write(path: &Path, recording: &Recording) -> Result<()> {
     writer.finalize().map_err(refuse)
 }
 
-/// Brings samples from one rate to another: `round(n * to / from)` of them, every event at its old time.
+/// Resamples `n` samples to `round(n * to / from)`, without a shift in time.
 pub(crate) fn resample(path: &Path, samples: &[f32], from: u32, to: u32) -> Result<Vec<f32>> {
     if from == to || samples.is_empty() {
         return Ok(samples.to_vec());
@@ -64,7 +64,7 @@ pub(crate) fn resample(path: &Path, samples: &[f32], from: u32, to: u32) -> Resu
         found: reason,
     };
     let length = (samples.len() as f64 * f64::from(to) / f64::from(from)).round() as usize;
-    // 64 ms of filter keep it flat up to 97 % of the slower rate's band.
+    // The filter is as long as one block. With 64 ms it is flat up to 97 % of the lower rate's band.
     let block = from as usize * 64 / 1000;
     let mut resampled = Fft::new(from as usize, to as usize, block, 1, FixedSync::Both)
         .map_err(|error| refused(error.to_string()))?
