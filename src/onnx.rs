@@ -2,8 +2,8 @@
 //!
 //! A model is read from an `.onnx` file and its files of external data, checked, and put on a device. Recurrent nodes become the
 //! crate's own layers, with every attribute: activations with their parameters, clip, coupled gates, reset before or after the
-//! matmul, directions, layout, lengths, initial state, peepholes. All nodes on floats run on the device, in one submission.
-//! Shapes and other integers are computed on the host.
+//! matmul, directions, layout, lengths, initial state, peepholes. All nodes on floats run on the device. Shapes and other
+//! integers are computed on the host.
 //!
 //! An unsupported file is refused when it is read, and the error names the node and the field. Reasons are for example a missing
 //! operator, an unknown attribute, an operator set outside 7 to 28, or a subgraph. All floats are computed as `f32`;
@@ -290,8 +290,8 @@ impl OnnxModel {
         self.on_device.get().map_or(&Device::Cpu, |on_device| on_device.device())
     }
 
-    /// Runs the model in one submission, plus one per node that needs a value on the host (`ArgMax`, `ArgMin`, a cast of computed
-    /// floats to integers): such a node submits what was recorded before it.
+    /// Runs the model in one submission. A node that needs a value on the host (`ArgMax`, `ArgMin`, a cast of computed floats to
+    /// integers) submits the nodes before it, and so adds a submission.
     ///
     /// Inputs are given by name. A tensor must lie on the model's device. A state that one run returns can be the input of the
     /// next run, without a copy to the host.

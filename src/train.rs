@@ -8,7 +8,7 @@
 //! [`Parameters`], as a `torch.nn.Module` does, and keeps their ids. The layers of [`nn`](crate::nn) hold fixed weights.
 //!
 //! # Examples
-//! A recurrent layer learns to tell rising from falling sequences:
+//! A recurrent layer learns to distinguish rising from falling sequences:
 //! ```
 //! use gatewise::cell::Sequence;
 //! use gatewise::nn::{Lstm, TrainingOptions};

@@ -86,9 +86,9 @@ impl RnNoise {
     /// gates z, r, h.
     ///
     /// # Errors
-    /// [`Error::Format`] if a tensor is missing, has a shape other than this net's, or holds NaN or infinity, and if the file's
-    /// metadata names an activation that this net does not have. [`Error::Limit`] and [`Error::OutOfMemory`] if the device has no
-    /// room.
+    /// * [`Error::Format`] if a tensor is missing, has a shape other than this net's, or holds NaN or infinity;
+    /// * [`Error::Format`] if the file's metadata names an activation that this net does not have;
+    /// * [`Error::Limit`] and [`Error::OutOfMemory`] if the device has no room.
     pub fn new(device: &Device, weights: &Weights) -> Result<Self> {
         weights.check_finite()?;
         for (layer, expected) in ACTIVATIONS {
@@ -144,7 +144,7 @@ impl RnNoise {
         features: &Tensor,
         [vad, noise, denoise]: &mut [State; 3],
         sequence: &Sequence,
-    ) -> Result<Pass> {
+    ) -> Result<RnNoisePass> {
         let a = self.input.record(recorder, features)?;
         let a = ops::activation(recorder, Activation::Tanh, &a)?;
         let v = self.vad.record(recorder, &a, vad, sequence)?;
@@ -154,14 +154,14 @@ impl RnNoise {
         let d = self.denoise.record(recorder, &x, denoise, sequence)?;
         let vad = self.vad_head.record(recorder, &v)?;
         let gains = self.gains_head.record(recorder, &d)?;
-        // One tensor, so that one copy brings it to the host.
+        // Joined into one tensor, which needs only one copy to the host.
         let logits = ops::concat(recorder, &[&vad, &gains], 2)?;
-        Ok(Pass { hidden: [v, n, d], out: ops::activation(recorder, Activation::Sigmoid, &logits)? })
+        Ok(RnNoisePass { hidden: [v, n, d], out: ops::activation(recorder, Activation::Sigmoid, &logits)? })
     }
 }
 
 /// The net's values for T frames of B channels, on the device.
-struct Pass {
+struct RnNoisePass {
     /// The GRUs' outputs, `[T, B, units]`.
     hidden: [Tensor; 3],
     /// The probability of speech, then the gains, `[T, B, 1 + BANDS]`.
@@ -197,7 +197,7 @@ pub struct RnNoiseStream {
 impl RnNoiseStream {
     /// Takes the features of T more frames of every channel, in one submission. The stream advances once the result is on the host.
     ///
-    /// RNNoise does not run its net over silence: a frame that `heard` marks false leaves its channel's state as it was, and its
+    /// RNNoise does not run its net over silence. A frame that `heard` marks false leaves its channel's state as it was; its
     /// probability and gains are 0.
     ///
     /// # Shapes
@@ -207,7 +207,7 @@ impl RnNoiseStream {
     /// [`Error::Shape`] for other shapes, [`Error::NotFinite`] for NaN or infinity, [`Error::Limit`], [`Error::OutOfMemory`],
     /// [`Error::DeviceLost`]. After an error the stream is as it was before the call, and the same frames can be pushed again.
     pub fn push(&mut self, features: ArrayView3<'_, f32>, heard: Option<ArrayView2<'_, bool>>) -> Result<Suppression> {
-        let read = |recorder: Recorder, pass: &Pass| recorder.submit_and_read(&pass.out)?.wait_array();
+        let read = |recorder: Recorder, pass: &RnNoisePass| recorder.submit_and_read(&pass.out)?.wait_array();
         Ok(suppression(self.advance(features, heard, read)?, heard))
     }
 
@@ -220,7 +220,7 @@ impl RnNoiseStream {
         features: ArrayView3<'_, f32>,
         heard: Option<ArrayView2<'_, bool>>,
     ) -> Result<RnNoiseTrace> {
-        let read = |recorder: Recorder, pass: &Pass| {
+        let read = |recorder: Recorder, pass: &RnNoisePass| {
             let [v, n, d] = &pass.hidden;
             arrays::<Ix3, 4>(recorder.submit_and_read_all(&[&pass.out, v, n, d])?)
         };
@@ -244,7 +244,7 @@ impl RnNoiseStream {
         &mut self,
         features: ArrayView3<'_, f32>,
         heard: Option<ArrayView2<'_, bool>>,
-        read: impl FnOnce(Recorder, &Pass) -> Result<T>,
+        read: impl FnOnce(Recorder, &RnNoisePass) -> Result<T>,
     ) -> Result<T> {
         let time = features.len_of(Axis(0));
         check_shape(OP, "features", &[time, self.batch, RnNoise::FEATURES], features.shape())?;

@@ -13,7 +13,7 @@ pub struct Segment {
     pub end: f64,
 }
 
-/// The rules by which speech begins and ends. The defaults are those that Silero publishes for its model.
+/// The rules by which speech begins and ends. Silero publishes the default values for its model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentOptions {
     /// A segment begins with a frame of at least this probability.

@@ -240,7 +240,7 @@ impl Builder<'_> {
         Ok(inputs)
     }
 
-    /// The values of a node's outputs; `None` for those that are not read.
+    /// The values of a node's outputs; `None` for an output that nothing reads.
     fn outputs_of(
         &self,
         node: &NodeProto,

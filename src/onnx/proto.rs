@@ -1,4 +1,4 @@
-//! The messages of `onnx.proto3` that inference needs, for [`prost`]. Names, numbers and meaning are those of the specification.
+//! The messages of `onnx.proto3` that inference needs, for [`prost`]. The specification gives their names, numbers and meaning.
 //! Fields that do not affect the computation (documentation, metadata, training) are not read.
 
 use prost::bytes::Bytes;

@@ -156,13 +156,13 @@ fn width(kind: ElementType) -> usize {
 }
 
 /// The elements of a tensor without its shape.
-enum Elements {
+enum TensorElements {
     Float(Vec<f32>),
     Int(IntKind, Vec<i64>),
     Bool(Vec<bool>),
 }
 
-impl Elements {
+impl TensorElements {
     fn len(&self) -> usize {
         match self {
             Self::Float(x) => x.len(),
@@ -190,14 +190,14 @@ impl Elements {
 
 /// Reads elements from little-endian bytes.
 #[expect(clippy::cast_possible_truncation, reason = "f64 weights are narrowed to the precision that layers compute in")]
-fn from_bytes(kind: ElementType, bytes: &[u8]) -> Elements {
-    let ints = |kind, x: Vec<i64>| Elements::Int(kind, x);
+fn from_bytes(kind: ElementType, bytes: &[u8]) -> TensorElements {
+    let ints = |kind, x: Vec<i64>| TensorElements::Int(kind, x);
     match kind {
-        ElementType::Float => Elements::Float(words(bytes, f32::from_le_bytes).collect()),
-        ElementType::Double => Elements::Float(words(bytes, f64::from_le_bytes).map(|x| x as f32).collect()),
-        ElementType::Float16 => Elements::Float(words(bytes, f16::from_le_bytes).map(f16::to_f32).collect()),
-        ElementType::Bfloat16 => Elements::Float(words(bytes, bf16::from_le_bytes).map(bf16::to_f32).collect()),
-        ElementType::Bool => Elements::Bool(bytes.iter().map(|&x| x != 0).collect()),
+        ElementType::Float => TensorElements::Float(words(bytes, f32::from_le_bytes).collect()),
+        ElementType::Double => TensorElements::Float(words(bytes, f64::from_le_bytes).map(|x| x as f32).collect()),
+        ElementType::Float16 => TensorElements::Float(words(bytes, f16::from_le_bytes).map(f16::to_f32).collect()),
+        ElementType::Bfloat16 => TensorElements::Float(words(bytes, bf16::from_le_bytes).map(bf16::to_f32).collect()),
+        ElementType::Bool => TensorElements::Bool(bytes.iter().map(|&x| x != 0).collect()),
         ElementType::Int8 => ints(IntKind::I8, words(bytes, i8::from_le_bytes).map(i64::from).collect()),
         ElementType::Uint8 => ints(IntKind::U8, words(bytes, u8::from_le_bytes).map(i64::from).collect()),
         ElementType::Int16 => ints(IntKind::I16, words(bytes, i16::from_le_bytes).map(i64::from).collect()),
@@ -214,20 +214,20 @@ fn from_bytes(kind: ElementType, bytes: &[u8]) -> Elements {
     clippy::cast_sign_loss,
     reason = "f64 weights are narrowed to the precision that layers compute in; halves are the low bits of int32_data"
 )]
-fn from_fields(kind: ElementType, tensor: &TensorProto) -> Elements {
+fn from_fields(kind: ElementType, tensor: &TensorProto) -> TensorElements {
     let halves = |read: fn(u16) -> f32| tensor.int32_data.iter().map(|&x| read(x as u16)).collect();
     let narrow =
-        |kind: IntKind| Elements::Int(kind, tensor.int32_data.iter().map(|&x| kind.wrap(i64::from(x))).collect());
+        |kind: IntKind| TensorElements::Int(kind, tensor.int32_data.iter().map(|&x| kind.wrap(i64::from(x))).collect());
     match kind {
-        ElementType::Float => Elements::Float(tensor.float_data.clone()),
-        ElementType::Double => Elements::Float(tensor.double_data.iter().map(|&x| x as f32).collect()),
-        ElementType::Float16 => Elements::Float(halves(|x| f16::from_bits(x).to_f32())),
-        ElementType::Bfloat16 => Elements::Float(halves(|x| bf16::from_bits(x).to_f32())),
-        ElementType::Bool => Elements::Bool(tensor.int32_data.iter().map(|&x| x != 0).collect()),
-        ElementType::Int64 => Elements::Int(IntKind::I64, tensor.int64_data.clone()),
+        ElementType::Float => TensorElements::Float(tensor.float_data.clone()),
+        ElementType::Double => TensorElements::Float(tensor.double_data.iter().map(|&x| x as f32).collect()),
+        ElementType::Float16 => TensorElements::Float(halves(|x| f16::from_bits(x).to_f32())),
+        ElementType::Bfloat16 => TensorElements::Float(halves(|x| bf16::from_bits(x).to_f32())),
+        ElementType::Bool => TensorElements::Bool(tensor.int32_data.iter().map(|&x| x != 0).collect()),
+        ElementType::Int64 => TensorElements::Int(IntKind::I64, tensor.int64_data.clone()),
         ElementType::Uint32 => {
             let x = tensor.uint64_data.iter().map(|&x| IntKind::U32.wrap(x as i64));
-            Elements::Int(IntKind::U32, x.collect())
+            TensorElements::Int(IntKind::U32, x.collect())
         }
         ElementType::Int8 => narrow(IntKind::I8),
         ElementType::Uint8 => narrow(IntKind::U8),

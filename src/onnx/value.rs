@@ -142,7 +142,7 @@ impl Value {
     }
 }
 
-/// The tensor on `device`; it is copied if it lives elsewhere.
+/// The tensor on `device`; it is copied from any other device.
 fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
     if x.device().is_same(device) { Ok(x.clone()) } else { Tensor::from_vec(device, x.shape(), x.to_vec()?) }
 }

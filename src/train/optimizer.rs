@@ -50,7 +50,7 @@ pub struct Optimizer {
     unreported: Vec<(Vec<bool>, u64)>,
 }
 
-/// A recorded step: the tensors that replace those of the step before.
+/// A recorded step: the tensors that will replace the verdict, the parameters and the slots.
 struct RecordedStep {
     verdict: Verdict,
     moved: Vec<(ParameterId, Moved)>,
@@ -113,7 +113,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Optimizer::step`] and [`Optimizer::report`]. After an error other than [`Error::Diverged`] the step has not been
-    /// made: parameters, slots and counts are those before the call, and the caller can make the same step again.
+    /// made: parameters, slots and counts are as before the call. The caller can make the same step again.
     pub fn step_and_report(
         &mut self,
         mut graph: Graph,
@@ -189,8 +189,8 @@ impl Optimizer {
     /// step. It reads back a few numbers.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss or the gradient of a step was NaN or infinite. Parameters and optimiser are then those
-    /// before that step, and training can continue, for example with a smaller rate. After any other error nothing has changed,
+    /// [`Error::Diverged`] if the loss or the gradient of a step was NaN or infinite. Parameters and optimiser are then as before
+    /// that step, and training can continue, for example with a smaller rate. After any other error nothing has changed,
     /// and the caller can ask for the report again.
     pub fn report(&mut self) -> Result<Option<(f32, f32)>> {
         let Some(verdict) = &self.verdict else { return Ok(None) };

@@ -55,7 +55,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// An empty list of parameters; the seed determines the initial values of those that are added.
+    /// An empty list of parameters. The seed determines the initial values of the parameters that are added.
     pub fn new(device: &Device, seed: u64) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
         Self { device: device.clone(), rng, ids: Vec::new(), names: Vec::new(), tensors: Vec::new() }

@@ -148,7 +148,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Optimizer::report`]: [`Error::Diverged`] names the first step since the last report whose loss or gradient was NaN or
-    /// infinite. The parameters are then those before that step.
+    /// infinite. The parameters are then as before that step.
     pub fn report(&mut self) -> Result<Option<StepReport>> {
         let numbers = self.optimizer.report()?;
         Ok(numbers.map(|numbers| self.reported(numbers)))

@@ -29,7 +29,7 @@ impl<'a> StackNames<'a> {
         }
     }
 
-    /// Refuses tensors of the stack that are not among those used.
+    /// Refuses tensors of the stack that are not in `used`.
     pub(super) fn check_all_used(&self, used: &[String]) -> Result<()> {
         let of_stack = |name: &str| {
             let parameter = name.strip_prefix(self.prefix);
@@ -112,7 +112,7 @@ impl<C: StoredCell> Config<C> {
     /// peepholes. These options of the given cell are overwritten. Two directions are concatenated, as PyTorch does.
     ///
     /// # Errors
-    /// [`Error::Format`](crate::Error::Format) if a tensor is missing, has another shape than the others ask for, or belongs to a stack that cannot be
+    /// [`Error::Format`](crate::Error::Format) if a tensor is missing, does not fit the others, or belongs to a stack that cannot be
     /// configured. Weights of another kind of cell are refused, because their number of gates differs.
     ///
     /// # Examples

@@ -254,7 +254,7 @@ pub struct OnnxArrays<F = f32> {
     pub w: Array2<F>,
     /// `R`, the weights on the state, `[G hidden, hidden]`.
     pub r: Array2<F>,
-    /// `B`, the biases on the input, then those on the state, `[2 G hidden]`.
+    /// `B`, the biases on the input, then the biases on the state, `[2 G hidden]`.
     pub b: Option<Array1<F>>,
     /// `P`, the peephole weights of i, o and f, `[3 hidden]`.
     pub p: Option<Array1<F>>,

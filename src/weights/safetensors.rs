@@ -138,7 +138,7 @@ impl Weights {
     /// The tensor of a name.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is no such tensor, or if its rank differs from that of `D`.
+    /// [`Error::Format`] if there is no such tensor, or if its rank is not the rank of `D`.
     pub fn get<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>> {
         let array = self.find(name)?;
         array.clone().into_dimensionality().map_err(|_| {
@@ -228,7 +228,7 @@ impl Weights {
     /// [`Config::from_weights`] reads the configuration off the weights.
     ///
     /// # Errors
-    /// [`Error::Format`] for a tensor that is missing or has another shape than the configuration asks for. A tensor of the stack
+    /// [`Error::Format`] for a tensor that is missing or whose shape does not fit the configuration. A tensor of the stack
     /// that the configuration does not have (a bias, a layer, a direction, a projection) is refused, never dropped silently.
     pub fn recurrent<C>(&self, prefix: &str, config: &Config<C>, device: &Device) -> Result<Recurrent<C>>
     where

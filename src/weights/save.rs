@@ -47,7 +47,7 @@ impl Weights {
             return Err(self.refuse(METADATA, "another name, because this one belongs to the metadata", "a tensor"));
         }
         let wrong = |found: &str| self.refuse("header", "tensors that a safetensors file can hold", found);
-        let mut header = serde_json::to_vec(&Header(self)).map_err(|error| wrong(&error.to_string()))?;
+        let mut header = serde_json::to_vec(&HeaderJson(self)).map_err(|error| wrong(&error.to_string()))?;
         header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
         if header.len() as u64 > LONGEST {
             return Err(wrong(&format!("{} bytes of names and metadata", header.len())));
@@ -67,9 +67,9 @@ impl Weights {
 }
 
 /// The header of a file: first the metadata, then type, shape and offsets of every tensor.
-struct Header<'a>(&'a Weights);
+struct HeaderJson<'a>(&'a Weights);
 
-impl Serialize for Header<'_> {
+impl Serialize for HeaderJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let Self(weights) = self;
         let mut header = serializer.serialize_map(None)?;

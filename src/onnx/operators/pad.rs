@@ -71,7 +71,7 @@ fn cropped(context: &mut Context<'_>, x: Value, axis: usize, pads: [i64; 2]) -> 
     let (extent, removed) = (x.shape()[axis], before.saturating_add(after));
     if removed > extent {
         let found = format!("{pads:?} for axis {axis} of {:?}", x.shape());
-        return Err(unexpected("pads", "negative by less than the axis", found));
+        return Err(unexpected("pads", "negative by at most the axis", found));
     }
     if removed == 0 {
         return Ok(x);

@@ -137,7 +137,7 @@ pub(super) fn split(reader: &mut Reader<'_>) -> Result<Operation> {
         };
         let whole = lengths.iter().try_fold(0_i64, |sum, &n| if n < 0 { None } else { sum.checked_add(n) });
         if lengths.len() != outputs || whole != i64::try_from(extent).ok() {
-            let expected = "one length per output, with the axis as their sum";
+            let expected = "one length per output, whose sum is the axis";
             return Err(unexpected("split", expected, format!("{lengths:?} of {extent} for {outputs} outputs")));
         }
         let mut start = 0;

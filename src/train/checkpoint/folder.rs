@@ -56,7 +56,7 @@ impl Checkpoints {
         Ok(Self { folder, keep: keep.max(1), _lock: Arc::new(lock) })
     }
 
-    /// Writes a checkpoint, then removes all but this one and the newest other whole ones.
+    /// Writes a checkpoint, then removes old ones: this checkpoint and the newest other whole ones remain.
     ///
     /// # Errors
     /// As [`Checkpoint::write`].
@@ -67,7 +67,7 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Removes all but the newest whole checkpoints, as [`Checkpoints::write`] does. A resumed training calls it, because one
+    /// Removes all but the newest whole checkpoints, as [`Checkpoints::write`] does. A resumed training calls it, because a training
     /// that was killed between writing and removing has left one checkpoint too many.
     ///
     /// # Errors

@@ -127,7 +127,7 @@ impl KerasFile {
         self.kind
     }
 
-    /// The version of Keras that wrote the file; `None` if the file does not tell it.
+    /// The version of Keras that wrote the file; `None` if the file does not state it.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
@@ -140,8 +140,8 @@ impl KerasFile {
     /// The array at a path.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is no such array, if it is damaged, or if its rank differs from that of `D`; [`Error::Dtype`] if
-    /// its elements are no floats; [`Error::TooLarge`], [`Error::Truncated`].
+    /// [`Error::Format`] if there is no such array, if it is damaged, or if its rank is not the rank of `D`; [`Error::Dtype`] if its
+    /// elements are no floats; [`Error::TooLarge`], [`Error::Truncated`].
     pub fn array<D: Dimension>(&self, path: &str) -> Result<Array<f32, D>> {
         let array: ArrayD<f32> = self.tree.array(path)?;
         let found = format!("shape {:?}", array.shape());
@@ -217,9 +217,13 @@ impl KerasFile {
     /// Builds a recurrent layer as this crate's own layer: SimpleRNN, LSTM, GRU, their CuDNN forms, RNN around one cell, or
     /// Bidirectional around two cells of one kind and size.
     ///
-    /// The cell computes what the file says. The layer differs from Keras' layer in four points: the batch is the second axis;
-    /// outputs are in the order of time (`go_backwards` is [`Config::reverse`]); all steps are returned; and the state continues
-    /// from call to call, as with `stateful`. A Bidirectional that returns sequences merges as the file says; any other concatenates.
+    /// The cell computes what the file says. The layer differs from Keras' layer in four points:
+    /// * the batch is the second axis;
+    /// * outputs are in the order of time (`go_backwards` is [`Config::reverse`]);
+    /// * all steps are returned;
+    /// * the state continues from call to call, as with `stateful`.
+    ///
+    /// A Bidirectional that returns sequences merges as the file says; any other concatenates.
     ///
     /// # Errors
     /// As [`KerasFile::layer`], and [`Error::Format`] for a layer of another class.

@@ -31,7 +31,7 @@ pub(super) struct LayerCall {
     pub(super) layer: usize,
     /// The input of the layer, then the initial states if it is a recurrent one.
     pub(super) takes: Vec<ValueRef>,
-    /// A mask that replaces the one of the input.
+    /// A mask that replaces the mask of the input.
     pub(super) mask: Option<ValueRef>,
     /// The number that `ops.not_equal` compares with.
     pub(super) number: f32,

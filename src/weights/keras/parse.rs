@@ -111,7 +111,7 @@ impl<'a> JsonObject<'a> {
 /// The most copies that a RepeatVector makes.
 const MOST_COPIES: usize = 1 << 24;
 
-/// Reads the configurations of one file. The generation is `None` if the file does not tell its version of Keras.
+/// Reads the configurations of one file. The generation is `None` if the file does not state its version of Keras.
 pub(super) struct Parser<'a> {
     pub(super) file: FileName<'a>,
     pub(super) generation: Option<Generation>,

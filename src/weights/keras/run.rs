@@ -190,7 +190,7 @@ impl KerasLayer {
         self.inputs.iter().map(String::as_str)
     }
 
-    /// The device that the layer lives on.
+    /// The device that holds the layer.
     pub fn device(&self) -> &Device {
         &self.device
     }

@@ -10,7 +10,7 @@ pub(super) struct JsonCall<'a> {
     /// The index of the layer.
     layer: usize,
     pub(super) name: &'a str,
-    /// The number of the call among those of the layer.
+    /// The index of the call among the calls of the layer.
     node: usize,
     pub(super) takes: Vec<TensorRef<'a>>,
     pub(super) mask: Option<TensorRef<'a>>,
@@ -21,7 +21,7 @@ pub(super) struct JsonCall<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct TensorRef<'a> {
     pub(super) layer: &'a str,
-    /// The number of the call among those of the layer.
+    /// The index of the call among the calls of the layer.
     pub(super) node: usize,
     /// The index among the results of the call.
     at: usize,
@@ -119,7 +119,7 @@ pub(super) fn resolve(known: &KnownValues<'_>, link: &TensorRef<'_>) -> Option<V
     }
 }
 
-/// Sorts the calls so that each comes after those whose results it takes.
+/// Sorts the calls so that each comes after the calls whose results it takes.
 ///
 /// # Errors
 /// The names of calls that wait for each other.
