@@ -123,7 +123,7 @@ impl G2p {
     }
 
     /// Encodes and decodes a block of words. A GPU runs all steps in one submission; the other devices stop after the longest word.
-    fn run(&self, words: &[Vec<usize>]) -> Result<Pass> {
+    fn run(&self, words: &[Vec<usize>]) -> Result<G2pPass> {
         let rows = Rows::new(words, 0);
         let (time, batch) = (rows.time, rows.batch());
         let device = self.device();
@@ -155,12 +155,12 @@ impl G2p {
         let spoken = ops::concat(&mut recorder, &steps.iter().collect::<Vec<_>>(), 0)?;
         let spoken = choices(recorder.submit_and_read(&spoken)?)?;
         let word = |at: usize| spoken.iter().skip(at).step_by(batch).copied().take_while(|&phoneme| phoneme != STOP);
-        Ok(Pass { hidden, first_logits, phonemes: (0..batch).map(|at| word(at).collect()).collect() })
+        Ok(G2pPass { hidden, first_logits, phonemes: (0..batch).map(|at| word(at).collect()).collect() })
     }
 }
 
 /// The results for a block of `B` words.
-struct Pass {
+struct G2pPass {
     /// The encoder's last `h`, `[B, WIDTH]`.
     hidden: Tensor,
     /// The logits of every word's first phoneme, `[B, phonemes]`; `None` if there was no step.

@@ -86,13 +86,13 @@ impl ThaiSegmenter {
     pub fn words<'a>(&self, text: &'a str) -> Result<Vec<&'a str>> {
         let runs = runs(text);
         let thai: Vec<&str> =
-            runs.iter().filter(|(kind, _)| *kind == Kind::Thai).map(|(_, range)| &text[range.clone()]).collect();
+            runs.iter().filter(|(kind, _)| *kind == LetterKind::Thai).map(|(_, range)| &text[range.clone()]).collect();
         let mut ends = self.word_ends(&thai)?.into_iter();
         let mut words = Vec::new();
         for (kind, range) in runs {
             let run = &text[range];
             let mut first = 0;
-            if kind == Kind::Thai {
+            if kind == LetterKind::Thai {
                 let flags = ends.next().unwrap_or_default();
                 for ((at, letter), end) in run.char_indices().zip(flags) {
                     if end {
@@ -153,7 +153,7 @@ impl ThaiSegmenter {
         texts.iter().map(|text| text.as_ref().chars().map(number).collect()).collect()
     }
 
-    fn run(&self, texts: &[Vec<usize>]) -> Result<Pass> {
+    fn run(&self, texts: &[Vec<usize>]) -> Result<ThaiPass> {
         let rows = Rows::new(texts, 0);
         let (time, batch) = (rows.time, rows.batch());
         let mut recorder = self.device().recorder();
@@ -166,12 +166,12 @@ impl ThaiSegmenter {
         let row = |(row, &length): (usize, &usize)| {
             tags.iter().skip(row).step_by(batch).take(length).map(|&tag| tag == END).collect()
         };
-        Ok(Pass { hidden, logits, ends: rows.lengths.iter().enumerate().map(row).collect() })
+        Ok(ThaiPass { hidden, logits, ends: rows.lengths.iter().enumerate().map(row).collect() })
     }
 }
 
 /// The results for a block of B texts of at most T code points.
-struct Pass {
+struct ThaiPass {
     /// The LSTM's output, `[T, B, 2 HIDDEN]`.
     hidden: Tensor,
     /// The scores of the tags, `[T, B, TAGS]`.
@@ -207,13 +207,13 @@ fn dictionary(weights: &Weights) -> Result<HashMap<char, usize>> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum LetterKind {
     Thai,
     Other,
     Space,
 }
 
-impl Kind {
+impl LetterKind {
     /// The kind of a character. Thai letters, vowels and marks have line-breaking class SA (Unicode's `LineBreak.txt`); the block's
     /// currency sign, digits and punctuation do not. U+200B, a space without width, separates words in Thai text.
     fn of(letter: char) -> Self {
@@ -227,15 +227,15 @@ impl Kind {
 }
 
 /// The byte ranges of a text's runs of one kind, without spaces.
-fn runs(text: &str) -> Vec<(Kind, Range<usize>)> {
-    let mut runs: Vec<(Kind, Range<usize>)> = Vec::new();
+fn runs(text: &str) -> Vec<(LetterKind, Range<usize>)> {
+    let mut runs: Vec<(LetterKind, Range<usize>)> = Vec::new();
     for (at, letter) in text.char_indices() {
-        let (kind, end) = (Kind::of(letter), at + letter.len_utf8());
+        let (kind, end) = (LetterKind::of(letter), at + letter.len_utf8());
         match runs.last_mut() {
             Some((last, range)) if *last == kind => range.end = end,
             _ => runs.push((kind, at..end)),
         }
     }
-    runs.retain(|(kind, _)| *kind != Kind::Space);
+    runs.retain(|(kind, _)| *kind != LetterKind::Space);
     runs
 }

@@ -199,7 +199,7 @@ impl UzMorph {
         Ok(UzMorphTrace { hidden, tags: passes.into_iter().flat_map(|pass| pass.tags).map(names).collect() })
     }
 
-    fn run(&self, words: &[String]) -> Result<Pass> {
+    fn run(&self, words: &[String]) -> Result<UzMorphPass> {
         let letters: Vec<Vec<usize>> = words.iter().map(|word| self.vocabulary.letters(word)).collect();
         let rows = Rows::of_time(&letters, self.vocabulary.pad, Self::LONGEST);
         let (time, batch) = (rows.time, rows.batch());
@@ -212,7 +212,7 @@ impl UzMorph {
         let tags = choices(recorder.submit_and_read(&tags)?)?;
         let word =
             |(row, &length): (usize, &usize)| tags.iter().skip(row).step_by(batch).take(length).copied().collect();
-        Ok(Pass { hidden, tags: rows.lengths.iter().enumerate().map(word).collect() })
+        Ok(UzMorphPass { hidden, tags: rows.lengths.iter().enumerate().map(word).collect() })
     }
 
     /// Reads tags as the package's `analyze` does. Letters with a root tag are the stem. A suffix starts with the tag
@@ -238,7 +238,7 @@ impl UzMorph {
 }
 
 /// The results for a block of B words.
-struct Pass {
+struct UzMorphPass {
     /// The second layer's output, `[LONGEST, B, 2 HIDDEN]`.
     hidden: Tensor,
     tags: Vec<Vec<usize>>,

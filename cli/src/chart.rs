@@ -44,7 +44,7 @@ const GRID: RGBColor = RGBColor(0xe3, 0xe6, 0xea);
 #[derive(Debug, Clone)]
 pub(crate) struct Chart {
     pub(crate) title: String,
-    /// One sentence that tells the reader what to look for.
+    /// One sentence that explains the picture.
     pub(crate) caption: String,
     pub(crate) x_name: String,
     pub(crate) panels: Vec<Panel>,

@@ -47,7 +47,7 @@ struct NpyReader<'a, R> {
 }
 
 /// The elements in the order of the file.
-enum Elements {
+enum NpyElements {
     Float(Vec<f32>),
     Int(Vec<i64>),
     Bool(Vec<bool>),
@@ -68,22 +68,22 @@ impl<R: Read> NpyReader<'_, R> {
         let big = order == ">";
         #[expect(clippy::cast_possible_truncation, reason = "a model's floats are computed in f32")]
         let elements = match kind {
-            "f4" => Elements::Float(self.elements(count, big, f32::from_le_bytes)?),
-            "f8" => Elements::Float(self.elements(count, big, |bytes| f64::from_le_bytes(bytes) as f32)?),
-            "i8" => Elements::Int(self.elements(count, big, i64::from_le_bytes)?),
-            "i4" => Elements::Int(self.elements(count, big, |bytes| i32::from_le_bytes(bytes).into())?),
-            "i2" => Elements::Int(self.elements(count, big, |bytes| i16::from_le_bytes(bytes).into())?),
-            "i1" => Elements::Int(self.elements(count, big, |bytes| i8::from_le_bytes(bytes).into())?),
-            "u4" => Elements::Int(self.elements(count, big, |bytes| u32::from_le_bytes(bytes).into())?),
-            "u2" => Elements::Int(self.elements(count, big, |bytes| u16::from_le_bytes(bytes).into())?),
-            "u1" => Elements::Int(self.elements(count, big, |bytes| u8::from_le_bytes(bytes).into())?),
-            _ => Elements::Bool(self.bools(count)?),
+            "f4" => NpyElements::Float(self.elements(count, big, f32::from_le_bytes)?),
+            "f8" => NpyElements::Float(self.elements(count, big, |bytes| f64::from_le_bytes(bytes) as f32)?),
+            "i8" => NpyElements::Int(self.elements(count, big, i64::from_le_bytes)?),
+            "i4" => NpyElements::Int(self.elements(count, big, |bytes| i32::from_le_bytes(bytes).into())?),
+            "i2" => NpyElements::Int(self.elements(count, big, |bytes| i16::from_le_bytes(bytes).into())?),
+            "i1" => NpyElements::Int(self.elements(count, big, |bytes| i8::from_le_bytes(bytes).into())?),
+            "u4" => NpyElements::Int(self.elements(count, big, |bytes| u32::from_le_bytes(bytes).into())?),
+            "u2" => NpyElements::Int(self.elements(count, big, |bytes| u16::from_le_bytes(bytes).into())?),
+            "u1" => NpyElements::Int(self.elements(count, big, |bytes| u8::from_le_bytes(bytes).into())?),
+            _ => NpyElements::Bool(self.bools(count)?),
         };
         let shape = IxDyn(&shape).set_f(fortran_order);
         let input = match elements {
-            Elements::Float(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
-            Elements::Int(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
-            Elements::Bool(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
+            NpyElements::Float(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
+            NpyElements::Int(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
+            NpyElements::Bool(values) => ArrayD::from_shape_vec(shape, values).map(Input::from),
         };
         input.map_err(|error| self.refused("a shape that fits the data", error.to_string()))
     }

@@ -47,7 +47,7 @@ const LEFT: i32 = (LABEL_WIDTH + MARGIN) as i32;
 
 const TITLE_SIZE: u32 = px(30);
 const TEXT_SIZE: u32 = px(25);
-/// One sentence that tells the reader what to look for.
+/// One sentence that explains the picture.
 const CAPTION: &str = "Shaded stretches are speech: there the probability rises above the threshold.";
 /// Characters of [`TITLE_SIZE`] that fit on the picture in a wide font.
 const TITLE_LENGTH: usize = 90;

@@ -13,7 +13,7 @@ use crate::output;
 /// A file from the command line, after the option or argument that names it.
 pub(crate) type Named<'a> = (&'static str, &'a Path);
 
-/// The files of those options that were given.
+/// The files of the options that were given.
 pub(crate) fn given<'a>(files: &[(&'static str, &'a Option<PathBuf>)]) -> Vec<Named<'a>> {
     files.iter().filter_map(|(name, path)| Some((*name, path.as_deref()?))).collect()
 }

@@ -174,7 +174,8 @@ impl<R: BufRead> Chunks<'_, R> {
 /// bytes follow its own header.
 ///
 /// A program that cannot go back to write the length leaves one of these values: the largest number (ffmpeg), the largest signed
-/// number (sox, arecord), or 0 in a file that seems to end here.
+/// number (sox, arecord), or 0. A length of 0 counts as unknown only if the file's own header has the largest number, or says that
+/// the file ends here.
 fn stated_length(length: u32, whole: u32, begin: u64) -> StatedLength {
     /// Programs subtract the header and the last frame from their largest size.
     const ROOM: u32 = 1 << 16;

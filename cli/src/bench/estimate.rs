@@ -23,9 +23,9 @@ impl Estimates {
         self.known.push(Known { step, steps, rate: step * steps / seconds });
     }
 
-    /// Estimates the seconds of a pass from the rate of the measured shape that is nearest in steps and in work per step; `None` if
-    /// nothing was measured. The rate depends on both: submission bounds short calls, latency bounds small steps, arithmetic or memory
-    /// bounds large steps.
+    /// Estimates the seconds of a pass from the rate of the nearest measured shape; `None` if nothing was measured. The nearest is
+    /// nearest in steps and in work per step, because the rate depends on both: submission bounds short calls, latency bounds small
+    /// steps, arithmetic or memory bounds large steps.
     pub(super) fn seconds(&self, shape: &Shape) -> Option<f64> {
         let (step, steps) = per_step(shape);
         let distance = |known: &Known| (known.step / step).ln().abs() + (known.steps / steps).ln().abs();

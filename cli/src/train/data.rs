@@ -111,7 +111,7 @@ pub(crate) fn snippets(source: &DataFile) -> Result<Vec<(bool, String)>> {
     let snippet = |(number, line): (usize, &str)| {
         let mut fields = line.splitn(3, '\t').skip(1);
         let (rating, text) = (fields.next().unwrap_or_default(), fields.next());
-        let text = text.ok_or_else(|| refuse(path, number, "number, rating and text apart by tabs", line))?;
+        let text = text.ok_or_else(|| refuse(path, number, "number, rating and text, separated by tabs", line))?;
         let rating: f32 = rating.parse().map_err(|_| refuse(path, number, "a rating", rating))?;
         Ok((rating > 0.0, text.trim().to_owned()))
     };

@@ -133,7 +133,7 @@ impl Part {
         Ok(Self { folder, checkpoints, best, curve, found, refused })
     }
 
-    /// Refuses settings that differ from those of the checkpoint to resume from.
+    /// Refuses settings that differ from the settings of the checkpoint to resume from.
     pub(crate) fn check(&self, settings: &Settings) -> Result<()> {
         self.found.as_ref().map_or(Ok(()), |found| settings.check(found.noted("settings").unwrap_or_default()))
     }

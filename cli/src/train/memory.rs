@@ -45,8 +45,8 @@ pub(crate) struct Arguments {
 /// The initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Initial {
-    /// Biases with which the gates keep the state for up to the lag, if the cell has such gates (Tallec and Ollivier 2018), and
-    /// input weights bounded by the number of inputs.
+    /// Biases with which the gates, if there are any, keep the state for up to the lag (Tallec and Ollivier 2018), and input weights
+    /// bounded by the number of inputs.
     Chrono,
     /// PyTorch's initial weights.
     Torch,

@@ -12,7 +12,7 @@ pub(crate) struct Options {
     /// The folder for checkpoints, the best weights and the pictures; by default `runs/JOB-CELL`.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Continues from the newest whole checkpoint; the settings must be those it was made with.
+    /// Continues from the newest whole checkpoint, which must have been made with the same settings.
     #[arg(long)]
     pub(crate) resume: bool,
     /// Removes the checkpoints and the best weights of an earlier run, and starts anew.

@@ -24,7 +24,7 @@ struct Manifest {
 
 /// The fields that every case has.
 #[derive(Deserialize)]
-struct Header {
+struct CaseHeader {
     name: String,
     kind: String,
     file: String,
@@ -59,7 +59,7 @@ fn parse(file: &str, text: &[u8], wanted: Option<&str>) -> Result<Vec<Listed>> {
         serde_json::from_slice(text).map_err(|error| refuse("manifest", "an object with `cases`", unlike(error)))?;
     let mut cases = Vec::new();
     for (index, entry) in manifest.cases.into_iter().enumerate() {
-        let Header { name, kind, file } = Header::deserialize(&entry)
+        let CaseHeader { name, kind, file } = CaseHeader::deserialize(&entry)
             .map_err(|error| refuse(&format!("cases[{index}]"), "name, kind and file", unlike(error)))?;
         if wanted.is_none_or(|wanted| name.contains(wanted)) {
             cases.push(Listed { name, kind, file, entry });

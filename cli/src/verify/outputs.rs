@@ -53,7 +53,7 @@ impl Outputs {
     }
 }
 
-/// Runs a case and compares every output with the oracle's. No oracle has narrow weights: with those, compares with the reference
+/// Runs a case and compares every output with the oracle's. No oracle has narrow weights, so these are compared with the reference
 /// on the rounded weights.
 pub(super) fn judge(
     case: &Case,
