@@ -127,7 +127,7 @@ impl G2p {
         let rows = Rows::new(words, 0);
         let (time, batch) = (rows.time, rows.batch());
         let device = self.device();
-        let runs_at_once = matches!(device, Device::Reference | Device::Cpu);
+        let runs_at_once = !matches!(device, Device::Gpu(_));
         let mut recorder = device.recorder();
 
         let x = self.letters.record(&mut recorder, &rows.symbols)?.reshape(&[time, batch, WIDTH])?;

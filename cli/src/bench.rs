@@ -263,7 +263,6 @@ impl Subject {
         let least = |peaks: &Peaks| peaks.least_ms(shape, arguments.dtype, arguments.train, kept);
         let least = self.peaks.as_ref().map(least);
         let (kind, adapter) = adapter(device);
-        let passes = if arguments.train { 3.0 } else { 1.0 };
         Ok(Measurement {
             shape: &shape.name,
             cell: &shape.cell,
@@ -283,7 +282,7 @@ impl Subject {
             submits,
             times,
             on_device_ms,
-            gflops: passes * shape.flops() / times.median_ms / 1e6,
+            gflops: shape.pass_flops(arguments.train) / times.median_ms / 1e6,
             roofline_ms: least.map(|[physical, _]| physical),
             roofline_share: least.map(|[physical, _]| physical / on_device_ms.unwrap_or(times.median_ms)),
             dispatch_roofline_ms: least.map(|[_, dispatched]| dispatched),

@@ -146,7 +146,11 @@ impl Instructions {
         if self.available() {
             return Ok(Verified(self));
         }
-        Err(Error::Unsupported { op: "Device::cpu_with", option: format!("instructions {self}"), by: "this processor" })
+        Err(Error::Unsupported {
+            op: "Device::cpu_with",
+            option: format!("instructions {self}"),
+            by: "by this processor",
+        })
     }
 }
 

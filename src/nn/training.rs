@@ -88,7 +88,7 @@ impl<C: Clone + Into<Cell>> Config<C> {
         self.check_parameters(parameters)?;
         if self.weight_type != WeightType::F32 {
             let option = format!("weights of type {:?}", self.weight_type);
-            return Err(Error::Unsupported { op: OP, option, by: "training" });
+            return Err(Error::Unsupported { op: OP, option, by: "by training" });
         }
         let upload = |layer: &Vec<Parameters>| layer.iter().map(|p| ParameterTensors::from_host(device, p)).collect();
         let parameters = parameters.iter().map(upload).collect::<Result<_>>()?;

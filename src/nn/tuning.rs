@@ -41,9 +41,9 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     /// written.
     pub fn tune(&self, time: usize, batch: usize) -> Result<Tuned> {
         let unsupported = |option: &str, by| Err(Error::Unsupported { op: OP, option: option.to_owned(), by });
-        let Some(gpu) = self.device().as_gpu() else { return unsupported("a choice of plans", "host devices") };
+        let Some(gpu) = self.device().as_gpu() else { return unsupported("a choice of plans", "by host devices") };
         if !gpu.is_tuned() {
-            return unsupported("tuning", "GPUs opened without GpuOptions::tuning");
+            return unsupported("tuning", "by GPUs opened without GpuOptions::tuning");
         }
         let config = self.configuration();
         let problem = config.problem(time, batch);

@@ -119,7 +119,7 @@ impl Recorder {
     pub fn submit_profiled(self, detail: gpu::Detail) -> Result<gpu::Profile> {
         match self.gpu {
             Some(gpu) => gpu.submit_profiled(detail),
-            None => Err(Error::Unsupported { op: "profile", option: "timestamps".to_owned(), by: "host devices" }),
+            None => Err(Error::Unsupported { op: "profile", option: "timestamps".to_owned(), by: "by host devices" }),
         }
     }
 

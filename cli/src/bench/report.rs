@@ -107,7 +107,7 @@ impl fmt::Display for Crossover {
         let Self { hidden, time, batch, device } = self;
         match batch {
             Some(batch) => write!(f, "H = {hidden}, T = {time}: {device} is faster from B = {batch} on"),
-            None => write!(f, "H = {hidden}, T = {time}: {device} is never faster"),
+            None => write!(f, "H = {hidden}, T = {time}: {device} is not faster at the largest batch"),
         }
     }
 }

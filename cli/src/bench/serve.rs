@@ -117,7 +117,7 @@ impl Server<'_> {
         answer["min_ms"] = json!(times.min_ms);
         answer["max_ms"] = json!(times.max_ms);
         answer["runs"] = json!(times.runs);
-        answer["gflops"] = json!(shape.flops() / times.median_ms / 1e6);
+        answer["gflops"] = json!(shape.pass_flops(self.train) / times.median_ms / 1e6);
         Ok(answer)
     }
 }

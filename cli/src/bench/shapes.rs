@@ -102,6 +102,12 @@ impl Shape {
         layer(input) + (self.layers.saturating_sub(1)) as f64 * layer(hidden * directions)
     }
 
+    /// Floating-point operations of a forward pass, or of a forward and a backward pass: the latter does twice the work.
+    pub(super) fn pass_flops(&self, training: bool) -> f64 {
+        let passes = if training { 3.0 } else { 1.0 };
+        passes * self.flops()
+    }
+
     pub(super) fn new(name: String, cell: &str, input: usize, hidden: usize, time: usize, batch: usize) -> Self {
         Self { name, cell: cell.to_owned(), input, hidden, layers: 1, bidirectional: false, time, batch }
     }

@@ -37,6 +37,7 @@ impl Comparison {
         D: Dimension,
         E: Copy + Into<f64>,
     {
+        self.compared += 1;
         if got.shape() != expected.shape() {
             return self.record(f64::INFINITY, tolerance.absolute);
         }
@@ -46,7 +47,6 @@ impl Comparison {
             let limit = tolerance.absolute + tolerance.relative * expected.abs() + tolerance.to_max * largest;
             self.record((f64::from(got) - expected).abs(), limit);
         }
-        self.compared += 1;
     }
 
     /// Compares gradients. Errors are relative to the largest expected value, which counts as at least 0.001.

@@ -64,7 +64,7 @@ impl GpuDevice {
     #[cfg(target_arch = "wasm32")]
     pub fn new(_: &GpuOptions) -> Result<Self> {
         let option = "opening an adapter without awaiting it".to_owned();
-        Err(crate::Error::Unsupported { op: "GpuDevice::new", option, by: "browsers" })
+        Err(crate::Error::Unsupported { op: "GpuDevice::new", option, by: "in browsers" })
     }
 
     /// Opens an adapter as [`GpuDevice::new`] does, without blocking.

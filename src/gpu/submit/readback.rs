@@ -77,7 +77,7 @@ impl ReadBack {
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn wait<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
         let option = "waiting for a read-back, rather than awaiting it".to_owned();
-        Err(Error::Unsupported { op: OP, option, by: "browsers" })
+        Err(Error::Unsupported { op: OP, option, by: "in browsers" })
     }
 
     /// Waits for the words.
