@@ -1,16 +1,16 @@
-//! The GPU path: the only room that names `wgpu`.
+//! The GPU path: the only module that uses `wgpu`, apart from two functions of `tensor.rs` that share buffers with a caller.
 //!
-//! [`GpuDevice`] owns a `wgpu::Device` and `Queue`, its own or a caller's. Kernels are WGSL files in one table. A recorder collects
-//! dispatches and copies and submits them at once, or in a few submissions if one would take too long on a slow GPU.
+//! [`GpuDevice`] owns a `wgpu::Device` and a `Queue`, which it has opened or a caller has passed in. Kernels are WGSL files in one table.
+//! A recorder collects dispatches and copies. It submits them at once, or in a few submissions if one would take too long on a slow GPU.
 //!
 //! The layers, from the bottom up: `device` (adapter, limits, loss), `kept` (memory, pipelines, bind groups, tuning), `submit` (recorder,
-//! read-back, handle), then the operations. Each names only those below it (`tests/gpu_layers.rs`).
+//! read-back, handle), then the operations. Each layer names only the layers below it (`tests/gpu_layers.rs`).
 //!
 //! # After a loss
 //!
-//! If a driver fails, a GPU is unplugged or its owner destroys it, every call on the device ends in
-//! [`Error::DeviceLost`](crate::Error::DeviceLost), at once and for good. Nothing on the device can be read any more. To go on, open a
-//! device anew, build the layers there from their weights, and continue from the last state that was read back.
+//! If a driver fails, a GPU is unplugged or its owner destroys the device, the device is lost: every call on it returns
+//! [`Error::DeviceLost`](crate::Error::DeviceLost) from then on, and nothing on it can be read any more. To go on, open a device anew,
+//! build the layers there from their weights, and continue from the last state that was read back.
 //!
 //! ```
 //! use gatewise::{Device, Error, Tensor, gpu::GpuOptions, nn::Lstm};

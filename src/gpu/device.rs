@@ -1,5 +1,5 @@
-//! The device itself: its adapter, its limits, wgpu's device and queue, and whether it is lost. The lowest layer of the GPU path: it
-//! names no other.
+//! The device itself: its adapter, its limits, wgpu's device and queue, and whether it is lost. As the lowest layer of the GPU path, it
+//! names no other layer.
 
 pub(super) mod adapter;
 pub(super) mod contained;
@@ -34,13 +34,13 @@ pub(crate) struct DeviceCore {
     lacking: Option<(&'static str, u64, u64)>,
 }
 
-/// Locks a mutex. If a holder panicked, the data is sound all the same: every critical section leaves it consistent.
+/// Locks a mutex. If a holder panicked, the data is consistent all the same, because every critical section leaves it so.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DeviceCore {
-    /// A device as its owner opened it, `matrices` included.
+    /// Describes an open device. `matrices` lists the kinds of cooperative matrices that it was opened with.
     pub(super) fn new(
         info: &wgpu::AdapterInfo,
         adapter: AdapterSummary,
@@ -84,7 +84,7 @@ impl DeviceCore {
         }
     }
 
-    /// Refuses a need above a limit.
+    /// Returns [`Error::Limit`] if `needed` exceeds `limit`.
     pub(super) fn limit(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
         if needed <= limit {
             return Ok(());
@@ -92,7 +92,7 @@ impl DeviceCore {
         Err(Error::Limit { op, what, needed, limit, adapter: self.adapter.name.clone() })
     }
 
-    /// A size in 32 bits, in which kernels count.
+    /// Converts a size to 32 bits, in which kernels count.
     pub(super) fn word(&self, op: &'static str, size: usize) -> Result<u32> {
         u32::try_from(size).map_err(|_| Error::Limit {
             op,
@@ -104,8 +104,8 @@ impl DeviceCore {
     }
 }
 
-/// Whether an adapter is known to go on with all workgroups that it has begun. No API promises it. Metal's and mobile GPUs do not,
-/// nor do software adapters, which run one workgroup after another.
+/// Whether an adapter is known to continue all workgroups that it has started. No API promises this. Metal's and mobile GPUs do not do
+/// so; software adapters run one workgroup after another.
 fn runs_concurrently(info: &wgpu::AdapterInfo) -> bool {
     const NVIDIA: u32 = 0x10de;
     const AMD: u32 = 0x1002;

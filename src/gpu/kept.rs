@@ -1,5 +1,5 @@
-//! The objects that a device keeps between calls: memory, pipelines, bind groups, uniforms and plans. This layer names the layer of
-//! the device.
+//! The objects that a device keeps between calls: memory, pipelines, bind groups, uniforms and plans. This layer names only the layer
+//! below it, `device`.
 
 pub(super) mod bindings;
 pub(super) mod buffer;
@@ -35,7 +35,8 @@ pub(crate) struct Kept {
     pipelines: Mutex<Pipelines>,
     pub(super) pipeline_cache: Option<PipelineCache>,
     pub(super) tuning: Option<Mutex<Tuning>>,
-    /// Cooperative scans whose workgroups did not run concurrently: [`Plan::cooperative_name`](crate::plan::Plan::cooperative_name).
+    /// Names ([`Plan::cooperative_name`](crate::plan::Plan::cooperative_name)) of the cooperative scans whose workgroups did not run
+    /// concurrently.
     denied: Mutex<BTreeSet<String>>,
     pub(super) pool: Mutex<Pool>,
     bind_groups: Mutex<BindGroups>,
@@ -44,13 +45,13 @@ pub(crate) struct Kept {
     numbers: AtomicU64,
 }
 
-/// A handle of a device, whose memory buffers can be taken from.
+/// A handle of a device, from which buffers can be allocated.
 pub(crate) trait OnDevice {
     fn resources(&self) -> &Arc<DeviceResources>;
 }
 
 impl DeviceResources {
-    /// A device that keeps nothing yet but what earlier processes left on disk.
+    /// Wraps a device that keeps nothing yet, apart from the results that earlier processes left on disk.
     pub(super) fn new(core: DeviceCore, pipeline_cache: Option<PipelineCache>, tuning: Option<Tuning>) -> Self {
         Self(Contained::new(Kept {
             core,

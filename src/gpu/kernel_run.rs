@@ -1,4 +1,4 @@
-//! Single kernels on host data.
+//! Runs single kernels on host data.
 
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ impl GpuDevice {
     /// Compiles a kernel anew and runs it once; returns every buffer as the kernel left it.
     ///
     /// # Errors
-    /// [`Error::Gpu`](crate::Error::Gpu) where the WGSL, the bindings or the grid are refused; [`Error::Limit`](crate::Error::Limit).
+    /// [`Error::Gpu`](crate::Error::Gpu) if the WGSL or the bindings are refused; [`Error::Limit`](crate::Error::Limit) if the kernel or
+    /// the grid exceeds a limit.
     #[doc(hidden)]
     pub fn run_kernel(&self, kernel: &'static Kernel, run: &KernelRun<'_>) -> Result<Vec<Vec<u32>>> {
         let pipeline = Arc::new(self.resources().compile(kernel, &run.constants.to_vec(), Checks::All)?);

@@ -9,7 +9,7 @@ use crate::gpu::submit::recorder::Recorder;
 use crate::op::StridedLayout;
 use crate::plan::Work;
 
-/// Axes of the kernel.
+/// Largest number of axes of an array that `strided_copy` copies.
 pub(crate) const AXES: usize = 8;
 
 uniform! {
@@ -20,13 +20,13 @@ uniform! {
         count: u32,
         from_offset: u32,
         to_offset: u32,
-        /// The struct is aligned to 16 bytes.
+        /// Fills the struct up to a multiple of 16 bytes.
         unused: u32,
     }
     struct GatherRowsDims { count: u32, columns: u32 }
 }
 
-/// Copies an array of `shape` between places of two buffers.
+/// Copies an array of `shape` from strided places of `x` to strided places of `y`.
 pub(crate) fn strided_copy(
     recorder: &mut Recorder,
     shape: &[usize],
@@ -68,7 +68,7 @@ pub(crate) fn strided_copy(
         dims.to_strides[unused + axis] = signed(to.strides[axis])?;
     }
     let count: usize = shape.iter().product();
-    // A division an axis for either place.
+    // Each element takes a division and a remainder per axis.
     let work = Work::each(count, 1).products(100 * count as u64);
     let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?;
     let bound = recorder.bind(&STRIDED_COPY, &Constants::new(), vec![x.clone(), y.clone()])?;
@@ -84,7 +84,7 @@ pub(crate) enum RowWords {
     Floats,
 }
 
-/// Picks rows of `table [.., columns]`; `rows` holds `count` indices that exist.
+/// Picks rows of `table [.., columns]`; `rows` holds `count` indices of rows that exist.
 pub(crate) fn gather_rows(
     recorder: &mut Recorder,
     table: &Buffer,

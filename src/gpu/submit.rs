@@ -1,5 +1,5 @@
-//! Commands on their way to the device, and results on their way back. This layer names those of the device and of the objects that
-//! it keeps. Each file names only files listed before it.
+//! Commands on their way to the device, and results on their way back. This layer names only the layers below it, `device` and `kept`.
+//! Each file names only files listed before it.
 
 pub(super) mod list;
 pub(super) mod marks;

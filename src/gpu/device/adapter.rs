@@ -21,7 +21,7 @@ pub struct GpuOptions {
     pub no_subgroups: bool,
     /// The kind of plan for every recurrent stack that asks for none itself. A call that it cannot run is refused.
     pub plan: Option<PlanKind>,
-    /// Plans as if the driver ended loops after so many iterations, or after its own cap if that is lower: for tests of chunks on
+    /// Plans as if the driver ended loops after this many iterations, or after its own cap if that is lower: for tests of chunks on
     /// short sequences.
     #[doc(hidden)]
     pub loop_cap: Option<u64>,
@@ -36,21 +36,21 @@ pub struct GpuOptions {
     /// Permits cooperative scans ([`PlanKind::CooperativeScan`]), in which workgroups wait for each other, and bounds them.
     ///
     /// No API promises that workgroups run concurrently. If they do not, the call is computed again on the device, correctly but
-    /// slowly, and later calls take steps. Plans choose such scans by themselves on GPUs of NVIDIA and Intel and discrete ones of AMD
-    /// through Vulkan or DX12, on others only if the kind is asked for.
+    /// slowly, and later calls take steps. Through Vulkan or DX12, plans choose such scans by themselves on GPUs of NVIDIA and Intel and
+    /// on discrete GPUs of AMD. On other GPUs they choose them only if the kind is asked for.
     pub cooperative: Option<CooperativeScans>,
-    /// Multiplies by the adapter's own matrices if they keep the precision of a layer's weights ([`Matrices`]).
+    /// Multiplies with the adapter's cooperative matrices if they keep the precision of a layer's weights ([`Matrices`]).
     ///
     /// This turns on experimental code of wgpu (`Features::EXPERIMENTAL_COOPERATIVE_MATRIX`), which wgpu calls unsound: it may have
-    /// undefined behaviour even if it is used correctly. No other experimental feature is turned on. An adapter without a kind of
-    /// matrices that there is a kernel for is refused.
+    /// undefined behaviour even if it is used correctly. No other experimental feature is turned on. An adapter is refused if it lists
+    /// no kind of matrices that this crate has a kernel for.
     pub matrices: bool,
 }
 
 /// One adapter of the machine.
 #[derive(Clone, Debug)]
 pub struct AdapterSummary {
-    /// Its name.
+    /// The adapter's name.
     pub name: String,
     /// The API that reaches it, for example `vulkan`.
     pub backend: String,
@@ -62,11 +62,11 @@ pub struct AdapterSummary {
     pub binding_bytes: u64,
     /// Largest buffer in bytes.
     pub buffer_bytes: u64,
-    /// Workgroup memory in bytes.
+    /// Largest workgroup memory in bytes.
     pub workgroup_bytes: u32,
-    /// Invocations of a workgroup.
+    /// Largest number of invocations of a workgroup.
     pub workgroup_invocations: u32,
-    /// Names of the optional features that later kernels can use.
+    /// Names of the adapter's optional features that this crate can use.
     pub features: Vec<&'static str>,
 }
 
@@ -108,7 +108,7 @@ impl AdapterSummary {
     }
 }
 
-/// The kinds of matrices that there is a kernel for among those that an adapter lists.
+/// Selects, from the matrices that an adapter lists, the kinds that this crate has a kernel for.
 pub(in crate::gpu) fn matrices(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<Matrices> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let is_listed = |kind: &Matrices| {
@@ -130,7 +130,7 @@ pub fn adapters() -> Vec<AdapterSummary> {
     pollster::block_on(enumerate()).unwrap_or_default().iter().map(AdapterSummary::of).collect()
 }
 
-/// The machine's adapters; a driver that fails while it is asked is an error with its message.
+/// Lists the machine's adapters, the preferred one first. If a driver fails meanwhile, its message is the error.
 pub(in crate::gpu) async fn enumerate() -> Result<Vec<wgpu::Adapter>, String> {
     silence_contained_panics();
     let found = contained(|| {

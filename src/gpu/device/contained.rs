@@ -1,7 +1,7 @@
-//! Calls into wgpu that may panic where a driver fails: their panics become messages.
+//! Turns the panics of wgpu after a driver's failure into messages.
 //!
-//! wgpu reports most failures of a driver through error scopes, but panics where a wait or a query of a semaphore fails
-//! (`Device::poll`) and where a driver fails while a device opens. Nothing else in wgpu's public interface waits.
+//! wgpu reports most failures of a driver through error scopes, but panics if a wait or a query of a semaphore fails (`Device::poll`),
+//! or if a driver fails while a device is opened. Nothing else in wgpu's public interface waits.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::Once;
 use std::task::Poll;
 
-/// Nothing, or the driver's message.
+/// Success, or the driver's message.
 pub(in crate::gpu) type Outcome = Result<(), String>;
 
 /// The origin of a panic inside [`contained`].
@@ -32,9 +32,9 @@ thread_local! {
     static PANICKED: Cell<Panicked> = const { Cell::new(Panicked::Unseen) };
 }
 
-/// Keeps panics that are contained off standard error; every other panic goes to the hook that was there before.
+/// Installs a panic hook that keeps contained panics off standard error. It passes every other panic to the hook that was there before.
 ///
-/// Without unwinding a panic ends the process, so its message must be seen.
+/// If panics do not unwind, one ends the process and its message must be seen, so no hook is installed.
 pub(in crate::gpu) fn silence_contained_panics() {
     static HOOK: Once = Once::new();
     if !cfg!(panic = "unwind") || std::thread::panicking() {
@@ -53,7 +53,7 @@ pub(in crate::gpu) fn silence_contained_panics() {
     });
 }
 
-/// Whether a place belongs to wgpu or to a crate that it builds on.
+/// Whether a source location belongs to wgpu or to a crate that it builds on.
 fn is_in_wgpu(location: &Location<'_>) -> bool {
     Path::new(location.file()).components().any(|component| match component {
         Component::Normal(name) => {
@@ -68,7 +68,7 @@ fn is_in_wgpu(location: &Location<'_>) -> bool {
 pub(in crate::gpu) fn contained<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
     let outer = CONTAINED.replace(true);
     PANICKED.set(Panicked::Unseen);
-    // wgpu has let go of its locks where it panics, and what it holds is checked at every use.
+    // The closure is safe to use after a panic: wgpu has released its locks by then, and checks its objects at every use.
     let result = panic::catch_unwind(AssertUnwindSafe(calls));
     CONTAINED.set(outer);
     result.map_err(|payload| {
@@ -90,7 +90,7 @@ pub(in crate::gpu) async fn contained_future<T>(future: impl Future<Output = T>)
     .await
 }
 
-/// A value of wgpu whose drop may panic, as that of a queue does after its driver has failed.
+/// A value of wgpu whose drop may panic, for example a queue after its driver has failed. The panic is contained.
 pub(in crate::gpu) struct Contained<T>(Option<T>);
 
 impl<T> Contained<T> {
@@ -122,7 +122,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic inside wgpu").to_owned()
 }
 
-/// wgpu's trees of causes as one line.
+/// Joins the lines of wgpu's tree of causes to one line.
 pub(in crate::gpu) fn one_line(message: &str) -> String {
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ")

@@ -39,14 +39,14 @@ counters! {
     passes,
     /// Command buffers submitted.
     submits,
-    /// Buffers created; those taken from the pool are not counted.
+    /// Buffers created; buffers taken from the pool are not counted.
     buffers,
     /// Bytes of the buffers created. No buffer goes back to the driver before the pool is full, so this is the memory that a device's
     /// first calls take.
     bytes,
     /// Buffers written from the host. For each write wgpu takes staging memory of its own.
     writes,
-    /// Bind groups created; those kept from earlier calls are not counted.
+    /// Bind groups created; bind groups kept from earlier calls are not counted.
     bind_groups,
     /// Pipelines compiled.
     pipelines,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// Where a call to the driver can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Before the driver is asked: an allocation, from the pool or not, an upload, a pipeline, a submission.
+    /// Before the driver is called: an allocation (from the pool or not), an upload, a pipeline, a submission.
     Refused,
     /// A submission that runs, reported as one that failed.
     Misreported,
@@ -16,11 +16,11 @@ pub(crate) enum Fault {
 }
 
 thread_local! {
-    /// The kind that fails, and how many calls of it succeed before.
+    /// The kind of call that fails, and how many calls of that kind succeed before.
     static PLANNED: Cell<Option<(Fault, usize)>> = const { Cell::new(None) };
 }
 
-/// Runs `work`, where the call of this kind fails that comes after `good` of them. Says whether there was such a call.
+/// Runs `work`: `good` calls of the kind `fault` succeed, the next one fails. Also returns whether there was such a call.
 #[allow(dead_code, reason = "the tests that fail calls need models of files, too")]
 pub(crate) fn fail<T>(fault: Fault, good: usize, work: impl FnOnce() -> T) -> (bool, T) {
     PLANNED.set(Some((fault, good)));
@@ -28,7 +28,7 @@ pub(crate) fn fail<T>(fault: Fault, good: usize, work: impl FnOnce() -> T) -> (b
     (PLANNED.take().is_none(), result)
 }
 
-/// A call of a kind: an error if it is the one that was planned to fail.
+/// Counts a call of a kind. Returns an error if this call is the one that [`fail`] has planned to fail.
 pub(in crate::gpu) fn meet(fault: Fault, op: &'static str) -> Result<()> {
     match PLANNED.get() {
         Some((planned, 0)) if planned == fault => {

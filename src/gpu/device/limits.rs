@@ -17,8 +17,8 @@ pub(in crate::gpu) fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u6
     short.map(|(name, needed, found)| (name, u64::from(needed), u64::from(found)))
 }
 
-/// The longest storage binding in bytes: kernels count elements in 32 bits, and naga hands Metal, whose bindings may be longer, the
-/// length in bytes in 32 bits, so that accesses beyond it would meet other elements.
+/// The longest storage binding in bytes. Kernels count elements in 32 bits. Metal's bindings may be longer, but naga passes Metal their
+/// length in bytes in 32 bits, so accesses beyond it would reach other elements.
 const LONGEST_BINDING: u64 = (1 << 32) - 16;
 
 /// A device's limits, reduced to sizes that kernels can count.

@@ -1,4 +1,4 @@
-//! Whether the device lives, and how its failures become errors.
+//! Detects the loss of a device, and turns the failures of its driver into errors.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,12 +14,12 @@ pub(in crate::gpu) struct Loss(Arc<Known>);
 #[derive(Default)]
 struct Known {
     reason: Mutex<Option<String>>,
-    /// Whether wgpu holds the library's callback, and will report a loss by itself.
-    told: AtomicBool,
+    /// Whether wgpu holds the library's callback, and so reports a loss by itself.
+    listening: AtomicBool,
 }
 
 impl Loss {
-    /// The first reason stays.
+    /// Notes why the device was lost. Only the first reason is kept.
     pub(in crate::gpu) fn note(&self, reason: impl Into<String>) {
         lock(&self.0.reason).get_or_insert_with(|| reason.into());
     }
@@ -28,25 +28,25 @@ impl Loss {
         lock(&self.0.reason).clone()
     }
 
-    /// Has wgpu report a loss, as long as no other callback is set.
+    /// Has wgpu report a loss through a callback, until another callback replaces it.
     pub(in crate::gpu) fn listen(&self, device: &wgpu::Device) {
-        self.0.told.store(true, Ordering::Relaxed);
+        self.0.listening.store(true, Ordering::Relaxed);
         let listener = Listener(self.clone());
         device.set_device_lost_callback(move |reason, message| listener.0.note(format!("{reason:?}: {message}")));
     }
 }
 
-/// Travels in the library's callback; wgpu drops it when another callback takes its place.
+/// A value owned by the library's callback; wgpu drops both when another callback replaces it.
 struct Listener(Loss);
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.0.0.told.store(false, Ordering::Relaxed);
+        self.0.0.listening.store(false, Ordering::Relaxed);
     }
 }
 
-/// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device lives, and ignores it once the device is
-/// lost. That is the only way to learn of a loss without the callback, of which wgpu holds only the last one set.
+/// A buffer that nothing may be written to. wgpu refuses a write as invalid while the device works, and ignores it once the device is
+/// lost. This is the only way to learn of a loss without the callback, and wgpu holds only the callback set last.
 pub(in crate::gpu) struct Canary(#[cfg_attr(target_arch = "wasm32", expect(dead_code))] wgpu::Buffer);
 
 impl Canary {
@@ -56,7 +56,7 @@ impl Canary {
         Self(device.create_buffer(&descriptor))
     }
 
-    /// Whether a write is still refused.
+    /// Whether the device is not lost: whether wgpu still refuses a write to the canary.
     #[cfg(not(target_arch = "wasm32"))]
     fn lives(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> bool {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -65,7 +65,7 @@ impl Canary {
     }
 }
 
-/// Lets wgpu look at what the device has done, or waits for it. A driver that fails here has lost the device.
+/// Lets wgpu process the work that the device has finished, or waits for it. If the driver fails here, the device is lost.
 fn poll(device: &wgpu::Device, loss: &Loss, until: wgpu::PollType) -> Outcome {
     match contained(|| device.poll(until)) {
         Ok(Ok(_)) => Ok(()),
@@ -81,7 +81,7 @@ fn poll(device: &wgpu::Device, loss: &Loss, until: wgpu::PollType) -> Outcome {
 #[cfg(not(target_arch = "wasm32"))]
 pub(in crate::gpu) fn wait_for(device: &wgpu::Device, loss: &Loss, submission: &wgpu::SubmissionIndex) -> Outcome {
     let wait = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: None };
-    // A device that was lost meanwhile knows nothing of the submission; it tells the reason at the end of all work.
+    // If the device was lost meanwhile, it no longer knows the submission. It gives the reason once all work has ended.
     poll(device, loss, wait).or_else(|_| poll(device, loss, wgpu::PollType::wait_indefinitely()))
 }
 
@@ -127,7 +127,7 @@ impl DeviceCore {
         (value, refused.or(broken).or(exhausted))
     }
 
-    /// Runs driver calls that need no living device; returns their first report.
+    /// Runs driver calls, even on a lost device. Returns the first error that they report.
     pub(in crate::gpu) fn attempt<T>(&self, calls: impl FnOnce() -> T) -> std::result::Result<T, String> {
         match contained(|| self.scoped(calls))? {
             (value, None) => Ok(value),
@@ -135,7 +135,7 @@ impl DeviceCore {
         }
     }
 
-    /// Lets wgpu look at what the device has done, or waits for it.
+    /// Lets wgpu process the work that the device has finished, or waits for it.
     pub(in crate::gpu) fn poll(&self, until: wgpu::PollType) -> Outcome {
         poll(&self.device, &self.loss, until)
     }
@@ -146,17 +146,18 @@ impl DeviceCore {
         wait_for(&self.device, &self.loss, submission)
     }
 
-    /// Refuses a lost device, which would ignore all commands, and one of too low limits.
+    /// Returns an error if the device is lost and would ignore all commands, or if a limit is too low for the kernels.
     pub(in crate::gpu) fn check_alive(&self, op: &'static str) -> Result<()> {
-        if !self.loss.0.told.load(Ordering::Relaxed) {
+        if !self.loss.0.listening.load(Ordering::Relaxed) {
             return self.ask_whether_alive(op);
         }
-        // wgpu tells of a loss while it is polled. The call that waits for a result reports a failed poll.
+        // wgpu calls back with a loss during a poll. A failed poll is reported by the call that waits for a result.
         let _ = self.poll(wgpu::PollType::Poll);
         self.check_known(op)
     }
 
-    /// [`DeviceCore::check_alive`] for a device whose loss is not reported, or only once the work in flight has ended.
+    /// Checks as [`DeviceCore::check_alive`] does, and also writes to the canary: for a loss that no callback reports, or that wgpu reports
+    /// only once the work in flight has ended.
     pub(in crate::gpu) fn ask_whether_alive(&self, op: &'static str) -> Result<()> {
         let _ = self.poll(wgpu::PollType::Poll);
         self.check_known(op)?;
@@ -167,7 +168,7 @@ impl DeviceCore {
         self.check_known(op)
     }
 
-    /// [`DeviceCore::check_alive`] without asking the device.
+    /// Checks as [`DeviceCore::check_alive`] does, by what is known already, without a call to the driver.
     fn check_known(&self, op: &'static str) -> Result<()> {
         if let Some((limit, needed, found)) = self.lacking {
             return self.limit(op, limit, needed, found);

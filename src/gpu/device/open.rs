@@ -1,4 +1,4 @@
-//! Opening an adapter: which one, with which features.
+//! Chooses an adapter and opens it with the features that the options ask for.
 
 use super::adapter::{AdapterSummary, GpuOptions, enumerate, matrices};
 use super::contained::{contained, contained_future, one_line};
@@ -9,7 +9,7 @@ use crate::plan::Matrices;
 pub(in crate::gpu) const TIMESTAMPS: wgpu::Features =
     wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 
-/// A device of the crate's own, just opened.
+/// A device that the crate has just opened.
 pub(in crate::gpu) struct Opened {
     pub(in crate::gpu) adapter: wgpu::Adapter,
     pub(in crate::gpu) device: wgpu::Device,
@@ -18,7 +18,7 @@ pub(in crate::gpu) struct Opened {
     pub(in crate::gpu) matrices: Vec<Matrices>,
 }
 
-/// The features that kernels of matrices need.
+/// The features that the kernels for these kinds of matrices need.
 fn of_matrices(matrices: &[Matrices]) -> wgpu::Features {
     let one = |kind: &Matrices| match kind {
         Matrices::Half => wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16,
@@ -27,7 +27,7 @@ fn of_matrices(matrices: &[Matrices]) -> wgpu::Features {
     matrices.iter().map(one).fold(wgpu::Features::empty(), wgpu::Features::union)
 }
 
-/// wgpu's permission to use them.
+/// wgpu's permission to use experimental features, if `matrices` needs them.
 fn experimental(matrices: &[Matrices]) -> wgpu::ExperimentalFeatures {
     if matrices.is_empty() {
         return wgpu::ExperimentalFeatures::disabled();

@@ -16,11 +16,13 @@ use crate::gpu::kept::recent::Recent;
 
 const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
 
-/// Bind groups of a generation.
+/// Largest number of bind groups in one generation of the cache.
 const MOST_GROUPS: usize = 2048;
-/// Blocks of uniforms, and bytes of them all and of one, that are kept.
+/// Largest number of kept blocks of uniforms.
 const MOST_BLOCKS: usize = 64;
+/// Largest size in bytes of all kept blocks together.
 const MOST_BYTES: usize = 16 << 20;
+/// Largest size in bytes of one kept block.
 const LARGEST_BLOCK: usize = 4 << 20;
 
 /// The bind groups used last.
@@ -32,7 +34,8 @@ impl Default for BindGroups {
     }
 }
 
-/// A bind group's name: the pipeline, then number and bound bytes of the uniforms and of every buffer.
+/// The key of a bind group: the numbers of the pipeline and of the uniforms, a 0, then the number and the length in bytes of every
+/// buffer. So the numbers of the uniforms and of all buffers stand at odd indices, where [`Key::holds`] looks for them.
 struct Key {
     words: [u64; 3 + 2 * MOST_BINDINGS],
     len: usize,
@@ -53,13 +56,13 @@ impl Key {
         &self.words[..self.len]
     }
 
-    /// Whether the bind group of these words holds a buffer.
+    /// Whether the bind group with this key holds a buffer.
     fn holds(words: &[u64], buffer: u64) -> bool {
         words[1..].iter().step_by(2).any(|number| *number == buffer)
     }
 }
 
-/// The uniforms of a submission on the device, and what they hold.
+/// The uniforms of a submission on the device, and their contents as the host wrote them.
 pub(in crate::gpu) struct Block {
     number: u64,
     raw: wgpu::Buffer,
@@ -81,7 +84,7 @@ impl Blocks {
         self.recent.last().cloned()
     }
 
-    /// Keeps a block; returns what has to make room for it.
+    /// Keeps a block. Returns the blocks that have to make room for it.
     fn insert(&mut self, block: Arc<Block>) -> Vec<Arc<Block>> {
         self.bytes += block.contents.len();
         self.recent.push(block);
@@ -97,8 +100,8 @@ impl Blocks {
 /// A submission's uniforms.
 pub(in crate::gpu) enum Uniforms {
     Shared(Arc<Block>),
-    /// Too large to be kept, or never asked for again. The pool has the same memory for the next submission of this kind, so
-    /// that its bind groups are found, too.
+    /// Too large to be kept, or not needed by any later submission. The pool has the same memory for the next submission of
+    /// this kind, so that its bind groups are found, too.
     Own(Buffer),
 }
 
@@ -119,7 +122,8 @@ impl Uniforms {
 }
 
 impl DeviceResources {
-    /// The uniforms of a submission on the device; `passing` ones will not be met again.
+    /// Finds a submission's uniforms on the device, or writes them there. If `passing`, no later submission has the same uniforms, so they
+    /// are not kept.
     pub(in crate::gpu) fn uniforms(self: &Arc<Self>, contents: &[u8], passing: bool) -> Result<Uniforms> {
         const OP: &str = "uniforms";
         if passing || contents.len() > LARGEST_BLOCK {
@@ -140,7 +144,7 @@ impl DeviceResources {
         Ok(Uniforms::Shared(block))
     }
 
-    /// The bind group of a pipeline over its uniforms and buffers.
+    /// Finds or creates the bind group of a pipeline's uniforms and buffers.
     pub(in crate::gpu) fn bind_group(
         &self,
         pipeline: &Pipeline,

@@ -16,17 +16,17 @@ const FROM_WGPU: &str = "Tensor::from_wgpu_buffer";
 const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
-/// Bytes of the widest load.
+/// Bytes of a kernel's widest load.
 const WORD: u64 = 16;
 
-/// Device memory of a known length; the bytes beyond it, if any, are never bound.
+/// Device memory of a known length. The allocation may be longer, but kernels get at most the length rounded up to 16 bytes.
 #[derive(Clone)]
 pub(crate) struct Buffer(Arc<Inner>);
 
 struct Inner {
     /// `None` only while dropping.
     raw: Option<wgpu::Buffer>,
-    /// No other buffer of the device has it, now or later.
+    /// A number that no other buffer or pipeline of the device has, now or later.
     number: u64,
     bytes: u64,
     pooled: bool,
@@ -80,7 +80,7 @@ impl Buffer {
 
     /// Memory holding `len` zeros.
     pub(crate) fn zeros(device: &impl OnDevice, label: &'static str, len: usize) -> Result<Self> {
-        // Only a length that the device takes is written out on the host.
+        // The device's limits are checked first, so the host allocates zeros only for a length that the device accepts.
         let buffer = Self::new(device, label, len)?;
         buffer.write(label, &memory::zeros(label, len * 4)?)?;
         Ok(buffer)
@@ -140,7 +140,7 @@ impl Buffer {
         Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, shared, resources })))
     }
 
-    /// The number that no other buffer of the device has.
+    /// A number that no other buffer or pipeline of the device has.
     pub(in crate::gpu) fn number(&self) -> u64 {
         self.0.number
     }
@@ -155,7 +155,7 @@ impl Buffer {
         self.0.bytes
     }
 
-    /// The driver's object for a caller, who may keep it. The memory then never returns to the pool.
+    /// Hands the driver's object to a caller, who may keep it. So the memory never returns to the pool.
     pub(crate) fn share(&self) -> &wgpu::Buffer {
         self.0.shared.store(true, Ordering::Relaxed);
         self.raw()
@@ -169,14 +169,14 @@ impl Buffer {
         }
     }
 
-    /// Whether the memory goes back to the pool; without effect on a buffer with several owners.
+    /// Sets whether the memory goes back to the pool. Has no effect on a buffer with several owners.
     pub(in crate::gpu) fn set_pooled(&mut self, pooled: bool) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.pooled = pooled;
         }
     }
 
-    /// The buffer as kernels see it: in whole words of 16 bytes wherever its memory goes that far.
+    /// The binding for kernels: the length is rounded up to words of 16 bytes, if the memory is that long.
     pub(in crate::gpu) fn binding(&self) -> wgpu::BindingResource<'_> {
         let bytes = self.0.bytes.next_multiple_of(WORD);
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -191,7 +191,7 @@ impl Buffer {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether words of 16 bytes cover every element. Only a caller's own buffer may be too short.
+    /// Whether kernels can load every element in words of 16 bytes. Only a caller's own buffer may be too short for that.
     pub(in crate::gpu) fn in_whole_words(&self) -> bool {
         self.0.bytes.next_multiple_of(WORD) <= self.raw().size()
     }

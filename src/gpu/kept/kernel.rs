@@ -1,13 +1,13 @@
 //! The table of kernels.
 
-/// A compute kernel: a WGSL file, its entry point, its label, all under one name.
+/// A compute kernel: its WGSL file, its entry point and its label share one name.
 #[derive(Debug)]
 pub struct Kernel {
     /// File stem, entry point and label.
     pub name: &'static str,
-    /// The files it is made of, below `shaders/`: shared fragments first, its own file last.
+    /// Paths below `shaders/` of the files that make up the kernel: shared fragments first, its own file last.
     pub files: &'static [&'static str],
-    /// Their text, one after another: what the driver compiles.
+    /// The texts of all files, one after another.
     pub source: &'static str,
 }
 
@@ -56,7 +56,7 @@ kernels! {
     SUM_COLUMNS = "sum_columns": ["reduce/sum_columns.wgsl"];
     /// A copy between strided places.
     STRIDED_COPY = "strided_copy": ["common/index.wgsl", "layout/strided_copy.wgsl"];
-    /// Rows of a table.
+    /// A selection of rows of a table.
     GATHER_ROWS = "gather_rows": ["common/index.wgsl", "layout/gather_rows.wgsl"];
     /// The gradient with respect to an activation's argument.
     UNARY_GRAD = "unary_grad": [
@@ -88,7 +88,7 @@ kernels! {
     POINT_LOSS_GRAD = "point_loss_grad": [
         "common/index.wgsl", "common/activation.wgsl", "train/loss.wgsl", "train/point_loss_grad.wgsl"
     ];
-    /// Sums or norms of runs of elements.
+    /// Sums or norms of consecutive elements, one per workgroup.
     PARTIAL_SUMS = "partial_sums": [
         "common/activation.wgsl", "train/lanes.wgsl", "train/norm.wgsl", "train/partial_sums.wgsl"
     ];
@@ -100,13 +100,13 @@ kernels! {
     OPTIMIZER_STEP = "optimizer_step": [
         "common/index.wgsl", "common/activation.wgsl", "train/optimizer_step.wgsl"
     ];
-    /// A copy: the memory's bandwidth.
+    /// A copy, which measures the memory's bandwidth.
     PEAK_COPY = "peak_copy": ["common/index.wgsl", "peaks/peak_copy.wgsl"];
-    /// Reads of the same words over and over: a cache's bandwidth.
+    /// Repeated reads of the same words, which measure a cache's bandwidth.
     PEAK_READ = "peak_read": ["common/index.wgsl", "peaks/peak_read.wgsl"];
-    /// Multiply-adds: the arithmetic's rate.
+    /// Multiply-adds, which measure the rate of arithmetic.
     PEAK_FMA = "peak_fma": ["common/index.wgsl", "peaks/peak_fma.wgsl"];
-    /// Hardly anything: the cost of a dispatch.
+    /// Hardly any work, which measures the cost of a dispatch.
     PEAK_STEP = "peak_step": ["peaks/peak_step.wgsl"];
     /// The input projection of all steps.
     PROJECT_ROWS = "project_rows": [
@@ -130,7 +130,7 @@ kernels! {
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/project_input.wgsl", "cell/project_matrix.wgsl",
         "cell/project_matrix_float.wgsl"
     ];
-    /// One time step of a recurrent layer, or of all of them.
+    /// One time step of a recurrent layer, or of all layers.
     RECURRENT_STEP = "recurrent_step": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
         "common/tile_slices.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl",
@@ -156,13 +156,13 @@ kernels! {
         "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
         "cell/recurrent_step_matrix_float.wgsl"
     ];
-    /// A chunk of time of a recurrent layer, or of all of them.
+    /// A scan of a chunk of time of a recurrent layer, or of all layers.
     SCAN_ROWS = "scan_rows": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/kept.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_rows.wgsl"
     ];
-    /// A chunk of time, with rows shared within a subgroup.
+    /// A scan of a chunk of time, with rows shared within a subgroup.
     SCAN_LANES = "scan_lanes": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/kept.wgsl",
         "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
@@ -186,9 +186,9 @@ kernels! {
         "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/recurrent_grad.wgsl",
         "cell/recurrent_step_grad_lanes.wgsl"
     ];
-    /// Weights in the order of the products.
+    /// A copy of weights in the order in which products read them.
     PACK_WEIGHTS = "pack_weights": ["common/index.wgsl", "cell/pack_weights.wgsl"];
-    /// Biases and peepholes in the order of the steps.
+    /// A copy of biases and peepholes in the order in which steps read them.
     PACK_VECTORS = "pack_vectors": ["common/index.wgsl", "cell/vector_rows.wgsl", "cell/pack_vectors.wgsl"];
     /// `y = a b` or `y += a b` by strides.
     MATMUL_STRIDED = "matmul_strided": [
@@ -198,7 +198,7 @@ kernels! {
     MATMUL_STRIDED_LANES = "matmul_strided_lanes": ["matmul/strided_dims.wgsl", "matmul/matmul_strided_lanes.wgsl"];
     /// Sums along an axis.
     SUM_STRIDED = "sum_strided": ["common/index.wgsl", "reduce/sum_strided.wgsl"];
-    /// A random mask.
+    /// A product with a random mask.
     DROPOUT = "dropout": ["common/index.wgsl", "common/noise.wgsl", "elementwise/dropout.wgsl"];
     /// Zeros in the rows that a step skips.
     SILENCE = "silence": ["common/index.wgsl", "elementwise/silence.wgsl"];

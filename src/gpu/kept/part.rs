@@ -1,4 +1,5 @@
-//! Kernels that run a part of their grid: the whole grid would keep the GPU too long, or has too many workgroups for one dispatch.
+//! Makes kernels that run a part of their grid: the whole grid would keep the GPU busy too long, or has too many workgroups for one
+//! dispatch.
 //!
 //! The WGSL does not change. The module's entry point becomes a function. A new entry point calls it with the workgroup's number in the
 //! whole grid, which it computes from words behind the fields of the kernel's uniform.
@@ -8,7 +9,7 @@ use naga::{
     Literal, Module, Range, Scalar, Span, Statement, StructMember, Type, TypeInner,
 };
 
-/// The name that asks for parts, among a kernel's `override`s. It cannot be an identifier of WGSL.
+/// The name among a kernel's constants that asks for a variant that runs parts. It is no identifier of WGSL, so no `override` has it.
 pub(in crate::gpu) const PART: &str = "@part";
 
 /// The words behind the kernel's own fields in the uniform of a part.
@@ -21,11 +22,11 @@ pub(in crate::gpu) struct PartDims {
     pub(in crate::gpu) whole: [u32; 3],
 }
 
-/// Their names in the module.
+/// Names of the fields of [`PartDims`] in the module.
 const FIELDS: [&str; 6] = ["first_x", "first_y", "first_z", "whole_x", "whole_y", "whole_z"];
 
-/// The module with an entry point that runs a part of the kernel's grid, and the place of [`PartDims`] in its uniform, in bytes. `None`
-/// if the kernel has no uniform.
+/// Returns the module with an entry point that runs a part of the kernel's grid, and the offset in bytes of [`PartDims`] in its uniform.
+/// Returns `None` if the kernel has no uniform.
 pub(in crate::gpu) fn of_part(mut module: Module, name: &str) -> Option<(Module, u32)> {
     let uniform = module.global_variables.iter().find(|(_, variable)| variable.space == AddressSpace::Uniform);
     let (dims, ty) = uniform.map(|(handle, variable)| (handle, variable.ty))?;
@@ -44,9 +45,9 @@ pub(in crate::gpu) fn of_part(mut module: Module, name: &str) -> Option<(Module,
     Some((module, place))
 }
 
-/// Appends the fields of a part to a struct; returns how many it had, and the bytes before the new ones.
+/// Appends the fields of [`PartDims`] to a struct. Returns how many fields it had, and the offset in bytes of the new ones.
 fn extend(module: &mut Module, handle: Handle<Type>) -> Option<(u32, u32)> {
-    // A type may only refer to types before it. The struct has fields of this one, so it comes before.
+    // A type may refer only to types before it. The struct has fields of the type `u32`, so `u32` comes before it.
     let (word, _) = module.types.iter().find(|(_, ty)| ty.inner == TypeInner::Scalar(Scalar::U32))?;
     let Type { name, inner: TypeInner::Struct { mut members, .. } } = module.types[handle].clone() else {
         return None;
@@ -66,11 +67,11 @@ fn extend(module: &mut Module, handle: Handle<Type>) -> Option<(u32, u32)> {
     Some((fields, place))
 }
 
-/// The new entry point.
+/// The new entry point, which calls the kernel's former one.
 struct Caller {
     function: Function,
     dims: Handle<GlobalVariable>,
-    /// The uniform's fields ahead of the part's.
+    /// Number of the kernel's own fields in the uniform.
     fields: u32,
 }
 
@@ -124,7 +125,7 @@ impl Caller {
         self.push(Expression::Binary { op, left, right })
     }
 
-    /// Three fields of the uniform from the part's field `at` on.
+    /// A vector of three fields of [`PartDims`], from its field `at` on.
     fn vector(&mut self, dims: Handle<Expression>, at: u32, ty: Handle<Type>) -> Handle<Expression> {
         let components = [0, 1, 2].map(|axis| {
             let pointer = self.push(Expression::AccessIndex { base: dims, index: self.fields + at + axis });
@@ -142,7 +143,7 @@ mod tests {
     use crate::gpu::KERNELS;
     use crate::gpu::kept::reflection::{CAPABILITIES, Variant};
 
-    /// The grid of any kernel may be cut into parts.
+    /// Checks all kernels, because the grid of any kernel may be cut into parts.
     #[test]
     fn every_kernel_can_run_a_part_of_its_grid() {
         for kernel in KERNELS {
@@ -150,7 +151,7 @@ mod tests {
             let part = Variant::of(kernel, &vec![(PART, 1)]).expect(kernel.name);
             assert_eq!(whole.dims.bytes, part.dims.bytes, "{}", kernel.name);
             assert_eq!(whole.dims.bound, whole.dims.bytes, "{}", kernel.name);
-            // Behind the fields, in the padding if there is any.
+            // The part's words lie behind the fields, in the padding if there is any.
             assert!((0..16).contains(&(whole.dims.bytes - part.dims.place)), "{}", kernel.name);
             assert!(part.dims.bound >= part.dims.place + size_of::<PartDims>() as u64, "{}", kernel.name);
             assert_eq!(whole.entries.len(), part.entries.len(), "{}", kernel.name);

@@ -19,7 +19,7 @@ use crate::gpu::device::lock;
 /// call.
 const MOST_VARIANTS: usize = 128;
 
-/// Compiled kernels by name and `override`s, the variants used last of each.
+/// Compiled kernels by name and `override`s. Of each kernel, the variants used last are kept.
 #[derive(Default)]
 pub(in crate::gpu) struct Pipelines(HashMap<&'static str, Recent<Constants, Arc<Pipeline>>>);
 
@@ -37,28 +37,29 @@ impl Pipelines {
 /// A compiled kernel with the layout that its WGSL declares.
 pub(in crate::gpu) struct Pipeline {
     pub(in crate::gpu) name: &'static str,
-    /// Its source, and the values of the `override`s.
+    /// The kernel that was compiled.
     pub(in crate::gpu) kernel: &'static Kernel,
+    /// The values of the `override`s that it was compiled with.
     pub(in crate::gpu) constants: Constants,
     /// The number that no other pipeline or buffer of the device has; `None` if no later call will ask for the pipeline.
     pub(in crate::gpu) number: Option<u64>,
     pub(in crate::gpu) raw: wgpu::ComputePipeline,
     pub(in crate::gpu) layout: wgpu::BindGroupLayout,
-    /// Bindings after the uniform at 0.
+    /// Number of bindings after the uniform at binding 0.
     pub(in crate::gpu) buffers: usize,
     /// The uniform at binding 0.
     pub(in crate::gpu) dims: Declared,
-    /// The Rust struct that has been found to be the same.
+    /// The Rust struct that was found to match the uniform.
     accepted: OnceLock<TypeId>,
 }
 
 impl Pipeline {
-    /// Refuses a uniform that differs from the WGSL's.
+    /// Returns an error if the Rust struct `D` differs from the WGSL's uniform.
     pub(in crate::gpu) fn accept<D: Uniform>(&self) -> Result<()> {
         let id = TypeId::of::<D>();
         if self.accepted.get() != Some(&id) {
             self.dims.check::<D>(self.name)?;
-            // Whichever thread is first: both have found the same struct right.
+            // If another thread was first, it has found the same struct right.
             let _ = self.accepted.set(id);
         }
         Ok(())
@@ -139,9 +140,9 @@ impl DeviceResources {
 /// The checks that a compiled kernel makes while it runs.
 #[derive(Clone, Copy)]
 pub(in crate::gpu) enum Checks {
-    /// Every access to memory and every division. No loop is counted: that would keep drivers from unrolling it.
+    /// Every access to memory and every division is checked. No loop is counted, because that would keep drivers from unrolling it.
     Access,
-    /// Every loop as well.
+    /// Accesses and divisions are checked, and the iterations of every loop are counted.
     All,
 }
 
@@ -149,12 +150,12 @@ impl DeviceResources {
     fn module(&self, kernel: &'static Kernel, module: naga::Module, checks: Checks) -> wgpu::ShaderModule {
         let source = wgpu::ShaderSource::Naga(Cow::Owned(module));
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
-        // A caller can make a `Kernel` of any text; only the crate's own are known to end.
+        // A caller can make a `Kernel` of any text. Only the loops of the crate's own kernels are known to end.
         match checks {
             Checks::Access if kernel.is_own() => {
                 let checks =
                     wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
-                #[expect(unsafe_code, reason = "a driver takes an endless loop for code that is never reached")]
+                #[expect(unsafe_code, reason = "a driver may assume that an endless loop is never reached")]
                 // SAFETY: wgpu requires that no loop is endless. Every loop of the crate's kernels counts towards a bound in
                 // steps that are not 0; `tests/shaders.rs` checks that. The bounds are sizes of buffers, set by this crate and
                 // below 2^30 words, so no counter overflows before it reaches its bound.

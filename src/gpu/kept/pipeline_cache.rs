@@ -1,4 +1,4 @@
-//! Compiled pipelines on disk, where the backend hands them out (Vulkan).
+//! Compiled pipelines on disk, if the backend hands them out (Vulkan).
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -7,20 +7,20 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::device::lock;
 
-/// The first bytes of a file; another layout gets another number.
+/// The first bytes of a file. If the layout changes, the number at the end changes.
 const MAGIC: &[u8; 16] = b"gatewise-cache-1";
 
 /// A driver's cache of compiled pipelines, with the file that keeps it from run to run.
 pub(in crate::gpu) struct PipelineCache {
     raw: wgpu::PipelineCache,
     file: PathBuf,
-    /// Checksum of what the file holds, as far as this process knows.
+    /// Checksum of the file's contents when this process last read or wrote it.
     kept: Mutex<Option<u64>>,
 }
 
 impl PipelineCache {
-    /// Opens the cache of an adapter in a folder; `None` where the backend has none. A file that is missing, damaged or of
-    /// another driver, or no regular file, is an empty cache.
+    /// Opens the cache of an adapter in a folder; `None` if the backend has none. A file that is missing, damaged, irregular or of
+    /// another driver counts as an empty cache.
     pub(in crate::gpu) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Result<Option<Self>> {
         let Some(name) = wgpu::util::pipeline_cache_key(info) else { return Ok(None) };
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
@@ -31,10 +31,10 @@ impl PipelineCache {
         let bytes = files::read(&file).unwrap_or_default();
         let contents = unwrap(&bytes);
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("gatewise"), data: contents, fallback: true };
-        #[expect(unsafe_code, reason = "a driver trusts what its cache holds")]
-        // SAFETY: the contents are what `get_data` returned when the file was written: the checksum says that they are whole,
-        // wgpu's own header that they are this adapter's and driver's. Whoever can write to the caller's folder is trusted, as
-        // the option says.
+        #[expect(unsafe_code, reason = "a driver trusts the contents of its cache")]
+        // SAFETY: wgpu requires contents that `get_data` has returned. The checksum shows that they are whole, and wgpu's own
+        // header that they belong to this adapter and driver. `GpuOptions::pipeline_cache` obliges the caller to let only trusted
+        // users write to the folder.
         let raw = unsafe { device.create_pipeline_cache(&descriptor) };
         Ok(Some(Self { raw, file, kept: Mutex::new(contents.map(checksum)) }))
     }
@@ -43,7 +43,7 @@ impl PipelineCache {
         &self.raw
     }
 
-    /// Writes the cache out if it holds something else than its file.
+    /// Writes the cache to its file if their contents differ.
     pub(in crate::gpu) fn save(&self) -> Result<()> {
         let Some(contents) = self.raw.get_data() else { return Ok(()) };
         let (mut kept, now) = (lock(&self.kept), Some(checksum(&contents)));
@@ -59,7 +59,7 @@ impl PipelineCache {
 
 impl Drop for PipelineCache {
     fn drop(&mut self) {
-        // Nobody is left to hear of a full disk; the next start compiles anew.
+        // No caller is left to receive an error. Without the file, the next process compiles anew.
         let _ = self.save();
     }
 }

@@ -4,32 +4,32 @@ use std::collections::HashMap;
 
 /// Free memory that the pool keeps in any case.
 const LEAST_BYTES: u64 = 256 << 20;
-/// Submissions whose need of memory is remembered.
+/// Number of submissions whose need of memory is remembered.
 const REMEMBERED: usize = 8;
 
 /// Free buffers by usage and size. The queue runs commands in order, so a buffer may be handed out again while commands
 /// that use it are still in flight.
 ///
-/// Of several the one created first is handed out: then calls of one shape meet the same buffers in the same places,
-/// whatever the order in which they came back, and find the bind groups of the call before.
+/// If several buffers fit, the one created first is handed out. So calls of one shape get the same buffers in the same places, in
+/// whatever order these came back, and find the bind groups of the call before.
 ///
-/// It keeps as much as one of the last submissions has asked for, so that a call that is repeated finds all of its buffers;
-/// beyond that those go back to the driver first that have waited longest.
+/// The pool keeps as many bytes as any one of the last submissions has asked for, so that a repeated call finds all of its buffers. If
+/// there are more, the buffers that have waited longest go back to the driver.
 #[derive(Default)]
 pub(in crate::gpu) struct Pool {
-    /// Youngest first in each list.
+    /// In each list the buffer created last comes first.
     free: HashMap<(wgpu::BufferUsages, u64), Vec<Free>>,
     bytes: u64,
-    /// Buffers that have come back so far.
+    /// Number of buffers that have come back so far.
     given: u64,
-    /// Bytes asked for before each of the last submissions, the next one first.
+    /// Bytes asked for before the next submission, then before each of the last ones.
     asked: [u64; 1 + REMEMBERED],
 }
 
 struct Free {
     number: u64,
     buffer: wgpu::Buffer,
-    /// When it came back.
+    /// The value of [`Pool::given`] when the buffer came back.
     since: u64,
 }
 
@@ -48,7 +48,7 @@ impl Pool {
         self.asked[0] = 0;
     }
 
-    /// Keeps a buffer. Returns the numbers of those that go back to the driver instead.
+    /// Keeps a buffer. Returns the numbers of the buffers that go back to the driver to make room.
     pub(in crate::gpu) fn give(&mut self, number: u64, buffer: wgpu::Buffer) -> Vec<u64> {
         self.given += 1;
         self.bytes += buffer.size();

@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Values by key, at most twice `most` of them, the least recently used forgotten: a value that was not asked for while a
-/// whole generation was filled is dropped with the one before.
+/// At most twice `most` values by key, in two generations. If a value is not asked for while a whole generation of `most`
+/// values is filled, it is dropped.
 pub(in crate::gpu) struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,

@@ -20,7 +20,7 @@ pub(in crate::gpu) struct Variant {
     pub(in crate::gpu) workgroup_bytes: u64,
     /// Invocations of a workgroup along each axis.
     pub(in crate::gpu) workgroup: [u32; 3],
-    /// Without `override`s and without what they close.
+    /// The module for the driver, without `override`s and without the branches that they exclude.
     pub(in crate::gpu) module: Module,
 }
 
@@ -36,7 +36,7 @@ pub(in crate::gpu) const CAPABILITIES: Capabilities = Capabilities::SUBGROUP
     .union(Capabilities::SHADER_FLOAT16)
     .union(Capabilities::COOPERATIVE_MATRIX);
 
-/// The crate's own texts that have been read: each once a process, however many variants and devices it is for.
+/// The parsed texts of the crate's own kernels. Each is parsed once per process, however many variants and devices use it.
 static PARSED: LazyLock<Mutex<HashMap<&'static str, Arc<Parsed>>>> = LazyLock::new(Mutex::default);
 
 fn parsed(kernel: &'static Kernel) -> Result<Arc<Parsed>> {
@@ -52,7 +52,7 @@ fn parsed(kernel: &'static Kernel) -> Result<Arc<Parsed>> {
         .validate(&module)
         .map_err(|e| refused(e.emit_to_string(text)))?;
     let parsed = Arc::new(Parsed { module, info });
-    // A caller may bring any number of texts.
+    // A caller may bring any number of texts, so these are not kept.
     if kernel.is_own() {
         lock(&PARSED).insert(text, Arc::clone(&parsed));
     }
@@ -116,7 +116,7 @@ impl Variant {
         }
         if constants.iter().any(|(name, _)| *name == PART) {
             let whole = std::mem::take(&mut variant.module);
-            let unfit = || refused("no uniform that a part could be told in".to_owned());
+            let unfit = || refused("the kernel has no uniform, so its grid cannot be divided into parts".to_owned());
             let (module, place) = of_part(whole, kernel.name).ok_or_else(unfit)?;
             variant.module = module;
             variant.dims.place = u64::from(place);

@@ -12,7 +12,7 @@ use naga::{
     SwitchCase, SwitchValue, UnaryOperator,
 };
 
-/// The module with every branch taken that constants decide. It computes the same.
+/// Returns the module with every branch resolved that constants decide. It computes the same results.
 pub(in crate::gpu) fn specialized(module: &Module) -> Module {
     let mut special = module.clone();
     let mut specializer = Specializer { module, functions: Arena::new(), known: HashMap::new() };
@@ -24,7 +24,7 @@ pub(in crate::gpu) fn specialized(module: &Module) -> Module {
     special
 }
 
-/// The known part of a value: a scalar, or some of the parts of a struct or vector.
+/// The known part of a value: a scalar, or some components of a struct or vector.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Known {
     Bool(bool),
@@ -50,7 +50,7 @@ impl Known {
     }
 }
 
-/// A function for some known arguments, and its result where that is known and all that it does.
+/// A function specialised for known arguments, and its result if that is known and the function has no other effect.
 type Special = (Handle<Function>, Option<Known>);
 
 struct Specializer<'a> {
@@ -59,17 +59,17 @@ struct Specializer<'a> {
     known: HashMap<(Handle<Function>, Vec<Option<Known>>), Special>,
 }
 
-/// The known values of a function.
+/// The known values within a function.
 #[derive(Default)]
 struct Facts {
     /// Arguments and results of calls.
     values: HashMap<Handle<Expression>, Known>,
-    /// Variables that naga makes for `&&` and `||`: two stores, in the branches of one `if`.
+    /// Variables that naga makes for `&&` and `||`. Each is stored twice, once in either branch of one `if`.
     locals: HashMap<Handle<LocalVariable>, Known>,
 }
 
 impl Specializer<'_> {
-    /// The function for these arguments. One that is called has been appended before its caller, as naga asks.
+    /// Specialises a function for these arguments. A called function is appended before its caller, as naga requires.
     fn function(&mut self, function: Handle<Function>, arguments: Vec<Option<Known>>) -> Special {
         let key = (function, arguments);
         if let Some(special) = self.known.get(&key) {
@@ -100,7 +100,7 @@ impl Specializer<'_> {
                 facts.values.insert(handle, known.clone());
             }
         }
-        // Names would keep expressions that nothing else asks for any more.
+        // Names would keep expressions that nothing else uses any more.
         function.named_expressions.clear();
         let body = std::mem::take(&mut function.body);
         function.body = self.block(function, &mut facts, body);
@@ -165,7 +165,7 @@ impl Specializer<'_> {
                 }
                 other => kept.push(other, span),
             }
-            // Statements behind it are never reached, and naga refuses them.
+            // Statements behind a statement that leaves the block are never reached, and naga refuses them.
             if matches!(
                 kept.last(),
                 Some(Statement::Return { .. } | Statement::Break | Statement::Continue | Statement::Kill)
@@ -176,7 +176,7 @@ impl Specializer<'_> {
         kept
     }
 
-    /// Notes what the branch that was taken leaves in a variable of `&&` or `||`.
+    /// Notes the value that the taken branch stores in a variable of `&&` or `||`.
     fn learn(&self, function: &Function, facts: &mut Facts, taken: &Block) {
         if let Some(&Statement::Store { pointer, value }) = taken.last()
             && let Expression::LocalVariable(local) = function.expressions[pointer]
@@ -227,7 +227,7 @@ impl Specializer<'_> {
     }
 }
 
-/// Whether nobody outside the function can tell that the statement ran.
+/// Whether the statement has no effect outside the function.
 fn idle(function: &Function, statement: &Statement) -> bool {
     match *statement {
         Statement::Emit(_) => true,
@@ -262,7 +262,7 @@ fn binary(op: BinaryOperator, left: Known, right: Known) -> Option<Known> {
     }
 }
 
-/// The case of a `switch` that a value selects, unless a `break` leaves it.
+/// The statements that a `switch` runs for a value; `None` if a `break` may leave them.
 fn taken(cases: &[SwitchCase], value: u32) -> Option<Block> {
     let case = |value: SwitchValue| cases.iter().position(|case| case.value == value);
     let first = case(SwitchValue::U32(value)).or_else(|| case(SwitchValue::Default))?;
@@ -279,7 +279,7 @@ fn taken(cases: &[SwitchCase], value: u32) -> Option<Block> {
     Some(taken)
 }
 
-/// Whether a `break` of the block belongs to what is around it.
+/// Whether the block holds a `break` that leaves the statement around it.
 fn breaks(block: &Block) -> bool {
     block.iter().any(|statement| match statement {
         Statement::Break => true,

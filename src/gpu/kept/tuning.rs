@@ -15,13 +15,13 @@ use crate::plan::{Choice, Method, Problem, Tile};
 
 const FORMAT: u64 = 1;
 
-/// The choices of one adapter and driver by the kind of call, and the file that they are kept in.
+/// The choices for one adapter and driver by the kind of call, and the file that they are kept in.
 pub(in crate::gpu) struct Tuning {
     file: PathBuf,
     adapter: String,
     driver: String,
     pub(in crate::gpu) entries: BTreeMap<String, Choice>,
-    /// Cooperative scans whose workgroups did not run concurrently.
+    /// Names of the cooperative scans whose workgroups did not run concurrently.
     denied: BTreeSet<String>,
 }
 
@@ -62,7 +62,7 @@ impl Tuning {
     }
 }
 
-/// The kind of call: sizes of the stack as they are, steps and rows up to the next power of two.
+/// The key of a kind of call: the exact sizes of the stack, and its steps and rows rounded up to powers of two.
 pub(in crate::gpu) fn key(problem: &Problem) -> String {
     let Problem { cells, input, hidden, layers, merged, weight_type, time, batch } = problem;
     let cell = cells.first().map_or("none", Cell::name);
@@ -92,7 +92,7 @@ fn choice(value: &Value) -> Option<Choice> {
             "lanes" => Method::Lanes,
             _ => return None,
         };
-        // No tile of any device is larger; a file may hold anything.
+        // A file may hold anything, but no device has a larger tile.
         let size =
             |name: &str| value[name].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1024).contains(n));
         Some(Tile { method, rows: size("rows")?, units: size("units")?, slices: size("slices")? })
@@ -107,7 +107,7 @@ impl DeviceResources {
         lock(&self.denied).contains(scan)
     }
 
-    /// Has plans do without a scan whose workgroups did not run concurrently: on this device, and in the file.
+    /// Notes, on this device and in the file, that a scan's workgroups did not run concurrently. Plans then do without the scan.
     pub(in crate::gpu) fn deny(&self, scan: String) {
         if let Some(tuning) = &self.tuning {
             let mut tuning = lock(tuning);

@@ -1,8 +1,8 @@
 //! Uniforms: structs of 32-bit words, compared field by field with what the WGSL declares.
 //!
 //! [`Recorder::dispatch`](crate::gpu::submit::recorder::Recorder::dispatch) takes only a [`Uniform`]. [`uniform!`] is the only way
-//! to declare one, and a pipeline compares it with the reflection of its WGSL before the first dispatch: a struct that has
-//! parted from its twin is an error, not wrong numbers.
+//! to declare one. A pipeline compares it with the reflection of its WGSL before the first dispatch: if the two structs
+//! differ, the call returns an error instead of wrong numbers.
 
 use std::fmt;
 
@@ -16,8 +16,8 @@ pub(in crate::gpu) enum Scalar {
     F32,
 }
 
-/// One 32-bit word of a uniform: its field, by the path from the outermost struct, its place in bytes and its type. The
-/// elements of arrays and vectors bear the name of their field.
+/// One 32-bit word of a uniform: its field (as the path from the outermost struct), its offset in bytes and its type. The
+/// elements of arrays and vectors have the name of their field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gpu) struct Word {
     field: String,
@@ -31,7 +31,7 @@ impl fmt::Display for Word {
     }
 }
 
-/// Types that uniforms are made of.
+/// A type that uniforms can be made of.
 pub(in crate::gpu) trait Words {
     /// Appends the words of a value that lies at `offset` under the name `field`.
     fn words(field: &str, offset: usize, words: &mut Vec<Word>);
@@ -103,9 +103,9 @@ pub(in crate::gpu) use uniform;
 pub(in crate::gpu) struct Declared {
     name: String,
     pub(in crate::gpu) bytes: u64,
-    /// Bytes that are bound: its own, and a part's behind them where the kernel runs parts of a grid.
+    /// Bytes that are bound: the uniform's own, and [`PartDims`](super::part::PartDims) if the kernel runs parts of a grid.
     pub(in crate::gpu) bound: u64,
-    /// The place of a part's words, in bytes.
+    /// The offset of [`PartDims`](super::part::PartDims) in bytes.
     pub(in crate::gpu) place: u64,
     words: Vec<Word>,
 }
@@ -118,7 +118,7 @@ impl Declared {
         Self { name, bytes: u64::from(bytes), bound: u64::from(bytes), place: u64::from(bytes), words }
     }
 
-    /// Refuses a struct that is not the kernel's.
+    /// Returns an error if the Rust struct `D` differs from the kernel's.
     pub(in crate::gpu) fn check<D: Uniform>(&self, op: &'static str) -> Result<()> {
         let refused = |message: String| Err(Error::Gpu { op, message });
         if (self.name.as_str(), self.bytes) != (D::NAME, size_of::<D>() as u64) {
@@ -139,7 +139,7 @@ impl Declared {
     }
 }
 
-/// Types that cannot stand in a uniform are left out, so that the result differs from every Rust struct.
+/// Appends the words of a WGSL type. A type that no uniform can hold is left out, so that the result differs from every Rust struct.
 fn declared_words(
     module: &naga::Module,
     ty: naga::Handle<naga::Type>,

@@ -20,7 +20,7 @@ use crate::gpu::kept::tuning::Tuning;
 use crate::gpu::kept::{DeviceResources, OnDevice};
 use crate::plan::{self, PlanKind};
 
-/// A GPU: cheap to clone, every clone is the same device.
+/// A GPU. A clone is cheap, and every clone is the same device.
 #[derive(Clone)]
 pub struct GpuDevice(Arc<Shared>);
 
@@ -42,7 +42,7 @@ struct Submitting {
     concurrency: ConcurrencyWatch,
     lists: Mutex<Vec<List>>,
     plan_kind: Option<PlanKind>,
-    /// Bit k: a call was recorded by kind k of `PlanKind::ALL`.
+    /// Bit k is set if a call was recorded by kind k of `PlanKind::ALL`.
     plans: AtomicU32,
     resources: Arc<DeviceResources>,
 }
@@ -57,7 +57,7 @@ impl GpuDevice {
         pollster::block_on(Self::new_async(options))
     }
 
-    /// Refuses: waiting would block the thread that a browser needs to open the adapter. [`GpuDevice::new_async`] opens it.
+    /// Returns an error: waiting would block the thread that a browser needs to open the adapter. Use [`GpuDevice::new_async`].
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported), always.
@@ -91,10 +91,10 @@ impl GpuDevice {
 
     /// Uses a caller's own device and queue. Buffers can then be shared (`Tensor::from_wgpu_buffer`, `Tensor::wgpu_buffer`).
     ///
-    /// The device's limits are respected, so a device with low limits may refuse what the adapter could do. A device whose
-    /// limits no kernel can live with is refused by [`GpuDevice::check`] and by every call on it.
+    /// The device's limits are respected, so a device with low limits may refuse calls that the adapter could do. If its
+    /// limits are too low for every call, [`GpuDevice::check`] and every call on it return an error.
     ///
-    /// The library sets no device-lost callback on it, and notices a loss by itself.
+    /// The library sets no device-lost callback on the device, and detects a loss without one.
     pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let adapter = AdapterSummary::new(info, &device.limits(), device.features());
         let core = DeviceCore::new(info, adapter, (device, queue), &GpuOptions::default(), Vec::new());
@@ -138,7 +138,7 @@ impl GpuDevice {
         }))))
     }
 
-    /// Submits nothing, so that a driver without memory for submissions fails here rather than in a call.
+    /// Makes an empty submission, so that a driver without memory for submissions fails here rather than in a call.
     ///
     /// wgpu-hal 30 creates a semaphore in the first submission. If that fails, it destroys another one twice when the device is
     /// dropped (`RelaySemaphores::advance`). Such a device is therefore never dropped.

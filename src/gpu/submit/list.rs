@@ -6,7 +6,7 @@ use super::watch::Watched;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::pipeline::Pipeline;
 
-/// The commands of a recorder. Later recorders fill emptied lists again, so that a warm call allocates none.
+/// The commands of a recorder. Later recorders fill emptied lists again, so that a warm call allocates no list.
 #[derive(Default)]
 pub(in crate::gpu) struct List {
     pub(in crate::gpu) bound: Vec<Bound>,
@@ -15,7 +15,7 @@ pub(in crate::gpu) struct List {
     pub(in crate::gpu) dims: Vec<u8>,
     /// Whether the uniforms differ in every submission.
     pub(in crate::gpu) passing: bool,
-    /// Words that the host reads once all is done.
+    /// Words that the host reads once all submissions are done.
     pub(in crate::gpu) watched: Vec<Watched>,
     /// Buffers that keep their values unless all submissions succeed.
     pub(in crate::gpu) kept: Vec<Buffer>,
@@ -25,11 +25,11 @@ pub(in crate::gpu) struct List {
 pub(in crate::gpu) struct Bound {
     pub(in crate::gpu) pipeline: Arc<Pipeline>,
     pub(in crate::gpu) buffers: Vec<Buffer>,
-    /// The same kernel for parts of a grid, once a grid was divided.
+    /// The kernel bound again for parts of a grid, once a grid was divided.
     pub(in crate::gpu) of_part: Option<BoundId>,
 }
 
-/// Names a kernel bound in a recorder.
+/// Index in [`List::bound`] of a kernel bound in a recorder.
 #[derive(Clone, Copy)]
 pub(in crate::gpu) struct BoundId(pub(in crate::gpu) usize);
 
@@ -40,7 +40,7 @@ pub(in crate::gpu) enum Command {
 }
 
 impl List {
-    /// Drops all commands and keeps their room.
+    /// Drops all commands and keeps the allocated memory.
     pub(in crate::gpu) fn empty(&mut self) {
         self.bound.clear();
         self.commands.clear();

@@ -7,11 +7,11 @@ use crate::gpu::kept::buffer::Buffer;
 const OP: &str = "profile";
 const RESOLVE: wgpu::BufferUsages = wgpu::BufferUsages::QUERY_RESOLVE.union(wgpu::BufferUsages::COPY_SRC);
 
-/// Timestamps of a submission, as they are asked for.
+/// The timestamp queries of a submission, and the buffers for their results.
 pub(in crate::gpu) struct Marks {
     pub(in crate::gpu) queries: wgpu::QuerySet,
     pub(in crate::gpu) resolved: Buffer,
-    /// Where the host reads them.
+    /// The memory from which the host reads the timestamps.
     pub(in crate::gpu) staging: Buffer,
     /// Kernels whose end is to be marked.
     pub(in crate::gpu) kernels: Vec<&'static str>,
@@ -42,7 +42,7 @@ impl Marks {
         Ok(Self { queries, resolved, staging, kernels: Vec::new(), most_kernels, begun: 0, passes, before: Vec::new() })
     }
 
-    /// Where the next pass marks its beginning and its end.
+    /// The queries in which the next pass marks its beginning and its end.
     pub(in crate::gpu) fn pass(&mut self) -> wgpu::ComputePassTimestampWrites<'_> {
         let at = 2 * self.begun;
         self.begun += 1;
@@ -63,7 +63,7 @@ impl Marks {
         }
     }
 
-    /// Has the timestamps written out behind all passes, and copied to the host.
+    /// Encodes, behind all passes, the writing of the timestamps to memory and their copy to the host.
     pub(in crate::gpu) fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         #[expect(clippy::cast_possible_truncation, reason = "less than the largest query set")]
         let count = 2 * self.passes + self.kernels.len() as u32;

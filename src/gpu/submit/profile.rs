@@ -29,10 +29,10 @@ pub enum Detail {
 pub struct Profile {
     /// From the beginning of the first pass to the end of the last.
     pub total: Duration,
-    /// Each pass.
+    /// Duration of each pass.
     pub passes: Vec<Duration>,
-    /// Each dispatch with its kernel's name, from the end of the dispatch before it to its own end. At most about 4,000 dispatches;
-    /// empty unless asked for and possible.
+    /// Duration of each dispatch with its kernel's name, from the end of the dispatch before it to its own end. At most about 4,000
+    /// dispatches; empty unless [`Detail::Dispatches`] was asked for and is possible.
     pub dispatches: Vec<(&'static str, Duration)>,
 }
 
@@ -42,7 +42,7 @@ impl GpuDevice {
         self.resources().device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
-    /// Whether that clock can be read after each dispatch ([`Detail::Dispatches`]).
+    /// Whether the adapter's clock can be read after each dispatch ([`Detail::Dispatches`]).
     pub fn has_dispatch_timestamps(&self) -> bool {
         self.resources().device.features().contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES)
     }

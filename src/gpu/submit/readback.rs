@@ -12,24 +12,25 @@ use crate::gpu::kept::buffer::Buffer;
 use crate::memory;
 
 const OP: &str = "read-back";
+
 /// A copy of a buffer on its way to the host; its submission is under way.
 pub(crate) struct ReadBack {
     device: GpuDevice,
     staging: Buffer,
     words: usize,
-    /// `None` where there was nothing to submit.
+    /// `None` if there was nothing to submit.
     submission: Option<wgpu::SubmissionIndex>,
 }
 
 impl Recorder {
-    /// Submits everything, with a copy of `words` words of a buffer from the word `first` on to the host behind it.
+    /// Submits everything, and behind it a copy to the host: `words` words of the buffer of `from`, from its word on.
     pub(crate) fn submit_and_read(mut self, from: (&Buffer, usize), words: usize) -> Result<ReadBack> {
         let (device, staging) = (self.device().clone(), self.stage_copy(from, words)?);
         let submission = self.submit_as(OP, None)?;
         Ok(ReadBack::new(&device, staging, words, submission))
     }
 
-    /// [`Recorder::submit_and_read`] for the first words of several buffers, in the same submission.
+    /// Submits everything, and in the same submission copies of the first words of several buffers to the host.
     pub(crate) fn submit_and_read_all(mut self, parts: &[(&Buffer, usize)]) -> Result<Vec<ReadBack>> {
         let device = self.device().clone();
         let stage = |&(buffer, words): &(&Buffer, usize)| Ok((self.stage_copy((buffer, 0), words)?, words));
@@ -62,7 +63,7 @@ impl GpuDevice {
 }
 
 impl ReadBack {
-    /// A copy that `submission` makes. The pool must not hand the memory out again before it is unmapped.
+    /// Wraps a copy that `submission` makes. The pool must not hand the memory out again before it is unmapped.
     pub(in crate::gpu) fn new(
         device: &GpuDevice,
         mut staging: Buffer,
@@ -73,7 +74,7 @@ impl ReadBack {
         Self { device: device.clone(), staging, words, submission }
     }
 
-    /// Waiting would block the thread that the browser needs to end the work.
+    /// Returns an error: waiting would block the thread that the browser needs to end the work.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn wait<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
         let option = "waiting for a read-back, rather than awaiting it".to_owned();
@@ -91,7 +92,7 @@ impl ReadBack {
                 return Err(failed(message));
             }
         }
-        // The work is done; another thread's poll may have taken the answer and be about to hand it over.
+        // The work is done, but the poll of another thread may still be about to hand the answer over.
         let answer = pollster::block_on(answered);
         self.take(answer)
     }
@@ -119,7 +120,7 @@ impl ReadBack {
                 owed.0.give(result.map_err(|error| error.to_string()));
             };
             let slice = self.staging.raw().slice(..4 * self.words as u64);
-            // A refused mapping gives the answer, too.
+            // If the mapping is refused, the callback gives the answer, too.
             let _ = self.device.resources().attempt(|| slice.map_async(wgpu::MapMode::Read, callback));
         }
         Answered(answer)
@@ -146,7 +147,7 @@ impl ReadBack {
             bytemuck::cast_slice_mut(&mut words).copy_from_slice(&view[..]);
             words
         };
-        // Memory that stays mapped is of no use to later calls; the words are here in any case.
+        // If unmapping fails, later calls cannot use the memory, but the words are read all the same.
         let unmapped = self.device.resources().attempt(|| self.staging.raw().unmap());
         self.staging.set_pooled(unmapped.is_ok());
         Ok(words)

@@ -70,7 +70,7 @@ impl Recorder {
         Ok(BoundId(self.list.bound.len() - 1))
     }
 
-    /// Binds the same kernel and buffers for parts of a grid.
+    /// Binds the kernel and the buffers of `bound` once more, for parts of a grid.
     fn of_part(&mut self, bound: BoundId) -> Result<BoundId> {
         let Bound { pipeline, buffers, of_part } = &self.list.bound[bound.0];
         if let Some(part) = *of_part {
@@ -97,7 +97,7 @@ impl Recorder {
         }
         let bound = self.of_part(bound)?;
         for part in grid.parts() {
-            // No larger than the whole, which is counted in 32 bits.
+            // No part is larger than the whole grid, which is counted in 32 bits.
             #[expect(clippy::cast_possible_truncation, reason = "every number is below one that has been checked")]
             let [first, groups] = part.map(|at| at.map(|groups| groups as u32));
             self.record(bound, (dims, Some(PartDims { first, whole })), groups, grid.nanos())?;
@@ -105,7 +105,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Adds a dispatch of any kernel, with its grid as it is.
+    /// Adds a dispatch of any kernel with an undivided grid.
     pub(in crate::gpu) fn dispatch_bytes(&mut self, bound: BoundId, dims: &[u8], grid: [u32; 3]) -> Result<()> {
         let Bound { pipeline, .. } = &self.list.bound[bound.0];
         if pipeline.dims.bytes != dims.len() as u64 {
@@ -142,7 +142,7 @@ impl Recorder {
         self.list.dims.extend_from_slice(dims);
         if let Some(part) = part {
             let [place, bound] = [pipeline.dims.place, pipeline.dims.bound].map(|bytes| at as usize + bytes as usize);
-            // Behind the last field there is nothing but padding.
+            // Only padding is cut off here, because the part's words begin right behind the last field.
             self.list.dims.truncate(place);
             self.list.dims.extend_from_slice(bytemuck::bytes_of(&part));
             self.list.dims.resize(bound, 0);
@@ -179,8 +179,8 @@ impl Recorder {
         }
     }
 
-    /// Has the host read the first word of `exchange` once the submission is done: whether the workgroups of `scan` ran
-    /// concurrently.
+    /// Has the host read the first word of `exchange` once the submission is done. The word says whether the workgroups of `scan`
+    /// ran concurrently.
     pub(in crate::gpu) fn watch(&mut self, exchange: &Buffer, scan: String) {
         self.list.watched.push(Watched { from: exchange.clone(), scan });
     }
@@ -190,7 +190,7 @@ impl Recorder {
         self.submit_as("submit", None).map(|_| ())
     }
 
-    /// [`Recorder::submit`], and waits until it is done.
+    /// Submits all commands and waits until they are done.
     #[cfg(not(target_arch = "wasm32"))]
     pub(in crate::gpu) fn submit_and_wait(self) -> Result<()> {
         const OP: &str = "submit";
@@ -204,7 +204,7 @@ impl Recorder {
         device.resources().check_alive(OP)
     }
 
-    /// Submits all commands, with marks of their times if asked for. Returns the last submission; `None` if there is no command.
+    /// Submits all commands, with timestamps if `marks` is given. Returns the last submission; `None` if there is no command.
     pub(in crate::gpu) fn submit_as(
         self,
         op: &'static str,
@@ -213,12 +213,12 @@ impl Recorder {
         self.submit_each(op, marks, |_| Ok(()))
     }
 
-    /// Submits all commands. Calls `goes_on` before each submission and stops if it fails.
+    /// Submits all commands. Calls `before_each` before each submission and stops if it fails.
     fn submit_each(
         mut self,
         op: &'static str,
         mut marks: Option<&mut Marks>,
-        mut goes_on: impl FnMut(usize) -> Result<()>,
+        mut before_each: impl FnMut(usize) -> Result<()>,
     ) -> Result<Option<wgpu::SubmissionIndex>> {
         let resources = Arc::clone(self.device.resources());
         if self.list.commands.is_empty() {
@@ -235,7 +235,7 @@ impl Recorder {
         for at in 0..=begins.len() {
             let range = self.submission(&begins, at);
             let last = at == begins.len();
-            goes_on(at)?;
+            before_each(at)?;
             let (passes, index) = resources.guarded(op, || {
                 // Without uniforms there are no dispatches to bind anything for.
                 let bind = |bound: &Bound| {
@@ -266,8 +266,8 @@ impl Recorder {
         Ok(submission)
     }
 
-    /// The first command of every submission but the first. Copies do not count: each takes less time than the dispatch that reads or
-    /// writes the same memory.
+    /// The index of the first command of every submission except the first. Copies do not count: each takes less time than the dispatch
+    /// that reads or writes the same memory.
     fn later_submissions(&self) -> Vec<usize> {
         let mut submissions = Submissions::new(&self.device.plan_limits().watchdog);
         let mut begins = Vec::new();
@@ -281,7 +281,7 @@ impl Recorder {
         begins
     }
 
-    /// The commands of a submission.
+    /// The range of the commands of submission `at`.
     fn submission(&self, begins: &[usize], at: usize) -> std::ops::Range<usize> {
         let begin = if at == 0 { 0 } else { begins[at - 1] };
         begin..begins.get(at).copied().unwrap_or(self.list.commands.len())
@@ -324,7 +324,7 @@ impl Recorder {
         dispatches(&self.list.commands)
     }
 
-    /// Passes that they take: consecutive dispatches share a pass.
+    /// Compute passes of the commands recorded so far. Consecutive dispatches share a pass.
     pub(in crate::gpu) fn passes(&self) -> usize {
         let begins = self.later_submissions();
         let of = |at| {

@@ -1,4 +1,4 @@
-//! The plans that calls run by: those that measurements have chosen, without those that the device has failed to run.
+//! Chooses the plans that calls run by: by measurements, and without plans that the device has failed to run.
 
 use super::handle::GpuDevice;
 use crate::error::Result;
@@ -13,8 +13,8 @@ impl GpuDevice {
         self.resources().tuning.is_some()
     }
 
-    /// The plan that was measured to be fastest for such calls, or the plan itself if none was measured. If `forced`, the kind of the
-    /// plan stays, unless its workgroups did not run concurrently.
+    /// The plan that was measured to be fastest for calls of this kind, or `plan` itself if none was measured. If `forced`, the kind of
+    /// `plan` stays, unless its workgroups did not run concurrently.
     pub(crate) fn tuned(&self, plan: Plan, forced: bool) -> Plan {
         let known = self.resources().tuning.as_ref();
         let known = known.and_then(|tuning| lock(tuning).entries.get(&key(plan.problem())).copied());
@@ -28,7 +28,7 @@ impl GpuDevice {
         self.permitted(plan)
     }
 
-    /// Has calls of a problem's kind run by a choice from now on, or by their default plan if it is `None`. Returns the former choice.
+    /// Sets the choice by which calls of a problem's kind run from now on; `None` means their default plan. Returns the former choice.
     pub(crate) fn prefer(&self, problem: &Problem, choice: Option<Choice>) -> Option<Choice> {
         let mut tuning = lock(self.resources().tuning.as_ref()?);
         match choice {
@@ -37,12 +37,12 @@ impl GpuDevice {
         }
     }
 
-    /// Writes the results to disk.
+    /// Writes the results of autotuning to disk.
     pub(crate) fn save_tuning(&self) -> Result<()> {
         self.resources().tuning.as_ref().map_or(Ok(()), |tuning| lock(tuning).save())
     }
 
-    /// The plan itself, or one by steps if its workgroups were found not to run concurrently.
+    /// Returns `plan` itself, or a plan by steps if the workgroups of `plan` were found not to run concurrently.
     fn permitted(&self, plan: Plan) -> Plan {
         let Some(name) = plan.cooperative_name() else { return plan };
         self.concurrency().take(self.resources());

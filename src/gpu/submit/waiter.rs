@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use crate::gpu::device::contained::Outcome;
 use crate::gpu::device::lock;
 
-/// The driver's answer to a mapping once there is one, and who waits for it.
+/// The driver's answer to a mapping once there is one, and the waker of the task that waits for it.
 #[derive(Default)]
 pub(in crate::gpu) struct Answer(Mutex<Progress>);
 
@@ -33,16 +33,16 @@ impl Answer {
     }
 }
 
-/// An answer that is given in any case: nobody waits for a callback that was dropped.
+/// Held by a callback. If wgpu drops the callback without calling it, the answer is an error, so that nobody waits forever.
 pub(in crate::gpu) struct Owed(pub(in crate::gpu) Arc<Answer>);
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.0.give(Err("the driver has dropped it".to_owned()));
+        self.0.give(Err("the driver has dropped the request".to_owned()));
     }
 }
 
-/// Ready once the answer is there.
+/// A future that is ready once the answer is given.
 pub(in crate::gpu) struct Answered(pub(in crate::gpu) Arc<Answer>);
 
 impl Future for Answered {
@@ -74,8 +74,8 @@ mod thread {
     use crate::gpu::device::liveness::{Loss, wait_for};
     use crate::gpu::device::lock;
 
-    /// A thread that waits for submissions, so that no caller of an `async` function must. It starts with the first of
-    /// them and ends with the device; if it ends sooner, the next submission starts another one.
+    /// A thread that waits for submissions, so that no caller of an `async` function blocks. It starts with the first
+    /// submission and ends with the device. If it ends sooner, the next submission starts another thread.
     #[derive(Default)]
     pub(in crate::gpu) struct Waiter(Mutex<Option<Running>>);
 
@@ -84,7 +84,7 @@ mod thread {
         thread: JoinHandle<()>,
     }
 
-    /// A submission, and who is told when it does not come to its end.
+    /// A submission, and the answer that gets an error if the submission fails.
     type AwaitedSubmission = (wgpu::SubmissionIndex, Arc<Answer>);
 
     impl Waiter {
@@ -108,8 +108,8 @@ mod thread {
             let (device, loss) = (device.clone(), loss.clone());
             let builder = thread::Builder::new().name("gatewise-gpu".to_owned());
             let started = builder.spawn(move || wait_for_all(&device, &loss, received));
-            let thread =
-                started.map_err(|error| Error::Gpu { op, message: format!("no thread to wait for it: {error}") })?;
+            let thread = started
+                .map_err(|error| Error::Gpu { op, message: format!("cannot start a waiting thread: {error}") })?;
             // The thread has just begun to receive.
             let _ = submissions.send(watched);
             *running = Some(Running { submissions, thread });
@@ -118,7 +118,7 @@ mod thread {
     }
 
     impl Drop for Waiter {
-        /// Waits for the thread to let go of the device. If it were the last to do so, it could unload the driver while the
+        /// Waits until the thread has dropped its device. If it were the last to do so, it could unload the driver while the
         /// process ends.
         fn drop(&mut self) {
             let Some(Running { submissions, thread }) = lock(&self.0).take() else { return };

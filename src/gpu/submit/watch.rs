@@ -1,5 +1,5 @@
-//! Whether the workgroups of cooperative scans ran concurrently. Every such call leaves a word that says so. Later calls read the words
-//! that have arrived; no call waits for one.
+//! Finds out whether the workgroups of cooperative scans ran concurrently. Every call with such a scan leaves a word that says so. Later
+//! calls read the words that have arrived; no call waits for one.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -15,10 +15,10 @@ const BYTES: u64 = 4;
 /// The bit of the word that says that a workgroup waited in vain (TIRED in `shaders/cell/exchange_memory.wgsl`).
 const TIRED: u32 = 1;
 
-/// A word to read once a submission is done.
+/// A word that the host reads once a submission is done.
 pub(in crate::gpu) struct Watched {
     pub(in crate::gpu) from: Buffer,
-    /// The scan: [`Plan::cooperative_name`](crate::plan::Plan::cooperative_name).
+    /// The scan's name ([`Plan::cooperative_name`](crate::plan::Plan::cooperative_name)).
     pub(in crate::gpu) scan: String,
 }
 
@@ -29,7 +29,7 @@ pub(in crate::gpu) struct ConcurrencyWatch(Mutex<Vec<Expected>>);
 /// A word on its way to the host.
 struct Expected {
     staging: (u64, wgpu::Buffer),
-    /// Whether it can be read.
+    /// Set once the driver has answered: whether the word can be read.
     arrived: Arc<OnceLock<bool>>,
     scan: String,
 }
@@ -51,10 +51,10 @@ impl ConcurrencyWatch {
             let arrived = Arc::new(OnceLock::new());
             let answer = Arc::clone(&arrived);
             let callback = move |result: std::result::Result<(), wgpu::BufferAsyncError>| {
-                // There is one answer.
+                // wgpu calls back once, so there is no earlier answer.
                 let _ = answer.set(result.is_ok());
             };
-            // A refused mapping gives the answer, too.
+            // If the mapping is refused, the callback gives the answer, too.
             let _ = resources.attempt(|| staging.1.slice(..BYTES).map_async(wgpu::MapMode::Read, callback));
             Expected { staging, arrived, scan }
         });
@@ -68,7 +68,7 @@ impl ConcurrencyWatch {
             if expected.is_empty() {
                 return;
             }
-            // The call that waits for a result reports a failed poll.
+            // A failed poll is reported by the call that waits for a result.
             let _ = resources.poll(wgpu::PollType::Poll);
             expected
                 .extract_if(.., |word| word.arrived.get().is_some() || Arc::strong_count(&word.arrived) == 1)
