@@ -1,5 +1,5 @@
-//! The GPU path of a build without the feature `gpu`: its types have no values, so none of its functions is ever called. The
-//! other rooms name them as they name those of the GPU path, and need no conditional compilation.
+//! The GPU path of a build without the feature `gpu`. Its types have no values, so no function that takes one is ever called.
+//! Other modules name these types like the real ones, and need no conditional compilation.
 
 #![allow(dead_code, reason = "the fields of values that never exist")]
 
@@ -11,7 +11,7 @@ use crate::plan::{Limits, Plan, PlanKind, Problem};
 #[derive(Clone, Copy, Debug)]
 enum Never {}
 
-/// Declares types without values. Their field is private, so that the compiler does not call the code that handles them
+/// Declares types without values. Their field is private, so that the compiler does not warn that the code for them is
 /// unreachable.
 macro_rules! absent_types {
     ($($visibility:vis $name:ident),*) => {$(
@@ -140,7 +140,7 @@ pub(crate) enum RowWords {
     Floats,
 }
 
-/// Declares operations, each a function of a recorder.
+/// Declares operations. Each is a function that takes a recorder.
 macro_rules! absent_operations {
     ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {$(
         pub(crate) fn $name(recorder: &mut Recorder, $(_: $argument),*) -> Result<$result> {

@@ -1,4 +1,4 @@
-//! The host side of the kernels around the cells: dims, grid, output. Shapes are checked by [`ops`](crate::ops).
+//! The host side of the kernels around the cells: uniforms, grids, outputs. [`ops`](crate::ops) checks the shapes.
 
 use super::strided::{self, Axis, Matrix, longest_loop, matmul_strided};
 use crate::cell::Activation;
@@ -16,14 +16,14 @@ use crate::plan::{Cut, Grid, Limits, Work};
 
 /// Invocations of a workgroup, as the kernels' `WORKGROUP_SIZE` declares it.
 pub(super) const WORKGROUP_SIZE: usize = 64;
-/// Below this number of rows `matmul_rows` wastes less than `matmul`'s tiles do.
+/// Below this number of rows, `matmul_rows` wastes less work than the tiles of `matmul`.
 const TILED_FROM_ROWS: usize = 16;
 /// Rows and columns of the tile that a workgroup of `matmul` or `matmul_strided` computes.
 pub(super) const TILE: usize = 64;
 
 uniform! {
     struct MatmulDims { rows: u32, depth: u32, columns: u32, a_row: u32, y_offset: u32, has_bias: u32 }
-    /// Of a convolution and of its gradients.
+    /// The uniform of a convolution and of its gradients.
     pub(super) struct Conv1dDims {
         count: u32,
         channels: u32,
@@ -43,7 +43,7 @@ uniform! {
     struct UnaryDims { count: u32, alpha: f32, beta: f32 }
 }
 
-/// A size in 32 bits, in which kernels count.
+/// Converts a size to 32 bits, in which kernels count.
 pub(super) fn word(device: &GpuDevice, op: &'static str, size: usize) -> Result<u32> {
     device.resources().word(op, size)
 }
@@ -54,12 +54,12 @@ pub(super) fn check_loops(device: &GpuDevice, op: &'static str, iterations: usiz
     device.resources().limit(op, "loop iterations of one invocation", iterations as u64, cap)
 }
 
-/// The grid, or the error of an operation on this device if the dispatch cannot be divided into short parts.
+/// Returns the grid, or the error of operation `op` if the dispatch cannot be divided into short parts.
 pub(super) fn cut(device: &GpuDevice, op: &'static str, grid: Cut) -> Result<Grid> {
     grid.map_err(|overlong| overlong.error(op, &device.adapter().name))
 }
 
-/// A grid with so many workgroups along each axis, divided into parts if it would take too long.
+/// A grid of `whole` workgroups along each axis, divided into parts if the dispatch would take too long.
 pub(super) fn grid(device: &GpuDevice, op: &'static str, whole: [usize; 3], work: Work) -> Result<Grid> {
     cut(device, op, Grid::of(device.plan_limits().bounds(), whole, work))
 }
@@ -84,7 +84,7 @@ pub(super) fn each<D: Uniform>(
     each_of(recorder, kernel, constants, inputs, dims, (len, work))
 }
 
-/// Records a kernel like [`each`], for elements whose work is not that of a few instructions.
+/// Records a kernel as [`each`] does, for elements that take more than a few instructions: `work` is the work of all of them.
 pub(super) fn each_of<D: Uniform>(
     recorder: &mut Recorder,
     kernel: &'static Kernel,
@@ -122,8 +122,8 @@ pub(crate) struct MatmulSize {
     pub(crate) columns: usize,
 }
 
-/// `y = a b + bias` into a new buffer. `a [rows, depth]`, `b [depth, columns]`, or the other way round where they lie
-/// transposed; `bias [columns]`.
+/// Computes `y = a b + bias` into a new buffer, for `a [rows, depth]`, `b [depth, columns]` and `bias [columns]`. An operand
+/// that lies transposed has its two axes exchanged.
 pub(crate) fn matmul(
     recorder: &mut Recorder,
     (a, a_transposed): (&Buffer, bool),
@@ -150,13 +150,13 @@ pub(crate) fn matmul(
         y_offset: 0,
         has_bias: u32::from(bias.is_some()),
     };
-    // The binding must hold something; `has_bias` says that it is not read.
+    // Without a bias the binding still needs a buffer; `has_bias` says that it is not read.
     let flags = [("A_TRANSPOSED", a_transposed), ("B_TRANSPOSED", b_transposed)];
     let constants = flags.into_iter().filter(|(_, transposed)| *transposed).map(|(name, _)| (name, 1)).collect();
     produce(recorder, kernel, &constants, &[a, b, bias.unwrap_or(b)], &dims, rows * columns, &grid)
 }
 
-/// The kernel of a product, and its workgroups.
+/// The kernel of a product, and its grid.
 fn kernel_of(limits: &Limits, size: MatmulSize) -> (&'static Kernel, Cut) {
     let MatmulSize { rows, columns, .. } = size;
     if rows < TILED_FROM_ROWS {
@@ -173,7 +173,7 @@ fn leaves_idle(grid: &Grid) -> bool {
     grid.count() > 1 && grid.part().into_iter().product::<usize>() < BUSY.min(grid.whole().into_iter().product())
 }
 
-/// Multiplies in pieces of the depth, each of which adds to the sums of the one before.
+/// Multiplies one slice of the depth after another; each adds to the sums of the slices before it.
 fn deep_matmul(
     recorder: &mut Recorder,
     (a, a_transposed): (&Buffer, bool),
@@ -209,7 +209,7 @@ fn work_by_rows(MatmulSize { rows, depth, columns }: MatmulSize) -> Work {
     Work::of(products.saturating_mul(2), products.saturating_mul(4)).iterations(depth)
 }
 
-/// `x [count, channels, length]`, `weight [out_channels, channels, kernel]`, `bias [out_channels]`.
+/// Convolves `x [count, channels, length]` with `weight [out_channels, channels, kernel]` and adds `bias [out_channels]`.
 pub(crate) fn conv1d(
     recorder: &mut Recorder,
     x: (&Buffer, [usize; 3]),
@@ -224,7 +224,7 @@ pub(crate) fn conv1d(
     let dims = conv1d_dims(recorder, op, signal, [out, kernel], geometry)?;
     let len = signal[0] * out * geometry.output_length(signal[2], kernel);
     let taps = channels * kernel;
-    // Two loads and the places of both to a multiply-add.
+    // A multiply-add takes two loads and their indices.
     let work = Work::each(len, 2).products(2 * len as u64 * taps as u64).iterations(taps);
     each_of(recorder, &CONV1D, &Constants::new(), &[x, weight, bias], &dims, (len, work))
 }
@@ -241,7 +241,7 @@ pub(super) fn conv1d_dims(
     let out_length = geometry.output_length(length, kernel);
     n(count * out * out_length)?;
     n(count * channels * length)?;
-    // The kernels' places in the padded signal. A stride beyond its end leads to no window.
+    // The kernels count places in the padded signal. A stride beyond its end leads to no second window, so it is shortened.
     let padded = length + 2 * geometry.padding;
     n(padded)?;
     Ok(Conv1dDims {
@@ -256,7 +256,7 @@ pub(super) fn conv1d_dims(
     })
 }
 
-/// `x [count, length]`.
+/// Pads the rows of `x [count, length]`.
 pub(crate) fn pad1d(
     recorder: &mut Recorder,
     x: (&Buffer, [usize; 2]),
@@ -320,7 +320,7 @@ pub(crate) fn binary(
     each(recorder, &BINARY, &vec![("OPERATION", op as u32)], &[a.buffer, b.buffer], &dims, rows * columns)
 }
 
-/// The work of a kernel with one workgroup per row, which reads the row so many times.
+/// The work of a kernel with one workgroup per row, which reads the row `times` times.
 pub(super) fn work_of_rows([rows, columns]: [usize; 2], times: usize) -> Work {
     let elements = (rows as u64).saturating_mul(columns as u64).saturating_mul(times as u64);
     Work::of(elements.saturating_mul(8), elements.saturating_mul(4))
@@ -345,19 +345,19 @@ pub(crate) fn reduce_rows(
 
 /// The sum of every column of `x [rows, columns]`.
 pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Buffer, [rows, columns]: [usize; 2]) -> Result<Buffer> {
-    /// Columns of a workgroup, and invocations that share one.
+    /// Columns of a workgroup, and also the number of invocations that share a column.
     const SIDE: usize = 16;
     let name = SUM_COLUMNS.name;
     let device = recorder.device().clone();
-    let turns = rows.div_ceil(SIDE) + SIDE;
-    if turns > longest_loop(device.plan_limits()) {
+    let iterations = rows.div_ceil(SIDE) + SIDE;
+    if iterations > longest_loop(device.plan_limits()) {
         let y = Buffer::new(&device, name, columns)?;
         strided::sum_columns(recorder, (x, &y), [rows, columns])?;
         return Ok(y);
     }
     let dims = SumColumnsDims { rows: word(&device, name, rows)?, columns: word(&device, name, columns)? };
     word(&device, name, rows * columns)?;
-    let work = Work::of((rows * columns) as u64, 4 * (rows * columns) as u64).iterations(turns);
+    let work = Work::of((rows * columns) as u64, 4 * (rows * columns) as u64).iterations(iterations);
     let grid = fold(&device, name, columns.div_ceil(SIDE), work)?;
     produce(recorder, &SUM_COLUMNS, &Constants::new(), &[x], &dims, columns, &grid)
 }

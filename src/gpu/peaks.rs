@@ -1,4 +1,4 @@
-//! An adapter's peak rates, measured: the yardstick of all other times.
+//! Measures an adapter's peak rates, by which all other times are judged.
 
 use std::time::{Duration, Instant};
 
@@ -23,18 +23,18 @@ pub struct Peaks {
     pub read: Vec<(usize, f64)>,
     /// Floating-point operations per second of multiply-adds in f32; each counts as two.
     pub flops: f64,
-    /// Seconds per dispatch of one workgroup that waits for the dispatch before it.
+    /// Seconds per dispatch of one workgroup, if each dispatch waits for the one before it.
     pub dispatch: f64,
-    /// Seconds per such dispatch of [`Peaks::WIDE`] workgroups.
+    /// Seconds per dispatch of [`Peaks::WIDE`] workgroups, if each dispatch waits for the one before it.
     pub wide_dispatch: f64,
     /// Seconds from a submission of one dispatch to its end, on the host's clock.
     pub submit: f64,
-    /// Seconds from such a submission to the arrival of four bytes that it reads back.
+    /// Seconds from a submission of one dispatch to the arrival of four bytes that it reads back, on the host's clock.
     pub read_back: f64,
 }
 
 impl Peaks {
-    /// Workgroups of a wide dispatch.
+    /// Number of workgroups of the dispatches that [`Peaks::wide_dispatch`] times.
     pub const WIDE: usize = 1024;
 }
 
@@ -48,12 +48,12 @@ uniform! {
 const MEBIBYTE: usize = 1 << 20;
 /// Bytes of a word of the kernels.
 const WORD: usize = 16;
-/// Consecutive dispatches.
+/// Number of consecutive dispatches in one measurement.
 const CHAIN: usize = 1000;
 /// Floating-point operations of an invocation of `peak_fma` per iteration.
 const FMA_OPERATIONS: usize = 128;
 
-/// How much work the kernels are given: enough to keep the device busy for some milliseconds.
+/// The work of the kernels: enough to keep the device busy for some milliseconds.
 struct Load {
     copy_bytes: usize,
     read_bytes: &'static [usize],
@@ -107,7 +107,7 @@ impl GpuDevice {
     fn fastest(&self, record: impl Fn(&mut Recorder) -> Result<()>) -> Result<f64> {
         let mut fastest = Duration::MAX;
         let begin = Instant::now();
-        // The first ones compile, allocate and raise clocks.
+        // The first run compiles and allocates, so it does not count. The next ones raise clocks.
         for run in 0.. {
             let mut recorder = Recorder::new(self);
             record(&mut recorder)?;
@@ -152,7 +152,7 @@ impl GpuDevice {
         let dims = PeakReadDims {
             count: word(self, name, count)?,
             mask: word(self, name, words - 1)?,
-            // No multiple of a power of two, so that no read of an invocation repeats the one before.
+            // No multiple of the buffer's length, so that no read of an invocation repeats the one before.
             step: word(self, name, count + WORKGROUP_SIZE)?,
             reads: word(self, name, reads)?,
         };
@@ -170,7 +170,7 @@ impl GpuDevice {
         let y = Buffer::new(self, name, count * WORD / 4)?;
         let iterations = word(self, name, load.iterations)?;
         let dims = PeakFmaDims { count: word(self, name, count)?, iterations, factor: 0.999, summand: 0.001 };
-        // Nothing but multiply-adds: five times as fast as other kernels.
+        // The estimate assumes that kernels reach a fifth of the peak rate, but this one has nothing but multiply-adds.
         let work = Work::of((count * load.iterations * FMA_OPERATIONS / 2 / 5) as u64, 0);
         let grid = fold(self, name, count.div_ceil(WORKGROUP_SIZE), work)?;
         let seconds = self.fastest(|recorder| {
@@ -191,7 +191,7 @@ impl GpuDevice {
         Ok(seconds / CHAIN as f64)
     }
 
-    /// Seconds of a submission on the host's clock: that of the device does not run before the work arrives.
+    /// Seconds of a submission on the host's clock, because the device's clock misses the time before the work arrives.
     fn peak_submit(&self, read: bool) -> Result<f64> {
         let x = Buffer::zeros(self, PEAK_STEP.name, 1)?;
         let grid = grid(self, PEAK_STEP.name, [1; 3], Work::default())?;
@@ -208,7 +208,7 @@ impl GpuDevice {
             }
             times.push(begin.elapsed().as_secs_f64());
         }
-        // The first ones compile and allocate.
+        // The first runs compile and allocate.
         let mut times = times.split_off(10);
         times.sort_by(f64::total_cmp);
         Ok(times[times.len() / 2])

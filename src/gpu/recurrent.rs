@@ -34,7 +34,7 @@ pub(crate) struct LayerStack {
     device: GpuDevice,
     /// The stack's sizes; its `time` and `batch` are 0.
     problem: Problem,
-    /// Bit d: direction d runs in reverse.
+    /// Bit d is set if direction d runs in reverse.
     reverse: u32,
     merge: Option<Binary>,
     kind: Option<PlanKind>,
@@ -67,7 +67,7 @@ impl LayerStack {
     }
 }
 
-/// Bit d: direction d runs in reverse.
+/// A word whose bit d is set if direction d runs in reverse.
 fn reverse_bits(directions: &[Direction]) -> u32 {
     (0..).zip(directions).map(|(bit, d): (u32, _)| u32::from(*d == Direction::Reverse) << bit).sum()
 }
@@ -93,11 +93,11 @@ struct RecurrentCall<'a> {
     out: usize,
 }
 
-/// A chunk of a layer whose input is projected: the steps follow.
+/// A chunk of a layer whose input has been projected, so that its steps can be recorded.
 struct ProjectedChunk<'a> {
     /// The layer, or the lowest of the layers that share their dispatches.
     layer: usize,
-    /// The number of the chunk.
+    /// The index of the chunk.
     index: usize,
     chunk: Chunk,
     /// The projected input of all gates.
@@ -165,7 +165,7 @@ impl RecurrentCall<'_> {
         Ok(x)
     }
 
-    /// Room for the output of one layer: in every step and row, one direction behind the other.
+    /// Allocates the output of one layer. In every step and row, it holds the directions one behind the other.
     fn output(&self, device: &GpuDevice) -> Result<Buffer> {
         Buffer::new(device, "y", self.input.time * self.input.batch * self.width())
     }

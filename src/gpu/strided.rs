@@ -1,4 +1,4 @@
-//! The host side of the kernels that serve gradients: products and sums by strides, masks.
+//! The host side of the kernels that compute gradients: strided products, strided sums and masks.
 
 use super::ops::{MatmulSize, TILE, WORKGROUP_SIZE, each, fold, grid, word, work_by_tiles};
 use crate::cell::Draw;
@@ -67,14 +67,14 @@ uniform! {
     }
 }
 
-/// Elements that are left out: those before `at` lie side by side, the others behind the gap.
+/// Elements of an axis that are left out: index `at` and all later ones lie `elements` elements further on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gap {
     pub(super) at: usize,
     pub(super) elements: usize,
 }
 
-/// An axis of an operand: how far apart its elements lie, in which order they are taken, and whether some are left out.
+/// An axis of an operand: the distance of its elements, their order, and the elements that are left out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
     pub(super) stride: usize,
@@ -95,7 +95,7 @@ impl Axis {
         Self { gap, ..self }
     }
 
-    /// The first element of the part from `begin` on of an axis of `len` elements, and the signed stride.
+    /// For the part from index `begin` on of an axis of `len` elements: the offset of its first element, and the signed stride.
     fn part(&self, device: &super::GpuDevice, op: &'static str, len: usize, begin: usize) -> Result<(usize, i32)> {
         let stride = i32::try_from(self.stride).map_err(|_| Error::Limit {
             op,
@@ -119,7 +119,7 @@ pub(super) struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    /// Whether words of four elements are whole along one axis, and begin wherever the other one goes.
+    /// Whether the matrix can be read in aligned words of four elements along its axis of stride 1.
     fn in_words(&self) -> bool {
         let [along, across] =
             if self.outer.stride < self.depth.stride { [self.outer, self.depth] } else { [self.depth, self.outer] };
@@ -164,14 +164,15 @@ impl ProductTile {
     }
 }
 
-/// Turns of one loop that neither the driver nor a watchdog cuts short.
+/// Largest number of iterations of one loop that neither the driver nor a watchdog cuts short.
 pub(super) fn longest_loop(limits: &Limits) -> usize {
     let cap = usize::try_from(limits.loop_cap.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     cap.min(limits.watchdog.iterations())
 }
 
-/// Iterations of a product's loop that the driver is sure to complete, with a loop inside it, and that are short enough. A long
-/// depth rather than a large grid is cut up, for all workgroups are busy then; as far as that does not leave too little to each.
+/// Longest slice of a product's depth for one dispatch: the driver completes its loop and the loop within, and it is short enough
+/// for the watchdog. A long depth is cut before a large grid, so that all workgroups stay busy, but not into slices of fewer than
+/// 1,024 elements if one workgroup can compute these in time.
 fn longest_depth(limits: &Limits, [rows, columns]: [usize; 2]) -> usize {
     const LEAST: usize = 1024;
     let cap = usize::try_from(limits.loop_cap.unwrap_or(u64::MAX) / 2).unwrap_or(usize::MAX);
@@ -179,13 +180,13 @@ fn longest_depth(limits: &Limits, [rows, columns]: [usize; 2]) -> usize {
     let fitting = |rows, depth, columns| {
         limits.bounds().fitting(work_by_tiles(MatmulSize { rows, depth, columns })).saturating_mul(depth)
     };
-    // A single workgroup has to be short enough, too.
+    // A single workgroup must be short enough, too.
     let least = LEAST.min(fitting(TILE, TILE, TILE));
     let watched = fitting(rows, LEAST, columns).max(least).min(limits.watchdog.iterations().saturating_mul(16));
     capped.min((watched / TILE).max(1).saturating_mul(TILE))
 }
 
-/// `y (+)= a b` at `y_offset`, rows side by side. `[rows, depth, columns]` are the product's sizes.
+/// Computes `y = a b`, or `y += a b` if `accumulate`, from element `y_offset` on. `[rows, depth, columns]` are the product's sizes.
 pub(super) fn matmul_strided(
     recorder: &mut Recorder,
     (a, b): (Matrix<'_>, Matrix<'_>),
@@ -247,11 +248,11 @@ pub(super) struct Sum<'a> {
     pub(super) terms: usize,
     pub(super) term: Axis,
     pub(super) columns: usize,
-    /// In the columns.
+    /// The columns that are left out.
     pub(super) gap: Option<Gap>,
 }
 
-/// `y (+)= sum over the terms`, `[outer, columns]` at `y_offset`.
+/// Computes the sums over the terms as `y [outer, columns]` from element `y_offset` on, or adds them to `y` if `accumulate`.
 pub(super) fn sum_strided(
     recorder: &mut Recorder,
     sum: &Sum<'_>,
@@ -291,7 +292,7 @@ pub(super) fn sum_strided(
     }
 }
 
-/// The sum of every column of `x [rows, columns]`, row by row: for more rows than the invocations of a workgroup can share.
+/// Sums every column of `x [rows, columns]` row by row: for more rows than the invocations of a workgroup can share.
 pub(super) fn sum_columns(
     recorder: &mut Recorder,
     (x, y): (&Buffer, &Buffer),
@@ -302,7 +303,7 @@ pub(super) fn sum_columns(
     sum_strided(recorder, &sum, (y, 0), false)
 }
 
-/// `y = x` times a mask that begins anew after `period` elements: `count` elements from and to the given places.
+/// Multiplies `count` elements of `x` from `from` on by a mask that repeats after `period` elements; writes them to `y` from `to` on.
 pub(super) fn dropout_into(
     recorder: &mut Recorder,
     draw: &Draw,
@@ -326,20 +327,20 @@ pub(super) fn dropout_into(
     n(from.max(to) + count)?;
     let work = Work::each(count, 1).products(40 * count as u64);
     let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?;
-    // A mask's key tells steps apart.
+    // The mask's key differs in every training step.
     recorder.has_passing_numbers();
     let bound = recorder.bind(&DROPOUT, &Constants::new(), [x, y].map(Buffer::clone))?;
     recorder.dispatch(bound, &dims, &grid)
 }
 
-/// `x` times a mask of `len` elements, in memory of its own.
+/// Multiplies `x` by a mask of `len` elements into a new buffer.
 pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Buffer, len: usize) -> Result<Buffer> {
     let y = Buffer::new(recorder.device(), DROPOUT.name, len)?;
     dropout_into(recorder, draw, (x, 0), (&y, 0), [len, len])?;
     Ok(y)
 }
 
-/// `x [rows, columns]` with zeros in the rows that `flags` leaves out.
+/// Copies `x [rows, columns]` to a new buffer, with zeros in the rows that `flags` marks as skipped.
 pub(super) fn silence(
     recorder: &mut Recorder,
     x: &Buffer,

@@ -1,4 +1,4 @@
-//! The host side of the kernels of training around the cells: gradients of the operations, losses, the end of a step.
+//! The host side of the training kernels around the cells: gradients of the operations, losses, the end of a step.
 
 mod gradient;
 mod loss;

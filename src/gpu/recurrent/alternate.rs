@@ -8,7 +8,7 @@ use crate::plan::Grid;
 
 /// One dispatch of a step, bound to its two buffers in both orders.
 pub(super) struct Alternating<D> {
-    /// For even and for odd numbers of steps done.
+    /// The bindings for even and for odd numbers of steps done.
     bound: [BoundId; 2],
     dims: D,
     grid: Grid,

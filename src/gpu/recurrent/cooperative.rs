@@ -1,5 +1,5 @@
-//! The cooperative scan: one dispatch of several workgroups per chunk of time and group of directions. A second dispatch computes the
-//! chunk again with one workgroup if those of the first did not run concurrently.
+//! The cooperative scan: one dispatch of several workgroups per chunk of time and group of directions. If its workgroups did not run
+//! concurrently, a second dispatch computes the chunk again with one workgroup.
 
 use super::dims::RecurrentDims;
 use super::special::Specialization;
@@ -52,7 +52,7 @@ struct CooperativeBuffers {
     exchange: Buffer,
 }
 
-/// Records a call.
+/// Records a call by cooperative scans.
 pub(super) fn layers(
     recorder: &mut Recorder,
     call: &RecurrentCall<'_>,
@@ -130,7 +130,7 @@ fn scan_chunk(
     Ok(())
 }
 
-/// The `override`s of the scan, those of the cell not included.
+/// The `override`s of the scan, without those of the cell.
 fn layout(
     call: &RecurrentCall<'_>,
     scan: &CooperativeScan,

@@ -11,20 +11,20 @@ use crate::error::Result;
 pub struct KernelCell {
     /// Values of the `override`s of `shaders/common/cell.wgsl`.
     pub constants: Vec<(&'static str, u32)>,
-    /// The struct `CellScalars` of the same file, by its words' bits.
+    /// The struct `CellScalars` of `shaders/common/cell.wgsl`, as the bits of its words.
     pub scalars: Vec<u32>,
     /// `weight_ih`, packed as `shaders/common/tile.wgsl` says.
     pub input: Vec<u32>,
-    /// `weight_hh`, packed likewise.
+    /// `weight_hh`, packed as `shaders/common/tile.wgsl` says.
     pub recurrent: Vec<u32>,
-    /// `weight_hr`, packed likewise; empty if the cell does not project.
+    /// `weight_hr`, packed as `shaders/common/tile.wgsl` says; empty if the cell does not project.
     pub projection: Vec<u32>,
     /// `[VECTOR_ROWS, hidden]`, as `shaders/cell/vectors.wgsl` says.
     pub vectors: Vec<f32>,
 }
 
 impl KernelCell {
-    /// Packs the parameters of a cell of `hidden` units, which fit it: [`Parameters::check`].
+    /// Packs the parameters of a cell of `hidden` units. They must fit the cell ([`Parameters::check`]).
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).

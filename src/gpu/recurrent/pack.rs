@@ -1,4 +1,4 @@
-//! Weights as the kernels read them; `shaders/common/tile.wgsl` and `shaders/cell/vectors.wgsl` describe the layouts.
+//! Weights as the kernels read them; `shaders/common/tile.wgsl` and `shaders/cell/vector_rows.wgsl` describe the layouts.
 
 use half::{bf16, f16};
 use ndarray::{Array1, Array2, ArrayD, ArrayView2, IxDyn};
@@ -24,11 +24,11 @@ const CANDIDATE_BIAS: usize = 15;
 const SCALE_PROJECTION: usize = 16;
 pub(super) const VECTOR_ROWS: usize = 17;
 
-/// PackedPart of a buffer: the matrices of a layer's directions, one after another. In words of 16 bytes.
+/// A part of a buffer that holds the matrices of a layer's directions, one after another. Offsets count words of 16 bytes.
 pub(super) struct PackedPart {
     pub(super) buffer: Buffer,
     pub(super) at: usize,
-    /// Words from one direction to the next.
+    /// Words from the matrix of one direction to that of the next.
     pub(super) stride: usize,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct PackedStack {
     pub(super) vectors: Buffer,
 }
 
-/// A matrix of `gates * units` rows in words, and its rows' scales.
+/// A packed matrix of `gates * units` rows, and the scales of its rows if it is int8.
 pub(super) struct Packed {
     pub(super) words: Vec<u32>,
     pub(super) scales: Vec<f32>,
@@ -61,7 +61,8 @@ impl Packed {
             WeightType::Int8 => quantize(OP, weight)?,
             _ => (Vec::new(), Vec::new()),
         };
-        // Element `i` of column `c` of a step: one column per gate, or four columns along the depth of a single gate.
+        // The row and the depth of element `i` of column `c` in a group of packed weights (a `step` along the depth): it has one column
+        // per gate, or four columns along the depth of a single gate.
         let place = |unit: usize, step: usize, c: usize, i: usize| {
             let (gate, k) = if gates == 1 { (0, step * 16 + 4 * c + i) } else { (c, step * 4 + i) };
             (gate < gates && unit < units && k < depth).then_some((gate * units + unit, k))
@@ -127,7 +128,7 @@ fn unpacked(packed: &Packed, gates: usize, kind: WeightType, (rows, depth): (usi
 }
 
 impl PackedPart {
-    /// A direction's matrix, read back.
+    /// Reads a direction's matrix back.
     fn read(
         &self,
         device: &GpuDevice,
@@ -145,8 +146,8 @@ impl PackedPart {
 }
 
 impl PackedStack {
-    /// Words from a layer's part to that of the layer above in the buffer that they share: from layer 0 on for parts that all layers
-    /// have alike, from layer 1 on for the input weights.
+    /// Words from the part of layer `from` to the part of the layer above, in the buffer that they share. `from` is 0 for parts that all
+    /// layers have alike, and 1 for the input weights, because those of layer 0 have another size.
     pub(super) fn stride(&self, from: usize, part: impl Fn(&PackedLayer) -> &PackedPart) -> usize {
         match self.layers.get(from..from + 2) {
             Some([below, above]) => part(above).at.saturating_sub(part(below).at),
@@ -189,7 +190,7 @@ impl PackedStack {
         (0..self.layers.len()).map(layer).collect()
     }
 
-    /// Packs and uploads. `parameters[layer][direction]` fit the cells.
+    /// Packs the weights and uploads them. `parameters[layer][direction]` must fit the cells.
     pub(super) fn new(device: &GpuDevice, problem: &Problem, parameters: &[Vec<Parameters>]) -> Result<Self> {
         let hidden = problem.hidden;
         let shared_buffer = problem.weight_words() as u64 * 16 <= device.plan_limits().binding_bytes;

@@ -1,4 +1,4 @@
-//! The kernels that can compute a product of rows and packed weights.
+//! Chooses the kernel that computes a product of rows and packed weights.
 
 use crate::cell::WeightType;
 use crate::gpu::kept::kernel::{
@@ -7,7 +7,7 @@ use crate::gpu::kept::kernel::{
 };
 use crate::plan::{Limits, Matrices, Method, Plan, ProductTiles, Tile};
 
-/// A kernel for one call.
+/// The kernel of a product, and the `override`s of its tile.
 pub(super) struct Product {
     pub(super) kernel: &'static Kernel,
     pub(super) constants: Constants,
@@ -31,7 +31,7 @@ impl Product {
         Self { kernel, constants: tile_constants(&plan.project.tile, kind, gates, depth) }
     }
 
-    /// A stage of a step whose product has so many gates and elements of the depth.
+    /// A stage of a step whose product has `gates` gates and a depth of `depth` elements.
     pub(super) fn of_step(limits: &Limits, plan: &Plan, tiles: &ProductTiles, gates: usize, depth: usize) -> Self {
         let kind = plan.problem().weight_type;
         if let Some(matrices) = tiles.matrices {

@@ -25,8 +25,8 @@ uniform! {
     }
 }
 
-/// Room for the projected input of all gates of a chunk. A call needs it once: the steps of a chunk have read it before the next chunk
-/// or layer is projected.
+/// Allocates the projected input of all gates of a chunk. A call needs one such buffer: the steps of a chunk have read it before the next
+/// chunk or layer is projected.
 pub(super) fn room(device: &GpuDevice, call: &RecurrentCall<'_>) -> Result<Buffer> {
     let problem = call.plan.problem();
     let longest = call.plan.chunks.first().map_or(0, |chunk| chunk.steps);

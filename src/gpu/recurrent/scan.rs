@@ -35,7 +35,7 @@ impl ScanBuffers {
         Ok(Self { h, s, h_len, s_len })
     }
 
-    /// Copies the state back to the buffers that the call was given.
+    /// Copies the state back to the buffers that the call was given, if the scan worked on copies.
     fn leave(&self, recorder: &mut Recorder, state: &StateBuffers<'_>) {
         state::leave(recorder, &self.h, state.h, self.h_len);
         if let Some(s) = state.s {
@@ -44,7 +44,7 @@ impl ScanBuffers {
     }
 }
 
-/// Records a call.
+/// Records a call by scans.
 pub(super) fn layers(
     recorder: &mut Recorder,
     call: &RecurrentCall<'_>,
@@ -104,7 +104,7 @@ fn scan_chunk(
     Ok(())
 }
 
-/// The `override`s of the scan, those of the cell not included.
+/// The `override`s of the scan, without those of the cell.
 fn layout(call: &RecurrentCall<'_>, scan: &Scan, n: impl Fn(usize) -> Result<u32>) -> Result<Constants> {
     let problem = call.plan.problem();
     let gates = problem.gates();

@@ -1,4 +1,4 @@
-//! A cell as the kernels' `override`s and scalars.
+//! Turns a cell into the `override`s and scalars of the kernels.
 
 use crate::cell::{Activation, Cell, Draw, Forget, Mask, Mix, Noise};
 use crate::gpu::kept::kernel::Constants;
@@ -39,7 +39,7 @@ pub(super) fn noise_of(recorder: &mut Recorder, noise: &Noise, row: usize) -> (N
     let draws = [recurrent, zoneout_h, zoneout_s].iter().any(Option::is_some);
     let [seed_low, seed_high, step, row] = if draws { noise.words(row) } else { [0; 4] };
     if draws {
-        // Seed and step.
+        // The uniform holds the number of the training step.
         recorder.has_passing_numbers();
     }
     let dims = NoiseDims {

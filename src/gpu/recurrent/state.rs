@@ -1,4 +1,4 @@
-//! The state of a call.
+//! The buffers of the state that a call advances.
 
 use super::RecurrentCall;
 use crate::error::Result;
@@ -30,7 +30,8 @@ impl StateBuffers<'_> {
     }
 }
 
-/// A part of the state of `len` elements, in place. If rows may be reset, a copy with the initial values behind the current ones.
+/// Returns a part of the state of `len` elements to work on: the buffer itself, or, if rows may be reset, a copy of it with the initial
+/// values behind the current ones.
 pub(super) fn in_place(
     recorder: &mut Recorder,
     call: &RecurrentCall<'_>,
@@ -55,7 +56,7 @@ pub(super) fn put_initial(recorder: &mut Recorder, initial: Option<&Buffer>, to:
     }
 }
 
-/// Copies a part back to the state if it is a copy.
+/// Copies `part` back to the state if it is a copy of it.
 pub(super) fn leave(recorder: &mut Recorder, part: &Buffer, state: &Buffer, len: usize) {
     if !part.is_same(state) {
         recorder.copy((part, 0), (state, 0), len);

@@ -1,4 +1,4 @@
-//! One dispatch per step: one layer after another, or as a wave all layers at once, each one step behind the layer below.
+//! Schedules whose steps are dispatches: one layer after another, or a wave of all layers at once, each one step behind the layer below.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::gpu::ops::{cut, word};
 use crate::gpu::submit::recorder::Recorder;
 use crate::plan::{PlanKind, ProductTiles};
 
-/// The buffers that the state moves through, and the places of its parts in them.
+/// The buffers that the state moves through, and the offsets of its parts in them.
 pub(super) struct StepBuffers {
     /// h of all layers. With one dispatch per step it alternates between the two buffers.
     pub(super) h: [Buffer; 2],
@@ -27,12 +27,12 @@ pub(super) struct StepBuffers {
     pub(super) h_len: usize,
     pub(super) s_len: usize,
     pub(super) two_stages: bool,
-    /// The layer that the buffers begin with.
+    /// The layer whose state comes first in the buffers.
     pub(super) first_layer: usize,
     pub(super) saved: Option<SavedForBackward>,
 }
 
-/// The places in [`StepBuffers::own`] of the values that a pass saves for its gradients, and the noise of the pass.
+/// The offsets in [`StepBuffers::own`] of the values that a pass saves for its gradients, and the noise of the pass.
 #[derive(Clone)]
 pub(super) struct SavedForBackward {
     pub(super) h: usize,
@@ -122,7 +122,7 @@ pub(super) fn wave(
     let (layers, time) = (call.plan.problem().layers, call.input.time);
     let len = buffers.h_len / layers;
     for layer in (1..layers).step_by(2) {
-        // Dispatch `l` is the first one to read layer `l`.
+        // Dispatch `l` is the first one to read layer `l`. If `l` is odd, it reads the second buffer.
         recorder.copy((&buffers.h[0], layer * len), (&buffers.h[1], layer * len), len);
     }
     let y = call.each_chunk(recorder, x, |recorder, at| {
@@ -223,7 +223,7 @@ impl Steps {
     }
 }
 
-/// The uniform of a step as far as all of its stages share it.
+/// The uniform of a step, with the fields that all of its stages share.
 fn step_dims(
     recorder: &Recorder,
     call: &RecurrentCall<'_>,

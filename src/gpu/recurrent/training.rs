@@ -50,7 +50,7 @@ pub(crate) struct TrainingStack<'a> {
 pub(crate) struct TrainingInput<'a> {
     pub(crate) sequence: SequenceInput<'a>,
     pub(crate) noise: Noise,
-    /// Largest number of steps of a chunk. If given, only the states between chunks are kept.
+    /// Largest number of steps of a chunk. If it is given, only the states between chunks are kept.
     pub(crate) checkpoint: Option<usize>,
 }
 
@@ -100,12 +100,12 @@ struct ChunkTape {
     history: Buffer,
 }
 
-/// The first elements of the parts of a history.
+/// The offsets of the parts of a history in elements.
 #[derive(Clone, Copy)]
 struct HistoryLayout {
     /// `[directions, steps + 1, batch, out]`: h before and after every step, in the order of time.
     h: usize,
-    /// `[directions, steps + 1, batch, hidden]`: the cell state likewise, or an RNN's pre-activations.
+    /// `[directions, steps + 1, batch, hidden]`: the cell state before and after every step, or an RNN's pre-activations.
     s: usize,
     initial_h: usize,
     initial_s: usize,
@@ -161,7 +161,7 @@ impl TrainingPass {
         self.plan.forward.chunks.first().map_or(0, |chunk| chunk.steps)
     }
 
-    /// The first place in time of a chunk of a direction.
+    /// The earliest time step of a direction's chunk.
     fn start_of(&self, direction: usize, chunk: crate::plan::Chunk) -> usize {
         if self.is_reverse(direction) { self.problem().time - chunk.first - chunk.steps } else { chunk.first }
     }
@@ -177,7 +177,7 @@ impl TrainingPass {
         HistoryLayout { h, s, initial_h, initial_s, update, len: update + directions * s_len }
     }
 
-    /// The index in a history of a direction's state before its first step, or after its last one.
+    /// The index in a history of a direction's state before its first step, or, if `after`, behind its last step.
     fn state_place(&self, direction: usize, steps: usize, after: bool) -> usize {
         if self.is_reverse(direction) == after { 0 } else { steps }
     }
@@ -196,7 +196,7 @@ impl TrainingPass {
         }
     }
 
-    /// Room for the longest chunk.
+    /// Allocates the tape of a chunk of `steps` steps.
     fn chunk_tape(&self, device: &GpuDevice, steps: usize) -> Result<ChunkTape> {
         let problem = self.problem();
         let gates = self.directions() * steps * problem.batch * problem.hidden * problem.projected_gates();

@@ -16,11 +16,11 @@ use crate::plan::Work;
 uniform! {
     struct UnaryGradDims { count: u32, alpha: f32, beta: f32 }
     struct GatherRowsGradDims { rows: u32, columns: u32 }
-    /// Of the mean and of its gradient.
+    /// The uniform of the weighted sum over steps and of its gradient.
     struct MeanStepsDims { steps: u32, rows: u32, columns: u32 }
 }
 
-/// `dy act'(x)` of `len` elements.
+/// Records the gradient with respect to an activation's argument, `dy act'(x)` of `len` elements.
 pub(crate) fn unary_grad(
     recorder: &mut Recorder,
     activation: Activation,
@@ -32,7 +32,7 @@ pub(crate) fn unary_grad(
     each(recorder, &UNARY_GRAD, &vec![("ACTIVATION", code)], &[x, dy], &dims, len)
 }
 
-/// By a table of `count` rows that `rows` were picked from; `dy [rows, columns]`.
+/// Records the gradient with respect to a table of `count` rows, from which `rows` were picked; `dy [rows, columns]`.
 pub(crate) fn gather_rows_grad(
     recorder: &mut Recorder,
     count: usize,
@@ -50,7 +50,7 @@ pub(crate) fn gather_rows_grad(
     for row in 0..count {
         begins[row + 1] += begins[row];
     }
-    // A stable sort: each row adds up its places in their order.
+    // A stable sort, so that the gradient of each row is added up in the order of the picks.
     let mut next = memory::copied(op, &begins)?;
     let mut places = memory::zeros::<u32>(op, rows.len())?;
     for (place, &row) in (0_u32..).zip(rows) {
@@ -65,7 +65,7 @@ pub(crate) fn gather_rows_grad(
     each_of(recorder, &GATHER_ROWS_GRAD, &Constants::new(), &[&begins, &places, dy], &dims, (len, work))
 }
 
-/// By the signal `[count, channels, length]`; `weight [out, channels, kernel]`.
+/// Records a convolution's gradient with respect to the signal `[count, channels, length]`; `weight [out, channels, kernel]`.
 pub(crate) fn conv1d_grad_input(
     recorder: &mut Recorder,
     [count, channels, length]: [usize; 3],
@@ -78,12 +78,12 @@ pub(crate) fn conv1d_grad_input(
     check_loops(&recorder.device().clone(), op, out * (windows + 1))?;
     let dims = conv1d_dims(recorder, op, [count, channels, length], [out, kernel], geometry)?;
     let (len, terms) = (count * channels * length, out * windows);
-    // Two loads and the places of both to a multiply-add.
+    // A multiply-add takes two loads and their indices.
     let work = Work::each(len, 2).products(4 * len as u64 * terms as u64).iterations(terms);
     each_of(recorder, &CONV1D_GRAD_INPUT, &Constants::new(), &[weight, dy], &dims, (len, work))
 }
 
-/// By the weights `[out, channels, kernel]`; `x [count, channels, length]`.
+/// Records a convolution's gradient with respect to the weights `[out, channels, kernel]`; `x [count, channels, length]`.
 pub(crate) fn conv1d_grad_weight(
     recorder: &mut Recorder,
     [out, channels, kernel]: [usize; 3],
@@ -104,7 +104,7 @@ pub(crate) fn conv1d_grad_weight(
     produce(recorder, &CONV1D_GRAD_WEIGHT, &Constants::new(), &[x, dy], &dims, weights, &grid)
 }
 
-/// The weighted sum of the steps of `x [time, batch, width]`.
+/// Records the weighted sum of the steps of `x [time, batch, width]`.
 pub(crate) fn mean_steps(
     recorder: &mut Recorder,
     x: &Buffer,
@@ -119,7 +119,7 @@ pub(crate) fn mean_steps(
     each_of(recorder, &MEAN_STEPS, &Constants::new(), &[x, weights], &dims, (len, work))
 }
 
-/// By the steps `[time, batch, width]` of a weighted sum.
+/// Records the gradient with respect to the steps `[time, batch, width]` of a weighted sum.
 pub(crate) fn mean_steps_grad(
     recorder: &mut Recorder,
     weights: &Buffer,

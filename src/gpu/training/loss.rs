@@ -23,7 +23,7 @@ fn sizes(recorder: &Recorder, op: &'static str, [rows, columns]: [usize; 2]) -> 
     Ok(LossDims { rows: n(rows)?, columns: n(columns)? })
 }
 
-/// `scale` times the sum of the first `count` elements.
+/// Records `scale` times the sum of the first `count` elements.
 pub(crate) fn sum(recorder: &mut Recorder, x: &Buffer, count: usize, scale: f32) -> Result<Buffer> {
     let op = TOTAL_SUM.name;
     let device = recorder.device().clone();
@@ -41,7 +41,7 @@ pub(crate) fn sum(recorder: &mut Recorder, x: &Buffer, count: usize, scale: f32)
     produce(recorder, &TOTAL_SUM, &Constants::new(), &[&x], &dims, 1, &grid)
 }
 
-/// Of every row of `x [rows, columns]`.
+/// Records the cross-entropy of every row of `x [rows, columns]`.
 pub(crate) fn softmax_cross_entropy(
     recorder: &mut Recorder,
     x: &Buffer,
@@ -72,7 +72,7 @@ pub(crate) fn softmax_cross_entropy_grad(
     produce(recorder, &SOFTMAX_CROSS_ENTROPY_GRAD, &Constants::new(), &inputs, &dims, size[0] * size[1], &grid)
 }
 
-/// Of every element; the inputs are predictions, goals, and the rows' weights.
+/// Records the loss of every element. The inputs are predictions, goals, and the rows' weights.
 pub(crate) fn point_loss(
     recorder: &mut Recorder,
     loss: PointLoss,

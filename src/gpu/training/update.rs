@@ -33,7 +33,8 @@ uniform! {
     }
 }
 
-/// The sums of runs of `x`, or their norms, each element clamped first where there is a limit; written to `y` from an offset on.
+/// Records the sum or the norm of every [`RUN`] consecutive elements of `x`, written to `y` from `y_offset` on. If there is a limit, each
+/// element is clamped first.
 pub(super) fn partial_sums(
     recorder: &mut Recorder,
     (x, count): (&Buffer, usize),
@@ -43,7 +44,7 @@ pub(super) fn partial_sums(
 ) -> Result<()> {
     let op = PARTIAL_SUMS.name;
     let device = recorder.device().clone();
-    // Where the last run ends.
+    // The kernel also counts up to the end of the last run.
     word(&device, op, count.next_multiple_of(RUN))?;
     let dims = PartialSumsDims {
         count: word(&device, op, count)?,
@@ -57,7 +58,7 @@ pub(super) fn partial_sums(
     recorder.dispatch(bound, &dims, &grid)
 }
 
-/// The verdict on a step, of `words` words.
+/// Records the verdict on a step, a buffer of `words` words.
 pub(crate) fn judge_step(
     recorder: &mut Recorder,
     clip: &Clip,
@@ -76,7 +77,7 @@ pub(crate) fn judge_step(
         partial_sums(recorder, (gradient, len), clip.value, true, (&partial, offset))?;
         offset += len.div_ceil(RUN);
     }
-    // The norm goes over its elements twice.
+    // The norm reads its elements twice.
     check_loops(&device, op, 2 * count.div_ceil(WORKGROUP_SIZE) + WORKGROUP_SIZE)?;
     recorder.has_passing_numbers();
     let dims = JudgeStepDims { count: word(&device, op, count)?, step, limit: clip.norm.unwrap_or_default() };
@@ -85,7 +86,7 @@ pub(crate) fn judge_step(
     produce(recorder, &JUDGE_STEP, &constants, &[loss, &partial, before], &dims, words, &grid)
 }
 
-/// One parameter's update; the inputs are parameter, gradient, slots and verdict. Returns the parameter and the slots.
+/// Records the update of one parameter. The inputs are parameter, gradient, slots and verdict. Returns the new parameter and slots.
 pub(crate) fn optimizer_step(
     recorder: &mut Recorder,
     update: &Update,
@@ -109,7 +110,7 @@ pub(crate) fn optimizer_step(
     Ok([moved, kept])
 }
 
-/// A rule's numbers at a step as the kernel takes them, and its options.
+/// The numbers of a rule at a step, as the kernel's uniform holds them, and the rule's options as `override`s.
 #[expect(clippy::cast_possible_truncation, reason = "kernels compute in f32")]
 fn numbers(update: &Update) -> (OptimizerStepDims, Vec<(&'static str, u32)>) {
     let Update { rule, rate, step, .. } = *update;

@@ -1,4 +1,4 @@
-//! LayerBackward-propagation through time.
+//! Backpropagation through time.
 
 use super::pack::BackWeights;
 use super::steps::{BackwardSteps, LayerBackward};
@@ -13,7 +13,7 @@ use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
 use crate::plan::Problem;
 
-/// The first elements of the parts of the two buffers that gradients alternate between.
+/// The offsets, in elements, of the regions of the two buffers that gradients alternate between.
 #[derive(Clone, Copy)]
 pub(super) struct GradientRegions {
     pub(super) gates: usize,
@@ -27,7 +27,7 @@ pub(super) struct GradientRegions {
     len: usize,
 }
 
-/// Gradients with respect to a layer's output, and the places of a direction's part.
+/// Gradients with respect to a layer's output, and the layout of a direction's part.
 pub(super) struct OutputGradient {
     pub(super) buffer: Buffer,
     /// Elements from one direction to the next.
@@ -39,10 +39,11 @@ pub(super) struct OutputGradient {
 pub(crate) struct IncomingGradient<'a> {
     /// `[time, batch, width]`
     pub(crate) dy: &'a Buffer,
-    /// In the layout of the state; zeros if absent.
+    /// Gradient with respect to the last h, in the layout of the state; zeros if absent.
     pub(crate) d_h: Option<&'a Buffer>,
+    /// Gradient with respect to the last cell state; zeros if absent.
     pub(crate) d_s: Option<&'a Buffer>,
-    /// Clamp of the gradient with respect to the state between two steps.
+    /// Largest magnitude to which the gradient with respect to the state is clamped between two steps.
     pub(crate) clip: Option<f32>,
 }
 
@@ -60,7 +61,7 @@ pub(super) struct Workspace {
 impl TrainingPass {
     fn regions(&self) -> GradientRegions {
         let (directions, hidden) = (self.directions(), self.problem().hidden);
-        let (h_len, wide_len) = (directions * self.h_len(), directions * self.problem().batch * hidden);
+        let (h_len, hidden_len) = (directions * self.h_len(), directions * self.problem().batch * hidden);
         let mut len = 0;
         // A product reads whole words.
         let mut next = |elements: usize| {
@@ -68,14 +69,14 @@ impl TrainingPass {
             len += elements.next_multiple_of(4);
             at
         };
-        let gates = next(self.problem().gates() * wide_len);
-        let (between, carry_h, carry_s) = (next(wide_len), next(h_len), next(wide_len));
-        let (held, initial_h, initial_s) = (next(h_len), next(h_len), next(wide_len));
+        let gates = next(self.problem().gates() * hidden_len);
+        let (between, carry_h, carry_s) = (next(hidden_len), next(h_len), next(hidden_len));
+        let (held, initial_h, initial_s) = (next(h_len), next(h_len), next(hidden_len));
         GradientRegions { gates, between, carry_h, carry_s, held, initial_h, initial_s, len }
     }
 
-    /// Elements that a chunk's steps write for the weights' gradients: those in rows of `hidden`, and all, with the gradients with
-    /// respect to the projection's result.
+    /// Numbers of elements that a chunk's steps write for the weights' gradients: first those in rows of `hidden` elements, then all,
+    /// which include the gradients with respect to the projection's result.
     pub(super) fn d_gates(&self, steps: usize) -> (usize, usize) {
         let all = self.directions() * steps * self.problem().batch;
         let projected = all * self.plan.rows.count * self.problem().hidden;

@@ -62,7 +62,7 @@ pub(crate) fn forward_training(
 }
 
 impl TrainingPass {
-    /// The two buffers that h alternates between.
+    /// Allocates the two buffers that h alternates between.
     pub(super) fn exchange(&self, device: &GpuDevice) -> Result<[Buffer; 2]> {
         let label = "recurrent state";
         let len = self.directions() * self.h_len() * if self.resets { 2 } else { 1 };

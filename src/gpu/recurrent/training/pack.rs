@@ -39,10 +39,10 @@ uniform! {
     }
 }
 
-/// A matrix as a product reads it: `columns` by `depth`, a column at `offset + column * column_stride`.
+/// The layout of a source matrix of `columns` by `depth`: each column begins at `offset + column * column_stride`.
 #[derive(Clone, Copy)]
 struct PackLayout {
-    /// Columns of an invocation.
+    /// Columns that one invocation of the product owns.
     gates: usize,
     units: usize,
     depth: usize,
@@ -54,7 +54,7 @@ struct PackLayout {
     offset: usize,
 }
 
-/// How a source is read: the values of `WORDS` in `shaders/cell/pack_weights.wgsl`.
+/// The way in which a source is read: the values of `WORDS` in `shaders/cell/pack_weights.wgsl`.
 enum SourceWords {
     /// Element by element.
     None,
@@ -73,7 +73,7 @@ impl PackLayout {
         Self { gates, units, depth, columns, unit_columns, gate_columns, column_stride, depth_stride, offset: 0 }
     }
 
-    /// Columns of `rows` of a weight `[.., columns]`, some side by side: its transpose.
+    /// The transpose of `rows` of a weight `[.., columns]`: an invocation owns `side_by_side` adjacent columns.
     fn transpose(side_by_side: usize, columns: usize, rows: std::ops::Range<usize>) -> Self {
         Self {
             gates: side_by_side,
@@ -88,12 +88,12 @@ impl PackLayout {
         }
     }
 
-    /// Words of 16 bytes.
+    /// Length of the packed matrix in words of 16 bytes.
     fn words(&self) -> usize {
         packed_words(WeightType::F32, self.gates, self.units, self.depth)
     }
 
-    /// Packs `from` to word `at` of `to`.
+    /// Packs `from` into `to`, from word `at` on.
     fn pack(&self, recorder: &mut Recorder, from: &Buffer, (to, at): (&Buffer, usize)) -> Result<()> {
         let op = PACK_WEIGHTS.name;
         let device = recorder.device().clone();
@@ -149,7 +149,7 @@ fn part<'a>(
 }
 
 impl PackedStack {
-    /// Of a pass that has no steps.
+    /// The packed stack of a pass that has no steps.
     pub(super) fn empty(device: &GpuDevice) -> Result<Self> {
         Ok(Self { layers: Vec::new(), vectors: Buffer::new(device, PACK_VECTORS.name, 0)? })
     }
@@ -201,7 +201,7 @@ fn pack_vectors(
         ("PEEPHOLE", u32::from(p.peephole.is_some())),
         ("RESETS_AFTER", u32::from(problem.cells[direction].resets_after())),
     ];
-    // A binding must hold something; the constants say what is not read.
+    // Every binding needs a buffer; the constants say which ones are not read.
     let [bias_ih, bias_hh] = p.bias.as_ref().map_or([&p.weight_ih; 2], |[ih, hh]| [ih, hh]);
     let peephole = p.peephole.as_ref().unwrap_or(&p.weight_ih);
     let bound = recorder.bind(&PACK_VECTORS, &constants, [bias_ih, bias_hh, peephole, vectors].map(Buffer::clone))?;
@@ -215,9 +215,9 @@ pub(super) struct BackWeights {
     pub(super) buffer: Buffer,
     /// The recurrent weights of the product that computes the gradient with respect to h.
     pub(super) first: BackMatrices,
-    /// Those within a step: a GRU's candidate, or the projection.
+    /// The weights of the product within a step: a GRU's candidate, or the projection.
     pub(super) second: Option<BackMatrices>,
-    /// Where the peepholes begin, in elements.
+    /// Offset of the peepholes in elements.
     pub(super) peepholes: usize,
 }
 

@@ -82,7 +82,7 @@ struct BackwardProduct {
     first: bool,
     weights: BackMatrices,
     units: usize,
-    /// The region of the rows, their width, and the first element of a row that is read.
+    /// The offset of the rows that the product reads, their width, and the first element that it reads of a row.
     source: (usize, usize, usize),
 }
 
@@ -148,7 +148,7 @@ impl LayerBackward<'_> {
         Ok(Alternating::new(alternation, bound, dims, cut(device, kernel.name, grid)?))
     }
 
-    /// The `override`s of a dispatch, those of the noise not included.
+    /// The `override`s of a dispatch, without those of the noise.
     fn constants(&self, group: &Range<usize>, product: &BackwardProduct) -> Constants {
         let pass = self.pass;
         let (_, width, from) = product.source;
@@ -251,7 +251,7 @@ impl BackwardSteps {
         self.dispatch(recorder, later, done, false)
     }
 
-    /// Records the product that is left after the first step.
+    /// Records the last product, which is left once all steps are recorded.
     pub(super) fn finish(&self, recorder: &mut Recorder, done: usize) -> Result<()> {
         self.dispatch(recorder, 0, done, true)
     }

@@ -60,7 +60,7 @@ impl<'a> WeightGradients<'a> {
         Ok(Self { pass, layer, directions, begun: false })
     }
 
-    /// Zeros in the shapes of a layer and direction's parameters.
+    /// Buffers of zeros in the shapes of the parameters of a layer and direction.
     pub(super) fn zeros(
         recorder: &mut Recorder,
         pass: &TrainingPass,
@@ -83,7 +83,7 @@ impl<'a> WeightGradients<'a> {
         })
     }
 
-    /// Adds a chunk: from the layer's input, what its steps kept and what they left on the way back.
+    /// Adds a chunk, from the layer's input, the tape of its forward steps and the gradients that its backward steps have written.
     pub(super) fn add(
         &mut self,
         recorder: &mut Recorder,
@@ -151,7 +151,8 @@ impl<'a> WeightGradients<'a> {
 }
 
 impl TrainingPass {
-    /// The rows that the input's gradient leaves out: the recurrent part of a candidate whose two parts have gradients of their own.
+    /// The rows that the gradients with respect to the input, its weights and its bias leave out: the recurrent part of a candidate whose
+    /// two parts have gradients of their own.
     fn input_gap(&self, direction: usize) -> Option<Gap> {
         let problem = self.problem();
         let hidden = problem.hidden;
