@@ -154,7 +154,8 @@ impl GpuDevice {
     /// Checks that the device is not lost, and that its limits suffice for the kernels.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], or [`Error::Limit`] with the limit's name in wgpu. Every call on the device returns the same error.
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Limit`](crate::Error::Limit) with the limit's name in wgpu.
+    /// Every call on the device returns the same error.
     ///
     /// ```
     /// use gatewise::gpu::{GpuDevice, GpuOptions};
