@@ -1,4 +1,4 @@
-//! Turns a shape and a device's limits into a schedule. Pure: no GPU is needed to compute, print or test a plan.
+//! Turns a shape and a device's limits into a schedule. No GPU is needed to compute, print or test a plan.
 //!
 //! See [`Plan::new`] for an example.
 
@@ -78,8 +78,8 @@ impl Plan {
     /// Plans a call by the kind of schedule that is asked for, or by the one that suits the call.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) if the call, or not even a single step of it, fits the device;
-    /// [`Error::Unsupported`](crate::Error::Unsupported) for a kind that cannot run the problem.
+    /// [`Error::Limit`](crate::Error::Limit) if the device cannot hold the call or a single step of it;
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if the kind that is asked for cannot run the problem.
     ///
     /// # Examples
     /// ```
@@ -110,7 +110,7 @@ impl Plan {
     fn scheduled(problem: Problem, limits: &Limits, schedule: Schedule, why: String) -> Result<Self> {
         if let Schedule::CooperativeScan(scan) = &schedule {
             let bytes = 4 * scan.exchange_words(&problem) as u64;
-            limits.check(OP, "what workgroups exchange in bytes", bytes, limits.binding_bytes)?;
+            limits.check(OP, "the exchange of workgroups in bytes", bytes, limits.binding_bytes)?;
         }
         let binding = usize::try_from(limits.binding_bytes / problem.step_bytes().max(1)).unwrap_or(usize::MAX);
         let longest = schedule.longest_chunk(limits).min(binding).clamp(1, problem.time.max(1));
@@ -124,8 +124,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses workgroups that the device does not have, loops that the driver would cut short, and dispatches that are longer
-    /// than the watchdog allows.
+    /// Refuses workgroups that are too large for the device, loops that the driver would cut short, and dispatches that are
+    /// longer than the watchdog allows.
     fn check(&self, limits: &Limits) -> Result<()> {
         self.check_work().map_err(|overlong| overlong.error(OP, &limits.adapter))?;
         let step = self.schedule.step().map(|tiles| &tiles.tile);
@@ -159,17 +159,17 @@ impl Plan {
         Ok(Self { why: why.to_owned(), ..Self::new(self.problem, limits, Some(kind))? })
     }
 
-    /// The kind of its schedule.
+    /// The kind of the plan's schedule.
     pub const fn kind(&self) -> PlanKind {
         self.schedule.kind()
     }
 
-    /// The reason for its schedule.
+    /// The reason for the plan's schedule.
     pub fn why(&self) -> &str {
         &self.why
     }
 
-    /// The problem that it runs.
+    /// The problem that the plan runs.
     pub fn problem(&self) -> &Problem {
         &self.problem
     }

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::tile::{BLOCK, fitting_rows, packed_words, step_depth};
 use super::watchdog::{BYTES, Work};
 
-/// The workgroups of a cooperative scan, and how the invocations of each share its work.
+/// The workgroups of a cooperative scan, and how the invocations of a workgroup share its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CooperativeScan {
     /// Workgroups that share the units of a direction, for the same rows.
@@ -22,11 +22,11 @@ pub struct CooperativeScan {
     pub kept: usize,
     /// Elements of a row of h, in a workgroup's memory and in the exchange.
     pub pitch: usize,
-    /// Reads of a word of another workgroup before the reader gives up.
+    /// Number of times that a workgroup reads a word of another one before it gives up.
     pub polls: u32,
     /// Loop iterations of an invocation per step.
     step_iterations: u64,
-    /// Loop iterations of an invocation per chunk, those of the steps not counted.
+    /// Loop iterations of an invocation per chunk, without those of the steps.
     chunk_iterations: u64,
     /// Bytes that one workgroup reads per step if it has to compute the chunk again.
     redo_bytes: u64,
@@ -34,9 +34,9 @@ pub struct CooperativeScan {
     step_work: Work,
 }
 
-/// Largest number of invocations of a workgroup: more of them could keep no weights.
+/// Largest number of invocations of a workgroup: if there were more, registers could not keep the weights.
 const INVOCATIONS: usize = 256;
-/// Words ahead of the exchanged ones: the flag that the scan was aborted, in a cache line of its own.
+/// Words before the exchanged h. They give the flag that the scan was aborted a cache line of its own.
 pub(crate) const HEADER: usize = 32;
 /// Largest number of polls if the driver caps loop iterations.
 const CAPPED_POLLS: u32 = 8;
@@ -44,7 +44,7 @@ const CAPPED_POLLS: u32 = 8;
 pub(super) const SINGLE_WORKGROUP_BYTES: u64 = 2 << 30;
 
 impl CooperativeScan {
-    /// The workgroups that suit the problem, or the reason why it cannot be scanned so.
+    /// The workgroups that suit the problem, or the reason why it cannot be scanned cooperatively.
     pub(super) fn of(limits: &Limits, problem: &Problem) -> Fit<Self> {
         if problem.stages() != 1 {
             return Err("two dependent products per step");
@@ -69,7 +69,8 @@ impl CooperativeScan {
         Err(why)
     }
 
-    /// At most `most` workgroups for `rows` rows; `None` if a workgroup had more units or rows than its invocations can compute.
+    /// Lays out at most `most` workgroups for `rows` rows. Returns `None` if a workgroup would have more units or rows than its invocations
+    /// can compute.
     fn laid_out(limits: &Limits, problem: &Problem, rows: usize, most: usize) -> Option<Self> {
         let (hidden, gates, kind) = (problem.hidden, problem.gates(), problem.weight_type);
         let invocations = limits.workgroup_invocations.min(INVOCATIONS);
@@ -120,7 +121,7 @@ impl CooperativeScan {
         Work::of(tiles * (rows * gates * hidden * hidden) as u64, tiles * weights)
     }
 
-    /// The work of all workgroups of a dispatch in so many steps.
+    /// The work of all workgroups of a dispatch in `steps` steps.
     pub(super) fn work(&self, steps: usize) -> Work {
         self.step_work.repeated(steps, self.redo_bytes)
     }

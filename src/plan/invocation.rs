@@ -1,4 +1,4 @@
-//! Bounds of a single invocation: loop iterations, and registers that hold weights.
+//! Limits of a single invocation: loop iterations, and registers that hold weights.
 
 use super::tile::{step_depth, step_words};
 use crate::cell::WeightType;

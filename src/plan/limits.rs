@@ -12,7 +12,7 @@ pub enum AdapterClass {
     #[default]
     Hardware,
     /// The CPU (llvmpipe, SwiftShader): a few threads that run one subgroup after another by vector instructions. Every load of a
-    /// lane costs an instruction, every barrier a switch.
+    /// lane costs an instruction, and every barrier a switch between subgroups.
     Software,
 }
 
@@ -22,7 +22,7 @@ pub enum AdapterClass {
 pub struct CooperativeScans {
     /// Largest number of such workgroups: as many as the GPU certainly runs concurrently.
     pub workgroups: usize,
-    /// How often a workgroup reads a word of another one before it gives up. One read takes about a microsecond.
+    /// Number of times that a workgroup reads a word of another one before it gives up. One read takes about a microsecond.
     pub polls: u32,
 }
 
@@ -45,15 +45,15 @@ pub struct Limits {
     pub subgroup_most: usize,
     /// Largest storage binding in bytes.
     pub binding_bytes: u64,
-    /// Workgroup memory in bytes.
+    /// Largest workgroup memory in bytes.
     pub workgroup_bytes: u64,
-    /// Invocations of a workgroup.
+    /// Largest number of invocations of a workgroup.
     pub workgroup_invocations: usize,
     /// Largest number of workgroups of a dispatch along one axis.
     pub workgroups: usize,
     /// The kinds of cooperative matrices that calls may use.
     pub matrices: Vec<Matrices>,
-    /// Loop iterations of an invocation after which the driver silently ends its loops, if it does.
+    /// Loop iterations of an invocation after which the driver silently ends its loops; `None` if it never does.
     pub loop_cap: Option<u64>,
     /// Bounds for workgroups that wait for each other.
     pub cooperative: CooperativeScans,
@@ -64,7 +64,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits that every WebGPU implementation offers at least.
+    /// The limits that every WebGPU implementation offers.
     pub fn portable() -> Self {
         Self {
             adapter: "a WebGPU adapter".to_owned(),
@@ -83,7 +83,7 @@ impl Limits {
         }
     }
 
-    /// Whether lanes of a subgroup pass loaded words to each other: on a software adapter that is cheaper than loading them.
+    /// Whether lanes of a subgroup pass loaded words to each other. On a software adapter, that is cheaper than loading the words again.
     pub(crate) fn shares_lanes(&self) -> bool {
         self.class == AdapterClass::Software && self.subgroup >= 8
     }
@@ -93,7 +93,7 @@ impl Limits {
         Bounds { watchdog: self.watchdog, workgroups: self.workgroups }
     }
 
-    /// Refuses a need above a limit.
+    /// Returns [`Error::Limit`] if `needed` exceeds `limit`.
     pub(super) fn check(&self, op: &'static str, what: &'static str, needed: u64, limit: u64) -> Result<()> {
         if needed <= limit {
             return Ok(());

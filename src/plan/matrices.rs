@@ -1,4 +1,4 @@
-//! Cooperative matrices: the adapter's own matrices, multiplied by all invocations of a subgroup.
+//! Cooperative matrices: small matrices that an adapter multiplies by all invocations of a subgroup together.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 /// it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Matrices {
-    /// 16 by 16, operands in f16, sums in f32: for weights that are exact in f16. An element of the input is split into the sum
-    /// of two operands, so it keeps its precision.
+    /// Matrices of 16 by 16, operands in f16, sums in f32: for weights that are exact in f16. An element of the input is split
+    /// into the sum of two operands, so it keeps its precision.
     Half,
-    /// 8 by 8, all in f32: for every type of weights.
+    /// Matrices of 8 by 8, all in f32: for every type of weights.
     Float,
 }
 
-/// Matrices along the rows of a workgroup.
+/// Number of matrices along the rows of a workgroup.
 const STRIPES: usize = 2;
 /// Largest number of gates of a workgroup.
 const GATES: usize = 4;
@@ -29,7 +29,7 @@ impl Matrices {
     /// Every kind.
     pub const ALL: [Self; 2] = [Self::Half, Self::Float];
 
-    /// `"half"` or `"float"`.
+    /// The name of the kind: `"half"` or `"float"`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Half => "half",
@@ -78,8 +78,8 @@ impl Matrices {
         if 2 * rows < found.rows() { Err("few rows") } else { Ok(found) }
     }
 
-    /// The kind that suits a step of so many products per unit, or the reason why none does. Fewer rows than a workgroup's are left
-    /// to smaller tiles: a step waits for the one before, and tiles of many rows make few workgroups.
+    /// The kind that suits a step of `products` products per unit, or the reason why none does. If the batch has fewer rows than a
+    /// workgroup, smaller tiles suit it better: a step waits for the one before, and tiles of many rows make few workgroups.
     pub(super) fn of_step(limits: &Limits, problem: &Problem, products: usize) -> Fit<Self> {
         let found = Self::of(limits, problem, products)?;
         if problem.batch < found.rows() { Err("few rows") } else { Ok(found) }
@@ -94,7 +94,7 @@ impl Matrices {
         }
         let invocations = Self::invocations(limits, problem.gates());
         if invocations == 0 || invocations > limits.workgroup_invocations.min(256) {
-            return Err("subgroups that no workgroup has one a gate of");
+            return Err("no workgroup with one subgroup per gate");
         }
         let Some(found) =
             Self::ALL.into_iter().find(|kind| limits.matrices.contains(kind) && kind.holds(problem.weight_type))

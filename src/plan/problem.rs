@@ -32,8 +32,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Refuses a problem that no schedule could run on the device: one without units, or whose single steps or whole arrays are
-    /// larger than a binding.
+    /// Refuses a problem that no schedule can run on the device: its input, units, layers or directions are 0, or a single step or
+    /// a whole array is larger than a binding.
     pub(super) fn check(&self, limits: &Limits) -> Result<()> {
         let (directions, width) = (self.cells.len(), self.hidden.max(self.out()));
         let counts =
@@ -54,7 +54,7 @@ impl Problem {
         bindings.into_iter().try_for_each(|(what, bytes)| limits.check(OP, what, bytes, limits.binding_bytes))
     }
 
-    /// Largest number of loop iterations of one invocation, of the projection and of a step that is a dispatch of its own.
+    /// Largest number of loop iterations of one invocation, in the projection or in a step that is a dispatch of its own.
     pub(super) fn loop_iterations(&self, project: &Tile, step: Option<&Tile>) -> u64 {
         let along = |depth: usize| loops(depth.div_ceil(4));
         let projection = along(self.deepest_input()) + loops(project.rows);
@@ -67,7 +67,7 @@ impl Problem {
         projection.max(step)
     }
 
-    /// Bytes of the largest matrix of packed weights of a layer, all directions: one binding must hold it.
+    /// Bytes of a layer's largest matrix of packed weights, all directions. One binding must hold it.
     fn widest_weights(&self) -> u64 {
         let deepest = self.deepest_input().max(self.out());
         let words = packed_words(self.weight_type, self.gates(), self.hidden, deepest);
@@ -122,7 +122,7 @@ impl Problem {
         self.cells.len() * (layer(0) + others)
     }
 
-    /// Products of a step that depend on each other.
+    /// Number of products of a step that depend on each other.
     pub(crate) fn stages(&self) -> usize {
         self.cells.first().map_or(1, |cell| cell.stages().len())
     }
@@ -134,17 +134,17 @@ impl Problem {
         if same { iter::once(0..directions).collect() } else { (0..directions).map(|d| d..d + 1).collect() }
     }
 
-    /// Dispatches per layer that merge its directions' outputs.
+    /// Number of dispatches per layer that merge its directions' outputs.
     pub(super) fn merges(&self) -> usize {
         usize::from(self.merged && self.cells.len() == 2)
     }
 
-    /// Dispatches of the whole call if each scan had `at_once` layers and a single chunk.
+    /// Number of dispatches of the whole call if each scan had `at_once` layers and a single chunk.
     pub(super) fn scan_dispatches(&self, at_once: usize) -> usize {
         (self.layers / at_once).saturating_mul(1 + self.groups().len() + self.merges())
     }
 
-    /// Dispatches of the whole call if every step were a dispatch, and the input projected in a single chunk.
+    /// Number of dispatches of the whole call if steps were dispatches, and the input were projected in a single chunk.
     pub(super) fn step_dispatches(&self) -> usize {
         let step: usize = self.groups().iter().map(|group| self.cells[group.start].stages().len()).sum();
         self.layers.saturating_mul(self.time.saturating_mul(step).saturating_add(1 + self.merges()))

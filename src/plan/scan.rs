@@ -20,7 +20,7 @@ pub struct Scan {
     pub units: usize,
     /// Slices of the depth; an invocation computes one slice of one unit.
     pub slices: usize,
-    /// Layers of a workgroup, each one step behind the layer below: one, or all of the stack.
+    /// Layers of a workgroup: one, or all layers of the stack, each one step behind the layer below.
     pub layers: usize,
     /// Parts of 16 elements of the depth whose weights an invocation keeps in registers; 0 if it reads them at every step.
     pub kept: usize,
@@ -32,7 +32,7 @@ pub struct Scan {
     own: usize,
     /// Loop iterations of an invocation per step.
     step_iterations: u64,
-    /// Bytes that a workgroup reads per step, or could read in the shortest time of a step.
+    /// Bytes that a workgroup reads per step, or could read in the shortest time of a step, whichever is more.
     step_bytes: u64,
     /// The work of all workgroups in one step.
     step_work: Work,
@@ -40,7 +40,7 @@ pub struct Scan {
 
 /// Largest number of kept parts on a software adapter: for more, llvmpipe compiles longer than some forty calls save.
 const SOFTWARE_KEPT: usize = 4;
-/// Bytes of registers that the weights of a workgroup may fill: those of a core of a large GPU, less those of all other values.
+/// Bytes of registers that the weights of a workgroup may fill: the registers of a core of a large GPU, without those for other values.
 const KEPT_BYTES: usize = 160 << 10;
 /// Workgroups that keep every core of a large GPU busy.
 const BUSY: usize = 128;
@@ -48,7 +48,7 @@ const BUSY: usize = 128;
 const BUSY_THREADS: usize = 4;
 /// Bytes that a workgroup could read while it waits at the barriers of a step.
 const LEAST_BYTES: u64 = 16 << 10;
-/// Largest number of layers of a workgroup: WebGPU's limit of its third axis.
+/// Largest number of layers of a workgroup: WebGPU's limit for a workgroup's third axis.
 const LAYERS: usize = 64;
 /// Largest number of loop iterations per chunk that read and write the state.
 const CHUNK_ITERATIONS: u64 = 64;
@@ -94,7 +94,7 @@ impl Scan {
         }
     }
 
-    /// Slices of the depth: as many as there are invocations for. A software adapter has no idle invocations to fill.
+    /// Number of slices of the depth: as many as there are invocations for. A software adapter has no idle invocations to fill.
     fn slices(limits: &Limits, problem: &Problem, invocations: usize) -> usize {
         match limits.class {
             AdapterClass::Software => 1,
@@ -106,8 +106,8 @@ impl Scan {
         }
     }
 
-    /// Rows of a workgroup: several, if enough workgroups are left then. If weights are read at every step, they are read once for
-    /// all rows of a workgroup.
+    /// Number of rows of a workgroup: several, if the device then still has enough workgroups. If weights are read at every step, they are
+    /// read once for all rows of a workgroup.
     fn rows(limits: &Limits, problem: &Problem, lanes: bool, slices: usize) -> usize {
         let (most, busy) = match limits.class {
             AdapterClass::Software if !lanes => (1, BUSY_THREADS),
@@ -122,7 +122,7 @@ impl Scan {
         rows
     }
 
-    /// A workgroup of so many rows, units, slices and layers.
+    /// Lays out a workgroup of these numbers of rows, units, slices and layers.
     fn laid_out(limits: &Limits, problem: &Problem, method: Method, [rows, units, slices, layers]: [usize; 4]) -> Self {
         let (out, gates) = (problem.out(), problem.gates());
         let parts = out.div_ceil(16).div_ceil(slices);
@@ -170,12 +170,12 @@ impl Scan {
         Work::of(tiles.saturating_mul(rows as u64 * products), tiles.saturating_mul(bytes))
     }
 
-    /// The work of all workgroups of a dispatch in so many steps.
+    /// The work of all workgroups of a dispatch in `steps` steps.
     pub(super) fn work(&self, steps: usize) -> Work {
         self.step_work.repeated(steps, self.step_bytes)
     }
 
-    /// Bytes of the weights that a workgroup reads per step: those of every product, or if registers keep them only those that
+    /// Bytes of the weights that a workgroup reads per step. If registers keep the other weights, these are only the weights that
     /// project h, which are never kept.
     fn step_bytes(problem: &Problem, layers: usize, kept: bool) -> u64 {
         let projection = (layers * problem.projection_words()) as u64;
@@ -209,7 +209,7 @@ impl Scan {
     /// Steps that one dispatch can compute within the driver's loop cap and the watchdog; 0 if the driver would cut even a single
     /// step short.
     pub(super) fn longest_chunk(&self, limits: &Limits) -> usize {
-        // The topmost layer is so many steps behind.
+        // The topmost layer is `drain` steps behind the lowest one.
         let drain = self.layers - 1;
         let capped = match limits.loop_cap {
             None => usize::MAX,

@@ -13,13 +13,13 @@ const SCANNED: usize = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Schedule {
-    /// [`PlanKind::Step`].
+    /// The schedule of [`PlanKind::Step`].
     Steps(ProductTiles),
-    /// [`PlanKind::Wave`].
+    /// The schedule of [`PlanKind::Wave`].
     Wave(ProductTiles),
-    /// [`PlanKind::Scan`].
+    /// The schedule of [`PlanKind::Scan`].
     Scan(Scan),
-    /// [`PlanKind::CooperativeScan`].
+    /// The schedule of [`PlanKind::CooperativeScan`].
     CooperativeScan(CooperativeScan),
 }
 
@@ -27,27 +27,27 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PlanKind {
-    /// One layer at a time, one dispatch per step.
+    /// One layer at a time, one dispatch per step (two if the state passes through two products per step).
     Step,
     /// All layers at once, each one step behind the layer below: one dispatch per diagonal of layers and steps.
     ///
-    /// For one direction, and for cells whose state passes through one product per step.
+    /// It can run stacks of one direction whose cells pass the state through one product per step.
     Wave,
     /// One dispatch per chunk of time: each workgroup computes all steps of its rows of a direction. If a stack of one
     /// direction fits, the workgroup computes all of its layers.
     ///
-    /// For layers of at most as many units as a workgroup has invocations.
+    /// It can run layers of at most as many units as a workgroup has invocations.
     Scan,
     /// A scan across workgroups, for layers that are too large for one workgroup: each workgroup has some of a direction's
     /// units, and passes its part of h to the others after every step.
     ///
     /// Its workgroups must run concurrently, which no API promises. If they did not, a dispatch behind the scan computes the
-    /// chunk again with one workgroup. For cells whose state passes through one product per step.
+    /// chunk again with one workgroup. It can run cells that pass the state through one product per step.
     CooperativeScan,
 }
 
 impl Schedule {
-    /// Its kind.
+    /// The kind of the schedule.
     pub const fn kind(&self) -> PlanKind {
         match self {
             Self::Steps(_) => PlanKind::Step,
@@ -171,7 +171,7 @@ impl Schedule {
 /// 1. If the layer has at most 128 units and there are several steps.
 /// 2. If lanes share rows, no wave can run, and steps would take more dispatches than T + L + 2 and than the scan.
 fn why_scan(scan: &Scan, problem: &Problem, limits: &Limits) -> Option<String> {
-    // A software adapter without lanes to share gains nothing.
+    // A software adapter whose lanes cannot share rows gains nothing from a scan.
     if limits.class == AdapterClass::Software && !limits.shares_lanes() {
         return None;
     }
@@ -181,7 +181,7 @@ fn why_scan(scan: &Scan, problem: &Problem, limits: &Limits) -> Option<String> {
     let steps = problem.step_dispatches();
     let promised = problem.time.saturating_add(problem.layers).saturating_add(2);
     let few = promised.max(problem.scan_dispatches(scan.layers));
-    // On a GPU a large layer has too few workgroups.
+    // On a GPU, a scan of a large layer has too few workgroups.
     let pays = limits.shares_lanes() && problem.why_no_wave(limits).is_some() && steps > few;
     pays.then(|| format!("steps would take {steps} dispatches"))
 }
@@ -190,7 +190,7 @@ impl PlanKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Step, Self::Wave, Self::Scan, Self::CooperativeScan];
 
-    /// `"step"`, `"wave"`, `"scan"` or `"cooperative"`.
+    /// The name of the kind: `"step"`, `"wave"`, `"scan"` or `"cooperative"`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -200,12 +200,12 @@ impl PlanKind {
         }
     }
 
-    /// Products whose sums a dispatch of a step keeps apart for every unit: that of h, and in a wave also that of the input.
+    /// Number of products whose sums a dispatch of a step keeps apart for every unit: the product of h, and in a wave that of the input.
     pub(crate) const fn products(self) -> usize {
         if matches!(self, Self::Wave) { 2 } else { 1 }
     }
 
-    /// A bit of its own.
+    /// A word with one bit set, which no other kind sets.
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u32
     }

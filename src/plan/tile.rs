@@ -9,9 +9,9 @@ use crate::cell::WeightType;
 /// How invocations read the rows of a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// Every invocation reads them by itself.
+    /// Every invocation reads all rows of its tile.
     Rows,
-    /// Eight lanes of a subgroup read them once and pass them to each other.
+    /// Eight lanes of a subgroup read each row once and pass it to each other.
     Lanes,
 }
 
@@ -20,7 +20,7 @@ pub enum Method {
 pub struct Tile {
     /// How invocations read the rows.
     pub method: Method,
-    /// Rows of an invocation, which reads each weight once for all of them: 1, 2, 4, 8 or 16.
+    /// Rows of an invocation: 1, 2, 4, 8 or 16. It reads each weight once for all of them.
     pub rows: usize,
     /// Units of a workgroup.
     pub units: usize,
@@ -31,9 +31,9 @@ pub struct Tile {
 /// How a product of rows and packed weights is divided among workgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProductTiles {
-    /// The part of one workgroup.
+    /// The part of the product that one workgroup computes.
     pub tile: Tile,
-    /// The adapter's own matrices, if they compute the product in place of the tile.
+    /// The adapter's cooperative matrices, if they compute the product in place of the tile.
     pub matrices: Option<Matrices>,
 }
 
@@ -51,7 +51,7 @@ const FULL: usize = 1 << 15;
 pub(crate) const BLOCK: usize = 8;
 
 impl ProductTiles {
-    /// For the input projection of `rows` rows.
+    /// Chooses the tiles of the input projection of `rows` rows.
     pub(super) fn of_projection(limits: &Limits, problem: &Problem, rows: usize) -> Self {
         Self {
             tile: Tile::of_projection(limits, rows, problem.hidden, problem.cells.len()),
@@ -59,7 +59,7 @@ impl ProductTiles {
         }
     }
 
-    /// For a time step by a kind of schedule that takes steps.
+    /// Chooses the tiles of a time step, in a schedule of steps or in a wave.
     pub(super) fn of_step(limits: &Limits, problem: &Problem, kind: PlanKind) -> Self {
         let z = if kind == PlanKind::Wave { problem.layers } else { problem.cells.len() };
         Self {
@@ -78,19 +78,19 @@ impl ProductTiles {
         self.matrices.map_or(self.tile.units, Matrices::size)
     }
 
-    /// Workgroup memory in bytes, if a unit has the sums of so many products.
+    /// Workgroup memory in bytes, if a unit has the sums of `products` products.
     pub(super) fn workgroup_bytes(&self, products: usize) -> u64 {
         self.matrices.map_or(self.tile.workgroup_bytes(), |matrices| matrices.workgroup_bytes(products))
     }
 }
 
 impl Tile {
-    /// For `y [rows, units]`, if all rows are known beforehand.
+    /// Chooses a tile of `y [rows, units]`, if all rows are known beforehand.
     pub(super) fn of_projection(limits: &Limits, rows: usize, units: usize, z: usize) -> Self {
         Self::whole_depth(limits, rows, units, z)
     }
 
-    /// For `y [batch, units]` in a chain of such products, each of which waits for the one before.
+    /// Chooses a tile of `y [batch, units]` in a chain of products, each of which waits for the one before.
     pub(super) fn of_step(limits: &Limits, batch: usize, units: usize, z: usize, depth: usize) -> Self {
         if limits.class == AdapterClass::Software {
             return Self::whole_depth(limits, batch, units, z);
@@ -133,7 +133,7 @@ impl Tile {
         tile
     }
 
-    /// Workgroups of a product of so many rows and units, `z` times.
+    /// Number of workgroups that compute `z` products of `rows` rows and `units` units.
     pub(super) fn workgroups(&self, rows: usize, units: usize, z: usize) -> usize {
         units.div_ceil(self.units) * rows.div_ceil(self.rows) * z
     }
@@ -149,7 +149,7 @@ fn bytes(rows: usize, slices: usize, units: usize) -> u64 {
     (rows * slices * units * 16) as u64
 }
 
-/// Rows of the smallest tile that holds all rows, or of the largest tile.
+/// Number of rows of the smallest tile that holds all rows, or of the largest tile.
 pub(super) fn fitting_rows(rows: usize) -> usize {
     rows.clamp(1, MAX_ROWS).next_power_of_two()
 }

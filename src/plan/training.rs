@@ -11,7 +11,7 @@ pub(crate) struct TrainingPlan {
     pub(crate) forward: Plan,
     /// The tiles of a step of the forward pass.
     pub(crate) step: ProductTiles,
-    /// The tile of a step of the backward pass, in invocations of [`TrainingPlan::columns`] units.
+    /// The tile of a step of the backward pass, whose invocations have [`TrainingPlan::columns`] units each.
     pub(crate) back: Tile,
     /// Units of an invocation of the backward pass: 1 or 4.
     pub(crate) columns: usize,
@@ -40,9 +40,9 @@ impl GradientRows {
 }
 
 impl TrainingPlan {
-    /// Plans a pass. If `checkpoint` is given, the tape's chunks have at most so many steps.
+    /// Plans a pass. If `checkpoint` is given, a chunk of the tape has at most that number of steps.
     pub(crate) fn new(problem: Problem, limits: &Limits, checkpoint: Option<usize>) -> Result<Self> {
-        // Gradients are compared with those of passes that computed their tape by tiles.
+        // Training uses no cooperative matrices: its gradients are compared with those of passes that computed their tape by tiles.
         let tiles = Limits { matrices: Vec::new(), ..limits.clone() };
         problem.check(&tiles)?;
         let step = ProductTiles::of_step(&tiles, &problem, PlanKind::Step);
@@ -56,7 +56,7 @@ impl TrainingPlan {
         let gates = hidden * problem.projected_gates() as u64;
         let gradients = hidden * rows.count as u64 + projected;
         let history = out + hidden;
-        // Ahead of the steps a history has the last state, the initial state and the values between two dispatches of a step.
+        // Besides one state per step, a history has one more state, the initial state and the values between two dispatches of a step.
         let fixed = state_rows * (2 * history + hidden);
         let step_bytes = state_rows * gates.max(gradients).max(history);
         limits.check(OP, "one step's tape in bytes", fixed + step_bytes, limits.binding_bytes)?;
@@ -66,7 +66,7 @@ impl TrainingPlan {
         let depth = problem.gates() * problem.hidden;
         let columns = match limits.class {
             AdapterClass::Software => 4,
-            // Few units leave a GPU idle unless each has an invocation of its own.
+            // If there are few units, a GPU is idle unless each has an invocation of its own.
             AdapterClass::Hardware if problem.out() * problem.batch.div_ceil(8) >= 1 << 14 => 4,
             AdapterClass::Hardware => 1,
         };
@@ -87,7 +87,7 @@ mod tests {
     use crate::cell::{LstmCell, WeightType};
     use crate::plan::Matrices;
 
-    /// Workgroups of matrices have more rows than tiles: chunks planned for matrices would be too long for tiles.
+    /// Checks that chunks are planned for tiles: workgroups of matrices have more rows, so chunks planned for them would be too long.
     #[test]
     fn a_pass_is_cut_for_the_tiles_that_it_runs_by() {
         let problem = Problem {

@@ -92,14 +92,14 @@ impl Plan {
         let first = Self::new(problem.clone(), limits, kind)?;
         let kinds = PlanKind::ALL.into_iter().filter(|other| match kind {
             Some(kind) => kind == *other,
-            // Workgroups wait for each other only if the caller allows it.
+            // A cooperative scan is a candidate only if the caller allows workgroups to wait for each other.
             None => *other != PlanKind::CooperativeScan || limits.cooperative_by_default,
         });
         let plans: Vec<Self> = kinds.filter_map(|kind| Self::new(problem.clone(), limits, Some(kind)).ok()).collect();
         // The default plan of every kind comes before all variants.
         let mut others: Vec<(bool, f64, Choice)> = Vec::new();
         for plan in plans {
-            // If the adapter's own matrices compute a product, no tile does.
+            // If cooperative matrices compute a product, no tile does.
             let steps = match plan.schedule.step() {
                 Some(tiles) if tiles.matrices.is_none() => Tile::variants(limits, problem.batch, &[1, 2, 4, 8, 16, 32]),
                 _ => Vec::new(),
@@ -124,7 +124,8 @@ impl Plan {
         Ok(std::iter::once(first.choice()).chain(others).take(MOST).collect())
     }
 
-    /// The time that the model expects of a plan, in arbitrary units: bytes moved, weighted by the idle share of the device.
+    /// The time that a model expects of a plan, in arbitrary units: bytes moved, weighted by the idle share of the device and the number of
+    /// dispatches.
     fn cost(&self, limits: &Limits) -> f64 {
         let wanted = match limits.class {
             AdapterClass::Hardware => 128.0 * 256.0,
@@ -132,7 +133,7 @@ impl Plan {
         };
         let p = self.problem();
         let z = if self.kind() == PlanKind::Wave { p.layers } else { p.cells.len() };
-        // Scans are rated as if a step were a dispatch.
+        // A scan is rated as if each of its steps were a dispatch.
         let step = self.choice().step.unwrap_or_else(|| Tile::of_step(limits, p.batch, p.hidden, z, p.out()));
         let idle = |tile: &Tile, rows: usize| {
             let busy = tile.workgroups(rows, p.hidden, z) * tile.units * tile.slices;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-/// The longest time of one dispatch and of one submission on a slow integrated GPU: one of 50 multiply-adds and 20 bytes per
-/// nanosecond, which takes 10 us to begin a dispatch.
+/// The longest time of one dispatch and of one submission on a slow integrated GPU. This GPU does 50 multiply-adds and moves 20 bytes
+/// per nanosecond, and takes 10 us to begin a dispatch.
 ///
 /// Calls below these times are recorded as if there were no bound. Longer calls give the same bits, except that a
 /// [cooperative scan](super::PlanKind::CooperativeScan) with shorter chunks may round differently.
@@ -22,7 +22,7 @@ pub struct Watchdog {
 }
 
 impl Default for Watchdog {
-    /// 250 ms and 750 ms: well below the 2 s of Windows.
+    /// Allows 250 ms for a dispatch and 750 ms for a submission, well below the 2 s of Windows.
     fn default() -> Self {
         Self { dispatch: Duration::from_millis(250), submission: Duration::from_millis(750) }
     }
@@ -42,12 +42,12 @@ impl Watchdog {
         nanos(self.submission).max(BEGIN + 1)
     }
 
-    /// Nanoseconds for the workgroups of a dispatch.
+    /// Nanoseconds that the workgroups of a dispatch may take.
     pub(super) fn dispatch_nanos(&self) -> u64 {
         nanos(self.dispatch).min(self.submission_nanos()).saturating_sub(BEGIN).max(1)
     }
 
-    /// Loop iterations that fit the time of a dispatch if each waits for memory.
+    /// Number of loop iterations that fit into the time of a dispatch if each waits for memory.
     pub(crate) fn iterations(&self) -> usize {
         usize::try_from(self.dispatch_nanos() / ITERATION).unwrap_or(usize::MAX).max(1)
     }
@@ -77,7 +77,7 @@ impl Work {
         Self { products, bytes: len.saturating_mul(4 * (operands as u64 + 1)), wait: 0 }
     }
 
-    /// The work of so many multiply-adds and bytes.
+    /// The work of `products` multiply-adds and `bytes` bytes.
     pub(crate) fn of(products: u64, bytes: u64) -> Self {
         Self { products, bytes, wait: 0 }
     }
@@ -87,18 +87,18 @@ impl Work {
         Self { products, ..self }
     }
 
-    /// This work, if every invocation has a loop of so many iterations that each wait for memory.
+    /// This work, if every invocation has a loop of `iterations` iterations that each wait for memory.
     pub(crate) fn iterations(self, iterations: usize) -> Self {
         self.wait((iterations as u64).saturating_mul(ITERATION))
     }
 
-    /// The work of so many steps, if every workgroup reads `step_bytes` bytes in each step.
+    /// The work of `steps` steps, if every workgroup reads `step_bytes` bytes in each step.
     pub(super) fn repeated(self, steps: usize, step_bytes: u64) -> Self {
         let all = |work: u64| work.saturating_mul(steps as u64);
         Self::of(all(self.products), all(self.bytes)).wait(all(step_bytes) / BYTES)
     }
 
-    /// This work, if every workgroup takes at least so many nanoseconds.
+    /// This work, if every workgroup takes at least `wait` nanoseconds.
     pub(super) fn wait(self, wait: u64) -> Self {
         Self { wait, ..self }
     }
@@ -113,12 +113,12 @@ impl Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(super) watchdog: Watchdog,
-    /// Workgroups along one axis.
+    /// Largest number of workgroups along one axis.
     pub(super) workgroups: usize,
 }
 
 impl Bounds {
-    /// How many times a dispatch may do such work.
+    /// How many times one dispatch may do this work.
     pub(crate) fn fitting(&self, work: Work) -> usize {
         usize::try_from(self.watchdog.dispatch_nanos() / work.shared().max(1)).unwrap_or(usize::MAX)
     }
@@ -194,12 +194,12 @@ impl Grid {
         self.nanos
     }
 
-    /// Whether it is a single dispatch.
+    /// Whether the grid is a single dispatch.
     pub(crate) fn is_whole(&self) -> bool {
         self.part == self.whole
     }
 
-    /// Number of its dispatches.
+    /// Number of dispatches that the grid takes.
     pub(crate) fn count(&self) -> usize {
         if self.whole.contains(&0) {
             return 0;
@@ -207,7 +207,7 @@ impl Grid {
         self.whole.iter().zip(self.part).map(|(whole, part)| whole.div_ceil(part)).product()
     }
 
-    /// The first workgroup and the workgroups of every part.
+    /// The first workgroup of every part, and its number of workgroups along each axis.
     pub(crate) fn parts(&self) -> impl Iterator<Item = [[usize; 3]; 2]> {
         let Self { whole, part, .. } = *self;
         let along = move |axis: usize| {
@@ -218,7 +218,7 @@ impl Grid {
     }
 }
 
-/// The time of `groups` of `count` workgroups if all take `shared`.
+/// Nanoseconds of `groups` workgroups if all `count` workgroups take `shared` nanoseconds.
 fn time(shared: u64, groups: u128, count: u128) -> u64 {
     u64::try_from((u128::from(shared) * groups).div_ceil(count)).unwrap_or(u64::MAX)
 }
@@ -245,7 +245,7 @@ pub(crate) struct Submissions {
 }
 
 impl Submissions {
-    /// No submissions yet.
+    /// Begins without any submission.
     pub(crate) fn new(watchdog: &Watchdog) -> Self {
         Self { bound: watchdog.submission_nanos(), count: 0, filled: 0, longest: 0 }
     }
@@ -299,7 +299,7 @@ mod tests {
         Bounds { watchdog: Watchdog { dispatch, submission }, workgroups: 1000 }
     }
 
-    /// Every workgroup of a grid is in one part, and no part is longer than it may be.
+    /// Checks that every workgroup of a grid is in one part, and that no part is longer than it may be.
     #[test]
     fn parts_cover_a_grid_once_and_keep_within_the_bound() {
         for whole in [[1, 1, 1], [7, 1, 1], [5, 3, 2], [4000, 3, 1], [3, 2500, 2], [1, 1, 1700]] {
@@ -354,7 +354,7 @@ mod tests {
         Grid::of(bounds(), [4000, 1, 1], work.iterations(3960)).expect("just enough");
     }
 
-    /// Dispatches that are added one by one fill the same submissions as those added at once.
+    /// Checks that dispatches that are added one by one fill the same submissions as dispatches added at once.
     #[test]
     fn submissions_are_counted_as_they_are_filled() {
         let watchdog = bounds().watchdog;

@@ -12,7 +12,7 @@ use crate::cell::Stage;
 /// Invocations of a workgroup of an elementwise operation.
 const WORKGROUP_SIZE: usize = 64;
 
-/// Consecutive dispatches: the same grids, repeated `times` times.
+/// Consecutive dispatches: a list of grids, repeated `times` times.
 struct Repeated {
     times: usize,
     grids: Vec<Grid>,
@@ -39,7 +39,7 @@ struct Product {
     slices: usize,
     /// Number of products of these sizes.
     times: usize,
-    /// Bytes read and written per row and unit, those of the operands not counted.
+    /// Bytes read and written per row and unit, without those of the operands.
     unit_bytes: usize,
 }
 
@@ -91,7 +91,7 @@ impl Plan {
         };
         let products = if wave && p.layers > 1 { 2 } else { 1 };
         let (slices, times) = (tiles.tile.slices, z.saturating_mul(products));
-        // The projected input, and the state before and after.
+        // A unit has its projected input, and its state before and after the step.
         let unit_bytes = 4 * (p.projected_gates() + 6);
         let product = Product { tile_rows, rows: p.batch, gates, units, depth, slices, times, unit_bytes };
         Grid::of(self.bounds, [units.div_ceil(tile_units), p.batch.div_ceil(tile_rows), z], product.work(p))
@@ -109,7 +109,7 @@ impl Plan {
         Grid::cooperative(self.bounds, whole, scan.work(chunk.steps))
     }
 
-    /// The grid of the dispatch that computes a chunk again, one workgroup for all units, if a cooperative scan was aborted.
+    /// The grid of the dispatch that computes a chunk again, by one workgroup for all units, if a cooperative scan was aborted.
     pub(crate) fn redo_grid(&self, scan: &CooperativeScan, chunk: Chunk) -> Cut {
         let whole = [1, self.problem.batch.div_ceil(scan.rows), self.group_len()];
         Grid::of(self.bounds, whole, scan.work(chunk.steps))
@@ -126,7 +126,7 @@ impl Plan {
         self.groups.first().map_or(0, ExactSizeIterator::len)
     }
 
-    /// The dispatches of one step of a layer.
+    /// The stages of one step of a layer, one per dispatch.
     fn stages(&self) -> impl Iterator<Item = Stage> {
         self.groups.iter().flat_map(|group| self.problem.cells[group.start].stages()).copied()
     }
@@ -152,7 +152,8 @@ impl Plan {
         }
     }
 
-    /// All dispatches in the order of recording: those of the first layer, then those of the others, with the number of such layers.
+    /// All dispatches in the order of recording. The first entry has those of the first layer; a second entry has those of one other layer.
+    /// Each entry begins with the number of its layers.
     fn layers(&self) -> Result<Vec<(usize, Vec<Repeated>)>, Overlong> {
         let p = &self.problem;
         if p.time == 0 || p.batch == 0 {
@@ -178,7 +179,7 @@ impl Plan {
         Ok(layers)
     }
 
-    /// Refuses a plan if even one workgroup of a dispatch takes too long. The first chunk is the longest one.
+    /// Refuses a plan if even one workgroup of a dispatch takes too long. Only the first chunk is checked, as it is the longest one.
     pub(super) fn check_work(&self) -> Result<(), Overlong> {
         let Some(&chunk) = self.chunks.first() else { return Ok(()) };
         for layer in 0..self.problem.layers.min(2) {
@@ -188,14 +189,14 @@ impl Plan {
         self.merge_grid().map(|_| ())
     }
 
-    /// Dispatches of the whole call.
+    /// Number of dispatches of the whole call.
     pub fn dispatches(&self) -> usize {
         let of = |one: &Repeated| one.times.saturating_mul(one.grids.iter().map(Grid::count).sum());
         let layers = self.layers().unwrap_or_default();
         layers.iter().map(|(times, dispatches)| times.saturating_mul(dispatches.iter().map(of).sum())).sum()
     }
 
-    /// Submissions of the whole call: 0 if there is nothing to run, several if one would take too long on a slow GPU
+    /// Number of submissions of the whole call: 0 if there is nothing to run, several if one would take too long on a slow GPU
     /// ([`Watchdog`](super::Watchdog)), else 1. Calls that share a recorder share submissions.
     pub fn submits(&self) -> usize {
         self.submissions().0.count()
@@ -229,8 +230,8 @@ impl Plan {
         (submissions, longest)
     }
 
-    /// Bytes that the call reads and writes if no cache helps within a dispatch but the tiles themselves: weights once per tile of
-    /// rows; projected input, state and output once.
+    /// Bytes that the call reads and writes, if nothing but the tiles saves reads within a dispatch: weights once per tile of rows;
+    /// projected input, state and output once.
     pub fn bytes(&self) -> u64 {
         if self.dispatches() == 0 {
             return 0;
@@ -238,7 +239,7 @@ impl Plan {
         (0..self.problem.layers).map(|layer| self.layer_bytes(layer)).sum()
     }
 
-    /// [`Plan::bytes`] of one layer, all directions.
+    /// Bytes that one layer reads and writes, all directions, counted as in [`Plan::bytes`].
     fn layer_bytes(&self, layer: usize) -> u64 {
         let p = &self.problem;
         let (time, directions, chunks) = (p.time as u64, p.cells.len() as u64, self.chunks.len() as u64);
@@ -262,7 +263,7 @@ impl Plan {
                 directions * (x + weights + chunks * state + y)
             }
             Schedule::CooperativeScan(scan) => {
-                // As for a scan. In addition, h is written once per step and read by every workgroup.
+                // Counted as for a scan. In addition, h is written once per step and read by every workgroup.
                 let reads = if scan.kept > 0 { chunks } else { time };
                 let exchanged = time * (1 + scan.workgroups as u64) * (p.batch * p.out() * 4) as u64;
                 directions * (x + tiles(scan.rows) * reads * recurrent + exchanged + chunks * state + y)
@@ -280,7 +281,7 @@ impl TrainingPlan {
     pub(crate) fn back_grid(&self, units: usize, depth: usize, directions: usize) -> Cut {
         let (p, tile) = (self.forward.problem(), &self.back);
         let (tile_rows, gates, slices, units) = (tile.rows, self.columns, tile.slices, units.div_ceil(self.columns));
-        // A unit's gates, states and gradients.
+        // A unit has its gates, states and gradients.
         let unit_bytes = 4 * 24 * gates;
         let product = Product { tile_rows, rows: p.batch, gates, units, depth, slices, times: directions, unit_bytes };
         let whole = [units.div_ceil(tile.units), p.batch.div_ceil(tile_rows), directions];
