@@ -1,12 +1,12 @@
 // The state of a cooperative scan. Each workgroup owns some units, and passes their h to the others through `exchange`, one word per
 // unit. Nothing orders one workgroup's writes for another, so a word itself says which step it belongs to: the lowest bit of h is a
-// phase. The words of a step lie in slot step % 2, and the phase changes whenever a slot is written again. No workgroup is a step
-// further than a neighbour whose words it still waits for, so a slot's words are at most one phase ahead of a reader. For that
-// reason every word is waited for, also one that a reset then replaces.
+// phase. The words of a step lie in slot step % 2, and the phase changes whenever a slot is written again. No workgroup gets ahead of a
+// neighbour whose words it still waits for, so a slot's words are at most one phase ahead of a reader. For that reason a reader waits
+// for every word, even for one that a reset then replaces.
 //
 // Only the products read h without its lowest bit: `own_h` goes to `y` and into the unit's own next step. The products read
 // h (1 + d), |d| <= 2^-23, so a pre-activation is off by at most 2^-23 sum |w h|. Rounding alone may put a sum of n products off by
-// n 2^-24 sum |w h|: the exchange counts as two more products.
+// n 2^-24 sum |w h|, so the exchange adds no more error than two more products would.
 //
 // No API promises that all workgroups run concurrently. A reader polls a limited number of times. Then it raises ABORTED, which every
 // reader checks, and all workgroups return. The state before the chunk has not been written to, so a dispatch with REDO, which
@@ -17,15 +17,15 @@ override REDO: bool = false;        // one workgroup computes an aborted chunk a
 override PITCH: u32 = 16u;          // elements of a row of h: whole parts, zeros behind the last unit
 override STATE: u32 = 16u;          // ROWS * PITCH; 1 with REDO
 
-@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], one component per gate
 @group(0) @binding(5) var<storage, read_write> h_rows: array<f32>;  // regions of [z, batch, hidden]
 @group(0) @binding(6) var<storage, read_write> s_rows: array<f32>;  // regions of [z, batch, hidden]
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, hidden]
 @group(0) @binding(8) var<storage, read_write> exchange: array<atomic<u32>>;    // ABORTED, then [z, 2 slots, batch, PITCH]
 
 const ABORTED: u32 = 0u;
-const TIRED: u32 = 1u;          // its bits: a reader polled in vain;
-const NOT_FINITE: u32 = 2u;     // h is infinite or NaN
+const TIRED: u32 = 1u;          // bit of the word ABORTED: a reader polled in vain
+const NOT_FINITE: u32 = 2u;     // bit of the word ABORTED: h is infinite or NaN
 
 var<workgroup> state: array<f32, STATE>;    // [ROWS, PITCH]: h before the step
 var<workgroup> leaving: atomic<u32>;        // whether an invocation has given up
@@ -75,7 +75,7 @@ fn row_step_of(z: u32, row: u32, step: u32) -> RowStep {
     return RowStep(z, row, time, flag_of(time, row), is_reverse(z), true);
 }
 
-// The step that a place is at, in the order of processing.
+// The step of `at`, counted in the order of processing.
 fn step_of(at: RowStep) -> u32 {
     return time_at(at.z, at.time);
 }
@@ -166,7 +166,7 @@ fn receive(word: u32, step: u32) -> f32 {
     return 0.0;
 }
 
-// Copies h before a step to the memory that the products read: at a chunk's first step from the state, then from the other
+// Copies h before a step to the memory that the products read. At a chunk's first step it comes from the state, later from the other
 // workgroups, and after a reset from the initial state.
 fn fetch_h(z: u32, first_row: u32, step: u32, invocation: u32) {
     for (var row = 0u; row < min(ROWS, dims.batch - first_row); row++) {

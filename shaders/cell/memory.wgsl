@@ -1,5 +1,5 @@
 // The common part of the kernels of all recurrent schedules: the uniform, the buffers that they bind in the same way, and the indices
-// into them. The file that follows says where the state lies, and gives `direction_of(z)`: the layer's direction that z counts.
+// into them. The file behind this one defines where the state lies, and `direction_of(z)`: the direction of the layer that z stands for.
 
 override REVERSE: u32 = 0u;         // bit d: direction d runs from the last step to the first
 
@@ -23,19 +23,19 @@ struct RecurrentDims {
     projection: u32,        // the weights that project h, and their stride
     projection_stride: u32,
     vectors: u32,
-    h: u32,                 // h before the chunk; in place, so also after it, but for a cooperative scan
+    h: u32,                 // h before the chunk; except in a cooperative scan, h after the chunk takes its place
     h_after: u32,           // cooperative scan: h after the chunk
     h_initial: u32,         // the h that a reset restores
-    s: u32,                 // the cell state likewise
+    s: u32,                 // the cell state before the chunk, after it and after a reset, as for h
     s_after: u32,
     s_initial: u32,
     scratch: u32,           // dispatch per step: r h, or o output(s) before the projection
     update: u32,            // dispatch per step: z between the two dispatches of a step
     history_h: u32,         // training: h around every step of the chunk, [directions, steps + 1, batch, out]
-    history_s: u32,         // training: the cell state likewise, or an RNN's pre-activations [directions, steps, batch, hidden]
-    history_initial: u32,   // training: the h that a reset restores, no element of it masked
+    history_s: u32,         // training: the cell state around every step, or an RNN's pre-activations [directions, steps, batch, hidden]
+    history_initial: u32,   // training: the h that a reset restores, without any mask
     exchange: u32,          // cooperative scan: words that workgroups pass to each other, a multiple of 4
-    polls: u32,             // cooperative scan: reads of such a word before the reader gives up
+    polls: u32,             // cooperative scan: reads of a word of `exchange` before the reader gives up
 }
 
 @group(0) @binding(0) var<uniform> dims: RecurrentDims;
@@ -74,7 +74,7 @@ fn is_reverse(z: u32) -> bool {
     return ((REVERSE >> direction_of(z)) & 1u) != 0u;
 }
 
-// The place in the sequence of a step, which is counted in the order of processing.
+// The place in the sequence of step `step`, where steps are counted in the order of processing.
 fn time_at(z: u32, step: u32) -> u32 {
     return select(step, dims.time - 1u - step, is_reverse(z));
 }

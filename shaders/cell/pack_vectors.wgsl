@@ -1,4 +1,4 @@
-// Packs a layer and direction's biases and peepholes as vectors.wgsl lays them out.
+// Packs the biases and peepholes of a layer and direction, in the layout of vector_rows.wgsl.
 // CPU twin: `gpu::recurrent::pack`, which packs the scales of narrow weights as well.
 
 override WORKGROUP_SIZE: u32 = 64u;

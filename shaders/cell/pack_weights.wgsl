@@ -4,7 +4,7 @@
 
 override WORKGROUP_SIZE: u32 = 64u;
 override GATES: u32 = 4u;       // columns that an invocation of the product owns
-override WORDS: u32 = 0u;       // how x is read: by elements; by words of 4 along the depth; by words of 4 columns of a unit
+override WORDS: u32 = 0u;       // 0 reads x by elements, 1 by words of 4 along the depth, 2 by words of 4 columns of a unit
 
 const ALONG_DEPTH: u32 = 1u;
 const ALONG_COLUMNS: u32 = 2u;
@@ -14,15 +14,15 @@ const BLOCK: u32 = 8u;          // units whose words are adjacent
 // Column c of unit u is column `u * unit_columns + c * gate_columns` of the source. The gates of a unit lie `hidden` rows of the
 // weights apart; the columns of a transpose are adjacent.
 struct PackWeightsDims {
-    padded_units: u32,      // to write
+    padded_units: u32,      // sizes of the packed matrix
     padded_depth: u32,
     units: u32,
     depth: u32,
-    columns: u32,           // of the source; zeros stand for what is beyond them
+    columns: u32,           // columns of the source; columns beyond them are packed as zeros
     unit_columns: u32,
     gate_columns: u32,
-    column_stride: u32,     // elements of the source from one column to the next,
-    depth_stride: u32,      // and along the depth
+    column_stride: u32,     // elements of the source from one column to the next
+    depth_stride: u32,      // elements of the source along the depth
     from_offset: u32,
     to_word: u32,
 }

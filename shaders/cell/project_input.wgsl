@@ -6,11 +6,11 @@ struct ProjectDims {
     rows: u32,              // steps times batch
     depth: u32,             // features of x
     hidden: u32,
-    weights: u32,           // where the weights of the first direction begin, and how far apart the directions' are
+    weights: u32,           // offset of the first direction's weights, in words of 16 bytes, and the stride to the next direction
     weights_stride: u32,
-    vectors: u32,           // where the vectors of the first direction begin; directions are VECTOR_ROWS * hidden apart
-    first_forward: u32,     // the row of x that a forward direction begins with,
-    first_reverse: u32,     // and a reverse one
+    vectors: u32,           // offset of the first direction's vectors; directions are VECTOR_ROWS * hidden apart
+    first_forward: u32,     // the row of x that a forward direction begins with
+    first_reverse: u32,     // the row of x that a reverse direction begins with
 }
 
 override REVERSE: u32 = 0u;     // bit d: direction d runs from the last step to the first

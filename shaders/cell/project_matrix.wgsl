@@ -1,4 +1,4 @@
-// The input projection by the adapter's own matrices.
+// The input projection by cooperative matrices.
 
 // The first row and unit of a workgroup.
 struct Corner { direction: u32, row: u32, unit: u32 }

@@ -1,4 +1,4 @@
-// The input projection by matrices of f32.
+// The input projection by cooperative matrices of f32.
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn project_matrix_float(

@@ -1,4 +1,4 @@
-// The input projection by matrices of f16.
+// The input projection by cooperative matrices of f16.
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn project_matrix_half(

@@ -1,4 +1,4 @@
-// The input projection; every invocation reads the rows of its tile.
+// The input projection. Every invocation reads all rows of its tile.
 
 override UNITS: u32 = 64u;      // units of a workgroup
 

@@ -1,13 +1,13 @@
-// From a unit's sums to its new state and output, at one step of a row. Another file says where the state lies. It gives
+// Computes a unit's new state and output from its sums, at one step of a row. Another file defines where the state lies. It gives
 // - `h_before`, `s_before`: the unit's own state before the step, or the initial state after a reset;
 // - `h_in_products`: h as the products read it, perhaps with a dropout mask;
-// - `put_h`, `put_s`: its state after the step;
-// - `put_scratch`: the value that the second product of a step reads; `put_update`, `update_gate`: z until then;
+// - `put_h`, `put_s`: write the unit's state after the step;
+// - `put_scratch`: writes the value that the second product of a step reads; `put_update`, `update_gate`: keep z until that product;
 // - `put_y`, `y_at`: the output at a step of the sequence;
 // - `takes_input(at) -> bool`: whether the sums include the input projection; `projected(at, unit)`: the input projected beforehand;
-// - `vectors_of(at) -> u32`: the first element of the vectors; and in `dims` the fields `scalars`, `hidden` and `time`;
-// - `save_gates`: keeps the pre-activations for a backward pass; `moves`, `moves_cell`: whether a unit takes its new value, or keeps
-//   the old one at random (zoneout).
+// - `vectors_of(at) -> u32`: the offset of the vectors; and in `dims` the fields `scalars`, `hidden` and `time`;
+// - `save_gates`: keeps the pre-activations for a backward pass;
+// - `moves`, `moves_cell`: whether h or s of a unit takes its new value, or keeps the old one at random (zoneout).
 //
 // A cell whose state passes through two dependent products takes two stages per step: a GRU that resets before the matrix product
 // (RESET, then CANDIDATE) and an LSTM with projection (WHOLE, then PROJECT).
@@ -43,7 +43,7 @@ fn emit(at: RowStep, unit: u32, stage: u32, h_next: f32) {
     }
 }
 
-// A skipped step: the state stays, the output is padding.
+// Ends a skipped step: the state stays, and the output is padding.
 fn skip(at: RowStep, unit: u32, stage: u32) {
     put_h(at, unit, h_before(at, unit, stage));
     if at.last {
@@ -101,10 +101,10 @@ fn whole(at: RowStep, unit: u32, x: vec4<f32>, a: vec4<f32>) {
     }
 }
 
-// From a unit's sums, of h and in a wave also of the input, to its state after a stage of the step.
+// Computes a unit's state after a stage of the step from its sums: those of h and, in a wave, also those of the input.
 fn finish(at: RowStep, unit: u32, stage: u32, sum: vec4<f32>, x_sum: vec4<f32>) {
     if (at.flag & FLAG_VALID) == 0u {
-        // The stage that writes h skips it; the cell state returns to its initial value if the row is reset.
+        // The row skips this step: the stage that writes h keeps it. If the row is reset, the cell state returns to its initial value.
         if CELL == LSTM && stage == WHOLE {
             put_s(at, unit, s_before(at, unit));
         }

@@ -1,5 +1,5 @@
-// The common part of the backward kernels of one time step: the bindings, and the way from the gradients with respect to a later
-// step's gates to those of this step's gates. The kernels differ in the way that they compute the sums.
+// The common part of the backward kernels of one time step: the bindings, and the equations that lead from the gradients with respect to
+// a later step's gates to those of this step's gates. The kernels differ in the way in which they compute the sums.
 //
 // A dispatch multiplies the gradients with respect to the gates of step `later` with the transposed recurrent weights. The result is the
 // gradient with respect to h after the step before it; the dispatch goes on with that step's equations. If h passed through two
@@ -16,7 +16,7 @@
 override STAGE: u32 = 0u;
 override TWO_STAGES: bool = false;
 override FLAGS: bool = false;       // `flags` says which rows take part
-override RESETS: bool = false;      // and which return to their initial state
+override RESETS: bool = false;      // `flags` may say that a row returns to its initial state
 override HOLD: bool = false;        // a skipped step repeated the row's last output
 override PROJECTED: bool = false;
 override CLIP: bool = false;        // the gradient with respect to the state is clamped between two steps
@@ -33,7 +33,7 @@ const FLAG_RESET: u32 = 2u;
 struct RecurrentGradDims {
     scalars: CellScalars,
     noise: Noise,
-    later: u32,             // the step that the first product comes from; as many as there are steps at the end
+    later: u32,             // the step whose gates' gradients are multiplied first; equal to `time` behind the last step
     time: u32,
     batch: u32,
     hidden: u32,
@@ -41,30 +41,30 @@ struct RecurrentGradDims {
     direction: u32,         // the direction of z = 0
     first_step: u32,        // the step that `gates` begins with
     steps: u32,             // steps that `gates` holds
-    weights: u32,           // where the first direction's weights begin, in words of 16 bytes, and how far apart they are
+    weights: u32,           // offset of the first direction's weights, in words of 16 bytes, and the stride to the next direction
     weights_stride: u32,
     peepholes: u32,         // in elements of `weights`: [directions, 3, hidden]
-    history_h: u32,         // in `history`, as `recurrent.wgsl` left them
+    history_h: u32,         // offsets in `history`, which the forward pass wrote (`step_memory.wgsl`)
     history_s: u32,
     rows: u32,              // rows of `hidden` elements in `d_gates`, per step and row of the batch
     second_row: u32,        // the row of the candidate's input part, or of the values that are projected
     peephole_row: u32,      // the first row of the peepholes
-    projected: u32,         // in `d_gates`: gradients with respect to the projection's result, [directions, steps, batch, out]
-    source: u32,            // the product's rows, of `source_width` elements, from `source_first` on
+    projected: u32,         // offset in `d_gates`: gradients with respect to the projection's result, [directions, steps, batch, out]
+    source: u32,            // the region of the product's rows: `source_width` elements each, read from `source_first` on
     source_width: u32,
     source_first: u32,
     depth: u32,
-    gates: u32,             // regions: gradients with respect to the gates, [directions, batch, gates, hidden];
-    scratch: u32,           // to the projection's result;
-    through_reset: u32,     // to h through the reset gate;
-    carry_h: u32,           // to h, past the products; to the cell state; to an output that later steps repeat;
-    carry_s: u32,
-    held: u32,
-    initial_h: u32,         // to the initial state
+    gates: u32,             // region of gradients with respect to the gates, [directions, batch, gates, hidden]
+    scratch: u32,           // region of those with respect to the projection's result
+    through_reset: u32,     // region of those with respect to h through the reset gate
+    carry_h: u32,           // region of those with respect to h, past the products
+    carry_s: u32,           // region of those with respect to the cell state
+    held: u32,              // region of those with respect to an output that later steps repeat
+    initial_h: u32,         // regions of those with respect to the initial state
     initial_s: u32,
-    dy: u32,                // the first element of the output's gradients, the stride from one direction to the next,
-    dy_direction: u32,      // and a row's width
-    dy_width: u32,
+    dy: u32,                // offset of the output's gradients
+    dy_direction: u32,      // stride of `dy` from one direction to the next
+    dy_width: u32,          // width of a row of `dy`
     clip: f32,
 }
 
@@ -80,7 +80,7 @@ struct RecurrentGradDims {
 
 struct RowStep { direction: u32, row: u32, step: u32, time: u32, flag: u32 }
 
-// The rows of a tile.
+// The rows of a tile in the region `dims.source`.
 struct RowSource { lane: u32, direction: u32, first_row: u32 }
 
 fn weight_word(at: u32) -> vec4<u32> {
@@ -108,7 +108,7 @@ fn units() -> u32 {
     return dims.hidden;
 }
 
-// The invocations of a row: each has GATES units.
+// Number of invocations of a row: each has GATES units.
 fn blocks() -> u32 {
     return (units() + GATES - 1u) / GATES;
 }
@@ -138,7 +138,7 @@ fn in_region(region: u32, width: u32, at: RowStep, unit: u32) -> u32 {
     return region + (at.direction * dims.batch + at.row) * width + unit;
 }
 
-// A value that the unit's own previous dispatch wrote.
+// Reads a value that the unit's own previous dispatch wrote.
 fn carried(region: u32, width: u32, at: RowStep, unit: u32) -> f32 {
     let i = in_region(region, width, at, unit);
     if TWO_STAGES {
@@ -151,13 +151,13 @@ fn leave(region: u32, width: u32, at: RowStep, unit: u32, value: f32) {
     next[in_region(region, width, at, unit)] = value;
 }
 
-// A value that the other dispatch of the step wrote.
+// Reads a value that the other dispatch of the step wrote.
 fn from_other(region: u32, width: u32, at: RowStep, unit: u32) -> f32 {
     let i = in_region(region, width, at, unit);
     return current[i / 4u][i % 4u];
 }
 
-// The rows of `hidden` or `out` elements of a direction's step, in the order of time.
+// Index of a row of `hidden` or `out` elements of a direction's step, in the order of time.
 fn chunk_row(at: RowStep) -> u32 {
     let done = at.step - dims.first_step;
     let place = select(done, dims.steps - 1u - done, is_reverse(at.direction));
@@ -190,12 +190,12 @@ fn peepholes(at: RowStep, unit: u32) -> vec3<f32> {
     return vec3(peephole(at, 0u, unit), peephole(at, 1u, unit), peephole(at, 2u, unit));
 }
 
-// A row of the gradients that the weights' gradients are computed from.
+// Writes an element of the gradients that the weights' gradients are computed from.
 fn store(at: RowStep, row: u32, unit: u32, value: f32) {
     d_gates[(chunk_row(at) * dims.rows + row) * dims.hidden + unit] = value;
 }
 
-// Gates of the cell.
+// Number of gates of the cell.
 fn gate_count() -> u32 {
     if CELL == RNN {
         return 1u;
@@ -206,13 +206,13 @@ fn gate_count() -> u32 {
     return 4u;
 }
 
-// A gate's gradient through the recurrent part, for the product of the next dispatch and for the weights.
+// Writes a gate's gradient through the recurrent part, for the product of the next dispatch and for the weights.
 fn leave_gate(at: RowStep, gate: u32, unit: u32, value: f32) {
     next[in_region(dims.gates, gate_count() * dims.hidden, at, gate * dims.hidden + unit)] = value;
     store(at, gate, unit, value);
 }
 
-// The gradient with respect to the cell state before the step; a reset passes it to the initial state.
+// Writes the gradient with respect to the cell state before the step. If the row is reset, it goes to the initial state instead.
 fn leave_s(at: RowStep, unit: u32, ds: f32) {
     var handed = ds;
     if RESETS {
@@ -256,7 +256,7 @@ fn h_gradient(direction: u32, row: u32, unit: u32, sum: f32) -> f32 {
     return dh;
 }
 
-// A step that a unit skips: gradients pass through unchanged.
+// Ends a step that a unit skips: gradients pass through unchanged.
 fn skip(at: RowStep, unit: u32) {
     for (var row = 0u; row < dims.rows; row++) {
         store(at, row, unit, 0.0);
@@ -299,8 +299,8 @@ fn lstm(at: RowStep, unit: u32, dm: f32) {
     leave_s(at, unit, within(d.s + kept));
 }
 
-// The update gate and the candidate; if the reset comes after the matrix product, the reset gate as well. Returns the gradient with
-// respect to h, past the products.
+// Writes the gradients of the update gate and the candidate; if the reset comes after the matrix product, those of the reset gate as well.
+// Returns the gradient with respect to h, past the products.
 fn gru(at: RowStep, unit: u32, dh: f32) -> f32 {
     let a = pre_activations(at, unit);
     let h = before_step(dims.history_h, dims.out, at, unit);
@@ -319,7 +319,7 @@ fn gru(at: RowStep, unit: u32, dh: f32) -> f32 {
     return d.h;
 }
 
-// A step's first dispatch, from a unit's sum of the products of step `later`.
+// Completes a step's first dispatch, from a unit's sum of the product with the gates' gradients of step `later`.
 fn begin(direction: u32, row: u32, unit: u32, sum: f32) {
     let dh_after = h_gradient(direction, row, unit, sum);
     if dims.later == 0u {
@@ -375,7 +375,7 @@ fn begin(direction: u32, row: u32, unit: u32, sum: f32) {
     leave(dims.carry_h, dims.out, at, unit, past);
 }
 
-// A step's second dispatch, from the sum of the product within the step.
+// Completes a step's second dispatch, from a unit's sum of the product within the step.
 fn end(direction: u32, row: u32, unit: u32, sum: f32) {
     let at = row_step_of(direction, row, dims.later - 1u);
     if STAGE == WHOLE {
@@ -386,7 +386,7 @@ fn end(direction: u32, row: u32, unit: u32, sum: f32) {
         }
         return;
     }
-    // The first dispatch's gradient of z is passed on with that of r.
+    // The gradient of z, which the first dispatch wrote, is passed on with that of r.
     let z = dims.hidden + unit;
     leave(dims.gates, gate_count() * dims.hidden, at, z, from_other(dims.gates, gate_count() * dims.hidden, at, z));
     if !is_valid(at) {
@@ -400,7 +400,7 @@ fn end(direction: u32, row: u32, unit: u32, sum: f32) {
     leave(dims.through_reset, dims.hidden, at, unit, sum * open_gate(dims.scalars, a.x));
 }
 
-// A unit's sum of a row, from either dispatch.
+// Completes either dispatch, from a unit's sum of a row.
 fn finish(direction: u32, row: u32, unit: u32, sum: f32) {
     if STAGE == RESET || (STAGE == WHOLE && PROJECTED) {
         end(direction, row, unit, sum);
@@ -409,7 +409,7 @@ fn finish(direction: u32, row: u32, unit: u32, sum: f32) {
     }
 }
 
-// A row's sums of an invocation's units.
+// Completes either dispatch for all units of an invocation, from their sums of a row.
 fn finish_block(direction: u32, row: u32, block: u32, sums: vec4<f32>) {
     for (var column = 0u; column < GATES; column++) {
         let unit = block * GATES + column;

@@ -1,6 +1,6 @@
 // One time step of a layer, all directions, or of all layers at once (WAVE): the product of the recurrent weights with the state, the
-// gates and the state update in one dispatch. An invocation owns a unit with all its gates, for ROWS rows, or a slice of its product
-// along the depth. Weights are read once for all of these rows.
+// gates and the state update in one dispatch. An invocation owns a unit with all its gates, for ROWS rows, or, if there are several
+// SLICES, a slice of its product along the depth. Weights are read once for all of these rows.
 
 @compute @workgroup_size(UNITS, SLICES)
 fn recurrent_step(

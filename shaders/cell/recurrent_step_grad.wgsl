@@ -1,6 +1,6 @@
 // The backward pass of one time step of a layer, all directions: the product of the transposed recurrent weights with the gradients
 // with respect to the gates of the step after it, and the step's own equations, in one dispatch. An invocation owns GATES units of
-// ROWS rows, or a slice of their product along the depth.
+// ROWS rows, or, if there are several SLICES, a slice of their product along the depth.
 
 @compute @workgroup_size(UNITS, SLICES)
 fn recurrent_step_grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {

@@ -1,4 +1,4 @@
-// `recurrent_step` by the adapter's own matrices, for a batch of many rows.
+// `recurrent_step` by cooperative matrices, for a batch of many rows.
 
 fn finish_stripe(group: vec3<u32>, last: bool, stripe: u32, sums: Sums, x_sums: Sums, worker: Worker) {
     put_sums(sums, worker.gate * AREA);

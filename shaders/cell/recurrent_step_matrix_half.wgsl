@@ -1,4 +1,4 @@
-// A step by matrices of f16.
+// A time step by cooperative matrices of f16.
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_step_matrix_half(

@@ -2,7 +2,7 @@
 
 override RESETS: bool = false;      // `flags` may say that a row returns to its initial value
 
-// A depth in whole parts: behind the last unit both factors of a product are zeros.
+// Rounds a depth up to whole parts of 16 elements: behind the last unit both factors of a product are zeros.
 fn whole_parts(depth: u32) -> u32 {
     return (depth + 15u) & ~15u;
 }

@@ -1,12 +1,13 @@
-// A cooperative scan: a chunk of time in one dispatch, for layers that are too large for one workgroup. x counts the workgroups that
-// share the units of a direction, for ROWS rows. Each keeps its weights in registers if they fit. An invocation owns a slice of a
-// unit's weights along the depth, and completes the step of one row.
+// A cooperative scan: a chunk of time in one dispatch, for layers that are too large for one workgroup. The workgroups along x share
+// the units of a direction, for ROWS rows. Each keeps its weights in registers if they fit. An invocation owns a slice of a unit's
+// weights along the depth, and completes the step of one row.
 //
-// With REDO, x is one workgroup. It computes BLOCKS blocks of UNITS units one after another, and reads the weights at every step.
+// With REDO, there is one workgroup along x. It computes BLOCKS blocks of UNITS units one after another, and reads the weights at every
+// step.
 
 override BLOCKS: u32 = 1u;
 
-// Whether this dispatch computes the chunk: the cooperative one unless the call was aborted, else that with REDO.
+// Whether this dispatch computes the chunk: the one with REDO if the call was aborted, else the cooperative one.
 fn is_wanted(invocation: u32) -> bool {
     if invocation == 0u {
         atomicStore(&leaving, select(0u, 1u, atomicLoad(&exchange[ABORTED]) != 0u));
@@ -14,7 +15,7 @@ fn is_wanted(invocation: u32) -> bool {
     return (workgroupUniformLoad(&leaving) != 0u) == REDO;
 }
 
-// Whether h has arrived, for all invocations of the workgroup alike.
+// Whether all of h has arrived. The answer is the same for all invocations of the workgroup.
 fn is_there() -> bool {
     if REDO {
         storageBarrier();
@@ -34,8 +35,8 @@ fn add_kept(m: Matrix, row: u32, k: u32, p: Part, sum: vec4<f32>) -> vec4<f32> {
     return total;
 }
 
-// The slice `begin .. end` of the product of a row of h with a unit's weights. Rows are computed one after another, so that the code
-// stays small. Weights that are not kept are read again for each row.
+// Computes the slice `begin .. end` of the product of a row of h with a unit's weights. Rows are computed one after another, so that the
+// code stays small. Weights that are not kept are read again for each row.
 fn row_product(
     m: Matrix, row: u32, kept: ptr<function, array<Part, 8>>, unit: u32, depth: u32, begin: u32, end: u32,
 ) -> vec4<f32> {

@@ -1,8 +1,8 @@
-// `scan_rows` with the rows shared within a subgroup: an invocation owns a whole unit.
+// `scan_rows` with the rows shared within a subgroup. An invocation owns a whole unit.
 
 override UNITS: u32 = 64u;      // units of the workgroup, a multiple of the largest subgroup
 
-// The product with the recurrent weights.
+// The product with kept or streamed weights over the whole depth.
 fn state_product(m: Matrix, source: RowSource, kept: ptr<function, array<Part, 8>>, unit: u32) -> Tile {
     if KEPT > 0u {
         return kept_product(m, source, kept, PITCH, 0u);

@@ -4,13 +4,13 @@
 // h alternates between two regions after every step. A cell of two stages keeps h in the first region, where only its own unit
 // changes it, and scratch values in the second. A third region holds the initial h, which a reset restores.
 
-override LAYERS: u32 = 1u;          // layers of a workgroup; if there are several, z counts them rather than directions
+override LAYERS: u32 = 1u;          // layers of a workgroup; if there are several, z counts layers rather than directions
 override STAGES: u32 = 1u;          // dependent products of a step
 override PITCH: u32 = 16u;          // elements of a row of a region: whole parts, zeros behind the last unit
 override STATE: u32 = 32u;          // elements of all regions
-override OWN: u32 = 1u;             // LAYERS * ROWS * hidden of a cell that has s, or z between its stages
+override OWN: u32 = 1u;             // LAYERS * ROWS * hidden if the cell has s, or keeps z between its stages
 
-@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(1) var<storage, read> gates_x: array<vec4<f32>>; // [directions, steps, batch, hidden], one component per gate
 @group(0) @binding(5) var<storage, read_write> h_rows: array<f32>;  // [z, batch, out], perhaps the initial values behind them
 @group(0) @binding(6) var<storage, read_write> s_rows: array<f32>;  // [z, batch, hidden], perhaps the initial values behind them
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;       // [time, batch, directions, out]
@@ -23,10 +23,10 @@ var<private> here: u32;
 
 const INITIAL: u32 = 2u;
 
-// The rows of the workgroup in a region. Bit r of `reset`: the initial values of row r are read.
+// The rows of the workgroup in a region. If bit r of `reset` is set, the initial values of row r are read instead.
 struct RowSource { lane: u32, z: u32, region: u32, reset: u32 }
 
-// Invocations of different units write neighbouring elements: a vector's components would be one location.
+// Elements are not stored as vectors: invocations of different units write neighbouring elements, and a vector would be one location.
 fn source_word(at: u32) -> vec4<f32> {
     return vec4(state[4u * at], state[4u * at + 1u], state[4u * at + 2u], state[4u * at + 3u]);
 }
@@ -63,7 +63,7 @@ fn row_step_of(z: u32, row: u32, iteration: u32) -> RowStep {
     return RowStep(z, row, time, flag_of(time, row), is_reverse(z), LAYERS == 1u || z + 1u == LAYERS);
 }
 
-// Rows of the workgroup that are reset in this step.
+// A word whose bit r is set if row r of the workgroup is reset in this step.
 fn reset_rows(z: u32, first_row: u32, iteration: u32) -> u32 {
     var reset = 0u;
     if RESETS {
@@ -94,7 +94,7 @@ fn projection_weights(z: u32) -> Matrix {
     return Matrix(dims.projection + z * dims.projection_stride, 1u, 1u);
 }
 
-// The gates of the first product of a step. In a GRU that resets before the product, the candidate is left to the second product.
+// The bits of the gates of a step's first product. In a GRU that resets before the product, the candidate is left to the second product.
 fn first_gates() -> u32 {
     if CELL == GRU && STAGES > 1u {
         return 3u;
@@ -109,7 +109,7 @@ fn first_stage() -> u32 {
     return WHOLE;
 }
 
-// First rows of workgroups are multiples of ROWS.
+// Index of a unit of a row in a region. As first rows of workgroups are multiples of ROWS, `row % ROWS` is the row in the workgroup.
 fn in_state(region: u32, at: RowStep, unit: u32) -> u32 {
     return region_row(region, at.z, at.row % ROWS) + unit;
 }

@@ -1,14 +1,14 @@
 // A scan: a chunk of time in one dispatch. A workgroup computes all steps of ROWS rows, for a direction or for all layers of a stack.
-// The state stays in its memory, the weights in registers if they fit. An invocation owns a slice of a unit's weights along the
+// The state stays in workgroup memory, the weights in registers if they fit. An invocation owns a slice of a unit's weights along the
 // depth, and completes the step of one row.
 
 override UNITS: u32 = 64u;      // units of the workgroup
 override SLICES: u32 = 1u;      // slices of the depth, at least as many as rows
-override PARTIAL: u32 = 1u;     // elements of `partial`, twice LAYERS * ROWS * SLICES * UNITS if there are several slices
+override PARTIAL: u32 = 1u;     // LAYERS * ROWS * SLICES * UNITS if there are several slices; twice as many if there are several layers
 
 var<workgroup> partial: array<vec4<f32>, PARTIAL>;
 
-// The index of the partial sum of a row, slice and unit. `term`: 0 for the product of h, 1 for that of the input.
+// The index of the partial sum of a row, slice and unit. `term` is 0 for the product of h, and 1 for that of the input.
 fn partial_at(term: u32, z: u32, row: u32, slice: u32, unit: u32) -> u32 {
     return ((((term * LAYERS + behind(z)) * ROWS + row) * SLICES) + slice) * UNITS + unit;
 }
@@ -35,7 +35,7 @@ fn slice_product(m: Matrix, source: RowSource, unit: u32, depth: u32, slice: u32
     return product(m, source, unit, all, min(slice * part, all), min((slice + 1u) * part, all));
 }
 
-// The slice's part of the product with the recurrent weights.
+// Slice `slice` of the product with kept or streamed weights.
 fn state_product(m: Matrix, source: RowSource, kept: ptr<function, array<Part, 8>>, unit: u32, slice: u32) -> Tile {
     if KEPT > 0u {
         return kept_product(m, source, kept, PITCH, slice * 16u * KEPT);

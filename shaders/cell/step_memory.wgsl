@@ -11,7 +11,7 @@ override STAGE: u32 = 0u;
 override WAVE: bool = false;        // z counts layers, each one step behind the layer below, rather than directions
 override SAVE: bool = false;        // keeps the values that the backward pass needs
 
-@group(0) @binding(1) var<storage, read_write> gates_x: array<vec4<f32>>;   // [directions, steps, batch, hidden], a component a gate
+@group(0) @binding(1) var<storage, read_write> gates_x: array<vec4<f32>>;   // [directions, steps, batch, hidden], one component per gate
 @group(0) @binding(5) var<storage, read> current: array<vec4<f32>>; // regions of [z, batch, out or hidden]
 @group(0) @binding(6) var<storage, read_write> next: array<f32>;    // the same regions
 @group(0) @binding(7) var<storage, read_write> own: array<f32>;     // [z, batch, hidden]: values that only their own unit reads
@@ -148,7 +148,7 @@ fn put_s(at: RowStep, unit: u32, s: f32) {
     }
 }
 
-// Index of a unit's element in a mask of every step.
+// Index of a unit's element in a mask that covers all steps.
 fn mask_index(at: RowStep, width: u32, unit: u32) -> u32 {
     return (at.time * dims.batch + at.row) * width + unit;
 }

@@ -1,4 +1,4 @@
-// The rows of a layer and direction's vectors, of `hidden` elements each: biases, peepholes, scales of int8 weights.
+// The rows of the vectors of a layer and direction, `hidden` elements each: biases, peepholes, scales of int8 weights.
 // Host twin: `gpu::recurrent::pack`.
 
 const BIAS: u32 = 0u;           // 4 rows, one per gate: the sum of the input bias and the recurrent bias

@@ -1,11 +1,11 @@
-// Reading the vectors that vector_rows.wgsl lays out.
+// Reads the vectors that vector_rows.wgsl lays out.
 
 // The kernel that includes this gives `vector_element(at) -> f32`.
 fn vector_at(vectors: u32, hidden: u32, row: u32, unit: u32) -> f32 {
     return vector_element(vectors + row * hidden + unit);
 }
 
-// One element for each gate from 4 rows on.
+// The elements of a unit in 4 rows from `row` on, one per gate.
 fn gates_at(gates: u32, vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<f32> {
     var v = vec4<f32>();
     v.x = vector_at(vectors, hidden, row, unit);
@@ -21,7 +21,7 @@ fn gates_at(gates: u32, vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<
     return v;
 }
 
-// The sums of a product with int8 weights, in units of the weights.
+// Scales the sums of a product with int8 weights by the rows' scales; leaves other sums as they are.
 fn rescale(gates: u32, sum: vec4<f32>, vectors: u32, hidden: u32, row: u32, unit: u32) -> vec4<f32> {
     if WEIGHT_TYPE == WEIGHT_INT8 {
         return sum * gates_at(gates, vectors, hidden, row, unit);

@@ -15,8 +15,8 @@ const SOFTPLUS: u32 = 10u;
 const AFFINE: u32 = 11u;
 
 // Drivers compute tanh as (e^2x - 1) / (e^2x + 1): NaN once e^2x overflows, and few correct digits near zero.
-// In f32 tanh is 1 from 9.02 on, so the clamp changes nothing but the overflow; near zero the odd Taylor polynomial is exact to
-// the last digits.
+// In f32 tanh is 1 from 9.02 on, so the clamp only prevents the overflow. Near zero the odd Taylor polynomial is exact to the last
+// digits.
 fn tanh_exact(x: f32) -> f32 {
     let x2 = x * x;
     let near_zero = x * (1.0 + x2 * (-0.33333333 + x2 * (0.13333333 + x2 * (-0.053968254 + x2 * 0.021869488))));
@@ -45,7 +45,7 @@ fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }
 
-// A float by its bits: a constant expression must not be a NaN or an infinity.
+// A float by its bits. It is no constant, because a constant expression must not be a NaN or an infinity.
 fn from_bits(bits: u32) -> f32 {
     return bitcast<f32>(bits);
 }
@@ -54,7 +54,8 @@ fn not_a_number() -> f32 {
     return from_bits(0x7fc00000u);
 }
 
-// Infinities are made and recognised by their bits, too: a compiler for fast arithmetic (Metal's default, DXC) takes none for granted.
+// Infinities are made and recognised by their bits, too: a compiler for fast arithmetic (Metal's default, DXC) may assume that there are
+// none.
 const PLUS_INFINITY: u32 = 0x7f800000u;
 const MINUS_INFINITY: u32 = 0xff800000u;
 
@@ -62,7 +63,7 @@ fn is_infinite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) == PLUS_INFINITY;
 }
 
-// The float of these bits where it is asked for, else x.
+// The float of these bits if `asked`, else x.
 fn or_bits(x: f32, bits: u32, asked: bool) -> f32 {
     return from_bits(select(bitcast<u32>(x), bits, asked));
 }

@@ -7,7 +7,7 @@ override CANDIDATE_ACTIVATION: u32 = 1u;    // the RNN's only activation
 override OUTPUT_ACTIVATION: u32 = 1u;
 override GATE_CLIP: bool = false;
 override CELL_CLIP: bool = false;
-override FORGET: u32 = 0u;                  // GATE, NEVER or COUPLED
+override FORGET: u32 = 0u;                  // FORGET_GATE, FORGET_NEVER or FORGET_COUPLED
 override PEEPHOLE: bool = false;
 override TAKES_NEW: bool = false;           // the GRU's update gate weighs the candidate
 
@@ -77,7 +77,7 @@ fn gru_mix(z: f32, n: f32, h: f32) -> f32 {
     return (1.0 - z) * n + z * h;
 }
 
-// Reset after the matrix product: `x` and `a` hold the input part and the recurrent part of r, z and n.
+// A GRU that resets after the matrix product: `x` and `a` hold the input part and the recurrent part of r, z and n.
 fn gru_update(scalars: CellScalars, x: vec4<f32>, a: vec4<f32>, h: f32) -> f32 {
     let r = open_gate(scalars, x.x + a.x);
     let z = open_gate(scalars, x.y + a.y);

@@ -1,7 +1,7 @@
 // The backward pass of the cells' equations: from the gradients with respect to the new state to those of the gate pre-activations.
 // CPU twins: `reference::rnn_step_backward`, `reference::lstm_update_backward`, `reference::gru_step_backward`.
 
-// The derivative of `act(clip(x))`: zero beyond the clip, at the clip that of the activation.
+// The derivative of `act(clip(x))`: zero beyond the clip. At the clip it is the derivative of the activation.
 fn slope_within(scalars: CellScalars, code: u32, alpha: f32, beta: f32, x: f32) -> f32 {
     if GATE_CLIP && !is_nan(x) && abs(x) > scalars.gate_clip {
         return 0.0;
@@ -18,13 +18,13 @@ fn candidate_slope(scalars: CellScalars, x: f32) -> f32 {
 }
 
 struct LstmGrad {
-    a: vec4<f32>,   // with respect to the pre-activations, in the order of `Cell::gates`
-    p: vec3<f32>,   // to the peephole weights of i, f and o
-    s: f32,         // to the cell state before the step
+    a: vec4<f32>,   // gradients with respect to the pre-activations, in the order of `Cell::gates`
+    p: vec3<f32>,   // gradients with respect to the peephole weights of i, f and o
+    s: f32,         // gradient with respect to the cell state before the step
     m: f32,         // not a gradient: o output(s'), the input of a projection
 }
 
-// From the gradients with respect to m = o output(s') and s', with the arguments of `lstm_update`.
+// Computes the gradients from dm and ds, those with respect to m = o output(s') and s'. Other arguments are those of `lstm_update`.
 fn lstm_update_grad(scalars: CellScalars, a: vec4<f32>, p: vec3<f32>, s: f32, dm: f32, ds: f32) -> LstmGrad {
     var a_g = a.z;
     var a_o = a.w;
@@ -74,9 +74,9 @@ fn lstm_update_grad(scalars: CellScalars, a: vec4<f32>, p: vec3<f32>, s: f32, dm
 }
 
 struct GruGrad {
-    z: f32,     // with respect to z's pre-activation,
-    n: f32,     // to the candidate's,
-    h: f32,     // and to h, past the products
+    z: f32,     // gradient with respect to z's pre-activation
+    n: f32,     // gradient with respect to the candidate's pre-activation
+    h: f32,     // gradient with respect to h, past the products
 }
 
 fn gru_mix_grad(scalars: CellScalars, a_z: f32, a_n: f32, h: f32, dh: f32) -> GruGrad {

@@ -1,6 +1,6 @@
 // Weights that an invocation reads once per chunk and keeps in registers: its slice of a unit's weights, up to 8 parts of 16 elements of
-// the depth. Every place is named by a constant, because only then do drivers keep them in registers. The words stay packed, so that
-// narrow weights take fewer registers.
+// the depth. The array is indexed by constants only, because otherwise drivers do not keep it in registers. The words stay packed, so
+// that narrow weights take fewer registers.
 
 override KEPT: u32 = 0u;    // parts that an invocation keeps; if 0, the product reads the weights at every step
 
@@ -16,8 +16,8 @@ fn load_part(m: Matrix, word: u32) -> Part {
     return p;
 }
 
-// A unit's weights from depth `begin` on. Parts beyond the depth repeat its last one: the rows are zeros there. One place reads them
-// all, for llvmpipe makes much code of every read.
+// Reads a unit's weights from depth `begin` on. Parts beyond the depth repeat its last part, because the rows are zeros there. A single
+// place in the code reads all parts, because llvmpipe generates much code for every read.
 fn keep(m: Matrix, unit: u32, depth: u32, begin: u32) -> array<Part, 8> {
     var kept = array<Part, 8>();
     let last = (depth - 1u) & ~15u;
@@ -37,7 +37,7 @@ fn keep(m: Matrix, unit: u32, depth: u32, begin: u32) -> array<Part, 8> {
     return kept;
 }
 
-// `product` of the kept weights. The rows are padded to whole parts.
+// Computes `product` with the kept weights. The rows are padded to whole parts.
 fn kept_product(m: Matrix, source: RowSource, kept: ptr<function, array<Part, 8>>, depth: u32, begin: u32) -> Tile {
     var t = Tile();
     if KEPT > 0u {

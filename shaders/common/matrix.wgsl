@@ -1,5 +1,5 @@
-// The operations of a subgroup on matrices in workgroup memory. The kernel that includes this has there `left`, its matrices row by
-// row, `right`, column by column, and `found`, row by row. `at` is the first element of a matrix.
+// The operations of a subgroup on matrices in workgroup memory. The kernel that includes this file declares three arrays there: `left`,
+// with matrices row by row, `right`, column by column, and `found`, row by row. `at` is the first element of a matrix.
 
 fn left_at(at: u32) -> Left {
     return coopLoadT<Left>(&left[at], SIDE);

@@ -2,9 +2,9 @@
 // backward pass, and any other device, draws the same masks again.
 // CPU twins: `cell::Draw`, `cell::Noise`.
 
-override RECURRENT_DROPOUT: bool = false;   // of h on its way into the recurrent products
-override ZONEOUT_H: bool = false;           // units of h that keep their value in a step
-override ZONEOUT_S: bool = false;           // and of the cell state
+override RECURRENT_DROPOUT: bool = false;   // the recurrent products read h through a dropout mask
+override ZONEOUT_H: bool = false;           // some units of h keep their value in a step
+override ZONEOUT_S: bool = false;           // some units of the cell state keep their value in a step
 
 // The kinds of masks of `cell::Mask`.
 const RECURRENT_MASK: u32 = 1u;
@@ -15,8 +15,8 @@ struct Noise {
     seed_low: u32,
     seed_high: u32,
     step: u32,
-    row: u32,               // the layer's first direction in its stack
-    recurrent: u32,         // thresholds
+    row: u32,               // index of the layer's first direction, counted over all layers
+    recurrent: u32,         // thresholds of the three masks
     zoneout_h: u32,
     zoneout_s: u32,
     recurrent_scale: f32,   // scale of the elements that recurrent dropout keeps
@@ -46,7 +46,7 @@ fn keeps(key: vec4<u32>, threshold: u32, index: u32) -> bool {
     return (pcg4d(vec4(key.x + index, key.yzw)).x >> 8u) >= threshold;
 }
 
-// The factor of an element of h [batch, out] in the recurrent products.
+// The factor by which the recurrent products read an element of h [batch, out].
 fn recurrent_factor(noise: Noise, direction: u32, index: u32) -> f32 {
     if !RECURRENT_DROPOUT {
         return 1.0;
@@ -60,7 +60,7 @@ fn moves_h(noise: Noise, direction: u32, index: u32) -> bool {
     return !ZONEOUT_H || keeps(mask_key(noise, ZONEOUT_H_MASK, direction), noise.zoneout_h, index);
 }
 
-// Whether an element of the cell state [time, batch, hidden] does.
+// Whether an element of the cell state [time, batch, hidden] takes its new value.
 fn moves_s(noise: Noise, direction: u32, index: u32) -> bool {
     return !ZONEOUT_S || keeps(mask_key(noise, ZONEOUT_S_MASK, direction), noise.zoneout_s, index);
 }

@@ -22,20 +22,20 @@ const WEIGHT_INT8: u32 = 3u;
 
 const BLOCK: u32 = 8u;              // units whose words are adjacent
 
-// A packed matrix: its first word, its gates, and those of them that a product needs. `gates` and `used` are constants wherever a
-// matrix is made.
+// A packed matrix: its first word, its number of gates, and the bits of the gates that a product needs. `gates` and `used` are constants
+// wherever a matrix is made.
 struct Matrix { first: u32, gates: u32, used: u32 }
 
 // The words of one step of a unit's weights: as many as the type and the gates take, zeros for the rest.
 struct StepWords { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
 
-// The steps of 16 elements of the depth: four, or one if there is one gate.
+// The steps that cover 16 elements of the depth: four, or one if there is a single gate.
 struct Part { a: StepWords, b: StepWords, c: StepWords, d: StepWords }
 
 // The sums of 16 rows: one column per row, one component per gate.
 struct Tile { a: mat4x4<f32>, b: mat4x4<f32>, c: mat4x4<f32>, d: mat4x4<f32> }
 
-// The weights' elements of the depth in one step.
+// Elements of the depth that one step of the weights covers.
 fn step_depth(m: Matrix) -> u32 {
     if m.gates == 1u {
         return 16u;
@@ -119,7 +119,7 @@ fn step_weights(m: Matrix, word: u32) -> mat4x4<f32> {
     return unpack_step(load_step(m, word));
 }
 
-// The weights that go with every 4 elements of a part's depth.
+// The weights of a part: one matrix per 4 elements of its depth.
 fn part_weights(m: Matrix, p: Part) -> array<mat4x4<f32>, 4> {
     let w = unpack_step(p.a);
     if m.gates == 1u {
@@ -150,7 +150,7 @@ fn four(first: u32, k: u32, depth: u32) -> vec4<f32> {
     return v;
 }
 
-// Adds 4 elements of a row times 4 elements of the weights' depth, for every gate in use.
+// Adds the product of 4 elements of a row with the weights of these 4 elements of the depth, for every gate in use.
 fn weigh(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
     var total = sum;
     if m.gates == 1u || (m.used & 1u) != 0u {
@@ -173,8 +173,8 @@ fn only_gate(w: vec4<f32>) -> mat4x4<f32> {
     return mat4x4(w, vec4<f32>(), vec4<f32>(), vec4<f32>());
 }
 
-// A tile's row by number, for loops. It is chosen, not indexed: drivers would put an array into memory or unfold it into branches,
-// and llvmpipe makes three times as much code of a kernel that does.
+// A tile's row by its index, for loops. It is selected, not indexed: drivers would put an array into memory or turn it into branches, and
+// llvmpipe would generate three times as much code.
 fn tile_row(t: Tile, row: u32) -> vec4<f32> {
     var sums = t.a[0];
     if ROWS > 1u {

@@ -1,7 +1,7 @@
-// `product` where 8 lanes of a subgroup each read a part of the tile's rows and pass it round: a source word is loaded once a
-// subgroup instead of once an invocation. Subgroups have at least 8 lanes, all of them active here.
+// A `product` in which 8 lanes of a subgroup each read a part of the tile's rows and broadcast it: a source word is loaded once per
+// subgroup instead of once per invocation. Subgroups have at least 8 lanes, all of them active here.
 
-// The parts of 8 rows that the first 8 lanes hold, times one step's weights.
+// Adds the products of the 8 rows whose parts the first 8 lanes hold with one step's weights.
 fn add_eight(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, low: ptr<function, mat4x4<f32>>, high: ptr<function, mat4x4<f32>>) {
     (*low)[0] = weigh(m, subgroupBroadcast(v, 0u), w, (*low)[0]);
     (*low)[1] = weigh(m, subgroupBroadcast(v, 1u), w, (*low)[1]);
@@ -13,7 +13,7 @@ fn add_eight(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, low: ptr<function, mat4x4<
     (*high)[3] = weigh(m, subgroupBroadcast(v, 7u), w, (*high)[3]);
 }
 
-// Lanes 0 to 3 hold a part of a row each, lanes 4 to 7 the part that follows it along the depth.
+// Adds the products of up to 4 rows. Lanes 0 to 3 hold a part of a row each, lanes 4 to 7 the part that follows it along the depth.
 fn add_four(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, w_next: mat4x4<f32>, rows: ptr<function, mat4x4<f32>>) {
     (*rows)[0] = weigh(m, subgroupBroadcast(v, 4u), w_next, weigh(m, subgroupBroadcast(v, 0u), w, (*rows)[0]));
     if ROWS > 1u {
@@ -25,7 +25,7 @@ fn add_four(m: Matrix, v: vec4<f32>, w: mat4x4<f32>, w_next: mat4x4<f32>, rows: 
     }
 }
 
-// Lanes 0 to 3 hold a part of a row, lanes 4 to 7 of another one.
+// Adds the products of the row whose part lanes 0 to 3 hold; lanes 4 to 7 hold that of another row (`add_odd_row`).
 fn add_even_row(m: Matrix, v: vec4<f32>, w: array<mat4x4<f32>, 4>, sum: vec4<f32>) -> vec4<f32> {
     var total = weigh(m, subgroupBroadcast(v, 0u), w[0], sum);
     total = weigh(m, subgroupBroadcast(v, 1u), w[1], total);
@@ -40,7 +40,7 @@ fn add_odd_row(m: Matrix, v: vec4<f32>, w: array<mat4x4<f32>, 4>, sum: vec4<f32>
     return weigh(m, subgroupBroadcast(v, 7u), w[3], total);
 }
 
-// The lane's word of a part of two rows.
+// The word that the lane holds of a part of two rows.
 fn lane_word(source: RowSource, row: u32, k: u32, depth: u32) -> vec4<f32> {
     return four(source_row(source, row + source.lane / 4u % 2u), k + 4u * (source.lane % 4u), depth);
 }
@@ -68,8 +68,8 @@ fn add_part(m: Matrix, source: RowSource, k: u32, depth: u32, p: Part, t: ptr<fu
     }
 }
 
-// The rows' products with a unit's weights over the part `begin .. end` of the depth, both multiples of 16 unless `end` is the
-// depth.
+// The rows' products with a unit's weights over the part `begin .. end` of the depth. Both bounds are multiples of 16, unless `end` is
+// the depth.
 fn product(m: Matrix, source: RowSource, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
     var word = unit_word(m, unit, depth, begin);
     if ROWS > 4u {

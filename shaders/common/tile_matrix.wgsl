@@ -1,13 +1,13 @@
-// A tile of a matrix product by the adapter's own matrices. A workgroup has STRIPES matrices of rows and one matrix of units; each of
-// its subgroups computes one gate. If the adapter's subgroups are smaller than the largest, those beyond the gates repeat the work of
-// the last gate. This file stands behind `tile.wgsl`, in the place of `tile_rows.wgsl`.
+// A tile of a matrix product by cooperative matrices. A workgroup has STRIPES matrices of rows and one matrix of units; each of its
+// subgroups computes one gate. If subgroups are smaller than the adapter's largest, there are more subgroups than gates, and the others
+// repeat the work of the last gate. This file stands behind `tile.wgsl`, in the place of `tile_rows.wgsl`.
 //
 // If operands are narrower than f32, a row of the source is scaled by a power of two, so that its largest element lies near the upper
-// end of their range. Every element is then split into the sum of two operands, so that the source keeps its precision. Weights must
-// be exact in the operands; otherwise the plan does not choose such a kernel.
+// end of their range. Every element is then split into the sum of two operands, so that the source keeps its precision. If the operands
+// do not hold the weights exactly, the plan does not choose such a kernel.
 
-override WORKGROUP_SIZE: u32 = 128u;    // per gate as many invocations as the largest subgroup has
-override PRODUCTS: u32 = 1u;               // products per unit whose sums are kept apart: that of h, and in a wave that of the input
+override WORKGROUP_SIZE: u32 = 128u;    // invocations of the largest subgroup, times the number of gates
+override PRODUCTS: u32 = 1u;            // products per unit whose sums are kept apart: that of h, and in a wave that of the input
 
 const STRIPES: u32 = 2u;
 const AREA: u32 = SIDE * SIDE;
@@ -23,11 +23,10 @@ var<workgroup> right: array<Operand, MOST_GATES * AREA>;        // [gates, SIDE 
 var<workgroup> found: array<f32, FOUND>;                        // [PRODUCTS, gates, SIDE rows, SIDE units]
 var<workgroup> largest: array<atomic<u32>, LARGEST>;            // per product, the bits of the largest magnitude in a row
 
-// The part of an invocation: its place in the workgroup, its subgroup's gate, the first unit of the workgroup and the number of all
-// units.
+// An invocation's index in the workgroup, the gate of its subgroup, the first unit of the workgroup and the number of all units.
 struct Worker { lane: u32, gate: u32, first_unit: u32, units: u32 }
 
-// Finds the largest magnitude of every row. As bits they are ordered alike, infinities and NaN above all others.
+// Finds the largest magnitude of every row. Magnitudes have the order of their bits, with infinities and NaN above all others.
 fn measure_rows(source: RowSource, depth: u32, term: u32, lane: u32) {
     let words = (depth + 3u) / 4u;
     for (var i = lane; i < TALL * words; i += WORKGROUP_SIZE) {
@@ -50,7 +49,7 @@ fn scale_of(term: u32, row: u32) -> f32 {
     return bitcast<f32>((268u - exponent_of(term, row)) << 23u);
 }
 
-// Its inverse.
+// The inverse of `scale_of`.
 fn unscale_of(term: u32, row: u32) -> f32 {
     if PARTS == 1u {
         return 1.0;
@@ -62,7 +61,7 @@ fn put_left(at: u32, x: f32) {
     let near = narrow(x);
     left[at] = near;
     if PARTS > 1u {
-        // An infinity leaves nothing.
+        // The remainder of an infinity is 0, as infinity less infinity would be NaN.
         let endless = (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u;
         left[TALL * SIDE + at] = narrow(select(x - f32(near), 0.0, endless));
     }
@@ -75,7 +74,7 @@ fn put_right(at: u32, w: vec4<f32>) {
     right[at + 3u] = narrow(w.w);
 }
 
-// Copies SIDE elements of the depth of every row to workgroup memory, zeros behind its end.
+// Copies SIDE elements of the depth of every row to workgroup memory, and zeros behind the end of the depth.
 fn stage_rows(source: RowSource, depth: u32, k: u32, term: u32, lane: u32) {
     for (var i = lane; i < TALL * SIDE / 4u; i += WORKGROUP_SIZE) {
         let row = i / (SIDE / 4u);
@@ -89,7 +88,7 @@ fn stage_rows(source: RowSource, depth: u32, k: u32, term: u32, lane: u32) {
     }
 }
 
-// Copies the units' weights of the same elements; units beyond the last one repeat it.
+// Copies the units' weights of SIDE elements of the depth to workgroup memory. Units beyond the last one repeat it.
 fn stage_weights(m: Matrix, depth: u32, k: u32, worker: Worker) {
     for (var i = worker.lane; i < AREA / 4u; i += WORKGROUP_SIZE) {
         let column = 4u * (i / SIDE);
@@ -134,7 +133,7 @@ fn add_products(
     }
 }
 
-// The sums of all gates of the element `i` of a stripe, of the workgroup's row `row`.
+// The sums of all gates of element `i` of a stripe, which belongs to the workgroup's row `row`.
 fn found_sums(term: u32, i: u32, row: u32) -> vec4<f32> {
     let at = term * MOST_GATES * AREA + i;
     return vec4(found[at], found[AREA + at], found[2u * AREA + at], found[3u * AREA + at]) * unscale_of(term, row);

@@ -1,4 +1,4 @@
-// `product` if every invocation reads the tile's rows itself: neighbours read the same words, which caches broadcast.
+// A `product` in which every invocation reads all rows of the tile: neighbours read the same words, which caches broadcast.
 
 fn add_row(m: Matrix, first: u32, k: u32, depth: u32, w: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
     if m.gates == 1u {
@@ -69,8 +69,8 @@ fn add_part(m: Matrix, source: RowSource, k: u32, depth: u32, p: Part, t: ptr<fu
     }
 }
 
-// The rows' products with a unit's weights over the part `begin .. end` of the depth, both multiples of 16 unless `end` is the
-// depth.
+// The rows' products with a unit's weights over the part `begin .. end` of the depth. Both bounds are multiples of 16, unless `end` is
+// the depth.
 fn product(m: Matrix, source: RowSource, unit: u32, depth: u32, begin: u32, end: u32) -> Tile {
     var t = Tile();
     let rows = all_rows(source);

@@ -1,7 +1,7 @@
-// The depth of a product cut into slices: invocations of a workgroup that share a unit, and the sum of what they found.
+// Cuts the depth of a product into slices: several invocations of a workgroup share a unit, and their partial sums are added up.
 
 override UNITS: u32 = 64u;      // units of a workgroup
-override SLICES: u32 = 1u;      // parts of the depth; if there are several, at least as many as rows
+override SLICES: u32 = 1u;      // slices of the depth; if there are several, at least as many as rows
 override PARTIAL: u32 = 1u;     // ROWS * SLICES * UNITS if there are several slices
 
 var<workgroup> partial: array<vec4<f32>, PARTIAL>;
@@ -29,7 +29,7 @@ fn whole_row(t: Tile, slice: u32, unit: u32) -> vec4<f32> {
     return sum;
 }
 
-// The slice's part of a depth: whole turns of the product's loop.
+// Begin and end of a slice of the depth, in whole iterations of the product's loop.
 fn part_of(depth: u32, slice: u32) -> vec2<u32> {
     let part = ((depth + 16u * SLICES - 1u) / (16u * SLICES)) * 16u;
     return vec2(min(slice * part, depth), min((slice + 1u) * part, depth));

@@ -16,7 +16,7 @@ fn conv1d(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     let o = (at / dims.out_length) % dims.out_channels;
     let n = at / (dims.out_length * dims.out_channels);
 
-    // The window in padded coordinates, cut to the signal.
+    // The window in padded coordinates, limited to the signal.
     let begin = l * dims.stride;
     let first = max(begin, dims.padding) - begin;
     let last = min(begin + dims.kernel, dims.padding + dims.length);

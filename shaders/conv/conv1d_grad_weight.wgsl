@@ -1,5 +1,5 @@
-// The gradient with respect to the weights of a one-dimensional cross-correlation: one workgroup per weight, whose invocations share
-// the windows.
+// The gradient with respect to the weights of a one-dimensional cross-correlation. There is one workgroup per weight; its invocations
+// share the windows.
 // CPU twin: `reference::conv1d_grad_weight`.
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;         // [count, channels, length]
@@ -26,7 +26,7 @@ fn conv1d_grad_weight(
     for (var window = lane; window < dims.count * dims.out_length; window += WORKGROUP_SIZE) {
         let n = window / dims.out_length;
         let l = window % dims.out_length;
-        // In padded coordinates.
+        // The element's place in padded coordinates.
         let place = l * dims.stride + k;
         if place >= dims.padding && place < dims.padding + dims.length {
             let signal = (n * dims.channels + c) * dims.length;

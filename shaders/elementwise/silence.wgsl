@@ -1,4 +1,4 @@
-// Copies the rows that take part, and writes zeros for the others: their values, even NaN, must not matter.
+// Copies the rows that take part, and writes zeros for the others, so that their values, even NaN, have no effect.
 // CPU twin: `cpu::training`'s function of this name.
 
 override WORKGROUP_SIZE: u32 = 64u;

@@ -1,5 +1,5 @@
 // The gradient with respect to a table whose rows were picked: each row adds up the gradients of the places that it was picked for, in
-// their order. There is one invocation per element of the table; no two write to one place, so no atomics are needed.
+// their order. There is one invocation per element of the table; no two write to the same element, so no atomics are needed.
 // CPU twin: `reference::gather_rows_grad`.
 
 override WORKGROUP_SIZE: u32 = 64u;
@@ -7,7 +7,7 @@ override WORKGROUP_SIZE: u32 = 64u;
 struct GatherRowsGradDims { rows: u32, columns: u32 }
 
 @group(0) @binding(0) var<uniform> dims: GatherRowsGradDims;
-@group(0) @binding(1) var<storage, read> begins: array<u32>;        // [rows + 1], where a row's places begin
+@group(0) @binding(1) var<storage, read> begins: array<u32>;        // [rows + 1], index of a row's first place in `places`
 @group(0) @binding(2) var<storage, read> places: array<u32>;        // [picks], sorted by the row picked
 @group(0) @binding(3) var<storage, read> dy: array<f32>;            // [picks, columns]
 @group(0) @binding(4) var<storage, read_write> table: array<f32>;   // [rows, columns]

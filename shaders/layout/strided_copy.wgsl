@@ -1,5 +1,5 @@
-// Copies an array between two strided places: transposition, slices, repetition (a stride of 0) and the parts of a
-// concatenation are all values of the strides.
+// Copies an array from strided places of one buffer to strided places of another. Strides and offsets express transposition, slices,
+// repetition (a stride of 0) and the parts of a concatenation.
 // CPU twin: `reference::strided_copy`.
 
 override WORKGROUP_SIZE: u32 = 64u;

@@ -1,5 +1,5 @@
-// y = a b + bias for few rows, where `matmul`'s tiles would stay mostly empty; one invocation an output element, neighbours
-// on neighbouring columns of b.
+// y = a b + bias for few rows, for which the tiles of `matmul` would be mostly empty. There is one invocation per output element;
+// neighbours read neighbouring columns of b.
 // CPU twin: `reference::matmul`.
 
 override WORKGROUP_SIZE: u32 = 64u;

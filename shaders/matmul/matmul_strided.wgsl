@@ -1,5 +1,5 @@
 // y = a b, or y += a b, for operands with any strides: transposes, columns of a wider row, and a depth in reverse order. Every sum
-// begins with the value of y, so a product computed in pieces gives the same bits.
+// begins with the value of y, so a product computed by slices of the depth gives the same bits.
 // CPU twin: `reference::matmul`, on strided views.
 
 @group(0) @binding(1) var<storage, read> a: array<f32>;         // [rows, depth] by its strides

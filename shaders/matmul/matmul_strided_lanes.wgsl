@@ -1,18 +1,18 @@
 // `matmul_strided` in which 8 lanes of a subgroup share parts of a: a word of a is loaded once per subgroup, and each lane has 4
-// columns of b. Every sum has the order of `matmul_strided`. Operands lie in whole words: one stride of each is 1, and offsets, the
-// gap and its begin, the columns, and the depth if a runs along it are multiples of 4. Subgroups have at least 8 lanes, all of them
-// active here.
+// columns of b. Every sum has the order of `matmul_strided`. Operands lie in whole words: one stride of each is 1, and these are multiples
+// of 4: offsets, the gap and its begin, the columns, and the depth if memory runs along the depth of a. Subgroups have at least 8 lanes,
+// all of them active here.
 // CPU twin: `reference::matmul`, on strided views.
 
 override UNITS: u32 = 8u;       // invocations of a workgroup, a multiple of the largest subgroup
-override ROWS: u32 = 32u;       // of a workgroup: 32, or 8 where a runs along the depth
+override ROWS: u32 = 32u;       // rows of a workgroup: 32, or 8 for few rows if not A_BY_ROWS
 
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;       // [rows, depth] by its strides
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;       // [depth, columns] by its strides
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>; // [rows, columns], from y_offset on
 
-// Four elements along memory, zeros beyond the depth: words read there are dropped, which costs less than a branch. Rows beyond the
-// end repeat the last one; their sums are not used.
+// Four elements of a that are adjacent in memory, or zeros beyond the depth. Words read there are dropped, which costs less than a
+// branch. Rows beyond the end repeat the last one; their sums are not used.
 fn a_word(row: u32, k: u32) -> vec4<f32> {
     let present = min(row, select(dims.rows - 1u, (dims.rows - 1u) & ~3u, A_BY_ROWS));
     let gap = select(0u, dims.gap, present >= dims.gap_row || k >= dims.gap_depth);
@@ -20,7 +20,7 @@ fn a_word(row: u32, k: u32) -> vec4<f32> {
     return select(vec4<f32>(), a[u32(at) / 4u], k < dims.depth);
 }
 
-// A lane's part of a, 4 places of the depth of 4 rows: a column a row.
+// A lane's part of a: 4 places of the depth of 4 rows. Each column of the result is a row of a.
 fn a_part(first_row: u32, lane: u32, k: u32) -> mat4x4<f32> {
     if A_BY_ROWS {
         let row = first_row + 4u * lane;
@@ -64,7 +64,7 @@ fn store(row: u32, column: u32, sum: vec4<f32>) {
     }
 }
 
-// The sums of the rows that a column of 8 lanes' parts stands for: a column a row.
+// The sums of 8 rows, one per lane, that belong to one column of the lanes' parts. Each column of `low` and `high` is a row.
 struct Sums { low: mat4x4<f32>, high: mat4x4<f32> }
 
 fn held_sums(first_row: u32, part: u32, column: u32) -> Sums {

@@ -2,21 +2,21 @@
 // workgroup memory. Every sum runs along the depth, in one order.
 // The kernel that includes this gives `load_a(row, k)` and `load_b(k, column)`, zeros beyond the operands, and `dims.depth`.
 
-const TILE: u32 = 64u;      // rows and columns of the output a workgroup
-const DEPTH: u32 = 16u;     // elements of the depth a round
+const TILE: u32 = 64u;      // rows and columns of the output per workgroup
+const DEPTH: u32 = 16u;     // elements of the depth per iteration
 const SIDE: u32 = 16u;      // invocations along either axis
 
-var<workgroup> a_tile: array<vec4<f32>, DEPTH * SIDE>;   // 4 rows a word
-var<workgroup> b_tile: array<vec4<f32>, DEPTH * SIDE>;   // 4 columns a word
+var<workgroup> a_tile: array<vec4<f32>, DEPTH * SIDE>;   // 4 rows per word
+var<workgroup> b_tile: array<vec4<f32>, DEPTH * SIDE>;   // 4 columns per word
 
 // The first row and column of an invocation's part.
 fn corner(group: vec3<u32>, local: vec3<u32>) -> vec2<u32> {
     return group.yx * TILE + local.yx * 4u;
 }
 
-// Adds the product to the sums of an invocation's part, a column of the matrix a row. Each invocation fetches one word of either
-// tile, of `a` at the depth and the four rows of `from_a`, of `b` at the four columns and the depth of `from_b`: the first
-// of the two runs along memory.
+// Adds the product to the sums of an invocation's part; each column of the matrix is a row of the product. In every iteration, each
+// invocation fetches one word of either tile. `from_a` is (depth, group of four rows), `from_b` is (group of four columns, depth). The
+// kernel chooses them so that invocations which are neighbours along x fetch neighbours in memory.
 fn add_product(
     group: vec3<u32>, local: vec3<u32>, from_a: vec2<u32>, from_b: vec2<u32>, before: mat4x4<f32>,
 ) -> mat4x4<f32> {

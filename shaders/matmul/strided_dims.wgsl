@@ -1,7 +1,7 @@
 // The uniform of the products by strides.
 
 override ACCUMULATE: bool = false;      // y += a b
-override A_BY_ROWS: bool = false;       // neighbours in memory are rows of a, not its depth
+override A_BY_ROWS: bool = false;       // neighbours in memory belong to neighbouring rows of a, not to its depth
 
 struct MatmulStridedDims {
     rows: u32,
@@ -10,7 +10,7 @@ struct MatmulStridedDims {
     a_offset: u32,
     a_row: i32,         // strides
     a_depth: i32,
-    gap: u32,           // elements of a that are left out before row `gap_row` and before place `gap_depth` of the depth
+    gap: u32,           // elements of a that are left out before row `gap_row`, or before place `gap_depth` of the depth
     gap_row: u32,
     gap_depth: u32,
     b_offset: u32,

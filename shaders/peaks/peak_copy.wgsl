@@ -1,4 +1,4 @@
-// A copy in words of 16 bytes: the memory's bandwidth. Twin: `slice::copy_from_slice`.
+// A copy in words of 16 bytes, which measures the memory's bandwidth. Twin: `slice::copy_from_slice`.
 
 override WORKGROUP_SIZE: u32 = 64u;
 

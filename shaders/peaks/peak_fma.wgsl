@@ -1,5 +1,5 @@
-// Multiply-adds in independent chains, nothing else: the arithmetic's rate, 128 operations per invocation and iteration. The chains are few
-// enough for the registers of a software adapter, too, and an iteration is long enough for its loop to cost little. Twin: `peak_fma` in
+// Only multiply-adds, in independent chains, which measure the rate of arithmetic: 128 operations per invocation and iteration. There are
+// few enough chains for the registers of a software adapter, and an iteration is so long that the loop costs little. Twin: `peak_fma` in
 // `tests/parity/peaks.rs`.
 
 override WORKGROUP_SIZE: u32 = 64u;

@@ -1,13 +1,13 @@
-// Sums of words of 16 bytes, each read many times by invocations far apart: the bandwidth of the cache that holds them all. Twin:
-// `peak_read` in `tests/parity/peaks.rs`.
+// Sums of words of 16 bytes, each read many times by invocations far apart. They measure the bandwidth of the cache that holds all words.
+// Twin: `peak_read` in `tests/parity/peaks.rs`.
 
 override WORKGROUP_SIZE: u32 = 64u;
 
 struct PeakReadDims {
     count: u32,   // invocations
-    mask: u32,    // words of x less one, all of them a power of two
-    step: u32,    // from one word of an invocation to its next
-    reads: u32,   // words of an invocation
+    mask: u32,    // number of words of x, a power of two, less 1
+    step: u32,    // words from one read of an invocation to its next
+    reads: u32,   // reads of an invocation
 }
 
 @group(0) @binding(0) var<uniform> dims: PeakReadDims;

@@ -1,5 +1,5 @@
-// One more in a word for each workgroup: many of these, one after another, are nothing but dispatches that wait for each other. Twin:
-// `x += 1`.
+// Each workgroup adds 1 to its word. So many of these dispatches in a row measure the cost of a dispatch that waits for the one before.
+// Twin: `x += 1`.
 
 override WORKGROUP_SIZE: u32 = 64u;
 

@@ -12,7 +12,7 @@ struct ArgmaxRowsDims { rows: u32, columns: u32 }
 var<workgroup> largest: array<f32, WORKGROUP_SIZE>;
 var<workgroup> place: array<u32, WORKGROUP_SIZE>;
 
-// No column: the value of a lane that has seen no number.
+// The place of a lane that has seen only NaN or no element.
 const NOWHERE: u32 = 0xffffffffu;
 
 @compute @workgroup_size(WORKGROUP_SIZE)

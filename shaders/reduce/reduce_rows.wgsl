@@ -16,7 +16,7 @@ const MEAN: u32 = 1u;
 const MAX: u32 = 2u;
 
 fn combine(a: f32, b: f32) -> f32 {
-    // With a NaN the sum is one, as the maximum must be.
+    // If an operand is NaN, the sum is NaN, as the maximum must be.
     let takes_larger = REDUCTION == MAX && !is_nan(a) && !is_nan(b);
     return select(a + b, max(a, b), takes_larger);
 }

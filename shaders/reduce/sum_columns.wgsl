@@ -1,4 +1,4 @@
-// The sum of every column, in a fixed order. A workgroup takes 16 columns; 16 invocations share a column's rows, and neighbours read
+// The sum of every column, in a fixed order. A workgroup has 16 columns; 16 invocations share a column's rows, and neighbours read
 // neighbouring columns.
 // CPU twin: `reference::sum_columns`.
 

@@ -1,5 +1,5 @@
-// Sums along one axis of an array [outer, terms, columns], or adds the sums to y, in one order: sums computed in pieces give the same
-// bits.
+// Sums along the axis `terms` of an array [outer, terms, columns], or adds these sums to y. The order is fixed, so sums computed in several
+// dispatches give the same bits.
 // CPU twin: `reference::reduce_rows`, on a permuted view.
 
 override WORKGROUP_SIZE: u32 = 64u;

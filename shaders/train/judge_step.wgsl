@@ -1,8 +1,8 @@
-// The verdict on a training step: its loss, the norm of all gradients from the norms of their parts, the factor that keeps the
-// norm below its limit, and whether both are finite numbers. Once they were not, the verdict stays as it is. One workgroup.
+// The verdict on a training step: its loss, the norm of all gradients (from the norms of their parts), the factor that keeps the norm
+// below its limit, whether loss and norm are finite, and the step's number. A bad verdict on the step before is copied. One workgroup.
 // CPU twin: `ops::judge_step`.
 
-override CLIPPED: bool = false;     // by the norm
+override CLIPPED: bool = false;     // the gradients' norm has a limit
 
 // The words of a verdict.
 const LOSS: u32 = 0u;
@@ -21,7 +21,7 @@ struct JudgeStepDims { count: u32, step: u32, limit: f32 }
 @group(0) @binding(3) var<storage, read> before: array<u32>;    // [5], the verdict on the step before
 @group(0) @binding(4) var<storage, read_write> after: array<u32>;   // [5]
 
-// By its bits: drivers need not know infinities and NaNs.
+// Tests the bits, because drivers need not support infinities and NaN.
 fn is_finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
 }

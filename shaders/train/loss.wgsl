@@ -9,7 +9,7 @@ fn loss_of(x: f32, y: f32) -> f32 {
     if LOSS == SQUARED_ERROR {
         return (x - y) * (x - y);
     }
-    // ln(1 + e^-|x|) overflows on neither side.
+    // Written with ln(1 + e^-|x|), the cross-entropy overflows for no x.
     return max(x, 0.0) - x * y + activate(SOFTPLUS, 0.0, 0.0, -abs(x));
 }
 

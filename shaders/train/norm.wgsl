@@ -1,8 +1,8 @@
 // The norm of some elements by one workgroup, in a fixed order. This file stands behind lanes.wgsl; a kernel that uses it has a
 // function `element(at)`.
 //
-// Before they are squared, elements are scaled by a power of two, so that the largest lies between 1 and 2: no square overflows, and
-// no square that matters vanishes.
+// Before they are squared, elements are scaled by a power of two, so that the largest lies between 1 and 2. So no square overflows, and
+// only squares too small to change the sum vanish.
 
 var<workgroup> largest: atomic<u32>;    // the bits of the largest magnitude
 
@@ -10,7 +10,7 @@ const MAGNITUDE: u32 = 0x7fffffffu;     // all bits but the sign
 const INFINITE: u32 = 0x7f800000u;
 
 fn norm(begin: u32, end: u32, lane: u32) -> f32 {
-    // As bits, magnitudes are ordered alike, infinities and NaN above all numbers.
+    // Magnitudes have the order of their bits, with infinities and NaN above all others.
     var most = 0u;
     for (var at = begin + lane; at < end; at += WORKGROUP_SIZE) {
         most = max(most, bitcast<u32>(element(at)) & MAGNITUDE);
@@ -18,7 +18,7 @@ fn norm(begin: u32, end: u32, lane: u32) -> f32 {
     atomicMax(&largest, most);
     workgroupBarrier();
     most = atomicLoad(&largest);
-    // The biased exponent, as far as both the scale and its inverse are normal numbers.
+    // The biased exponent, clamped so that both the scale and its inverse are normal numbers.
     let exponent = clamp(most >> 23u, 1u, 253u);
     let scale = bitcast<f32>((254u - exponent) << 23u);
     var sum = 0.0;

@@ -1,9 +1,9 @@
-// One parameter's update by PyTorch's rules, where the verdict on the step is good; else all stays as it was.
+// Updates one parameter by PyTorch's rules. If the verdict on the step is bad, copies parameter and slots unchanged.
 // CPU twin: `reference::Update`.
 
 override WORKGROUP_SIZE: u32 = 64u;
 override RULE: u32 = 0u;
-override CLAMPED: bool = false;     // gradients to [-limit, limit]
+override CLAMPED: bool = false;     // each element of the gradient is clamped to [-limit, limit]
 override MOMENTUM: bool = false;
 override NESTEROV: bool = false;
 override CENTERED: bool = false;
@@ -23,10 +23,10 @@ struct OptimizerStepDims {
     first: u32,         // whether it is the parameter's first update
     limit: f32,
     rate: f32,          // Adam: rate / (1 - beta1^t)
-    decay: f32,         // of the weights; decoupled: what is left of them
+    decay: f32,         // weight decay; DECOUPLED: the factor 1 - rate * weight decay
     momentum: f32,
     dampened: f32,      // SGD: 1 - dampening; Adam: 1 - beta1
-    kept: f32,          // of the mean square
+    kept: f32,          // factor of the old mean square
     rest: f32,          // 1 - kept
     eps: f32,
     root: f32,          // Adam: sqrt(1 - beta2^t)
@@ -59,7 +59,7 @@ fn rms_prop(at: u32, p: f32, gradient: f32) -> f32 {
         let place = dims.count * select(1u, 2u, MOMENTUM) + at;
         let mean = slots[place] + dims.rest * (g - slots[place]);
         kept[place] = mean;
-        // Rounding leaves less than nothing of a gradient that does not change; two squares that overflow leave a NaN.
+        // If the gradient does not change, rounding may make the spread negative. If both squares overflow, it is NaN.
         let spread = square - mean * mean;
         deviation = select(max(spread, 0.0), square, is_nan(spread));
     }
@@ -87,7 +87,7 @@ fn adam(at: u32, before: f32, gradient: f32) -> f32 {
     return p - dims.rate * mean / (sqrt(largest) / dims.root + dims.eps);
 }
 
-// How many slots the rule has.
+// Number of slots that the rule has.
 fn slot_count() -> u32 {
     switch RULE {
         case SGD: { return u32(MOMENTUM); }

@@ -1,10 +1,11 @@
-// The sums of runs of elements, or their norms; one workgroup per run. `total_sum` adds the sums up, `judge_step` the norms.
+// The sums or the norms of runs of consecutive elements, one workgroup per run. `total_sum` adds up the sums, `judge_step` combines the
+// norms.
 // CPU twin: a sum in f64.
 
 override NORM: bool = false;
-override CLAMPED: bool = false;     // each element to [-limit, limit]
+override CLAMPED: bool = false;     // each element is clamped to [-limit, limit]
 
-// Elements per invocation.
+// Elements of a run per invocation.
 const RUN: u32 = 64u;
 
 struct PartialSumsDims { count: u32, y_offset: u32, limit: f32 }

@@ -1,4 +1,4 @@
-// A loss of every element, 0 in rows that weigh nothing.
+// A loss of every element, 0 in rows of weight 0.
 // CPU twin: `reference::point_loss`.
 
 override WORKGROUP_SIZE: u32 = 64u;

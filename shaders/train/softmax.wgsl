@@ -4,7 +4,7 @@ override WORKGROUP_SIZE: u32 = 64u;
 
 var<workgroup> partial: array<f32, WORKGROUP_SIZE>;
 
-// The row's largest element, and the sum of all exponentials above it. A NaN anywhere makes the sum one.
+// The row's largest element, and the sum of exp(x - largest) over the row. If any element is NaN, the sum is NaN.
 fn softmax_terms(row: u32, lane: u32) -> vec2<f32> {
     let begin = row * dims.columns;
     // Every lane starts with an element of the row: WGSL cannot write minus infinity.

@@ -1,4 +1,4 @@
-// The sum of a whole buffer by one workgroup, in a fixed order. It stands behind lanes.wgsl; a kernel that uses it has the binding x.
+// The sum of a whole buffer by one workgroup, in a fixed order. This file stands behind lanes.wgsl; a kernel that uses it has the binding x.
 
 fn total(count: u32, lane: u32) -> f32 {
     var sum = 0.0;
