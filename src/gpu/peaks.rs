@@ -57,7 +57,7 @@ const FMA_OPERATIONS: usize = 128;
 struct Load {
     copy_bytes: usize,
     read_bytes: &'static [usize],
-    /// Bytes read in all.
+    /// Bytes that one measurement of reads reads in all.
     read_total: usize,
     invocations: usize,
     iterations: usize,

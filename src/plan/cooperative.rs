@@ -36,7 +36,7 @@ pub struct CooperativeScan {
 
 /// Largest number of invocations of a workgroup: if there were more, registers could not keep the weights.
 const INVOCATIONS: usize = 256;
-/// Words before the exchanged h. They give the flag that the scan was aborted a cache line of its own.
+/// Words before the exchanged h. They hold the flag that the scan was aborted, so that it has its own cache line.
 pub(crate) const HEADER: usize = 32;
 /// Largest number of polls if the driver caps loop iterations.
 const CAPPED_POLLS: u32 = 8;

@@ -64,7 +64,7 @@ pub(crate) struct Work {
     pub(crate) products: u64,
     /// Bytes read and written: a word that two workgroups read counts twice.
     pub(crate) bytes: u64,
-    /// Nanoseconds that one workgroup takes, even without any others.
+    /// Nanoseconds that one workgroup takes, even if it runs without others.
     wait: u64,
 }
 

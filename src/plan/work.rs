@@ -277,7 +277,7 @@ impl Plan {
 }
 
 impl TrainingPlan {
-    /// The grid of a step of the backward pass: a product of this depth for so many units per direction.
+    /// The grid of a step of the backward pass: a product of depth `depth` for `units` units per direction.
     pub(crate) fn back_grid(&self, units: usize, depth: usize, directions: usize) -> Cut {
         let (p, tile) = (self.forward.problem(), &self.back);
         let (tile_rows, gates, slices, units) = (tile.rows, self.columns, tile.slices, units.div_ceil(self.columns));
@@ -295,7 +295,7 @@ impl Grid {
         Self::folded(bounds, len.div_ceil(WORKGROUP_SIZE), work)
     }
 
-    /// The grid of so many workgroups. If one axis is too short for them, they are folded into two.
+    /// The grid of `count` workgroups. If one axis is too short for them, they are folded into two.
     pub(crate) fn folded(bounds: Bounds, count: usize, work: Work) -> Cut {
         let widest = bounds.workgroups.max(1);
         let whole = if count <= widest { [count, 1, 1] } else { [widest, count.div_ceil(widest), 1] };

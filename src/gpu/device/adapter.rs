@@ -19,7 +19,7 @@ pub struct GpuOptions {
     /// Uses no subgroup operations, as on adapters that have none.
     #[doc(hidden)]
     pub no_subgroups: bool,
-    /// The kind of plan for every recurrent stack that asks for none itself. A call that it cannot run is refused.
+    /// The kind of plan for every recurrent stack that asks for none itself. A call that this kind cannot run is refused.
     pub plan: Option<PlanKind>,
     /// Plans as if the driver ended loops after this many iterations, or after its own cap if that is lower: for tests of chunks on
     /// short sequences.

@@ -51,7 +51,7 @@ uniform! {
 }
 
 impl RecurrentCall<'_> {
-    /// The fields that every schedule sets, for a group of directions of a layer; the others are 0. `op` names the kernel in
+    /// The fields that every schedule sets, for a group of directions of a layer; all other fields are 0. `op` names the kernel in
     /// errors.
     pub(super) fn dims(
         &self,

@@ -200,7 +200,7 @@ impl GpuDevice {
         self.0.plan_kind
     }
 
-    /// The kinds of plan that calls were recorded by since this was last asked.
+    /// Returns the kinds of plan that calls have been recorded by since the last call of this method.
     pub fn take_plans(&self) -> Vec<PlanKind> {
         let taken = self.0.plans.swap(0, Ordering::Relaxed);
         PlanKind::ALL.into_iter().filter(|kind| taken & kind.bit() != 0).collect()

@@ -97,8 +97,8 @@ impl ReadBack {
         self.take(answer)
     }
 
-    /// The words once they are there. Never blocks: on the web the browser reports the end of the work, elsewhere a thread
-    /// of the device waits for it.
+    /// Returns the words once they have arrived. Never blocks: on the web the browser reports the end of the work, elsewhere a
+    /// thread of the device waits for it.
     pub(crate) async fn arrive<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(self) -> Result<Vec<T>> {
         let answered = self.map();
         #[cfg(not(target_arch = "wasm32"))]

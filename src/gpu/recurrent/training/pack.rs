@@ -134,7 +134,7 @@ impl PackLayout {
     }
 }
 
-/// Packs one matrix of every direction into a part of its own.
+/// Packs one matrix of every direction into a new buffer.
 fn part<'a>(
     recorder: &mut Recorder,
     layout: PackLayout,
