@@ -23,7 +23,7 @@ pub(crate) struct ReadBack {
 }
 
 impl Recorder {
-    /// Submits everything, and behind it a copy to the host: `words` words of the buffer of `from`, from its word on.
+    /// Submits everything, and behind it a copy of `words` words to the host. `from` is the buffer and the first word to copy.
     pub(crate) fn submit_and_read(mut self, from: (&Buffer, usize), words: usize) -> Result<ReadBack> {
         let (device, staging) = (self.device().clone(), self.stage_copy(from, words)?);
         let submission = self.submit_as(OP, None)?;

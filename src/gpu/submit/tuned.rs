@@ -42,7 +42,7 @@ impl GpuDevice {
         self.resources().tuning.as_ref().map_or(Ok(()), |tuning| lock(tuning).save())
     }
 
-    /// Returns `plan` itself, or a plan by steps if the workgroups of `plan` were found not to run concurrently.
+    /// Returns `plan` itself, or, if its workgroups were found not to run concurrently, a plan by a wave or by steps.
     fn permitted(&self, plan: Plan) -> Plan {
         let Some(name) = plan.cooperative_name() else { return plan };
         self.concurrency().take(self.resources());
