@@ -31,7 +31,7 @@ done
 # The tests read these files below GATEWISE_ROOT; golden cases use models and recordings.
 cp -r tests/golden "$pack/tests/"
 cp -r shaders "$pack/"
-cp models/*.{safetensors,json} "$pack/models/"
+cp models/*.safetensors "$pack/models/"
 cp cli/assets/*.wav "$pack/cli/assets/"
 cp benches/run-gpu.sh benches/cudnn.py "$pack/"
 # The other machine has a driver; only Vulkan's loader may be missing there.

@@ -37,6 +37,9 @@ pub struct UzVocabulary {
 }
 
 impl UzVocabulary {
+    /// The file of the Python package `uzmorph-bigru` 0.1.1, which belongs to the weights in `models/`.
+    pub const PACKAGED: &'static [u8] = include_bytes!("uzmorph_bigru.json");
+
     /// Reads a JSON object with the lists `characters` and `tags`. In `characters`, `PAD` is the padding and `UNK` any other letter.
     ///
     /// # Errors
@@ -119,7 +122,7 @@ pub struct Morphology {
 /// use gatewise::{Device, weights::Weights};
 /// use gatewise_demos::{UzMorph, UzVocabulary};
 /// let weights = Weights::from_file("../models/uzmorph_bigru.safetensors")?;
-/// let vocabulary = UzVocabulary::from_file("../models/uzmorph_bigru.json")?;
+/// let vocabulary = UzVocabulary::from_bytes("uzmorph_bigru.json", UzVocabulary::PACKAGED)?;
 /// let morph = UzMorph::new(&Device::auto(), &weights, vocabulary)?;
 /// let words = morph.analyze(&["kitobim", "maktabda"])?;
 /// assert_eq!((words[0].stem.as_str(), words[0].part_of_speech.as_deref()), ("kitob", Some("NOUN")));

@@ -17,7 +17,7 @@ fn main() -> Result<ExitCode> {
     }
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let weights = Weights::from_file(models.join("uzmorph_bigru.safetensors"))?;
-    let vocabulary = UzVocabulary::from_file(models.join("uzmorph_bigru.json"))?;
+    let vocabulary = UzVocabulary::from_bytes("uzmorph_bigru.json", UzVocabulary::PACKAGED)?;
     let morph = UzMorph::new(&Device::auto(), &weights, vocabulary)?;
     for found in morph.analyze(&words)? {
         let suffix = found.word.strip_prefix(&found.stem).unwrap_or_default();

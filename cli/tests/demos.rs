@@ -129,7 +129,7 @@ fn uzbek_words_are_tagged_as_uzmorph_tags_them() {
 }
 
 fn uzmorph(device: &Device) -> UzMorph {
-    let vocabulary = UzVocabulary::from_file(root().join("models/uzmorph_bigru.json")).expect("the vocabulary");
+    let vocabulary = UzVocabulary::from_file(root().join("cli/demos/uzmorph_bigru.json")).expect("the vocabulary");
     UzMorph::new(device, &weights("uzmorph_bigru.safetensors"), vocabulary).expect("the net")
 }
 
@@ -155,7 +155,7 @@ fn root_and_suffix_are_read_from_the_tags() {
 
 #[test]
 fn weights_that_do_not_fit_are_refused_by_file_and_tensor() {
-    let vocabulary = || UzVocabulary::from_file(root().join("models/uzmorph_bigru.json")).expect("the vocabulary");
+    let vocabulary = || UzVocabulary::from_file(root().join("cli/demos/uzmorph_bigru.json")).expect("the vocabulary");
     let thai = |dictionary: &str| {
         ThaiSegmenter::new(&Device::Cpu, &altered("icu4x_thai.safetensors", "", &[("dic", dictionary)])).map(|_| ())
     };
@@ -210,7 +210,8 @@ fn weights_with_a_nan_or_an_infinity_are_refused_by_every_model() {
         ("g2p_en.safetensors", |weights| G2p::new(&Device::Cpu, weights).map(drop)),
         ("icu4x_thai.safetensors", |weights| ThaiSegmenter::new(&Device::Cpu, weights).map(drop)),
         ("uzmorph_bigru.safetensors", |weights| {
-            let vocabulary = UzVocabulary::from_file(root().join("models/uzmorph_bigru.json")).expect("the vocabulary");
+            let vocabulary =
+                UzVocabulary::from_file(root().join("cli/demos/uzmorph_bigru.json")).expect("the vocabulary");
             UzMorph::new(&Device::Cpu, weights, vocabulary).map(drop)
         }),
     ];

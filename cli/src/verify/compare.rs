@@ -37,16 +37,17 @@ impl Comparison {
         D: Dimension,
         E: Copy + Into<f64>,
     {
-        self.compared += 1;
         if got.shape() != expected.shape() {
-            return self.record(f64::INFINITY, tolerance.absolute);
+            self.record(f64::INFINITY, tolerance.absolute);
+        } else {
+            let largest = expected.iter().map(|&x| x.into().abs()).fold(0.0, f64::max);
+            for (&got, &expected) in got.iter().zip(expected) {
+                let expected: f64 = expected.into();
+                let limit = tolerance.absolute + tolerance.relative * expected.abs() + tolerance.to_max * largest;
+                self.record((f64::from(got) - expected).abs(), limit);
+            }
         }
-        let largest = expected.iter().map(|&x| x.into().abs()).fold(0.0, f64::max);
-        for (&got, &expected) in got.iter().zip(expected) {
-            let expected: f64 = expected.into();
-            let limit = tolerance.absolute + tolerance.relative * expected.abs() + tolerance.to_max * largest;
-            self.record((f64::from(got) - expected).abs(), limit);
-        }
+        self.compared += 1;
     }
 
     /// Compares gradients. Errors are relative to the largest expected value, which counts as at least 0.001.
@@ -111,6 +112,7 @@ mod tests {
         let mut shape = Comparison::default();
         shape.close(&arr1(&[0.0, 0.0]), &array![[0.0_f32, 0.0]].into_dyn(), Tolerance::absolute(1.0));
         assert!(!shape.passed());
+        assert_eq!(shape.compared, 1);
         let mut words = Comparison::default();
         words.equal(&["a", "b"], &["a", "c", "d"]);
         assert!(!words.passed() && words.error == 2.0);
@@ -132,6 +134,7 @@ mod tests {
     fn the_worst_is_measured_in_its_own_tolerance() {
         let mut comparison = Comparison::default();
         comparison.close(&arr1(&[0.4]), &arr1(&[0.0_f32]).into_dyn(), Tolerance::absolute(10.0));
+        assert_eq!(comparison.error, f64::from(0.4_f32));
         comparison.close(&arr1(&[0.1]), &arr1(&[0.0_f32]).into_dyn(), Tolerance::absolute(0.2));
         assert!(comparison.passed() && comparison.tolerance == 0.2, "{comparison:?}");
     }

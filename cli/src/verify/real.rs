@@ -114,8 +114,8 @@ struct Tagged {
 
 fn morphology(case: &Case, device: &Device) -> Result<Verdict> {
     let Tagged { words, expected_tags } = case.fields()?;
-    // The names of the tags and the numbers of the letters are not part of the case.
-    let vocabulary = UzVocabulary::from_file(find_near(case, &MODELS, "uzmorph_bigru.json")?)?;
+    // The names of the tags and the numbers of the letters are part of neither the case nor its weights.
+    let vocabulary = UzVocabulary::from_bytes("uzmorph_bigru.json", UzVocabulary::PACKAGED)?;
     let got = UzMorph::new(device, &weights(case)?, vocabulary)?.trace(&words)?;
     let mut verdict = Verdict::new();
     let expected: ArrayD<f32> = case.floats("gru_y")?;
