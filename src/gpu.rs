@@ -67,7 +67,7 @@ pub use recurrent::KernelCell;
 pub use submit::GpuDevice;
 pub use submit::profile::{Detail, Profile};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "onnx", feature = "keras", feature = "models"))]
 pub(crate) use device::faults;
 pub(crate) use kept::buffer::Buffer;
 pub(crate) use layout::{RowWords, gather_rows, strided_copy};

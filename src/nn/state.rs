@@ -152,6 +152,7 @@ impl State {
     }
 
     /// `h`, then `s` if there is one.
+    #[cfg(feature = "models")]
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         std::iter::once(&self.h).chain(&self.s)
     }

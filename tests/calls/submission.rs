@@ -196,8 +196,8 @@ fn where_no_clock_is_the_profile_is_refused() {
         Err(Error::Unsupported { op: "profile", option, by }) => (option, by),
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(&Device::Gpu(gpu)), ("timestamps".to_owned(), "this adapter"));
-    assert_eq!(refused(&Device::Cpu), ("timestamps".to_owned(), "host devices"));
+    assert_eq!(refused(&Device::Gpu(gpu)), ("timestamps".to_owned(), "by this adapter"));
+    assert_eq!(refused(&Device::Cpu), ("timestamps".to_owned(), "by host devices"));
 }
 
 #[test]
