@@ -80,7 +80,7 @@ impl Recorder {
     pub(crate) fn submit_profiled(self, detail: Detail) -> Result<Profile> {
         let device = self.device().clone();
         if !device.has_timestamps() {
-            return Err(Error::Unsupported { op: OP, option: "timestamps".to_owned(), by: "this adapter" });
+            return Err(Error::Unsupported { op: OP, option: "timestamps".to_owned(), by: "by this adapter" });
         }
         let each = detail == Detail::Dispatches && device.has_dispatch_timestamps();
         let mut marks = Marks::new(&device, self.passes(), self.dispatches(), each)?;
