@@ -187,8 +187,7 @@ fn only_few_files_depend_on_the_feature_gpu() {
     for path in files(&source, "rs") {
         let inside = path.strip_prefix(&source).expect("below src");
         let allowed = ["lib.rs", "nn.rs", "path.rs", "path/recorder.rs", "tensor.rs"].map(Path::new).contains(&inside)
-            || inside.starts_with("gpu")
-            || inside.starts_with("bin");
+            || inside.starts_with("gpu");
         let text = fs::read_to_string(&path).expect("text");
         let condition = |line: &&str| line.contains("feature = \"gpu\"") && !line.contains("test");
         let found = text.lines().find(condition);
