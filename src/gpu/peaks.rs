@@ -25,7 +25,7 @@ pub struct Peaks {
     pub flops: f64,
     /// Seconds per dispatch of one workgroup, if each dispatch waits for the one before it.
     pub dispatch: f64,
-    /// Seconds per dispatch of [`Peaks::WIDE`] workgroups, if each dispatch waits for the one before it.
+    /// Seconds per dispatch of [`Peaks::MANY_WORKGROUPS`] workgroups, if each dispatch waits for the one before it.
     pub wide_dispatch: f64,
     /// Seconds from a submission of one dispatch to its end, on the host's clock.
     pub submit: f64,
@@ -35,7 +35,7 @@ pub struct Peaks {
 
 impl Peaks {
     /// Number of workgroups of the dispatches that [`Peaks::wide_dispatch`] times.
-    pub const WIDE: usize = 1024;
+    pub const MANY_WORKGROUPS: usize = 1024;
 }
 
 uniform! {
@@ -97,7 +97,7 @@ impl GpuDevice {
             read,
             flops: self.peak_flops(&load)?,
             dispatch: self.peak_dispatch(1)?,
-            wide_dispatch: self.peak_dispatch(Peaks::WIDE)?,
+            wide_dispatch: self.peak_dispatch(Peaks::MANY_WORKGROUPS)?,
             submit: self.peak_submit(false)?,
             read_back: self.peak_submit(true)?,
         })

@@ -85,7 +85,7 @@ impl Peaks {
                     read: list(&peaks.read),
                     dispatch_us: Some(peaks.dispatch * 1e6),
                     wide_dispatch_us: Some(peaks.wide_dispatch * 1e6),
-                    wide_workgroups: Some(gatewise::gpu::Peaks::WIDE),
+                    wide_workgroups: Some(gatewise::gpu::Peaks::MANY_WORKGROUPS),
                     submit_us: Some(peaks.submit * 1e6),
                     read_back_us: Some(peaks.read_back * 1e6),
                     ..none

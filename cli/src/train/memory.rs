@@ -187,8 +187,8 @@ fn prepare(kind: Kind, cell: CellChoice, arguments: &Arguments, device: &Device)
     let mut parameters = Parameters::new(device, options.seed);
     let model = Model::new(&mut parameters, ModelShape { cell, symbols: 0, inputs, hidden, layers: 1, outputs })?;
     if initial == Initial::Chrono {
-        model.remember(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
-        model.hear(&mut parameters, options.seed)?;
+        model.set_memory_bias(&mut parameters, MemoryBias::Chrono { longest: lag + 10, seed: options.seed })?;
+        model.draw_input_weights(&mut parameters, options.seed)?;
     }
     let trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
     let settings = settings(kind, cell, arguments, device)?;

@@ -50,7 +50,7 @@ impl Model {
     }
 
     /// Sets the biases of the gates that keep the state; a cell without such gates stays as it is.
-    pub(crate) fn remember(&self, parameters: &mut Parameters, memory: MemoryBias) -> Result<()> {
+    pub(crate) fn set_memory_bias(&self, parameters: &mut Parameters, memory: MemoryBias) -> Result<()> {
         if !self.shape.cell.keeps() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Model {
 
     /// Draws the input weights again, uniform in `[-1/sqrt(inputs), 1/sqrt(inputs))`, as a linear layer does (LeCun, Bottou, Orr and
     /// Mueller 1998). PyTorch's bound `1/sqrt(hidden)` is so small that one input in a hundred steps hardly moves a gate.
-    pub(crate) fn hear(&self, parameters: &mut Parameters, seed: u64) -> Result<()> {
+    pub(crate) fn draw_input_weights(&self, parameters: &mut Parameters, seed: u64) -> Result<()> {
         let Some(&id) = self.stack.ids().first() else { return Ok(()) };
         let shape = parameters.get(id)?.shape().to_vec();
         let mut rng = fastrand::Rng::with_seed(seed);

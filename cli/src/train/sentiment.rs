@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut parameters = Parameters::new(&device, options.seed);
     let shape = ModelShape { cell: *cell, symbols: vocabulary.len(), inputs: *width, hidden, layers: 1, outputs: 1 };
     let model = Model::new(&mut parameters, shape)?;
-    model.remember(&mut parameters, MemoryBias::Constant(1.0))?;
+    model.set_memory_bias(&mut parameters, MemoryBias::Constant(1.0))?;
     let (batch, rate) = (options.batch()?.unwrap_or(32), options.rate.unwrap_or(0.002));
     let mut trainer = Trainer::new(parameters, Adam::default(), rate)?.clip(Clip::norm(1.0))?.seed(options.seed);
     let title =

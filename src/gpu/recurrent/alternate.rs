@@ -20,17 +20,22 @@ pub(super) enum StageBuffers {
     /// The only dispatch of a step: at every step the two buffers change places.
     Alternate,
     /// The first of two dispatches: at every step it reads the first buffer and writes the second.
-    Forth,
+    FirstToSecond,
     /// The second of two dispatches: at every step it reads the second buffer and writes the first.
-    Back,
+    SecondToFirst,
 }
 
 impl<D: Uniform + Copy> Alternating<D> {
-    pub(super) fn new(buffers: StageBuffers, [forth, back]: [BoundId; 2], dims: D, grid: Grid) -> Self {
+    pub(super) fn new(
+        buffers: StageBuffers,
+        [first_to_second, second_to_first]: [BoundId; 2],
+        dims: D,
+        grid: Grid,
+    ) -> Self {
         let bound = match buffers {
-            StageBuffers::Alternate => [forth, back],
-            StageBuffers::Forth => [forth; 2],
-            StageBuffers::Back => [back; 2],
+            StageBuffers::Alternate => [first_to_second, second_to_first],
+            StageBuffers::FirstToSecond => [first_to_second; 2],
+            StageBuffers::SecondToFirst => [second_to_first; 2],
         };
         Self { bound, dims, grid }
     }

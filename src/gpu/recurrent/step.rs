@@ -199,8 +199,8 @@ impl Steps {
         let bound = [bind([&buffers.h[0], &buffers.h[1]])?, bind([&buffers.h[1], &buffers.h[0]])?];
         let alternation = match (buffers.two_stages, second) {
             (false, _) => StageBuffers::Alternate,
-            (true, false) => StageBuffers::Forth,
-            (true, true) => StageBuffers::Back,
+            (true, false) => StageBuffers::FirstToSecond,
+            (true, true) => StageBuffers::SecondToFirst,
         };
         let mut dims = step_dims(recorder, call, buffers, at, group)?;
         let n = |size: usize| word(&device, RECURRENT_STEP.name, size);

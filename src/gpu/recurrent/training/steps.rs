@@ -139,8 +139,8 @@ impl LayerBackward<'_> {
         let bound = [bind([a, b])?, bind([b, a])?];
         let alternation = match (pass.two_stages(), product.first) {
             (false, _) => StageBuffers::Alternate,
-            (true, true) => StageBuffers::Forth,
-            (true, false) => StageBuffers::Back,
+            (true, true) => StageBuffers::FirstToSecond,
+            (true, false) => StageBuffers::SecondToFirst,
         };
         let device = recorder.device();
         let dims = RecurrentGradDims { noise, ..self.dims(device, chunk, group, product)? };
