@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use self::adapter::{AdapterSummary, GpuOptions};
 use self::contained::silence_contained_panics;
 use self::counters::AtomicCounters;
-use self::limits::{countable, lacking};
+use self::limits::countable;
 use self::liveness::{Canary, Loss};
 use crate::error::{Error, Result};
 use crate::plan::{self, AdapterClass, Matrices};
@@ -30,8 +30,6 @@ pub(crate) struct DeviceCore {
     pub(super) adapter: AdapterSummary,
     pub(super) loss: Loss,
     canary: Canary,
-    /// The first limit that is too low for the kernels, if any: its name in wgpu, the value needed, the value found.
-    lacking: Option<(&'static str, u64, u64)>,
 }
 
 /// Locks a mutex. If a holder panicked, the data is consistent all the same, because every critical section leaves it so.
@@ -40,7 +38,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl DeviceCore {
-    /// Describes an open device. `matrices` lists the kinds of cooperative matrices that it was opened with.
+    /// Describes an open device, whose limits suffice for the kernels. `matrices` lists the kinds of cooperative matrices that it was opened with.
     pub(super) fn new(
         info: &wgpu::AdapterInfo,
         adapter: AdapterSummary,
@@ -70,7 +68,7 @@ impl DeviceCore {
             cooperative_by_default: options.cooperative.is_some() && runs_concurrently(info),
             watchdog: options.watchdog.unwrap_or_default(),
         };
-        let (canary, lacking) = (Canary::new(&device), lacking(&limits));
+        let canary = Canary::new(&device);
         Self {
             limits,
             plan_limits,
@@ -80,7 +78,6 @@ impl DeviceCore {
             adapter,
             loss: Loss::default(),
             canary,
-            lacking,
         }
     }
 

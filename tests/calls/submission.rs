@@ -295,8 +295,7 @@ fn a_device_is_opened_without_blocking_or_brought_by_the_caller() {
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("WebGPU's limits");
-    let own = GpuDevice::from_wgpu(&adapter.get_info(), device, queue);
-    own.check().expect("enough");
+    let own = GpuDevice::from_wgpu(&adapter.get_info(), device, queue).expect("enough");
     for device in [gpu, Device::Gpu(own)] {
         let x = Tensor::from_array(&device, &Array3::<f32>::ones((2, 3, 4))).expect("x");
         assert_eq!(x.to_vec().expect("reads"), [1.0; 24]);

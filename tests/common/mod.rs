@@ -32,6 +32,14 @@ pub(crate) fn gpu_with(limits: impl Fn(&mut wgpu::Limits)) -> GpuDevice {
 /// Several openings of the machine's GPU, all through one instance.
 #[cfg(feature = "gpu")]
 pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [GpuDevice; N] {
+    wgpu_devices(limits).map(|(info, device, queue)| GpuDevice::from_wgpu(&info, device, queue).expect("enough"))
+}
+
+/// A caller's own devices, all through one instance, with other limits than the adapter's.
+#[cfg(feature = "gpu")]
+pub(crate) fn wgpu_devices<const N: usize>(
+    limits: impl Fn(&mut wgpu::Limits),
+) -> [(wgpu::AdapterInfo, wgpu::Device, wgpu::Queue); N] {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
     let adapter = adapters.into_iter().next().expect("install mesa-vulkan-drivers and libvulkan1");
@@ -40,7 +48,7 @@ pub(crate) fn gpus_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [
         limits(&mut required_limits);
         let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("lower limits");
-        GpuDevice::from_wgpu(&adapter.get_info(), device, queue)
+        (adapter.get_info(), device, queue)
     })
 }
 

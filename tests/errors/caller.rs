@@ -5,7 +5,7 @@ use gatewise::nn::{Lstm, State};
 use gatewise::{Device, Error, Tensor};
 use ndarray::Array3;
 
-use crate::common::{bits, gpu, gpu_with, gpus_with};
+use crate::common::{bits, gpu, gpu_with, gpus_with, wgpu_devices};
 use crate::{array, refused, value};
 
 const SHARED: wgpu::BufferUsages =
@@ -113,25 +113,48 @@ fn a_buffer_of_another_device_or_one_that_is_gone() {
     unusable(&here, gone.clone(), || gone.destroy());
 }
 
+/// Opens a device with changed limits and returns the library's refusal of it.
+#[track_caller]
+fn limits_refused(change: fn(&mut wgpu::Limits)) -> String {
+    let [(info, device, queue)] = wgpu_devices(change);
+    let error = GpuDevice::from_wgpu(&info, device, queue).expect_err("limits that are too low");
+    assert!(matches!(error, Error::Value { op: "GpuDevice::from_wgpu", what: "device", .. }), "{error}");
+    error.to_string()
+}
+
 #[test]
 fn a_device_whose_limits_no_kernel_can_live_with() {
     gpu_with(|_| ()).check().expect("the adapter's own limits");
-    let limits = |change: fn(&mut wgpu::Limits)| gpu_with(change);
-    for (name, needed, gpu) in [
-        ("max_storage_buffers_per_shader_stage", 8, limits(|l| l.max_storage_buffers_per_shader_stage = 4)),
-        ("max_bindings_per_bind_group", 9, limits(|l| l.max_bindings_per_bind_group = 8)),
-        (
-            "max_dynamic_uniform_buffers_per_pipeline_layout",
-            1,
-            limits(|l| l.max_dynamic_uniform_buffers_per_pipeline_layout = 0),
-        ),
-    ] {
-        let error = gpu.check().expect_err(name);
-        assert!(matches!(error, Error::Limit { what, needed: n, .. } if what == name && n == needed), "{error}");
-        let device = Device::Gpu(gpu);
-        let error = Lstm::config(3, 4).random(&device, 5).expect_err("a stack");
-        assert!(error.to_string().contains(name), "{error}");
-    }
+    let must = "GpuDevice::from_wgpu: device must be opened with the limits of GpuDevice::required_limits() or higher ones, got";
+    let storage = "max_storage_buffers_per_shader_stage = 4 (at least 8 needed)";
+    let bindings = "max_bindings_per_bind_group = 8 (at least 9 needed)";
+    let dynamic = "max_dynamic_uniform_buffers_per_pipeline_layout = 0 (at least 1 needed)";
+    assert_eq!(limits_refused(|l| l.max_storage_buffers_per_shader_stage = 4), format!("{must} {storage}"));
+    assert_eq!(limits_refused(|l| l.max_bindings_per_bind_group = 8), format!("{must} {bindings}"));
+    let all = limits_refused(|l| {
+        l.max_storage_buffers_per_shader_stage = 4;
+        l.max_bindings_per_bind_group = 8;
+        l.max_dynamic_uniform_buffers_per_pipeline_layout = 0;
+    });
+    assert_eq!(all, format!("{must} {storage}, {bindings}, {dynamic}"));
+    // Just enough, and a call then runs.
+    let device = Device::Gpu(gpu_with(|l| {
+        l.max_storage_buffers_per_shader_stage = 8;
+        l.max_bindings_per_bind_group = 9;
+        l.max_dynamic_uniform_buffers_per_pipeline_layout = 1;
+    }));
+    let lstm = Lstm::config(3, 4).random(&device, 5).expect("a stack");
+    let mut state = lstm.zero_state(2).expect("state");
+    lstm.forward(&Tensor::from_array(&device, &array(5, 2, 3)).expect("x"), &mut state).expect("runs");
+}
+
+#[test]
+fn a_device_with_the_queue_of_another_one() {
+    let [(info, device, own), (_, _, foreign)] = wgpu_devices(|_| ());
+    let error = GpuDevice::from_wgpu(&info, device.clone(), foreign).expect_err("a queue of another device");
+    assert!(matches!(error, Error::Value { op: "GpuDevice::from_wgpu", what: "device", .. }), "{error}");
+    assert!(error.to_string().contains("device must be one that is not lost, with its own queue, got"), "{error}");
+    GpuDevice::from_wgpu(&info, device, own).expect("its own queue");
 }
 
 /// The caller may keep the driver's object: memory that it can write to or destroy is handed to nobody else.

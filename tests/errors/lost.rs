@@ -229,11 +229,15 @@ fn an_application_keeps_its_own_lost_callback() {
 fn two_devices_of_the_library_on_one_of_wgpu_both_meet_its_loss() {
     let a = gpu_with(|_| ());
     let info = info();
-    let b = GpuDevice::from_wgpu(&info, a.wgpu().0.clone(), a.wgpu().1.clone());
+    let again = || GpuDevice::from_wgpu(&info, a.wgpu().0.clone(), a.wgpu().1.clone());
+    let b = again().expect("opens");
     let (of_a, of_b) = (tensor(&Device::Gpu(a.clone()), &[4]), tensor(&Device::Gpu(b), &[4]));
     a.wgpu().0.destroy();
     lost("a", of_a.to_vec());
     lost("b", of_b.to_vec());
+    let error = again().expect_err("lost before it is opened");
+    assert!(matches!(error, Error::Value { op: "GpuDevice::from_wgpu", what: "device", .. }), "{error}");
+    assert!(error.to_string().contains("device must be one that is not lost, with its own queue, got"), "{error}");
 }
 
 /// The machine's first adapter.
@@ -247,7 +251,7 @@ fn info() -> wgpu::AdapterInfo {
 fn shared(before: impl Fn(&wgpu::Device)) -> GpuDevice {
     let first = gpu_with(|_| ());
     before(first.wgpu().0);
-    GpuDevice::from_wgpu(&info(), first.wgpu().0.clone(), first.wgpu().1.clone())
+    GpuDevice::from_wgpu(&info(), first.wgpu().0.clone(), first.wgpu().1.clone()).expect("alive")
 }
 
 /// A future is polled once before the device goes.

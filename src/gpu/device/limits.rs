@@ -3,18 +3,22 @@
 /// Largest number of storage buffers of a kernel; `tests/shaders.rs` holds every kernel to it.
 pub(in crate::gpu) const MOST_BINDINGS: usize = 8;
 
-/// The first limit that is too low for every plan: a kernel has up to [`MOST_BINDINGS`] storage buffers, and a uniform at a dynamic
-/// offset. A kernel's other needs are checked when it is compiled.
-pub(in crate::gpu) fn lacking(limits: &wgpu::Limits) -> Option<(&'static str, u64, u64)> {
+/// Names every limit that is too low for every plan, with its value and the value needed: a kernel has up to [`MOST_BINDINGS`]
+/// storage buffers, and a uniform at a dynamic offset. A kernel's other needs are checked when it is compiled.
+pub(in crate::gpu) fn too_low(limits: &wgpu::Limits) -> Vec<String> {
     let storage = MOST_BINDINGS as u32;
     let needed = [
         ("max_storage_buffers_per_shader_stage", storage, limits.max_storage_buffers_per_shader_stage),
         ("max_bindings_per_bind_group", storage + 1, limits.max_bindings_per_bind_group),
         ("max_bind_groups", 1, limits.max_bind_groups),
+        ("max_uniform_buffers_per_shader_stage", 1, limits.max_uniform_buffers_per_shader_stage),
         ("max_dynamic_uniform_buffers_per_pipeline_layout", 1, limits.max_dynamic_uniform_buffers_per_pipeline_layout),
+        // A device for WebGL computes nothing.
+        ("max_compute_invocations_per_workgroup", 1, limits.max_compute_invocations_per_workgroup),
+        ("max_compute_workgroups_per_dimension", 1, limits.max_compute_workgroups_per_dimension),
     ];
-    let short = needed.into_iter().find(|(_, needed, found)| found < needed);
-    short.map(|(name, needed, found)| (name, u64::from(needed), u64::from(found)))
+    let short = needed.into_iter().filter(|(_, needed, found)| found < needed);
+    short.map(|(name, needed, found)| format!("{name} = {found} (at least {needed} needed)")).collect()
 }
 
 /// The longest storage binding in bytes. Kernels count elements in 32 bits. Metal's bindings may be longer, but naga passes Metal their
@@ -29,7 +33,7 @@ pub(in crate::gpu) fn countable(mut limits: wgpu::Limits) -> wgpu::Limits {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST_BINDING, countable, lacking};
+    use super::{LONGEST_BINDING, countable, too_low};
 
     #[test]
     fn no_binding_is_longer_than_kernels_count() {
@@ -44,9 +48,31 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_too_low_is_named() {
-        assert_eq!(lacking(&crate::gpu::GpuDevice::required_limits()), None);
-        let downlevel = wgpu::Limits::downlevel_defaults();
-        assert_eq!(lacking(&downlevel), Some(("max_storage_buffers_per_shader_stage", 8, 4)));
+    fn every_limit_that_is_too_low_is_named() {
+        let none: [&str; 0] = [];
+        assert_eq!(too_low(&crate::gpu::GpuDevice::required_limits()), none);
+        let storage = |found| format!("max_storage_buffers_per_shader_stage = {found} (at least 8 needed)");
+        assert_eq!(too_low(&wgpu::Limits::downlevel_defaults()), [storage(4)]);
+        let limits = wgpu::Limits {
+            max_storage_buffers_per_shader_stage: 7,
+            max_bindings_per_bind_group: 8,
+            max_bind_groups: 0,
+            max_uniform_buffers_per_shader_stage: 0,
+            max_dynamic_uniform_buffers_per_pipeline_layout: 0,
+            max_compute_invocations_per_workgroup: 0,
+            max_compute_workgroups_per_dimension: 0,
+            ..wgpu::Limits::default()
+        };
+        let one = |name: &str| format!("{name} = 0 (at least 1 needed)");
+        let expected = [
+            storage(7),
+            "max_bindings_per_bind_group = 8 (at least 9 needed)".to_owned(),
+            one("max_bind_groups"),
+            one("max_uniform_buffers_per_shader_stage"),
+            one("max_dynamic_uniform_buffers_per_pipeline_layout"),
+            one("max_compute_invocations_per_workgroup"),
+            one("max_compute_workgroups_per_dimension"),
+        ];
+        assert_eq!(too_low(&limits), expected);
     }
 }

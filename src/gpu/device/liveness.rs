@@ -135,6 +135,15 @@ impl DeviceCore {
         }
     }
 
+    /// Writes nothing to a new buffer. The error is wgpu's message if the device was lost before, or if the queue is another device's.
+    ///
+    /// The canary does not tell of such a loss: wgpu refuses writes to a buffer that it could not create.
+    pub(in crate::gpu) fn try_queue(&self) -> std::result::Result<(), String> {
+        let usage = wgpu::BufferUsages::COPY_DST;
+        let descriptor = wgpu::BufferDescriptor { label: Some("trial"), size: 4, usage, mapped_at_creation: false };
+        self.attempt(|| self.queue.write_buffer(&self.device.create_buffer(&descriptor), 0, &[]))
+    }
+
     /// Lets wgpu process the work that the device has finished, or waits for it.
     pub(in crate::gpu) fn poll(&self, until: wgpu::PollType) -> Outcome {
         poll(&self.device, &self.loss, until)
@@ -146,7 +155,7 @@ impl DeviceCore {
         wait_for(&self.device, &self.loss, submission)
     }
 
-    /// Returns an error if the device is lost and would ignore all commands, or if a limit is too low for the kernels.
+    /// Returns an error if the device is lost and would ignore all commands.
     pub(in crate::gpu) fn check_alive(&self, op: &'static str) -> Result<()> {
         if !self.loss.0.listening.load(Ordering::Relaxed) {
             return self.ask_whether_alive(op);
@@ -170,9 +179,6 @@ impl DeviceCore {
 
     /// Checks as [`DeviceCore::check_alive`] does, by what is known already, without a call to the driver.
     fn check_known(&self, op: &'static str) -> Result<()> {
-        if let Some((limit, needed, found)) = self.lacking {
-            return self.limit(op, limit, needed, found);
-        }
         match self.loss.reason() {
             Some(reason) => Err(Error::DeviceLost { op, reason }),
             None => Ok(()),

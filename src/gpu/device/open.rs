@@ -2,6 +2,7 @@
 
 use super::adapter::{AdapterSummary, GpuOptions, enumerate, matrices};
 use super::contained::{contained, contained_future, one_line};
+use super::limits::too_low;
 use crate::error::{Error, Result};
 use crate::plan::Matrices;
 
@@ -71,6 +72,13 @@ pub(in crate::gpu) async fn open(options: &GpuOptions) -> Result<Opened> {
         };
         return Err(refused(options, reason));
     };
+    let low = too_low(&adapter.limits());
+    if !low.is_empty() {
+        return Err(refused(
+            options,
+            format!("the limits of {} are too low: {}", adapter.get_info().name, low.join(", ")),
+        ));
+    }
     let subgroups = if options.no_subgroups { wgpu::Features::empty() } else { wgpu::Features::SUBGROUP };
     let cache = match options.pipeline_cache {
         Some(_) => wgpu::Features::PIPELINE_CACHE,

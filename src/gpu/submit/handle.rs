@@ -9,11 +9,12 @@ use super::list::List;
 #[cfg(not(target_arch = "wasm32"))]
 use super::waiter::Waiter;
 use super::watch::ConcurrencyWatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::device::DeviceCore;
 use crate::gpu::device::adapter::{AdapterSummary, GpuOptions};
 use crate::gpu::device::contained::{Contained, contained};
 use crate::gpu::device::counters::Counters;
+use crate::gpu::device::limits::too_low;
 use crate::gpu::device::open::{Opened, TIMESTAMPS, open, refused};
 use crate::gpu::kept::pipeline_cache::PipelineCache;
 use crate::gpu::kept::tuning::Tuning;
@@ -64,7 +65,7 @@ impl GpuDevice {
     #[cfg(target_arch = "wasm32")]
     pub fn new(_: &GpuOptions) -> Result<Self> {
         let option = "opening an adapter without awaiting it".to_owned();
-        Err(crate::Error::Unsupported { op: "GpuDevice::new", option, by: "in browsers" })
+        Err(Error::Unsupported { op: "GpuDevice::new", option, by: "in browsers" })
     }
 
     /// Opens an adapter as [`GpuDevice::new`] does, without blocking.
@@ -91,18 +92,30 @@ impl GpuDevice {
 
     /// Uses a caller's own device and queue. Buffers can then be shared (`Tensor::from_wgpu_buffer`, `Tensor::wgpu_buffer`).
     ///
-    /// The device's limits are respected, so a device with low limits may refuse calls that the adapter could do. If its
-    /// limits are too low for every call, [`GpuDevice::check`] and every call on it return an error.
+    /// The device's limits are respected, so a device with low limits may refuse calls that the adapter could do.
     ///
     /// The library sets no device-lost callback on the device, and detects a loss without one.
-    pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Value`](crate::Error::Value) if limits are too low for every call; it names all of them. A device with
+    /// [`GpuDevice::required_limits`] is not refused. Likewise if the device is lost already, or the queue belongs to another device.
+    pub fn from_wgpu(info: &wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
+        const OP: &str = "GpuDevice::from_wgpu";
+        let low = too_low(&device.limits());
+        if !low.is_empty() {
+            let expected = "opened with the limits of GpuDevice::required_limits() or higher ones";
+            return Err(Error::Value { op: OP, what: "device", expected, found: low.join(", ") });
+        }
         let adapter = AdapterSummary::new(info, &device.limits(), device.features());
         let core = DeviceCore::new(info, adapter, (device, queue), &GpuOptions::default(), Vec::new());
-        Self::of(DeviceResources::new(core, None, None), None)
+        core.try_queue().map_err(|found| {
+            let expected = "one that is not lost, with its own queue";
+            Error::Value { op: OP, what: "device", expected, found }
+        })?;
+        Ok(Self::of(DeviceResources::new(core, None, None), None))
     }
 
-    /// The limits that a caller's own device needs for [`GpuDevice::from_wgpu`]: WebGPU's default ones. Higher limits allow larger calls
-    /// and faster plans.
+    /// The limits that suffice for [`GpuDevice::from_wgpu`]: WebGPU's default ones. Higher limits allow larger calls and faster plans.
     pub fn required_limits() -> wgpu::Limits {
         wgpu::Limits::default()
     }
@@ -112,14 +125,14 @@ impl GpuDevice {
     ///
     /// ```
     /// use gatewise::gpu::GpuDevice;
-    /// # async fn open(adapter: &wgpu::Adapter) -> Result<GpuDevice, wgpu::RequestDeviceError> {
+    /// # async fn open(adapter: &wgpu::Adapter) -> Result<GpuDevice, Box<dyn std::error::Error>> {
     /// let descriptor = wgpu::DeviceDescriptor {
     ///     required_limits: GpuDevice::required_limits(),
     ///     required_features: GpuDevice::optional_features(adapter.features()),
     ///     ..Default::default()
     /// };
     /// let (device, queue) = adapter.request_device(&descriptor).await?;
-    /// Ok(GpuDevice::from_wgpu(&adapter.get_info(), device, queue))
+    /// Ok(GpuDevice::from_wgpu(&adapter.get_info(), device, queue)?)
     /// # }
     /// ```
     pub fn optional_features(of_adapter: wgpu::Features) -> wgpu::Features {
@@ -151,11 +164,10 @@ impl GpuDevice {
         submitted.map(drop)
     }
 
-    /// Checks that the device is not lost, and that its limits suffice for the kernels.
+    /// Checks that the device is not lost.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Limit`](crate::Error::Limit) with the limit's name in wgpu.
-    /// Every call on the device returns the same error.
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), as every call on a lost device.
     ///
     /// ```
     /// use gatewise::gpu::{GpuDevice, GpuOptions};
