@@ -134,7 +134,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         device: detection.device.to_string(),
         frames: detection.probabilities.len(),
         elapsed_ms: milliseconds(detection.elapsed),
-        segments: segments.iter().map(|&Segment { start, end }| Span { start, end }).collect(),
+        segments: segments.iter().map(|&Segment { start, end, .. }| Span { start, end }).collect(),
         compare,
     };
     if arguments.json {

@@ -95,7 +95,7 @@ fn segments_follow_the_thresholds() {
         }
         let frames = |x: f64| (x / 0.032 * 100.0).round() / 100.0;
         let segments = speech_segments(&probabilities, 200 * 512, &options);
-        segments.iter().map(|&Segment { start, end }| (frames(start), frames(end))).collect::<Vec<_>>()
+        segments.iter().map(|&Segment { start, end, .. }| (frames(start), frames(end))).collect::<Vec<_>>()
     };
     let pad = 0.94; // 30 ms in frames
     // Between the thresholds speech goes on but does not begin.

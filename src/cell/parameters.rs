@@ -8,6 +8,7 @@ use crate::memory;
 
 /// Name and shape of one parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParameterSpec {
     /// PyTorch's name without layer suffix, for example `weight_ih`.
     pub name: &'static str,

@@ -11,6 +11,7 @@ const OP: &str = "sequence";
 
 /// The output at a step that a row skips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Pad {
     /// Zero, as PyTorch's packed sequences and ONNX's `sequence_lens`.
     #[default]

@@ -170,6 +170,7 @@ struct RnNoisePass {
 
 /// The net's result for T frames of B channels.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Suppression {
     /// Probability of speech, `[T, B]`.
     pub vad: Array2<f32>,
@@ -179,6 +180,7 @@ pub struct Suppression {
 
 /// A [`Suppression`] with the outputs of the GRUs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RnNoiseTrace {
     /// The probability of speech and the gains.
     pub suppression: Suppression,

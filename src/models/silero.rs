@@ -190,6 +190,7 @@ struct Block {
 
 /// The net's values for the N frames of a recording.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct VadTrace {
     /// Speech probabilities, `[N]`.
     pub probabilities: Vec<f32>,

@@ -6,6 +6,7 @@ use crate::models::SileroVad;
 
 /// A segment of speech.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Segment {
     /// The start, in seconds from the start of the recording.
     pub start: f64,

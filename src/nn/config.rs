@@ -18,6 +18,7 @@ const MOST_LAYERS: usize = 1 << 16;
 
 /// How the outputs of two directions are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Merge {
     /// Concatenation, forward first (PyTorch; Keras `concat`).
     #[default]

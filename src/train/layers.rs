@@ -24,6 +24,7 @@ use crate::weights::torch_name;
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct LinearModule {
     /// The weight, `[out, in]`.
     pub weight: ParameterId,
@@ -84,6 +85,7 @@ fn bound(inputs: usize) -> f32 {
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct EmbeddingModule {
     /// The table, `[symbols, width]`.
     pub weight: ParameterId,
@@ -127,6 +129,7 @@ impl EmbeddingModule {
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Conv1dModule {
     /// The kernels, `[O, C, K]`.
     pub weight: ParameterId,

@@ -105,7 +105,7 @@ pub(super) fn outputs(case: &Case, path: &CasePath) -> Result<Supported<Outputs>
     let got = stack.run(&layer.x, &layer.sequence)?;
 
     let mut outputs = stack.outputs();
-    outputs.add("y", output(&fields, merge, &got));
+    outputs.add("y", output(&fields, merge, &got)?);
     for (letter, state) in [("h", Some(&got.h)), ("c", got.s.as_ref())] {
         for (direction, rows) in directions.iter().zip(state.iter().flat_map(|state| state.outer_iter())) {
             outputs.add(&format!("final_{direction}{letter}"), rows.to_owned());
@@ -175,6 +175,7 @@ fn output_gradient(case: &Case, fields: &Fields, merge: Merge, y: &Array3<f32>) 
         Merge::Sum => [weights.clone(), weights],
         Merge::Mul => [&weights * &y.slice(backward), &weights * &y.slice(forward)],
         Merge::Ave => [&weights / 2.0, &weights / 2.0],
+        other => return Err(unknown_merge(other)),
     };
     dy.slice_mut(forward).assign(&first);
     dy.slice_mut(backward).assign(&second);
@@ -209,27 +210,32 @@ fn sequence(case: &Case, fields: &Fields) -> Result<Sequence> {
 }
 
 /// The result in Keras' layout: `[B, T, width]`, or `[B, width]` for the last processed step.
-fn output(fields: &Fields, merge: Merge, got: &Outcome) -> ArrayD<f32> {
+fn output(fields: &Fields, merge: Merge, got: &Outcome) -> Result<ArrayD<f32>> {
     let y = &got.y;
     let (last, width) = (y.len_of(Axis(0)) - 1, y.len_of(Axis(2)));
-    match (fields.return_sequences, fields.bidirectional, fields.go_backwards) {
+    Ok(match (fields.return_sequences, fields.bidirectional, fields.go_backwards) {
         // `go_backwards` returns the steps in the order in which they were processed.
         (true, false, true) => y.slice(s![..;-1, .., ..]).permuted_axes([1, 0, 2]).to_owned().into_dyn(),
         (true, ..) => batch_first(y).to_owned().into_dyn(),
         (false, true, _) => {
             let halves = [y.slice(s![last, .., ..width / 2]), y.slice(s![0, .., width / 2..])];
-            merged(merge, &halves.map(|half| half.to_owned()))
+            merged(merge, &halves.map(|half| half.to_owned()))?
         }
         (false, false, backwards) => y.index_axis(Axis(0), if backwards { 0 } else { last }).to_owned().into_dyn(),
-    }
+    })
 }
 
-fn merged(merge: Merge, [forward, backward]: &[Array2<f32>; 2]) -> ArrayD<f32> {
+fn unknown_merge(merge: Merge) -> Error {
+    Error::Unsupported { op: "verify", option: format!("the merge {merge:?}"), by: "in Keras' golden cases" }
+}
+
+fn merged(merge: Merge, [forward, backward]: &[Array2<f32>; 2]) -> Result<ArrayD<f32>> {
     let both = match merge {
         Merge::Concat => ndarray::concatenate![Axis(1), *forward, *backward],
         Merge::Sum => forward + backward,
         Merge::Mul => forward * backward,
         Merge::Ave => (forward + backward) / 2.0,
+        other => return Err(unknown_merge(other)),
     };
-    both.into_dyn()
+    Ok(both.into_dyn())
 }

@@ -49,6 +49,7 @@ pub struct GpuOptions {
 
 /// One adapter of the machine.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AdapterSummary {
     /// The adapter's name.
     pub name: String,

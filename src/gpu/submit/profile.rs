@@ -15,6 +15,7 @@ const OP: &str = "profile";
 
 /// The resolution at which a submission is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Detail {
     /// The beginning and the end of each compute pass, which costs nothing.
     Passes,
@@ -26,6 +27,7 @@ pub enum Detail {
 /// The time of a submission on the device's own clock, without recording, submitting and reading back, and without copies before or
 /// after the passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Profile {
     /// From the beginning of the first pass to the end of the last.
     pub total: Duration,
