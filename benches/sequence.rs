@@ -18,7 +18,7 @@ const SHAPES: [(usize, usize, usize, usize); 4] =
     [(128, 128, 1, 1), (64, 128, 100, 1), (256, 256, 20, 8), (64, 64, 32, 64)];
 
 fn devices() -> Vec<Device> {
-    let gpu = Device::gpu(&GpuOptions { software: true, ..Default::default() });
+    let gpu = Device::gpu(&GpuOptions::new().software(true));
     [Some(Device::Cpu), gpu.ok()].into_iter().flatten().collect()
 }
 

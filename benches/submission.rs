@@ -10,7 +10,7 @@ use gatewise::{Device, Tensor};
 use ndarray::Array3;
 
 fn submission(criterion: &mut Criterion) {
-    let device = Device::gpu(&GpuOptions { software: true, ..Default::default() }).expect("an adapter");
+    let device = Device::gpu(&GpuOptions::new().software(true)).expect("an adapter");
     for time in [1, 100] {
         let lstm = Lstm::config(32, 32).random(&device, 1).expect("LSTM");
         let x = Tensor::from_array(&device, &Array3::<f32>::ones((time, 1, 32))).expect("input");

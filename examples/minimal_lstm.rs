@@ -6,7 +6,7 @@ use gatewise::{Device, Tensor, gpu::GpuOptions, nn::Lstm};
 use ndarray::Array3;
 
 fn main() -> gatewise::Result<()> {
-    let device = Device::gpu(&GpuOptions { software: true, ..Default::default() })?;
+    let device = Device::gpu(&GpuOptions::new().software(true))?;
     println!("running on {device}");
 
     // 8 features, 16 units, two layers; PyTorch's initial weights from a seed.

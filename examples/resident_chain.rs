@@ -10,7 +10,7 @@ use gatewise::{Device, Tensor};
 use ndarray::{Array1, Array2, Array3};
 
 fn main() -> gatewise::Result<()> {
-    let gpu = GpuDevice::new(&GpuOptions { software: true, ..Default::default() })?;
+    let gpu = GpuDevice::new(&GpuOptions::new().software(true))?;
     let device = Device::Gpu(gpu.clone());
 
     // A front of 40 frames with 12 features each, as a convolution makes them from a window of 3 samples.

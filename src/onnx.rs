@@ -72,7 +72,7 @@ pub enum GruReset {
 /// # Examples
 /// ```
 /// use gatewise::onnx::{GruReset, OnnxOptions};
-/// let options = OnnxOptions::default().gru_reset(GruReset::After).memory_limit(1 << 20);
+/// let options = OnnxOptions::new().gru_reset(GruReset::After).memory_limit(1 << 20);
 /// assert_eq!(options.memory_limit, 1 << 20);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,18 +86,23 @@ pub struct OnnxOptions {
 
 impl Default for OnnxOptions {
     fn default() -> Self {
-        Self { gru_reset: GruReset::Auto, memory_limit: 4 << 30 }
+        Self::new()
     }
 }
 
 impl OnnxOptions {
+    /// GRUs that reset as the file says ([`GruReset::Auto`]), and 4 GiB for the values between nodes.
+    pub const fn new() -> Self {
+        Self { gru_reset: GruReset::Auto, memory_limit: 4 << 30 }
+    }
+
     /// Sets whether GRUs reset before or after the matmul.
-    pub fn gru_reset(self, gru_reset: GruReset) -> Self {
+    pub const fn gru_reset(self, gru_reset: GruReset) -> Self {
         Self { gru_reset, ..self }
     }
 
     /// Sets the most bytes that the values between nodes may hold at once, without weights.
-    pub fn memory_limit(self, memory_limit: u64) -> Self {
+    pub const fn memory_limit(self, memory_limit: u64) -> Self {
         Self { memory_limit, ..self }
     }
 }

@@ -58,7 +58,7 @@ impl Device {
     ///
     /// ```
     /// use gatewise::{Device, cpu::CpuOptions, nn::Lstm};
-    /// let device = Device::cpu_with(&CpuOptions { threads: Some(2), ..Default::default() })?;
+    /// let device = Device::cpu_with(&CpuOptions::new().threads(2))?;
     /// let lstm = Lstm::config(3, 4).random(&device, 7)?;
     /// # let _ = lstm;
     /// # Ok::<(), gatewise::Error>(())
@@ -88,7 +88,7 @@ impl Device {
     ///
     /// ```
     /// use gatewise::{Device, gpu::GpuOptions};
-    /// let device = Device::gpu(&GpuOptions { software: true, ..Default::default() })?;
+    /// let device = Device::gpu(&GpuOptions::new().software(true))?;
     /// println!("{device}");
     /// # Ok::<(), gatewise::Error>(())
     /// ```

@@ -26,6 +26,12 @@ pub struct Noise {
     pub zoneout_s: f32,
 }
 
+impl Noise {
+    /// No dropout and no zoneout.
+    pub(crate) const NONE: Self =
+        Self { seed: 0, step: 0, dropout: 0.0, recurrent_dropout: 0.0, zoneout_h: 0.0, zoneout_s: 0.0 };
+}
+
 /// The name of a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

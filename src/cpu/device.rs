@@ -12,6 +12,13 @@ use crate::error::{Error, Result};
 const MOST_THREADS: usize = 1024;
 
 /// Options of the CPU path.
+///
+/// # Examples
+/// ```
+/// use gatewise::cpu::CpuOptions;
+/// let options = CpuOptions::new().threads(2);
+/// assert_eq!(options, CpuOptions { threads: Some(2), ..Default::default() });
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
     /// Threads of a call, the caller's among them; by default one per physical core. A call with little work takes fewer: one
@@ -20,6 +27,23 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// The instruction set; by default the fastest one that the processor has.
     pub instructions: Option<Instructions>,
+}
+
+impl CpuOptions {
+    /// One thread per physical core, and the fastest instruction set that the processor has.
+    pub const fn new() -> Self {
+        Self { threads: None, instructions: None }
+    }
+
+    /// Sets the threads of a call, the caller's among them.
+    pub const fn threads(self, threads: usize) -> Self {
+        Self { threads: Some(threads), ..self }
+    }
+
+    /// Sets the instruction set.
+    pub const fn instructions(self, instructions: Instructions) -> Self {
+        Self { instructions: Some(instructions), ..self }
+    }
 }
 
 /// A CPU with its threads, which clones share. The threads start with the first call that wants them. While one call has them,
@@ -100,4 +124,17 @@ impl fmt::Debug for CpuDevice {
 fn physical_cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     num_cpus::get_physical().clamp(1, allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CpuOptions, Instructions};
+
+    #[test]
+    fn every_option_has_a_method_that_sets_it_alone() {
+        assert_eq!(CpuOptions::new(), CpuOptions::default());
+        let all = CpuOptions { threads: Some(3), instructions: Some(Instructions::Portable) };
+        assert_eq!(CpuOptions::new().threads(3).instructions(Instructions::Portable), all);
+        assert_eq!(CpuOptions::new().instructions(Instructions::Portable).threads(3), all);
+    }
 }

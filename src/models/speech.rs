@@ -15,6 +15,14 @@ pub struct Segment {
 }
 
 /// The rules by which speech begins and ends. Silero publishes the default values for its model.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use gatewise::models::SegmentOptions;
+/// let options = SegmentOptions::new().threshold(0.6).min_silence(Duration::from_millis(300));
+/// assert_eq!((options.threshold, options.end_threshold), (0.6, 0.35));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentOptions {
     /// A segment begins with a frame of at least this probability.
@@ -31,6 +39,13 @@ pub struct SegmentOptions {
 
 impl Default for SegmentOptions {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SegmentOptions {
+    /// Silero's default values.
+    pub const fn new() -> Self {
         Self {
             threshold: 0.5,
             end_threshold: 0.35,
@@ -38,6 +53,31 @@ impl Default for SegmentOptions {
             min_speech: Duration::from_millis(250),
             pad: Duration::from_millis(30),
         }
+    }
+
+    /// Sets the probability that begins a segment.
+    pub const fn threshold(self, threshold: f32) -> Self {
+        Self { threshold, ..self }
+    }
+
+    /// Sets the probability below which a segment may end.
+    pub const fn end_threshold(self, end_threshold: f32) -> Self {
+        Self { end_threshold, ..self }
+    }
+
+    /// Sets the silence that ends a segment.
+    pub const fn min_silence(self, min_silence: Duration) -> Self {
+        Self { min_silence, ..self }
+    }
+
+    /// Sets the length up to which segments are dropped.
+    pub const fn min_speech(self, min_speech: Duration) -> Self {
+        Self { min_speech, ..self }
+    }
+
+    /// Sets the time that is added to both ends of a segment.
+    pub const fn pad(self, pad: Duration) -> Self {
+        Self { pad, ..self }
     }
 }
 
@@ -99,4 +139,22 @@ fn padded(spans: &[(usize, usize)], samples: usize, pad: usize) -> Vec<Segment> 
             Segment { start: seconds(start - before), end: seconds(end + after) }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::SegmentOptions;
+
+    #[test]
+    fn every_option_has_a_method_that_sets_it_alone() {
+        assert_eq!(SegmentOptions::new(), SegmentOptions::default());
+        let [silence, speech, pad] = [1, 2, 3].map(Duration::from_secs);
+        let all = SegmentOptions { threshold: 0.7, end_threshold: 0.2, min_silence: silence, min_speech: speech, pad };
+        let one_way = SegmentOptions::new().threshold(0.7).end_threshold(0.2).min_silence(silence);
+        assert_eq!(one_way.min_speech(speech).pad(pad), all);
+        let backwards = SegmentOptions::new().pad(pad).min_speech(speech).min_silence(silence);
+        assert_eq!(backwards.end_threshold(0.2).threshold(0.7), all);
+    }
 }

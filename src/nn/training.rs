@@ -21,6 +21,14 @@ use crate::tensor::Tensor;
 const OP: &str = "TrainableRecurrent";
 
 /// The options of a training pass.
+///
+/// # Examples
+/// ```
+/// use gatewise::cell::Noise;
+/// use gatewise::nn::TrainingOptions;
+/// let options = TrainingOptions::new().noise(Noise { dropout: 0.2, ..Default::default() }).checkpoint(64);
+/// assert_eq!((options.noise.dropout, options.recurrent_clip, options.checkpoint), (0.2, None, Some(64)));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainingOptions {
     /// Dropout and zoneout.
@@ -32,6 +40,28 @@ pub struct TrainingOptions {
     /// the gradients with respect to them, grow with the length. (The CPU path rounds up to a multiple of 64; the
     /// reference always keeps states only.)
     pub checkpoint: Option<usize>,
+}
+
+impl TrainingOptions {
+    /// No dropout, no zoneout, no clipping, no checkpoints.
+    pub const fn new() -> Self {
+        Self { noise: Noise::NONE, recurrent_clip: None, checkpoint: None }
+    }
+
+    /// Sets dropout and zoneout.
+    pub const fn noise(self, noise: Noise) -> Self {
+        Self { noise, ..self }
+    }
+
+    /// Clamps the gradient with respect to the state to `[-clip, clip]` between two steps of the backward pass.
+    pub const fn recurrent_clip(self, clip: f32) -> Self {
+        Self { recurrent_clip: Some(clip), ..self }
+    }
+
+    /// Keeps the state every so many steps, and runs the steps between them again in the backward pass.
+    pub const fn checkpoint(self, steps: usize) -> Self {
+        Self { checkpoint: Some(steps), ..self }
+    }
 }
 
 /// The position of a parameter in a stack.
@@ -292,5 +322,19 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check(OP, &self.device, self.config.state_shapes(batch))?;
         Ok([time, batch])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Noise, TrainingOptions};
+
+    #[test]
+    fn every_option_has_a_method_that_sets_it_alone() {
+        assert_eq!(TrainingOptions::new(), TrainingOptions::default());
+        let noise = Noise { seed: 7, zoneout_h: 0.25, ..Noise::default() };
+        let all = TrainingOptions { noise, recurrent_clip: Some(0.5), checkpoint: Some(16) };
+        assert_eq!(TrainingOptions::new().noise(noise).recurrent_clip(0.5).checkpoint(16), all);
+        assert_eq!(TrainingOptions::new().checkpoint(16).recurrent_clip(0.5).noise(noise), all);
     }
 }

@@ -6,7 +6,14 @@ use super::contained::{contained, contained_future, silence_contained_panics};
 use crate::plan::{AdapterClass, CooperativeScans, Matrices, PlanKind, Watchdog};
 
 /// The adapter to open, and how to use it.
-#[derive(Clone, Debug, Default)]
+///
+/// # Examples
+/// ```
+/// use gatewise::gpu::GpuOptions;
+/// let options = GpuOptions::new().software(true).name("llvmpipe");
+/// assert_eq!(options, GpuOptions { software: true, name: Some("llvmpipe".to_owned()), ..Default::default() });
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GpuOptions {
     /// Whether to open a software adapter (llvmpipe, SwiftShader) if there is no hardware. The CPU path is faster than any of them:
     /// they serve tests.
@@ -39,12 +46,90 @@ pub struct GpuOptions {
     /// slowly, and later calls take steps. Through Vulkan or DX12, plans choose such scans by themselves on GPUs of NVIDIA and Intel and
     /// on discrete GPUs of AMD. On other GPUs they choose them only if the kind is asked for.
     pub cooperative: Option<CooperativeScans>,
-    /// Multiplies with the adapter's cooperative matrices if they keep the precision of a layer's weights ([`Matrices`]).
+    /// Multiplies with the adapter's cooperative matrices if they keep the precision of a layer's weights: matrices of f16 for weights
+    /// that are exact in f16, matrices of f32 for all weights.
     ///
     /// This turns on experimental code of wgpu (`Features::EXPERIMENTAL_COOPERATIVE_MATRIX`), which wgpu calls unsound: it may have
     /// undefined behaviour even if it is used correctly. No other experimental feature is turned on. An adapter is refused if it lists
     /// no kind of matrices that this crate has a kernel for.
     pub matrices: bool,
+}
+
+impl GpuOptions {
+    /// The first hardware adapter, with all else left to the library.
+    pub const fn new() -> Self {
+        Self {
+            software: false,
+            name: None,
+            class: None,
+            no_subgroups: false,
+            plan: None,
+            loop_cap: None,
+            watchdog: None,
+            pipeline_cache: None,
+            tuning: None,
+            cooperative: None,
+            matrices: false,
+        }
+    }
+
+    /// Sets whether to open a software adapter if there is no hardware.
+    pub fn software(self, software: bool) -> Self {
+        Self { software, ..self }
+    }
+
+    /// Takes the first adapter whose name contains this text, in any case.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
+    /// Plans for this class of adapter instead of the adapter's own.
+    #[doc(hidden)]
+    pub fn class(self, class: AdapterClass) -> Self {
+        Self { class: Some(class), ..self }
+    }
+
+    /// Sets whether to do without subgroup operations.
+    #[doc(hidden)]
+    pub fn no_subgroups(self, no_subgroups: bool) -> Self {
+        Self { no_subgroups, ..self }
+    }
+
+    /// Sets the kind of plan for every recurrent stack that asks for none itself.
+    pub fn plan(self, plan: PlanKind) -> Self {
+        Self { plan: Some(plan), ..self }
+    }
+
+    /// Plans as if the driver ended loops after this many iterations.
+    #[doc(hidden)]
+    pub fn loop_cap(self, loop_cap: u64) -> Self {
+        Self { loop_cap: Some(loop_cap), ..self }
+    }
+
+    /// Sets the bounds for the times of dispatches and submissions.
+    pub fn watchdog(self, watchdog: Watchdog) -> Self {
+        Self { watchdog: Some(watchdog), ..self }
+    }
+
+    /// Keeps compiled pipelines in this folder. Only the folder's owner may be able to write to it.
+    pub fn pipeline_cache(self, folder: impl Into<PathBuf>) -> Self {
+        Self { pipeline_cache: Some(folder.into()), ..self }
+    }
+
+    /// Keeps the results of [`Recurrent::tune`](crate::nn::Recurrent::tune) in this folder.
+    pub fn tuning(self, folder: impl Into<PathBuf>) -> Self {
+        Self { tuning: Some(folder.into()), ..self }
+    }
+
+    /// Permits cooperative scans and bounds them.
+    pub fn cooperative(self, cooperative: CooperativeScans) -> Self {
+        Self { cooperative: Some(cooperative), ..self }
+    }
+
+    /// Sets whether to multiply with the adapter's cooperative matrices, which are experimental.
+    pub fn matrices(self, matrices: bool) -> Self {
+        Self { matrices, ..self }
+    }
 }
 
 /// One adapter of the machine.
@@ -153,7 +238,35 @@ pub(in crate::gpu) async fn enumerate() -> Result<Vec<wgpu::Adapter>, String> {
 mod tests {
     use wgpu::CooperativeScalarType::{F16, F32, I32};
 
-    use super::{Matrices, matrices};
+    use std::time::Duration;
+
+    use super::{AdapterClass, CooperativeScans, GpuOptions, Matrices, PlanKind, Watchdog, matrices};
+
+    #[test]
+    fn every_option_has_a_method_that_sets_it_alone() {
+        assert_eq!(GpuOptions::new(), GpuOptions::default());
+        let watchdog = Watchdog { dispatch: Duration::from_millis(7), ..Watchdog::default() };
+        let cooperative = CooperativeScans { workgroups: 3, ..CooperativeScans::default() };
+        let all = GpuOptions {
+            software: true,
+            name: Some("a".to_owned()),
+            class: Some(AdapterClass::Software),
+            no_subgroups: true,
+            plan: Some(PlanKind::Wave),
+            loop_cap: Some(5),
+            watchdog: Some(watchdog),
+            pipeline_cache: Some("b".into()),
+            tuning: Some("c".into()),
+            cooperative: Some(cooperative),
+            matrices: true,
+        };
+        let one_way = GpuOptions::new().software(true).name("a").class(AdapterClass::Software).no_subgroups(true);
+        let one_way = one_way.plan(PlanKind::Wave).loop_cap(5).watchdog(watchdog).pipeline_cache("b").tuning("c");
+        assert_eq!(one_way.cooperative(cooperative).matrices(true), all);
+        let backwards = GpuOptions::new().matrices(true).cooperative(cooperative).tuning("c").pipeline_cache("b");
+        let backwards = backwards.watchdog(watchdog).loop_cap(5).plan(PlanKind::Wave).no_subgroups(true);
+        assert_eq!(backwards.class(AdapterClass::Software).name("a").software(true), all);
+    }
 
     #[test]
     fn matrices_are_those_that_there_is_a_kernel_for() {

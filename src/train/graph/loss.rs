@@ -35,9 +35,9 @@ impl Reduce {
 /// # Examples
 /// ```
 /// use gatewise::train::{CrossEntropyOptions, Reduce};
-/// let options = CrossEntropyOptions::default().ignore_index(0).reduce(Reduce::Sum);
+/// let options = CrossEntropyOptions::new().ignore_index(0).reduce(Reduce::Sum);
 /// assert_eq!(options.ignore_index, 0);
-/// assert_eq!(CrossEntropyOptions::default().ignore_index, -100); // as in PyTorch
+/// assert_eq!(CrossEntropyOptions::new().ignore_index, -100); // as in PyTorch
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -49,20 +49,25 @@ pub struct CrossEntropyOptions {
 }
 
 impl CrossEntropyOptions {
+    /// The mean over all targets whose class is not -100, as in PyTorch.
+    pub const fn new() -> Self {
+        Self { ignore_index: -100, reduce: Reduce::Mean }
+    }
+
     /// Sets the class of targets that do not count.
-    pub fn ignore_index(self, ignore_index: i64) -> Self {
+    pub const fn ignore_index(self, ignore_index: i64) -> Self {
         Self { ignore_index, ..self }
     }
 
     /// Sets the reduction over all targets that count.
-    pub fn reduce(self, reduce: Reduce) -> Self {
+    pub const fn reduce(self, reduce: Reduce) -> Self {
         Self { reduce, ..self }
     }
 }
 
 impl Default for CrossEntropyOptions {
     fn default() -> Self {
-        Self { ignore_index: -100, reduce: Reduce::Mean }
+        Self::new()
     }
 }
 
@@ -72,8 +77,8 @@ impl Default for CrossEntropyOptions {
 /// ```
 /// use gatewise::{cell::Sequence, train::{LossOptions, Reduce}};
 /// let valid = Sequence::new().lengths([3, 1]).valid(3, 2)?; // [T, B]
-/// let options = LossOptions::masked(&valid).reduce(Reduce::Sum);
-/// assert!(options.mask.is_some());
+/// let options = LossOptions::new().mask(&valid).reduce(Reduce::Sum);
+/// assert_eq!(options, LossOptions::masked(&valid).reduce(Reduce::Sum));
 /// # Ok::<(), gatewise::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,6 +92,11 @@ pub struct LossOptions {
 }
 
 impl LossOptions {
+    /// The mean over all elements.
+    pub const fn new() -> Self {
+        Self { mask: None, reduce: Reduce::Mean }
+    }
+
     /// The mean over the elements for which the mask is true, for example the valid steps of a sequence, `[T, B]`
     /// ([`Sequence::valid`](crate::cell::Sequence::valid)).
     pub fn masked<S, D>(mask: &ArrayBase<S, D>) -> Self
@@ -94,7 +104,16 @@ impl LossOptions {
         S: Data<Elem = bool>,
         D: Dimension,
     {
-        Self { mask: Some(mask.to_owned().into_dyn()), ..Self::default() }
+        Self::new().mask(mask)
+    }
+
+    /// Counts only the elements for which the mask is true.
+    pub fn mask<S, D>(self, mask: &ArrayBase<S, D>) -> Self
+    where
+        S: Data<Elem = bool>,
+        D: Dimension,
+    {
+        Self { mask: Some(mask.to_owned().into_dyn()), ..self }
     }
 
     /// Sets the reduction over all elements that count.
@@ -208,3 +227,24 @@ impl Graph {
 
 /// The most classes: an `f32` holds every whole number up to this one.
 const MOST_CLASSES: usize = 1 << 24;
+
+#[cfg(test)]
+mod tests {
+    use ndarray::arr2;
+
+    use super::{CrossEntropyOptions, LossOptions, Reduce};
+
+    #[test]
+    fn every_option_has_a_method_that_sets_it_alone() {
+        assert_eq!(CrossEntropyOptions::new(), CrossEntropyOptions::default());
+        let all = CrossEntropyOptions { ignore_index: 3, reduce: Reduce::Sum };
+        assert_eq!(CrossEntropyOptions::new().ignore_index(3).reduce(Reduce::Sum), all);
+        assert_eq!(CrossEntropyOptions::new().reduce(Reduce::Sum).ignore_index(3), all);
+
+        assert_eq!(LossOptions::new(), LossOptions::default());
+        let mask = arr2(&[[true, false], [true, true]]);
+        let all = LossOptions { mask: Some(mask.clone().into_dyn()), reduce: Reduce::Sum };
+        assert_eq!(LossOptions::new().mask(&mask).reduce(Reduce::Sum), all);
+        assert_eq!(LossOptions::new().reduce(Reduce::Sum).mask(&mask), all);
+    }
+}
