@@ -1,12 +1,14 @@
 //! `gatewise bench`: times forward and training passes.
 
 mod estimate;
+mod load;
 mod machine;
 mod measure;
 mod peaks;
 mod report;
 mod serve;
 mod shapes;
+mod times;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ use gatewise::text::shown;
 use gatewise::{Device, Error, Result};
 
 use self::estimate::Estimates;
+use self::load::Load;
 use self::machine::Machine;
 use self::measure::{Budget, Learning, Loaded, counted, series, warm_up};
 use self::peaks::Peaks;
@@ -61,6 +64,9 @@ pub(crate) struct Arguments {
     /// Does not measure the devices' peaks, and so prints no least times.
     #[arg(long)]
     no_roofline: bool,
+    /// Runs this many competing threads beside the timed passes, at most 1024: shows what a busy machine does to a call.
+    #[arg(long, value_name = "THREADS", default_value_t = 0, conflicts_with_all = ["serve", "peaks"])]
+    load: usize,
     /// Chooses GPU plans by measurement and keeps the choices for later runs.
     #[arg(long, conflicts_with = "serve")]
     autotune: bool,
@@ -100,6 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let peaks = if arguments.no_roofline { None } else { Peaks::measure(&device, &machine)? };
         subjects.push(Subject { device, peaks, estimates: Estimates::default() });
     }
+    let load = Load::start(arguments.load)?;
     let mut rows = Vec::new();
     for shape in &shapes {
         let mut entries = Vec::new();
@@ -114,6 +121,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         rows.push(Row { shape, entries });
     }
+    drop(load);
     bar.finish_and_clear();
     let devices: Vec<&Device> = subjects.iter().map(|subject| &subject.device).collect();
     let crossovers = report::crossovers(&devices, &rows);
@@ -152,6 +160,7 @@ impl Arguments {
             let (what, expected, found) = ("--most-s", "seconds, at least 0", most.to_string());
             return Err(Error::Value { op: "bench", what, expected, found });
         }
+        Load::check(self.load)?;
         let gpu = self.device.contains(&DeviceChoice::Gpu);
         let unheeded = [
             (self.dtype != WeightType::F32).then(|| format!("--dtype {}", self.dtype)),
@@ -277,6 +286,7 @@ impl Subject {
             device: kind,
             adapter,
             threads: threads(device),
+            load: arguments.load,
             plan: plans(device),
             dispatches,
             submits,

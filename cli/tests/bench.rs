@@ -52,6 +52,9 @@ fn a_line_names_shape_machine_times_and_the_least_time() {
         assert!(number(line, "cores") >= 1.0 && number(line, "runs") >= 2.0);
         let [least, median, most] = ["min_ms", "median_ms", "max_ms"].map(|field| number(line, field));
         assert!(0.0 < least && least <= median && median <= most, "{line}");
+        let [mean, p99] = ["mean_ms", "p99_ms"].map(|field| number(line, field));
+        assert!(least <= mean && mean <= most && median <= p99 && p99 <= most, "{line}");
+        assert_eq!(number(line, "load"), 0.0);
         let roofline = number(line, "roofline_ms");
         assert!(0.0 < roofline && roofline <= number(line, "dispatch_roofline_ms"), "{line}");
         let timed = if line["device"] == "gpu" { number(line, "on_device_ms") } else { median };
@@ -147,6 +150,7 @@ fn the_table_tells_sizes_and_explains_its_columns() {
         "gru both ways, I 8, H 16, T 3, B 1",
         "\nsizes: ",
         "\nms: ",
+        "\nsecond line: ",
         "\n%: ",
         "\nratio: ",
     ] {
@@ -161,6 +165,35 @@ fn more_threads_than_a_machine_has_are_refused() {
     for threads in ["0", "1025", "18446744073709551615"] {
         let error = refused(SMALL, &format!("--device cpu --no-roofline --threads {threads}"));
         assert!(error.contains(&format!("threads must be between 1 and 1024, got {threads}")), "{error}");
+    }
+}
+
+/// The competitors outnumber the cores, so the timed call gets only a part of a core.
+#[test]
+fn a_load_slows_the_passes_and_is_told() {
+    let shapes = r#"[{"name":"a","cell":"lstm","I":64,"H":256,"layers":1,"T":50,"B":8}]"#;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mean = |load: usize| {
+        let arguments = format!("--device cpu --threads 1 --no-roofline --budget-ms 400 --load {load}");
+        let lines = bench(shapes, &arguments);
+        assert_eq!(number(&lines[0], "load"), load as f64);
+        number(&lines[0], "mean_ms")
+    };
+    let (alone, beside) = (mean(0), mean(4 * cores));
+    assert!(beside > 1.5 * alone, "{alone} ms alone, {beside} ms beside the load");
+}
+
+#[test]
+fn a_load_without_sense_is_refused() {
+    for load in ["1025", "18446744073709551615"] {
+        let error = refused(SMALL, &format!("--device cpu --no-roofline --load {load}"));
+        assert!(error.contains(&format!("--load must be at most 1024, got {load}")), "{error}");
+    }
+    for wrong in ["--load -1", "--load many", "--load 1.5", "--load 1 --peaks", "--load 1 --serve --shapes absent.json"]
+    {
+        let output = run(SMALL, &format!("--device cpu {wrong}"));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains("--load"), "{wrong}: {error}");
     }
 }
 

@@ -9,9 +9,9 @@ use gatewise::nn::{Config, Recurrent, State, TrainableRecurrent, TrainingOptions
 use gatewise::weights::torch_name;
 use gatewise::{Device, Error, Recorder, Result, Tensor};
 use ndarray::{Array3, ArrayD, IxDyn};
-use serde::Serialize;
 
 use super::shapes::Shape;
+use super::times::Times;
 use crate::choice::numbers;
 
 /// The weights, one array per name and layer, and the input.
@@ -264,15 +264,6 @@ pub(super) fn counted(device: &Device, run: impl FnOnce() -> Result<()>) -> Resu
     }
 }
 
-/// The times of a series of runs in milliseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Times {
-    pub(super) median_ms: f64,
-    pub(super) min_ms: f64,
-    pub(super) max_ms: f64,
-    pub(super) runs: usize,
-}
-
 pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
@@ -312,15 +303,15 @@ pub(super) fn series(budget: Budget, mut run: impl FnMut() -> Result<()>) -> Res
         let spent = milliseconds(begin.elapsed());
         let within = spent < ms && times.len() < MOST_RUNS;
         let wanted = times.len() < min_runs && spent < 10.0 * ms;
-        if !(times.is_empty() || within || wanted) {
-            break;
+        if !(within || wanted)
+            && let Some(times) = Times::of(std::mem::take(&mut times))
+        {
+            return Ok(times);
         }
         let start = Instant::now();
         run()?;
         times.push(milliseconds(start.elapsed()));
     }
-    times.sort_by(f64::total_cmp);
-    Ok(Times { median_ms: times[times.len() / 2], min_ms: times[0], max_ms: times[times.len() - 1], runs: times.len() })
 }
 
 /// Calls until the time per call has settled: three calls in a row are at most a tenth faster than the best before them.

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::machine::{Machine, driver};
-use super::measure::Times;
 use super::shapes::Shape;
+use super::times::Times;
 use crate::choice::adapter;
 use crate::output::{self, Stream, say};
 
@@ -34,6 +34,8 @@ pub(super) struct Measurement<'a> {
     pub(super) device: &'static str,
     pub(super) adapter: Option<String>,
     pub(super) threads: usize,
+    /// Competing threads beside the measurement.
+    pub(super) load: usize,
     pub(super) plan: String,
     pub(super) dispatches: u64,
     pub(super) submits: u64,
@@ -133,7 +135,8 @@ pub(super) fn crossovers(devices: &[&Device], rows: &[Row<'_>]) -> Vec<Crossover
     found
 }
 
-/// Prints one row per shape: every device's median, its share of the least time, and the ratio of two devices. Explains the columns.
+/// Prints two lines per shape: every device's median, its share of the least time, and the ratio of two devices; then mean, 99th
+/// percentile and longest pass. Explains the columns.
 pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>], train: bool) -> Result<()> {
     let names: Vec<String> = rows.iter().map(|row| shown(&row.shape.name).to_string()).collect();
     let sizes: Vec<String> = rows.iter().map(|row| row.shape.sizes()).collect();
@@ -147,6 +150,7 @@ pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>], train: bool) ->
     let (mut reasons, mut shares) = (Vec::new(), false);
     for ((row, name), sizes) in rows.iter().zip(&names).zip(&sizes) {
         let mut line = format!("{name:<name_width$}  {sizes:<size_width$}");
+        let mut spread = " ".repeat(name_width + 2 + size_width);
         for entry in &row.entries {
             match entry {
                 Entry::Measured(measurement) => {
@@ -154,9 +158,11 @@ pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>], train: bool) ->
                     shares |= !share.is_empty();
                     let text = format!("{:.3} ms{share}", measurement.times.median_ms);
                     line += &format!(" {text:>COLUMN$}");
+                    spread += &format!(" {:>COLUMN$}", spread_of(&measurement.times));
                 }
                 Entry::Skipped(reason) => {
                     line += &format!(" {:>COLUMN$}", "-");
+                    spread += &" ".repeat(1 + COLUMN);
                     reasons.push(format!("{name}: {reason}"));
                 }
             }
@@ -164,6 +170,9 @@ pub(super) fn print_table(devices: &[&Device], rows: &[Row<'_>], train: bool) ->
         match row.entries.iter().map(Entry::median_ms).collect::<Vec<_>>()[..] {
             [Some(first), Some(second)] => say!("{line} {:>8.2}", first / second)?,
             _ => say!("{line}")?,
+        }
+        if row.entries.iter().any(|entry| entry.median_ms().is_some()) {
+            say!("{}", Stream::Out.paint(spread.trim_end(), &output::faint()))?;
         }
     }
     reasons.iter().try_for_each(|reason| say!("{reason}"))?;
@@ -182,6 +191,17 @@ fn column_head(device: &Device) -> String {
     name.chars().take(COLUMN).collect()
 }
 
+/// Mean, 99th percentile and maximum in milliseconds, in at most [`COLUMN`] characters.
+fn spread_of(times: &Times) -> String {
+    let short = |ms: f64| match ms {
+        ..10.0 => format!("{ms:.3}"),
+        ..100.0 => format!("{ms:.2}"),
+        ..1000.0 => format!("{ms:.1}"),
+        _ => format!("{ms:.0}"),
+    };
+    format!("{} / {} / {}", short(times.mean_ms), short(times.p99_ms), short(times.max_ms))
+}
+
 /// The explanations of the columns, one sentence each.
 fn column_notes(train: bool, shares: bool, both: bool) -> Vec<&'static str> {
     let pass = if train {
@@ -190,21 +210,25 @@ fn column_notes(train: bool, shares: bool, both: bool) -> Vec<&'static str> {
         "ms: the median of all passes; a pass runs from the input to the output on the host."
     };
     let sizes = "sizes: cell, layers and directions; I inputs, H hidden units, T time steps, B rows of the batch.";
+    let spread = "second line: the mean / the 99th percentile / the longest of all passes, in ms.";
     let share =
         "%: the least time that the device's own peaks allow, as a part of its time; 100 % is as fast as can be.";
     let ratio = "ratio: the first device's time divided by the second's; above 1 the second is faster.";
-    [Some(sizes), Some(pass), shares.then_some(share), both.then_some(ratio)].into_iter().flatten().collect()
+    [Some(sizes), Some(pass), Some(spread), shares.then_some(share), both.then_some(ratio)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Measurement, Row, crossovers};
-    use crate::bench::measure::Times;
+    use super::{COLUMN, Entry, Measurement, Row, crossovers, spread_of};
     use crate::bench::shapes::Shape;
+    use crate::bench::times::Times;
     use gatewise::Device;
 
     fn measured(median_ms: f64) -> Entry<'static> {
-        let times = Times { median_ms, min_ms: median_ms, max_ms: median_ms, runs: 3 };
+        let times = Times::of(vec![median_ms; 3]).expect("samples");
         Entry::Measured(Box::new(Measurement {
             shape: "x",
             cell: "lstm",
@@ -219,6 +243,7 @@ mod tests {
             device: "cpu",
             adapter: None,
             threads: 1,
+            load: 0,
             plan: "none".to_owned(),
             dispatches: 0,
             submits: 0,
@@ -229,6 +254,14 @@ mod tests {
             roofline_share: None,
             dispatch_roofline_ms: None,
         }))
+    }
+
+    #[test]
+    fn a_spread_fits_its_column() {
+        let of = |samples: &[f64]| spread_of(&Times::of(samples.to_vec()).expect("samples"));
+        assert_eq!(of(&[0.25, 0.5, 30.0]), "10.25 / 30.00 / 30.00");
+        // Ten budgets of an hour.
+        assert!(of(&[3.6e7; 2]).len() <= COLUMN);
     }
 
     fn found(times: &[(Option<f64>, Option<f64>)]) -> Vec<Option<usize>> {

@@ -114,6 +114,8 @@ impl Server<'_> {
         let times = series(budget, || subject.work.run())?;
         let mut answer = subject.facts.clone();
         answer["median_ms"] = json!(times.median_ms);
+        answer["mean_ms"] = json!(times.mean_ms);
+        answer["p99_ms"] = json!(times.p99_ms);
         answer["min_ms"] = json!(times.min_ms);
         answer["max_ms"] = json!(times.max_ms);
         answer["runs"] = json!(times.runs);
