@@ -79,7 +79,7 @@ pub(crate) use recurrent::{
     TrainingStack, TrainingTape, forward, forward_training,
 };
 pub(crate) use strided::dropout;
-pub(crate) use submit::readback::ReadBack;
+pub(crate) use submit::readback::{ReadBack, UnsubmittedReads};
 pub(crate) use submit::recorder::Recorder;
 pub(crate) use training::{
     conv1d_grad_input, conv1d_grad_weight, gather_rows_grad, judge_step, mean_steps, mean_steps_grad, optimizer_step,

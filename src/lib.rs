@@ -78,6 +78,8 @@ pub use ndarray;
 pub use wgpu;
 
 pub use error::{Error, Result};
+#[cfg(feature = "gpu")]
+pub use path::EncodedCommands;
 pub use path::{Device, ReadBack, Recorder};
 pub use tensor::{Tensor, batch_first};
 

@@ -1,6 +1,8 @@
 //! The one place that tells the reference, the CPU and the GPU apart. An operation passes its work for the host and its
 //! work for a GPU to [`run`], which does the one that the recorder's device needs.
 
+#[cfg(feature = "gpu")]
+mod encoded;
 mod parameters;
 mod recorder;
 mod stack;
@@ -18,6 +20,8 @@ use crate::gpu::{self, GpuDevice, GpuOptions};
 use crate::memory;
 use crate::tensor::Tensor;
 
+#[cfg(feature = "gpu")]
+pub use encoded::EncodedCommands;
 pub use parameters::ParameterTensors;
 pub use recorder::{ReadBack, Recorder};
 pub(crate) use stack::{PackedStack, StackCall, forward_on_cpu, plan};

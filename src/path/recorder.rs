@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ndarray::{Array, Dimension};
 
@@ -37,6 +38,23 @@ impl Recorder {
     /// The device it records for.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Bounds the time of one submission on a slow GPU, in place of the device's
+    /// [`Watchdog::submission`](crate::plan::Watchdog::submission). `Duration::MAX` allows any. A longer bound risks that the
+    /// system resets a slow GPU.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let recorder = gatewise::Device::auto().recorder().submission_bound(Duration::from_secs(2));
+    /// recorder.submit()?;
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn submission_bound(mut self, longest: Duration) -> Self {
+        if let Some(gpu) = &mut self.gpu {
+            gpu.bound_submissions(longest);
+        }
+        self
     }
 
     /// Hands everything recorded to the device in one submission. If a single submission would occupy a slow GPU longer
@@ -124,7 +142,7 @@ impl Recorder {
     }
 
     /// The recorder of the GPU, if the device is one.
-    #[cfg(all(test, feature = "gpu"))]
+    #[cfg(feature = "gpu")]
     pub(crate) fn into_gpu(self) -> Option<gpu::Recorder> {
         self.gpu
     }
@@ -154,6 +172,12 @@ impl fmt::Debug for ReadBack {
 }
 
 impl ReadBack {
+    /// A read-back of a GPU.
+    #[cfg(feature = "gpu")]
+    pub(super) fn of_gpu(shape: Vec<usize>, read: gpu::ReadBack) -> Self {
+        Self { shape, source: ReadBackSource::Gpu(read) }
+    }
+
     /// The read-back of a tensor on the host, which needs no copy.
     fn of_host(tensor: &Tensor) -> Result<Self> {
         let data = tensor.shared_host(OP, "tensor")?;

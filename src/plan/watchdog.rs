@@ -285,7 +285,7 @@ impl Submissions {
     }
 
     /// The time of the longest submission.
-    pub(super) fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         Duration::from_nanos(self.longest)
     }
 }

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod edges;
+mod encoder;
 mod layout;
 mod loop_cap;
 mod not_finite;

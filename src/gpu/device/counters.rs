@@ -37,7 +37,8 @@ counters! {
     dispatches,
     /// Compute passes begun.
     passes,
-    /// Command buffers submitted.
+    /// Command buffers that the library submitted. A caller's own submissions are not counted, but their dispatches and passes of
+    /// [`Recorder::encode`](crate::Recorder::encode) are.
     submits,
     /// Buffers created; buffers taken from the pool are not counted.
     buffers,

@@ -4,6 +4,7 @@
 //! buffers goes back to the driver. Buffers of the pool may pair in ever new ways, so only the groups used last are kept.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Result;
 use crate::gpu::device::counters::count;
@@ -67,6 +68,8 @@ pub(in crate::gpu) struct Block {
     number: u64,
     raw: wgpu::Buffer,
     contents: Vec<u8>,
+    /// Whether a caller's commands may read the memory at any time, so that nobody may write to it again.
+    retired: AtomicBool,
 }
 
 /// The uniforms of the last submissions, the most recent one last. Nothing writes to a block again while it is here, so
@@ -106,6 +109,14 @@ pub(in crate::gpu) enum Uniforms {
 }
 
 impl Uniforms {
+    /// Keeps everybody from writing to the memory again: a caller's commands may read it at any time.
+    pub(in crate::gpu) fn retire(&self) {
+        match self {
+            Self::Shared(block) => block.retired.store(true, Ordering::Relaxed),
+            Self::Own(buffer) => _ = buffer.share(),
+        }
+    }
+
     fn number(&self) -> u64 {
         match self {
             Self::Shared(block) => block.number,
@@ -136,12 +147,21 @@ impl DeviceResources {
         }
         let (number, raw) = self.take_buffer(OP, UNIFORM, contents.len() as u64)?;
         self.write_buffer(OP, &raw, contents)?;
-        let block = Arc::new(Block { number, raw, contents: contents.to_vec() });
+        let retired = AtomicBool::new(false);
+        let block = Arc::new(Block { number, raw, contents: contents.to_vec(), retired });
         let gone = lock(&self.blocks).insert(Arc::clone(&block));
-        for block in gone.into_iter().filter_map(Arc::into_inner) {
-            self.give_buffer(block.number, block.raw);
-        }
+        gone.into_iter().for_each(|block| self.give_uniforms(Uniforms::Shared(block)));
         Ok(Uniforms::Shared(block))
+    }
+
+    /// Gives up uniforms. Their last owner puts the memory back into the pool, unless it is retired.
+    pub(in crate::gpu) fn give_uniforms(&self, uniforms: Uniforms) {
+        let Uniforms::Shared(block) = uniforms else { return };
+        match Arc::into_inner(block) {
+            Some(Block { number, retired, .. }) if retired.load(Ordering::Relaxed) => self.forget(number),
+            Some(Block { number, raw, .. }) => self.give_buffer(number, raw),
+            None => {}
+        }
     }
 
     /// Finds or creates the bind group of a pipeline's uniforms and buffers.

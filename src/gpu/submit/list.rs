@@ -40,6 +40,27 @@ pub(in crate::gpu) enum Command {
 }
 
 impl List {
+    /// The buffers of all commands.
+    pub(in crate::gpu) fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        fn of_command(command: &Command) -> [Option<&Buffer>; 2] {
+            match command {
+                Command::Dispatch { .. } => [None, None],
+                Command::Copy { from, to, .. } => [Some(from), Some(to)],
+                Command::Clear { buffer, .. } => [Some(buffer), None],
+            }
+        }
+        let copied = self.commands.iter().flat_map(of_command).flatten();
+        self.bound.iter().flat_map(|bound| &bound.buffers).chain(copied)
+    }
+
+    /// The estimated nanoseconds of every dispatch.
+    pub(in crate::gpu) fn nanos(&self) -> impl Iterator<Item = u64> {
+        self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch { nanos, .. } => Some(*nanos),
+            Command::Copy { .. } | Command::Clear { .. } => None,
+        })
+    }
+
     /// Drops all commands and keeps the allocated memory.
     pub(in crate::gpu) fn empty(&mut self) {
         self.bound.clear();

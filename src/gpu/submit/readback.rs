@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::handle::GpuDevice;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, Unsubmitted};
 use super::waiter::{Answer, Answered, Owed};
 use crate::error::{Error, Result};
 use crate::gpu::device::contained::Outcome;
@@ -22,7 +22,36 @@ pub(crate) struct ReadBack {
     submission: Option<wgpu::SubmissionIndex>,
 }
 
+/// Commands that a caller's encoder holds, with copies of buffers to the host.
+pub(crate) struct UnsubmittedReads {
+    commands: Unsubmitted,
+    /// The memory of every copy, and its words.
+    staged: Vec<(Buffer, usize)>,
+}
+
+impl UnsubmittedReads {
+    /// Notes that the caller has submitted the commands. Returns the read-backs of the copies, in their order.
+    pub(crate) fn submitted(self, submission: &wgpu::SubmissionIndex) -> Result<Vec<ReadBack>> {
+        let Self { commands, staged } = self;
+        let device = commands.device().clone();
+        commands.submitted()?;
+        let read = |(staging, words)| ReadBack::new(&device, staging, words, Some(submission.clone()));
+        Ok(staged.into_iter().map(read).collect())
+    }
+}
+
 impl Recorder {
+    /// Appends everything to a caller's encoder, and behind it copies of the first words of several buffers to the host.
+    pub(crate) fn encode_and_read_all(
+        mut self,
+        op: &'static str,
+        encoder: &mut wgpu::CommandEncoder,
+        parts: &[(&Buffer, usize)],
+    ) -> Result<UnsubmittedReads> {
+        let staged = self.stage_copies(parts)?;
+        Ok(UnsubmittedReads { commands: self.encode_into(op, encoder)?, staged })
+    }
+
     /// Submits everything, and behind it a copy of `words` words to the host. `from` is the buffer and the first word to copy.
     pub(crate) fn submit_and_read(mut self, from: (&Buffer, usize), words: usize) -> Result<ReadBack> {
         let (device, staging) = (self.device().clone(), self.stage_copy(from, words)?);
@@ -33,13 +62,17 @@ impl Recorder {
     /// Submits everything, and in the same submission copies of the first words of several buffers to the host.
     pub(crate) fn submit_and_read_all(mut self, parts: &[(&Buffer, usize)]) -> Result<Vec<ReadBack>> {
         let device = self.device().clone();
-        let stage = |&(buffer, words): &(&Buffer, usize)| Ok((self.stage_copy((buffer, 0), words)?, words));
-        let staged = parts.iter().map(stage).collect::<Result<Vec<_>>>()?;
+        let staged = self.stage_copies(parts)?;
         let submission = self.submit_as(OP, None)?;
         Ok(staged
             .into_iter()
             .map(|(staging, words)| ReadBack::new(&device, staging, words, submission.clone()))
             .collect())
+    }
+
+    /// Allocates room for the first words of several buffers and records the copies to it.
+    fn stage_copies(&mut self, parts: &[(&Buffer, usize)]) -> Result<Vec<(Buffer, usize)>> {
+        parts.iter().map(|&(buffer, words)| Ok((self.stage_copy((buffer, 0), words)?, words))).collect()
     }
 
     /// Allocates room for `words` words of a buffer and records the copy to it.

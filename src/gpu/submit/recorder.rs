@@ -1,6 +1,10 @@
 //! Dispatches and copies, collected and submitted at once.
 
+mod unsubmitted;
+
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::handle::GpuDevice;
 use super::list::{Bound, BoundId, Command, List, dispatches};
@@ -9,13 +13,16 @@ use super::watch::{Watched, stage};
 use crate::error::{Error, Result};
 use crate::gpu::device::counters::count;
 use crate::gpu::device::lock;
-use crate::gpu::kept::OnDevice;
+use crate::gpu::kept::bindings::Uniforms;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::kernel::{Constants, Kernel};
 use crate::gpu::kept::part::{PART, PartDims};
 use crate::gpu::kept::pipeline::Pipeline;
 use crate::gpu::kept::uniform::Uniform;
-use crate::plan::{Grid, Submissions};
+use crate::gpu::kept::{DeviceResources, OnDevice};
+use crate::plan::{Grid, Submissions, Watchdog};
+
+pub(in crate::gpu) use self::unsubmitted::Unsubmitted;
 
 /// A list of commands that becomes one submission, or several if one would take too long. Nothing runs, and nothing on the device
 /// changes, before [`Recorder::submit`]. A recorder that is dropped before leaves no trace.
@@ -23,6 +30,17 @@ use crate::plan::{Grid, Submissions};
 pub(crate) struct Recorder {
     device: GpuDevice,
     list: List,
+    /// Bounds the time of one submission in place of the device's watchdog.
+    longest_submission: Option<Duration>,
+}
+
+/// The objects of a submission beside its commands.
+struct Needs {
+    /// `None` if there are no dispatches.
+    uniforms: Option<Uniforms>,
+    watched: Vec<Watched>,
+    /// Host memory for every watched word.
+    staged: Vec<(u64, wgpu::Buffer)>,
 }
 
 /// Largest number of emptied lists that a device keeps.
@@ -43,7 +61,12 @@ impl Drop for Recorder {
 impl Recorder {
     pub(crate) fn new(device: &GpuDevice) -> Self {
         let list = lock(device.lists()).pop().unwrap_or_default();
-        Self { device: device.clone(), list }
+        Self { device: device.clone(), list, longest_submission: None }
+    }
+
+    /// Bounds the time of one submission on a slow GPU in place of the device's watchdog.
+    pub(crate) fn bound_submissions(&mut self, longest: Duration) {
+        self.longest_submission = Some(longest);
     }
 
     pub(crate) fn device(&self) -> &GpuDevice {
@@ -227,49 +250,64 @@ impl Recorder {
         }
         let begins = self.later_submissions();
         let begins = self.on_working_copies(begins)?;
-        let List { dims, passing, .. } = &self.list;
-        let uniforms = if dims.is_empty() { None } else { Some(resources.uniforms(dims, *passing)?) };
-        let watched = std::mem::take(&mut self.list.watched);
-        let staged = stage(&resources, &watched)?;
+        let needs = self.needs(&resources)?;
         let (mut groups, mut submission) = (None, None);
         for at in 0..=begins.len() {
             let range = self.submission(&begins, at);
-            let last = at == begins.len();
             before_each(at)?;
             let (passes, index) = resources.guarded(op, || {
-                // Without uniforms there are no dispatches to bind anything for.
-                let bind = |bound: &Bound| {
-                    uniforms.as_ref().map(|uniforms| resources.bind_group(&bound.pipeline, uniforms, &bound.buffers))
-                };
-                let groups: &Vec<_> = groups.get_or_insert_with(|| self.list.bound.iter().map(bind).collect());
+                let groups: &Vec<_> = groups.get_or_insert_with(|| self.bind_groups(&resources, &needs));
                 let mut encoder =
                     resources.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(op) });
                 let passes =
                     self.encode(&self.list.commands[range.clone()], &mut encoder, groups, marks.as_deref_mut());
-                for (word, staged) in watched.iter().zip(&staged).filter(|_| last) {
-                    word.copy(&mut encoder, staged);
-                }
-                if let Some(marks) = marks.as_deref().filter(|_| last) {
-                    marks.resolve(&mut encoder);
+                if at == begins.len() {
+                    needs.copy_watched(&mut encoder);
+                    if let Some(marks) = marks.as_deref() {
+                        marks.resolve(&mut encoder);
+                    }
                 }
                 (passes, resources.queue.submit([encoder.finish()]))
             })?;
-            count(&resources.counters.dispatches, dispatches(&self.list.commands[range]));
-            count(&resources.counters.passes, passes);
+            self.count_work(range, passes);
             count(&resources.counters.submits, 1);
             submission = Some(index);
         }
         lock(&resources.pool).submitted();
-        self.device.concurrency().ask_for(&resources, watched, staged);
+        self.device.concurrency().ask_for(&resources, needs.watched, needs.staged);
         #[cfg(test)]
         crate::gpu::device::faults::meet(crate::gpu::device::faults::Fault::Misreported, op)?;
         Ok(submission)
     }
 
+    /// Writes the uniforms, and allocates the memory of the watched words.
+    fn needs(&mut self, resources: &Arc<DeviceResources>) -> Result<Needs> {
+        let List { dims, passing, .. } = &self.list;
+        let uniforms = if dims.is_empty() { None } else { Some(resources.uniforms(dims, *passing)?) };
+        let watched = std::mem::take(&mut self.list.watched);
+        let staged = stage(resources, &watched)?;
+        Ok(Needs { uniforms, watched, staged })
+    }
+
+    /// Finds or creates the bind groups of all bound kernels. Without uniforms there are no dispatches to bind anything for.
+    fn bind_groups(&self, resources: &DeviceResources, needs: &Needs) -> Vec<Option<wgpu::BindGroup>> {
+        let uniforms = needs.uniforms.as_ref();
+        let bind =
+            |bound: &Bound| uniforms.map(|uniforms| resources.bind_group(&bound.pipeline, uniforms, &bound.buffers));
+        self.list.bound.iter().map(bind).collect()
+    }
+
+    /// Counts the commands of a submission.
+    fn count_work(&self, commands: Range<usize>, passes: usize) {
+        let counters = &self.device.resources().counters;
+        count(&counters.dispatches, dispatches(&self.list.commands[commands]));
+        count(&counters.passes, passes);
+    }
+
     /// The index of the first command of every submission except the first. Copies do not count: each takes less time than the dispatch
     /// that reads or writes the same memory.
     fn later_submissions(&self) -> Vec<usize> {
-        let mut submissions = Submissions::new(&self.device.plan_limits().watchdog);
+        let mut submissions = Submissions::new(&self.watchdog());
         let mut begins = Vec::new();
         let mut first = true;
         for (at, command) in self.list.commands.iter().enumerate() {
@@ -281,8 +319,14 @@ impl Recorder {
         begins
     }
 
+    /// The bounds of this list's submissions.
+    fn watchdog(&self) -> Watchdog {
+        let of_device = self.device.plan_limits().watchdog;
+        Watchdog { submission: self.longest_submission.unwrap_or(of_device.submission), ..of_device }
+    }
+
     /// The range of the commands of submission `at`.
-    fn submission(&self, begins: &[usize], at: usize) -> std::ops::Range<usize> {
+    fn submission(&self, begins: &[usize], at: usize) -> Range<usize> {
         let begin = if at == 0 { 0 } else { begins[at - 1] };
         begin..begins.get(at).copied().unwrap_or(self.list.commands.len())
     }
@@ -377,6 +421,15 @@ impl Recorder {
             }
         }
         passes
+    }
+}
+
+impl Needs {
+    /// Encodes the copies of the watched words to the host.
+    fn copy_watched(&self, encoder: &mut wgpu::CommandEncoder) {
+        for (word, staged) in self.watched.iter().zip(&self.staged) {
+            word.copy(encoder, staged);
+        }
     }
 }
 
