@@ -23,6 +23,7 @@ mod memory;
 mod ops;
 mod outer;
 mod pack;
+#[cfg(feature = "unstable-internals")]
 mod peaks;
 mod pool;
 mod product;
@@ -35,6 +36,7 @@ mod training;
 mod update;
 
 pub use device::{CpuDevice, CpuOptions};
+#[cfg(feature = "unstable-internals")]
 pub use peaks::Peaks;
 pub use simd::Instructions;
 

@@ -16,7 +16,7 @@
 //! use gatewise::{Device, Error, Tensor, gpu::GpuOptions, nn::Lstm};
 //! use ndarray::Array3;
 //!
-//! let options = GpuOptions { software: true, ..Default::default() };
+//! let options = GpuOptions::new().software(true);
 //! let build = || -> gatewise::Result<Lstm> { Lstm::config(3, 4).random(&Device::gpu(&options)?, 7) };
 //! let mut lstm = build()?;
 //! let mut state = lstm.zero_state(1)?;
@@ -41,10 +41,11 @@
 
 mod device;
 mod kept;
+#[cfg(feature = "unstable-internals")]
 mod kernel_run;
 mod layout;
 mod ops;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "unstable-internals", not(target_arch = "wasm32")))]
 mod peaks;
 mod recurrent;
 mod strided;
@@ -55,17 +56,17 @@ mod training;
 pub use device::adapter::adapters;
 pub use device::adapter::{AdapterSummary, GpuOptions};
 pub use device::counters::Counters;
-#[doc(hidden)]
-pub use kept::kernel::{KERNELS, Kernel};
-#[doc(hidden)]
-pub use kernel_run::KernelRun;
-#[cfg(not(target_arch = "wasm32"))]
-#[doc(hidden)]
-pub use peaks::Peaks;
-#[doc(hidden)]
-pub use recurrent::KernelCell;
 pub use submit::GpuDevice;
 pub use submit::profile::{Detail, Profile};
+
+#[cfg(all(feature = "unstable-internals", not(target_arch = "wasm32")))]
+pub use peaks::Peaks;
+#[cfg(feature = "unstable-internals")]
+pub use {
+    kept::kernel::{KERNELS, Kernel},
+    kernel_run::KernelRun,
+    recurrent::KernelCell,
+};
 
 #[cfg(all(test, feature = "onnx", feature = "keras", feature = "models"))]
 pub(crate) use device::faults;

@@ -33,6 +33,21 @@
 // The schedules of the GPU are planned, printed and tested in every build; without the feature `gpu` some of their
 // parts are unused. In a browser nothing waits for the GPU, so parts of waiting, timing and tuning are unused.
 #![cfg_attr(any(not(feature = "gpu"), target_arch = "wasm32"), allow(dead_code, unused_imports))]
+// Without this feature some parts of a plan are neither reachable nor used.
+#![cfg_attr(not(feature = "unstable-internals"), allow(dead_code, unused_imports, unreachable_pub))]
+
+/// Declares an item that is public with the feature `unstable-internals`, and visible in the crate alone without it.
+macro_rules! unstable {
+    ($(#[$attribute:meta])* pub $($item:tt)*) => {
+        #[cfg(feature = "unstable-internals")]
+        $(#[$attribute])*
+        pub $($item)*
+
+        #[cfg(not(feature = "unstable-internals"))]
+        $(#[$attribute])*
+        pub(crate) $($item)*
+    };
+}
 
 pub mod text;
 

@@ -1,8 +1,18 @@
 //! Turns a shape and a device's limits into a schedule. No GPU is needed to compute, print or test a plan.
 //!
-//! See [`Plan::new`] for an example.
+//! ```
+//! use gatewise::{Device, nn::Lstm, plan::PlanKind};
+//!
+//! let config = Lstm::config(64, 128).layers(2).plan(PlanKind::Wave);
+//! let plan = config.random(&Device::Cpu, 7)?.plan(100, 1)?; // 100 steps of one row
+//! println!("{plan}");
+//! assert_eq!((plan.kind(), plan.submits()), (PlanKind::Wave, 1));
+//! # Ok::<(), gatewise::Error>(())
+//! ```
 
 mod cooperative;
+#[cfg(feature = "unstable-internals")]
+mod internals;
 mod invocation;
 mod limits;
 mod matrices;
@@ -16,20 +26,37 @@ mod tuning;
 mod watchdog;
 mod work;
 
-pub use cooperative::CooperativeScan;
-pub(crate) use cooperative::HEADER;
-pub use limits::{AdapterClass, CooperativeScans, Limits};
-pub use matrices::Matrices;
-pub use problem::Problem;
-pub use scan::Scan;
-pub use schedule::{PlanKind, Schedule};
-pub(crate) use tile::{BLOCK, packed_words, step_depth, step_words};
-pub use tile::{Method, ProductTiles, Tile};
-pub(crate) use training::TrainingPlan;
+pub use limits::CooperativeScans;
+pub use schedule::PlanKind;
 pub use tuning::Choice;
 pub use watchdog::Watchdog;
+
+#[cfg(not(feature = "unstable-internals"))]
+pub(crate) use self::{
+    cooperative::CooperativeScan,
+    limits::{AdapterClass, Limits},
+    matrices::Matrices,
+    problem::Problem,
+    scan::Scan,
+    schedule::Schedule,
+    tile::{Method, ProductTiles, Tile},
+};
+#[cfg(feature = "unstable-internals")]
+pub use self::{
+    cooperative::CooperativeScan,
+    limits::{AdapterClass, Limits},
+    matrices::Matrices,
+    problem::Problem,
+    scan::Scan,
+    schedule::Schedule,
+    tile::{Method, ProductTiles, Tile},
+    work::Longest,
+};
+
+pub(crate) use cooperative::HEADER;
+pub(crate) use tile::{BLOCK, packed_words, step_depth, step_words};
+pub(crate) use training::TrainingPlan;
 pub(crate) use watchdog::{Cut, Grid, Submissions, Work};
-pub use work::Longest;
 
 use watchdog::Bounds;
 
@@ -64,46 +91,48 @@ pub struct Plan {
     /// The device's bounds of a dispatch.
     bounds: Bounds,
     /// How the steps become dispatches.
-    pub schedule: Schedule,
+    pub(crate) schedule: Schedule,
     why: String,
     /// Chunks of time in processing order; every layer has the same ones.
-    pub chunks: Vec<Chunk>,
+    pub(crate) chunks: Vec<Chunk>,
     /// Directions that share their dispatches: all of them if their cells are the same.
-    pub groups: Vec<std::ops::Range<usize>>,
+    pub(crate) groups: Vec<std::ops::Range<usize>>,
     /// How the input projection is divided among workgroups.
-    pub project: ProductTiles,
+    pub(crate) project: ProductTiles,
 }
 
 impl Plan {
-    /// Plans a call by the kind of schedule that is asked for, or by the one that suits the call.
-    ///
-    /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) if the device cannot hold the call or a single step of it;
-    /// [`Error::Unsupported`](crate::Error::Unsupported) if the kind that is asked for cannot run the problem.
-    ///
-    /// # Examples
-    /// ```
-    /// use gatewise::{cell::{LstmCell, WeightType}, plan::{Limits, Plan, Problem}};
-    ///
-    /// let problem = Problem {
-    ///     cells: vec![LstmCell::default().into()],
-    ///     input: 64,
-    ///     hidden: 128,
-    ///     layers: 1,
-    ///     merged: false,
-    ///     weight_type: WeightType::F32,
-    ///     time: 100,
-    ///     batch: 1,
-    /// };
-    /// let plan = Plan::new(problem, &Limits::portable(), None)?;
-    /// println!("{plan}");
-    /// assert_eq!(plan.submits(), 1);
-    /// # Ok::<(), gatewise::Error>(())
-    /// ```
-    pub fn new(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Self> {
-        problem.check(limits)?;
-        let (schedule, why) = Schedule::choose(&problem, limits, kind)?;
-        Self::scheduled(problem, limits, schedule, why)
+    unstable! {
+        /// Plans a call by the kind of schedule that is asked for, or by the one that suits the call.
+        ///
+        /// # Errors
+        /// [`Error::Limit`](crate::Error::Limit) if the device cannot hold the call or a single step of it;
+        /// [`Error::Unsupported`](crate::Error::Unsupported) if the kind that is asked for cannot run the problem.
+        ///
+        /// # Examples
+        /// ```
+        /// use gatewise::{cell::{LstmCell, WeightType}, plan::{Limits, Plan, Problem}};
+        ///
+        /// let problem = Problem {
+        ///     cells: vec![LstmCell::default().into()],
+        ///     input: 64,
+        ///     hidden: 128,
+        ///     layers: 1,
+        ///     merged: false,
+        ///     weight_type: WeightType::F32,
+        ///     time: 100,
+        ///     batch: 1,
+        /// };
+        /// let plan = Plan::new(problem, &Limits::portable(), None)?;
+        /// println!("{plan}");
+        /// assert_eq!(plan.submits(), 1);
+        /// # Ok::<(), gatewise::Error>(())
+        /// ```
+        pub fn new(problem: Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Self> {
+            problem.check(limits)?;
+            let (schedule, why) = Schedule::choose(&problem, limits, kind)?;
+            Self::scheduled(problem, limits, schedule, why)
+        }
     }
 
     /// Plans a problem that [`Problem::check`] accepts by a schedule that fits it.
@@ -169,9 +198,11 @@ impl Plan {
         &self.why
     }
 
-    /// The problem that the plan runs.
-    pub fn problem(&self) -> &Problem {
-        &self.problem
+    unstable! {
+        /// The problem that the plan runs.
+        pub fn problem(&self) -> &Problem {
+            &self.problem
+        }
     }
 
     /// Workgroup memory of the kernel that computes the steps, in bytes.

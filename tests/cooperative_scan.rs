@@ -87,7 +87,7 @@ fn run(gpu: &GpuDevice, case: &Case, arrays: &Arrays<f32>) -> (Plan, Outcome<f32
 
 /// The workgroups of a cooperative scan; `None` for other schedules.
 fn scan_workgroups(plan: &Plan) -> Option<usize> {
-    match &plan.schedule {
+    match plan.schedule() {
         Schedule::CooperativeScan(scan) => Some(scan.workgroups),
         _ => None,
     }
@@ -144,7 +144,7 @@ fn chunks_are_walked_one_after_another_whoever_walks_them() {
         for case in cases().into_iter().take(2) {
             let arrays = case.arrays();
             let (plan, got, spent, _) = run(&gpu, &case, &arrays);
-            assert!(plan.chunks.len() > 1 && scan_workgroups(&plan).is_some(), "{plan}");
+            assert!(plan.chunks().len() > 1 && scan_workgroups(&plan).is_some(), "{plan}");
             agrees(&case, &arrays, &got, &plan);
             assert_eq!((spent.dispatches, spent.passes), (plan.dispatches() as u64, 1), "{plan}");
         }

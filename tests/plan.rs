@@ -177,7 +177,7 @@ fn calls_take_few_dispatches() {
                     assert!(plan.dispatches() <= (time + layers + 2).max(a_layer * layers), "{plan}");
                     let alone = layers == 1 && plan.problem().cells.len() == 1;
                     if alone && hidden <= 128 && time > 1 {
-                        assert_eq!(plan.dispatches(), 2 * plan.chunks.len(), "{plan}");
+                        assert_eq!(plan.dispatches(), 2 * plan.chunks().len(), "{plan}");
                     }
                 }
             }
@@ -227,7 +227,7 @@ fn sizes_that_nobody_could_run_are_refused_without_a_batch_too() {
             let one = lstm(3, hidden, time, 0);
             for problem in [one.clone(), stacked(2, one.clone()), both(stacked(2, one))] {
                 let none = Plan::new(problem, &limits, None).expect("nothing to run");
-                assert_eq!((none.chunks.len(), none.dispatches(), none.bytes()), (0, 0, 0));
+                assert_eq!((none.chunks().len(), none.dispatches(), none.bytes()), (0, 0, 0));
                 assert!(none.to_string().contains("0 in 0 submits"), "{none}");
             }
         }
@@ -247,11 +247,11 @@ fn a_dispatch_has_no_more_workgroups_than_the_device_allows() {
     for (limits, rows) in [(large(), 8), (llvmpipe(), 16)] {
         let limits = Limits { binding_bytes: 8 << 30, ..limits };
         let plan = Plan::new(lstm(64, 64, 32, 65_536), &limits, Some(PlanKind::Step)).expect("fits");
-        let longest = plan.chunks[0].steps;
-        assert_eq!((longest, plan.chunks.len()), (65_535 * rows / 65_536, 32_usize.div_ceil(longest)), "{plan}");
+        let longest = plan.chunks()[0].steps;
+        assert_eq!((longest, plan.chunks().len()), (65_535 * rows / 65_536, 32_usize.div_ceil(longest)), "{plan}");
         // A step that has too many is cut up, too.
         let plan = Plan::new(lstm(64, 64, 2, 65_536 * rows), &limits, Some(PlanKind::Step)).expect("fits");
-        assert!(plan.chunks.len() == 2 && plan.dispatches() >= 2 + 2 * 2, "{plan}");
+        assert!(plan.chunks().len() == 2 && plan.dispatches() >= 2 + 2 * 2, "{plan}");
     }
 }
 
@@ -261,7 +261,7 @@ fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
     let longest = |kind| {
         let plan = Plan::new(typed(kind, lstm(8, 128, 200_000, 1)), &large(), None).expect("fits");
         assert_eq!(plan.kind(), PlanKind::Scan, "{plan}");
-        plan.chunks[0].steps
+        plan.chunks()[0].steps
     };
     assert_eq!([WeightType::F32, WeightType::F16].map(longest), [8192, 131_072]);
 }
@@ -270,7 +270,7 @@ fn a_scan_on_a_gpu_ends_before_a_watchdog_does() {
 #[test]
 fn only_small_batches_cut_the_depth() {
     let slices = |batch| {
-        Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").choice().step.map(|step| step.slices)
+        Plan::new(lstm(64, 1024, 3, batch), &large(), None).expect("fits").choice().step().map(|step| step.slices)
     };
     assert_eq!([1, 16, 32, 64, 128, 256].map(slices), [32, 16, 8, 1, 1, 1].map(Some));
 }
@@ -287,7 +287,7 @@ fn workgroups_beyond_the_device_are_refused() {
 fn steps_of_many_rows_take_matrices() {
     let chosen = |limits: &Limits, problem, kind| {
         let plan = Plan::new(problem, limits, Some(kind)).expect("fits");
-        plan.schedule.step().and_then(|tiles| tiles.matrices)
+        plan.schedule().step().and_then(|tiles| tiles.matrices)
     };
     let half = with_matrices("half", &[Matrices::Half]);
     let of_batch = |batch| typed(WeightType::F16, stacked(2, lstm(64, 256, 30, batch)));
@@ -308,7 +308,7 @@ fn steps_of_many_rows_take_matrices() {
 /// Matrices serve weights that they hold exactly, on adapters whose workgroups have a subgroup for every gate.
 #[test]
 fn matrices_are_chosen_where_they_keep_the_precision() {
-    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").project.matrices;
+    let chosen = |limits: &Limits, problem| Plan::new(problem, limits, None).expect("fits").project().matrices;
     let half = with_matrices("half", &[Matrices::Half]);
     let of_type = |kind| typed(kind, lstm(64, 256, 30, 4));
     for (kind, held) in [

@@ -128,7 +128,7 @@ fn a_sequence_is_its_chunks_and_its_steps_with_the_state_carried() {
 /// Whether `steps` of a case's steps run by the same schedule as all of them.
 fn same_plan(stack: &Recurrent, case: &Case, steps: usize) -> bool {
     let plan = |time: usize| stack.plan(time, case.batch).expect("fits");
-    plan(steps).groups == plan(case.time).groups
+    plan(steps).groups() == plan(case.time).groups()
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn ordinary_calls_are_one_submission_of_whole_dispatches() {
             let [plan, other] =
                 [&limits, &endless].map(|limits| Plan::new(lstm(hidden, time, batch), limits, None).expect("fits"));
             assert_eq!(plan.submits(), 1, "{plan}");
-            assert_eq!((plan.dispatches(), plan.chunks.len()), (other.dispatches(), other.chunks.len()), "{plan}");
+            assert_eq!((plan.dispatches(), plan.chunks().len()), (other.dispatches(), other.chunks().len()), "{plan}");
         }
     }
 }

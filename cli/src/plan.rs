@@ -127,9 +127,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         submits: plan.submits(),
         bytes: plan.bytes(),
         workgroup_bytes: plan.workgroup_bytes(),
-        chunks: plan.chunks.iter().map(|chunk| chunk.steps).collect(),
-        projection: plan.project.to_string(),
-        step: plan.schedule.to_string(),
+        chunks: plan.chunks().iter().map(|chunk| chunk.steps).collect(),
+        projection: plan.project().to_string(),
+        step: plan.schedule().to_string(),
     };
     say!("{}", serde_json::json!(report))?;
     Ok(ExitCode::SUCCESS)

@@ -29,7 +29,6 @@ impl GpuDevice {
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu) if the WGSL or the bindings are refused; [`Error::Limit`](crate::Error::Limit) if the kernel or
     /// the grid exceeds a limit.
-    #[doc(hidden)]
     pub fn run_kernel(&self, kernel: &'static Kernel, run: &KernelRun<'_>) -> Result<Vec<Vec<u32>>> {
         let pipeline = Arc::new(self.resources().compile(kernel, &run.constants.to_vec(), Checks::All)?);
         let upload = |words: &Vec<u32>| Buffer::from_slice(self, kernel.name, words);

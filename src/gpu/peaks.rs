@@ -85,7 +85,6 @@ impl GpuDevice {
     /// # Errors
     /// As any call: [`Error::OutOfMemory`](crate::Error::OutOfMemory),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
-    #[doc(hidden)]
     pub fn measure_peaks(&self) -> Result<Peaks> {
         let load = if self.plan_limits().class == AdapterClass::Software { SOFTWARE } else { HARDWARE };
         let largest = usize::try_from(self.plan_limits().binding_bytes).unwrap_or(usize::MAX);

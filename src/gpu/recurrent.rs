@@ -3,6 +3,7 @@
 mod alternate;
 mod cooperative;
 mod dims;
+#[cfg(feature = "unstable-internals")]
 mod kernel_cell;
 mod pack;
 mod product;
@@ -17,6 +18,7 @@ pub(crate) use self::training::{
     IncomingGradient, ParameterBuffers, TrainingGradient, TrainingInput, TrainingStack, TrainingTape, forward_training,
 };
 
+#[cfg(feature = "unstable-internals")]
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
 pub(crate) use self::state::StateBuffers;

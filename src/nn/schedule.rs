@@ -7,7 +7,7 @@ use crate::path;
 use crate::plan::Plan;
 
 impl<C: Clone + Into<Cell>> Recurrent<C> {
-    /// The schedule of a call on this stack's device.
+    /// The schedule of a call on this stack's device; for a host device, on a GPU with WebGPU's least limits.
     ///
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) if the call does not fit the device.

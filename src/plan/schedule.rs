@@ -23,7 +23,7 @@ pub enum Schedule {
     CooperativeScan(CooperativeScan),
 }
 
-/// The kinds of [`Schedule`].
+/// The kinds of schedule, by how the time steps of a call become dispatches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PlanKind {

@@ -12,9 +12,9 @@ pub struct Choice {
     /// How the steps become dispatches.
     pub kind: PlanKind,
     /// How the input projection is tiled.
-    pub project: Tile,
+    pub(crate) project: Tile,
     /// How a step is tiled; `None` if a step is no dispatch of its own.
-    pub step: Option<Tile>,
+    pub(crate) step: Option<Tile>,
 }
 
 /// Largest number of candidates for one problem.
@@ -61,7 +61,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`] if the kind cannot run the problem.
-    pub fn with_choice(self, choice: &Choice, limits: &Limits) -> Result<Self> {
+    pub(crate) fn with_choice(self, choice: &Choice, limits: &Limits) -> Result<Self> {
         if choice.kind == PlanKind::CooperativeScan && self.kind() != choice.kind && !limits.cooperative_by_default {
             return Ok(self);
         }
@@ -88,7 +88,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn candidates(problem: &Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Vec<Choice>> {
+    pub(crate) fn candidates(problem: &Problem, limits: &Limits, kind: Option<PlanKind>) -> Result<Vec<Choice>> {
         let first = Self::new(problem.clone(), limits, kind)?;
         let kinds = PlanKind::ALL.into_iter().filter(|other| match kind {
             Some(kind) => kind == *other,

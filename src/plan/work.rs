@@ -202,15 +202,8 @@ impl Plan {
         self.submissions().0.count()
     }
 
-    /// The estimated times of the longest dispatch and submission on a slow GPU. Neither exceeds the limits'
-    /// [`Watchdog`](super::Watchdog).
-    pub fn longest(&self) -> Longest {
-        let (submissions, dispatch) = self.submissions();
-        Longest { dispatch: Duration::from_nanos(dispatch), submission: submissions.longest() }
-    }
-
     /// The submissions of the call, and the nanoseconds of its longest dispatch.
-    fn submissions(&self) -> (Submissions, u64) {
+    pub(super) fn submissions(&self) -> (Submissions, u64) {
         let mut submissions = Submissions::new(&self.bounds.watchdog);
         let mut longest = 0;
         for (times, dispatches) in self.layers().unwrap_or_default() {

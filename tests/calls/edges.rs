@@ -231,7 +231,7 @@ fn time_is_cut_into_chunks_where_a_binding_is_too_small_for_all_of_it() {
             let instructions = Instructions { lengths: Some(vec![17, 3, 0, 11, 16]), reset, ..case.instructions };
             let case = Case { instructions, ..case };
             let arrays = case.arrays();
-            let chunks = |device: &Device| case.stack(device, &arrays).plan(17, 5).expect("fits").chunks.len();
+            let chunks = |device: &Device| case.stack(device, &arrays).plan(17, 5).expect("fits").chunks().len();
             assert_eq!(chunks(&large), 1);
             // A step's input projection is rows x units x gates x directions; 4096 bytes hold at most 8 of them.
             let wide = cell.gates().len() > 1;

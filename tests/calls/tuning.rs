@@ -47,7 +47,7 @@ fn written(choice: &Choice) -> Value {
         let method = if tile.method == Method::Rows { "rows" } else { "lanes" };
         json!({ "method": method, "rows": tile.rows, "units": tile.units, "slices": tile.slices })
     };
-    json!({ "kind": choice.kind.name(), "project": tile(&choice.project), "step": choice.step.as_ref().map(tile) })
+    json!({ "kind": choice.kind.name(), "project": tile(choice.project()), "step": choice.step().map(tile) })
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn small_layers_take_one_dispatch_per_chunk_and_larger_ones_one_per_step() {
     let low = GpuDevice::new(&GpuOptions { software: true, loop_cap: Some(120), ..Default::default() }).expect("a GPU");
     let stack = one(7).random(&Device::Gpu(low.clone()), 3).expect("a stack");
     let plan = stack.plan(40, 2).expect("fits");
-    let chunks = plan.chunks.len() as u64;
+    let chunks = plan.chunks().len() as u64;
     let x = input(&Device::Gpu(low.clone()), [40, 2, 5]);
     let mut state = stack.zero_state(2).expect("state");
     let (spent, _y) = cost(&low, || stack.forward(&x, &mut state).expect("runs"));

@@ -65,7 +65,7 @@ fn case(at: usize) -> Case {
 fn chunks_of(device: &Device, numbers: impl IntoIterator<Item = usize>) -> Vec<usize> {
     let scanned = |at| {
         let case = case(at);
-        agrees(device, PlanKind::Scan, &case, &case.arrays()).chunks.len()
+        agrees(device, PlanKind::Scan, &case, &case.arrays()).chunks().len()
     };
     numbers.into_iter().map(scanned).collect()
 }
@@ -86,7 +86,7 @@ fn chunks_are_the_whole_bit_for_bit() {
         let arrays = case.arrays();
         let run = |device: &Device| {
             let stack = case.stack(device, &arrays);
-            let chunks = stack.plan(case.time, case.batch).expect("fits").chunks.len();
+            let chunks = stack.plan(case.time, case.batch).expect("fits").chunks().len();
             let mut state = case.state(&stack, &arrays);
             let y = forward(&stack, &arrays.x, &mut state, &case.sequence());
             (chunks, outcome(y, &state).bits())
@@ -112,7 +112,7 @@ fn a_sequence_beyond_the_drivers_loop_cap_is_right_to_its_end() {
         let stack = config.random(device, 5).expect("a stack");
         let mut state = stack.zero_state(1).expect("a state");
         let y = forward_typed(&stack, &x, &mut state);
-        (stack.plan(time, 1).expect("fits").chunks.len(), y, bits(&state.to_h().expect("h")))
+        (stack.plan(time, 1).expect("fits").chunks().len(), y, bits(&state.to_h().expect("h")))
     };
     let ((chunks, got, _), (_, expected, _)) = (run(&device), run(&Device::Reference));
     assert!(chunks > 1);

@@ -151,7 +151,7 @@ fn scans_whose_workgroups_may_not_run_at_once_are_right_all_the_same() {
                 let plan = matches(&result, &case, &arrays);
                 assert!(
                     case.hidden <= 16
-                        || matches!(&plan.schedule, Schedule::CooperativeScan(scan) if scan.workgroups > 1),
+                        || matches!(plan.schedule(), Schedule::CooperativeScan(scan) if scan.workgroups > 1),
                     "{plan}"
                 );
             }

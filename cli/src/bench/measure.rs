@@ -119,7 +119,7 @@ impl Loaded {
         let Device::Gpu(_) = self.stack.device() else { return Ok(None) };
         let (time, batch, _) = self.y.dim();
         let plan = self.stack.plan(time, batch)?;
-        Ok(plan.schedule.keeps_weights().then_some(plan.chunks.len()))
+        Ok(plan.schedule().keeps_weights().then_some(plan.chunks().len()))
     }
 
     /// Always `None`: the program was built without the feature `gpu`.

@@ -140,7 +140,7 @@ mod tests {
     use naga::valid::{ValidationFlags, Validator};
 
     use super::{PART, PartDims};
-    use crate::gpu::KERNELS;
+    use crate::gpu::kept::kernel::KERNELS;
     use crate::gpu::kept::reflection::{CAPABILITIES, Variant};
 
     /// Checks all kernels, because the grid of any kernel may be cut into parts.

@@ -296,7 +296,7 @@ mod tests {
     use naga::{Block, Module, ShaderStage, Statement};
 
     use super::specialized;
-    use crate::gpu::KERNELS;
+    use crate::gpu::kept::kernel::KERNELS;
     use crate::gpu::kept::reflection::CAPABILITIES;
 
     fn validator() -> Validator {

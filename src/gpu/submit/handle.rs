@@ -171,7 +171,7 @@ impl GpuDevice {
     ///
     /// ```
     /// use gatewise::gpu::{GpuDevice, GpuOptions};
-    /// let device = GpuDevice::new(&GpuOptions { software: true, ..Default::default() })?;
+    /// let device = GpuDevice::new(&GpuOptions::new().software(true))?;
     /// device.check()?;
     /// # Ok::<(), gatewise::Error>(())
     /// ```
@@ -202,9 +202,11 @@ impl GpuDevice {
         self.resources().counters.read()
     }
 
-    /// The limits that shape a plan on this device.
-    pub fn plan_limits(&self) -> &plan::Limits {
-        &self.resources().plan_limits
+    unstable! {
+        /// The limits that shape a plan on this device.
+        pub fn plan_limits(&self) -> &plan::Limits {
+            &self.resources().plan_limits
+        }
     }
 
     /// The kind of plan that calls run by unless their stack asks for another.
