@@ -20,6 +20,8 @@ pub use folder::Checkpoints;
 const SLOTS: &str = "optimizer.";
 /// Prefix of the arrays that the caller adds.
 const EXTRA: &str = "extra.";
+/// Key of the state of the trainer's [`Plateau`].
+const PLATEAU: &str = "plateau";
 /// Prefix of the arrays that hold the model's parameters.
 const PARAMETER: &str = "parameter.";
 
@@ -69,7 +71,7 @@ impl Checkpoint {
         weights.note("seed", &trainer.seed.to_string());
         weights.note("slots", &trainer.optimizer().rule().slots().join(" "));
         if let Some(Plateau { state: PlateauState { scale, best, bad, resting }, .. }) = trainer.plateau {
-            weights.note("plateau", &format!("{:x} {:x} {bad} {resting}", scale.to_bits(), best.to_bits()));
+            weights.note(PLATEAU, &format!("{:x} {:x} {bad} {resting}", scale.to_bits(), best.to_bits()));
         }
         Ok(Self { weights })
     }
@@ -199,9 +201,14 @@ impl Checkpoint {
             return Err(self.weights.refuse(more, "only parameters of the model", "one that it does not have"));
         }
         let (step, seed) = (self.step()?, self.number("seed")?);
-        let plateau = match &trainer.plateau {
-            Some(plateau) => Some(self.plateau(plateau)?),
-            None => None,
+        let plateau = match (&trainer.plateau, self.weights.metadata(PLATEAU)) {
+            (Some(plateau), _) => Some(self.plateau(plateau)?),
+            (None, Err(_)) => None,
+            // Without it the learning rate would silently return to its first value.
+            (None, Ok(found)) => {
+                let expected = "none, as the trainer has no plateau (Trainer::plateau gives it one)";
+                return Err(self.weights.refuse("metadata plateau", expected, found));
+            }
         };
 
         let (parameters, optimizer) = trainer.parts();
@@ -215,7 +222,7 @@ impl Checkpoint {
 
     /// A [`Plateau`] with the options of `now` and the checkpoint's state.
     fn plateau(&self, now: &Plateau) -> Result<Plateau> {
-        let entry = self.weights.metadata("plateau")?;
+        let entry = self.weights.metadata(PLATEAU)?;
         let parse = || -> Option<Plateau> {
             let words: Vec<&str> = entry.split(' ').collect();
             let [scale, best, bad, resting] = words[..] else { return None };

@@ -8,9 +8,13 @@ use gatewise::weights::Weights;
 use gatewise::{Device, Error};
 
 fn trainer() -> Trainer {
+    plain_trainer().plateau(Plateau::default())
+}
+
+fn plain_trainer() -> Trainer {
     let mut parameters = Parameters::new(&Device::Cpu, 7);
     LinearModule::new(&mut parameters, "head.", [3, 2]).expect("a layer");
-    Trainer::new(parameters, Adam::default(), 0.01).expect("a trainer").plateau(Plateau::default())
+    Trainer::new(parameters, Adam::default(), 0.01).expect("a trainer")
 }
 
 /// Makes one step.
@@ -207,6 +211,22 @@ fn numbers_beyond_all_runs_are_refused_and_change_nothing() {
         }
         assert!(trainer.checkpoint().expect("a checkpoint").to_bytes().expect("bytes") == before, "{key}");
     }
+}
+
+#[test]
+fn a_plateau_is_restored_by_trainers_that_have_one() {
+    let with_plateau = step(&mut trainer());
+    let mut without = plain_trainer();
+    let before = step(&mut without).to_bytes().expect("bytes");
+    let message = without.restore(&with_plateau).expect_err("the rate would be another one").to_string();
+    let expected =
+        "metadata plateau: expected none, as the trainer has no plateau (Trainer::plateau gives it one), found";
+    assert!(message.contains(expected), "{message}");
+    assert!(without.checkpoint().expect("a checkpoint").to_bytes().expect("bytes") == before, "nothing has changed");
+    let same = Checkpoint::from_bytes("same", &before).expect("whole");
+    without.restore(&same).expect("a checkpoint without a plateau");
+    let message = trainer().restore(&same).expect_err("no state for the plateau").to_string();
+    assert!(message.contains("plateau"), "{message}");
 }
 
 /// A file of these weights with the right checksum.
