@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// The largest number of epochs.
     #[arg(long)]
     pub(crate) epochs: Option<u64>,
-    /// The number of epochs in a row that may pass without progress before the run ends.
+    /// The number of epochs in a row without progress after which the run ends.
     #[arg(long)]
     pub(crate) patience: Option<u64>,
     /// The learning rate of the first step.

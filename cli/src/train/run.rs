@@ -97,7 +97,8 @@ impl Progress {
     fn ended(&self, limits: Limits) -> bool {
         self.done
             || self.epoch >= limits.epochs
-            || (self.best.is_some() && self.epoch - self.best_epoch > limits.patience)
+            // As in Keras and Lightning, a patience of 0 waits for one epoch without progress, too.
+            || (self.best.is_some() && self.epoch - self.best_epoch >= limits.patience.max(1))
     }
 
     /// Adds the record of an epoch; returns whether its parameters are the best so far.
@@ -301,6 +302,19 @@ pub(crate) fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_ends_after_as_many_epochs_without_progress_as_its_patience() {
+        let after = |epoch, patience| {
+            let best = Some(Score { loss: 1.0, accuracy: None });
+            Progress { epoch, best, best_epoch: 5, ..Progress::default() }.ended(Limits { epochs: 60, patience })
+        };
+        for (patience, last) in [(0, 6), (1, 6), (2, 7), (7, 12)] {
+            assert_eq!((after(last - 1, patience), after(last, patience)), (false, true), "patience {patience}");
+        }
+        let without_score = Progress { epoch: 9, best_epoch: 5, ..Progress::default() };
+        assert!(!without_score.ended(Limits { epochs: 60, patience: 2 }), "a new stage has no score yet");
+    }
 
     #[test]
     fn the_bar_tells_epoch_loss_and_rate() {

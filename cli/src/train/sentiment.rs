@@ -104,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let order = Vec::new();
     let mut task =
         Sentiment { model, vocabulary, settings, batch, seed: options.seed, training, validation, test, order };
-    let limits = Limits { epochs: options.epochs.unwrap_or(12), patience: options.patience.unwrap_or(3) };
+    let limits = Limits { epochs: options.epochs.unwrap_or(12), patience: options.patience.unwrap_or(4) };
     let outcome = run::train(&mut folder.parts[0], options, limits, &mut trainer, &mut task)?;
     run::finish("sentiment", cell.name(), options, &trainer, &outcome)
 }

@@ -148,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         validation: numbers[start..start + part].to_vec(),
         test: numbers[start + part..].to_vec(),
     };
-    let limits = Limits { epochs: options.epochs.unwrap_or(8), patience: options.patience.unwrap_or(2) };
+    let limits = Limits { epochs: options.epochs.unwrap_or(8), patience: options.patience.unwrap_or(3) };
     let outcome = run::train(&mut folder.parts[0], options, limits, &mut trainer, &mut task)?;
     let code = run::finish("text", cell.name(), options, &trainer, &outcome)?;
     say_bits(&outcome, options.json)?;
