@@ -43,7 +43,7 @@ pub enum Binary {
     Less = 10,
     /// `a` if `b` is not 0, else 0
     Keep = 11,
-    /// `a` if `b` is 0, else 0
+    /// `a` if `b` is 0, else -0, which changes no number that it is added to
     Drop = 12,
 }
 

@@ -25,7 +25,7 @@ fn operate(a: f32, b: f32) -> f32 {
         case 9u: { return select(0.0, 1.0, a == b && !is_nan(a) && !is_nan(b)); }
         case 10u: { return select(0.0, 1.0, a < b && !is_nan(a) && !is_nan(b)); }
         case 11u: { return select(a, 0.0, b == 0.0 && !is_nan(b)); }
-        default: { return select(0.0, a, b == 0.0 && !is_nan(b)); }
+        default: { return select(-0.0, a, b == 0.0 && !is_nan(b)); }
     }
 }
 

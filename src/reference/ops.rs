@@ -28,7 +28,8 @@ impl Binary {
             Self::Equal => truth(a == b),
             Self::Less => truth(a < b),
             Self::Keep | Self::Drop if (self == Self::Keep) == (b != zero) => a,
-            Self::Keep | Self::Drop => zero,
+            Self::Keep => zero,
+            Self::Drop => F::neg_zero(),
         }
     }
 }

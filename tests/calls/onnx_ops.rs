@@ -117,7 +117,8 @@ fn binary_operations_agree_with_f64_from_edge_to_edge() {
                         if z == 0.0 {
                             x
                         } else {
-                            0.0
+                            assert_eq!(y.to_bits(), (-0.0_f32).to_bits(), "{device}: the sign of {op:?}({a}, {b})");
+                            -0.0
                         }
                     }
                     other => panic!("no expectation for {other:?}"),

@@ -1,7 +1,10 @@
 //! Forms of the recurrent operators that onnxruntime does not run, compared with forms that it runs: the batch as the first
 //! axis, and outputs and initial states that are left out.
 
-use gatewise::onnx::proto::{AttributeProto, AttributeType, Message, ModelProto};
+use gatewise::onnx::proto::{
+    AttributeProto, AttributeType, DataType, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto,
+    TensorType, TypeProto, ValueInfoProto,
+};
 use gatewise::onnx::{Input, OnnxModel, OnnxOptions};
 use ndarray::{ArrayD, Axis};
 
@@ -107,6 +110,51 @@ fn a_state_that_is_left_out_is_zero() {
             let first = |y: &ArrayD<f32>| y.index_axis(Axis(0), 0).to_owned();
             let apart = first(&with).iter().zip(first(&right).iter()).any(|(a, b)| (a - b).abs() > 1e-2);
             assert!(apart, "{absent} makes a difference");
+        }
+    }
+}
+
+/// The model `z = Where(c, x, y)`.
+fn choice() -> OnnxModel {
+    let value = |name: &str, kind: DataType| {
+        let tensor_type = Some(TensorType { elem_type: kind as i32, shape: None });
+        ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
+    };
+    let node = NodeProto {
+        input: ["c", "x", "y"].map(str::to_owned).to_vec(),
+        output: vec!["z".to_owned()],
+        op_type: "Where".to_owned(),
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![node],
+        input: vec![value("c", DataType::Bool), value("x", DataType::Float), value("y", DataType::Float)],
+        output: vec![value("z", DataType::Float)],
+        ..Default::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 14 }];
+    let model = ModelProto { ir_version: 8, graph: Some(graph), opset_import, ..Default::default() };
+    OnnxModel::from_proto("choice", &model, &OnnxOptions::default()).expect("sound")
+}
+
+#[test]
+fn a_choice_keeps_the_signs_of_zeros_and_what_is_not_finite() {
+    const ODD: [f32; 6] = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.5];
+    let pairs: Vec<(f32, f32)> = ODD.into_iter().flat_map(|x| ODD.map(|y| (x, y))).collect();
+    let shape = [2, pairs.len()];
+    let column = |of: fn(&(f32, f32)) -> f32| ArrayD::from_shape_fn(shape.as_slice(), |at| of(&pairs[at[1]]));
+    let c = ArrayD::from_shape_fn(shape.as_slice(), |at| at[0] == 0);
+    let model = choice();
+    for device in devices() {
+        let inputs = [("c", Input::Bool(c.clone())), ("x", column(|p| p.0).into()), ("y", column(|p| p.1).into())];
+        let outputs = model.to(&device).and_then(|model| model.run(&inputs)).expect("runs");
+        let z: ArrayD<f32> = outputs.get("z").and_then(|output| output.to_array()).expect("floats");
+        for (at, (x, y)) in pairs.iter().enumerate() {
+            for (row, right) in [x, y].into_iter().enumerate() {
+                let found = z[[row, at]];
+                let same = found.to_bits() == right.to_bits() || (found.is_nan() && right.is_nan());
+                assert!(same, "{device}: Where({}, {x}, {y}) = {found}", row == 0);
+            }
         }
     }
 }

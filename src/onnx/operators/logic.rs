@@ -100,7 +100,10 @@ pub(super) fn select(_: &mut Reader<'_>) -> Result<Operation> {
         Ok(vec![match (condition, x, y) {
             (_, Value::Float(x), Value::Float(y)) => {
                 let condition = context.mask(condition, "condition")?;
-                let x = context.binary(Binary::Keep, x, &condition)?;
+                let zero = context.tensor(&[1], vec![0.0])?;
+                let inverse = context.binary(Binary::Equal, &condition, &zero)?;
+                // One summand is -0, so the other one keeps its sign even if it is a zero.
+                let x = context.binary(Binary::Drop, x, &inverse)?;
                 let y = context.binary(Binary::Drop, y, &condition)?;
                 Value::Float(context.binary(Binary::Add, &x, &y)?)
             }
