@@ -94,14 +94,15 @@ impl Draw {
         (threshold > 0).then_some(Self { key, threshold })
     }
 
-    /// Whether an element stays.
-    pub fn keeps(&self, index: u32) -> bool {
+    /// Whether an element stays. Masks count their elements in 32 bits and wrap around.
+    #[expect(clippy::cast_possible_truncation, reason = "the index wraps around")]
+    pub fn keeps(&self, index: usize) -> bool {
         let [a, b, c, d] = self.key;
-        hash([a.wrapping_add(index), b, c, d])[0] >> 8 >= self.threshold
+        hash([a.wrapping_add(index as u32), b, c, d])[0] >> 8 >= self.threshold
     }
 
     /// `0` for a dropped element, `1 / (1 - p)` for one that stays: its expectation is 1.
-    pub fn factor(&self, index: u32) -> f32 {
+    pub fn factor(&self, index: usize) -> f32 {
         if self.keeps(index) { self.scale() } else { 0.0 }
     }
 
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn masks_have_their_mean_and_differ_from_one_another() {
-        const COUNT: u32 = 40_000;
+        const COUNT: usize = 40_000;
         let noise = Noise { seed: 7, step: 3, dropout: 0.3, zoneout_h: 0.3, ..Default::default() };
         let of = |noise: Noise, mask| -> Vec<bool> {
             let draw = noise.draw(mask).expect("a probability above 0");
@@ -204,8 +205,8 @@ mod tests {
             of(Noise { seed: 7 + (1 << 32), ..noise }, Mask::Dropout { layer: 0 }),
         ];
         // Five standard deviations of a mean of `COUNT` elements.
-        let close = |share: f64, p: f64| (share - p).abs() < 5.0 * (p * (1.0 - p) / f64::from(COUNT)).sqrt();
-        let share = |count: usize| count as f64 / f64::from(COUNT);
+        let close = |share: f64, p: f64| (share - p).abs() < 5.0 * (p * (1.0 - p) / COUNT as f64).sqrt();
+        let share = |count: usize| count as f64 / COUNT as f64;
         for (at, mask) in masks.iter().enumerate() {
             assert!(close(share(mask.iter().filter(|&&kept| kept).count()), 0.7), "mask {at}");
             let neighbours = mask.windows(2).filter(|pair| pair[0] && pair[1]).count();
@@ -216,7 +217,7 @@ mod tests {
             }
         }
         let draw = noise.draw(Mask::Dropout { layer: 0 }).expect("a probability above 0");
-        let mean = (0..COUNT).map(|at| f64::from(draw.factor(at))).sum::<f64>() / f64::from(COUNT);
+        let mean = (0..COUNT).map(|at| f64::from(draw.factor(at))).sum::<f64>() / COUNT as f64;
         assert!((mean - 1.0).abs() < 0.02, "{mean}");
         assert_eq!(noise.draw(Mask::Recurrent { row: 0 }), None);
     }

@@ -117,11 +117,10 @@ pub fn conv1d_grad_weight<F: Real>(
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn dropout<F: Real>(draw: &Draw, x: ArrayView1<'_, F>) -> Result<Array1<F>> {
     let scale = F::of(draw.scale());
-    let mut next = 0_u32;
+    let mut next = 0;
     memory::mapped("dropout", &x, |x| {
-        // Masks count their elements in 32 bits and wrap around.
         let at = next;
-        next = at.wrapping_add(1);
+        next += 1;
         if draw.keeps(at) { x * scale } else { F::zero() }
     })
 }

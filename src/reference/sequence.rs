@@ -81,7 +81,7 @@ impl Masks {
 
     /// Factors of row `b`'s `h` in the recurrent products: one per unit, the same for every step.
     pub(super) fn recurrent<F: Real>(&self, b: usize, width: usize) -> Vec<F> {
-        let factor = |u: usize| self.recurrent.map_or(1.0, |draw| draw.factor(index(b * width + u)));
+        let factor = |u: usize| self.recurrent.map_or(1.0, |draw| draw.factor(b * width + u));
         (0..width).map(|u| F::of(factor(u))).collect()
     }
 
@@ -89,7 +89,7 @@ impl Masks {
     pub(super) fn moves(&self, t: usize, b: usize, out: usize, hidden: usize) -> [Vec<bool>; 2] {
         let of = |draw: Option<Draw>, width: usize| {
             let first = (t * self.batch + b) * width;
-            (0..width).map(|u| draw.is_none_or(|draw| draw.keeps(index(first + u)))).collect()
+            (0..width).map(|u| draw.is_none_or(|draw| draw.keeps(first + u))).collect()
         };
         [of(self.zoneout_h, out), of(self.zoneout_s, hidden)]
     }
@@ -114,12 +114,6 @@ impl Masks {
         }
         new
     }
-}
-
-/// Masks count their elements in 32 bits and wrap around.
-#[expect(clippy::cast_possible_truncation, reason = "see above")]
-fn index(at: usize) -> u32 {
-    at as u32
 }
 
 /// One layer in one direction over a batch: the loop that every path must agree with.

@@ -223,7 +223,7 @@ pub(crate) fn dropout() -> Vec<Case> {
         let size = WORKGROUPS[index % WORKGROUPS.len()];
         let draw = Draw::new(5 << 32 | 9, n(index), Mask::Dropout { layer: index }, 0.4).expect("a mask");
         let x = uniform(76, 2 + count, 1.0);
-        let expected = (0..count).map(|at| x[2 + at] * draw.factor(n(at % period)));
+        let expected = (0..count).map(|at| x[2 + at] * draw.factor(at % period));
         let mut dims = draw.key.to_vec();
         dims.extend([draw.threshold, draw.scale().to_bits(), n(count), n(period), 2, 3, 0, 0]);
         cases.push(Case {

@@ -307,11 +307,34 @@ impl<'a> SpanForward<'a> {
 
 /// Advances a row's state; the elements that zoneout drops keep their old value. `first` is the first element's index
 /// in the mask.
-fn advance_row(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: u32) {
+fn advance_row(state: &mut [f32], new: &[f32], zoneout: Option<Draw>, first: usize) {
     let Some(draw) = zoneout else { return state.copy_from_slice(new) };
     for ((index, state), &new) in (first..).zip(state).zip(new) {
         if draw.keeps(index) {
             *state = new;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advance_row;
+    use crate::cell::{Draw, Mask};
+
+    /// A mask of 2^32 elements or more is no larger than the memory of a large machine.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn the_elements_of_a_mask_are_counted_beyond_32_bits() {
+        let draw = Draw::new(7, 3, Mask::ZoneoutH { row: 0 }, 0.5);
+        let advanced = |first: usize| {
+            let mut state = [0.0; 64];
+            advance_row(&mut state, &[1.0; 64], draw, first);
+            state
+        };
+        let before = (1 << 32) - 32;
+        let (across, begin) = (advanced(before), advanced(0));
+        assert_eq!(across[32..], begin[..32], "the count wraps around");
+        assert_ne!(across[..32], begin[..32]);
+        assert!(begin.contains(&0.0) && begin.contains(&1.0));
     }
 }

@@ -81,7 +81,7 @@ impl LayerShard<'_> {
     }
 
     /// Index of a row's first element in a mask `[T, B, width]`.
-    pub(super) fn mask_index(&self, step: ShardStep, row: usize, width: usize) -> u32 {
+    pub(super) fn mask_index(&self, step: ShardStep, row: usize, width: usize) -> usize {
         self.steps.mask_index(step.t, self.rows.start + row, width)
     }
 

@@ -82,9 +82,8 @@ impl TrainingSteps {
     }
 
     /// Index of a row's first element at time `t` in a mask `[T, B, width]`.
-    #[expect(clippy::cast_possible_truncation, reason = "masks count their elements in 32 bits and wrap around")]
-    pub(super) fn mask_index(&self, t: usize, row: usize, width: usize) -> u32 {
-        ((t * self.batch + row) * width) as u32
+    pub(super) fn mask_index(&self, t: usize, row: usize, width: usize) -> usize {
+        (t * self.batch + row) * width
     }
 
     /// The masks of a direction's recurrence; `state_row` is `layer * directions + direction`.

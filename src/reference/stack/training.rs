@@ -178,7 +178,7 @@ impl StackTape {
 /// Multiplies a layer's output, or the gradient with respect to it, by the layer's mask.
 fn drop_out(draw: Option<Draw>, y: &mut Array3<f64>) {
     let Some(draw) = draw else { return };
-    for (at, y) in (0_u32..).zip(y.iter_mut()) {
+    for (at, y) in y.iter_mut().enumerate() {
         *y *= f64::from(draw.factor(at));
     }
 }
