@@ -66,6 +66,15 @@ impl Binary {
     ];
 }
 
+/// Zeros before and behind a signal of `length` elements, so that a filter over `span` elements gives `ceil(length / stride)` outputs
+/// (`SAME` of ONNX and Keras). If their number is odd, there is one more behind.
+#[cfg(any(feature = "onnx", feature = "keras"))]
+pub(crate) fn same_padding(length: usize, stride: usize, span: usize) -> [usize; 2] {
+    let last = length.div_ceil(stride).saturating_sub(1).saturating_mul(stride);
+    let zeros = last.saturating_add(span).saturating_sub(length);
+    [zeros / 2, zeros - zeros / 2]
+}
+
 /// An elementary function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -173,5 +182,22 @@ impl StridedLayout {
             strides[axis] = isize::wrapping_mul(strides[axis + 1], shape[axis + 1] as isize);
         }
         Self { offset: 0, strides }
+    }
+}
+
+#[cfg(all(test, any(feature = "onnx", feature = "keras")))]
+mod tests {
+    use super::same_padding;
+
+    #[test]
+    fn same_padding_gives_one_output_per_stride_that_begins_inside() {
+        assert_eq!([same_padding(5, 1, 3), same_padding(5, 1, 4), same_padding(6, 4, 3)], [[1, 1], [1, 2], [0, 1]]);
+        for (length, stride, span) in [(1, 1, 1), (7, 2, 3), (8, 3, 5), (9, 4, 2), (2, 5, 9)] {
+            let [before, behind] = same_padding(length, stride, span);
+            let padded = before + length + behind;
+            assert!(behind - before <= 1 && padded >= span, "{length} by {stride} over {span}");
+            assert_eq!((padded - span) / stride + 1, length.div_ceil(stride), "{length} by {stride} over {span}");
+        }
+        assert_eq!((same_padding(0, 2, 3), same_padding(3, 4, 2)), ([1, 2], [0, 0]));
     }
 }

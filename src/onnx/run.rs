@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::context::{Context, Inputs};
+use super::context::{Context, Inputs, unexpected};
 use super::graph::{Graph, Step, ValueId};
 use super::interface::{ElementType, Input, Output, Outputs};
 use super::operators::{NodeFn, Operation};
@@ -118,10 +118,6 @@ impl DeviceGraph {
             }
         }
     }
-}
-
-fn unexpected(what: &'static str, expected: &'static str, found: String) -> Error {
-    Error::Value { op: OP, what, expected, found }
 }
 
 /// Compares a shape with the declared one. Axes with the same name must have equal extents.

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::nn::Conv1d;
 use crate::onnx::context::{Context, Inputs, unexpected};
 use crate::onnx::value::Value;
+use crate::op::same_padding;
 use crate::ops::{Conv1dGeometry, PadMode};
 use crate::tensor::{Device, Tensor};
 
@@ -113,10 +114,8 @@ fn padded(context: &mut Context<'_>, x: &Tensor, padding: Padding, stride: usize
     let pads = match padding {
         Padding::Fixed(pads) => pads,
         Padding::Same { odd_first } => {
-            let outputs = length.div_ceil(stride);
-            let total = (outputs.saturating_sub(1).saturating_mul(stride).saturating_add(span)).saturating_sub(length);
-            let less = total / 2;
-            if odd_first { [total - less, less] } else { [less, total - less] }
+            let [less, more] = same_padding(length, stride, span);
+            if odd_first { [more, less] } else { [less, more] }
         }
     };
     if pads == [0, 0] { Ok(x.clone()) } else { context.pad1d(x, pads, PadMode::Zero) }

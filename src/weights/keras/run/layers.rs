@@ -10,6 +10,7 @@ use super::value::{MaskedValue, ValueData, refused};
 use super::{LayerContext, LayerResults, OP};
 use crate::error::{Error, Result, axes};
 use crate::nn::{Conv1d, Embedding, Linear};
+use crate::op::same_padding;
 use crate::ops::{self, Conv1dGeometry, Math, PadMode, Recorder};
 use crate::tensor::Tensor;
 use crate::text::listed;
@@ -282,12 +283,7 @@ impl DeviceConv1d {
         let (left, right) = match self.padding {
             Padding::Valid => (0, 0),
             Padding::Causal => (self.reach - 1, 0),
-            // One output per stride that begins inside the signal. If the number of zeros is odd, the extra one goes to the end.
-            Padding::Same => {
-                let begins = time.div_ceil(self.stride).saturating_sub(1) * self.stride;
-                let zeros = (begins + self.reach).saturating_sub(time);
-                (zeros / 2, zeros - zeros / 2)
-            }
+            Padding::Same => same_padding(time, self.stride, self.reach).into(),
         };
         let x = if left + right == 0 { x } else { ops::pad1d(recorder, &x, left, right, PadMode::Zero)? };
         let y = self.conv.record(recorder, &x)?;
