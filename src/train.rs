@@ -70,6 +70,8 @@ pub use graph::{CrossEntropyOptions, Gradients, Graph, LossOptions, Mode, Recurr
 pub use layers::{Conv1dModule, EmbeddingModule, LinearModule, RecurrentModule};
 pub use memory::MemoryBias;
 pub use optimizer::Optimizer;
+#[cfg(feature = "unstable-internals")]
+pub use parameters::normal;
 pub use parameters::{ParameterId, Parameters};
 pub use schedule::{Plateau, Schedule};
 pub use tbptt::{CarriedState, Tbptt, Window};

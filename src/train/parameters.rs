@@ -94,9 +94,7 @@ impl Parameters {
     /// As [`Parameters::add`].
     pub fn normal(&mut self, name: &str, shape: &[usize], scale: f32) -> Result<ParameterId> {
         let len = crate::error::elements(OP, "shape", shape)?;
-        // Box & Muller (1958); 1 - u is never 0.
-        let mut one = || (-2.0 * (1.0 - self.rng.f32()).ln()).sqrt() * (std::f32::consts::TAU * self.rng.f32()).cos();
-        let data = memory::collected(OP, len, std::iter::repeat_with(|| scale * one()))?;
+        let data = memory::collected(OP, len, std::iter::repeat_with(|| scale * normal(&mut self.rng)))?;
         self.push(name, Tensor::from_vec(&self.device, shape, data)?)
     }
 
@@ -221,5 +219,13 @@ impl Parameters {
             weights.insert(name, tensor.to_array::<IxDyn>()?)?;
         }
         Ok(weights)
+    }
+}
+
+unstable! {
+    /// A random number of the normal distribution with mean 0 and standard deviation 1 (Box and Muller 1958).
+    pub fn normal(rng: &mut fastrand::Rng) -> f32 {
+        // 1 - u is never 0.
+        (-2.0 * (1.0 - rng.f32()).ln()).sqrt() * (std::f32::consts::TAU * rng.f32()).cos()
     }
 }

@@ -183,12 +183,6 @@ pub(crate) fn rng(seed: u64, purpose: u64, at: u64) -> fastrand::Rng {
     rng
 }
 
-/// A normally distributed number (Box and Muller 1958).
-pub(crate) fn normal(rng: &mut fastrand::Rng) -> f32 {
-    // 1 - u is never 0.
-    (-2.0 * (1.0 - rng.f32()).ln()).sqrt() * (std::f32::consts::TAU * rng.f32()).cos()
-}
-
 /// The numbers below `count`, in another order for every epoch.
 pub(crate) fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();

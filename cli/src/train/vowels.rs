@@ -164,7 +164,7 @@ impl Task for VowelsTask {
         let device = graph.device().clone();
         let (mut x, lengths) = data::padded(&series);
         let mut rng = data::rng(self.seed, 6, (self.epoch << 32) | step as u64);
-        x.mapv_inplace(|x| x + NOISE * data::normal(&mut rng));
+        x.mapv_inplace(|x| x + NOISE * gatewise::train::normal(&mut rng));
         let scores = self.scores(graph, (x, lengths), &device)?;
         graph.cross_entropy(scores, &classes, &CrossEntropyOptions::default())
     }
