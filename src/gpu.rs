@@ -3,7 +3,7 @@
 //! [`GpuDevice`] owns a `wgpu::Device` and a `Queue`, which it has opened or a caller has passed in. Kernels are WGSL files in one table.
 //! A recorder collects dispatches and copies. It submits them at once, or in a few submissions if one would take too long on a slow GPU.
 //!
-//! The layers, from the bottom up: `device` (adapter, limits, loss), `kept` (memory, pipelines, bind groups, tuning), `submit` (recorder,
+//! The layers, from the bottom up: `device` (adapter, limits, loss), `kept` (memory, pipelines, bind groups, tuning), `arguments` (plain data), `submit` (recorder,
 //! read-back, handle), then the operations. Each layer names only the layers below it (`tests/gpu_layers.rs`).
 //!
 //! # After a loss
@@ -39,6 +39,7 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+mod arguments;
 mod device;
 mod kept;
 #[cfg(feature = "unstable-internals")]
@@ -68,17 +69,16 @@ pub use {
     recurrent::KernelCell,
 };
 
+pub(crate) use arguments::{
+    IncomingGradient, MatmulSize, Operand, ParameterBuffers, RowWords, SequenceInput, StateBuffers, TrainingGradient,
+    TrainingInput, TrainingStack,
+};
 #[cfg(all(test, feature = "onnx", feature = "keras", feature = "models"))]
 pub(crate) use device::faults;
 pub(crate) use kept::buffer::Buffer;
-pub(crate) use layout::{RowWords, gather_rows, strided_copy};
-pub(crate) use ops::{
-    MatmulSize, Operand, argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, sum_columns, unary,
-};
-pub(crate) use recurrent::{
-    IncomingGradient, LayerStack, ParameterBuffers, SequenceInput, StateBuffers, TrainingGradient, TrainingInput,
-    TrainingStack, TrainingTape, forward, forward_training,
-};
+pub(crate) use layout::{gather_rows, strided_copy};
+pub(crate) use ops::{argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, sum_columns, unary};
+pub(crate) use recurrent::{LayerStack, TrainingTape, forward, forward_training};
 pub(crate) use strided::dropout;
 pub(crate) use submit::readback::{ReadBack, UnsubmittedReads};
 pub(crate) use submit::recorder::Recorder;

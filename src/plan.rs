@@ -54,7 +54,7 @@ pub use self::{
 };
 
 pub(crate) use cooperative::HEADER;
-pub(crate) use tile::{BLOCK, packed_words, step_depth, step_words};
+pub(crate) use tile::{BLOCK, BUSY, packed_words, step_depth, step_words};
 pub(crate) use training::TrainingPlan;
 pub(crate) use watchdog::{Cut, Grid, Submissions, Work};
 

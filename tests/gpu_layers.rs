@@ -12,6 +12,7 @@ use source::{from_root, library_code, paths};
 const LAYERS: &[&[&str]] = &[
     &["device"],
     &["kept"],
+    &["arguments"],
     &["submit"],
     &["kernel_run", "ops", "strided", "layout", "peaks"],
     &["training"],

@@ -3,9 +3,13 @@
 
 #![allow(dead_code, reason = "the fields of values that never exist")]
 
+#[path = "arguments.rs"]
+mod arguments;
+
 use std::time::Duration;
 
-use crate::cell::{Activation, Direction, Draw, Noise, Pad, Parameters};
+pub(crate) use self::arguments::*;
+use crate::cell::{Activation, Direction, Draw, Parameters};
 use crate::error::{Error, Result};
 use crate::op::{Binary, Clip, Conv1dGeometry, Math, PadMode, PointLoss, Reduction, StridedLayout, Update};
 use crate::plan::{Limits, Plan, PlanKind, Problem};
@@ -128,24 +132,6 @@ impl Recorder {
     }
 }
 
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    pub(crate) buffer: &'a Buffer,
-    pub(crate) stride: usize,
-    pub(crate) offset: usize,
-}
-
-pub(crate) struct MatmulSize {
-    pub(crate) rows: usize,
-    pub(crate) depth: usize,
-    pub(crate) columns: usize,
-}
-
-pub(crate) enum RowWords {
-    Integers,
-    Floats,
-}
-
 /// Declares operations. Each is a function that takes a recorder.
 macro_rules! absent_operations {
     ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {$(
@@ -206,57 +192,4 @@ impl TrainingTape {
     pub(crate) fn backward(&self, _: &mut Recorder, _: &IncomingGradient<'_>) -> Result<TrainingGradient> {
         match self.0 {}
     }
-}
-
-pub(crate) struct SequenceInput<'a> {
-    pub(crate) x: &'a Buffer,
-    pub(crate) time: usize,
-    pub(crate) batch: usize,
-    pub(crate) flags: Option<Buffer>,
-    pub(crate) resets: bool,
-    pub(crate) pad: Pad,
-}
-
-pub(crate) struct StateBuffers<'a> {
-    pub(crate) h: &'a Buffer,
-    pub(crate) s: Option<&'a Buffer>,
-    pub(crate) initial: Option<(&'a Buffer, Option<&'a Buffer>)>,
-}
-
-#[derive(Clone)]
-pub(crate) struct ParameterBuffers {
-    pub(crate) weight_ih: Buffer,
-    pub(crate) weight_hh: Buffer,
-    pub(crate) bias: Option<[Buffer; 2]>,
-    pub(crate) weight_hr: Option<Buffer>,
-    pub(crate) peephole: Option<Buffer>,
-}
-
-pub(crate) struct TrainingStack<'a> {
-    pub(crate) problem: Problem,
-    pub(crate) directions: &'a [Direction],
-    pub(crate) merge: Option<Binary>,
-    pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
-}
-
-pub(crate) struct TrainingInput<'a> {
-    pub(crate) sequence: SequenceInput<'a>,
-    pub(crate) noise: Noise,
-    pub(crate) checkpoint: Option<usize>,
-}
-
-pub(crate) struct IncomingGradient<'a> {
-    pub(crate) dy: &'a Buffer,
-    pub(crate) d_h: Option<&'a Buffer>,
-    pub(crate) d_s: Option<&'a Buffer>,
-    pub(crate) clip: Option<f32>,
-}
-
-pub(crate) struct TrainingGradient {
-    pub(crate) x: Buffer,
-    pub(crate) h: Buffer,
-    pub(crate) s: Option<Buffer>,
-    pub(crate) initial_h: Buffer,
-    pub(crate) initial_s: Option<Buffer>,
-    pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
 }

@@ -2,6 +2,7 @@
 
 use super::ops::{WORKGROUP_SIZE, each, fold, word};
 use crate::error::{Error, Result};
+use crate::gpu::arguments::RowWords;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::kernel::{Constants, GATHER_ROWS, STRIDED_COPY};
 use crate::gpu::kept::uniform::uniform;
@@ -73,15 +74,6 @@ pub(crate) fn strided_copy(
     let grid = fold(&device, op, count.div_ceil(WORKGROUP_SIZE), work)?;
     let bound = recorder.bind(&STRIDED_COPY, &Constants::new(), vec![x.clone(), y.clone()])?;
     recorder.dispatch(bound, &dims, &grid)
-}
-
-/// The type of the words in a buffer of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RowWords {
-    /// `u32`
-    Integers,
-    /// Whole numbers in `f32`, as `argmax_rows` writes them.
-    Floats,
 }
 
 /// Picks rows of `table [.., columns]`; `rows` holds `count` indices of rows that exist.

@@ -3,6 +3,7 @@
 use super::strided::{self, Axis, Matrix, longest_loop, matmul_strided};
 use crate::cell::Activation;
 use crate::error::Result;
+use crate::gpu::arguments::{MatmulSize, Operand};
 use crate::gpu::kept::OnDevice;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::kernel::{
@@ -12,7 +13,7 @@ use crate::gpu::kept::uniform::{Uniform, uniform};
 use crate::gpu::submit::GpuDevice;
 use crate::gpu::submit::recorder::Recorder;
 use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
-use crate::plan::{Cut, Grid, Limits, Work};
+use crate::plan::{BUSY, Cut, Grid, Limits, Work};
 
 /// Invocations of a workgroup, as the kernels' `WORKGROUP_SIZE` declares it.
 pub(super) const WORKGROUP_SIZE: usize = 64;
@@ -114,14 +115,6 @@ pub(super) fn produce<D: Uniform>(
     Ok(y)
 }
 
-/// Sizes of a matrix product.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MatmulSize {
-    pub(crate) rows: usize,
-    pub(crate) depth: usize,
-    pub(crate) columns: usize,
-}
-
 /// Computes `y = a b + bias` into a new buffer, for `a [rows, depth]`, `b [depth, columns]` and `bias [columns]`. An operand
 /// that lies transposed has its two axes exchanged.
 pub(crate) fn matmul(
@@ -169,7 +162,6 @@ fn kernel_of(limits: &Limits, size: MatmulSize) -> (&'static Kernel, Cut) {
 
 /// Whether a grid is cut into parts of too few workgroups to fill a large GPU.
 fn leaves_idle(grid: &Grid) -> bool {
-    const BUSY: usize = 128;
     grid.count() > 1 && grid.part().into_iter().product::<usize>() < BUSY.min(grid.whole().into_iter().product())
 }
 
@@ -288,14 +280,6 @@ pub(crate) fn unary(recorder: &mut Recorder, activation: Activation, x: &Buffer,
 pub(crate) fn math(recorder: &mut Recorder, function: Math, x: &Buffer, len: usize) -> Result<Buffer> {
     let dims = MathDims { count: word(recorder.device(), MATH.name, len)? };
     each(recorder, &MATH, &vec![("FUNCTION", function as u32)], &[x], &dims, len)
-}
-
-/// An operand of `binary`: `columns` elements of every row, from `offset` on, rows `stride` apart.
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    pub(crate) buffer: &'a Buffer,
-    pub(crate) stride: usize,
-    pub(crate) offset: usize,
 }
 
 /// An operation on two operands of `rows` by `columns`.

@@ -14,16 +14,14 @@ mod state;
 mod step;
 mod training;
 
-pub(crate) use self::training::{
-    IncomingGradient, ParameterBuffers, TrainingGradient, TrainingInput, TrainingStack, TrainingTape, forward_training,
-};
+pub(crate) use self::training::{TrainingTape, forward_training};
 
 #[cfg(feature = "unstable-internals")]
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
-pub(crate) use self::state::StateBuffers;
-use super::ops::{Operand, binary};
-use crate::cell::{Direction, Pad, Parameters};
+use super::arguments::{Operand, SequenceInput, StateBuffers};
+use super::ops::binary;
+use crate::cell::{Direction, Parameters};
 use crate::error::Result;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::submit::GpuDevice;
@@ -72,18 +70,6 @@ impl LayerStack {
 /// A word whose bit d is set if direction d runs in reverse.
 fn reverse_bits(directions: &[Direction]) -> u32 {
     (0..).zip(directions).map(|(bit, d): (u32, _)| u32::from(*d == Direction::Reverse) << bit).sum()
-}
-
-/// The sequence that a call reads.
-pub(crate) struct SequenceInput<'a> {
-    /// `[time, batch, input]`
-    pub(crate) x: &'a Buffer,
-    pub(crate) time: usize,
-    pub(crate) batch: usize,
-    /// Flag words `[time, batch]`.
-    pub(crate) flags: Option<Buffer>,
-    pub(crate) resets: bool,
-    pub(crate) pad: Pad,
 }
 
 /// A call with its plan.

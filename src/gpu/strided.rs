@@ -1,6 +1,7 @@
 //! The host side of the kernels that compute gradients: strided products, strided sums and masks.
 
-use super::ops::{MatmulSize, TILE, WORKGROUP_SIZE, each, fold, grid, word, work_by_tiles};
+use super::arguments::MatmulSize;
+use super::ops::{TILE, WORKGROUP_SIZE, each, fold, grid, word, work_by_tiles};
 use crate::cell::Draw;
 use crate::error::{Error, Result};
 use crate::gpu::kept::buffer::Buffer;

@@ -5,7 +5,7 @@ use super::cooperative::SINGLE_WORKGROUP_BYTES;
 use super::invocation::{can_keep, kept_words, loops};
 use super::limits::{AdapterClass, Limits};
 use super::problem::Problem;
-use super::tile::{BLOCK, Method, packed_words, step_depth};
+use super::tile::{BLOCK, BUSY, Method, packed_words, step_depth};
 use super::watchdog::{BYTES, Watchdog, Work};
 use crate::cell::Cell;
 
@@ -42,8 +42,6 @@ pub struct Scan {
 const SOFTWARE_KEPT: usize = 4;
 /// Bytes of registers that the weights of a workgroup may fill: the registers of a core of a large GPU, without those for other values.
 const KEPT_BYTES: usize = 160 << 10;
-/// Workgroups that keep every core of a large GPU busy.
-const BUSY: usize = 128;
 /// Workgroups that keep the threads of a software adapter busy.
 const BUSY_THREADS: usize = 4;
 /// Bytes that a workgroup could read while it waits at the barriers of a step.

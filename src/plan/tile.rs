@@ -38,7 +38,7 @@ pub struct ProductTiles {
 }
 
 /// Workgroups that keep every core of a large GPU busy.
-const BUSY: usize = 128;
+pub(crate) const BUSY: usize = 128;
 /// Workgroups that keep the threads of a software adapter evenly busy.
 const BUSY_THREADS: usize = 16;
 /// Largest number of rows of a tile.

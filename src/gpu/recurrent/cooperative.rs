@@ -3,9 +3,10 @@
 
 use super::dims::RecurrentDims;
 use super::special::Specialization;
-use super::state::{LABEL, StateBuffers, put_initial};
+use super::state::{LABEL, put_initial};
 use super::{ProjectedChunk, RecurrentCall};
 use crate::error::Result;
+use crate::gpu::arguments::StateBuffers;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::kernel::{Constants, SCAN_COOPERATIVE};
 use crate::gpu::ops::{cut, word};

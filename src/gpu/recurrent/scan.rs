@@ -2,9 +2,10 @@
 
 use super::dims::RecurrentDims;
 use super::special::Specialization;
-use super::state::{self, LABEL, StateBuffers};
+use super::state::{self, LABEL};
 use super::{ProjectedChunk, RecurrentCall};
 use crate::error::Result;
+use crate::gpu::arguments::StateBuffers;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::kernel::{Constants, Kernel, SCAN_LANES, SCAN_ROWS};
 use crate::gpu::ops::{cut, word};

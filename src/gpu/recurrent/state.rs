@@ -2,18 +2,11 @@
 
 use super::RecurrentCall;
 use crate::error::Result;
+use crate::gpu::arguments::StateBuffers;
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::submit::recorder::Recorder;
 
 pub(super) const LABEL: &str = "recurrent state";
-
-/// The buffers of the state that a call reads and writes, `[layers, directions, batch, ..]`.
-pub(crate) struct StateBuffers<'a> {
-    pub(crate) h: &'a Buffer,
-    pub(crate) s: Option<&'a Buffer>,
-    /// The initial values, which a reset restores; zeros if absent.
-    pub(crate) initial: Option<(&'a Buffer, Option<&'a Buffer>)>,
-}
 
 impl StateBuffers<'_> {
     /// Protects the state: it changes only once the whole call has been submitted.

@@ -10,63 +10,18 @@ mod pack;
 mod steps;
 mod weights;
 
+use super::LayerStack;
 use super::special::noise_of;
 use super::step::SavedForBackward;
-use super::{LayerStack, SequenceInput};
-use crate::cell::{Direction, Noise, Pad};
+use crate::cell::{Noise, Pad};
 use crate::error::Result;
+use crate::gpu::arguments::{ParameterBuffers, SequenceInput, TrainingStack};
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::submit::GpuDevice;
 use crate::gpu::submit::recorder::Recorder;
-use crate::op::Binary;
 use crate::plan::{PlanKind, Problem, TrainingPlan};
 
-pub(crate) use self::backward::IncomingGradient;
 pub(crate) use self::forward::forward_training;
-
-/// The parameters of one layer and direction, or their gradients; shapes as [`Cell::parameters`](crate::cell::Cell::parameters)
-/// says.
-#[derive(Clone)]
-pub(crate) struct ParameterBuffers {
-    pub(crate) weight_ih: Buffer,
-    pub(crate) weight_hh: Buffer,
-    /// `bias_ih` and `bias_hh`.
-    pub(crate) bias: Option<[Buffer; 2]>,
-    pub(crate) weight_hr: Option<Buffer>,
-    pub(crate) peephole: Option<Buffer>,
-}
-
-/// The stack of a pass.
-pub(crate) struct TrainingStack<'a> {
-    /// The stack's sizes; its `time` and `batch` are 0.
-    pub(crate) problem: Problem,
-    pub(crate) directions: &'a [Direction],
-    pub(crate) merge: Option<Binary>,
-    /// `[layer][direction]`
-    pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
-}
-
-/// The input of one pass.
-pub(crate) struct TrainingInput<'a> {
-    pub(crate) sequence: SequenceInput<'a>,
-    pub(crate) noise: Noise,
-    /// Largest number of steps of a chunk. If it is given, only the states between chunks are kept.
-    pub(crate) checkpoint: Option<usize>,
-}
-
-/// Gradients of a pass, in the layout of the values that they belong to.
-pub(crate) struct TrainingGradient {
-    /// `[time, batch, input]`
-    pub(crate) x: Buffer,
-    /// `[layers directions, batch, out]`
-    pub(crate) h: Buffer,
-    /// `[layers directions, batch, hidden]`
-    pub(crate) s: Option<Buffer>,
-    pub(crate) initial_h: Buffer,
-    pub(crate) initial_s: Option<Buffer>,
-    /// `[layer][direction]`
-    pub(crate) parameters: Vec<Vec<ParameterBuffers>>,
-}
 
 /// The values that a forward pass kept for the backward pass.
 pub(crate) struct TrainingTape {

@@ -3,11 +3,12 @@
 use super::pack::BackWeights;
 use super::steps::{BackwardSteps, LayerBackward};
 use super::weights::WeightGradients;
-use super::{ChunkTape, LayerTape, ParameterBuffers, TrainingGradient, TrainingPass, TrainingTape};
+use super::{ChunkTape, LayerTape, TrainingPass, TrainingTape};
 use crate::cell::{Activation, Mask};
 use crate::error::Result;
+use crate::gpu::arguments::{IncomingGradient, Operand, ParameterBuffers, TrainingGradient};
 use crate::gpu::kept::buffer::Buffer;
-use crate::gpu::ops::{Operand, binary, unary};
+use crate::gpu::ops::{binary, unary};
 use crate::gpu::strided::dropout;
 use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
@@ -33,18 +34,6 @@ pub(super) struct OutputGradient {
     /// Elements from one direction to the next.
     pub(super) direction: usize,
     pub(super) width: usize,
-}
-
-/// The gradients that a backward pass begins with.
-pub(crate) struct IncomingGradient<'a> {
-    /// `[time, batch, width]`
-    pub(crate) dy: &'a Buffer,
-    /// Gradient with respect to the last h, in the layout of the state; zeros if absent.
-    pub(crate) d_h: Option<&'a Buffer>,
-    /// Gradient with respect to the last cell state; zeros if absent.
-    pub(crate) d_s: Option<&'a Buffer>,
-    /// Largest magnitude to which the gradient with respect to the state is clamped between two steps.
-    pub(crate) clip: Option<f32>,
 }
 
 /// The memory of a backward pass; all layers share it.

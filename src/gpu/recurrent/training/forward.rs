@@ -1,13 +1,14 @@
 //! The forward pass of training.
 
-use super::{BorderState, ChunkTape, LayerTape, TrainingInput, TrainingPass, TrainingStack, TrainingTape};
+use super::{BorderState, ChunkTape, LayerTape, TrainingPass, TrainingTape};
 use crate::cell::{Draw, Mask};
 use crate::error::Result;
+use crate::gpu::arguments::{StateBuffers, TrainingInput, TrainingStack};
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::recurrent::pack::PackedStack;
 use crate::gpu::recurrent::project;
 use crate::gpu::recurrent::step::{StepBuffers, Steps};
-use crate::gpu::recurrent::{LayerStack, ProjectedChunk, RecurrentCall, StateBuffers, in_whole_words};
+use crate::gpu::recurrent::{LayerStack, ProjectedChunk, RecurrentCall, in_whole_words};
 use crate::gpu::strided::{dropout, dropout_into, silence};
 use crate::gpu::submit::GpuDevice;
 use crate::gpu::submit::recorder::Recorder;

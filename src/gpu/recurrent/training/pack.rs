@@ -1,8 +1,8 @@
 //! Packs parameters on the device at the beginning of a pass.
 
-use super::{ParameterBuffers, TrainingStack};
 use crate::cell::{Stage, WeightType};
 use crate::error::Result;
+use crate::gpu::arguments::{ParameterBuffers, TrainingStack};
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::kept::kernel::{PACK_VECTORS, PACK_WEIGHTS};
 use crate::gpu::kept::uniform::uniform;

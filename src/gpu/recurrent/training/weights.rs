@@ -1,11 +1,12 @@
 //! Gradients with respect to a layer's parameters and input: products and sums over all steps of a chunk at once. They run from the
 //! last step to the first, so that several chunks give the same bits as one.
 
-use super::{ChunkTape, ParameterBuffers, TrainingPass};
+use super::{ChunkTape, TrainingPass};
 use crate::cell::{Cell, Mask, Stage};
 use crate::error::Result;
+use crate::gpu::arguments::{Operand, ParameterBuffers};
 use crate::gpu::kept::buffer::Buffer;
-use crate::gpu::ops::{Operand, binary};
+use crate::gpu::ops::binary;
 use crate::gpu::strided::{Axis, Gap, Matrix, Sum, dropout_into, matmul_strided, sum_strided};
 use crate::gpu::submit::recorder::Recorder;
 use crate::op::Binary;
