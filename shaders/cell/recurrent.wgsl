@@ -17,14 +17,6 @@ override FLAGS: bool = false;       // `flags` says which rows take part
 override HOLD: bool = false;        // a skipped step repeats the row's last output instead of zero
 override PROJECTED: bool = false;   // h is a projection, left to the PROJECT stage
 
-const WHOLE: u32 = 0u;
-const RESET: u32 = 1u;
-const CANDIDATE: u32 = 2u;
-const PROJECT: u32 = 3u;
-
-const FLAG_VALID: u32 = 1u;
-const FLAG_RESET: u32 = 2u;
-
 // A step of a row: `z` is the layer or direction, `time` the step's place in the sequence, `last` whether to write the layer's output.
 struct RowStep { z: u32, row: u32, time: u32, flag: u32, reverse: bool, last: bool }
 

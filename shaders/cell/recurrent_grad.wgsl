@@ -22,14 +22,6 @@ override PROJECTED: bool = false;
 override CLIP: bool = false;        // the gradient with respect to the state is clamped between two steps
 override REVERSE: u32 = 0u;         // bit d: direction d ran from the last step to the first
 
-const WHOLE: u32 = 0u;
-const RESET: u32 = 1u;
-const CANDIDATE: u32 = 2u;
-const PROJECT: u32 = 3u;
-
-const FLAG_VALID: u32 = 1u;
-const FLAG_RESET: u32 = 2u;
-
 struct RecurrentGradDims {
     scalars: CellScalars,
     noise: Noise,

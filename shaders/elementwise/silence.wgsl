@@ -3,8 +3,6 @@
 
 override WORKGROUP_SIZE: u32 = 64u;
 
-const FLAG_VALID: u32 = 1u;
-
 struct SilenceDims { count: u32, columns: u32 }
 
 @group(0) @binding(0) var<uniform> dims: SilenceDims;

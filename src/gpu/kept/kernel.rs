@@ -133,57 +133,57 @@ kernels! {
     /// One time step of a recurrent layer, or of all layers.
     RECURRENT_STEP = "recurrent_step": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
-        "common/tile_slices.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl",
+        "common/tile_slices.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl", "common/step.wgsl", "cell/recurrent.wgsl",
         "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step.wgsl"
     ];
     /// One time step, with rows shared within a subgroup.
     RECURRENT_STEP_LANES = "recurrent_step_lanes": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "common/step.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl",
         "cell/step_memory.wgsl", "cell/recurrent_step_lanes.wgsl"
     ];
     /// One time step of many rows, by the adapter's matrices of f16.
     RECURRENT_STEP_MATRIX_HALF = "recurrent_step_matrix_half": [
         "common/matrix_half.wgsl", "common/matrix.wgsl", "common/activation.wgsl", "common/noise.wgsl",
         "common/cell.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
-        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
+        "common/step.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
         "cell/recurrent_step_matrix_half.wgsl"
     ];
     /// One time step of many rows, by the adapter's matrices of f32.
     RECURRENT_STEP_MATRIX_FLOAT = "recurrent_step_matrix_float": [
         "common/matrix_float.wgsl", "common/matrix.wgsl", "common/activation.wgsl", "common/noise.wgsl",
         "common/cell.wgsl", "common/tile.wgsl", "common/tile_matrix.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
-        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
+        "common/step.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/step_memory.wgsl", "cell/recurrent_step_matrix.wgsl",
         "cell/recurrent_step_matrix_float.wgsl"
     ];
     /// A scan of a chunk of time of a recurrent layer, or of all layers.
     SCAN_ROWS = "scan_rows": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/kept.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "common/step.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_rows.wgsl"
     ];
     /// A scan of a chunk of time, with rows shared within a subgroup.
     SCAN_LANES = "scan_lanes": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/kept.wgsl",
-        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
+        "cell/vector_rows.wgsl", "cell/vectors.wgsl", "common/step.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl",
         "cell/scan_memory.wgsl", "cell/scan_lanes.wgsl"
     ];
     /// A cooperative scan of a chunk of time.
     SCAN_COOPERATIVE = "scan_cooperative": [
         "common/activation.wgsl", "common/noise.wgsl", "common/cell.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl",
         "common/tile_slices.wgsl", "common/kept.wgsl", "cell/vector_rows.wgsl", "cell/vectors.wgsl",
-        "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl", "cell/exchange_memory.wgsl", "cell/scan_cooperative.wgsl"
+        "common/step.wgsl", "cell/recurrent.wgsl", "cell/memory.wgsl", "cell/scan.wgsl", "cell/exchange_memory.wgsl", "cell/scan_cooperative.wgsl"
     ];
     /// The backward pass of one time step of a recurrent layer.
     RECURRENT_STEP_GRAD = "recurrent_step_grad": [
         "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",
         "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_rows.wgsl", "common/tile_slices.wgsl",
-        "cell/recurrent_grad.wgsl", "cell/recurrent_step_grad.wgsl"
+        "common/step.wgsl", "cell/recurrent_grad.wgsl", "cell/recurrent_step_grad.wgsl"
     ];
     /// The backward pass of one time step, with rows shared within a subgroup.
     RECURRENT_STEP_GRAD_LANES = "recurrent_step_grad_lanes": [
         "common/activation.wgsl", "common/activation_grad.wgsl", "common/noise.wgsl", "common/cell.wgsl",
-        "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "cell/recurrent_grad.wgsl",
+        "common/cell_grad.wgsl", "common/tile.wgsl", "common/tile_lanes.wgsl", "common/step.wgsl", "cell/recurrent_grad.wgsl",
         "cell/recurrent_step_grad_lanes.wgsl"
     ];
     /// A copy of weights in the order in which products read them.
@@ -201,7 +201,7 @@ kernels! {
     /// A product with a random mask.
     DROPOUT = "dropout": ["common/index.wgsl", "common/noise.wgsl", "elementwise/dropout.wgsl"];
     /// Zeros in the rows that a step skips.
-    SILENCE = "silence": ["common/index.wgsl", "elementwise/silence.wgsl"];
+    SILENCE = "silence": ["common/index.wgsl", "common/step.wgsl", "elementwise/silence.wgsl"];
 }
 
 /// Values of a kernel's `override`s.
