@@ -78,7 +78,7 @@ pub(crate) use device::faults;
 pub(crate) use kept::buffer::Buffer;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use ops::{argmax_rows, binary, conv1d, math, matmul, pad1d, reduce_rows, sum_columns, unary};
-pub(crate) use recurrent::{LayerStack, TrainingTape, forward, forward_training};
+pub(crate) use recurrent::{LayerStack, TrainingTape, forward, forward_training, sequence_flags};
 pub(crate) use strided::dropout;
 pub(crate) use submit::readback::{ReadBack, UnsubmittedReads};
 pub(crate) use submit::recorder::Recorder;

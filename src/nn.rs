@@ -27,6 +27,7 @@ mod training;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 mod tuning;
 
+pub use crate::path::DeviceSequence;
 pub use config::{Config, Merge};
 pub use conv1d::Conv1d;
 pub use embedding::Embedding;

@@ -5,6 +5,7 @@
 mod encoded;
 mod parameters;
 mod recorder;
+mod sequence;
 mod stack;
 mod state;
 mod storage;
@@ -24,6 +25,7 @@ use crate::tensor::Tensor;
 pub use encoded::EncodedCommands;
 pub use parameters::ParameterTensors;
 pub use recorder::{ReadBack, Recorder};
+pub use sequence::DeviceSequence;
 pub(crate) use stack::{PackedStack, StackCall, forward_on_cpu, plan};
 pub(crate) use state::{StateTensors, state_arrays};
 pub(crate) use storage::Storage;

@@ -44,10 +44,15 @@ pub(crate) const VALID: u32 = 1;
 /// Bit of a flag word: the row's state returns to its initial value before the step.
 pub(crate) const RESET: u32 = 2;
 
+/// Whether a number of a mask or of resets means yes: any number but 0 and -0 does, also a NaN or a denormal.
+pub(crate) fn is_set(x: f32) -> bool {
+    x.to_bits() << 1 != 0
+}
+
 impl Sequence {
     /// Every step of every row counts.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { lengths: None, mask: None, reset: None, pad: Pad::Zero }
     }
 
     /// Row `b` ends after `lengths[b]` steps; 0 is legal and leaves the row's state as it was.
@@ -109,6 +114,31 @@ impl Sequence {
     /// Whether some step may reset a row.
     pub(crate) fn resets(&self) -> bool {
         self.reset.is_some()
+    }
+
+    /// The instructions together with a mask and resets as numbers `[time, batch]` ([`is_set`]): a step counts if both masks say so,
+    /// and a row is reset if either says so.
+    pub(crate) fn with_numbers(
+        &self,
+        [time, batch]: [usize; 2],
+        mask: Option<&[f32]>,
+        reset: Option<&[f32]>,
+    ) -> Result<Self> {
+        self.check(time, batch)?;
+        let joined = |own: &Option<ArcArray2<bool>>, numbers: Option<&[f32]>, join: fn(bool, bool) -> bool| {
+            let Some(numbers) = numbers else { return Ok(own.clone()) };
+            let of = |(t, b)| {
+                let set = is_set(numbers[t * batch + b]);
+                own.as_ref().map_or(set, |own| join(own[[t, b]], set))
+            };
+            memory::array(OP, (time, batch), of).map(|array| Some(array.into_shared()))
+        };
+        Ok(Self {
+            lengths: self.lengths.clone(),
+            mask: joined(&self.mask, mask, |a, b| a && b)?,
+            reset: joined(&self.reset, reset, |a, b| a || b)?,
+            pad: self.pad,
+        })
     }
 
     /// Refuses instructions that do not fit a call.

@@ -159,6 +159,7 @@ absent_operations! {
     gather_rows(&Buffer, (&Buffer, RowWords), [usize; 2]) -> Buffer;
     gather_rows_grad(usize, &[usize], &Buffer, usize) -> Buffer;
     dropout(&Draw, &Buffer, usize) -> Buffer;
+    sequence_flags(Option<&Buffer>, Option<&Buffer>, Option<&Buffer>, usize) -> Buffer;
     mean_steps(&Buffer, &Buffer, [usize; 3]) -> Buffer;
     mean_steps_grad(&Buffer, &Buffer, [usize; 3]) -> Buffer;
     point_loss(PointLoss, [&Buffer; 3], [usize; 2]) -> Buffer;

@@ -3,6 +3,7 @@
 mod alternate;
 mod cooperative;
 mod dims;
+mod flags;
 #[cfg(feature = "unstable-internals")]
 mod kernel_cell;
 mod pack;
@@ -16,6 +17,7 @@ mod training;
 
 pub(crate) use self::training::{TrainingTape, forward_training};
 
+pub(crate) use self::flags::sequence_flags;
 #[cfg(feature = "unstable-internals")]
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;

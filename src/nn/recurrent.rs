@@ -8,7 +8,7 @@ use super::config::Config;
 use super::state::State;
 use crate::cell::{Cell, GruCell, LstmCell, Parameters, RnnCell, Sequence};
 use crate::error::{Result, axes, check_shape};
-use crate::path::{self, Device, PackedStack, Recorder, StackCall};
+use crate::path::{self, Device, DeviceSequence, PackedStack, Recorder, StackCall};
 use crate::tensor::Tensor;
 
 const OP: &str = "Recurrent";
@@ -108,12 +108,17 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         self.forward_sequence(x, state, &Sequence::new())
     }
 
-    /// [`Recurrent::forward`] with lengths, masks or resets.
+    /// [`Recurrent::forward`] with lengths, masks or resets: a `&Sequence`, or a [`DeviceSequence`] if they lie on the device.
     ///
     /// # Errors
     /// As [`Recurrent::forward`], and [`Error::Shape`](crate::Error::Shape) or [`Error::Value`](crate::Error::Value) if the
-    /// instructions do not fit.
-    pub fn forward_sequence(&self, x: &Tensor, state: &mut State, sequence: &Sequence) -> Result<Tensor> {
+    /// instructions do not fit, [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) if their tensors live elsewhere.
+    pub fn forward_sequence<'a>(
+        &self,
+        x: &Tensor,
+        state: &mut State,
+        sequence: impl Into<DeviceSequence<'a>>,
+    ) -> Result<Tensor> {
         let mut recorder = self.device.recorder();
         let y = self.record(&mut recorder, x, state, sequence)?;
         recorder.submit()?;
@@ -167,21 +172,22 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
     ///
     /// # Errors
     /// As [`Recurrent::forward_sequence`].
-    pub fn record(
+    pub fn record<'a>(
         &self,
         recorder: &mut Recorder,
         x: &Tensor,
         state: &mut State,
-        sequence: &Sequence,
+        sequence: impl Into<DeviceSequence<'a>>,
     ) -> Result<Tensor> {
+        let sequence = sequence.into();
         x.check_device(OP, "x", &self.device)?;
         recorder.device().check_same(OP, "recorder", &self.device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
+        sequence.check(&self.device, time, batch)?;
         if batch == 0 {
             // A call without rows may have any number of steps, so no path may loop over them.
-            sequence.check(time, batch)?;
             return Tensor::zeros(&self.device, &[time, batch, self.output_size()]);
         }
         let call = StackCall { x, sequence, width: self.output_size() };

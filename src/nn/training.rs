@@ -14,7 +14,7 @@ use ndarray::Array3;
 
 use crate::cell::{Cell, Direction, Noise, Parameters, Sequence, WeightType};
 use crate::error::{Error, Result, axes, check_shape};
-use crate::path::{self, Device, PassShapes, Recorder, StackCall, TrainingPass};
+use crate::path::{self, Device, DeviceSequence, PassShapes, Recorder, StackCall, TrainingPass};
 use crate::reference::LayerPass;
 use crate::tensor::Tensor;
 
@@ -231,7 +231,12 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     ///
     /// # Errors
     /// As [`Recurrent::forward_sequence`]; the state then keeps its value.
-    pub fn forward_training(&self, x: &Tensor, state: &mut State, sequence: &Sequence) -> Result<(Tensor, Tape)> {
+    pub fn forward_training<'a>(
+        &self,
+        x: &Tensor,
+        state: &mut State,
+        sequence: impl Into<DeviceSequence<'a>>,
+    ) -> Result<(Tensor, Tape)> {
         let mut recorder = self.device.recorder();
         let result = self.record_training(&mut recorder, x, state, sequence, &TrainingOptions::default())?;
         recorder.submit()?;
@@ -244,14 +249,15 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
     /// # Errors
     /// As [`TrainableRecurrent::forward_training`]; [`Error::Value`] for a probability outside `[0, 1)`, a clip that is
     /// not a positive number, or a checkpoint every 0 steps.
-    pub fn record_training(
+    pub fn record_training<'a>(
         &self,
         recorder: &mut Recorder,
         x: &Tensor,
         state: &mut State,
-        sequence: &Sequence,
+        sequence: impl Into<DeviceSequence<'a>>,
         options: &TrainingOptions,
     ) -> Result<(Tensor, Tape)> {
+        let sequence = sequence.into();
         let device = recorder.device().clone();
         let [time, batch] = self.check_call(x, state)?;
         x.check_device(OP, "recorder", &device)?;
@@ -264,9 +270,9 @@ impl<C: Clone + Into<Cell>> TrainableRecurrent<C> {
             let (what, expected) = ("checkpoint", "at least one step");
             return Err(Error::Value { op: OP, what, expected, found: "0".to_owned() });
         }
+        sequence.check(&self.device, time, batch)?;
         let (y, kept) = if batch == 0 {
             // A call without rows may have any number of steps, so no path may loop over them.
-            sequence.check(time, batch)?;
             let y = Tensor::zeros(&self.device, &[time, batch, self.output_size()])?;
             (y, Kept::Nothing(self.parameters.clone()))
         } else {

@@ -2,11 +2,13 @@
 
 use ndarray::Dim;
 
-use super::{Device, Recorder, StateTensors};
+use std::borrow::Cow;
+
+use super::{Device, DeviceSequence, Recorder, StateTensors};
 use crate::cell::{Direction, Parameters, Sequence};
 use crate::cpu;
 use crate::error::{Error, Result, elements};
-use crate::gpu::{self, GpuDevice};
+use crate::gpu;
 use crate::memory;
 use crate::op::Binary;
 use crate::plan::{Limits, Plan, PlanKind, Problem};
@@ -26,7 +28,7 @@ pub(crate) enum PackedStack {
 pub(crate) struct StackCall<'a> {
     /// `[T, B, input]`
     pub(crate) x: &'a Tensor,
-    pub(crate) sequence: &'a Sequence,
+    pub(crate) sequence: DeviceSequence<'a>,
     /// Width of the output.
     pub(crate) width: usize,
 }
@@ -43,15 +45,16 @@ impl StackCall<'_> {
         [time, batch, self.width]
     }
 
-    /// The call's buffers and sizes for a GPU.
-    pub(super) fn gpu_run(&self, device: &GpuDevice) -> Result<gpu::SequenceInput<'_>> {
+    /// The instructions for a path that computes on the host.
+    pub(super) fn host_sequence(&self) -> Result<Cow<'_, Sequence>> {
         let [time, batch, _] = self.shape();
-        let flags = match self.sequence.flags(time, batch)? {
-            Some(flags) => Some(gpu::Buffer::from_slice(device, "flags", &flags.into_raw_vec_and_offset().0)?),
-            None => None,
-        };
-        let (resets, pad) = (self.sequence.resets(), self.sequence.padding());
-        Ok(gpu::SequenceInput { x: self.x.buffer(OP, "x")?, time, batch, flags, resets, pad })
+        self.sequence.on_host(time, batch)
+    }
+
+    /// The call's buffers and sizes for a GPU.
+    pub(super) fn gpu_input(&self, recorder: &mut gpu::Recorder) -> Result<gpu::SequenceInput<'_>> {
+        let [time, batch, _] = self.shape();
+        self.sequence.on_gpu(recorder, self.x.buffer(OP, "x")?, [time, batch])
     }
 }
 
@@ -109,7 +112,7 @@ impl PackedStack {
             Self::Reference(stack) => {
                 let mut arrays = state.arrays()?;
                 let x = view(OP, call.x.host(OP, "x")?, Dim(call.shape()))?;
-                let y = stack.forward(x, call.sequence, &mut arrays)?;
+                let y = stack.forward(x, &*call.host_sequence()?, &mut arrays)?;
                 let y = Tensor::from_array(device, &y)?;
                 state.set_arrays(&arrays)?;
                 Ok(y)
@@ -117,13 +120,15 @@ impl PackedStack {
             Self::Cpu(stack) => {
                 let mut y = memory::zeros(OP, elements(OP, "y", &shape)?)?;
                 let [time, batch, _] = shape;
-                forward_on_cpu(stack, [time, batch], call.x.host(OP, "x")?, &mut y, state, call.sequence)?;
+                let sequence = call.host_sequence()?;
+                forward_on_cpu(stack, [time, batch], call.x.host(OP, "x")?, &mut y, state, &sequence)?;
                 Tensor::from_vec(device, &shape, y)
             }
             Self::Gpu(stack) => {
                 let recorder = gpu_recorder(OP, recorder, device)?;
                 let gpu = recorder.device().clone();
-                let y = gpu::forward(recorder, stack, &call.gpu_run(&gpu)?, &state.buffers()?)?;
+                let input = call.gpu_input(recorder)?;
+                let y = gpu::forward(recorder, stack, &input, &state.buffers()?)?;
                 Ok(Tensor::from_buffer(&gpu, &shape, y))
             }
         }

@@ -96,7 +96,7 @@ impl TrainingPass<'_> {
         let stack = reference_stack(self.problem, self.directions, self.merge, self.parameters)?;
         let mut arrays = state.arrays()?;
         let x: Array3<f32> = call.x.to_array()?;
-        let (y, tape) = stack.forward_training(x.view(), call.sequence, self.noise, &mut arrays)?;
+        let (y, tape) = stack.forward_training(x.view(), &*call.host_sequence()?, self.noise, &mut arrays)?;
         let y = Tensor::from_array(call.x.device(), &y)?;
         state.set_arrays(&arrays)?;
         Ok((y, tape))
@@ -121,8 +121,9 @@ impl TrainingPass<'_> {
             initial_s: initial_s.as_deref(),
         };
         let [time, batch, _] = call.shape();
-        let flags = call.sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
-        let (pad, noise, checkpoint) = (call.sequence.padding(), self.noise, self.checkpoint);
+        let sequence = call.host_sequence()?;
+        let flags = sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
+        let (pad, noise, checkpoint) = (sequence.padding(), self.noise, self.checkpoint);
         let steps = cpu::TrainingSteps { time, batch, flags, pad, noise, checkpoint };
         let (output, tape) = Arc::new(stack).forward(&tensors, steps)?;
         let y = Tensor::from_vec(device, &call.output_shape(), output.y)?;
@@ -141,7 +142,8 @@ impl TrainingPass<'_> {
         call: &StackCall<'_>,
         state: &StateTensors<'_>,
     ) -> Result<(Tensor, GpuTape)> {
-        let run = call.gpu_run(device)?;
+        let recorder = gpu_recorder(OP, recorder, call.x.device())?;
+        let sequence = call.gpu_input(recorder)?;
         let buffers = |layer: &Vec<ParameterTensors>| layer.iter().map(ParameterTensors::buffers).collect();
         let stack = gpu::TrainingStack {
             problem: self.problem,
@@ -149,8 +151,7 @@ impl TrainingPass<'_> {
             merge: self.merge,
             parameters: self.parameters.iter().map(buffers).collect::<Result<_>>()?,
         };
-        let training = gpu::TrainingInput { sequence: run, noise: self.noise, checkpoint: self.checkpoint };
-        let recorder = gpu_recorder(OP, recorder, call.x.device())?;
+        let training = gpu::TrainingInput { sequence, noise: self.noise, checkpoint: self.checkpoint };
         let (y, tape) = gpu::forward_training(recorder, stack, training, &state.buffers()?)?;
         let y = Tensor::from_buffer(device, &call.output_shape(), y);
         Ok((y, GpuTape { device: device.clone(), tape, parameters: self.parameters.to_vec() }))

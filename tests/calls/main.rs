@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod device_sequence;
 mod edges;
 mod encoder;
 mod layout;

@@ -74,6 +74,7 @@ macro_rules! kernel_cases {
             sum_strided: parity::sum_strided;
             dropout: parity::dropout;
             silence: parity::silence;
+            sequence_flags: parity::sequence_flags;
             pack_weights: parity::pack_weights;
             pack_vectors: parity::pack_vectors;
         }
@@ -93,7 +94,7 @@ pub(crate) use kernel_cases;
 pub(crate) use layout::{gather_rows, strided_copy};
 pub(crate) use matmul::{matmul_rows, matmul_tiled};
 pub(crate) use passes::{
-    dropout, matmul_strided, matmul_strided_lanes, pack_vectors, pack_weights, silence, sum_strided,
+    dropout, matmul_strided, matmul_strided_lanes, pack_vectors, pack_weights, sequence_flags, silence, sum_strided,
 };
 pub(crate) use peaks::{peak_copy, peak_fma, peak_read, peak_step};
 pub(crate) use reduce::{argmax_rows, reduce_rows, sum_columns};

@@ -266,6 +266,61 @@ pub(crate) fn silence() -> Vec<Case> {
     cases
 }
 
+/// Numbers that say no, then numbers that say yes.
+const ANSWERS: [f32; 11] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1e-45,
+    f32::from_bits(0x8000_0001),
+    f32::MIN_POSITIVE,
+    f32::NAN,
+    f32::from_bits(0xff80_0001),
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+];
+
+pub(crate) fn sequence_flags() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (index, count) in [1, 11, 63, 64, 65, 121, 130, 0].into_iter().enumerate() {
+        for operands in 1..8 {
+            let size = WORKGROUPS[(index + operands) % WORKGROUPS.len()];
+            let [host, mask, reset] = [1, 2, 4].map(|bit| operands & bit != 0);
+            let host_flags: Vec<u32> = (0..count).map(|at| n((at / 3) % 4)).collect();
+            let answers =
+                |stride: usize| (0..count).map(|at| (at / stride + index) % ANSWERS.len()).collect::<Vec<_>>();
+            let (masked, resets) = (answers(1), answers(11));
+            let expected = (0..count).map(|at| {
+                let [own_valid, own_reset] = [1, 2].map(|bit| host_flags[at] & bit != 0);
+                let valid = (!host || own_valid) && (!mask || masked[at] > 1);
+                let is_reset = (host && own_reset) || (reset && resets[at] > 1);
+                f32::from_bits(u32::from(valid) + 2 * u32::from(is_reset))
+            });
+            let numbers = |answers: &[usize]| Slot::words(answers.iter().map(|&at| ANSWERS[at].to_bits()));
+            cases.push(Case {
+                name: format!("{count}, host {host}, mask {mask}, reset {reset}, workgroup {size}"),
+                constants: vec![
+                    ("WORKGROUP_SIZE", n(size)),
+                    ("HOST_FLAGS", u32::from(host)),
+                    ("MASK", u32::from(mask)),
+                    ("RESET", u32::from(reset)),
+                ],
+                dims: vec![n(count)],
+                buffers: vec![
+                    Slot::words(host_flags.iter().copied()),
+                    numbers(&masked),
+                    numbers(&resets),
+                    Slot::output(count).exactly(0, expected),
+                ],
+                grid: grid(count, size, index % 2 == 1),
+                tolerance: EXACT,
+            });
+        }
+    }
+    cases
+}
+
 pub(crate) fn pack_weights() -> Vec<Case> {
     const BLOCK: usize = 8;
     let mut cases = Vec::new();

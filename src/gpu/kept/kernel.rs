@@ -200,6 +200,8 @@ kernels! {
     SUM_STRIDED = "sum_strided": ["common/index.wgsl", "reduce/sum_strided.wgsl"];
     /// A product with a random mask.
     DROPOUT = "dropout": ["common/index.wgsl", "common/noise.wgsl", "elementwise/dropout.wgsl"];
+    /// The flags of masks and resets that lie on the device.
+    SEQUENCE_FLAGS = "sequence_flags": ["common/index.wgsl", "cell/sequence_flags.wgsl"];
     /// Zeros in the rows that a step skips.
     SILENCE = "silence": ["common/index.wgsl", "common/step.wgsl", "elementwise/silence.wgsl"];
 }
