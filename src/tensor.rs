@@ -59,7 +59,8 @@ impl Tensor {
         Ok(Self { device: device.clone(), shape: shape.to_vec(), storage: Storage::zeros(device, OP, len)? })
     }
 
-    /// Takes a caller's buffer as a tensor without copying it. It must come from the device's own `wgpu::Device`; wgpu
+    /// Takes a caller's buffer as a tensor without copying it. Calls read it, and
+    /// [`Recurrent::record_into`](crate::nn::Recurrent::record_into) writes to it. It must come from the device's own `wgpu::Device`; wgpu
     /// cannot recognise a buffer of another `wgpu::Instance`.
     ///
     /// # Errors
@@ -186,6 +187,16 @@ impl Tensor {
     /// The buffer of a tensor on a GPU.
     pub(crate) fn buffer(&self, op: &'static str, what: &'static str) -> Result<&gpu::Buffer> {
         self.storage.buffer().ok_or_else(|| elsewhere(&self.device, op, what, "the GPU"))
+    }
+
+    /// The buffer of a tensor on a GPU for writing. A caller's own buffer is written in place. If others hold memory of the
+    /// library, the tensor first gets other memory, whose contents are unspecified.
+    pub(crate) fn output_buffer(&mut self, op: &'static str, what: &'static str) -> Result<&gpu::Buffer> {
+        let buffer = self.buffer(op, what)?;
+        if let Some(gpu) = self.device.as_gpu().filter(|_| buffer.is_shared() && !buffer.is_of_caller()) {
+            self.storage = Storage::Gpu(gpu::Buffer::new(gpu, "tensor", self.len())?);
+        }
+        self.buffer(op, what)
     }
 
     /// Whether the elements lie on the host.

@@ -86,6 +86,14 @@ impl Buffer {
     pub(crate) fn is_shared(&self) -> bool {
         match self.0 {}
     }
+
+    pub(crate) fn is_of_caller(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn overlaps(&self, _: &Self) -> bool {
+        match self.0 {}
+    }
 }
 
 impl ReadBack {
@@ -168,7 +176,7 @@ absent_operations! {
     softmax_cross_entropy_grad([&Buffer; 3], [usize; 2], f32) -> Buffer;
     judge_step(&Clip, u32, &Buffer, &[(&Buffer, usize)], &Buffer, usize) -> Buffer;
     optimizer_step(&Update, &Clip, [&Buffer; 4], usize) -> [Buffer; 2];
-    forward(&LayerStack, &SequenceInput<'_>, &StateBuffers<'_>) -> Buffer;
+    forward(&LayerStack, &SequenceInput<'_>, &StateBuffers<'_>, Option<&Buffer>) -> Buffer;
     forward_training(TrainingStack<'_>, TrainingInput<'_>, &StateBuffers<'_>) -> (Buffer, TrainingTape);
 }
 

@@ -288,7 +288,19 @@ pub(crate) fn binary(
     op: Binary,
     a: Operand<'_>,
     b: Operand<'_>,
+    size: [usize; 2],
+) -> Result<Buffer> {
+    binary_into(recorder, op, a, b, size, None)
+}
+
+/// [`binary`] into the buffer `y`, if one is given.
+pub(super) fn binary_into(
+    recorder: &mut Recorder,
+    op: Binary,
+    a: Operand<'_>,
+    b: Operand<'_>,
     [rows, columns]: [usize; 2],
+    y: Option<&Buffer>,
 ) -> Result<Buffer> {
     let name = BINARY.name;
     let device = recorder.device().clone();
@@ -301,7 +313,14 @@ pub(crate) fn binary(
         b_offset: word(&device, name, b.offset)?,
     };
     word(&device, name, rows * a.stride.max(b.stride))?;
-    each(recorder, &BINARY, &vec![("OPERATION", op as u32)], &[a.buffer, b.buffer], &dims, rows * columns)
+    let len = rows * columns;
+    word(&device, name, len)?;
+    let grid = fold(&device, name, len.div_ceil(WORKGROUP_SIZE), Work::each(len, 2))?;
+    let y = y.map_or_else(|| Buffer::new(&device, name, len), |y| Ok(y.clone()))?;
+    let buffers = [a.buffer, b.buffer, &y].map(Buffer::clone);
+    let bound = recorder.bind(&BINARY, &vec![("OPERATION", op as u32)], buffers)?;
+    recorder.dispatch(bound, &dims, &grid)?;
+    Ok(y)
 }
 
 /// The work of a kernel with one workgroup per row, which reads the row `times` times.

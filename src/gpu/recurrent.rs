@@ -22,7 +22,7 @@ pub(crate) use self::flags::sequence_flags;
 pub use self::kernel_cell::KernelCell;
 use self::pack::PackedStack;
 use super::arguments::{Operand, SequenceInput, StateBuffers};
-use super::ops::binary;
+use super::ops::binary_into;
 use crate::cell::{Direction, Parameters};
 use crate::error::Result;
 use crate::gpu::kept::buffer::Buffer;
@@ -81,6 +81,8 @@ struct RecurrentCall<'a> {
     plan: &'a Plan,
     /// Width of one direction's output.
     out: usize,
+    /// The buffer of the topmost layer's output, if the caller gives one.
+    into: Option<&'a Buffer>,
 }
 
 /// A chunk of a layer whose input has been projected, so that its steps can be recorded.
@@ -96,17 +98,18 @@ struct ProjectedChunk<'a> {
     y: &'a Buffer,
 }
 
-/// Records one call over the whole stack; returns `y [time, batch, width]`.
+/// Records one call over the whole stack; returns `y [time, batch, width]`, in the buffer `into` if it is given.
 pub(crate) fn forward(
     recorder: &mut Recorder,
     stack: &LayerStack,
     input: &SequenceInput<'_>,
     state: &StateBuffers<'_>,
+    into: Option<&Buffer>,
 ) -> Result<Buffer> {
     let device = recorder.device().clone();
     let plan = device.tuned(stack.plan(device.plan_limits(), input.time, input.batch)?, stack.kind.is_some());
     let problem = plan.problem();
-    let call = RecurrentCall { stack, input, plan: &plan, out: problem.out() };
+    let call = RecurrentCall { stack, input, plan: &plan, out: problem.out(), into };
     if input.time == 0 || input.batch == 0 {
         return Buffer::new(&device, "y", 0);
     }
@@ -144,13 +147,18 @@ impl RecurrentCall<'_> {
         let problem = self.plan.problem();
         let gates_x = project::room(&device, self)?;
         let mut x = x;
-        for layer in (0..problem.layers).step_by(self.plan.schedule.layers_at_once(problem)) {
-            let y = self.output(&device)?;
+        let at_once = self.plan.schedule.layers_at_once(problem);
+        for layer in (0..problem.layers).step_by(at_once) {
+            let into = self.into.filter(|_| layer + at_once >= problem.layers);
+            let y = match into {
+                Some(into) if self.merge().is_none() => into.clone(),
+                _ => self.output(&device)?,
+            };
             for (index, &chunk) in self.plan.chunks.iter().enumerate() {
                 project::input(recorder, self, layer, &x, chunk, &gates_x)?;
                 record_steps(recorder, &ProjectedChunk { layer, index, chunk, gates_x: &gates_x, y: &y })?;
             }
-            x = self.merged(recorder, y)?;
+            x = self.merged(recorder, y, into)?;
         }
         Ok(x)
     }
@@ -164,14 +172,16 @@ impl RecurrentCall<'_> {
         self.stack.problem.cells.len() * self.out
     }
 
-    /// Merges the directions' outputs into one, if the stack does so.
-    fn merged(&self, recorder: &mut Recorder, y: Buffer) -> Result<Buffer> {
-        match self.stack.merge {
-            Some(op) if self.stack.problem.cells.len() == 2 => {
-                let half = |offset| Operand { buffer: &y, stride: self.width(), offset };
-                binary(recorder, op, half(0), half(self.out), [self.input.time * self.input.batch, self.out])
-            }
-            _ => Ok(y),
-        }
+    /// The operation that merges the outputs of two directions, if the stack does so.
+    fn merge(&self) -> Option<Binary> {
+        self.stack.merge.filter(|_| self.stack.problem.cells.len() == 2)
+    }
+
+    /// Merges the directions' outputs into one, if the stack does so: into the buffer `into`, if it is given.
+    fn merged(&self, recorder: &mut Recorder, y: Buffer, into: Option<&Buffer>) -> Result<Buffer> {
+        let Some(op) = self.merge() else { return Ok(y) };
+        let half = |offset| Operand { buffer: &y, stride: self.width(), offset };
+        let size = [self.input.time * self.input.batch, self.out];
+        binary_into(recorder, op, half(0), half(self.out), size, into)
     }
 }

@@ -179,18 +179,74 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         state: &mut State,
         sequence: impl Into<DeviceSequence<'a>>,
     ) -> Result<Tensor> {
-        let sequence = sequence.into();
+        let call = self.checked(recorder, x, state, sequence.into())?;
+        if state.batch() == 0 {
+            // A call without rows may have any number of steps, so no path may loop over them.
+            return Tensor::zeros(&self.device, &[x.shape()[0], 0, self.output_size()]);
+        }
+        self.stack.record(recorder, &call, state.tensors_mut())
+    }
+
+    /// [`Recurrent::record`] into an existing tensor, for example a caller's own buffer
+    /// ([`Tensor::from_wgpu_buffer`]): no memory is allocated for the output, and nothing is copied.
+    ///
+    /// A caller's own buffer is written in place, also one that a clone of `y` shares or that
+    /// [`Tensor::wgpu_buffer`] has handed out. Clones of any other tensor keep their elements: `y` then gets other memory. On
+    /// the reference it always does.
+    ///
+    /// # Shapes
+    /// `y [T, B, output_size]`
+    ///
+    /// # Errors
+    /// As [`Recurrent::record`], and [`Error::Shape`](crate::Error::Shape) if `y` does not fit,
+    /// [`Error::Value`](crate::Error::Value) if it shares a caller's buffer with `x`, a mask, resets or the state's initial value.
+    /// The state then keeps its value.
+    ///
+    /// ```
+    /// use gatewise::{Device, Tensor, cell::Sequence, nn::Gru};
+    /// let device = Device::auto();
+    /// let gru = Gru::config(3, 4).random(&device, 7)?;
+    /// let mut state = gru.zero_state(1)?;
+    /// let x = Tensor::zeros(&device, &[5, 1, 3])?;
+    /// let mut y = Tensor::zeros(&device, &[5, 1, 4])?;
+    /// for _ in 0..3 {
+    ///     let mut recorder = device.recorder();
+    ///     gru.record_into(&mut recorder, &x, &mut state, &Sequence::new(), &mut y)?;
+    ///     recorder.submit()?;
+    /// }
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn record_into<'a>(
+        &self,
+        recorder: &mut Recorder,
+        x: &Tensor,
+        state: &mut State,
+        sequence: impl Into<DeviceSequence<'a>>,
+        y: &mut Tensor,
+    ) -> Result<()> {
+        let call = self.checked(recorder, x, state, sequence.into())?;
+        y.check_device(OP, "y", &self.device)?;
+        check_shape(OP, "y", &[x.shape()[0], x.shape()[1], self.output_size()], y.shape())?;
+        if y.is_empty() {
+            return Ok(());
+        }
+        self.stack.record_into(recorder, &call, state.tensors_mut(), y)
+    }
+
+    /// A call whose arguments fit the stack.
+    fn checked<'a>(
+        &self,
+        recorder: &Recorder,
+        x: &'a Tensor,
+        state: &State,
+        sequence: DeviceSequence<'a>,
+    ) -> Result<StackCall<'a>> {
         x.check_device(OP, "x", &self.device)?;
         recorder.device().check_same(OP, "recorder", &self.device)?;
         let [time, batch, input] = axes(OP, "x", "[T, B, input]", x.shape())?;
         check_shape(OP, "x", &[time, batch, self.config.input], &[time, batch, input])?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
         sequence.check(&self.device, time, batch)?;
-        if batch == 0 {
-            // A call without rows may have any number of steps, so no path may loop over them.
-            return Tensor::zeros(&self.device, &[time, batch, self.output_size()]);
-        }
-        let call = StackCall { x, sequence, width: self.output_size() };
-        self.stack.record(recorder, &call, state.tensors_mut())
+        Ok(StackCall { x, sequence, width: self.output_size() })
     }
 }

@@ -3,6 +3,7 @@
 use ndarray::Dim;
 
 use std::borrow::Cow;
+use std::iter;
 
 use super::{Device, DeviceSequence, Recorder, StateTensors};
 use crate::cell::{Direction, Parameters, Sequence};
@@ -49,6 +50,18 @@ impl StackCall<'_> {
     pub(super) fn host_sequence(&self) -> Result<Cow<'_, Sequence>> {
         let [time, batch, _] = self.shape();
         self.sequence.on_host(time, batch)
+    }
+
+    /// Refuses a buffer for the output that the call reads from.
+    fn check_apart(&self, y: &gpu::Buffer, state: &StateTensors<'_>) -> Result<()> {
+        let initial = state.initial.into_iter().flatten().map(|tensor| ("the state's initial value", tensor));
+        for (what, read) in iter::once(("x", self.x)).chain(self.sequence.tensors()).chain(initial) {
+            if read.buffer(OP, what)?.overlaps(y) {
+                let (expected, found) = ("memory that the call does not read", format!("the buffer of {what}"));
+                return Err(Error::Value { op: OP, what: "y", expected, found });
+            }
+        }
+        Ok(())
     }
 
     /// The call's buffers and sizes for a GPU.
@@ -128,10 +141,38 @@ impl PackedStack {
                 let recorder = gpu_recorder(OP, recorder, device)?;
                 let gpu = recorder.device().clone();
                 let input = call.gpu_input(recorder)?;
-                let y = gpu::forward(recorder, stack, &input, &state.buffers()?)?;
+                let y = gpu::forward(recorder, stack, &input, &state.buffers()?, None)?;
                 Ok(Tensor::from_buffer(&gpu, &shape, y))
             }
         }
+    }
+}
+
+impl PackedStack {
+    /// [`PackedStack::record`] into the memory of `y`, whose shape and device have been checked.
+    pub(crate) fn record_into(
+        &self,
+        recorder: &mut Recorder,
+        call: &StackCall<'_>,
+        state: StateTensors<'_>,
+        y: &mut Tensor,
+    ) -> Result<()> {
+        match self {
+            Self::Reference(_) => *y = self.record(recorder, call, state)?,
+            Self::Cpu(stack) => {
+                let [time, batch, _] = call.shape();
+                let (x, sequence) = (call.x.host(OP, "x")?, call.host_sequence()?);
+                forward_on_cpu(stack, [time, batch], x, y.host_mut(OP, "y")?, state, &sequence)?;
+            }
+            Self::Gpu(stack) => {
+                let recorder = gpu_recorder(OP, recorder, call.x.device())?;
+                let into = y.output_buffer(OP, "y")?.clone();
+                call.check_apart(&into, &state)?;
+                let input = call.gpu_input(recorder)?;
+                gpu::forward(recorder, stack, &input, &state.buffers()?, Some(&into))?;
+            }
+        }
+        Ok(())
     }
 }
 

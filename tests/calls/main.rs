@@ -11,6 +11,7 @@ mod layout;
 mod loop_cap;
 mod not_finite;
 mod onnx_ops;
+mod output;
 mod states;
 mod submission;
 #[path = "../parity/support.rs"]

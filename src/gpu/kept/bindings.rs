@@ -113,7 +113,7 @@ impl Uniforms {
     pub(in crate::gpu) fn retire(&self) {
         match self {
             Self::Shared(block) => block.retired.store(true, Ordering::Relaxed),
-            Self::Own(buffer) => _ = buffer.share(),
+            Self::Own(buffer) => buffer.retire(),
         }
     }
 

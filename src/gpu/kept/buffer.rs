@@ -32,13 +32,17 @@ struct Inner {
     pooled: bool,
     /// Whether a caller has the driver's object, and may write to it or destroy it at any time.
     shared: AtomicBool,
+    /// Whether a caller's commands may use the memory at any time.
+    retired: AtomicBool,
     resources: Arc<DeviceResources>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         match self.raw.take() {
-            Some(raw) if self.pooled && !*self.shared.get_mut() => self.resources.give_buffer(self.number, raw),
+            Some(raw) if self.pooled && !*self.shared.get_mut() && !*self.retired.get_mut() => {
+                self.resources.give_buffer(self.number, raw);
+            }
             _ => self.resources.forget(self.number),
         }
     }
@@ -118,8 +122,8 @@ impl Buffer {
         })?;
         resources.check_alive(FROM_WGPU)?;
         let number = resources.next_number();
-        let shared = AtomicBool::new(true);
-        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, shared, resources })))
+        let (shared, retired) = (AtomicBool::new(true), AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: false, shared, retired, resources })))
     }
 
     /// Host memory for `words` words that commands copy to.
@@ -136,8 +140,9 @@ impl Buffer {
         bytes: u64,
     ) -> Result<Self> {
         let (number, raw) = resources.take_buffer(label, usage, bytes)?;
-        let (resources, shared) = (Arc::clone(resources), AtomicBool::new(false));
-        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, shared, resources })))
+        let (shared, retired) = (AtomicBool::new(false), AtomicBool::new(false));
+        let resources = Arc::clone(resources);
+        Ok(Self(Arc::new(Inner { raw: Some(raw), number, bytes, pooled: true, shared, retired, resources })))
     }
 
     /// A number that no other buffer or pipeline of the device has.
@@ -159,6 +164,16 @@ impl Buffer {
     pub(crate) fn share(&self) -> &wgpu::Buffer {
         self.0.shared.store(true, Ordering::Relaxed);
         self.raw()
+    }
+
+    /// Whether a caller has the driver's object.
+    pub(crate) fn is_of_caller(&self) -> bool {
+        self.0.shared.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the memory from returning to the pool: commands that a caller has not submitted may use it.
+    pub(in crate::gpu) fn retire(&self) {
+        self.0.retired.store(true, Ordering::Relaxed);
     }
 
     /// The driver's object.
@@ -189,6 +204,11 @@ impl Buffer {
     /// Whether two values are the same memory.
     pub(in crate::gpu) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether two values are the same memory, perhaps wrapped twice by a caller.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.raw() == other.raw()
     }
 
     /// Whether kernels can load every element in words of 16 bytes. Only a caller's own buffer may be too short for that.

@@ -67,7 +67,7 @@ fn scan_chunk(
     state: &ScanBuffers,
     at: &ProjectedChunk<'_>,
 ) -> Result<()> {
-    let RecurrentCall { stack, input, plan, out } = *call;
+    let RecurrentCall { stack, input, plan, out, .. } = *call;
     let problem = plan.problem();
     let device = recorder.device().clone();
     let kernel: &'static Kernel = match scan.method {

@@ -3,7 +3,7 @@
 use super::{BorderState, ChunkTape, LayerTape, TrainingPass, TrainingTape};
 use crate::cell::{Draw, Mask};
 use crate::error::Result;
-use crate::gpu::arguments::{StateBuffers, TrainingInput, TrainingStack};
+use crate::gpu::arguments::{SequenceInput, StateBuffers, TrainingInput, TrainingStack};
 use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::recurrent::pack::PackedStack;
 use crate::gpu::recurrent::project;
@@ -72,6 +72,11 @@ impl TrainingPass {
         Ok([Buffer::new(device, label, len)?, Buffer::new(device, label, other)?])
     }
 
+    /// A layer's call on its input.
+    fn call<'a>(&'a self, input: &'a SequenceInput<'a>) -> RecurrentCall<'a> {
+        RecurrentCall { stack: &self.stack, input, plan: &self.plan.forward, out: self.problem().out(), into: None }
+    }
+
     /// Runs a layer over `x`. Returns its tape and the input of the layer above.
     fn forward_layer(
         &self,
@@ -84,8 +89,7 @@ impl TrainingPass {
         let device = recorder.device().clone();
         let Problem { time, batch, layers, .. } = *self.problem();
         let input = self.sequence(&x);
-        let call =
-            RecurrentCall { stack: &self.stack, input: &input, plan: &self.plan.forward, out: self.problem().out() };
+        let call = self.call(&input);
         let y = call.output(&device)?;
         let (h_len, s_len) = (self.directions() * self.h_len(), self.directions() * self.s_len());
         let mut border = BorderState::new(&device, h_len, s_len)?;
@@ -109,7 +113,7 @@ impl TrainingPass {
         }
         let needs_y = self.checkpoint || self.stack.merge == Some(Binary::Mul);
         let kept = needs_y.then(|| y.clone());
-        let mut above = call.merged(recorder, y)?;
+        let mut above = call.merged(recorder, y, None)?;
         let draw = if layer + 1 < layers { self.noise.draw(Mask::Dropout { layer }) } else { None };
         if let Some(draw) = draw {
             let width = self.problem().layer_input(layer + 1);
@@ -129,8 +133,7 @@ impl TrainingPass {
         y: &Buffer,
     ) -> Result<()> {
         let input = self.sequence(x);
-        let call =
-            RecurrentCall { stack: &self.stack, input: &input, plan: &self.plan.forward, out: self.problem().out() };
+        let call = self.call(&input);
         let layout = self.history(chunk.steps);
         self.begin_chunk(recorder, (layer, chunk), border, (tape, exchange))?;
         project::input(recorder, &call, layer, x, chunk, &tape.gates)?;

@@ -7,6 +7,7 @@ use super::{Needs, Recorder};
 use crate::error::{Error, Result};
 use crate::gpu::device::lock;
 use crate::gpu::kept::OnDevice;
+use crate::gpu::kept::buffer::Buffer;
 use crate::gpu::submit::GpuDevice;
 use crate::plan::{Submissions, Watchdog};
 
@@ -80,7 +81,7 @@ impl Drop for Unsubmitted {
     fn drop(&mut self) {
         let Some(Needs { uniforms, staged, .. }) = self.needs.take() else { return };
         let resources = self.recorder.device.resources();
-        self.recorder.list.buffers().for_each(|buffer| _ = buffer.share());
+        self.recorder.list.buffers().for_each(Buffer::retire);
         uniforms.iter().for_each(|uniforms| uniforms.retire());
         staged.iter().for_each(|(number, _)| resources.forget(*number));
     }
