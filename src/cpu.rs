@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pack stored     weights in panels that hold all gates of a block of units; done once, when a layer is built
+//! active          the rows that take part in a step; a product leaves out the others
 //! product         the micro-kernel: rows times a panel, in tiles that fill the registers
 //! equations       the cells' forward equations on one register, for inference and training
 //! update          inference: the equations on the product of some panels, while it is in the first-level cache
@@ -14,6 +15,7 @@
 //!
 //! `unsafe` is confined to the modules that allow it at their top: registers, kernels, and memory that threads share.
 
+mod active;
 mod buffer_cache;
 mod device;
 mod equations;

@@ -43,6 +43,15 @@ pub(crate) fn room<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
     if is_there::<T>(len) && vector.try_reserve_exact(len).is_ok() { Ok(vector) } else { Err(missing::<T>(op, len)) }
 }
 
+/// Empties a vector and gives it room for `len` elements.
+pub(crate) fn clear_for<T>(op: &'static str, vector: &mut Vec<T>, len: usize) -> Result<()> {
+    vector.clear();
+    if vector.capacity() < len {
+        *vector = room(op, len)?;
+    }
+    Ok(())
+}
+
 /// A vector of zeros. The system zeroes the pages of a large one when they are first used.
 pub(crate) fn zeros<T: Zeroable>(op: &'static str, len: usize) -> Result<Vec<T>> {
     let vector = if is_there::<T>(len) { bytemuck::allocation::try_zeroed_vec(len).ok() } else { None };

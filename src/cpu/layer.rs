@@ -1,6 +1,7 @@
 //! The packed weights of one layer in one direction of time.
 
 mod call;
+mod skipped;
 
 use ndarray::{Array2, IxDyn};
 
@@ -112,28 +113,33 @@ impl LayerWeights {
         self.stages.iter().map(|stage| work(&stage.state)).sum()
     }
 
-    /// Steps whose input projection is computed at once.
-    fn chunk(batch: usize) -> usize {
-        (CHUNK_ROWS / batch.max(1)).max(1)
-    }
-
-    /// Grows a thread's buffers to the lengths that a call needs.
-    pub(super) fn reserve(&self, buffers: &mut ThreadBuffers, time: usize, batch: usize, threads: usize) -> Result<()> {
-        let rows = Self::chunk(batch).min(time) * batch;
+    /// Grows a thread's buffers to the lengths that a call needs, whichever rows its steps skip. `stride` is that of the
+    /// state's rows.
+    pub(super) fn reserve(
+        &self,
+        buffers: &mut ThreadBuffers,
+        (time, batch, stride): (usize, usize, usize),
+        threads: usize,
+        skips: bool,
+    ) -> Result<()> {
+        let rows = CHUNK_ROWS.max(batch).min(time * batch);
         let own = |panels: usize| panels.div_ceil(threads);
         let (mut gates, mut product, mut unpacked, mut rounded) = (0, 0, 0, 0);
+        let mut gathered = batch * stride;
         for stage in &self.stages {
             let layout = stage.state.layout;
-            let group = GROUP_ROWS.min(batch);
-            product = product.max(group * group_panels(group).min(layout.panels()) * layout.width());
+            let group = |rows: usize| rows * group_panels(rows).min(layout.panels()) * layout.width();
+            product = product.max((1..=GROUP_ROWS.min(batch)).map(group).max().unwrap_or(0));
             if stage.state.rounds_operand() {
                 rounded = rounded.max(RoundedRows::words(stage.state.depth));
             }
             if let Some(input) = &stage.input {
                 gates += own(layout.panels()) * layout.width() * rows;
                 unpacked = unpacked.max(input.unpacked_len(rows));
+                gathered = gathered.max(rows * input.depth);
             }
         }
+        buffers.gathered.reserve(OP, if skips { gathered } else { 0 })?;
         buffers.gates.reserve(OP, gates)?;
         buffers.product.reserve(OP, product)?;
         buffers.unpacked.reserve(OP, unpacked)?;
@@ -145,6 +151,8 @@ impl LayerWeights {
 /// The buffers that one thread has for itself.
 #[derive(Default)]
 pub(super) struct ThreadBuffers {
+    /// The rows of a product's operand that take part in it, if others lie between them.
+    gathered: AlignedVec<f32>,
     /// `U x + b_ih` of a chunk's steps, stage by stage `[rows, own width]`.
     gates: AlignedVec<f32>,
     /// `W h + b_hh` of some panels.

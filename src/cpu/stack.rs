@@ -1,6 +1,7 @@
 //! A stack of layers on the CPU: which threads do what, and the buffers of a call.
 #![allow(unsafe_code)]
 
+use super::active::ActiveRows;
 use super::device::CpuDevice;
 use super::layer::{LayerCall, LayerWeights, ThreadBuffers, ThreadInGroup};
 use super::memory::{AlignedVec, PerThread, SharedSlice};
@@ -32,6 +33,7 @@ pub(crate) struct Stack {
 #[derive(Default)]
 pub(crate) struct Workspace {
     threads: PerThread<ThreadBuffers>,
+    active: ActiveRows,
     states: AlignedVec<f32>,
     /// Outputs of layers below the last, alternately.
     layer_outputs: [AlignedVec<f32>; 2],
@@ -107,7 +109,7 @@ impl Stack {
     }
 
     /// The number of threads that pays off: one for a single step of a single row or for a call with little work,
-    /// otherwise as many as the work of a step justifies.
+    /// otherwise as many as the work of a step justifies. `batch` counts the rows that take part in a step.
     fn threads(&self, time: usize, batch: usize) -> usize {
         let step = |layer: &Vec<LayerWeights>| layer.iter().map(LayerWeights::step_work).sum::<usize>() * batch;
         let step = self.layers.iter().map(step).max().unwrap_or(0);
@@ -126,10 +128,11 @@ impl Stack {
         threads: usize,
     ) -> Result<()> {
         let steps = call.time * call.batch;
+        let lengths = (call.time, call.batch, layout.h_stride());
         let layers = self.layers.iter().flatten();
         for buffers in workspace.threads.reserve(threads) {
             // While another call has the workers, one thread does all the work.
-            layers.clone().try_for_each(|layer| layer.reserve(buffers, call.time, call.batch, 1))?;
+            layers.clone().try_for_each(|layer| layer.reserve(buffers, lengths, 1, call.flags.is_some()))?;
         }
         workspace.states.reserve(OP, self.layers.len() * self.directions.len() * layout.len())?;
         if self.layers.len() > 1 {
@@ -155,6 +158,9 @@ impl Stack {
         let layout = StateLayout::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
         self.reserve(workspace, &layout, &call, threads)?;
         let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;
+        let Workspace { threads: buffers, active, states, layer_outputs, direction_outputs } = workspace;
+        let active = flags.map(|flags| active.list(OP, (flags, batch), &(0..batch))).transpose()?;
+        let threads = active.map_or(threads, |active| self.threads(time, active.total().div_ceil(time.max(1))));
         let mut caller = CallerState { h, s };
         let resets = ResetState { h: initial_h, s: initial_s };
         let rows = self.layers.len() * self.directions.len();
@@ -164,14 +170,14 @@ impl Stack {
                 Direction::Reverse => time.saturating_sub(1),
             };
             let first = flags.filter(|_| time > 0).map(|flags| &flags[first * batch..(first + 1) * batch]);
-            layout.load(row, &mut workspace.states, &caller, resets, first);
+            layout.load(row, states, &caller, resets, first);
         }
-        let Workspace { threads: buffers, states, layer_outputs, direction_outputs } = workspace;
         let shared = SharedStackCall {
             stack: self,
             time,
             batch,
             flags,
+            active,
             pad,
             layout,
             resets,
@@ -202,6 +208,7 @@ struct SharedStackCall<'a> {
     time: usize,
     batch: usize,
     flags: Option<&'a [u32]>,
+    active: Option<&'a ActiveRows>,
     pad: Pad,
     layout: StateLayout,
     resets: ResetState<'a>,
@@ -248,6 +255,7 @@ impl SharedStackCall<'_> {
                     y_at,
                     y_stride,
                     flags: self.flags,
+                    active: self.active,
                     pad: self.pad,
                     buffers: self.layout.buffers(row, self.states, self.resets),
                     barrier: if groups > 1 { &self.of_direction[direction] } else { &self.all_threads },

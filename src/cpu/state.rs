@@ -45,6 +45,11 @@ impl StateLayout {
         Self { batch, out, hidden, has_cell, h_stride: stride(out), s_stride: stride(hidden) }
     }
 
+    /// Distance of the rows of `h`.
+    pub(super) fn h_stride(&self) -> usize {
+        self.h_stride
+    }
+
     /// Numbers per layer and direction.
     pub(super) fn len(&self) -> usize {
         self.batch * (2 * self.h_stride + 3 * self.s_stride)

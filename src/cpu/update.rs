@@ -4,12 +4,13 @@
 
 use std::ops::Range;
 
+use super::active::StepRows;
 use super::equations::{Activations, AnyActivations, SigmoidTanh, UnitRegister, update};
 use super::math::{load_part, store_part};
 use super::memory::SharedSlice;
 use super::pack::PanelLayout;
 use super::simd::{Kernel, Simd};
-use crate::cell::{Cell, RESET, Stage, VALID};
+use crate::cell::{Cell, RESET, Stage};
 
 /// The rows of a state of one layer and direction in a working buffer, each padded to whole registers.
 #[derive(Clone, Copy)]
@@ -53,26 +54,15 @@ impl InitialRows<'_> {
     }
 }
 
-/// The flags of one step and of the step after it, one word per row.
+/// The flags of the next step, one word per row; `None` if no row is reset before it.
 #[derive(Clone, Copy)]
-pub(super) struct StepFlags<'a> {
-    /// `None` if every row takes part in the step.
-    pub(super) now: Option<&'a [u32]>,
-    /// `None` if no row is reset before the next step.
-    pub(super) next: Option<&'a [u32]>,
-}
+pub(super) struct NextFlags<'a>(pub(super) Option<&'a [u32]>);
 
-impl StepFlags<'_> {
-    /// Whether the row takes part in the step.
-    #[inline(always)]
-    fn valid(self, row: usize) -> bool {
-        self.now.is_none_or(|flags| flags[row] & VALID != 0)
-    }
-
+impl NextFlags<'_> {
     /// Whether the row's state returns to its initial value before the next step.
     #[inline(always)]
-    fn resets(self, row: usize) -> bool {
-        self.next.is_some_and(|flags| flags[row] & RESET != 0)
+    pub(super) fn resets(self, row: usize) -> bool {
+        self.0.is_some_and(|flags| flags[row] & RESET != 0)
     }
 }
 
@@ -93,13 +83,14 @@ pub(super) struct StepState<'a> {
     pub(super) h: PaddedRows<'a>,
     pub(super) h_next: PaddedRows<'a>,
     pub(super) s: PaddedRows<'a>,
-    /// The operand of a step's second product: `r h`, or the state before its projection.
+    /// The operand of a step's second product: `r h`, or the state before its projection. It holds the rows of the step
+    /// alone, one after the other, as does `a_z`.
     pub(super) m: PaddedRows<'a>,
     /// The pre-activation of the update gate, of a GRU that resets before the product.
     pub(super) a_z: PaddedRows<'a>,
     pub(super) initial_h: InitialRows<'a>,
     pub(super) initial_s: InitialRows<'a>,
-    pub(super) flags: StepFlags<'a>,
+    pub(super) next: NextFlags<'a>,
     pub(super) output: StepOutput<'a>,
 }
 
@@ -113,6 +104,8 @@ pub(super) struct Update<'a> {
     pub(super) stage: Stage,
     pub(super) layout: PanelLayout,
     pub(super) panels: Range<usize>,
+    /// The rows that take part in the step, and those among them that are updated, as positions.
+    pub(super) step_rows: StepRows<'a>,
     pub(super) rows: Range<usize>,
     /// `U x + b_ih` from the first of `rows` and of `panels` on; empty if the stage has no input.
     pub(super) input: &'a [f32],
@@ -140,7 +133,8 @@ impl Update<'_> {
     fn all<S: Simd>(self, v: S, activations: impl Activations) {
         let (gates, width) = (self.layout.gates.len(), self.layout.width());
         for (panel, number) in self.panels.clone().enumerate() {
-            for (at, row) in self.rows.clone().enumerate() {
+            for (at, position) in self.rows.clone().enumerate() {
+                let row = self.step_rows.row(position);
                 for slot in 0..self.layout.blocks {
                     let unit = (number * self.layout.blocks + slot) * S::LANES;
                     if unit >= self.layout.units {
@@ -149,7 +143,7 @@ impl Update<'_> {
                     let column = slot * gates * S::LANES;
                     let input = at * self.input_stride + panel * width + column;
                     let product = (panel * self.rows.len() + at) * width + column;
-                    let mut register = InferenceRegister { update: &self, row, unit, input, product };
+                    let mut register = InferenceRegister { update: &self, row, position, unit, input, product };
                     update(v, (self.cell, self.stage), activations, &mut register);
                 }
             }
@@ -161,6 +155,8 @@ impl Update<'_> {
 struct InferenceRegister<'a> {
     update: &'a Update<'a>,
     row: usize,
+    /// The row's position among those that take part in the step.
+    position: usize,
     unit: usize,
     /// Index of the first gate in [`Update::input`].
     input: usize,
@@ -169,29 +165,17 @@ struct InferenceRegister<'a> {
 }
 
 impl InferenceRegister<'_> {
-    /// Writes a row's new `h` and its output. A skipped row keeps its `h`, and its output is the held one or zero.
+    /// Writes a row's new `h` and its output.
     #[inline(always)]
     fn put_h<S: Simd>(&self, v: S, new: S::F) {
         let Self { update, row, unit, .. } = *self;
-        let StepState { h, h_next, initial_h, flags, output, .. } = *update.state;
+        let StepState { h_next, initial_h, next, output, .. } = *update.state;
         let lanes = S::LANES.min(update.layout.units - unit);
-        let valid = flags.valid(row);
-        // SAFETY: no thread writes `h` in this step, and only this thread touches these units of `h_next` and `y`: see
-        // `Update`.
+        let kept = if next.resets(row) { initial_h.load(v, row, unit) } else { new };
+        // SAFETY: only this thread touches these units of `h_next` and `y`: see `Update`.
         unsafe {
-            let index = |at: usize| at + row * output.stride + unit;
-            let y = output.y.write(index(output.at), lanes);
-            if valid {
-                store_part(v, y, new);
-            } else {
-                match output.held {
-                    Some(held) => y.copy_from_slice(output.y.read(index(held), lanes)),
-                    None => y.fill(0.0),
-                }
-            }
-            let kept = if valid { new } else { h.load(v, row, unit) };
-            let next = if flags.resets(row) { initial_h.load(v, row, unit) } else { kept };
-            h_next.store(v, row, unit, next);
+            store_part(v, output.y.write(output.at + row * output.stride + unit, lanes), new);
+            h_next.store(v, row, unit, kept);
         }
     }
 }
@@ -236,7 +220,7 @@ impl<S: Simd> UnitRegister<S> for InferenceRegister<'_> {
     #[inline(always)]
     fn kept_z(&self, v: S) -> S::F {
         // SAFETY: the stage `Reset` wrote `a_z` before the last barrier, and nobody writes it in this stage.
-        unsafe { self.update.state.a_z.load(v, self.row, self.unit) }
+        unsafe { self.update.state.a_z.load(v, self.position, self.unit) }
     }
 
     #[inline(always)]
@@ -244,18 +228,17 @@ impl<S: Simd> UnitRegister<S> for InferenceRegister<'_> {
         let state = self.update.state;
         // SAFETY: only this thread touches these units of `m` and `a_z` in this stage: see `Update`.
         unsafe {
-            state.m.store(v, self.row, self.unit, r_h);
-            state.a_z.store(v, self.row, self.unit, a_z);
+            state.m.store(v, self.position, self.unit, r_h);
+            state.a_z.store(v, self.position, self.unit, a_z);
         }
     }
 
     #[inline(always)]
-    fn put_s(&mut self, v: S, s: S::F, s_next: S::F) {
-        let StepState { s: rows, initial_s, flags, .. } = *self.update.state;
-        let kept = if flags.valid(self.row) { s_next } else { s };
-        let next = if flags.resets(self.row) { initial_s.load(v, self.row, self.unit) } else { kept };
+    fn put_s(&mut self, v: S, _: S::F, s_next: S::F) {
+        let StepState { s: rows, initial_s, next, .. } = *self.update.state;
+        let kept = if next.resets(self.row) { initial_s.load(v, self.row, self.unit) } else { s_next };
         // SAFETY: only this thread touches these units of `s`: see `Update`.
-        unsafe { rows.store(v, self.row, self.unit, next) };
+        unsafe { rows.store(v, self.row, self.unit, kept) };
     }
 
     #[inline(always)]
@@ -263,7 +246,7 @@ impl<S: Simd> UnitRegister<S> for InferenceRegister<'_> {
         let Update { cell, stage, state, .. } = self.update;
         if *stage == Stage::Whole && cell.projection().is_some() {
             // SAFETY: only this thread touches these units of `m` in this stage: see `Update`.
-            unsafe { state.m.store(v, self.row, self.unit, out) };
+            unsafe { state.m.store(v, self.position, self.unit, out) };
         } else {
             self.put_h(v, out);
         }

@@ -3,14 +3,15 @@
 
 use std::ops::{Add, Div, Mul, Range, Rem};
 
-use super::{GROUP_ROWS, LayerWeights, PackedStage, ThreadBuffers, group_panels};
+use super::{CHUNK_ROWS, GROUP_ROWS, LayerWeights, PackedStage, ThreadBuffers, group_panels};
 use crate::cell::{Direction, Pad, Stage};
+use crate::cpu::active::{ActiveRows, StepRows};
 use crate::cpu::memory::SharedSlice;
 use crate::cpu::pack::PanelSlice;
 use crate::cpu::pool::Barrier;
 use crate::cpu::product::{DotProduct, OperandRows, Product, ProductTarget, RoundedRows};
 use crate::cpu::round::RoundRows;
-use crate::cpu::update::{InitialRows, PaddedRows, StepFlags, StepOutput, StepState, Update};
+use crate::cpu::update::{InitialRows, NextFlags, PaddedRows, StepOutput, StepState, Update};
 
 /// A layer's call in one direction, which all its threads share.
 pub(in crate::cpu) struct LayerCall<'a> {
@@ -27,6 +28,8 @@ pub(in crate::cpu) struct LayerCall<'a> {
     pub(in crate::cpu) y_stride: usize,
     /// `[T, B]`
     pub(in crate::cpu) flags: Option<&'a [u32]>,
+    /// The rows that take part in each step by `flags`; `None` if all do.
+    pub(in crate::cpu) active: Option<&'a ActiveRows>,
     pub(in crate::cpu) pad: Pad,
     pub(in crate::cpu) buffers: StateBuffers<'a>,
     pub(in crate::cpu) barrier: &'a Barrier,
@@ -79,7 +82,9 @@ struct StepChunk {
 struct StageStep<'a> {
     stage: &'a PackedStage,
     state: &'a StepState<'a>,
-    /// The operand of the stage's product.
+    /// The rows that take part in the step.
+    active: StepRows<'a>,
+    /// Those rows of the operand of the stage's product.
     rows: OperandRows<'a>,
     /// The thread's panels.
     own: Range<usize>,
@@ -97,9 +102,9 @@ impl LayerCall<'_> {
     /// All threads of the group run it at once, each with its own index. Nobody else touches `y` and the state's buffers
     /// meanwhile, and nobody writes to `x`.
     pub(in crate::cpu) unsafe fn run(&self, thread: ThreadInGroup, buffers: &mut ThreadBuffers) {
-        let chunk = LayerWeights::chunk(self.batch);
-        for first in (0..self.time).step_by(chunk) {
-            let chunk = StepChunk { first, steps: chunk.min(self.time - first) };
+        let mut first = 0;
+        while first < self.time {
+            let chunk = self.chunk(first);
             // SAFETY: nobody writes to `x`, by this function's contract.
             unsafe { self.project_input(thread, buffers, chunk) };
             for k in first..first + chunk.steps {
@@ -107,11 +112,37 @@ impl LayerCall<'_> {
                 // buffers, by this function's contract.
                 unsafe { self.step(thread, buffers, k, chunk) };
             }
+            first += chunk.steps;
         }
     }
 
+    /// The steps from `first` on whose input projection is computed at once: at least one, and as many as bring the rows that
+    /// take part in them to [`CHUNK_ROWS`].
+    fn chunk(&self, first: usize) -> StepChunk {
+        let fits = |steps: usize| self.chunk_rows(StepChunk { first, steps }) <= CHUNK_ROWS;
+        let most = CHUNK_ROWS.min(self.time - first);
+        let steps = (2..=most).take_while(|&steps| fits(steps)).last().unwrap_or(1);
+        StepChunk { first, steps }
+    }
+
+    /// The rows that take part in a chunk's steps, summed over the steps.
+    fn chunk_rows(&self, chunk: StepChunk) -> usize {
+        let start = self.start(chunk);
+        self.rows_before(start + chunk.steps) - self.rows_before(start)
+    }
+
+    /// Rows that take part in a step, summed over the steps before time `t`.
+    fn rows_before(&self, t: usize) -> usize {
+        self.active.map_or(t * self.batch, |active| active.before(t))
+    }
+
+    /// The rows that take part in the step at time `t`.
+    pub(super) fn rows_of(&self, t: usize) -> StepRows<'_> {
+        self.active.map_or(StepRows::all(self.batch), |active| active.of_step(t))
+    }
+
     /// The time of the `k`th step.
-    fn time_of(&self, k: usize) -> usize {
+    pub(super) fn time_of(&self, k: usize) -> usize {
         match self.direction {
             Direction::Forward => k,
             Direction::Reverse => self.time - 1 - k,
@@ -123,18 +154,38 @@ impl LayerCall<'_> {
         self.time_of(chunk.first).min(self.time_of(chunk.first + chunk.steps - 1))
     }
 
+    /// The input of the rows that take part in a chunk's steps, in the order of time. If steps skip rows, the others are copied
+    /// to `gathered`.
+    ///
+    /// # Safety
+    /// Nobody writes to `x`.
+    unsafe fn input_rows<'b>(&'b self, chunk: StepChunk, gathered: &'b mut [f32]) -> OperandRows<'b> {
+        let (start, stride, count) = (self.start(chunk), self.input, self.chunk_rows(chunk));
+        let rows = chunk.steps * self.batch;
+        // SAFETY: nobody writes to `x`, by this function's contract.
+        let numbers = unsafe { self.x.read(start * self.batch * stride, rows * stride) };
+        if count == rows {
+            return OperandRows { numbers, stride, count };
+        }
+        let mut places = gathered.chunks_exact_mut(stride.max(1));
+        for (step, numbers) in numbers.chunks_exact((self.batch * stride).max(1)).enumerate() {
+            let rows = self.rows_of(start + step).iter().map(|row| &numbers[row * stride..][..stride]);
+            rows.zip(&mut places).for_each(|(row, place)| place.copy_from_slice(row));
+        }
+        OperandRows { numbers: gathered, stride, count }
+    }
+
     /// `U x + b_ih` of this thread's panels for a chunk of steps.
     ///
     /// # Safety
     /// Nobody writes to `x`.
     unsafe fn project_input(&self, thread: ThreadInGroup, buffers: &mut ThreadBuffers, chunk: StepChunk) {
-        let rows = chunk.steps * self.batch;
-        let at = self.start(chunk) * self.batch * self.input;
+        let ThreadBuffers { gates, gathered, unpacked: unpacked_panel, .. } = buffers;
         // SAFETY: nobody writes to `x`, by this function's contract.
-        let numbers = unsafe { self.x.read(at, rows * self.input) };
-        let operand = OperandRows { numbers, stride: self.input, count: rows };
+        let operand = unsafe { self.input_rows(chunk, gathered) };
+        let rows = operand.count;
         let set = self.weights.instructions;
-        let mut gates = &mut buffers.gates[..];
+        let mut gates = &mut gates[..];
         for stage in &self.weights.stages {
             let Some(input) = &stage.input else { continue };
             let own = thread.share(input.layout.panels());
@@ -150,7 +201,7 @@ impl LayerCall<'_> {
                 multiply(input.slice(own), out);
             } else {
                 for (at, panel) in own.enumerate() {
-                    let panel = input.slice(panel..panel + 1).unpacked(&mut buffers.unpacked[..unpacked], set);
+                    let panel = input.slice(panel..panel + 1).unpacked(&mut unpacked_panel[..unpacked], set);
                     multiply(panel, &mut out[at * width..]);
                 }
             }
@@ -166,29 +217,33 @@ impl LayerCall<'_> {
         let Self { weights, batch, .. } = *self;
         let t = self.time_of(k);
         let state = self.step_state(k, t);
-        let row_in_chunk = (t - self.start(chunk)) * batch;
-        let ThreadBuffers { gates, product, rounded, scales, .. } = buffers;
+        let (active, chunk_rows) = (self.rows_of(t), self.chunk_rows(chunk));
+        let row_in_chunk = self.rows_before(t) - self.rows_before(self.start(chunk));
+        let ThreadBuffers { gates, product, rounded, scales, gathered, .. } = buffers;
         let mut gates = &gates[..];
+        // SAFETY: all threads take the step at once, each with its own share of the rows, by this function's contract.
+        unsafe { self.carry_skipped(thread, k, &state) };
         for stage in &weights.stages {
             let layout = stage.state.layout;
             let own = thread.share(layout.panels());
-            let operand = match stage.stage {
-                Stage::Whole | Stage::Reset => state.h,
-                Stage::Candidate | Stage::Project => state.m,
+            let (operand, of_operand) = match stage.stage {
+                Stage::Whole | Stage::Reset => (state.h, active),
+                Stage::Candidate | Stage::Project => (state.m, StepRows::all(active.count())),
             };
-            // SAFETY: the operand was written before the last barrier, and no thread writes it before the next one.
+            // SAFETY: the operand was written before the last barrier, and no thread writes its active rows before the next one.
             let numbers = unsafe { operand.rows.read(0, batch * operand.stride) };
             let rows = OperandRows { numbers, stride: operand.stride, count: batch };
+            let rows = of_operand.gather(rows, stage.state.depth, gathered);
             if stage.state.rounds_operand() {
                 weights.instructions.run(RoundRows { rows, depth: stage.state.depth, bytes: rounded, scales });
             }
             let input_stride = if stage.input.is_some() { own.len() * layout.width() } else { 0 };
-            let (stage_gates, rest) = gates.split_at(input_stride * chunk.steps * batch);
+            let (stage_gates, rest) = gates.split_at(input_stride * chunk_rows);
             let input = &stage_gates[row_in_chunk * input_stride..];
             // Every other step takes the panels in reverse order: those that the previous step read last are still in
             // the cache.
             let last_first = k % 2 == 1;
-            let step = StageStep { stage, state: &state, rows, own, input, input_stride, last_first };
+            let step = StageStep { stage, state: &state, active, rows, own, input, input_stride, last_first };
             self.run_stage(&step, product, (rounded, scales));
             gates = rest;
             self.barrier.wait(thread.threads);
@@ -198,18 +253,19 @@ impl LayerCall<'_> {
     /// Products and updates of one stage, group by group of panels and of rows.
     #[inline]
     fn run_stage(&self, step: &StageStep<'_>, product: &mut [f32], (rounded, scales): (&[u32], &[f32])) {
-        let Self { weights, batch, .. } = *self;
-        let StageStep { stage, rows, own, input, input_stride, last_first, .. } = step;
+        let weights = self.weights;
+        let StageStep { stage, active, rows, own, input, input_stride, last_first, .. } = step;
+        let count = active.count();
         let layout = stage.state.layout;
-        let panels_at_once = group_panels(GROUP_ROWS.min(batch));
+        let panels_at_once = group_panels(GROUP_ROWS.min(count));
         let groups = own.len().div_ceil(panels_at_once);
         for group in 0..groups {
             let group = if *last_first { groups - 1 - group } else { group };
             let first = group * panels_at_once;
             let panels = own.start + first..own.end.min(own.start + first + panels_at_once);
             let packed = PanelSlice { last_first: *last_first, ..stage.state.slice(panels.clone()) };
-            for begin in (0..batch).step_by(GROUP_ROWS) {
-                let group = begin..batch.min(begin + GROUP_ROWS);
+            for begin in (0..count).step_by(GROUP_ROWS) {
+                let group = begin..count.min(begin + GROUP_ROWS);
                 let (row_stride, panel_stride) = (layout.width(), group.len() * layout.width());
                 let target = ProductTarget { numbers: product, panel_stride, row_stride };
                 if stage.state.rounds_operand() {
@@ -224,6 +280,7 @@ impl LayerCall<'_> {
                     stage: stage.stage,
                     layout,
                     panels: panels.clone(),
+                    step_rows: *active,
                     rows: group,
                     input: if *input_stride > 0 { &input[input_at..] } else { &[] },
                     input_stride: *input_stride,
@@ -248,7 +305,7 @@ impl LayerCall<'_> {
             a_z: buffers.a_z,
             initial_h: buffers.initial_h,
             initial_s: buffers.initial_s,
-            flags: StepFlags { now: flags_at(t), next },
+            next: NextFlags(next),
             output: StepOutput {
                 y: self.y,
                 at: y_at(t),
