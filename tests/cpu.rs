@@ -1,6 +1,9 @@
 //! The CPU path against the reference: every cell, option, weight type and instruction set, at the sizes at which registers,
 //! tiles and threads' shares end.
 
+#[path = "cpu/skipped.rs"]
+mod skipped;
+
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::cpu::{CpuOptions, Instructions};
 use gatewise::nn::{Config, Merge, State};

@@ -96,14 +96,20 @@ impl<'a> StepRows<'a> {
         (0..self.count).map(move |position| self.row(position))
     }
 
+    /// Copies these rows of `from`, where all rows lie, one after the other to `to`.
+    pub(super) fn copy(self, from: &[f32], width: usize, to: &mut [f32]) {
+        if self.list.is_none() {
+            to.copy_from_slice(&from[self.first * width..][..self.count * width]);
+            return;
+        }
+        for (row, to) in self.iter().zip(to.chunks_exact_mut(width.max(1))) {
+            to.copy_from_slice(&from[row * width..][..width]);
+        }
+    }
+
     /// These rows of an operand that holds all rows, `depth` numbers each. Rows with gaps between them are copied to
     /// `gathered`.
-    pub(super) fn gather<'b>(
-        self,
-        all: OperandRows<'b>,
-        depth: usize,
-        gathered: &'b mut [f32],
-    ) -> OperandRows<'b> {
+    pub(super) fn gather<'b>(self, all: OperandRows<'b>, depth: usize, gathered: &'b mut [f32]) -> OperandRows<'b> {
         if self.list.is_none() {
             let first = if self.count == 0 { 0 } else { self.first };
             return all.slice(first..first + self.count);

@@ -5,7 +5,7 @@ mod skipped;
 
 use ndarray::{Array2, IxDyn};
 
-pub(super) use self::call::{LayerCall, StateBuffers, ThreadInGroup};
+pub(super) use self::call::{LayerCall, StateBuffers, ThreadInGroup, share_start};
 
 use super::memory::AlignedVec;
 use super::pack::{Operand, PanelLayout, Panels};

@@ -30,12 +30,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use self::steps::TrainingSteps;
 
-use self::shard::{LayerShard, ShardTape};
+use self::shard::{LayerShard, ShardRows, ShardTape};
 use self::weights::LayerWeights;
 use super::buffer_cache::CachedBuffer;
 use super::device::CpuDevice;
+use super::layer::share_start;
 use crate::cell::{Cell, Direction, Parameters};
 use crate::error::Result;
+use crate::memory;
 use crate::op::Binary;
 
 const OP: &str = "training";
@@ -73,8 +75,7 @@ pub(crate) struct TrainingTape {
     stack: Arc<TrainingStack>,
     steps: TrainingSteps,
     threads: usize,
-    /// The rows of each shard of the batch.
-    shards: Vec<Range<usize>>,
+    shards: Vec<ShardRows>,
     layers: Vec<LayerTape>,
 }
 
@@ -101,7 +102,7 @@ pub(crate) struct TrainingGradient {
 
 /// A layer's part of the tape.
 struct LayerTape {
-    /// The input by shards, `[T, rows, input]`, in the order of time.
+    /// The input by shards, of the rows that take part in each step, in the order of time.
     x: Vec<CachedBuffer>,
     /// By directions, then shards.
     shards: Vec<ShardTape>,
@@ -148,11 +149,26 @@ impl TrainingStack {
         self.device.threads().min(work / CALL_WORK).max(1)
     }
 
-    /// Cuts a batch into shards, as many as there are threads per direction.
-    fn shard_rows(&self, batch: usize, threads: usize) -> Vec<Range<usize>> {
-        let shards = threads.div_ceil(self.directions.len().max(1));
-        let rows = batch.div_ceil(shards).max(1);
-        (0..batch).step_by(rows).map(|first| first..batch.min(first + rows)).collect()
+    /// Cuts a batch into shards of about as many steps to take, at most as many shards as there are threads per direction.
+    fn shard_rows(&self, steps: &TrainingSteps, threads: usize) -> Result<Vec<ShardRows>> {
+        let most = threads.div_ceil(self.directions.len().max(1));
+        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(most);
+        // A row that takes no step still has outputs and gradients.
+        let work = |row: usize| match steps.flags {
+            Some(_) => 1 + (0..steps.time).filter(|&t| steps.valid(t, row)).count(),
+            None => 1,
+        };
+        let work = memory::collected(OP, steps.batch, (0..steps.batch).map(work))?;
+        let (total, mut done) = (work.iter().sum::<usize>(), 0);
+        for (row, work) in work.into_iter().enumerate() {
+            let count = ranges.len();
+            match ranges.last_mut() {
+                Some(last) if done < share_start(total, count, most) => last.end = row + 1,
+                _ => ranges.push(row..row + 1),
+            }
+            done += work;
+        }
+        ranges.into_iter().map(|range| ShardRows::new(steps, range)).collect()
     }
 
     /// A layer's shards, by directions and then rows.
@@ -160,12 +176,15 @@ impl TrainingStack {
         &'a self,
         layer: usize,
         steps: &'a TrainingSteps,
-        shards: &'a [Range<usize>],
+        shards: &'a [ShardRows],
     ) -> Vec<LayerShard<'a>> {
         let one = |(at, weights): (usize, &'a LayerWeights)| {
             let (direction, state_row) = (self.directions[at], layer * self.directions.len() + at);
             let buffers = self.device.buffers();
-            shards.iter().map(move |rows| LayerShard { weights, direction, state_row, steps, rows, buffers })
+            shards.iter().map(move |ShardRows { range: rows, active }| {
+                let active = active.as_ref();
+                LayerShard { weights, direction, state_row, steps, rows, active, buffers }
+            })
         };
         self.layers[layer].iter().enumerate().flat_map(one).collect()
     }
@@ -212,16 +231,5 @@ fn put_rows(to: &mut [f32], batch: usize, width: usize, rows: &Range<usize>, fro
     }
     for (step, from) in from.chunks_exact(chunk).enumerate() {
         to[(step * batch + rows.start) * width..][..chunk].copy_from_slice(from);
-    }
-}
-
-/// Copies a shard's rows of every step out of the batch: from `[.., batch, width]` to `[.., rows, width]`.
-fn take_rows(from: &[f32], batch: usize, width: usize, rows: &Range<usize>, to: &mut [f32]) {
-    let chunk = rows.len() * width;
-    if chunk == 0 {
-        return;
-    }
-    for (step, to) in to.chunks_exact_mut(chunk).enumerate() {
-        to.copy_from_slice(&from[(step * batch + rows.start) * width..][..chunk]);
     }
 }

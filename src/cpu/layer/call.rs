@@ -64,7 +64,7 @@ impl ThreadInGroup {
 }
 
 /// The first item of share `at` of `of`: `count * at / of`, without the product that overflows for a large count.
-fn share_start<N>(count: N, at: N, of: N) -> N
+pub(in crate::cpu) fn share_start<N>(count: N, at: N, of: N) -> N
 where
     N: Copy + Add<Output = N> + Mul<Output = N> + Div<Output = N> + Rem<Output = N>,
 {

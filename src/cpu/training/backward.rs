@@ -44,12 +44,14 @@ impl TrainingTape {
         for (layer, tape) in layers.iter().enumerate().rev() {
             let mut dx = self.backward_layer(layer, tape, &last, (dy, upper.as_deref()), &mut gradient)?;
             if layer > 0 {
-                dx.iter_mut().zip(shards).for_each(|(dx, rows)| steps.drop_out(layer - 1, rows, stack.width(), dx));
+                dx.iter_mut().zip(shards).for_each(|(dx, rows)| {
+                    steps.drop_out(layer - 1, &rows.range, stack.width(), dx);
+                });
             }
             upper = Some(dx);
         }
         let dx = upper.iter().flatten().zip(shards);
-        dx.for_each(|(dx, rows)| put_rows(&mut gradient.x, batch, input, rows, dx));
+        dx.for_each(|(dx, rows)| put_rows(&mut gradient.x, batch, input, &rows.range, dx));
         Ok(gradient)
     }
 
@@ -103,12 +105,10 @@ impl TrainingTape {
         let Self { stack, steps, shards, .. } = self;
         let (direction, shard) = (at / shards.len(), at % shards.len());
         let offset = if stack.merge.is_none() { direction * stack.out } else { 0 };
-        let stride = stack.width();
+        let (stride, rows) = (stack.width(), &shards[shard].range);
         match upper {
-            Some(upper) => {
-                OutputGradient { numbers: &upper[shard], batch: shards[shard].len(), first: 0, stride, offset }
-            }
-            None => OutputGradient { numbers: dy, batch: steps.batch, first: shards[shard].start, stride, offset },
+            Some(upper) => OutputGradient { numbers: &upper[shard], batch: rows.len(), first: 0, stride, offset },
+            None => OutputGradient { numbers: dy, batch: steps.batch, first: rows.start, stride, offset },
         }
     }
 }

@@ -1,13 +1,12 @@
 //! The forward pass takes the layers from the first to the last. Within a layer, every direction and shard of the batch
 //! is computed independently.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::shard::{CarriedState, LayerShard, ShardStep, ShardTape, SpanTape};
+use super::shard::{CarriedState, LayerShard, ShardRows, ShardStep, ShardTape, SpanTape};
 use super::step::StepForward;
 use super::steps::{RecurrentMasks, Span, TrainingSteps, masked};
-use super::{LayerTape, OP, TrainingCall, TrainingOutput, TrainingStack, TrainingTape, put_rows, take_rows};
+use super::{LayerTape, OP, TrainingCall, TrainingOutput, TrainingStack, TrainingTape, put_rows};
 use crate::cell::{Draw, Pad, Stage};
 use crate::cpu::buffer_cache::CachedBuffer;
 use crate::error::{Result, elements};
@@ -27,22 +26,30 @@ impl TrainingStack {
     ) -> Result<(TrainingOutput, TrainingTape)> {
         let TrainingSteps { time, batch, .. } = steps;
         let threads = self.threads(&steps);
-        let shards = self.shard_rows(batch, threads);
+        let shards = self.shard_rows(&steps, threads)?;
         let mut output = TrainingOutput {
             y: memory::zeros(OP, elements(OP, "y", &[time, batch, self.width()])?)?,
             h: memory::zeros(OP, call.h.len())?,
             s: memory::zeros(OP, call.s.len())?,
         };
-        let mut x = self.each(threads, &shards, |rows| self.input_rows(call, &steps, rows))?;
+        let (width, buffers) = (self.layers[0][0].input, self.device.buffers());
+        let input = |rows: &ShardRows| rows.take_active(call.x, (batch, rows.range.start), width, buffers);
+        let mut x = self.each(threads, &shards, input)?;
         let mut layers = memory::room(OP, self.layers.len())?;
         for layer in 0..self.layers.len() {
             let (tapes, mut y) = self.forward_layer(layer, threads, (&steps, &shards), call, &x, &mut output)?;
             if layer + 1 < self.layers.len() {
-                y.iter_mut().zip(&shards).for_each(|(y, rows)| steps.drop_out(layer, rows, self.width(), y));
+                y.iter_mut().zip(&shards).for_each(|(y, rows)| steps.drop_out(layer, &rows.range, self.width(), y));
+                if steps.flags.is_some() {
+                    let active = |(y, rows): (CachedBuffer, &ShardRows)| {
+                        rows.take_active(&y, (rows.range.len(), 0), self.width(), buffers)
+                    };
+                    y = self.each(threads, y.into_iter().zip(&shards), active)?;
+                }
             }
             layers.push(LayerTape { x: std::mem::replace(&mut x, y), shards: tapes });
         }
-        x.iter().zip(&shards).for_each(|(y, rows)| put_rows(&mut output.y, batch, self.width(), rows, y));
+        x.iter().zip(&shards).for_each(|(y, rows)| put_rows(&mut output.y, batch, self.width(), &rows.range, y));
         Ok((output, TrainingTape { stack: self, steps, threads, shards, layers }))
     }
 
@@ -52,7 +59,7 @@ impl TrainingStack {
         &self,
         layer: usize,
         threads: usize,
-        (steps, shards): (&TrainingSteps, &[Range<usize>]),
+        (steps, shards): (&TrainingSteps, &[ShardRows]),
         call: &TrainingCall<'_>,
         x: &[CachedBuffer],
         output: &mut TrainingOutput,
@@ -84,17 +91,6 @@ impl TrainingStack {
             tapes.iter_mut().zip(outputs).for_each(|(tape, y)| tape.y = Some(y));
         }
         Ok((tapes, y))
-    }
-
-    /// Copies some rows of the input, `[T, rows, input]`, with zeros at skipped steps.
-    fn input_rows(&self, call: &TrainingCall<'_>, steps: &TrainingSteps, rows: &Range<usize>) -> Result<CachedBuffer> {
-        let width = self.layers[0][0].input;
-        let mut x = self.device.buffers().take(steps.time * rows.len() * width)?;
-        take_rows(call.x, steps.batch, width, rows, &mut x);
-        if steps.flags.is_some() {
-            steps.clear_skipped(rows, &mut x);
-        }
-        Ok(x)
     }
 }
 
@@ -143,13 +139,14 @@ impl LayerShard<'_> {
     ) -> Result<SpanTape> {
         let start = self.steps.start(self.direction, span);
         let mut pass = SpanForward::new(self, span, initial, state)?;
-        let (input, all) = (self.weights.input, span.steps * self.rows.len());
-        self.weights.x.multiply(&x[start * self.rows.len() * input..][..all * input], input, all, &mut pass.tape.gates);
+        let (input, rows) = (self.weights.input, self.span_rows(span));
+        self.weights.x.multiply(&x[rows.start * input..rows.end * input], input, rows.len(), &mut pass.tape.gates);
+        let step_len = self.rows.len() * self.weights.out;
         for k in span.first..span.first + span.steps {
             let step = self.step(k, start);
             pass.take(step);
             let output = if self.steps.flags.is_some() { &pass.state.held } else { &pass.state.h };
-            y[step.all(self.weights.out)].copy_from_slice(output);
+            y[(step.t - start) * step_len..][..step_len].copy_from_slice(output);
         }
         Ok(pass.tape)
     }
@@ -163,13 +160,13 @@ struct SpanForward<'a> {
     initial: &'a [Vec<f32>; 2],
     state: &'a mut CarriedState,
     tape: SpanTape,
-    /// `h` times the mask of the recurrent dropout, `[rows, O]`; empty without a mask.
+    /// `h` of the step's rows times the mask of the recurrent dropout; empty without a mask.
     masked_h: CachedBuffer,
-    /// The first product, `W h + b_hh`.
+    /// The first product, `W h + b_hh`, of the step's rows, as are the next two.
     product: CachedBuffer,
     /// The second product: the candidate's, or the projection.
     second_product: CachedBuffer,
-    /// The new `h`, or the state before its projection, `[rows, hidden]`.
+    /// The new `h`, or the state before its projection.
     new: CachedBuffer,
 }
 
@@ -182,14 +179,14 @@ impl<'a> SpanForward<'a> {
     ) -> Result<Self> {
         let LayerShard { weights, steps, rows, buffers, .. } = shard;
         let (count, out, s_width) = (rows.len(), weights.out, shard.cell_width());
-        let all = span.steps * count;
+        let all = shard.span_rows(span).len();
         let masks = steps.masks(shard.state_row, rows, out)?;
         let tape = SpanTape {
             gates: buffers.take(all * weights.x.stride())?,
-            second: shard.zeros_if_skipped(all * shard.second_width())?,
+            second: buffers.take(all * shard.second_width())?,
             h: buffers.take(all * out)?,
             s: buffers.take(all * s_width)?,
-            s_next: shard.zeros_if_skipped(all * s_width)?,
+            s_next: buffers.take(all * s_width)?,
         };
         let second_stride = weights.second.as_ref().map_or(0, |second| second.stride());
         Ok(Self {
@@ -206,14 +203,15 @@ impl<'a> SpanForward<'a> {
     }
 
     /// Takes one step: resets, products and gates, the new state.
-    fn take(&mut self, step: ShardStep) {
-        let LayerShard { weights, rows, .. } = self.shard;
-        let (count, out) = (rows.len(), weights.out);
+    fn take(&mut self, step: ShardStep<'_>) {
+        let LayerShard { weights, .. } = self.shard;
+        let (count, out, s_width) = (step.rows.count(), weights.out, self.shard.cell_width());
         self.reset(step);
-        self.tape.h[step.all(out)].copy_from_slice(&self.state.h);
-        self.tape.s[step.all(self.shard.cell_width())].copy_from_slice(&self.state.s);
+        step.rows.copy(&self.state.h, out, &mut self.tape.h[step.all(out)]);
+        step.rows.copy(&self.state.s, s_width, &mut self.tape.s[step.all(s_width)]);
 
-        let h = masked(&self.state.h, self.masks.recurrent.as_deref(), &mut self.masked_h);
+        let mask = self.masks.recurrent.as_deref();
+        let h = masked(&self.tape.h[step.all(out)], (mask, step.rows, out), &mut self.masked_h);
         weights.h.multiply(h, out, count, &mut self.product);
         self.run_stage(self.shard.first_stage(), step);
         if weights.resets_before() {
@@ -221,17 +219,14 @@ impl<'a> SpanForward<'a> {
             self.run_stage(Stage::Candidate, step);
         } else if weights.cell.projection().is_some() {
             let hidden = weights.hidden;
-            for row in self.shard.valid_rows(step) {
-                let m = &self.new[row * hidden..(row + 1) * hidden];
-                self.tape.second[step.row(row, hidden)].copy_from_slice(m);
-            }
+            self.tape.second[step.all(hidden)].copy_from_slice(&self.new[..count * hidden]);
             self.multiply_second(step);
         }
         self.advance(step);
     }
 
     /// Returns the rows that the step resets to their initial state.
-    fn reset(&mut self, step: ShardStep) {
+    fn reset(&mut self, step: ShardStep<'_>) {
         let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
         let [initial_h, initial_s] = self.initial;
         for row in self.shard.reset_rows(step) {
@@ -242,16 +237,17 @@ impl<'a> SpanForward<'a> {
     }
 
     /// The element-wise part of one stage.
-    fn run_stage(&mut self, stage: Stage, step: ShardStep) {
+    fn run_stage(&mut self, stage: Stage, step: ShardStep<'_>) {
         let LayerShard { weights, .. } = self.shard;
         let (hidden, out, s_width) = (weights.hidden, weights.out, self.shard.cell_width());
         let (product, stride) = match &weights.second {
             Some(second) if stage == Stage::Candidate => (&self.second_product, second.stride()),
             _ => (&self.product, weights.h.stride()),
         };
-        let masked_h = if self.masks.recurrent.is_some() { &self.masked_h[..] } else { &self.state.h };
-        for row in self.shard.valid_rows(step) {
-            let h = row * out..(row + 1) * out;
+        let h = &self.tape.h[step.all(out)];
+        let masked_h = if self.masks.recurrent.is_some() { &self.masked_h[..] } else { h };
+        for row in 0..step.rows.count() {
+            let of_row = row * out..(row + 1) * out;
             weights.set.run(StepForward {
                 cell: &weights.cell,
                 stage,
@@ -259,9 +255,9 @@ impl<'a> SpanForward<'a> {
                 gates: &mut self.tape.gates[step.row(row, weights.x.stride())],
                 state_part: &product[row * stride..(row + 1) * stride],
                 peephole: &weights.peephole,
-                h: &self.state.h[h.clone()],
-                masked_h: &masked_h[h],
-                s: &self.state.s[row * s_width..(row + 1) * s_width],
+                h: &h[of_row.clone()],
+                masked_h: &masked_h[of_row],
+                s: &self.tape.s[step.row(row, s_width)],
                 s_next: &mut self.tape.s_next[step.row(row, s_width)],
                 second: &mut self.tape.second[step.row(row, self.shard.second_width())],
                 out: &mut self.new[row * hidden..(row + 1) * hidden],
@@ -270,15 +266,15 @@ impl<'a> SpanForward<'a> {
     }
 
     /// The product of [`SpanTape::second`] with the candidate's or the projection's weights.
-    fn multiply_second(&mut self, step: ShardStep) {
-        let LayerShard { weights, rows, .. } = self.shard;
+    fn multiply_second(&mut self, step: ShardStep<'_>) {
+        let weights = self.shard.weights;
         let Some(second) = &weights.second else { return };
         let operand = &self.tape.second[step.all(weights.hidden)];
-        second.multiply(operand, weights.hidden, rows.len(), &mut self.second_product);
+        second.multiply(operand, weights.hidden, step.rows.count(), &mut self.second_product);
     }
 
     /// Advances the state, and the output that a skipped step repeats.
-    fn advance(&mut self, step: ShardStep) {
+    fn advance(&mut self, step: ShardStep<'_>) {
         let LayerShard { weights, steps, rows, .. } = self.shard;
         let (out, s_width) = (weights.out, self.shard.cell_width());
         let projects = weights.cell.projection().is_some();
@@ -287,20 +283,20 @@ impl<'a> SpanForward<'a> {
             _ => (&self.new, weights.hidden),
         };
         let CarriedState { h, s, held } = &mut *self.state;
-        for row in 0..rows.len() {
+        for (position, row) in step.rows.iter().enumerate() {
             let (h, held) = (&mut h[row * out..(row + 1) * out], &mut held[row * out..(row + 1) * out]);
-            if self.shard.valid(step, row) {
-                let first = self.shard.mask_index(step, row, out);
-                advance_row(h, &new[row * stride..][..out], self.masks.zoneout_h, first);
-                if steps.flags.is_some() {
-                    held.copy_from_slice(h);
-                }
-                let first = self.shard.mask_index(step, row, s_width);
-                let s = &mut s[row * s_width..(row + 1) * s_width];
-                advance_row(s, &self.tape.s_next[step.row(row, s_width)], self.masks.zoneout_s, first);
-            } else if steps.pad == Pad::Zero {
-                held.fill(0.0);
+            let first = self.shard.mask_index(step, row, out);
+            advance_row(h, &new[position * stride..][..out], self.masks.zoneout_h, first);
+            if steps.flags.is_some() {
+                held.copy_from_slice(h);
             }
+            let first = self.shard.mask_index(step, row, s_width);
+            let s = &mut s[row * s_width..(row + 1) * s_width];
+            advance_row(s, &self.tape.s_next[step.row(position, s_width)], self.masks.zoneout_s, first);
+        }
+        if steps.pad == Pad::Zero && !step.rows.is_all(rows.len()) {
+            let skipped = (0..rows.len()).filter(|&row| !self.shard.valid(step, row));
+            skipped.for_each(|row| held[row * out..(row + 1) * out].fill(0.0));
         }
     }
 }

@@ -16,30 +16,32 @@ use crate::memory;
 /// A shard with the numbers that both passes kept of a span.
 pub(super) struct ShardSpan<'a> {
     pub(super) shard: &'a LayerShard<'a>,
-    /// The layer's input, `[T, rows, input]`.
+    /// The layer's input, of the rows that take part in each step.
     pub(super) x: &'a [f32],
     pub(super) tape: &'a SpanTape,
     pub(super) d: &'a SpanGradient,
 }
 
-/// Numbers `[steps, B, width]` of a span, divided among the shards: each holds its own rows, step by step.
+/// Numbers of the rows that take part in each step of a span, `width` each, divided among the shards: each holds its own
+/// rows, step by step.
 struct BatchRows<'a> {
-    /// The shards' numbers, with their rows per step.
-    shards: Vec<(&'a [f32], usize)>,
+    shards: Vec<(&'a [f32], &'a LayerShard<'a>)>,
+    /// The earliest time in the span.
+    start: usize,
     width: usize,
 }
 
 impl<'a> BatchRows<'a> {
-    fn new(passed: &[ShardSpan<'a>], width: usize, of: impl Fn(&ShardSpan<'a>) -> &'a [f32]) -> Self {
-        Self { shards: passed.iter().map(|shard| (of(shard), shard.shard.rows.len())).collect(), width }
+    fn new((passed, start): (&[ShardSpan<'a>], usize), width: usize, of: impl Fn(&ShardSpan<'a>) -> &'a [f32]) -> Self {
+        Self { shards: passed.iter().map(|shard| (of(shard), shard.shard)).collect(), start, width }
     }
 
     /// The rows of some steps, step by step.
     fn of_steps(&self, steps: Range<usize>) -> impl Iterator<Item = &'a [f32]> {
         steps.flat_map(move |step| {
-            self.shards.iter().flat_map(move |&(numbers, rows)| {
-                let size = rows * self.width;
-                numbers[step * size..(step + 1) * size].chunks_exact(self.width.max(1))
+            self.shards.iter().flat_map(move |&(numbers, shard)| {
+                let rows = |step: usize| shard.rows_before(self.start + step) - shard.rows_before(self.start);
+                numbers[rows(step) * self.width..rows(step + 1) * self.width].chunks_exact(self.width.max(1))
             })
         })
     }
@@ -101,13 +103,15 @@ impl TrainingStack {
     /// `d_gates^T (r h)` if a GRU resets before the product.
     fn add_matrix_gradients(&self, threads: usize, span: &SpanSums<'_>, dp: &mut Parameters) -> Result<()> {
         let SpanSums { shard, passed, groups, start } = span;
+        let of_span = (*passed, *start);
         let (weights, buffers) = (shard.weights, shard.buffers);
         let (first, out) = (weights.first_gates(), weights.out);
         let (d_gates, d_state) = (span.d_gates(), span.d_state_part());
-        let d_projected = BatchRows::new(passed, out, |shard| &shard.d.projected);
-        let x = BatchRows::new(passed, weights.input, |span| &span.x[start * span.shard.rows.len() * weights.input..]);
-        let h = BatchRows::new(passed, out, |shard| shard.d.masked_h.as_deref().unwrap_or(&shard.tape.h));
-        let second = BatchRows::new(passed, weights.hidden, |shard| &shard.tape.second);
+        let d_projected = BatchRows::new(of_span, out, |shard| &shard.d.projected);
+        let x =
+            BatchRows::new(of_span, weights.input, |span| &span.x[span.shard.rows_before(*start) * weights.input..]);
+        let h = BatchRows::new(of_span, out, |shard| shard.d.masked_h.as_deref().unwrap_or(&shard.tape.h));
+        let second = BatchRows::new(of_span, weights.hidden, |shard| &shard.tape.second);
 
         let (of_first, of_candidate) = numbers(&mut dp.weight_hh).split_at_mut(first * out);
         let of_input = (numbers(&mut dp.weight_ih), &x);
@@ -147,12 +151,12 @@ struct SpanSums<'a> {
 impl<'a> SpanSums<'a> {
     /// Gradient with respect to `U x + b_ih`.
     fn d_gates(&self) -> BatchRows<'a> {
-        BatchRows::new(self.passed, self.shard.weights.gates(), |shard| &shard.d.gates)
+        BatchRows::new((self.passed, self.start), self.shard.weights.gates(), |shard| &shard.d.gates)
     }
 
     /// Gradient with respect to `W h + b_hh`.
     fn d_state_part(&self) -> BatchRows<'a> {
-        BatchRows::new(self.passed, self.shard.weights.gates(), |shard| {
+        BatchRows::new((self.passed, self.start), self.shard.weights.gates(), |shard| {
             shard.d.state_part.as_deref().unwrap_or(&shard.d.gates)
         })
     }
@@ -178,8 +182,8 @@ impl<'a> SpanSums<'a> {
         let Some(peephole) = &mut dp.peephole else { return Ok(()) };
         let (hidden, d_gates) = (self.shard.weights.hidden, self.d_gates());
         let blocks = d_gates.width / hidden;
-        let s = BatchRows::new(self.passed, hidden, |shard| &shard.tape.s);
-        let s_next = BatchRows::new(self.passed, hidden, |shard| &shard.tape.s_next);
+        let s = BatchRows::new((self.passed, self.start), hidden, |shard| &shard.tape.s);
+        let s_next = BatchRows::new((self.passed, self.start), hidden, |shard| &shard.tape.s_next);
         // A cell without a forget gate still has the gate's peephole row, but does not read it.
         let seen = [(0, 0, &s), (1, 1, &s), (2, blocks - 1, &s_next)];
         for (row, block, state) in seen.into_iter().filter(|&(row, ..)| row != 1 || blocks == 4) {

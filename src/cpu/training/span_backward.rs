@@ -27,26 +27,27 @@ pub(super) struct CarriedGradient {
 impl CarriedGradient {
     pub(super) fn new(shard: &LayerShard<'_>, last: &LastStateGradient<'_>) -> Result<Self> {
         let (count, out, s_width) = (shard.rows.len(), shard.weights.out, shard.cell_width());
+        let dx = shard.steps.time * count * shard.weights.input;
         Ok(Self {
             dh: shard.state_rows(last.d_h, out)?,
             ds: shard.state_rows(last.d_s, s_width)?,
             held: memory::zeros(OP, count * out)?,
             initial_h: memory::zeros(OP, count * out)?,
             initial_s: memory::zeros(OP, count * s_width)?,
-            dx: shard.buffers.take(shard.steps.time * count * shard.weights.input)?,
+            dx: if shard.active.is_some() { shard.buffers.zeros(dx)? } else { shard.buffers.take(dx)? },
         })
     }
 }
 
 /// The gradients of a span from which the weights' gradients are summed, and the masked `h` that these sums need.
 pub(super) struct SpanGradient {
-    /// Gradient with respect to the pre-activations, `[steps, rows, gates]`.
+    /// Gradient with respect to the pre-activations, of the rows that take part in each step, as is everything here.
     pub(super) gates: CachedBuffer,
     /// Gradient with respect to `W h + b_hh`, where it differs from `gates`: in a GRU that resets after the product.
     pub(super) state_part: Option<CachedBuffer>,
-    /// Gradient with respect to the projected state, `[steps, rows, O]`.
+    /// Gradient with respect to the projected state.
     pub(super) projected: CachedBuffer,
-    /// `h` times the mask of the recurrent dropout, `[steps, rows, O]`.
+    /// `h` times the mask of the recurrent dropout.
     pub(super) masked_h: Option<CachedBuffer>,
 }
 
@@ -73,18 +74,20 @@ impl LayerShard<'_> {
     /// `dx = U^T d_gates` of a span's steps.
     fn input_gradient(&self, span: Span, d_gates: &[f32], dx: &mut [f32]) -> Result<()> {
         let Self { weights, steps, rows, .. } = self;
-        let all = span.steps * rows.len();
-        let first = steps.start(self.direction, span) * rows.len() * weights.input;
-        let dx = &mut dx[first..][..all * weights.input];
+        let (input, all, start) = (weights.input, self.span_rows(span).len(), steps.start(self.direction, span));
+        let dx = &mut dx[start * rows.len() * input..][..span.steps * rows.len() * input];
         let stride = weights.x_back.stride();
-        if stride == weights.input {
+        if stride == input && self.active.is_none() {
             weights.x_back.multiply(d_gates, weights.gates(), all, dx);
             return Ok(());
         }
         let mut products = self.buffers.take(all * stride)?;
         weights.x_back.multiply(d_gates, weights.gates(), all, &mut products);
-        for (dx, product) in dx.chunks_exact_mut(weights.input.max(1)).zip(products.chunks_exact(stride.max(1))) {
-            dx.copy_from_slice(&product[..dx.len()]);
+        for step in (span.first..span.first + span.steps).map(|k| self.step(k, start)) {
+            for (position, row) in step.rows.iter().enumerate() {
+                let to = &mut dx[((step.t - start) * rows.len() + row) * input..][..input];
+                to.copy_from_slice(&products[step.row(position, stride)][..input]);
+            }
         }
         Ok(())
     }
@@ -104,9 +107,9 @@ struct SpanBackward<'a> {
     mixed_h: CachedBuffer,
     /// The part of `dh` through `r h`, `[rows, hidden]`; empty unless the GRU resets before the product.
     reset_h: CachedBuffer,
-    /// `W^T d_gates`.
+    /// `W^T d_gates` of the step's rows.
     product: CachedBuffer,
-    /// Gradient with respect to the second product's operand.
+    /// Gradient with respect to the second product's operand, of the step's rows.
     second_product: CachedBuffer,
 }
 
@@ -119,13 +122,13 @@ impl<'a> SpanBackward<'a> {
     ) -> Result<Self> {
         let LayerShard { weights, steps, rows, buffers, .. } = shard;
         let (count, hidden, out, s_width) = (rows.len(), weights.hidden, weights.out, shard.cell_width());
-        let all = span.steps * count;
+        let all = shard.span_rows(span).len();
         let masks = steps.masks(shard.state_row, rows, out)?;
         let take_if = |wanted: bool, len: usize| buffers.take(if wanted { len } else { 0 });
         let d = SpanGradient {
-            gates: shard.zeros_if_skipped(all * weights.gates())?,
-            state_part: weights.resets_after().then(|| shard.zeros_if_skipped(all * weights.gates())).transpose()?,
-            projected: shard.zeros_if_skipped(if weights.projects() { all * out } else { 0 })?,
+            gates: buffers.take(all * weights.gates())?,
+            state_part: weights.resets_after().then(|| buffers.take(all * weights.gates())).transpose()?,
+            projected: take_if(weights.projects(), all * out)?,
             masked_h: masks.recurrent.as_ref().map(|_| buffers.take(all * out)).transpose()?,
         };
         let second_stride = weights.second_back.as_ref().map_or(0, |back| back.stride());
@@ -145,8 +148,16 @@ impl<'a> SpanBackward<'a> {
     }
 
     /// Goes back through one step.
-    fn take(&mut self, step: ShardStep, dy: &OutputGradient<'_>, clip: Option<f32>) {
+    fn take(&mut self, step: ShardStep<'_>, dy: &OutputGradient<'_>, clip: Option<f32>) {
         self.add_output_gradient(step, dy);
+        if step.rows.count() > 0 {
+            self.back_through_cell(step, clip);
+        }
+        self.hand_over_resets(step);
+    }
+
+    /// Goes back through the cell's equations in the rows that take part in a step.
+    fn back_through_cell(&mut self, step: ShardStep<'_>, clip: Option<f32>) {
         self.set_zoneout_aside(step);
         self.mask_h(step);
         if self.shard.weights.projects() {
@@ -161,12 +172,11 @@ impl<'a> SpanBackward<'a> {
         }
         self.back_through_product(step);
         self.sum_state_gradient(step, clip);
-        self.hand_over_resets(step);
     }
 
     /// `dh += dy`. The output of a skipped step repeats the last valid step's output, or is zero and passes no
     /// gradient.
-    fn add_output_gradient(&mut self, step: ShardStep, dy: &OutputGradient<'_>) {
+    fn add_output_gradient(&mut self, step: ShardStep<'_>, dy: &OutputGradient<'_>) {
         let LayerShard { weights, steps, rows, .. } = self.shard;
         let CarriedGradient { dh, held, .. } = &mut *self.carried;
         for row in 0..rows.len() {
@@ -187,13 +197,13 @@ impl<'a> SpanBackward<'a> {
     }
 
     /// Moves the elements that bypass the step by zoneout from `dh` and `ds` to `zoned_h` and `zoned_s`.
-    fn set_zoneout_aside(&mut self, step: ShardStep) {
+    fn set_zoneout_aside(&mut self, step: ShardStep<'_>) {
         let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
         let CarriedGradient { dh, ds, .. } = &mut *self.carried;
         let Self { shard, masks, zoned_h, zoned_s, .. } = self;
         let set_aside = |zoneout: Option<Draw>, d: &mut [f32], zoned: &mut [f32], width: usize| {
             let Some(draw) = zoneout else { return };
-            for row in shard.valid_rows(step) {
+            for row in step.rows.iter() {
                 let first = shard.mask_index(step, row, width);
                 for (index, unit) in (first..).zip(row * width..(row + 1) * width) {
                     zoned[unit] = if draw.keeps(index) { 0.0 } else { std::mem::take(&mut d[unit]) };
@@ -205,56 +215,56 @@ impl<'a> SpanBackward<'a> {
     }
 
     /// Computes the masked `h`, the operand of the forward products, for the weights' gradients.
-    fn mask_h(&mut self, step: ShardStep) {
+    fn mask_h(&mut self, step: ShardStep<'_>) {
         let range = step.all(self.shard.weights.out);
         if let Some(buffer) = &mut self.d.masked_h {
-            masked(&self.tape.h[range.clone()], self.masks.recurrent.as_deref(), &mut buffer[range]);
+            let mask = (self.masks.recurrent.as_deref(), step.rows, self.shard.weights.out);
+            masked(&self.tape.h[range.clone()], mask, &mut buffer[range]);
         }
     }
 
     /// `dm = W_hr^T dh`.
-    fn back_through_projection(&mut self, step: ShardStep) {
-        let LayerShard { weights, rows, .. } = self.shard;
+    fn back_through_projection(&mut self, step: ShardStep<'_>) {
+        let weights = self.shard.weights;
         let (out, Some(projection)) = (weights.out, &weights.second_back) else { return };
-        for row in self.shard.valid_rows(step) {
-            let dh = &self.carried.dh[row * out..(row + 1) * out];
-            self.d.projected[step.row(row, out)].copy_from_slice(dh);
-        }
-        projection.multiply(&self.d.projected[step.all(out)], out, rows.len(), &mut self.second_product);
+        let projected = &mut self.d.projected[step.all(out)];
+        step.rows.copy(&self.carried.dh, out, projected);
+        projection.multiply(projected, out, step.rows.count(), &mut self.second_product);
     }
 
     /// The element-wise part of one stage. It turns the gradient with respect to the stage's output into the gradients
     /// with respect to the pre-activations, `s`, and `h` where it bypasses the products.
-    fn back_through_stage(&mut self, stage: Stage, step: ShardStep) {
+    fn back_through_stage(&mut self, stage: Stage, step: ShardStep<'_>) {
         let LayerShard { weights, .. } = self.shard;
         let (hidden, out, gates) = (weights.hidden, weights.out, weights.gates());
         let (s_width, second_width) = (self.shard.cell_width(), self.shard.second_width());
-        let (d_out, d_stride) = match &weights.second_back {
-            Some(back) if weights.projects() || stage == Stage::Reset => (&self.second_product[..], back.stride()),
-            _ => (&self.carried.dh[..], out),
-        };
+        let product = weights.second_back.as_ref().filter(|_| weights.projects() || stage == Stage::Reset);
         let masked_h = self.d.masked_h.as_deref().unwrap_or(&self.tape.h);
         let dh = if stage == Stage::Reset { &mut self.reset_h } else { &mut self.mixed_h };
-        for row in self.shard.valid_rows(step) {
+        for (position, row) in step.rows.iter().enumerate() {
             let d_second = match &mut self.d.state_part {
-                Some(state_part) => &mut state_part[step.row(row, gates)][2 * hidden..],
+                Some(state_part) => &mut state_part[step.row(position, gates)][2 * hidden..],
                 None => &mut [],
+            };
+            let d_out = match product {
+                Some(back) => &self.second_product[position * back.stride()..],
+                None => &self.carried.dh[row * out..],
             };
             let dh_row = if dh.is_empty() { 0..0 } else { row * hidden..(row + 1) * hidden };
             weights.set.run(StepBackward {
                 cell: &weights.cell,
                 stage,
                 hidden,
-                gates: &self.tape.gates[step.row(row, weights.x.stride())],
+                gates: &self.tape.gates[step.row(position, weights.x.stride())],
                 peephole: &weights.peephole,
-                h: &self.tape.h[step.row(row, out)],
-                masked_h: &masked_h[step.row(row, out)],
-                s: &self.tape.s[step.row(row, s_width)],
-                s_next: &self.tape.s_next[step.row(row, s_width)],
-                second: &self.tape.second[step.row(row, second_width)],
-                d_out: &d_out[row * d_stride..][..hidden],
+                h: &self.tape.h[step.row(position, out)],
+                masked_h: &masked_h[step.row(position, out)],
+                s: &self.tape.s[step.row(position, s_width)],
+                s_next: &self.tape.s_next[step.row(position, s_width)],
+                second: &self.tape.second[step.row(position, second_width)],
+                d_out: &d_out[..hidden],
                 ds: &mut self.carried.ds[row * s_width..(row + 1) * s_width],
-                d_gates: &mut self.d.gates[step.row(row, gates)],
+                d_gates: &mut self.d.gates[step.row(position, gates)],
                 d_second,
                 dh: &mut dh[dh_row],
             });
@@ -262,16 +272,16 @@ impl<'a> SpanBackward<'a> {
     }
 
     /// `d(r h) = W_n^T d_n`, of a GRU that resets before the product.
-    fn back_through_candidate_product(&mut self, step: ShardStep) {
-        let LayerShard { weights, rows, .. } = self.shard;
+    fn back_through_candidate_product(&mut self, step: ShardStep<'_>) {
+        let weights = self.shard.weights;
         let Some(candidate) = &weights.second_back else { return };
         let d_n = &self.d.gates[step.all(weights.gates())][2 * weights.hidden..];
-        candidate.multiply(d_n, weights.gates(), rows.len(), &mut self.second_product);
+        candidate.multiply(d_n, weights.gates(), step.rows.count(), &mut self.second_product);
     }
 
     /// `W^T d_gates` of the first product.
-    fn back_through_product(&mut self, step: ShardStep) {
-        let LayerShard { weights, rows, .. } = self.shard;
+    fn back_through_product(&mut self, step: ShardStep<'_>) {
+        let weights = self.shard.weights;
         let (gates, two) = (weights.gates(), 2 * weights.hidden);
         let mut d_first = &self.d.gates[step.all(gates)];
         if let Some(state_part) = &mut self.d.state_part {
@@ -281,18 +291,18 @@ impl<'a> SpanBackward<'a> {
             }
             d_first = state_part;
         }
-        weights.h_back.multiply(d_first, gates, rows.len(), &mut self.product);
+        weights.h_back.multiply(d_first, gates, step.rows.count(), &mut self.product);
     }
 
     /// The gradient with respect to the state before the step: the sum of its parts, clamped.
-    fn sum_state_gradient(&mut self, step: ShardStep, clip: Option<f32>) {
+    fn sum_state_gradient(&mut self, step: ShardStep<'_>, clip: Option<f32>) {
         let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
         let stride = self.shard.weights.h_back.stride();
         let CarriedGradient { dh, ds, .. } = &mut *self.carried;
-        for row in self.shard.valid_rows(step) {
+        for (position, row) in step.rows.iter().enumerate() {
             let (range, cells) = (row * out..(row + 1) * out, row * s_width..(row + 1) * s_width);
             let (dh, ds) = (&mut dh[range.clone()], &mut ds[cells.clone()]);
-            dh.copy_from_slice(&self.product[row * stride..][..out]);
+            dh.copy_from_slice(&self.product[position * stride..][..out]);
             if !self.reset_h.is_empty() {
                 add(dh, &self.reset_h[range.clone()]);
             }
@@ -316,7 +326,7 @@ impl<'a> SpanBackward<'a> {
     }
 
     /// Moves the gradient of rows that the step resets to their initial state.
-    fn hand_over_resets(&mut self, step: ShardStep) {
+    fn hand_over_resets(&mut self, step: ShardStep<'_>) {
         let (out, s_width) = (self.shard.weights.out, self.shard.cell_width());
         let CarriedGradient { dh, ds, initial_h, initial_s, .. } = &mut *self.carried;
         for row in self.shard.reset_rows(step) {

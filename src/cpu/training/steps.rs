@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::OP;
 use crate::cell::{Direction, Draw, Mask, Noise, Pad, RESET, VALID};
+use crate::cpu::active::StepRows;
 use crate::error::Result;
 use crate::memory;
 
@@ -112,19 +113,6 @@ impl TrainingSteps {
             }
         }
     }
-
-    /// Writes zeros to the skipped steps of an input `[T, rows, width]`: no number there, not even a NaN, may reach the
-    /// weights' gradients.
-    pub(super) fn clear_skipped(&self, rows: &Range<usize>, x: &mut [f32]) {
-        let width = x.len() / (self.time * rows.len()).max(1);
-        for t in 0..self.time {
-            for (at, row) in rows.clone().enumerate() {
-                if !self.valid(t, row) {
-                    x[(t * rows.len() + at) * width..][..width].fill(0.0);
-                }
-            }
-        }
-    }
 }
 
 /// The random masks of one layer and direction's recurrence.
@@ -135,9 +123,15 @@ pub(super) struct RecurrentMasks {
     pub(super) zoneout_s: Option<Draw>,
 }
 
-/// `a * mask` in `buffer`, or `a` itself without a mask.
-pub(super) fn masked<'a>(a: &'a [f32], mask: Option<&[f32]>, buffer: &'a mut [f32]) -> &'a [f32] {
+/// `a * mask` of a step's `rows` in `buffer`, or `a` itself without a mask. The mask `[rows, width]` holds all rows, `a` only
+/// those of the step.
+pub(super) fn masked<'a>(
+    a: &'a [f32],
+    (mask, rows, width): (Option<&[f32]>, StepRows<'_>, usize),
+    buffer: &'a mut [f32],
+) -> &'a [f32] {
     let Some(mask) = mask else { return a };
+    let mask = rows.iter().flat_map(|row| &mask[row * width..(row + 1) * width]);
     for ((to, &a), &mask) in buffer.iter_mut().zip(a).zip(mask) {
         *to = a * mask;
     }
