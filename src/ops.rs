@@ -43,7 +43,7 @@ pub use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 pub use crate::path::Recorder;
 use crate::path::{self, IntoElements, in_precision};
 use crate::tensor::{Tensor, view};
-use crate::{cpu, memory, reference};
+use crate::{cpu, reference};
 
 /// Applies an activation to every element.
 ///
@@ -52,10 +52,11 @@ use crate::{cpu, memory, reference};
 pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "activation";
     x.check_device(OP, "x", recorder.device())?;
-    path::run(
+    path::run_each(
         recorder,
-        x.shape(),
-        |_| Ok(reference::unary(activation, x.host(OP, "x")?.into())?.into_elements()),
+        OP,
+        [x],
+        move |_, [x], y| path::put(reference::unary(activation, x.into())?, y),
         |gpu| gpu::unary(gpu, activation, x.buffer(OP, "x")?, x.len()),
     )
 }
@@ -67,10 +68,11 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
 pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "math";
     x.check_device(OP, "x", recorder.device())?;
-    path::run(
+    path::run_each(
         recorder,
-        x.shape(),
-        |_| Ok(reference::math(function, x.host(OP, "x")?.into())?.into_elements()),
+        OP,
+        [x],
+        move |_, [x], y| path::put(reference::math(function, x.into())?, y),
         |gpu| gpu::math(gpu, function, x.buffer(OP, "x")?, x.len()),
     )
 }
@@ -85,12 +87,13 @@ pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Re
     b.check_device(OP, "b", recorder.device())?;
     check_shape(OP, "b", a.shape(), b.shape())?;
     let size = [1, a.len()];
-    path::run(
+    path::run_each(
         recorder,
-        a.shape(),
-        |_| {
-            let (a, b) = (view(OP, a.host(OP, "a")?, Dim(size))?, view(OP, b.host(OP, "b")?, Dim(size))?);
-            Ok(reference::binary(op, a, b)?.into_elements())
+        OP,
+        [a, b],
+        move |_, [a, b], y| {
+            let size = [1, y.len()];
+            path::put(reference::binary(op, view(OP, a, Dim(size))?, view(OP, b, Dim(size))?)?, y)
         },
         |gpu| {
             let operand = |buffer| gpu::Operand { buffer, stride: a.len(), offset: 0 };
@@ -117,10 +120,12 @@ pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<
     let columns = width / 2;
     path::run(
         recorder,
+        OP,
         &[rows, columns],
-        |_| {
-            let (a, b) = view(OP, x.host(OP, "x")?, Dim([rows, width]))?.split_at(Axis(1), columns);
-            Ok(reference::binary(op, a, b)?.into_elements())
+        [x],
+        move |_, [x], y| {
+            let (a, b) = view(OP, x, Dim([rows, width]))?.split_at(Axis(1), columns);
+            path::put(reference::binary(op, a, b)?, y)
         },
         |gpu| {
             let buffer = x.buffer(OP, "x")?;
@@ -160,25 +165,30 @@ pub(crate) fn product(
         bias.check_device(OP, "bias", recorder.device())?;
         check_shape(OP, "bias", &[columns], bias.shape())?;
     }
-    path::run(
+    let inputs = [Some(a), Some(b), bias];
+    let inputs: Vec<&Tensor> = inputs.into_iter().flatten().collect();
+    let biased = bias.is_some();
+    path::run_list(
         recorder,
+        OP,
         &[rows, columns],
-        |path| {
-            let (a, b) = (a.host(OP, "a")?, b.host(OP, "b")?);
-            let bias = bias.map(|bias| bias.host(OP, "bias")).transpose()?;
-            path.choose(
+        &inputs,
+        move |path, x, y| {
+            let (a, b, bias) = (x.get(0)?, x.get(1)?, if biased { Some(x.get(2)?) } else { None });
+            path.write(
+                y,
                 || {
                     let bias = bias.map(|bias| path::widened(OP, bias)).transpose()?;
                     let (a, b) = (path::widened(OP, a)?, path::widened(OP, b)?);
                     let a = read(view(OP, &a, Dim(a_shape))?, a_transposed);
                     let b = read(view(OP, &b, Dim(b_shape))?, b_transposed);
-                    let y = reference::matmul(a, b, bias.as_deref().map(ArrayView1::from))?;
-                    path::rounded(OP, &y.into_elements())
+                    let product = reference::matmul(a, b, bias.as_deref().map(ArrayView1::from))?;
+                    path::rounded(OP, &product.into_elements())
                 },
-                || {
+                |_, y| {
                     let a = read(view(OP, a, Dim(a_shape))?, a_transposed);
                     let b = read(view(OP, b, Dim(b_shape))?, b_transposed);
-                    Ok(cpu::matmul(a, b, bias.map(ArrayView1::from))?.into_elements())
+                    path::put(cpu::matmul(a, b, bias.map(ArrayView1::from))?, y)
                 },
             )
         },
@@ -239,22 +249,24 @@ pub fn conv1d(
     let (x_shape, weight_shape) = ([count, channels, length], [out, channels, kernel]);
     path::run(
         recorder,
+        OP,
         &shape,
-        |path| {
-            let (x, weight, bias) = (x.host(OP, "x")?, weight.host(OP, "weight")?, bias.host(OP, "bias")?);
+        [x, weight, bias],
+        move |path, [x, weight, bias], y| {
             let (x_dim, weight_dim) = (Dim(x_shape), Dim(weight_shape));
-            path.choose(
+            path.write(
+                y,
                 || {
                     let (x, weight) = (path::widened(OP, x)?, path::widened(OP, weight)?);
                     let bias = path::widened(OP, bias)?;
                     let bias = Some(ArrayView1::from(bias.as_slice()));
-                    let y = reference::conv1d(view(OP, &x, x_dim)?, view(OP, &weight, weight_dim)?, bias, geometry)?;
-                    path::rounded(OP, &y.into_elements())
+                    let (x, weight) = (view(OP, &x, x_dim)?, view(OP, &weight, weight_dim)?);
+                    let signal = reference::conv1d(x, weight, bias, geometry)?;
+                    path::rounded(OP, &signal.into_elements())
                 },
-                || {
+                |_, y| {
                     let bias = Some(ArrayView1::from(bias));
-                    let y = cpu::conv1d(view(OP, x, x_dim)?, view(OP, weight, weight_dim)?, bias, geometry)?;
-                    Ok(y.into_elements())
+                    path::put(cpu::conv1d(view(OP, x, x_dim)?, view(OP, weight, weight_dim)?, bias, geometry)?, y)
                 },
             )
         },
@@ -290,11 +302,10 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
     elements(OP, "the padded x", &shape)?;
     path::run(
         recorder,
+        OP,
         &shape,
-        |_| {
-            let x = view(OP, x.host(OP, "x")?, Dim([count, length]))?;
-            Ok(reference::pad1d(x, left, right, mode)?.into_elements())
-        },
+        [x],
+        move |_, [x], y| path::put(reference::pad1d(view(OP, x, Dim([count, length]))?, left, right, mode)?, y),
         |gpu| gpu::pad1d(gpu, (x.buffer(OP, "x")?, [count, length]), (left, right), mode),
     )
 }
@@ -316,8 +327,10 @@ pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result
     }
     path::run(
         recorder,
+        OP,
         &[rows],
-        |_| Ok(reference::reduce_rows(op, view(OP, x.host(OP, "x")?, Dim([rows, columns]))?)?.into_elements()),
+        [x],
+        move |_, [x], y| path::put(reference::reduce_rows(op, view(OP, x, Dim([rows, columns]))?)?, y),
         |gpu| gpu::reduce_rows(gpu, op, x.buffer(OP, "x")?, [rows, columns]),
     )
 }
@@ -355,10 +368,13 @@ pub fn argmax_rows(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
     }
     path::run(
         recorder,
+        OP,
         &[rows],
-        |_| {
-            let y = reference::argmax_rows(view(OP, x.host(OP, "x")?, Dim([rows, columns]))?)?;
-            memory::collected(OP, rows, y.iter().map(|&column| column as f32))
+        [x],
+        move |_, [x], y| {
+            let columns = reference::argmax_rows(view(OP, x, Dim([rows, columns]))?)?;
+            y.iter_mut().zip(&columns).for_each(|(y, &column)| *y = column as f32);
+            Ok(())
         },
         |gpu| gpu::argmax_rows(gpu, x.buffer(OP, "x")?, [rows, columns]),
     )

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "gpu")]
 mod encoded;
+mod host;
 mod parameters;
 mod recorder;
 mod sequence;
@@ -23,6 +24,7 @@ use crate::tensor::Tensor;
 
 #[cfg(feature = "gpu")]
 pub use encoded::EncodedCommands;
+pub(crate) use host::{HostPath, put, run, run_each, run_list};
 pub use parameters::ParameterTensors;
 pub use recorder::{ReadBack, Recorder};
 pub use sequence::DeviceSequence;
@@ -151,23 +153,6 @@ impl fmt::Display for Device {
     }
 }
 
-/// A path that computes on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HostPath {
-    Reference,
-    Cpu,
-}
-
-impl HostPath {
-    /// Runs the computation of this path.
-    pub(crate) fn choose<T>(self, reference: impl FnOnce() -> T, cpu: impl FnOnce() -> T) -> T {
-        match self {
-            Self::Reference => reference(),
-            Self::Cpu => cpu(),
-        }
-    }
-}
-
 /// Carries out an operation: `host` on the reference and the CPU, `gpu` on a GPU.
 pub(crate) fn dispatch<T>(
     recorder: &mut Recorder,
@@ -177,15 +162,11 @@ pub(crate) fn dispatch<T>(
     if let Some(recorder) = recorder.gpu() {
         return gpu(recorder);
     }
-    let path = match recorder.device() {
-        Device::Reference => HostPath::Reference,
-        _ => HostPath::Cpu,
-    };
-    host(path, recorder.device())
+    host(recorder.host_path(), recorder.device())
 }
 
-/// Carries out an operation whose result is one tensor of `shape`: [`dispatch`] for elements and buffers.
-pub(crate) fn run(
+/// Carries out an operation of training whose result is one tensor of `shape`. `host` returns the result's elements.
+pub(crate) fn compute(
     recorder: &mut Recorder,
     shape: &[usize],
     host: impl FnOnce(HostPath) -> Result<Vec<f32>>,
@@ -211,7 +192,7 @@ macro_rules! in_precision {
                 $(let $name = $name.as_slice();)+
                 $crate::path::rounded($op, &$crate::path::IntoElements::into_elements($result))
             },
-            || {
+            |_| {
                 $(let $name: &[f32] = $elements;)+
                 Ok($crate::path::IntoElements::into_elements($result))
             },

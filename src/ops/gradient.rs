@@ -22,7 +22,7 @@ pub(crate) fn activation_grad(
     for (what, tensor) in [("x", x), ("dy", dy)] {
         tensor.check_device(OP, what, recorder.device())?;
     }
-    path::run(
+    path::compute(
         recorder,
         x.shape(),
         |path| {
@@ -37,7 +37,7 @@ pub(crate) fn activation_grad(
 pub(crate) fn dropout(recorder: &mut Recorder, draw: &Draw, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "dropout";
     x.check_device(OP, "x", recorder.device())?;
-    path::run(
+    path::compute(
         recorder,
         x.shape(),
         |path| in_precision!(path, OP, x = x.host(OP, "x")?; reference::dropout(draw, x.into())?),
@@ -50,7 +50,7 @@ pub(crate) fn sum_columns(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor>
     const OP: &str = "sum_columns";
     x.check_device(OP, "x", recorder.device())?;
     let [rows, columns] = axes(OP, "x", "[M, N]", x.shape())?;
-    path::run(
+    path::compute(
         recorder,
         &[columns],
         |path| in_precision!(path, OP, x = x.host(OP, "x")?; reference::sum_columns(view(OP, x, Dim([rows, columns]))?)?),
@@ -64,7 +64,7 @@ pub(crate) fn gather_rows_grad(recorder: &mut Recorder, count: usize, rows: &[us
     dy.check_device(OP, "dy", recorder.device())?;
     let [_, columns] = axes(OP, "dy", "[rows, W]", dy.shape())?;
     check_shape(OP, "dy", &[rows.len(), columns], dy.shape())?;
-    path::run(
+    path::compute(
         recorder,
         &[count, columns],
         |path| {
@@ -92,7 +92,7 @@ pub(crate) fn conv1d_grad_input(
     let out_length = geometry.output_length(length, kernel);
     check_shape(OP, "dy", &[count, out, out_length], dy.shape())?;
     let shape = [count, channels, length];
-    path::run(
+    path::compute(
         recorder,
         &shape,
         |path| {
@@ -127,7 +127,7 @@ pub(crate) fn conv1d_grad_weight(
     let by_row = reduce_rows(recorder, Reduction::Sum, &dy.reshape(&[count * out, out_length])?)?;
     let bias = sum_columns(recorder, &by_row.reshape(&[count, out])?)?;
     let shape = [out, channels, kernel];
-    let weight = path::run(
+    let weight = path::compute(
         recorder,
         &shape,
         |path| {
@@ -151,7 +151,7 @@ pub(crate) fn mean_steps(recorder: &mut Recorder, x: &Tensor, weights: &Tensor) 
     weights.check_device(OP, "weights", recorder.device())?;
     let [time, batch, width] = axes(OP, "x", "[T, B, W]", x.shape())?;
     check_shape(OP, "weights", &[time, batch], weights.shape())?;
-    path::run(
+    path::compute(
         recorder,
         &[batch, width],
         |path| {
@@ -173,7 +173,7 @@ pub(crate) fn mean_steps_grad(recorder: &mut Recorder, weights: &Tensor, dy: &Te
     let [_, width] = axes(OP, "dy", "[B, W]", dy.shape())?;
     check_shape(OP, "dy", &[batch, width], dy.shape())?;
     let shape = [time, batch, width];
-    path::run(
+    path::compute(
         recorder,
         &shape,
         |path| {

@@ -7,34 +7,45 @@ use crate::error::{Error, Result, axes, check_shape, elements};
 use crate::gpu;
 use crate::memory;
 use crate::op::StridedLayout;
-use crate::path::{self, IntoElements};
+use crate::path;
 use crate::reference;
 use crate::tensor::{Tensor, view};
+
+/// A part of a tensor and its place in the result.
+#[derive(Clone)]
+struct Part {
+    extents: Vec<usize>,
+    from: StridedLayout,
+    to: StridedLayout,
+}
 
 /// Copies parts of tensors into a new tensor of `shape`. The parts cover it.
 fn assemble(
     recorder: &mut Recorder,
     op: &'static str,
     shape: &[usize],
-    parts: &[(&Tensor, Vec<usize>, StridedLayout, StridedLayout)],
+    tensors: &[&Tensor],
+    parts: Vec<Part>,
 ) -> Result<Tensor> {
-    for (x, ..) in parts {
+    for x in tensors {
         x.check_device(op, "x", recorder.device())?;
     }
     let len = elements(op, "shape", shape)?;
-    path::run(
+    let of_gpu = if recorder.gpu().is_some() { parts.clone() } else { Vec::new() };
+    path::run_list(
         recorder,
+        op,
         shape,
-        |_| {
-            let mut y = memory::zeros(op, len)?;
-            for (x, extents, from, to) in parts {
-                reference::strided_copy(extents, x.host(op, "x")?, from, &mut y, to);
+        tensors,
+        move |_, x, y| {
+            for (at, Part { extents, from, to }) in parts.iter().enumerate() {
+                reference::strided_copy(extents, x.get(at)?, from, y, to);
             }
-            Ok(y)
+            Ok(())
         },
         |gpu| {
             let y = gpu::Buffer::new(gpu.device(), op, len)?;
-            for (x, extents, from, to) in parts {
+            for (x, Part { extents, from, to }) in tensors.iter().zip(&of_gpu) {
                 gpu::strided_copy(gpu, extents, (x.buffer(op, "x")?, from), (&y, to))?;
             }
             Ok(y)
@@ -58,7 +69,7 @@ pub fn permute(recorder: &mut Recorder, x: &Tensor, order: &[usize]) -> Result<T
     let shape: Vec<usize> = order.iter().map(|&axis| x.shape()[axis]).collect();
     let from = StridedLayout { offset: 0, strides: order.iter().map(|&axis| strides[axis]).collect() };
     let to = StridedLayout::contiguous(&shape);
-    assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
+    assemble(recorder, OP, &shape, &[x], vec![Part { extents: shape.clone(), from, to }])
 }
 
 /// Elements of one axis: `count` of them, `step` apart, the first at `start`. A negative step runs backwards.
@@ -107,7 +118,7 @@ pub fn slice(recorder: &mut Recorder, x: &Tensor, slice: Slice) -> Result<Tensor
     from.offset = if count == 0 { 0 } else { start.wrapping_mul(from.strides[axis].unsigned_abs()) };
     from.strides[axis] = from.strides[axis].wrapping_mul(step);
     let to = StridedLayout::contiguous(&shape);
-    assemble(recorder, OP, &shape, &[(x, shape.clone(), from, to)])
+    assemble(recorder, OP, &shape, &[x], vec![Part { extents: shape.clone(), from, to }])
 }
 
 /// The gradient with respect to the operand of [`slice()`]: zeros of `shape`, with `dy` at the slice's elements.
@@ -120,7 +131,7 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
     to.offset = if count == 0 { 0 } else { start.wrapping_mul(to.strides[axis].unsigned_abs()) };
     to.strides[axis] = to.strides[axis].wrapping_mul(step);
     let from = StridedLayout::contiguous(dy.shape());
-    path::run(
+    path::compute(
         recorder,
         shape,
         |_| {
@@ -163,7 +174,7 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
     }
     let whole = StridedLayout::contiguous(&shape);
     let mut at = 0_usize;
-    let parts: Vec<_> = tensors
+    let parts = tensors
         .iter()
         .map(|x| {
             let to = StridedLayout {
@@ -171,10 +182,10 @@ pub fn concat(recorder: &mut Recorder, tensors: &[&Tensor], axis: usize) -> Resu
                 strides: whole.strides.clone(),
             };
             at += x.shape()[axis];
-            (*x, x.shape().to_vec(), StridedLayout::contiguous(x.shape()), to)
+            Part { extents: x.shape().to_vec(), from: StridedLayout::contiguous(x.shape()), to }
         })
         .collect();
-    assemble(recorder, OP, &shape, &parts)
+    assemble(recorder, OP, &shape, tensors, parts)
 }
 
 /// Repeats axes of extent 1 to fill `shape`, and adds axes in front (`torch.expand`, the rule of NumPy's broadcasting).
@@ -192,7 +203,8 @@ pub fn expand(recorder: &mut Recorder, x: &Tensor, shape: &[usize]) -> Result<Te
     let contiguous = StridedLayout::contiguous(x.shape()).strides;
     let kept = contiguous.iter().zip(x.shape()).map(|(&stride, &extent)| if extent == 1 { 0 } else { stride });
     let from = StridedLayout { offset: 0, strides: std::iter::repeat_n(0, added).chain(kept).collect() };
-    assemble(recorder, OP, shape, &[(x, shape.to_vec(), from, StridedLayout::contiguous(shape))])
+    let to = StridedLayout::contiguous(shape);
+    assemble(recorder, OP, shape, &[x], vec![Part { extents: shape.to_vec(), from, to }])
 }
 
 /// Picks rows of a table (`torch.nn.functional.embedding`).
@@ -211,13 +223,13 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
         return Err(Error::Value { op: OP, what: "rows", expected: "below the table's rows", found });
     }
     let shape = [rows.len(), columns];
+    let own = memory::copied(OP, rows)?;
     path::run(
         recorder,
+        OP,
         &shape,
-        |_| {
-            let table = view(OP, table.host(OP, "table")?, Dim([count, columns]))?;
-            Ok(reference::gather_rows(table, rows)?.into_elements())
-        },
+        [table],
+        move |_, [table], y| path::put(reference::gather_rows(view(OP, table, Dim([count, columns]))?, &own)?, y),
         |gpu| {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -264,12 +276,12 @@ pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> 
     let shape = [rows, columns];
     let picked = path::run(
         recorder,
+        OP,
         &shape,
-        |_| {
-            let best = choices.host(OP, "choices")?.iter().map(|&choice| choice as usize);
-            let best = memory::collected(OP, rows, best)?;
-            let table = view(OP, table.host(OP, "table")?, Dim([count, columns]))?;
-            Ok(reference::gather_rows(table, &best)?.into_elements())
+        [table, &choices],
+        move |_, [table, choices], y| {
+            let best = memory::collected(OP, rows, choices.iter().map(|&choice| choice as usize))?;
+            path::put(reference::gather_rows(view(OP, table, Dim([count, columns]))?, &best)?, y)
         },
         |gpu| {
             let words = (choices.buffer(OP, "choices")?, gpu::RowWords::Floats);

@@ -25,7 +25,7 @@ pub(crate) fn softmax_cross_entropy(
     check_shape(OP, "targets", &[rows], targets.shape())?;
     x.check_device(OP, "x", recorder.device())?;
     targets.check_device(OP, "targets", recorder.device())?;
-    path::run(
+    path::compute(
         recorder,
         &[],
         |path| {
@@ -53,7 +53,7 @@ pub(crate) fn softmax_cross_entropy_grad(
     const OP: &str = "softmax_cross_entropy_grad";
     let [rows, classes] = axes(OP, "x", "[M, C]", x.shape())?;
     check_shape(OP, "dy", &[], dy.shape())?;
-    path::run(
+    path::compute(
         recorder,
         &[rows, classes],
         |path| {
@@ -74,7 +74,7 @@ pub(crate) fn softmax_cross_entropy_grad(
 pub(crate) fn sum(recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
     const OP: &str = "sum";
     x.check_device(OP, "x", recorder.device())?;
-    path::run(
+    path::compute(
         recorder,
         &[],
         |path| in_precision!(path, OP, x = x.host(OP, "x")?; vec![total(x.iter().copied(), 1.0)]),
@@ -116,7 +116,7 @@ pub(crate) fn point_loss(recorder: &mut Recorder, points: &Points<'_>) -> Result
     const OP: &str = "point_loss";
     let Points { loss, x, y, weights, scale } = *points;
     let [rows, width] = points.check(OP, recorder)?;
-    path::run(
+    path::compute(
         recorder,
         &[],
         |path| {
@@ -139,7 +139,7 @@ pub(crate) fn point_loss_grad(recorder: &mut Recorder, points: &Points<'_>, dy: 
     let Points { loss, x, y, weights, scale } = *points;
     let [rows, width] = points.check(OP, recorder)?;
     check_shape(OP, "dy", &[], dy.shape())?;
-    path::run(
+    path::compute(
         recorder,
         &[rows, width],
         |path| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ndarray::{Array, Dimension};
 
-use super::Device;
+use super::{Device, HostPath};
 use crate::error::{Error, Result};
 use crate::gpu;
 use crate::memory;
@@ -145,6 +145,11 @@ impl Recorder {
     #[cfg(feature = "gpu")]
     pub(crate) fn into_gpu(self) -> Option<gpu::Recorder> {
         self.gpu
+    }
+
+    /// The path of a host device.
+    pub(crate) fn host_path(&self) -> HostPath {
+        self.device.cpu().map_or(HostPath::Reference, HostPath::Cpu)
     }
 
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {

@@ -1,0 +1,114 @@
+//! Operations on the host: how an operation states its work, and what it reads.
+
+use super::Recorder;
+use crate::cpu::CpuDevice;
+use crate::error::{Result, elements};
+use crate::gpu;
+use crate::memory;
+use crate::tensor::Tensor;
+
+/// A path that computes on the host.
+#[derive(Clone, Debug)]
+pub(crate) enum HostPath {
+    Reference,
+    Cpu(CpuDevice),
+}
+
+impl HostPath {
+    /// Runs the computation of this path.
+    pub(crate) fn choose<T>(&self, reference: impl FnOnce() -> T, cpu: impl FnOnce(&CpuDevice) -> T) -> T {
+        match self {
+            Self::Reference => reference(),
+            Self::Cpu(device) => cpu(device),
+        }
+    }
+
+    /// Writes the result of this path's computation to `y`.
+    pub(crate) fn write(
+        &self,
+        y: &mut [f32],
+        reference: impl FnOnce() -> Result<Vec<f32>>,
+        cpu: impl FnOnce(&CpuDevice, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Reference => put(reference()?, y),
+            Self::Cpu(device) => cpu(device, y),
+        }
+    }
+}
+
+/// The elements that an operation on the host reads.
+pub(crate) enum HostInputs<'a> {
+    Tensors { op: &'static str, tensors: &'a [&'a Tensor] },
+}
+
+impl HostInputs<'_> {
+    /// The elements of one input.
+    pub(crate) fn get(&self, at: usize) -> Result<&[f32]> {
+        match self {
+            Self::Tensors { op, tensors } => tensors.get(at).map_or(Ok(&[]), |tensor| tensor.host(op, "input")),
+        }
+    }
+
+    /// The elements of the first `N` inputs.
+    fn all<const N: usize>(&self) -> Result<[&[f32]; N]> {
+        let mut found: [&[f32]; N] = [&[]; N];
+        for (at, slot) in found.iter_mut().enumerate() {
+            *slot = self.get(at)?;
+        }
+        Ok(found)
+    }
+}
+
+/// Carries out an operation whose result is one tensor of `shape`. The inputs lie on the recorder's device.
+///
+/// `host` gets the inputs' elements and the memory of the result, whose numbers it must all write: they may have any
+/// value before. It owns its parameters, because it may run again with other elements of the same number. It may keep
+/// memory of its own for that.
+pub(crate) fn run<const N: usize>(
+    recorder: &mut Recorder,
+    op: &'static str,
+    shape: &[usize],
+    inputs: [&Tensor; N],
+    mut host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + 'static,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+) -> Result<Tensor> {
+    run_list(recorder, op, shape, &inputs, move |path, inputs, y| host(path, inputs.all()?, y), gpu)
+}
+
+/// [`run`] for an operation whose result has the shape of its first input, and whose element at each place depends on
+/// the inputs' elements at the same place alone. `host` may also be called for a part of the places.
+pub(crate) fn run_each<const N: usize>(
+    recorder: &mut Recorder,
+    op: &'static str,
+    inputs: [&Tensor; N],
+    host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + 'static,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+) -> Result<Tensor> {
+    let shape = inputs.first().map_or(&[][..], |first| first.shape());
+    run(recorder, op, shape, inputs, host, gpu)
+}
+
+/// [`run`] with any number of inputs.
+pub(crate) fn run_list(
+    recorder: &mut Recorder,
+    op: &'static str,
+    shape: &[usize],
+    inputs: &[&Tensor],
+    mut host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + 'static,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+) -> Result<Tensor> {
+    if let Some(recorder) = recorder.gpu() {
+        let buffer = gpu(recorder)?;
+        return Ok(Tensor::from_buffer(recorder.device(), shape, buffer));
+    }
+    let mut y = memory::zeros(op, elements(op, "the result", shape)?)?;
+    host(&recorder.host_path(), &HostInputs::Tensors { op, tensors: inputs }, &mut y)?;
+    Tensor::from_vec(recorder.device(), shape, y)
+}
+
+/// Writes a result that has memory of its own to the memory of an operation.
+pub(crate) fn put(result: impl super::IntoElements<f32>, y: &mut [f32]) -> Result<()> {
+    y.copy_from_slice(&result.into_elements());
+    Ok(())
+}
