@@ -1,7 +1,7 @@
 //! Constant tensors as host values, read from a message or from a file of external data.
 
 use std::borrow::Cow;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use half::{bf16, f16};
@@ -136,8 +136,14 @@ impl ModelFile<'_> {
         if location.is_empty() || location.contains('\\') || !relative.components().all(plain) {
             return Err(self.refuse(name, "external data below the model's folder", format!("{location:?}")));
         }
+        let wanted = folder.join(relative);
         let canonical = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, error));
-        let (folder, path) = (canonical(folder)?, canonical(&folder.join(relative))?);
+        if std::fs::symlink_metadata(&wanted).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            let expected = format!("the model's file of external data, {location:?}, in the folder of the model");
+            let found = format!("no such file; copy it to {}", wanted.display());
+            return Err(self.refuse(name, expected, found));
+        }
+        let (folder, path) = (canonical(folder)?, canonical(&wanted)?);
         if !path.starts_with(&folder) {
             return Err(self.refuse(name, "external data below the model's folder", format!("{}", path.display())));
         }

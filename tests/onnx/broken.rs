@@ -230,6 +230,10 @@ fn external_data_lies_below_the_models_folder_and_is_whole() {
         (&[("location", "../secret.bin")], "external data below the model's folder"),
         (&[("location", "/etc/passwd")], "external data below the model's folder"),
         (&[("location", ".")], "external data in a file"),
+        (
+            &[("location", "gone.bin")],
+            "the model's file of external data, \"gone.bin\", in the folder of the model, found no such file; copy it to",
+        ),
         (&[("location", "w.bin"), ("offset", "4")], "expected 8 bytes of external data, found 4 bytes at 4"),
         (&[("location", "w.bin"), ("length", "18446744073709551615")], "expected 8 bytes of external data"),
         (&[("location", "w.bin"), ("offset", "-1")], "a number as offset"),
