@@ -1,7 +1,9 @@
 //! Reads and writes the weights of other frameworks. A file is read exactly or refused.
 //!
-//! [`Weights`] reads and writes safetensors files with PyTorch's names. [`Config::from_weights`](crate::nn::Config::from_weights)
-//! finds the sizes of a recurrent stack in them. The module `keras` reads the files of Keras. [`layout`] converts gate orders.
+//! [`Weights`] reads and writes safetensors files with PyTorch's names, and with the feature `torch` it reads PyTorch's own
+//! checkpoints. [`Config::from_weights`](crate::nn::Config::from_weights) finds the sizes of a recurrent stack in them, and
+//! [`Config::from_shapes`](crate::nn::Config::from_shapes) the kind of its cells as well. The module `keras` reads the files of
+//! Keras. [`layout`] converts gate orders.
 //!
 //! # Examples
 //! ```
@@ -16,25 +18,31 @@
 //! # Ok::<(), gatewise::Error>(())
 //! ```
 
+#[cfg(feature = "keras")]
+mod archive;
 mod configuration;
 mod export;
 mod file_name;
 mod finite;
+mod floats;
 mod header;
 #[cfg(feature = "keras")]
 pub mod keras;
 pub(crate) mod kind;
 pub mod layout;
+mod norm;
 mod safetensors;
 mod save;
+mod stored;
 
 pub use configuration::StoredCell;
 pub use export::StateDict;
 pub(crate) use file_name::FileName;
 pub use finite::NonFinite;
-pub use safetensors::Weights;
 #[cfg(feature = "onnx")]
-pub(crate) use safetensors::words;
+pub(crate) use floats::words;
+pub use safetensors::Weights;
+use stored::Stored;
 
 use crate::cell::Direction;
 

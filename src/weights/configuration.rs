@@ -1,9 +1,13 @@
 //! The configuration of a recurrent stack, read off its weights.
 
+use std::collections::BTreeSet;
+
+use super::norm::whole_name;
 use super::{Weights, torch_name};
 use crate::cell::{Cell, Direction, GruCell, LstmCell, RnnCell};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Config, Merge};
+use crate::text::listed;
 
 /// PyTorch's names of the parameters of a stack, without suffix.
 const PARAMETERS: [&str; 6] = ["weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "peephole"];
@@ -33,6 +37,7 @@ impl<'a> StackNames<'a> {
     pub(super) fn check_all_used(&self, used: &[String]) -> Result<()> {
         let of_stack = |name: &str| {
             let parameter = name.strip_prefix(self.prefix);
+            let parameter = parameter.map(|name| name.strip_prefix("parametrizations.").unwrap_or(name));
             parameter.is_some_and(|parameter| PARAMETERS.iter().any(|known| parameter.starts_with(known)))
         };
         match self.weights.names().find(|name| of_stack(name) && !used.iter().any(|used| used == name)) {
@@ -43,6 +48,91 @@ impl<'a> StackNames<'a> {
 
     fn has(&self, parameter: &str, layer: usize, direction: Direction) -> bool {
         self.weights.contains(&self.of(parameter, layer, direction))
+    }
+
+    /// The forward direction, but for a stack that has only the reverse one.
+    fn first_direction(&self) -> Direction {
+        let has = |direction| self.has("weight_ih", 0, direction);
+        match has(Direction::Forward) || !has(Direction::Reverse) {
+            true => Direction::Forward,
+            false => Direction::Reverse,
+        }
+    }
+
+    /// The shape of a matrix of the first layer.
+    fn matrix(&self, parameter: &str, direction: Direction) -> Result<[usize; 2]> {
+        let name = self.of(parameter, 0, direction);
+        let shape = self.shape(&name)?;
+        shape.try_into().map_err(|_| self.weights.refuse(&name, "a matrix", &format!("shape {shape:?}")))
+    }
+
+    /// The shape of a tensor.
+    fn shape(&self, name: &str) -> Result<&'a [usize]> {
+        if !self.weights.contains(name) {
+            return Err(self.absent(&[name.to_owned()]));
+        }
+        self.weights.shape_of(name)
+    }
+
+    /// The names of a configuration's tensors that are not there; not all of them if they are many.
+    pub(super) fn missing<C: Clone + Into<Cell>>(&self, config: &Config<C>) -> Vec<String> {
+        const LAYERS: usize = 8;
+        let mut missing = Vec::new();
+        for layer in 0..config.layer_count().min(LAYERS) {
+            for (cell, &direction) in config.cells().iter().zip(config.directions()) {
+                let names = cell.parameters(1, 1).into_iter().map(|spec| self.of(spec.name, layer, direction));
+                missing.extend(names.filter(|name| !self.weights.contains(name)));
+            }
+        }
+        missing
+    }
+
+    /// The error for tensors that are not there. If nothing has the prefix, it names the prefixes of the stacks that are there.
+    pub(super) fn absent(&self, missing: &[String]) -> Error {
+        let (first, more) = match missing {
+            [first, more @ ..] => (first.clone(), more),
+            [] => (self.of("weight_ih", 0, Direction::Forward), missing),
+        };
+        let expected = match more {
+            [] => "a tensor of this name".to_owned(),
+            more => format!("a tensor of this name and of {} more ({})", more.len(), listed(more, ", ")),
+        };
+        let names: Vec<&str> = self.weights.names().collect();
+        let mut found = format!("only {}", listed(&names, ", "));
+        let stacks: Vec<String> = self.weights.stacks().iter().map(|prefix| format!("{prefix:?}")).collect();
+        let has_prefix = self.weights.stacks().iter().any(|prefix| prefix == self.prefix);
+        if !has_prefix && !stacks.is_empty() {
+            found = format!(
+                "recurrent layers under the prefix {}; all tensors: {}",
+                listed(&stacks, ", "),
+                listed(&names, ", ")
+            );
+        }
+        self.weights.refuse(&first, &expected, &found)
+    }
+}
+
+impl Weights {
+    /// The prefixes of the recurrent stacks and cells with PyTorch's names, sorted. Each is one that [`Weights::recurrent`] and
+    /// [`Config::from_weights`] take.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, nn::{Gru, Lstm}, weights::Weights};
+    /// let mut weights = Weights::new();
+    /// weights.add("encoder.", &Lstm::config(3, 4).layers(2).random(&Device::Cpu, 7)?)?;
+    /// weights.add("module.decoder.", &Gru::config(4, 3).random(&Device::Cpu, 8)?)?;
+    /// assert_eq!(weights.stacks(), ["encoder.", "module.decoder."]);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn stacks(&self) -> Vec<String> {
+        let prefixes = self.names().filter_map(|name| {
+            let whole = whole_name(name);
+            let ends = ["weight_ih_l0", "weight_ih_l0_reverse", "weight_ih"];
+            let prefix = ends.iter().find_map(|end| whole.strip_suffix(end))?;
+            (prefix.is_empty() || prefix.ends_with('.')).then(|| prefix.to_owned())
+        });
+        prefixes.collect::<BTreeSet<String>>().into_iter().collect()
     }
 }
 
@@ -104,12 +194,57 @@ impl StoredCell for Cell {
     }
 }
 
+impl Config<Cell> {
+    /// Reads the configuration of a recurrent stack off weights with PyTorch's names under a prefix, the kind of its cells as well.
+    ///
+    /// The rows of the recurrent weight per unit tell the kind of cell: 1 is `torch.nn.RNN`, 3 is `torch.nn.GRU`, 4 is
+    /// `torch.nn.LSTM`. Equations and activations are not in a file of weights: they are PyTorch's defaults, so an RNN has tanh. For
+    /// other ones (`nonlinearity="relu"`, a GRU that resets before the matmul) give the cell to [`Config::from_weights`].
+    ///
+    /// # Errors
+    /// As [`Config::from_weights`]; [`Error::Format`](crate::Error::Format) if the rows belong to none of the three.
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, cell::{Cell, GruCell}, nn::{Config, Gru}, weights::Weights};
+    /// let mut weights = Weights::new();
+    /// weights.add("net.", &Gru::config(3, 4).layers(2).random(&Device::Cpu, 7)?)?;
+    /// let config = Config::from_shapes(&weights, "net.")?;
+    /// assert_eq!(config, Config::new(Cell::Gru(GruCell::default()), 3, 4).layers(2));
+    /// let gru = weights.recurrent("net.", &config, &Device::Cpu)?;
+    /// assert_eq!(gru.output_size(), 4);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn from_shapes(weights: &Weights, prefix: &str) -> Result<Self> {
+        let names = StackNames::new(weights, prefix);
+        let direction = names.first_direction();
+        let [rows, columns] = names.matrix("weight_hh", direction)?;
+        // With a projection, the recurrent weight has a column per projected unit.
+        let hidden = match names.has("weight_hr", 0, direction) {
+            true => names.matrix("weight_hr", direction)?[1],
+            false => columns,
+        };
+        let cell: Cell = match (rows.checked_div(hidden), rows.checked_rem(hidden)) {
+            (Some(1), Some(0)) => RnnCell::default().into(),
+            (Some(3), Some(0)) => GruCell::default().into(),
+            (Some(4), Some(0)) => LstmCell::default().into(),
+            _ => {
+                let expected = "1 row per unit as an RNN has, 3 as a GRU has, or 4 as an LSTM has";
+                let found = format!("shape [{rows}, {columns}] for {hidden} units");
+                return Err(weights.refuse(&names.of("weight_hh", 0, direction), expected, &found));
+            }
+        };
+        Self::from_weights(weights, prefix, cell)
+    }
+}
+
 impl<C: StoredCell> Config<C> {
     /// Reads the configuration of a recurrent stack off weights with PyTorch's names under a prefix.
     ///
     /// The caller gives the cell with its activations and equations, because weights do not determine them. The weights determine
     /// the input size, the hidden size, the number of layers, the directions, and whether there are biases, a projection or
     /// peepholes. These options of the given cell are overwritten. Two directions are concatenated, as PyTorch does.
+    /// [`Config::from_shapes`] finds the kind of cell as well, and [`Weights::stacks`] the prefixes.
     ///
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) if a tensor is missing, does not fit the others, or belongs to a stack that cannot be
@@ -130,12 +265,7 @@ impl<C: StoredCell> Config<C> {
     pub fn from_weights(weights: &Weights, prefix: &str, cell: C) -> Result<Self> {
         let names = StackNames::new(weights, prefix);
         let has = |parameter: &str, direction| names.has(parameter, 0, direction);
-        let reversed = has("weight_ih", Direction::Reverse);
-        // A stack without a forward direction has only the reverse one.
-        let direction = match has("weight_ih", Direction::Forward) || !reversed {
-            true => Direction::Forward,
-            false => Direction::Reverse,
-        };
+        let (direction, reversed) = (names.first_direction(), has("weight_ih", Direction::Reverse));
         let [hidden, input] = sizes(&names, &cell.clone().into(), direction)?;
         let options = StoredOptions {
             bias: has("bias_ih", direction) || has("bias_hh", direction),
@@ -162,12 +292,12 @@ impl<C: StoredCell> Config<C> {
 
 /// Hidden size and input size of the first layer.
 fn sizes(names: &StackNames<'_>, cell: &Cell, direction: Direction) -> Result<[usize; 2]> {
-    let [rows, input] = matrix(names, "weight_ih", direction)?;
-    let [_, out] = matrix(names, "weight_hh", direction)?;
+    let [rows, input] = names.matrix("weight_ih", direction)?;
+    let [_, out] = names.matrix("weight_hh", direction)?;
     let (gates, kind) = (cell.gates().len(), cell.name());
     // A projection has one column per unit. Without a projection, the state has one element per unit.
     let hidden = match names.has("weight_hr", 0, direction) {
-        true => matrix(names, "weight_hr", direction)?[1],
+        true => names.matrix("weight_hr", direction)?[1],
         false => out,
     };
     if input == 0 || hidden == 0 || Some(rows) != hidden.checked_mul(gates) {
@@ -183,14 +313,7 @@ fn sizes(names: &StackNames<'_>, cell: &Cell, direction: Direction) -> Result<[u
 /// The width of the projection, if the weights have one.
 fn projection(names: &StackNames<'_>, direction: Direction) -> Result<Option<usize>> {
     let stored = names.has("weight_hr", 0, direction);
-    stored.then(|| matrix(names, "weight_hr", direction).map(|[width, _]| width)).transpose()
-}
-
-/// The shape of a matrix of the first layer.
-fn matrix(names: &StackNames<'_>, parameter: &str, direction: Direction) -> Result<[usize; 2]> {
-    let name = names.of(parameter, 0, direction);
-    let shape = names.weights.find(&name)?.shape();
-    shape.try_into().map_err(|_| names.weights.refuse(&name, "a matrix", &format!("shape {shape:?}")))
+    stored.then(|| names.matrix("weight_hr", direction).map(|[width, _]| width)).transpose()
 }
 
 /// Refuses tensors of the stack that are missing, have another shape, or belong to no parameter.
@@ -202,11 +325,11 @@ fn check_shapes<C: StoredCell>(names: &StackNames<'_>, config: &Config<C>, [hidd
         for (cell, &direction) in config.cells().iter().zip(config.directions()) {
             for spec in cell.parameters(input, hidden) {
                 let name = names.of(spec.name, layer, direction);
-                let found = weights.find(&name)?.shape();
+                let found = names.shape(&name)?;
                 if found != spec.shape {
                     return Err(weights.refuse(&name, &format!("shape {:?}", spec.shape), &format!("shape {found:?}")));
                 }
-                used.push(name);
+                used.extend(weights.sources(&name));
             }
         }
     }

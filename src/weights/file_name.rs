@@ -43,8 +43,10 @@ impl FileName<'_> {
         Error::Dangling { file: self.0.to_owned(), reader: reader.into(), name: name.to_owned() }
     }
 
-    /// [`Error::Unrecognized`]: the bytes belong to another kind of file.
+    /// [`Error::Unrecognized`]: the bytes belong to another kind of file; the error says what to do with it.
     pub(crate) fn unrecognized(self, expected: &'static str, bytes: &[u8]) -> Error {
-        Error::Unrecognized { file: self.0.to_owned(), expected, found: kind::describe(bytes) }
+        let next = kind::advice(expected, bytes).map_or_else(String::new, |next| format!("; {next}"));
+        let found = format!("{}{next}", kind::describe(bytes));
+        Error::Unrecognized { file: self.0.to_owned(), expected, found }
     }
 }

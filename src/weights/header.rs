@@ -8,6 +8,7 @@ use serde::Deserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::floats::FLOATS;
 use super::{FileName, kind};
 use crate::error::{Error, Result};
 
@@ -17,8 +18,6 @@ const LENGTH: usize = 8;
 pub(super) const LONGEST: u64 = 100_000_000;
 /// The entry of the header that is no tensor.
 pub(super) const METADATA: &str = "__metadata__";
-/// The element types that are read.
-pub(super) const FLOATS: &str = "F32, F16, BF16 or F64";
 
 /// Refuses a header that gives a name twice, because one of the two tensors would be dropped silently.
 pub(super) fn check_names(file: FileName<'_>, header: &[u8]) -> Result<()> {
@@ -59,7 +58,7 @@ fn header_error(file: FileName<'_>, found: String) -> Error {
 
 /// The error for bytes that are no safetensors file; `error` comes from the `safetensors` crate.
 pub(super) fn refusal(file: FileName<'_>, bytes: &[u8], error: &SafeTensorError) -> Error {
-    const EXPECTED: &str = "a safetensors file";
+    const EXPECTED: &str = kind::SAFETENSORS;
     let other = kind::known(bytes).is_some_and(|kind| kind != EXPECTED);
     if other || bytes.get(LENGTH).is_some_and(|&first| first != b'{') {
         return file.unrecognized(EXPECTED, bytes);

@@ -25,7 +25,6 @@
 //! # Examples
 //! See [`KerasFile`] and [`KerasLayer`].
 
-mod archive;
 mod cells;
 mod fields;
 mod file;
@@ -38,16 +37,11 @@ mod store;
 pub use file::{KerasFile, KerasKind, KerasLayerInfo};
 pub use run::{KerasCall, KerasInput, KerasLayer, KerasOutputs};
 
-use super::FileName;
+use super::archive::memory_limit;
+use super::{FileName, archive};
 
 /// The most groups and arrays that a file may hold. No model comes near it.
 const MOST_ARRAYS: usize = 1 << 17;
-
-/// The most bytes that the inflated contents of a file of `size` bytes may take. Weights hardly compress, so a small file that
-/// inflates to more is no model.
-fn memory_limit(size: usize) -> u64 {
-    (64 << 20) + 32 * size as u64
-}
 
 /// The generations of Keras, which compute some layers differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,9 @@
-//! Reading safetensors files with PyTorch's names, and building layers from them.
+//! Reading weights with PyTorch's names, and building layers from them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
-use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
 
 use crate::cell::Cell;
@@ -15,9 +14,22 @@ use crate::ops::Conv1dGeometry;
 use crate::tensor::Device;
 use crate::text::listed;
 use crate::weights::configuration::StackNames;
-use crate::weights::{FileName, NonFinite, StateDict, header};
+use crate::weights::floats::{ByteOrder, FloatType};
+use crate::weights::{FileName, NonFinite, StateDict, Stored, header};
 
-/// Named arrays of a safetensors file. F16, BF16 and F64 are read as `f32`; files are written as F32.
+/// Named arrays of a safetensors file or, with the feature `torch`, of a PyTorch checkpoint (`.pt`, `.pth`, `.ckpt`).
+///
+/// F16, BF16 and F64 are read as `f32`; files are written as F32. Tensors of other types keep their names, but reading them is an
+/// error.
+///
+/// A tensor that is stored as the factors of a weight normalisation (`weight_hh_l0_g` and `weight_hh_l0_v`, or
+/// `parametrizations.weight_hh_l0.original0` and `.original1`) is found under its own name, `weight_hh_l0`, as their product.
+///
+/// # PyTorch checkpoints
+/// A checkpoint is read as data: no code of it runs, and none is imported. The tensors have the names of the state dict, which may lie
+/// inside other dicts. Several state dicts are told apart by the keys that lead to them:
+/// `{"generator": {..}, "discriminator": {..}}` gives `generator.weight_ih_l0` and so on. Of a checkpoint of PyTorch Lightning,
+/// `state_dict` is read. Whole modules, TorchScript and the format before PyTorch 1.6 are refused with a line of Python that converts them.
 ///
 /// # Examples
 /// ```
@@ -29,14 +41,14 @@ use crate::weights::{FileName, NonFinite, StateDict, header};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Weights {
-    file: String,
-    pub(super) tensors: BTreeMap<String, ArrayD<f32>>,
+    pub(super) file: String,
+    pub(super) tensors: BTreeMap<String, Stored>,
     /// Sorted by key, so that the same weights give the same bytes.
     pub(super) metadata: BTreeMap<String, String>,
 }
 
 impl Weights {
-    /// Reads a safetensors file.
+    /// Reads a safetensors file or a PyTorch checkpoint. The contents decide, not the name.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; otherwise as [`Weights::from_bytes`].
@@ -46,13 +58,13 @@ impl Weights {
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
-    /// Reads the bytes of a safetensors file; `file` is the name that messages give them.
+    /// Reads the bytes of a safetensors file or a PyTorch checkpoint; `file` is the name that messages give them.
     ///
     /// # Errors
     /// * [`Error::Unrecognized`] for a file of another kind;
     /// * [`Error::Truncated`] for a file that is cut short;
     /// * [`Error::TooLarge`] for a header or a shape that no file can hold;
-    /// * [`Error::Dtype`] for elements that are no floats;
+    /// * [`Error::Dtype`] for elements of a type that does not exist;
     /// * [`Error::Duplicate`] for two tensors of one name;
     /// * [`Error::Format`] for any other damage.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
@@ -63,7 +75,7 @@ impl Weights {
         header::check_names(name, &bytes[size_of::<u64>()..][..length])?;
         let tensors = parsed
             .iter()
-            .map(|(tensor, view)| Ok((tensor.to_owned(), floats(name, tensor, &view)?)))
+            .map(|(tensor, view)| Ok((tensor.to_owned(), stored(name, tensor, &view)?)))
             .collect::<Result<_>>()?;
         let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
         Ok(Self { file: file.to_owned(), tensors, metadata })
@@ -99,7 +111,7 @@ impl Weights {
         let arrays = layer.state_dict()?.into_iter().map(|(name, array)| (format!("{prefix}{name}"), array));
         let arrays: Vec<_> = arrays.collect();
         arrays.iter().try_for_each(|(name, _)| self.check_free(name))?;
-        self.tensors.extend(arrays);
+        self.tensors.extend(arrays.into_iter().map(|(name, array)| (name, Stored::Floats(array))));
         Ok(())
     }
 
@@ -109,17 +121,17 @@ impl Weights {
     /// [`Error::Duplicate`] for a name that is taken.
     pub fn insert<D: Dimension>(&mut self, name: &str, array: Array<f32, D>) -> Result<()> {
         self.check_free(name)?;
-        self.tensors.insert(name.to_owned(), array.into_dyn());
+        self.tensors.insert(name.to_owned(), Stored::Floats(array.into_dyn()));
         Ok(())
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor of this name, or the factors of a weight normalisation that it is the product of.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.is_there(name)
     }
 
     fn check_free(&self, name: &str) -> Result<()> {
-        if !self.contains(name) {
+        if !self.tensors.contains_key(name) {
             return Ok(());
         }
         Err(FileName(&self.file).duplicate("a layer or array", name, "one before"))
@@ -130,7 +142,7 @@ impl Weights {
         self.metadata.insert(key.to_owned(), value.to_owned());
     }
 
-    /// The sorted names of the tensors.
+    /// The sorted names of the tensors, as the file has them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -138,12 +150,14 @@ impl Weights {
     /// The tensor of a name.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is no such tensor, or if its rank is not the rank of `D`.
+    /// [`Error::Format`] if there is no such tensor, or if its rank is not the rank of `D`; [`Error::Dtype`] if its elements are no
+    /// floats.
     pub fn get<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>> {
-        let array = self.find(name)?;
-        array.clone().into_dimensionality().map_err(|_| {
+        let array = self.find(name)?.into_owned();
+        let shape = array.shape().to_vec();
+        array.into_dimensionality().map_err(|_| {
             let rank = D::NDIM.map_or_else(String::new, |rank| format!("rank {rank}"));
-            self.refuse(name, &rank, &format!("shape {:?}", array.shape()))
+            self.refuse(name, &rank, &format!("shape {shape:?}"))
         })
     }
 
@@ -157,7 +171,7 @@ impl Weights {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn check(&self) -> Vec<NonFinite> {
-        self.tensors.iter().filter_map(|(name, array)| NonFinite::among(name, array.iter())).collect()
+        self.floats().filter_map(|(name, array)| NonFinite::among(name, array.iter())).collect()
     }
 
     /// Refuses weights with a NaN or an infinity.
@@ -197,22 +211,15 @@ impl Weights {
         })
     }
 
-    pub(super) fn find(&self, name: &str) -> Result<&ArrayD<f32>> {
-        self.tensors.get(name).ok_or_else(|| {
-            let names: Vec<&str> = self.names().collect();
-            self.refuse(name, "a tensor of this name", &format!("only {}", listed(&names, ", ")))
-        })
-    }
-
     /// The tensor of a name, which must have exactly this shape.
     ///
     /// # Errors
     /// [`Error::Format`] if there is no such tensor, or if it has another shape.
     pub fn shaped<S: IntoDimension>(&self, name: &str, shape: S) -> Result<Array<f32, S::Dim>> {
-        let (array, shape) = (self.find(name)?, shape.into_dimension());
-        if array.shape() != shape.slice() {
+        let (found, shape) = (self.shape_of(name)?, shape.into_dimension());
+        if found != shape.slice() {
             let expected = format!("shape {:?}", shape.slice());
-            return Err(self.refuse(name, &expected, &format!("shape {:?}", array.shape())));
+            return Err(self.refuse(name, &expected, &format!("shape {found:?}")));
         }
         self.get(name)
     }
@@ -238,8 +245,11 @@ impl Weights {
         let mut used = Vec::new();
         let parameters = config.collect(|layer, direction, spec| {
             let name = names.of(spec.name, layer, direction);
+            if !self.contains(&name) {
+                return Err(names.absent(&names.missing(config)));
+            }
             let array = self.shaped(&name, spec.shape.as_slice())?;
-            used.push(name);
+            used.extend(self.sources(&name));
             Ok(array)
         })?;
         names.check_all_used(&used)?;
@@ -291,28 +301,18 @@ impl Default for Weights {
     }
 }
 
-/// Reads one tensor as `f32`.
-fn floats(file: FileName<'_>, name: &str, view: &TensorView<'_>) -> Result<ArrayD<f32>> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "f64 weights are narrowed to the precision that layers compute in"
-    )]
-    let values: Vec<f32> = match view.dtype() {
-        Dtype::F32 => words(view.data(), f32::from_le_bytes).collect(),
-        Dtype::F64 => words(view.data(), f64::from_le_bytes).map(|x| x as f32).collect(),
-        Dtype::F16 => words(view.data(), f16::from_le_bytes).map(f16::to_f32).collect(),
-        Dtype::BF16 => words(view.data(), bf16::from_le_bytes).map(bf16::to_f32).collect(),
-        other => return Err(file.dtype(name, header::FLOATS, format!("{other:?}"))),
+/// Reads one tensor, if its elements are floats.
+fn stored(file: FileName<'_>, name: &str, view: &TensorView<'_>) -> Result<Stored> {
+    let float = match view.dtype() {
+        Dtype::F32 => FloatType::F32,
+        Dtype::F64 => FloatType::F64,
+        Dtype::F16 => FloatType::F16,
+        Dtype::BF16 => FloatType::Bf16,
+        other => return Ok(Stored::Other(format!("{other:?}"))),
     };
+    let values = float.read(view.data(), ByteOrder::Little);
     let found = values.len();
     ArrayD::from_shape_vec(IxDyn(view.shape()), values)
+        .map(Stored::Floats)
         .map_err(|_| file.refuse(name, format!("shape {:?}", view.shape()), format!("{found} elements")))
-}
-
-/// Reads every little-endian word of `bytes`.
-pub(crate) fn words<'a, const N: usize, T: 'a>(
-    bytes: &'a [u8],
-    read: fn([u8; N]) -> T,
-) -> impl Iterator<Item = T> + 'a {
-    bytes.as_chunks::<N>().0.iter().map(move |word| read(*word))
 }

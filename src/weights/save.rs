@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::header::{LONGEST, METADATA};
 use crate::error::Result;
 use crate::files;
-use crate::weights::Weights;
+use crate::weights::{Stored, Weights};
 
 /// The length of the header is a multiple of this number of bytes, as the format requires. Blanks pad it.
 const ALIGNMENT: usize = 8;
@@ -20,7 +20,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) if a tensor is called `__metadata__`, or if the header has more than 100 million
-    /// bytes.
+    /// bytes; [`Error::Dtype`](crate::Error::Dtype) for a tensor that was not read because its elements are no floats.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let header = self.header()?;
         let mut bytes = Vec::with_capacity(size_of::<u64>() + header.len() + size_of::<f32>() * self.elements());
@@ -39,13 +39,18 @@ impl Weights {
     }
 
     fn elements(&self) -> usize {
-        self.tensors.values().map(|array| array.len()).sum()
+        self.floats().map(|(_, array)| array.len()).sum()
     }
 
     fn header(&self) -> Result<Vec<u8>> {
         if self.tensors.contains_key(METADATA) {
             return Err(self.refuse(METADATA, "another name, because this one belongs to the metadata", "a tensor"));
         }
+        // A tensor that is not read would be missing from the new file.
+        self.tensors
+            .iter()
+            .filter(|(_, entry)| matches!(entry, Stored::Other(_)))
+            .try_for_each(|(name, _)| self.stored(name).map(drop))?;
         let wrong = |found: &str| self.refuse("header", "tensors that a safetensors file can hold", found);
         let mut header = serde_json::to_vec(&HeaderJson(self)).map_err(|error| wrong(&error.to_string()))?;
         header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
@@ -58,7 +63,7 @@ impl Weights {
     fn write_to(&self, header: &[u8], out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header)?;
-        for array in self.tensors.values() {
+        for (_, array) in self.floats() {
             let bytes: Vec<u8> = array.iter().flat_map(|x| x.to_le_bytes()).collect();
             out.write_all(&bytes)?;
         }
@@ -79,7 +84,7 @@ impl Serialize for HeaderJson<'_> {
         metadata.entry("format").or_insert("pt");
         header.serialize_entry(METADATA, &metadata)?;
         let mut start = 0;
-        for (name, array) in &weights.tensors {
+        for (name, array) in weights.floats() {
             let end = start + size_of::<f32>() * array.len();
             let info = TensorInfo { dtype: Dtype::F32, shape: array.shape().to_vec(), data_offsets: (start, end) };
             header.serialize_entry(name, &info)?;

@@ -118,7 +118,7 @@ impl KerasFile {
         let config = json(file, "config.json", &archive.member("config.json")?)?;
         let metadata = json(file, "metadata.json", &archive.member("metadata.json")?)?;
         let version = metadata.get("keras_version").and_then(Json::as_str).map(str::to_owned);
-        let tree = Tree::read(file, archive.member("model.weights.h5")?)?;
+        let tree = Tree::read(file, archive.member("model.weights.h5")?.into_owned())?;
         Ok(Self { file: file.0.to_owned(), kind: KerasKind::Archive, version, config: Some(config), tree })
     }
 
