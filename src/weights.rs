@@ -18,7 +18,7 @@
 //! # Ok::<(), gatewise::Error>(())
 //! ```
 
-#[cfg(feature = "keras")]
+#[cfg(any(feature = "keras", feature = "torch"))]
 mod archive;
 mod configuration;
 mod export;
@@ -34,6 +34,8 @@ mod norm;
 mod safetensors;
 mod save;
 mod stored;
+#[cfg(feature = "torch")]
+mod torch;
 
 pub use configuration::StoredCell;
 pub use export::StateDict;

@@ -69,6 +69,11 @@ impl Weights {
     /// * [`Error::Format`] for any other damage.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
         let name = FileName(file);
+        #[cfg(feature = "torch")]
+        if bytes.starts_with(b"PK\x03\x04") {
+            let tensors = super::torch::read(name, bytes)?;
+            return Ok(Self { file: file.to_owned(), tensors, metadata: BTreeMap::new() });
+        }
         let refuse = |error: SafeTensorError| header::refusal(name, bytes, &error);
         let parsed = SafeTensors::deserialize(bytes).map_err(refuse)?;
         let (length, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
