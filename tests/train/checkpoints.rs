@@ -217,7 +217,8 @@ fn numbers_beyond_all_runs_are_refused_and_change_nothing() {
 fn a_plateau_is_restored_by_trainers_that_have_one() {
     let with_plateau = step(&mut trainer());
     let mut without = plain_trainer();
-    let before = step(&mut without).to_bytes().expect("bytes");
+    step(&mut without);
+    let before = without.checkpoint().expect("a checkpoint").to_bytes().expect("bytes");
     let message = without.restore(&with_plateau).expect_err("the rate would be another one").to_string();
     let expected =
         "metadata plateau: expected none, as the trainer has no plateau (Trainer::plateau gives it one), found";
