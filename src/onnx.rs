@@ -27,7 +27,9 @@ mod context;
 mod graph;
 mod interface;
 mod operators;
-// Public for tests that build or damage models; no part of the crate's interface.
+#[cfg(not(feature = "unstable-internals"))]
+mod proto;
+#[cfg(feature = "unstable-internals")]
 #[doc(hidden)]
 pub mod proto;
 mod run;
@@ -247,13 +249,14 @@ impl OnnxModel {
         Self::from_proto(file, &wire::decode(FileName(file), Bytes::copy_from_slice(bytes))?, options)
     }
 
-    /// Reads a model from its message, for tests.
-    ///
-    /// # Errors
-    /// As [`OnnxModel::from_bytes`].
-    #[doc(hidden)]
-    pub fn from_proto(file: &str, model: &ModelProto, options: &OnnxOptions) -> Result<Self> {
-        Self::read(model, ModelFile { name: FileName(file), folder: None }, options)
+    unstable! {
+        /// Reads a model from its message, for tests that build or damage models.
+        ///
+        /// # Errors
+        /// As [`OnnxModel::from_bytes`].
+        pub fn from_proto(file: &str, model: &ModelProto, options: &OnnxOptions) -> Result<Self> {
+            Self::read(model, ModelFile { name: FileName(file), folder: None }, options)
+        }
     }
 
     fn read(model: &ModelProto, file: ModelFile<'_>, options: &OnnxOptions) -> Result<Self> {
