@@ -1,10 +1,10 @@
-//! A caller's own kernels before and after an LSTM, all in one command encoder and one submission.
+//! A caller's own kernels before and after an LSTM, all in one command encoder and one submission. The caller's kernels compute
+//! the LSTM's input and its mask, and the LSTM writes into a buffer of the caller.
 //!
 //! `cargo run --example own_encoder`
 
-use gatewise::cell::Sequence;
 use gatewise::gpu::{GpuDevice, GpuOptions};
-use gatewise::nn::Lstm;
+use gatewise::nn::{DeviceSequence, Lstm};
 use gatewise::{Device, Tensor, wgpu};
 
 const STEPS: usize = 40;
@@ -22,14 +22,29 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 }";
 
-/// Marks the steps whose output has a large first unit.
-const MARKS_OF: &str = "
-@group(0) @binding(0) var<storage, read> y: array<f32>;
-@group(0) @binding(1) var<storage, read_write> marks: array<f32>;
+/// Masks the steps at which the signal is quiet.
+const MASK_OF: &str = "
+@group(0) @binding(0) var<storage, read> signal: array<f32>;
+@group(0) @binding(1) var<storage, read_write> mask: array<f32>;
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x < arrayLength(&marks) {
-        marks[id.x] = select(0.0, 1.0, y[id.x * 16u] > 0.05);
+    if id.x < arrayLength(&mask) {
+        mask[id.x] = select(0.0, 1.0, abs(signal[id.x]) > 0.3);
+    }
+}";
+
+/// Adds up the squares of all units of a step.
+const ENERGY_OF: &str = "
+@group(0) @binding(0) var<storage, read> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> energy: array<f32>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x < arrayLength(&energy) {
+        var sum = 0.0;
+        for (var unit = 0u; unit < 16u; unit++) {
+            sum += y[id.x * 16u + unit] * y[id.x * 16u + unit];
+        }
+        energy[id.x] = sum;
     }
 }";
 
@@ -56,7 +71,13 @@ impl OwnKernel {
     }
 
     /// Encodes a pass over `len` elements of `to`.
-    fn encode(&self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder, buffers: [&wgpu::Buffer; 2], len: u32) {
+    fn encode(
+        &self,
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: [&wgpu::Buffer; 2],
+        len: usize,
+    ) {
         let entries =
             [0, 1].map(|at| wgpu::BindGroupEntry { binding: at, resource: buffers[at as usize].as_entire_binding() });
         let layout = self.pipeline.get_bind_group_layout(0);
@@ -65,7 +86,7 @@ impl OwnKernel {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&self.pipeline);
         pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(len.div_ceil(64), 1, 1);
+        pass.dispatch_workgroups(len.div_ceil(64) as u32, 1, 1);
     }
 }
 
@@ -82,30 +103,31 @@ fn main() -> gatewise::Result<()> {
     let (own_device, queue) = gpu.wgpu();
 
     let signal: Vec<f32> = (0..STEPS).map(|t| (t as f32 * 0.2).sin()).collect();
-    let signal = Tensor::from_vec(&device, &[STEPS], signal)?;
-    let features = own_buffer(own_device, STEPS * FEATURES);
-    let marks = own_buffer(own_device, STEPS);
+    let signal_buffer = own_buffer(own_device, STEPS);
+    queue.write_buffer(&signal_buffer, 0, &signal.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+    let [features, mask, y, energy] =
+        [STEPS * FEATURES, STEPS, STEPS * UNITS, STEPS].map(|len| own_buffer(own_device, len));
     let x = Tensor::from_wgpu_buffer(&gpu, features.clone(), &[STEPS, 1, FEATURES])?;
+    let loud = Tensor::from_wgpu_buffer(&gpu, mask.clone(), &[STEPS, 1])?;
+    let mut output = Tensor::from_wgpu_buffer(&gpu, y.clone(), &[STEPS, 1, UNITS])?;
     let lstm = Lstm::config(FEATURES, UNITS).random(&device, 2)?;
     let mut state = lstm.zero_state(1)?;
-    let [before, after] = [FEATURES_OF, MARKS_OF].map(|source| OwnKernel::new(own_device, source));
+    let [features_of, mask_of, energy_of] =
+        [FEATURES_OF, MASK_OF, ENERGY_OF].map(|source| OwnKernel::new(own_device, source));
 
     let submissions = gpu.counters().submits;
     let mut encoder = own_device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    if let Some(signal) = signal.wgpu_buffer() {
-        before.encode(own_device, &mut encoder, [signal, &features], (STEPS * FEATURES) as u32);
-    }
+    features_of.encode(own_device, &mut encoder, [&signal_buffer, &features], STEPS * FEATURES);
+    mask_of.encode(own_device, &mut encoder, [&signal_buffer, &mask], STEPS);
     let mut recorder = device.recorder();
-    let y = lstm.record(&mut recorder, &x, &mut state, &Sequence::new())?;
+    lstm.record_into(&mut recorder, &x, &mut state, DeviceSequence::new().mask(&loud), &mut output)?;
     let commands = recorder.encode(&mut encoder)?;
-    if let Some(y) = y.wgpu_buffer() {
-        after.encode(own_device, &mut encoder, [y, &marks], STEPS as u32);
-    }
+    energy_of.encode(own_device, &mut encoder, [&y, &energy], STEPS);
     let submission = queue.submit([encoder.finish()]);
     commands.submitted(submission)?;
     println!("1 submission of the caller, {} of the library", gpu.counters().submits - submissions);
 
-    let marks = Tensor::from_wgpu_buffer(&gpu, marks, &[STEPS])?.to_vec()?;
-    println!("marks on {device}: {marks:?}");
+    let energy = Tensor::from_wgpu_buffer(&gpu, energy, &[STEPS])?.to_vec()?;
+    println!("energy of every step on {device}; 0 where the signal is quiet: {energy:.3?}");
     Ok(())
 }

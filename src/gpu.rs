@@ -1,4 +1,5 @@
-//! The GPU path: the only module that uses `wgpu`, apart from two functions of `tensor.rs` that share buffers with a caller.
+//! The GPU path: the only module that uses `wgpu`, apart from functions of `tensor.rs` and
+//! `path/encoded.rs` that share buffers and encoders with a caller.
 //!
 //! [`GpuDevice`] owns a `wgpu::Device` and a `Queue`, which it has opened or a caller has passed in. Kernels are WGSL files in one table.
 //! A recorder collects dispatches and copies. It submits them at once, or in a few submissions if one would take too long on a slow GPU.

@@ -4,7 +4,7 @@ use super::graph::{Graph, RecurrentOutput, StartState, Var};
 use super::parameters::{ParameterId, Parameters};
 use crate::cell::{Cell, Sequence};
 use crate::error::Result;
-use crate::nn::{Config, State, TrainableRecurrent, TrainingOptions};
+use crate::nn::{Config, DeviceSequence, State, TrainableRecurrent, TrainingOptions};
 use crate::ops::Conv1dGeometry;
 use crate::tensor::Device;
 use crate::weights::torch_name;
@@ -238,14 +238,15 @@ impl RecurrentModule {
     ///
     /// # Errors
     /// As [`TrainableRecurrent::record_training`].
-    pub fn forward(
+    pub fn forward<'a>(
         &self,
         graph: &mut Graph,
         x: Var,
         state: Option<&mut State>,
-        sequence: &Sequence,
+        sequence: impl Into<DeviceSequence<'a>>,
         options: &TrainingOptions,
     ) -> Result<Var> {
+        let sequence = sequence.into();
         let (stack, vars) = self.in_graph(graph)?;
         match state {
             Some(state) => graph.recurrent(&stack, &vars, x, state, sequence, options),
@@ -264,16 +265,16 @@ impl RecurrentModule {
     ///
     /// # Errors
     /// As [`RecurrentModule::forward`].
-    pub fn forward_from(
+    pub fn forward_from<'a>(
         &self,
         graph: &mut Graph,
         x: Var,
         (h, s): (Var, Option<Var>),
-        sequence: &Sequence,
+        sequence: impl Into<DeviceSequence<'a>>,
         options: &TrainingOptions,
     ) -> Result<RecurrentOutput> {
         let (stack, vars) = self.in_graph(graph)?;
-        graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: None }, sequence, options)
+        graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: None }, sequence.into(), options)
     }
 
     /// Runs the stack as [`RecurrentModule::forward_from`] does: from the values `at`, or from the values of `state` if `at` is
@@ -296,6 +297,6 @@ impl RecurrentModule {
                 (graph.input(&h), s.map(|s| graph.input(&s)))
             }
         };
-        graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: Some(state) }, sequence, options)
+        graph.recurrent_from(&stack, &vars, x, StartState { h, s, begun: Some(state) }, sequence.into(), options)
     }
 }

@@ -7,6 +7,7 @@ use gatewise::gpu::{GpuDevice, GpuOptions};
 use gatewise::nn::{Config, DeviceSequence, Lstm, Merge, Recurrent, State, TrainingOptions};
 use gatewise::op::Math;
 use gatewise::plan::{CooperativeScans, PlanKind};
+use gatewise::train::{LossOptions, Parameters, RecurrentModule, Sgd, Trainer};
 use gatewise::{Device, Error, Tensor, ops};
 use ndarray::{Array2, ArrayD};
 
@@ -219,6 +220,39 @@ fn training_gives_the_same_gradients() {
             );
             assert!(pass(DeviceSequence::from(&lengths)) != expected, "{device} {:?}", case.cell);
         }
+    }
+}
+
+/// The loss and the gradients' norm of a training step in a graph, from zeros and from a state that gradients flow into.
+#[test]
+fn a_graph_takes_device_masks() {
+    for device in devices() {
+        let x =
+            Tensor::from_vec(&device, &[TIME, BATCH, 2], (0..TIME * BATCH * 2).map(|at| (at as f32).sin()).collect());
+        let x = x.expect("x");
+        let (mask, reset) = (tensor(&device, counts), tensor(&device, resets));
+        let step = |sequence: DeviceSequence<'_>| {
+            let mut parameters = Parameters::new(&device, 7);
+            let lstm = RecurrentModule::new(&mut parameters, "lstm.", &Lstm::config(2, 3)).expect("a stack");
+            let mut trainer = Trainer::new(parameters, Sgd::default(), 0.05).expect("a trainer");
+            let target = Tensor::zeros(&device, &[TIME, BATCH, 3]).expect("a target");
+            let report = trainer.step(|graph| {
+                let x = graph.input(&x);
+                let options = TrainingOptions::default();
+                let y = lstm.forward(graph, x, None, sequence, &options)?;
+                let start = Tensor::from_vec(&device, &[1, BATCH, 3], vec![0.25; 3 * BATCH])?;
+                let (h, s) = (graph.input(&start), graph.input(&start));
+                let from = lstm.forward_from(graph, x, (h, Some(s)), sequence, &options)?;
+                let sum = graph.add(y, from.y)?;
+                graph.mean_squared_error(sum, &target, &LossOptions::default())
+            });
+            let report = report.expect("a step");
+            (report.loss.to_bits(), report.gradient_norm.to_bits())
+        };
+        let whole = Sequence::new().mask(array(counts)).reset(array(resets));
+        let expected = step(DeviceSequence::from(&whole));
+        assert_eq!(step(DeviceSequence::new().mask(&mask).reset(&reset)), expected, "{device}");
+        assert_ne!(step(DeviceSequence::new()), expected, "{device}");
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Graph, Mode, Var};
 use crate::cell::{Cell, Noise, Sequence};
 use crate::error::{Error, Result, axes};
 use crate::memory;
-use crate::nn::{State, StateGradient, Tape, TrainableRecurrent, TrainingOptions};
+use crate::nn::{DeviceSequence, State, StateGradient, Tape, TrainableRecurrent, TrainingOptions};
 use crate::ops::{self, Binary, Recorder};
 use crate::tensor::Tensor;
 
@@ -75,7 +75,7 @@ impl Graph {
         parameters: &[Var],
         x: Var,
         state: &mut State,
-        sequence: &Sequence,
+        sequence: DeviceSequence<'_>,
         options: &TrainingOptions,
     ) -> Result<Var> {
         let options = self.with_noise(options);
@@ -97,7 +97,7 @@ impl Graph {
         parameters: &[Var],
         x: Var,
         StartState { h, s, begun }: StartState<'_>,
-        sequence: &Sequence,
+        sequence: DeviceSequence<'_>,
         options: &TrainingOptions,
     ) -> Result<RecurrentOutput> {
         let options = self.with_noise(options);
