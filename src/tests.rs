@@ -11,7 +11,7 @@ use crate::cell::{Noise, Sequence};
 use crate::gpu::GpuOptions;
 use crate::gpu::faults::{Fault, fail};
 use crate::models::{RnNoise, SileroVad};
-use crate::nn::{Gru, Lstm, State, TrainingOptions};
+use crate::nn::{DeviceSequence, Gru, Lstm, State, TrainingOptions};
 use crate::onnx::{OnnxModel, OnnxOptions};
 use crate::train::{Adam, CarriedState, Clip, LossOptions, Parameters, RecurrentModule, Sgd, Tbptt, Trainer};
 use crate::weights::{Weights, keras::KerasFile};
@@ -156,6 +156,36 @@ fn a_state_is_as_before_a_call_that_fails_and_a_result_can_be_read_again() {
         assert!(met && read.is_err(), "{fault:?}");
         assert_eq!(y.to_vec().expect("reads"), expected);
     }
+}
+
+/// The caller submits an encoder although the call that was to fill it has failed: nothing of that call may be in it.
+#[test]
+fn a_state_is_as_before_an_encoding_that_fails() {
+    let device = gpu();
+    let Device::Gpu(gpu) = &device else { panic!("a GPU") };
+    let lstm = Lstm::config(3, 4).layers(2).random(&device, 5).expect("a stack");
+    let mask = tensor(&device, &[3, 2]);
+    let counts = every_fault(
+        &[Fault::Refused],
+        || lstm.zero_state(2).expect("a state"),
+        value,
+        |state, turn| {
+            let x = Tensor::from_vec(&device, &[3, 2, 3], (0..18).map(|at| wave(at + turn)).collect())?;
+            let mut y = Tensor::zeros(&device, &[3, 2, 4])?;
+            let (own, queue) = gpu.wgpu();
+            let mut encoder = own.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encode = || {
+                let mut recorder = device.recorder();
+                lstm.record_into(&mut recorder, &x, state, DeviceSequence::new().reset(&mask), &mut y)?;
+                recorder.encode_and_read(&mut encoder, &[&y])
+            };
+            let commands = encode();
+            let submission = queue.submit([encoder.finish()]);
+            commands?.submitted(submission)?;
+            Ok(())
+        },
+    );
+    assert!(counts[0] >= 8, "{counts:?}");
 }
 
 /// A recorder holds the value, so that a reset takes memory of its own for each part.
