@@ -221,11 +221,11 @@ impl LayerCall<'_> {
         let row_in_chunk = self.rows_before(t) - self.rows_before(self.start(chunk));
         let ThreadBuffers { gates, product, rounded, scales, gathered, .. } = buffers;
         let mut gates = &gates[..];
-        // SAFETY: all threads take the step at once, each with its own share of the rows, by this function's contract.
-        unsafe { self.carry_skipped(thread, k, &state) };
         for stage in &weights.stages {
             let layout = stage.state.layout;
             let own = thread.share(layout.panels());
+            // SAFETY: the panels are this thread's own, and a barrier stands between any two stages.
+            unsafe { self.carry_skipped(stage, own.clone(), k, &state) };
             let (operand, of_operand) = match stage.stage {
                 Stage::Whole | Stage::Reset => (state.h, active),
                 Stage::Candidate | Stage::Project => (state.m, StepRows::all(active.count())),

@@ -1,64 +1,95 @@
 //! The rows that a step skips: they keep their state, and their output is the held one or zero.
 #![allow(unsafe_code)]
 
-use super::call::{LayerCall, ThreadInGroup};
-use crate::cell::{RESET, VALID};
-use crate::cpu::memory::SharedSlice;
+use std::ops::Range;
+
+use super::PackedStage;
+use super::call::LayerCall;
+use crate::cell::{RESET, Stage, VALID};
 use crate::cpu::update::{InitialRows, PaddedRows, StepState};
 
 impl LayerCall<'_> {
-    /// Carries this thread's share of the skipped rows over the `k`th step.
+    /// Carries the skipped rows over a stage of the `k`th step, in the units of some panels. Rows that are reset before the next
+    /// step return to their initial state.
     ///
     /// # Safety
-    /// All threads of the group call it between the same two barriers, each with its own index. Until the second barrier, nobody
-    /// else writes to skipped rows of the state and of the output, and nobody reads skipped rows of `h_next` and `s`.
-    pub(super) unsafe fn carry_skipped(&self, thread: ThreadInGroup, k: usize, state: &StepState<'_>) {
+    /// The panels are this thread's own in this stage: see [`Update`](crate::cpu::update::Update).
+    pub(super) unsafe fn carry_skipped(
+        &self,
+        stage: &PackedStage,
+        panels: Range<usize>,
+        k: usize,
+        state: &StepState<'_>,
+    ) {
         let t = self.time_of(k);
         let Some(flags) = self.flags.filter(|_| !self.rows_of(t).is_all(self.batch)) else { return };
         let flag = |k: usize, row: usize| flags[self.time_of(k) * self.batch + row];
-        let out = state.initial_h.width;
-        for row in thread.share(self.batch).filter(|&row| flag(k, row) & VALID == 0) {
-            let y = |at: usize| at + row * state.output.stride;
+        let (layout, cell) = (stage.state.layout, &self.weights.cell);
+        let unit = |panel: usize| (panel * layout.blocks * layout.lanes).min(layout.units);
+        let units = unit(panels.start)..unit(panels.end);
+        let writes_h = match stage.stage {
+            Stage::Whole => cell.projection().is_none(),
+            Stage::Candidate | Stage::Project => true,
+            Stage::Reset => false,
+        };
+        let writes_s = stage.stage == Stage::Whole && cell.has_cell_state();
+        for row in (0..self.batch).filter(|&row| flag(k, row) & VALID == 0) {
+            let resets = state.next.resets(row);
             // A row that the step before skipped, too, has the same `h` in both buffers, unless it was reset in between.
             let same = k > 0 && flag(k - 1, row) & VALID == 0 && flag(k, row) & RESET == 0;
-            // SAFETY: only this thread touches this row, by this function's contract.
+            // SAFETY: only this thread touches these units of `h_next`, `s` and `y`, and no thread writes `h`, by this function's
+            // contract.
             unsafe {
-                let output = state.output.y;
-                let to = output.write(y(state.output.at), out);
-                match state.output.held {
-                    Some(held) => to.copy_from_slice(output.read(y(held), out)),
-                    None => to.fill(0.0),
+                if writes_h {
+                    put_output(state, row, &units);
                 }
-                if state.next.resets(row) {
-                    reset(state.h_next, state.initial_h, row);
-                    if self.weights.cell.has_cell_state() {
-                        reset(state.s, state.initial_s, row);
-                    }
-                } else if !same {
-                    row_of(state.h_next, row, out).copy_from_slice(row_of(state.h, row, out));
+                if writes_h && resets {
+                    reset(state.h_next, state.initial_h, row, &units);
+                } else if writes_h && !same {
+                    let kept = state.h.rows.read(row * state.h.stride + units.start, units.len());
+                    units_of(state.h_next, row, &units).copy_from_slice(kept);
+                }
+                if writes_s && resets {
+                    reset(state.s, state.initial_s, row, &units);
                 }
             }
         }
     }
 }
 
-/// # Safety
-/// No other thread touches the row while the slice lives.
-unsafe fn row_of<'a>(rows: PaddedRows<'a>, row: usize, width: usize) -> &'a mut [f32] {
-    let all: SharedSlice<'a> = rows.rows;
-    // SAFETY: no other thread touches the row, by this function's contract.
-    unsafe { all.write(row * rows.stride, width) }
-}
-
-/// Returns a row to its initial state.
+/// Writes the output of a skipped row.
 ///
 /// # Safety
-/// No other thread touches the row.
-unsafe fn reset(rows: PaddedRows<'_>, initial: InitialRows<'_>, row: usize) {
-    // SAFETY: no other thread touches the row, by this function's contract.
-    let to = unsafe { row_of(rows, row, initial.width) };
+/// No other thread touches these units of the output.
+unsafe fn put_output(state: &StepState<'_>, row: usize, units: &Range<usize>) {
+    let output = &state.output;
+    let index = |at: usize| at + row * output.stride + units.start;
+    // SAFETY: no other thread touches these units, by this function's contract.
+    unsafe {
+        let y = output.y.write(index(output.at), units.len());
+        match output.held {
+            Some(held) => y.copy_from_slice(output.y.read(index(held), units.len())),
+            None => y.fill(0.0),
+        }
+    }
+}
+
+/// # Safety
+/// No other thread touches these units of the row while the slice lives.
+unsafe fn units_of<'a>(rows: PaddedRows<'a>, row: usize, units: &Range<usize>) -> &'a mut [f32] {
+    // SAFETY: no other thread touches these units, by this function's contract.
+    unsafe { rows.rows.write(row * rows.stride + units.start, units.len()) }
+}
+
+/// Returns units of a row to their initial state.
+///
+/// # Safety
+/// No other thread touches these units of the row.
+unsafe fn reset(rows: PaddedRows<'_>, initial: InitialRows<'_>, row: usize, units: &Range<usize>) {
+    // SAFETY: no other thread touches these units, by this function's contract.
+    let to = unsafe { units_of(rows, row, units) };
     match initial.rows {
-        Some(initial_rows) => to.copy_from_slice(&initial_rows[row * initial.width..][..initial.width]),
+        Some(numbers) => to.copy_from_slice(&numbers[row * initial.width + units.start..][..units.len()]),
         None => to.fill(0.0),
     }
 }
