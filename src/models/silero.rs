@@ -5,10 +5,12 @@
 //! pad         64 more by reflection on the right             [640]
 //! stft_conv   kernel 256, stride 128: a Fourier transform    [258, 4]
 //! magnitude   sqrt(re^2 + im^2)                              [129, 4]
-//! conv1..4    kernel 3, padding 1, strides 1 2 2 1, ReLU     [128, 1]
+//! conv1..4    kernel 3, padding 1, strides 1 2 2 1, ReLU     [128, 4], [64, 2], [64, 1], [128, 1]
 //! lstm_cell   128 units
 //! final_conv  sigmoid(W relu(h) + b)                         probability
 //! ```
+//!
+//! The last two convolutions are so short that some taps of their kernels meet padding alone. Those taps are left out.
 //!
 //! Frames depend on each other in the LSTM alone. The layers before it run over all frames of a block at once, then the LSTM runs
 //! over the sequence.
@@ -20,13 +22,16 @@ use ndarray::{Array1, Array2, Axis, Ix2, Ix3, concatenate};
 use super::arrays::arrays;
 use crate::cell::{Activation, Sequence};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::nn::{Conv1d, Linear, Lstm, State};
-use crate::ops::{self, Binary, Conv1dGeometry, PadMode, Recorder};
+use crate::ops::{self, Binary, Conv1dGeometry, Recorder};
 use crate::tensor::{Device, Tensor};
 use crate::weights::Weights;
 
 /// The number of samples of the preceding frame that come before the samples of a frame.
 const CONTEXT: usize = 64;
+/// Samples of a frame with its context and its reflected end.
+const PADDED: usize = CONTEXT + SileroVad::FRAME + CONTEXT;
 /// Width of the LSTM and of its input.
 const WIDTH: usize = 128;
 /// Frames per block, 32.8 seconds of sound. A block bounds the memory for a long recording. Unit tests take short blocks, so that
@@ -71,13 +76,17 @@ impl SileroVad {
         let conv = |name: &str, shape: [usize; 3], stride: usize, padding: usize| {
             weights.conv1d(name, shape, Conv1dGeometry { stride, padding }, device)
         };
+        // A single window, whose other taps lie in the padding.
+        let one_window = |name: &str, shape: [usize; 3], taps: Range<usize>| {
+            weights.conv1d_taps(name, shape, taps, Conv1dGeometry { stride: 1, padding: 0 }, device)
+        };
         Ok(Self {
             stft: conv("stft_conv.", [258, 1, 256], 128, 0)?,
             convs: [
                 conv("conv1.", [128, 129, 3], 1, 1)?,
                 conv("conv2.", [64, 128, 3], 2, 1)?,
-                conv("conv3.", [64, 64, 3], 2, 1)?,
-                conv("conv4.", [WIDTH, 64, 3], 1, 1)?,
+                one_window("conv3.", [64, 64, 3], 1..3)?,
+                one_window("conv4.", [WIDTH, 64, 3], 1..2)?,
             ],
             lstm: weights.recurrent("lstm_cell.", &Lstm::config(WIDTH, WIDTH), device)?,
             head: weights.linear("final_conv.", [WIDTH, 1], device)?,
@@ -151,12 +160,10 @@ impl SileroVad {
         Ok(VadStream { vad: self.clone(), state: self.lstm.zero_state(1)?, tail: vec![0.0; CONTEXT] })
     }
 
-    /// Computes the LSTM's input `[N, WIDTH]` from frames `[N, CONTEXT + FRAME]`. No frame depends on another here.
+    /// Computes the LSTM's input `[N, WIDTH]` from frames `[N, 1, PADDED]`. No frame depends on another here.
     fn front(&self, recorder: &mut Recorder, frames: &Tensor) -> Result<Tensor> {
         let count = frames.shape()[0];
-        let padded = ops::pad1d(recorder, frames, 0, CONTEXT, PadMode::Reflect)?;
-        let spectrum = self.stft.record(recorder, &padded.reshape(&[count, 1, CONTEXT + Self::FRAME + CONTEXT])?)?;
-        let spectrum = spectrum.reshape(&[count, 258 * 4])?;
+        let spectrum = self.stft.record(recorder, frames)?.reshape(&[count, 258 * 4])?;
         let mut x = ops::binary_halves(recorder, Binary::Hypot, &spectrum)?.reshape(&[count, 129, 4])?;
         for conv in &self.convs {
             let y = conv.record(recorder, &x)?;
@@ -165,7 +172,7 @@ impl SileroVad {
         x.reshape(&[count, WIDTH])
     }
 
-    /// Records the whole net over frames `[N, CONTEXT + FRAME]`. The state advances by N steps.
+    /// Records the whole net over frames `[N, 1, PADDED]`. The state advances by N steps.
     fn record(&self, recorder: &mut Recorder, frames: &Tensor, state: &mut State) -> Result<Block> {
         let count = frames.shape()[0];
         let features = self.front(recorder, frames)?;
@@ -275,8 +282,8 @@ impl VadStream {
         let mut reached: Option<State> = None;
         for first in (0..count).step_by(BLOCK) {
             let frames = first..(first + BLOCK).min(count);
-            let shape = [frames.len(), CONTEXT + SileroVad::FRAME];
-            let frames = Tensor::from_vec(self.vad.device(), &shape, signal.frames(frames))?;
+            let shape = [frames.len(), 1, PADDED];
+            let frames = Tensor::from_vec(self.vad.device(), &shape, signal.frames(frames)?)?;
             let mut recorder = self.vad.device().recorder();
             let mut state = match reached.take() {
                 Some(state) => state,
@@ -286,7 +293,9 @@ impl VadStream {
             reads.push(read(recorder, &block)?);
             reached = Some(state);
         }
-        self.tail = signal.part(count * SileroVad::FRAME..signal.len());
+        let (passed, kept) = (count * SileroVad::FRAME, self.tail.len());
+        self.tail.drain(..passed.min(kept));
+        self.tail.extend_from_slice(&samples[passed.saturating_sub(kept)..]);
         if let Some(state) = reached {
             self.state = state;
         }
@@ -305,16 +314,23 @@ impl Signal<'_> {
         self.tail.len() + self.samples.len()
     }
 
-    fn part(&self, range: Range<usize>) -> Vec<f32> {
+    /// Some samples, those of the tail first.
+    fn parts(&self, range: Range<usize>) -> [&[f32]; 2] {
         let kept = self.tail.len();
         let tail = &self.tail[range.start.min(kept)..range.end.min(kept)];
-        [tail, &self.samples[range.start.saturating_sub(kept)..range.end.saturating_sub(kept)]].concat()
+        [tail, &self.samples[range.start.saturating_sub(kept)..range.end.saturating_sub(kept)]]
     }
 
-    /// Returns the samples of some frames, each with its context, `[N, CONTEXT + FRAME]`.
-    fn frames(&self, range: Range<usize>) -> Vec<f32> {
-        let whole = self.part(range.start * SileroVad::FRAME..range.end * SileroVad::FRAME + CONTEXT);
-        let frames = whole.windows(CONTEXT + SileroVad::FRAME).step_by(SileroVad::FRAME);
-        frames.collect::<Vec<_>>().concat()
+    /// Returns the samples of some frames, each with its context before it and its end reflected behind it, `[N, PADDED]`.
+    fn frames(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        let mut frames = memory::room("SileroVad", range.len() * PADDED)?;
+        for first in range.map(|frame| frame * SileroVad::FRAME) {
+            for part in self.parts(first..first + CONTEXT + SileroVad::FRAME) {
+                frames.extend_from_slice(part);
+            }
+            let last = frames.len() - 1;
+            (1..=CONTEXT).for_each(|back| frames.push(frames[last - back]));
+        }
+        Ok(frames)
     }
 }

@@ -1,10 +1,11 @@
 //! Reading weights with PyTorch's names, and building layers from them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
-use ndarray::{Array, ArrayD, Dimension, IntoDimension, IxDyn};
+use ndarray::{Array, Array3, ArrayD, Dimension, IntoDimension, IxDyn, s};
 
 use crate::cell::Cell;
 use crate::error::{Error, Result};
@@ -287,7 +288,20 @@ impl Weights {
     /// # Errors
     /// [`Error::Format`] for a tensor that is missing or has another shape.
     pub fn conv1d(&self, prefix: &str, shape: [usize; 3], geometry: Conv1dGeometry, device: &Device) -> Result<Conv1d> {
-        let weight = self.shaped(&format!("{prefix}weight"), shape)?;
+        self.conv1d_taps(prefix, shape, 0..shape[2], geometry, device)
+    }
+
+    /// [`Weights::conv1d`] of some of the kernel's taps.
+    pub(crate) fn conv1d_taps(
+        &self,
+        prefix: &str,
+        shape: [usize; 3],
+        taps: Range<usize>,
+        geometry: Conv1dGeometry,
+        device: &Device,
+    ) -> Result<Conv1d> {
+        let weight: Array3<f32> = self.shaped(&format!("{prefix}weight"), shape)?;
+        let weight = weight.slice_move(s![.., .., taps]);
         Conv1d::new(device, &weight, self.bias(prefix, shape[0])?.as_ref(), geometry)
     }
 
