@@ -32,6 +32,7 @@ mod proto;
 #[cfg(feature = "unstable-internals")]
 #[doc(hidden)]
 pub mod proto;
+mod replay;
 mod run;
 mod tensor;
 mod value;
@@ -212,7 +213,13 @@ pub struct OnnxModel {
 
 impl fmt::Debug for OnnxModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OnnxModel").field("file", &self.graph.file).field("nodes", &self.graph.steps.len()).finish()
+        let replays = self.on_device.get().map_or(0, |on_device| on_device.replays());
+        let mut shown = f.debug_struct("OnnxModel");
+        shown
+            .field("file", &self.graph.file)
+            .field("nodes", &self.graph.steps.len())
+            .field("replays", &replays)
+            .finish()
     }
 }
 
@@ -310,6 +317,37 @@ impl OnnxModel {
     /// * [`Error::Node`] if a node refuses its inputs, or if the memory limit is reached;
     /// * [`Error::DeviceMismatch`], [`Error::DeviceLost`].
     pub fn run(&self, inputs: &[(&str, Input)]) -> Result<Outputs> {
+        let mut outputs = Outputs::default();
+        self.run_into(inputs, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// [`OnnxModel::run`] that puts the outputs in the place of those of an earlier run. If it fails, the earlier ones stay.
+    ///
+    /// On the CPU, the second call with the same shapes notes the operations that it runs, and from the third call on only
+    /// those run, in memory that the model keeps. Such a call allocates nothing, once nobody holds the outputs of the call
+    /// before the last. Integers and booleans must have the same elements, too. A model that turns computed floats into
+    /// integers (`ArgMax`, `Cast`) is always interpreted.
+    ///
+    /// # Errors
+    /// As [`OnnxModel::run`].
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, Tensor, onnx::{Input, OnnxModel, OnnxOptions, Outputs}};
+    /// let model = OnnxModel::from_file("tests/fixtures/onnx/silero_front.onnx", &OnnxOptions::default())?;
+    /// let audio = Tensor::zeros(&Device::Cpu, &[1, 576])?;
+    /// let (mut h, mut c) = (Tensor::zeros(&Device::Cpu, &[1, 1, 5])?, Tensor::zeros(&Device::Cpu, &[1, 1, 5])?);
+    /// let mut outputs = Outputs::default();
+    /// for _frame in 0..4 {
+    ///     let inputs = [("audio", Input::from(&audio)), ("h0", h.into()), ("c0", c.into())];
+    ///     model.run_into(&inputs, &mut outputs)?;
+    ///     (h, c) = (outputs.get("h")?.tensor()?.clone(), outputs.get("c")?.tensor()?.clone());
+    /// }
+    /// assert_eq!(outputs.get("speech")?.tensor()?.len(), 1);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn run_into(&self, inputs: &[(&str, Input)], outputs: &mut Outputs) -> Result<()> {
         let on_device = match self.on_device.get() {
             Some(on_device) => on_device,
             None => {
@@ -317,7 +355,7 @@ impl OnnxModel {
                 self.on_device.get_or_init(|| on_device)
             }
         };
-        on_device.run(&self.graph, inputs)
+        on_device.run(&self.graph, inputs, outputs)
     }
 }
 

@@ -6,6 +6,11 @@ mod encoded;
 mod host;
 mod parameters;
 mod recorder;
+#[cfg_attr(
+    not(any(feature = "onnx", feature = "keras")),
+    allow(dead_code, reason = "only graphs of files are replayed")
+)]
+mod replay;
 mod sequence;
 mod stack;
 mod state;
@@ -24,9 +29,11 @@ use crate::tensor::Tensor;
 
 #[cfg(feature = "gpu")]
 pub use encoded::EncodedCommands;
-pub(crate) use host::{HostPath, put, run, run_each, run_list};
+pub(crate) use host::{HostPath, put, run, run_broadcast, run_each, run_list};
 pub use parameters::ParameterTensors;
 pub use recorder::{ReadBack, Recorder};
+#[cfg(any(feature = "onnx", feature = "keras"))]
+pub(crate) use replay::{CallInput, CallInputs, Kept, KnownInput, Replay, Replayable};
 pub use sequence::DeviceSequence;
 pub(crate) use stack::{PackedStack, StackCall, forward_on_cpu, plan};
 pub(crate) use state::{StateTensors, state_arrays};
@@ -153,7 +160,7 @@ impl fmt::Display for Device {
     }
 }
 
-/// Carries out an operation: `host` on the reference and the CPU, `gpu` on a GPU.
+/// Carries out an operation: `host` on the reference and the CPU, `gpu` on a GPU. No replay can run it again.
 pub(crate) fn dispatch<T>(
     recorder: &mut Recorder,
     host: impl FnOnce(HostPath, &Device) -> Result<T>,
@@ -161,6 +168,9 @@ pub(crate) fn dispatch<T>(
 ) -> Result<T> {
     if let Some(recorder) = recorder.gpu() {
         return gpu(recorder);
+    }
+    if let Some(recording) = recorder.recording() {
+        recording.refuse();
     }
     host(recorder.host_path(), recorder.device())
 }

@@ -8,15 +8,15 @@ use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView3, Axis, Data, Dimen
 use crate::error::{Error, Result, check_shape, count, elements};
 use crate::gpu::{self, GpuDevice};
 use crate::memory;
-use crate::path::{self, Recorder, Storage};
 pub(crate) use crate::path::{Device, ReadBack};
+use crate::path::{Recorder, Storage};
 
 /// An array of `f32` on a device, contiguous, last axis fastest. Cheap to clone: clones share their memory, which no
 /// operation changes.
 #[derive(Clone)]
 pub struct Tensor {
     device: Device,
-    shape: Vec<usize>,
+    shape: Arc<[usize]>,
     storage: Storage,
 }
 
@@ -46,7 +46,7 @@ impl Tensor {
     pub fn from_vec(device: &Device, shape: &[usize], data: Vec<f32>) -> Result<Self> {
         const OP: &str = "Tensor::from_vec";
         check_shape(OP, "data", &[elements(OP, "shape", shape)?], &[data.len()])?;
-        Ok(Self { device: device.clone(), shape: shape.to_vec(), storage: Storage::from_vec(device, data)? })
+        Ok(Self { device: device.clone(), shape: shape.into(), storage: Storage::from_vec(device, data)? })
     }
 
     /// Zeros of `shape` on a device.
@@ -56,7 +56,7 @@ impl Tensor {
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         const OP: &str = "Tensor::zeros";
         let len = elements(OP, "shape", shape)?;
-        Ok(Self { device: device.clone(), shape: shape.to_vec(), storage: Storage::zeros(device, OP, len)? })
+        Ok(Self { device: device.clone(), shape: shape.into(), storage: Storage::zeros(device, OP, len)? })
     }
 
     /// Takes a caller's buffer as a tensor without copying it. Calls read it, and
@@ -70,7 +70,7 @@ impl Tensor {
     pub fn from_wgpu_buffer(device: &GpuDevice, buffer: wgpu::Buffer, shape: &[usize]) -> Result<Self> {
         let len = elements("Tensor::from_wgpu_buffer", "shape", shape)?;
         let buffer = gpu::Buffer::from_wgpu(device, buffer, len)?;
-        Ok(Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) })
+        Ok(Self { device: Device::Gpu(device.clone()), shape: shape.into(), storage: Storage::Gpu(buffer) })
     }
 
     /// The buffer of a tensor on the GPU, for a caller's own kernels. The tensor's elements begin at offset 0. The memory is
@@ -110,9 +110,9 @@ impl Tensor {
         let len = elements(OP, "shape", shape)?;
         if len != self.len() {
             let expected = format!("{len} elements for {shape:?}");
-            return Err(Error::Shape { op: OP, what: "tensor", expected, found: self.shape.clone() });
+            return Err(Error::Shape { op: OP, what: "tensor", expected, found: self.shape.to_vec() });
         }
-        Ok(Self { shape: shape.to_vec(), ..self.clone() })
+        Ok(Self { shape: shape.into(), ..self.clone() })
     }
 
     /// Waits until the tensor is computed, and copies it to the host.
@@ -209,22 +209,27 @@ impl Tensor {
         self.storage.is_shared()
     }
 
+    /// A tensor on the host that shares its parts.
+    pub(crate) fn from_shared(device: &Device, shape: &Arc<[usize]>, data: &Arc<Vec<f32>>) -> Self {
+        Self { device: device.clone(), shape: Arc::clone(shape), storage: Storage::Host(Arc::clone(data)) }
+    }
+
+    /// Its shape, which clones share.
+    pub(crate) fn shared_shape(&self) -> &Arc<[usize]> {
+        &self.shape
+    }
+
     pub(crate) fn from_buffer(device: &GpuDevice, shape: &[usize], buffer: gpu::Buffer) -> Self {
-        Self { device: Device::Gpu(device.clone()), shape: shape.to_vec(), storage: Storage::Gpu(buffer) }
+        Self { device: Device::Gpu(device.clone()), shape: shape.into(), storage: Storage::Gpu(buffer) }
     }
 
     /// Records a copy of the tensor. On the host the two share their memory until one of them is written to.
     pub(crate) fn record_copy(&self, op: &'static str, recorder: &mut Recorder) -> Result<Self> {
         self.check_device(op, "state", recorder.device())?;
-        path::dispatch(
-            recorder,
-            |_, _| Ok(self.clone()),
-            |gpu| {
-                let to = gpu::Buffer::new(gpu.device(), "tensor", self.len())?;
-                gpu.copy((self.buffer(op, "state")?, 0), (&to, 0), self.len());
-                Ok(Self::from_buffer(gpu.device(), &self.shape, to))
-            },
-        )
+        let Some(gpu) = recorder.gpu() else { return Ok(self.clone()) };
+        let to = gpu::Buffer::new(gpu.device(), "tensor", self.len())?;
+        gpu.copy((self.buffer(op, "state")?, 0), (&to, 0), self.len());
+        Ok(Self::from_buffer(gpu.device(), &self.shape, to))
     }
 
     /// Refuses a tensor that lives elsewhere than the operation.

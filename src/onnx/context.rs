@@ -137,7 +137,10 @@ impl Context<'_> {
 
     /// Copies a tensor to the host. On a GPU this submits everything recorded so far.
     pub(super) fn read(&mut self, x: &Tensor) -> Result<Vec<f32>> {
-        if matches!(x.device(), Device::Cpu | Device::Reference) {
+        if let Some(recording) = self.recorder.recording() {
+            recording.decide(x);
+        }
+        if x.is_on_host() {
             return x.to_vec();
         }
         let next = self.device().recorder();

@@ -4,6 +4,7 @@ use ndarray::{Array, ArrayD, ArrayView, Dimension, IxDyn};
 
 use super::proto::DataType;
 use crate::error::{Error, Result};
+use crate::path::CallInput;
 use crate::tensor::Tensor;
 use crate::text::listed;
 
@@ -102,6 +103,18 @@ impl Input {
             Self::Float(x) => x.shape(),
             Self::Int(x) => x.shape(),
             Self::Bool(x) => x.shape(),
+        }
+    }
+}
+
+impl Input {
+    /// The input for a replay.
+    pub(super) fn of_call(&self) -> CallInput<'_> {
+        match self {
+            Self::Tensor(x) => CallInput::Tensor(x),
+            Self::Float(x) => CallInput::Floats(x),
+            Self::Int(x) => CallInput::Ints(x),
+            Self::Bool(x) => CallInput::Bools(x),
         }
     }
 }
@@ -236,7 +249,7 @@ impl Output {
 ///
 /// If a read-back fails, the caller can repeat it. [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all)
 /// reads several tensors with one submission.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outputs(pub(super) Vec<(String, Output)>);
 
 impl Outputs {

@@ -6,9 +6,12 @@ use super::context::{Context, Inputs, unexpected};
 use super::graph::{Graph, Step, ValueId};
 use super::interface::{ElementType, Input, Output, Outputs};
 use super::operators::{NodeFn, Operation};
+use super::replay::{CallKind, GraphReplay};
 use super::value::{IntKind, Ints, Value};
 use super::{Extent, ValueInfo};
 use crate::error::{Error, Result};
+use crate::ops::Recorder;
+use crate::path::Kept;
 use crate::tensor::{Device, Tensor};
 use crate::text::listed;
 
@@ -21,6 +24,9 @@ pub(super) struct DeviceGraph {
     functions: Vec<NodeFn>,
     /// The constants that nodes on the device read.
     constants: BTreeMap<ValueId, Value>,
+    /// Whether runs on the device can be replayed: whether it is a CPU.
+    replayable: bool,
+    kept: Kept<GraphReplay>,
 }
 
 impl DeviceGraph {
@@ -28,23 +34,68 @@ impl DeviceGraph {
         let functions = graph.steps.iter().map(|step| step.operation.on(device).map_err(|error| step.site.wrap(error)));
         let functions = functions.collect::<Result<_>>()?;
         let constants = graph.constants.iter().map(|(&id, value)| Ok((id, value.on(device)?)));
-        Ok(Self { device: device.clone(), functions, constants: constants.collect::<Result<_>>()? })
+        Ok(Self {
+            device: device.clone(),
+            functions,
+            constants: constants.collect::<Result<_>>()?,
+            replayable: device.cpu().is_some(),
+            kept: Kept::new(),
+        })
     }
 
     pub(super) fn device(&self) -> &Device {
         &self.device
     }
 
-    pub(super) fn run(&self, graph: &Graph, inputs: &[(&str, Input)]) -> Result<Outputs> {
-        let mut values: Vec<Option<Value>> = vec![None; graph.values];
-        self.bind(graph, inputs, &mut values)?;
-        let mut run = GraphRun {
-            on_device: self,
-            graph,
-            live: values.iter().flatten().map(Value::bytes).sum(),
-            values,
-            recorder: self.device.recorder(),
-        };
+    /// The number of replays that are kept.
+    pub(super) fn replays(&self) -> usize {
+        self.kept.count()
+    }
+
+    /// Runs the graph and puts its outputs in the place of older ones. On the CPU a call for which there is a replay needs
+    /// no interpreter.
+    pub(super) fn run(&self, graph: &Graph, inputs: &[(&str, Input)], outputs: &mut Outputs) -> Result<()> {
+        if let Some(mut replay) = self.kept.take(|replay| replay.fits(inputs, &self.device)) {
+            if replay.run(inputs, outputs).is_ok() {
+                self.kept.put(replay);
+                return Ok(());
+            }
+            // The interpreter may find memory, or else it names the node that has none.
+        }
+        let wanted = self.replayable && self.kept.wants(CallKind(inputs));
+        if wanted && let Ok(recorded) = self.record(graph, inputs) {
+            *outputs = recorded;
+            return Ok(());
+        }
+        let (values, recorder) = self.interpret(graph, inputs, self.device.recorder())?;
+        *outputs = self.outputs(graph, values)?;
+        if wanted {
+            // Operators on masks on the device are fewer than those on booleans on the host.
+            self.kept.refuse();
+        }
+        recorder.submit()
+    }
+
+    /// Runs the graph with the interpreter, and keeps a replay if the graph allows one.
+    fn record(&self, graph: &Graph, inputs: &[(&str, Input)]) -> Result<Outputs> {
+        let (values, recorder) = self.interpret(graph, inputs, self.device.replay_recorder())?;
+        let tensors: Vec<&Tensor> = values
+            .iter()
+            .filter_map(|value| if let Value::Float(x) | Value::Mask(x) = value { Some(x) } else { None })
+            .collect();
+        let replay = recorder.into_replay(&tensors)?;
+        let outputs = self.outputs(graph, values.clone())?;
+        match replay {
+            Some(replay) => self.kept.put(GraphReplay::new(inputs, &values, &outputs, replay)),
+            None => self.kept.refuse(),
+        }
+        Ok(outputs)
+    }
+
+    /// The values of the graph's outputs, and the recorder, which is not submitted yet.
+    fn interpret(&self, graph: &Graph, inputs: &[(&str, Input)], recorder: Recorder) -> Result<(Vec<Value>, Recorder)> {
+        let mut run = GraphRun { on_device: self, graph, live: 0, values: vec![None; graph.values], recorder };
+        run.bind(inputs)?;
         for (step, function) in graph.steps.iter().zip(&self.functions) {
             run.step(step, function).map_err(|error| step.site.wrap(error))?;
         }
@@ -52,43 +103,23 @@ impl DeviceGraph {
         let outputs = graph.outputs.iter().map(|(info, id)| {
             let value = values[id.0].as_ref().or_else(|| self.constants.get(id));
             let value = value.ok_or_else(|| unexpected("output", "a computed value", info.name.clone()))?;
-            Ok((info.name.clone(), self.output(value, info)?))
+            value.on(&self.device)
         });
-        let outputs = outputs.collect::<Result<_>>()?;
-        recorder.submit()?;
-        Ok(Outputs(outputs))
+        Ok((outputs.collect::<Result<_>>()?, recorder))
     }
 
-    fn output(&self, value: &Value, info: &ValueInfo) -> Result<Output> {
-        Ok(match value.on(&self.device)? {
-            Value::Float(x) => Output::Tensor(x),
-            Value::Mask(x) => Output::Mask(x),
-            Value::Int(x) => Output::Int { element_type: info.element_type, values: x.values },
-            Value::Bool(x) => Output::Bool(x),
-        })
-    }
-
-    /// Checks the caller's inputs and stores them among the values.
-    fn bind(&self, graph: &Graph, inputs: &[(&str, Input)], values: &mut [Option<Value>]) -> Result<()> {
-        let mut extents: HashMap<&str, usize> = HashMap::new();
-        for (name, input) in inputs {
-            let Some((info, id)) = graph.inputs.iter().find(|(info, _)| info.name == *name) else {
-                let names: Vec<&str> = graph.inputs.iter().map(|(info, _)| info.name.as_str()).collect();
-                let found = format!("{name:?}; the model has {}", listed(&names, ", "));
-                return Err(unexpected("inputs", "the names of the model's inputs", found));
+    /// The outputs as the caller gets them.
+    fn outputs(&self, graph: &Graph, values: Vec<Value>) -> Result<Outputs> {
+        let outputs = graph.outputs.iter().zip(values).map(|((info, _), value)| {
+            let output = match value.settled()? {
+                Value::Float(x) => Output::Tensor(x),
+                Value::Mask(x) => Output::Mask(x),
+                Value::Int(x) => Output::Int { element_type: info.element_type, values: x.values },
+                Value::Bool(x) => Output::Bool(x),
             };
-            let value = self.accept(info, input)?;
-            check_extents(info, input.shape(), &mut extents)?;
-            if values[id.0].replace(value).is_some() {
-                return Err(unexpected("inputs", "each input once", format!("{name:?} twice")));
-            }
-        }
-        let missing: Vec<String> =
-            graph.inputs.iter().filter(|(_, id)| values[id.0].is_none()).map(|(info, _)| info.to_string()).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(unexpected("inputs", "all inputs of the model", format!("none for {}", listed(&missing, ", "))))
+            Ok((info.name.clone(), output))
+        });
+        Ok(Outputs(outputs.collect::<Result<_>>()?))
     }
 
     /// The value of an input, which must have the declared type.
@@ -148,10 +179,42 @@ struct GraphRun<'a> {
     values: Vec<Option<Value>>,
     /// The number of bytes of the values that are held now.
     live: u64,
-    recorder: crate::ops::Recorder,
+    recorder: Recorder,
 }
 
 impl GraphRun<'_> {
+    /// Checks the caller's inputs and stores them among the values.
+    fn bind(&mut self, inputs: &[(&str, Input)]) -> Result<()> {
+        let graph = self.graph;
+        let mut extents: HashMap<&str, usize> = HashMap::new();
+        for (name, input) in inputs {
+            let Some((info, id)) = graph.inputs.iter().find(|(info, _)| info.name == *name) else {
+                let names: Vec<&str> = graph.inputs.iter().map(|(info, _)| info.name.as_str()).collect();
+                let found = format!("{name:?}; the model has {}", listed(&names, ", "));
+                return Err(unexpected("inputs", "the names of the model's inputs", found));
+            };
+            let mut value = self.on_device.accept(info, input)?;
+            check_extents(info, input.shape(), &mut extents)?;
+            if let (Some(recording), Value::Float(x)) = (self.recorder.recording(), &value) {
+                // In another call this input may share memory with other inputs, or with none.
+                let own = Tensor::from_vec(x.device(), x.shape(), x.to_vec()?)?;
+                recording.input(&own)?;
+                value = Value::Float(own);
+            }
+            self.live += value.bytes();
+            if self.values[id.0].replace(value).is_some() {
+                return Err(unexpected("inputs", "each input once", format!("{name:?} twice")));
+            }
+        }
+        let values = &self.values;
+        let missing: Vec<String> =
+            graph.inputs.iter().filter(|(_, id)| values[id.0].is_none()).map(|(info, _)| info.to_string()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(unexpected("inputs", "all inputs of the model", format!("none for {}", listed(&missing, ", "))))
+    }
+
     /// Runs one step.
     fn step(&mut self, step: &Step, function: &NodeFn) -> Result<()> {
         let own = |slot: usize| !step.operation.holds(slot);
@@ -176,8 +239,11 @@ impl GraphRun<'_> {
             Some((_, value)) => value.on(&device).map(Some),
         });
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
-        let mut host = Device::Cpu.recorder();
-        let recorder = if on_host { &mut host } else { &mut self.recorder };
+        let mut host = None;
+        let recorder = match on_host && !matches!(self.on_device.device, Device::Cpu) {
+            true => host.insert(Device::Cpu.recorder()),
+            false => &mut self.recorder,
+        };
         let room = self.graph.memory_limit.saturating_sub(self.live);
         let mut context = Context { recorder, room, short: false.into() };
         let results = function(&mut context, &Inputs(&inputs))?;
@@ -187,7 +253,9 @@ impl GraphRun<'_> {
         }
         for (id, value) in step.outputs.iter().zip(results) {
             if let Some(id) = id {
-                let value = value.settled()?;
+                // A recording must not depend on the elements of a mask, so the mask stays one.
+                let mut varies = |x: &Tensor| self.recorder.recording().is_some_and(|recording| recording.varies(x));
+                let value = if matches!(&value, Value::Mask(x) if varies(x)) { value } else { value.settled()? };
                 self.live += value.bytes();
                 self.values[id.0] = Some(value);
             }

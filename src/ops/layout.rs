@@ -203,8 +203,25 @@ pub fn expand(recorder: &mut Recorder, x: &Tensor, shape: &[usize]) -> Result<Te
     let contiguous = StridedLayout::contiguous(x.shape()).strides;
     let kept = contiguous.iter().zip(x.shape()).map(|(&stride, &extent)| if extent == 1 { 0 } else { stride });
     let from = StridedLayout { offset: 0, strides: std::iter::repeat_n(0, added).chain(kept).collect() };
-    let to = StridedLayout::contiguous(shape);
-    assemble(recorder, OP, shape, &[x], vec![Part { extents: shape.to_vec(), from, to }])
+    x.check_device(OP, "x", recorder.device())?;
+    let (len, to) = (elements(OP, "shape", shape)?, StridedLayout::contiguous(shape));
+    let part = Part { extents: shape.to_vec(), from, to };
+    let own = part.clone();
+    path::run_broadcast(
+        recorder,
+        OP,
+        shape,
+        x,
+        move |_, x, y| {
+            reference::strided_copy(&own.extents, x, &own.from, y, &own.to);
+            Ok(())
+        },
+        |gpu| {
+            let y = gpu::Buffer::new(gpu.device(), OP, len)?;
+            gpu::strided_copy(gpu, shape, (x.buffer(OP, "x")?, &part.from), (&y, &part.to))?;
+            Ok(y)
+        },
+    )
 }
 
 /// Picks rows of a table (`torch.nn.functional.embedding`).

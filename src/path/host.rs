@@ -1,6 +1,7 @@
 //! Operations on the host: how an operation states its work, and what it reads.
 
 use super::Recorder;
+use super::replay::{PlacedInputs, Repeat, Work};
 use crate::cpu::CpuDevice;
 use crate::error::{Result, elements};
 use crate::gpu;
@@ -40,6 +41,7 @@ impl HostPath {
 /// The elements that an operation on the host reads.
 pub(crate) enum HostInputs<'a> {
     Tensors { op: &'static str, tensors: &'a [&'a Tensor] },
+    Placed(PlacedInputs<'a>),
 }
 
 impl HostInputs<'_> {
@@ -47,6 +49,7 @@ impl HostInputs<'_> {
     pub(crate) fn get(&self, at: usize) -> Result<&[f32]> {
         match self {
             Self::Tensors { op, tensors } => tensors.get(at).map_or(Ok(&[]), |tensor| tensor.host(op, "input")),
+            Self::Placed(inputs) => Ok(inputs.get(at)),
         }
     }
 
@@ -58,6 +61,14 @@ impl HostInputs<'_> {
         }
         Ok(found)
     }
+}
+
+/// How the elements of a result depend on the elements of the inputs.
+#[derive(Clone, Copy, Debug)]
+enum Pattern {
+    Whole,
+    Each,
+    Repeat(Repeat),
 }
 
 /// Carries out an operation whose result is one tensor of `shape`. The inputs lie on the recorder's device.
@@ -76,35 +87,80 @@ pub(crate) fn run<const N: usize>(
     run_list(recorder, op, shape, &inputs, move |path, inputs, y| host(path, inputs.all()?, y), gpu)
 }
 
-/// [`run`] for an operation whose result has the shape of its first input, and whose element at each place depends on
-/// the inputs' elements at the same place alone. `host` may also be called for a part of the places.
-pub(crate) fn run_each<const N: usize>(
-    recorder: &mut Recorder,
-    op: &'static str,
-    inputs: [&Tensor; N],
-    host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + 'static,
-    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
-) -> Result<Tensor> {
-    let shape = inputs.first().map_or(&[][..], |first| first.shape());
-    run(recorder, op, shape, inputs, host, gpu)
-}
-
 /// [`run`] with any number of inputs.
 pub(crate) fn run_list(
     recorder: &mut Recorder,
     op: &'static str,
     shape: &[usize],
     inputs: &[&Tensor],
-    mut host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + 'static,
+    host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + 'static,
     gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
 ) -> Result<Tensor> {
-    if let Some(recorder) = recorder.gpu() {
-        let buffer = gpu(recorder)?;
-        return Ok(Tensor::from_buffer(recorder.device(), shape, buffer));
+    let call = HostCall { op, shape, inputs, pattern: Pattern::Whole };
+    call.run(recorder, host, gpu)
+}
+
+/// [`run`] for an operation whose result has the shape of its first input, and whose element at each place depends on
+/// the inputs' elements at the same place alone. `host` may also be called for a part of the places.
+pub(crate) fn run_each<const N: usize>(
+    recorder: &mut Recorder,
+    op: &'static str,
+    inputs: [&Tensor; N],
+    mut host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + 'static,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+) -> Result<Tensor> {
+    let shape = inputs.first().map_or(&[][..], |first| first.shape());
+    let call = HostCall { op, shape, inputs: &inputs, pattern: Pattern::Each };
+    call.run(recorder, move |path, inputs, y| host(path, inputs.all()?, y), gpu)
+}
+
+/// [`run`] for an operation that broadcasts its input to `shape`.
+pub(crate) fn run_broadcast(
+    recorder: &mut Recorder,
+    op: &'static str,
+    shape: &[usize],
+    x: &Tensor,
+    mut host: impl FnMut(&HostPath, &[f32], &mut [f32]) -> Result<()> + Send + 'static,
+    gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+) -> Result<Tensor> {
+    let pattern = Repeat::of(x.shape(), shape).map_or(Pattern::Whole, Pattern::Repeat);
+    let call = HostCall { op, shape, inputs: &[x], pattern };
+    call.run(recorder, move |path, inputs, y| host(path, inputs.get(0)?, y), gpu)
+}
+
+/// A call of an operation with one result.
+struct HostCall<'a> {
+    op: &'static str,
+    shape: &'a [usize],
+    inputs: &'a [&'a Tensor],
+    pattern: Pattern,
+}
+
+impl HostCall<'_> {
+    fn run(
+        &self,
+        recorder: &mut Recorder,
+        mut host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + 'static,
+        gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
+    ) -> Result<Tensor> {
+        let Self { op, shape, inputs, pattern } = *self;
+        if let Some(recorder) = recorder.gpu() {
+            let buffer = gpu(recorder)?;
+            return Ok(Tensor::from_buffer(recorder.device(), shape, buffer));
+        }
+        let mut y = memory::zeros(op, elements(op, "the result", shape)?)?;
+        host(&recorder.host_path(), &HostInputs::Tensors { op, tensors: inputs }, &mut y)?;
+        let y = Tensor::from_vec(recorder.device(), shape, y)?;
+        if let Some(recording) = recorder.recording() {
+            let work = match pattern {
+                Pattern::Whole => Work::Whole(Box::new(host)),
+                Pattern::Each => Work::Each(Box::new(host)),
+                Pattern::Repeat(repeat) => Work::Repeat(repeat),
+            };
+            recording.step(inputs, &[&y], work)?;
+        }
+        Ok(y)
     }
-    let mut y = memory::zeros(op, elements(op, "the result", shape)?)?;
-    host(&recorder.host_path(), &HostInputs::Tensors { op, tensors: inputs }, &mut y)?;
-    Tensor::from_vec(recorder.device(), shape, y)
 }
 
 /// Writes a result that has memory of its own to the memory of an operation.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ndarray::{Array, Dimension};
 
+use super::replay::{Recording, Replay};
 use super::{Device, HostPath};
 use crate::error::{Error, Result};
 use crate::gpu;
@@ -19,6 +20,8 @@ const OP: &str = "read-back";
 pub struct Recorder {
     device: Device,
     gpu: Option<gpu::Recorder>,
+    /// The operations so far, if a replay of them is wanted.
+    recording: Option<Box<Recording>>,
 }
 
 impl Device {
@@ -30,7 +33,15 @@ impl Device {
                 Self::Gpu(gpu) => Some(gpu::Recorder::new(gpu)),
                 _ => None,
             },
+            recording: None,
         }
+    }
+
+    /// A recorder that also notes what it runs, on the CPU.
+    #[cfg(any(feature = "onnx", feature = "keras"))]
+    pub(crate) fn replay_recorder(&self) -> Recorder {
+        let recording = self.cpu().map(|_| Box::default());
+        Recorder { recording, ..self.recorder() }
     }
 }
 
@@ -150,6 +161,18 @@ impl Recorder {
     /// The path of a host device.
     pub(crate) fn host_path(&self) -> HostPath {
         self.device.cpu().map_or(HostPath::Reference, HostPath::Cpu)
+    }
+
+    /// The operations so far, if a replay of them is wanted.
+    pub(crate) fn recording(&mut self) -> Option<&mut Recording> {
+        self.recording.as_deref_mut()
+    }
+
+    /// Ends the recording of a call with these outputs; `None` if another call may have to run other operations.
+    #[cfg(any(feature = "onnx", feature = "keras"))]
+    pub(crate) fn into_replay(self, outputs: &[&Tensor]) -> Result<Option<Replay>> {
+        let path = self.host_path();
+        self.recording.map_or(Ok(None), |recording| recording.finish(path, outputs))
     }
 
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {

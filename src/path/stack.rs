@@ -1,5 +1,9 @@
 //! Recurrent stacks for inference, packed for the path of their device.
 
+mod replayed;
+
+use std::sync::Arc;
+
 use ndarray::Dim;
 
 use std::borrow::Cow;
@@ -115,13 +119,13 @@ impl PackedStack {
 
     /// Runs all layers. On a GPU the state advances when the recorder is submitted, on the host at once.
     pub(crate) fn record(
-        &self,
+        self: &Arc<Self>,
         recorder: &mut Recorder,
         call: &StackCall<'_>,
         state: StateTensors<'_>,
     ) -> Result<Tensor> {
         let (device, shape) = (call.x.device(), call.output_shape());
-        match self {
+        match &**self {
             Self::Reference(stack) => {
                 let mut arrays = state.arrays()?;
                 let x = view(OP, call.x.host(OP, "x")?, Dim(call.shape()))?;
@@ -130,6 +134,7 @@ impl PackedStack {
                 state.set_arrays(&arrays)?;
                 Ok(y)
             }
+            Self::Cpu(_) if recorder.recording().is_some() => replayed::record(self, recorder, call, state),
             Self::Cpu(stack) => {
                 let mut y = memory::zeros(OP, elements(OP, "y", &shape)?)?;
                 let [time, batch, _] = shape;

@@ -5,5 +5,8 @@ mod broken;
 mod build;
 mod fixtures;
 mod forms;
+#[path = "../common/graph.rs"]
+mod graph;
 mod peer_faults;
+mod replay;
 mod stored;
