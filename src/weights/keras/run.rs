@@ -3,6 +3,7 @@
 mod layers;
 mod load;
 mod recurrent;
+mod replay;
 mod value;
 
 use std::fmt;
@@ -12,12 +13,14 @@ use ndarray::{Array, Array2, ArrayD, Dimension};
 
 use self::layers::DeviceLayer;
 pub(super) use self::load::Loader;
+use self::replay::{CallKind, LayerReplay};
 use self::value::{MaskedValue, ValueData};
 use super::FileName;
 use super::model::ModelSpec;
 use super::parse::{LayerKind, LayerSpec};
 use crate::error::{Error, Result};
 use crate::ops::Recorder;
+use crate::path::Kept;
 use crate::tensor::{Device, Tensor};
 use crate::text::listed;
 
@@ -110,7 +113,7 @@ impl KerasCall {
 ///
 /// If a read-back fails, the caller can repeat it. [`Recorder::submit_and_read_all`](crate::ops::Recorder::submit_and_read_all)
 /// reads several tensors with one submission.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct KerasOutputs {
     /// The outputs in Keras' order and layout; with `return_state` the final state follows.
@@ -152,6 +155,7 @@ pub struct KerasLayer {
     inputs: Vec<String>,
     device: Device,
     layer: Arc<DeviceLayer>,
+    kept: Arc<Kept<LayerReplay>>,
 }
 
 impl fmt::Debug for KerasLayer {
@@ -172,6 +176,7 @@ impl KerasLayer {
             },
             device: loader.device.clone(),
             layer: Arc::new(DeviceLayer::new(loader, layer)?),
+            kept: Arc::new(Kept::new()),
         })
     }
 
@@ -215,9 +220,65 @@ impl KerasLayer {
     /// [`Error::Node`], with the name of the layer, if a layer refuses its input; [`Error::Value`] for a wrong number of inputs;
     /// [`Error::DeviceLost`].
     pub fn call(&self, call: KerasCall) -> Result<KerasOutputs> {
+        let mut outputs = KerasOutputs::default();
+        self.call_into(&call, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// [`KerasLayer::call`] that puts the results in the place of those of an earlier call. If it fails, the earlier ones stay.
+    ///
+    /// On the CPU, the second call with the same shapes notes the operations that it runs, and from the third call on only
+    /// those run, in memory that the layer keeps. Such a call allocates nothing, once nobody holds the results of the call
+    /// before the last. Integers and masks must have the same elements, too. A layer that decides by the elements of floats
+    /// (Masking) is always interpreted.
+    ///
+    /// # Errors
+    /// As [`KerasLayer::call`].
+    ///
+    /// # Examples
+    /// ```
+    /// use gatewise::{Device, weights::keras::{KerasCall, KerasFile, KerasOutputs}};
+    /// use ndarray::Array3;
+    /// let lstm = KerasFile::open("tests/fixtures/keras/around.keras")?.layer("lstm", &Device::Cpu)?;
+    /// let call = KerasCall::new(Array3::<f32>::ones((2, 5, 4)));
+    /// let mut outputs = KerasOutputs::default();
+    /// for _ in 0..3 {
+    ///     lstm.call_into(&call, &mut outputs)?;
+    /// }
+    /// assert_eq!(outputs.outputs[0].shape(), &[2, 3]);
+    /// # Ok::<(), gatewise::Error>(())
+    /// ```
+    pub fn call_into(&self, call: &KerasCall, outputs: &mut KerasOutputs) -> Result<()> {
+        if let Some(mut replay) = self.kept.take(|replay| replay.fits(call, &self.device)) {
+            if replay.run(call, outputs).is_ok() {
+                self.kept.put(replay);
+                return Ok(());
+            }
+            // The layers may find memory, or else they name the layer that has none.
+        }
+        let wanted = self.device.cpu().is_some() && self.kept.wants(CallKind(call));
+        if wanted && let Ok(recorded) = self.record_replay(call) {
+            *outputs = recorded;
+            return Ok(());
+        }
         let mut recorder = self.device.recorder();
-        let outputs = self.record(&mut recorder, call)?;
-        recorder.submit()?;
+        *outputs = self.interpret(&mut recorder, call)?;
+        if wanted {
+            // A layer wants its input on the host.
+            self.kept.refuse();
+        }
+        recorder.submit()
+    }
+
+    /// Calls the layer, and keeps a replay if it allows one.
+    fn record_replay(&self, call: &KerasCall) -> Result<KerasOutputs> {
+        let mut recorder = self.device.replay_recorder();
+        let outputs = self.interpret(&mut recorder, call)?;
+        let tensors: Vec<&Tensor> = outputs.outputs.iter().chain(&outputs.states).collect();
+        match recorder.into_replay(&tensors)? {
+            Some(replay) => self.kept.put(LayerReplay::new(call, &outputs, replay)),
+            None => self.kept.refuse(),
+        }
         Ok(outputs)
     }
 
@@ -226,26 +287,33 @@ impl KerasLayer {
     /// # Errors
     /// As [`KerasLayer::call`].
     pub fn record(&self, recorder: &mut Recorder, call: KerasCall) -> Result<KerasOutputs> {
+        self.interpret(recorder, &call)
+    }
+
+    /// Runs the layers one by one.
+    fn interpret(&self, recorder: &mut Recorder, call: &KerasCall) -> Result<KerasOutputs> {
         recorder.device().check_same(OP, "recorder", &self.device)?;
         if call.inputs.len() != self.inputs.len() {
             let found = format!("{} for {}", call.inputs.len(), listed(&self.inputs, ", "));
             return Err(Error::Value { op: OP, what: "inputs", expected: "one value per input of the model", found });
         }
-        let mask = call.mask.map(Arc::new);
+        let mask = call.mask.clone().map(Arc::new);
         let mut inputs = Vec::new();
-        for (at, x) in call.inputs.into_iter().enumerate() {
-            let data = match x {
-                KerasInput::Floats(x) => ValueData::Floats(x),
-                KerasInput::Integers(x) => ValueData::Integers(x),
-                KerasInput::Tensor(x) => {
-                    x.check_device(OP, "x", &self.device)?;
+        for (at, x) in call.inputs.iter().enumerate() {
+            let data = match (x, recorder.recording()) {
+                (KerasInput::Floats(x), None) => ValueData::Floats(x.clone()),
+                (KerasInput::Floats(x), Some(recording)) => {
+                    let x = Tensor::from_array(&self.device, x)?;
+                    recording.input(&x)?;
                     ValueData::Tensor(x)
                 }
+                (KerasInput::Integers(x), _) => ValueData::Integers(x.clone()),
+                (KerasInput::Tensor(x), _) => ValueData::Tensor(self.accept(recorder, "x", x)?),
             };
             inputs.push(MaskedValue { data, mask: if at == 0 { mask.clone() } else { None } });
         }
-        for state in call.initial_state {
-            state.check_device(OP, "initial_state", &self.device)?;
+        for state in &call.initial_state {
+            let state = self.accept(recorder, "initial_state", state)?;
             inputs.push(MaskedValue { data: ValueData::Tensor(state), mask: None });
         }
         let mut context = LayerContext { file: FileName(&self.file), recorder };
@@ -253,6 +321,15 @@ impl KerasLayer {
         let mask = results.values.first().and_then(|value| value.mask.as_deref().cloned());
         let outputs = results.values.iter().map(|value| value.tensor(&context));
         Ok(KerasOutputs { outputs: outputs.collect::<Result<_>>()?, states: results.states, mask })
+    }
+
+    /// A caller's tensor. A recording gets a copy: in another call the tensor may share memory with others, or with none.
+    fn accept(&self, recorder: &mut Recorder, what: &'static str, x: &Tensor) -> Result<Tensor> {
+        x.check_device(OP, what, &self.device)?;
+        let Some(recording) = recorder.recording() else { return Ok(x.clone()) };
+        let own = Tensor::from_vec(x.device(), x.shape(), x.to_vec()?)?;
+        recording.input(&own)?;
+        Ok(own)
     }
 }
 
