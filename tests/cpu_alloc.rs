@@ -2,6 +2,9 @@
 
 #[path = "common/allocations.rs"]
 mod allocations;
+#[cfg(feature = "onnx")]
+#[path = "common/graph.rs"]
+mod graph;
 
 use allocations::allocations;
 use gatewise::Device;
@@ -53,6 +56,53 @@ fn a_warm_call_allocates_nothing() {
                 state.reset().expect("resets");
             });
             assert_eq!(count, 0, "{config:?}, T = {time}, B = {batch}");
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "onnx")]
+fn a_warm_run_of_an_onnx_model_allocates_nothing() {
+    use gatewise::Tensor;
+    use gatewise::onnx::{Input, Outputs};
+
+    let model = graph::speech_model();
+    for batch in [1, 3] {
+        let tensor =
+            |width: usize| Tensor::from_array(&Device::Cpu, &Array3::from_elem((1, batch, width), 0.3)).expect("fits");
+        let x = tensor(24);
+        let (mut h, mut c) = (tensor(16), tensor(16));
+        let mut outputs = Outputs::default();
+        let mut frame = || {
+            let next =
+                |outputs: &Outputs, at: usize| outputs.iter().nth(at).and_then(|(_, y)| y.tensor().ok().cloned());
+            let inputs = [("x", Input::from(&x)), ("h", Input::from(&h)), ("c", Input::from(&c))];
+            model.run_into(&inputs, &mut outputs).expect("runs");
+            (h, c) = (next(&outputs, 1).expect("a state"), next(&outputs, 2).expect("a state"));
+        };
+        (0..5).for_each(|_| frame());
+        assert_eq!(allocations(|| (0..10).for_each(|_| frame())), 0, "B = {batch}");
+    }
+}
+
+#[test]
+#[cfg(feature = "keras")]
+fn a_warm_call_of_a_keras_layer_allocates_nothing() {
+    use gatewise::weights::keras::{KerasCall, KerasFile, KerasOutputs};
+    use ndarray::{Array2, ArrayD, IxDyn};
+
+    // Layers of inputs `[B, T, I]`, which mask nothing.
+    let cases = [("around.keras", "lstm", 4), ("both.keras", "concat", 3), ("both.keras", "sum", 3)];
+    for (file, layer, width) in cases {
+        let layer = KerasFile::open(format!("tests/fixtures/keras/{file}")).expect("opens").layer(layer, &Device::Cpu);
+        let layer = layer.expect("a layer");
+        let x = ArrayD::from_elem(IxDyn(&[2, 5, width]), 0.3_f32);
+        let mask = Array2::from_shape_fn((2, 5), |(b, t)| t < 3 + b);
+        for call in [KerasCall::new(x.clone()), KerasCall::new(x).mask(mask)] {
+            let mut outputs = KerasOutputs::default();
+            let mut run = || layer.call_into(&call, &mut outputs).expect("runs");
+            (0..5).for_each(|_| run());
+            assert_eq!(allocations(|| (0..10).for_each(|_| run())), 0, "{layer:?}");
         }
     }
 }

@@ -16,10 +16,10 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 /// The tensors that Keras computed: `<layer>/<case>/<tensor>`.
-struct Expected(BTreeMap<String, ArrayD<f32>>);
+pub(crate) struct Expected(BTreeMap<String, ArrayD<f32>>);
 
 impl Expected {
-    fn new(stem: &str) -> Self {
+    pub(crate) fn new(stem: &str) -> Self {
         let bytes = std::fs::read(fixture(&format!("{stem}.safetensors"))).expect("a fixture");
         let tensors = SafeTensors::deserialize(&bytes).expect("a sound file");
         let read = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
@@ -35,7 +35,7 @@ impl Expected {
     }
 
     /// The names `<layer>/<case>`, each once.
-    fn cases(&self) -> BTreeSet<&str> {
+    pub(crate) fn cases(&self) -> BTreeSet<&str> {
         self.0.keys().map(|name| name.rsplit_once('/').expect("a name of three parts").0).collect()
     }
 
@@ -60,9 +60,8 @@ impl Expected {
         assert!(far <= 1e-5, "{what}: off by {far}");
     }
 
-    fn check(&self, case: &str, layer: &KerasLayer, file: &str) {
-        let device = layer.device();
-        let site = format!("{file}, {case} on {device}");
+    /// The call of a case.
+    pub(crate) fn call(&self, case: &str, device: &Device) -> KerasCall {
         let mut call = KerasCall::new(self.tensor(case, "x").expect("x").clone());
         if let Some(mask) = self.tensor(case, "mask") {
             let mask = mask.mapv(|valid| valid != 0.0).into_dimensionality::<Ix2>().expect("[B, T]");
@@ -70,7 +69,13 @@ impl Expected {
         }
         let initial = self.states(case, ["h0", "c0"]);
         let initial = initial.iter().map(|state| Tensor::from_array(device, state).expect("fits"));
-        let got = layer.call(call.initial_state(initial)).unwrap_or_else(|error| panic!("{site}: {error}"));
+        call.initial_state(initial)
+    }
+
+    fn check(&self, case: &str, layer: &KerasLayer, file: &str) {
+        let device = layer.device();
+        let site = format!("{file}, {case} on {device}");
+        let got = layer.call(self.call(case, device)).unwrap_or_else(|error| panic!("{site}: {error}"));
         self.compare(&format!("{site}: y"), &got.outputs[0], self.tensor(case, "y").expect("y"));
         if let Some(reverse) = self.tensor(case, "y_reverse") {
             self.compare(&format!("{site}: y_reverse"), &got.outputs[1], reverse);
@@ -86,7 +91,7 @@ impl Expected {
 }
 
 /// All files with a configuration.
-const FILES: [&str; 15] = [
+pub(crate) const FILES: [&str; 15] = [
     "cells.keras",
     "cells.h5",
     "both.keras",
@@ -104,14 +109,14 @@ const FILES: [&str; 15] = [
     "keras2_cudnn.h5",
 ];
 
-fn stem(file: &str) -> &str {
+pub(crate) fn stem(file: &str) -> &str {
     file.split('.').next().unwrap_or(file).trim_end_matches("_gzip").trim_end_matches("_latest")
 }
 
 /// Layers inside the model inside `around`.
 const INSIDE: [&str; 4] = ["causal", "same", "each", "inside"];
 
-fn loaded(file: &KerasFile, layer: &str, device: &Device) -> KerasLayer {
+pub(crate) fn loaded(file: &KerasFile, layer: &str, device: &Device) -> KerasLayer {
     let loaded = match layer {
         "outer" => file.model(device),
         inside if INSIDE.contains(&inside) => file.layer(&format!("inner/{inside}"), device),

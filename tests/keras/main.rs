@@ -6,3 +6,4 @@ mod broken;
 mod common;
 mod fixtures;
 mod refused;
+mod replay;
