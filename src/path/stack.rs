@@ -156,13 +156,17 @@ impl PackedStack {
 impl PackedStack {
     /// [`PackedStack::record`] into the memory of `y`, whose shape and device have been checked.
     pub(crate) fn record_into(
-        &self,
+        self: &Arc<Self>,
         recorder: &mut Recorder,
         call: &StackCall<'_>,
         state: StateTensors<'_>,
         y: &mut Tensor,
     ) -> Result<()> {
-        match self {
+        if let Some(recording) = recorder.recording() {
+            // A replay writes its own memory, never a caller's.
+            recording.refuse();
+        }
+        match &**self {
             Self::Reference(_) => *y = self.record(recorder, call, state)?,
             Self::Cpu(stack) => {
                 let [time, batch, _] = call.shape();

@@ -61,13 +61,14 @@ pub(super) fn record(
     inputs.extend(state.s.as_ref());
     inputs.extend(initial_h);
     inputs.extend(initial_s.filter(|_| initial_h.is_some()));
-    let flags = call.sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
+    let sequence = call.host_sequence()?;
+    let flags = sequence.flags(time, batch)?.map(|flags| flags.into_raw_vec_and_offset().0);
     let mut replayed = ReplayedStack {
         stack: Arc::clone(stack),
         time,
         batch,
         flags,
-        pad: call.sequence.padding(),
+        pad: sequence.padding(),
         cell_state: state.s.is_some(),
         initial: initial_h.is_some(),
         workspace: std::mem::take(state.workspace),
@@ -81,6 +82,8 @@ pub(super) fn record(
     let h = Tensor::from_vec(device, state.h.shape(), h)?;
     let s = state.s.as_ref().map(|old| Tensor::from_vec(device, old.shape(), s)).transpose()?;
     if let Some(recording) = recorder.recording() {
+        // The step keeps the flags that the tensors gave.
+        call.sequence.tensors().for_each(|(_, tensor)| recording.decide(tensor));
         let outputs: Vec<&Tensor> = [&y, &h].into_iter().chain(&s).collect();
         recording.step(
             &inputs,
