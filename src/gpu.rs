@@ -7,6 +7,21 @@
 //! The layers, from the bottom up: `device` (adapter, limits, loss), `kept` (memory, pipelines, bind groups, tuning), `arguments` (plain data), `submit` (recorder,
 //! read-back, handle), then the operations. Each layer names only the layers below it (`tests/gpu_layers.rs`).
 //!
+//! # A caller's own device, buffers and commands
+//!
+//! A caller that computes with wgpu itself shares everything with the library, and nothing comes to the host:
+//!
+//! | to | see |
+//! | --- | --- |
+//! | use an own device | [`GpuDevice::from_wgpu`], [`GpuDevice::required_limits`], [`GpuDevice::optional_features`] |
+//! | read an own buffer | [`Tensor::from_wgpu_buffer`](crate::Tensor::from_wgpu_buffer) |
+//! | write to an own buffer | [`Recurrent::record_into`](crate::nn::Recurrent::record_into) |
+//! | read a result in an own kernel | [`Tensor::wgpu_buffer`](crate::Tensor::wgpu_buffer) |
+//! | give masks and resets from an own kernel | [`DeviceSequence`](crate::nn::DeviceSequence) |
+//! | have one submission with own passes | [`Recorder::encode`](crate::Recorder::encode) |
+//!
+//! `examples/own_encoder.rs` does all of it in one submission.
+//!
 //! # After a loss
 //!
 //! If a driver fails, a GPU is unplugged or its owner destroys the device, the device is lost: every call on it returns

@@ -338,6 +338,8 @@ fn the_main_types_can_be_sent_and_shared_between_threads() {
     both::<Tensor>();
     both::<crate::Recorder>();
     both::<crate::ReadBack>();
+    both::<crate::EncodedCommands>();
+    both::<DeviceSequence<'static>>();
     both::<crate::Error>();
     both::<State>();
     both::<Lstm>();

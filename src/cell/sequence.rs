@@ -25,6 +25,8 @@ pub enum Pad {
 /// A skipped step leaves the row's state untouched, in either direction of time. So a reverse layer starts at the row's
 /// last valid step, as in PyTorch and ONNX.
 ///
+/// Masks and resets that lie on a device are given as a [`DeviceSequence`](crate::nn::DeviceSequence).
+///
 /// ```
 /// use gatewise::cell::{Pad, Sequence};
 /// let padded = Sequence::new().lengths([5, 3, 0]).pad(Pad::Zero);
