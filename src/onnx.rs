@@ -327,7 +327,8 @@ impl OnnxModel {
     /// On the CPU, the second call with the same shapes notes the operations that it runs, and from the third call on only
     /// those run, in memory that the model keeps. Such a call allocates nothing, once nobody holds the outputs of the call
     /// before the last. Integers and booleans must have the same elements, too. A model that turns computed floats into
-    /// integers (`ArgMax`, `Cast`) is always interpreted.
+    /// integers (`ArgMax`, `Cast`) is always interpreted, and so is a call that needs more than 64 MiB for its values or more
+    /// than [`OnnxOptions::memory_limit`]. A model keeps at most that much.
     ///
     /// # Errors
     /// As [`OnnxModel::run`].

@@ -39,7 +39,7 @@ impl DeviceGraph {
             functions,
             constants: constants.collect::<Result<_>>()?,
             replayable: device.cpu().is_some(),
-            kept: Kept::new(),
+            kept: Kept::new(graph.memory_limit),
         })
     }
 
@@ -71,7 +71,7 @@ impl DeviceGraph {
         *outputs = self.outputs(graph, values)?;
         if wanted {
             // Operators on masks on the device are fewer than those on booleans on the host.
-            self.kept.refuse();
+            self.kept.refuse(CallKind(inputs));
         }
         recorder.submit()
     }
@@ -83,11 +83,11 @@ impl DeviceGraph {
             .iter()
             .filter_map(|value| if let Value::Float(x) | Value::Mask(x) = value { Some(x) } else { None })
             .collect();
-        let replay = recorder.into_replay(&tensors)?;
+        let replay = recorder.into_replay(&tensors, self.kept.limit())?;
         let outputs = self.outputs(graph, values.clone())?;
         match replay {
             Some(replay) => self.kept.put(GraphReplay::new(inputs, &values, &outputs, replay)),
-            None => self.kept.refuse(),
+            None => self.kept.refuse(CallKind(inputs)),
         }
         Ok(outputs)
     }

@@ -168,11 +168,12 @@ impl Recorder {
         self.recording.as_deref_mut()
     }
 
-    /// Ends the recording of a call with these outputs; `None` if another call may have to run other operations.
+    /// Ends the recording of a call with these outputs; `None` if another call may have to run other operations, or if the
+    /// replay would hold more than `limit` bytes.
     #[cfg(any(feature = "onnx", feature = "keras"))]
-    pub(crate) fn into_replay(self, outputs: &[&Tensor]) -> Result<Option<Replay>> {
+    pub(crate) fn into_replay(self, outputs: &[&Tensor], limit: u64) -> Result<Option<Replay>> {
         let path = self.host_path();
-        self.recording.map_or(Ok(None), |recording| recording.finish(path, outputs))
+        self.recording.map_or(Ok(None), |recording| recording.finish(path, outputs, limit))
     }
 
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Recorder> {

@@ -1,7 +1,7 @@
 //! Replays: the operations that a graph ran on the CPU, run again on other numbers without its interpreter.
 //!
 //! ```text
-//! Recording   what a recorder of the CPU notes beside running it: sources of inputs, lengths of results, the work
+//! Recording   the notes of a recorder of the CPU: sources of inputs, lengths of results, the work
 //! plan        which steps are needed, which run as one pass, and which results share memory
 //! Replay      the steps on planned memory; a warm run allocates nothing
 //! Kept        the replays of a model, by the shapes that they are for
@@ -34,7 +34,7 @@ pub(crate) type HostWork = Box<dyn FnMut(&HostPath, &HostInputs<'_>, &mut [f32])
 /// The work of a recurrent stack: its outputs, and its state `h` and `s` after the call.
 pub(crate) type StackWork = Box<dyn FnMut(&HostInputs<'_>, [&mut [f32]; 3]) -> Result<()> + Send>;
 
-/// What a step does.
+/// The work of a step.
 pub(crate) enum Work {
     /// Reads and writes whole tensors.
     Whole(HostWork),

@@ -4,8 +4,9 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The most replays that a model keeps: for several shapes, or for several threads that run the same shape.
-const MOST: usize = 4;
-/// The most bytes of buffers that a model keeps, for all of its replays.
+const MOST: usize = 8;
+/// The most bytes of buffers and outputs that a model keeps, for all of its replays. A call that needs more is so long that
+/// the interpreter costs next to nothing.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// A replay together with the calls that it is for.
@@ -16,24 +17,46 @@ pub(crate) trait Replayable {
 
 /// The replays of a model, from the one that was used longest ago to the last one. A call takes its replay out and puts it
 /// back, so two threads never share one.
-pub(crate) struct Kept<R>(Mutex<State<R>>);
+pub(crate) struct Kept<R> {
+    state: Mutex<State<R>>,
+    /// The most bytes that all replays hold.
+    limit: u64,
+}
 
 struct State<R> {
     replays: Vec<R>,
-    /// Calls that were run but not recorded, as hashes.
-    seen: [u64; MOST],
-    /// Whether no recording of the model can be replayed.
+    /// The last kinds of calls that were interpreted.
+    seen: [SeenKind; MOST],
+}
+
+/// A kind of call that was interpreted.
+#[derive(Clone, Copy, Default)]
+struct SeenKind {
+    /// 0 if there is none.
+    hash: u64,
+    /// Whether a recording of it cannot be replayed.
     useless: bool,
 }
 
+fn hash(call: impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(call) | 1
+}
+
 impl<R: Replayable> Kept<R> {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(State { replays: Vec::with_capacity(MOST + 1), seen: [0; MOST], useless: false }))
+    /// `limit` bounds the bytes of all replays.
+    pub(crate) fn new(limit: u64) -> Self {
+        let state = State { replays: Vec::with_capacity(MOST + 1), seen: Default::default() };
+        Self { state: Mutex::new(state), limit: limit.min(MOST_BYTES) }
+    }
+
+    /// The most bytes that a replay may hold.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
     }
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
         // A panic leaves the list whole: it is only pushed to and removed from.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes out a replay that fits a call.
@@ -43,20 +66,16 @@ impl<R: Replayable> Kept<R> {
         Some(state.replays.remove(at))
     }
 
-    /// Whether to record a call: a call of its kind was run before, and recordings of the model are of use. A model whose
-    /// every call differs, such as one that reads symbols, never pays for recordings.
+    /// Whether to record a call: a call of its kind was interpreted before, and its recording is of use. A model whose every
+    /// call differs, such as one that reads symbols, never pays for recordings.
     pub(crate) fn wants(&self, call: impl Hash) -> bool {
-        // 0 stands for no call.
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(call) | 1;
+        let hash = hash(call);
         let mut state = self.lock();
-        if state.useless {
-            return false;
-        }
-        if state.seen.contains(&hash) {
-            return true;
+        if let Some(seen) = state.seen.iter().find(|seen| seen.hash == hash) {
+            return !seen.useless;
         }
         state.seen.rotate_right(1);
-        state.seen[0] = hash;
+        state.seen[0] = SeenKind { hash, useless: false };
         false
     }
 
@@ -67,18 +86,18 @@ impl<R: Replayable> Kept<R> {
 
     /// Keeps a replay for the next call. The replays that were used longest ago make room.
     pub(crate) fn put(&self, replay: R) {
-        if replay.bytes() > MOST_BYTES {
-            return;
-        }
         let mut state = self.lock();
         state.replays.push(replay);
-        while state.replays.len() > MOST || state.replays.iter().map(R::bytes).sum::<u64>() > MOST_BYTES {
+        while state.replays.len() > MOST || state.replays.iter().map(R::bytes).sum::<u64>() > self.limit {
             state.replays.remove(0);
         }
     }
 
-    /// Notes that no recording of the model can be replayed.
-    pub(crate) fn refuse(&self) {
-        self.lock().useless = true;
+    /// Notes that a recording of such a call cannot be replayed.
+    pub(crate) fn refuse(&self, call: impl Hash) {
+        let hash = hash(call);
+        if let Some(seen) = self.lock().seen.iter_mut().find(|seen| seen.hash == hash) {
+            seen.useless = true;
+        }
     }
 }

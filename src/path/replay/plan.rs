@@ -16,8 +16,9 @@ const OP: &str = "replay";
 const MOST_PASSED: usize = 1 << 18;
 
 impl Recording {
-    /// Plans the steps that compute `outputs`; `None` if another call may need other steps.
-    pub(crate) fn finish(mut self, path: HostPath, outputs: &[&Tensor]) -> Result<Option<Replay>> {
+    /// Plans the steps that compute `outputs`; `None` if another call may need other steps, or if their memory would be more
+    /// than `limit` bytes.
+    pub(crate) fn finish(mut self, path: HostPath, outputs: &[&Tensor], limit: u64) -> Result<Option<Replay>> {
         if self.useless {
             return Ok(None);
         }
@@ -27,7 +28,12 @@ impl Recording {
         let mut plan = Plan::new(&self.steps, &self.lengths, &groups, &sources);
         plan.place_results(&self.steps, &groups);
         plan.given = vec![false; plan.buffers.len()];
-        let outputs = outputs.iter().zip(sources).map(|(tensor, source)| plan.output(tensor, source)).collect();
+        let outputs: Vec<_> = outputs.iter().zip(sources).map(|(tensor, source)| plan.output(tensor, source)).collect();
+        let bytes = plan.buffers.iter().fold(0, |sum, &len| sum + 4 * len as u64);
+        let bytes = outputs.iter().fold(bytes, |sum, output| sum + output.bytes());
+        if bytes > limit {
+            return Ok(None);
+        }
         let mut steps = self.steps.into_iter();
         let ready = groups.iter().map(|group| {
             let own: Vec<_> = steps.by_ref().take(group.len()).map(|step| plan.step(step)).collect();
@@ -37,7 +43,7 @@ impl Recording {
         let groups = ready.collect();
         let memory = |lengths: &[usize]| lengths.iter().map(|&len| memory::zeros(OP, len)).collect::<Result<Vec<_>>>();
         let (buffers, blocks) = (memory(&plan.buffers)?, memory(&vec![BLOCK; plan.blocks])?);
-        Ok(Some(Replay { path, groups, buffers, blocks, outputs }))
+        Ok(Some(Replay { path, groups, buffers, blocks, outputs, bytes }))
     }
 }
 

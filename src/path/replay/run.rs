@@ -66,6 +66,8 @@ pub(crate) struct Replay {
     pub(super) buffers: Vec<Vec<f32>>,
     pub(super) blocks: Vec<Vec<f32>>,
     pub(super) outputs: Vec<ReplayOutput>,
+    /// Bytes of the buffers and outputs.
+    pub(super) bytes: u64,
 }
 
 /// The inputs of a call.
@@ -112,9 +114,7 @@ impl PlacedInputs<'_> {
 impl Replay {
     /// Bytes of its buffers and outputs.
     pub(crate) fn bytes(&self) -> u64 {
-        let outputs = self.outputs.iter().map(|output| MEMORIES * output.len());
-        let numbers: usize = self.buffers.iter().map(Vec::len).chain(outputs).sum();
-        numbers as u64 * 4
+        self.bytes
     }
 
     /// Runs all steps.
@@ -122,7 +122,7 @@ impl Replay {
     /// # Errors
     /// The errors of the operations. The replay cannot run again then; tensors that earlier runs returned are as they were.
     pub(crate) fn run(&mut self, external: &dyn CallInputs) -> Result<()> {
-        let Self { path, groups, buffers, blocks, outputs } = self;
+        let Self { path, groups, buffers, blocks, outputs, .. } = self;
         for output in outputs.iter_mut() {
             output.lend(buffers)?;
         }
@@ -220,6 +220,11 @@ impl ReplayOutput {
 
     fn len(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Bytes of all its memories.
+    pub(super) fn bytes(&self) -> u64 {
+        4 * (MEMORIES * self.len()) as u64
     }
 
     /// Puts a memory that no tensor holds first. If there is none, allocates it in the place of the oldest.

@@ -176,7 +176,7 @@ impl KerasLayer {
             },
             device: loader.device.clone(),
             layer: Arc::new(DeviceLayer::new(loader, layer)?),
-            kept: Arc::new(Kept::new()),
+            kept: Arc::new(Kept::new(u64::MAX)),
         })
     }
 
@@ -265,7 +265,7 @@ impl KerasLayer {
         *outputs = self.interpret(&mut recorder, call)?;
         if wanted {
             // A layer wants its input on the host.
-            self.kept.refuse();
+            self.kept.refuse(CallKind(call));
         }
         recorder.submit()
     }
@@ -275,9 +275,9 @@ impl KerasLayer {
         let mut recorder = self.device.replay_recorder();
         let outputs = self.interpret(&mut recorder, call)?;
         let tensors: Vec<&Tensor> = outputs.outputs.iter().chain(&outputs.states).collect();
-        match recorder.into_replay(&tensors)? {
+        match recorder.into_replay(&tensors, self.kept.limit())? {
             Some(replay) => self.kept.put(LayerReplay::new(call, &outputs, replay)),
-            None => self.kept.refuse(),
+            None => self.kept.refuse(CallKind(call)),
         }
         Ok(outputs)
     }
