@@ -25,7 +25,7 @@
 //! | choose a device, hold arrays on it | [`Device`], [`Tensor`] |
 //! | build layers, keep states | [`nn`] |
 //! | add operations around them, in one submission | [`ops`], [`Recorder`] |
-//! | load and save weights | [`weights`], `onnx` (feature `onnx`), `weights::keras` (feature `keras`) |
+//! | load and save weights | [`weights`] (PyTorch's checkpoints: feature `torch`), `onnx` (feature `onnx`), `weights::keras` (feature `keras`) |
 //! | train | [`train`] |
 //! | run whole models | `models` (feature `models`) |
 //! | see the schedule of a call | [`plan`] |

@@ -28,7 +28,7 @@ const BLOCK: usize = 1024 * SileroVad::FRAME;
 pub(crate) struct Arguments {
     /// A recording: WAV, any sample rate, any number of channels. By default a sentence that ships with the program.
     wav: Option<PathBuf>,
-    /// Another checkpoint of the same net, as safetensors.
+    /// Another checkpoint of the same net: safetensors, or a state dict of PyTorch.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Where to run.

@@ -8,4 +8,7 @@ mod checkpoints;
 mod export;
 mod files;
 mod gate_orders;
+mod normalised;
+#[cfg(feature = "torch")]
+mod pickles;
 mod weights;

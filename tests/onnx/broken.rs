@@ -393,3 +393,18 @@ fn weights_that_are_no_numbers_are_reported() {
     assert_eq!(found, ["w: 1 NaN, 1 infinite, first at 0"]);
     assert!(read(&model().encode_to_vec()).expect("sound").check().is_empty());
 }
+
+#[test]
+fn weights_without_a_graph_are_refused_with_the_way_to_a_graph() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/torch");
+    for (name, kind) in [
+        ("lstm.pt", "a zip archive of PyTorch"),
+        ("legacy.pt", "a PyTorch checkpoint of the format before 1.6"),
+        ("lstm.safetensors", "a safetensors file"),
+    ] {
+        let error = OnnxModel::from_file(format!("{fixtures}/{name}"), &OnnxOptions::default()).expect_err(name);
+        let error = error.to_string();
+        let words = ["expected an ONNX model", kind, "torch.onnx.export(model, inputs, \"model.onnx\")"];
+        assert!(words.iter().all(|word| error.contains(word)) && error.lines().count() == 1, "{error}");
+    }
+}

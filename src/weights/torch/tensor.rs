@@ -60,7 +60,7 @@ impl TensorCall {
     pub(super) fn has_axes(self, pickle: &Pickle<'_>) -> bool {
         let size = pickle.items(self.arguments).and_then(|arguments| arguments.get(2));
         self.kind == CallKind::Other
-            || size.is_some_and(|&size| numbers(pickle, size).is_some_and(|size| !size.is_empty()))
+            || size.is_some_and(|&size| extents(pickle, size).is_some_and(|size| !size.is_empty()))
     }
 
     /// Reads the description of the tensor.
@@ -220,14 +220,18 @@ fn float_type(name: &str) -> Option<FloatType> {
     }
 }
 
+/// The items of a tuple, a list or a `torch.Size`.
+fn extents<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<&'p [Id]> {
+    match pickle.get(id) {
+        &Value::Call { function, arguments, .. } if pickle.global(function) == Some(("torch", "Size")) => {
+            pickle.items(*pickle.items(arguments)?.first()?)
+        }
+        _ => pickle.items(id),
+    }
+}
+
 /// The whole numbers of a tuple, a list or a `torch.Size`; at most one per axis.
 fn numbers(pickle: &Pickle<'_>, id: Id) -> Option<Vec<u64>> {
-    let id = match pickle.get(id) {
-        &Value::Call { function, arguments, .. } if pickle.global(function) == Some(("torch", "Size")) => {
-            *pickle.items(arguments)?.first()?
-        }
-        _ => id,
-    };
-    let items = pickle.items(id).filter(|items| items.len() <= AXES)?;
+    let items = extents(pickle, id).filter(|items| items.len() <= AXES)?;
     items.iter().map(|&item| pickle.size(item)).collect()
 }
