@@ -6,10 +6,11 @@
 //! product         the micro-kernel: rows times a panel, in tiles that fill the registers
 //! equations       the cells' forward equations on one register, for inference and training
 //! update          inference: the equations on the product of some panels, while it is in the first-level cache
-//! layer           input projection of a chunk of steps, then product and update step by step; a thread owns some panels
+//! layer           input projection of a chunk of steps, then product and update step by step; the threads claim panels
 //! stack           layers and directions, and how threads share them
 //! training        the passes with gradients; a thread owns some rows of the batch
 //! outer           sums of outer products, which are the weights' gradients
+//! phases          how threads share the work of a call without waiting for a thread that does not come
 //! memory pool     shared buffers and the threads; `buffer_cache` keeps buffers between training passes
 //! ```
 //!
@@ -27,6 +28,7 @@ mod outer;
 mod pack;
 #[cfg(feature = "unstable-internals")]
 mod peaks;
+mod phases;
 mod pool;
 mod product;
 mod round;

@@ -266,3 +266,23 @@ fn a_list_of_threads_is_a_measurement_each() {
         lines.iter().map(|line| (line["device"].as_str().unwrap_or_default(), number(line, "threads"))).collect();
     assert_eq!(seen, [("cpu", 1.0), ("cpu", 3.0), ("reference", 1.0)]);
 }
+
+/// A process that may use one processor has one thread by default.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_default_threads_respect_the_affinity() {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list").trim();
+    let first = allowed.split(['-', ',']).next().expect("a processor");
+    let folder = tempfile::tempdir().expect("a folder");
+    let suite = folder.path().join("suite.json");
+    std::fs::write(&suite, SMALL).expect("writes");
+    let mut command = Command::new("taskset");
+    command.args(["-c", first]).arg(common::program());
+    command.args(["bench", "--json", "--device", "cpu", "--no-roofline", "--budget-ms", "1", "--suite"]).arg(&suite);
+    let output = command.output().expect("taskset runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines.len() == 2 && lines.iter().all(|line| number(line, "threads") == 1.0), "{lines:?}");
+}

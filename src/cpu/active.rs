@@ -107,17 +107,21 @@ impl<'a> StepRows<'a> {
         }
     }
 
-    /// These rows of an operand that holds all rows, `depth` numbers each. Rows with gaps between them are copied to
-    /// `gathered`.
-    pub(super) fn gather<'b>(self, all: OperandRows<'b>, depth: usize, gathered: &'b mut [f32]) -> OperandRows<'b> {
-        if self.list.is_none() {
-            let first = if self.count == 0 { 0 } else { self.first };
-            return all.slice(first..first + self.count);
-        }
-        for (position, row) in self.iter().enumerate() {
+    /// Copies these rows of an operand that holds all rows, `depth` numbers each, to `gathered` if other rows lie between them.
+    pub(super) fn gather(self, all: OperandRows<'_>, depth: usize, gathered: &mut [f32]) {
+        let listed = self.list.into_iter().flatten();
+        for (position, &row) in listed.enumerate() {
             gathered[position * all.stride..][..depth].copy_from_slice(&all.numbers[row * all.stride..][..depth]);
         }
-        OperandRows { numbers: gathered, count: self.count, ..all }
+    }
+
+    /// These rows of an operand that holds all rows, after [`StepRows::gather`].
+    pub(super) fn of<'b>(self, all: OperandRows<'b>, gathered: &'b [f32]) -> OperandRows<'b> {
+        if self.list.is_some() {
+            return OperandRows { numbers: gathered, count: self.count, ..all };
+        }
+        let first = if self.count == 0 { 0 } else { self.first };
+        all.slice(first..first + self.count)
     }
 }
 
@@ -145,7 +149,8 @@ mod tests {
         let all = OperandRows { numbers: &numbers, stride: 3, count: 5 };
         for list in [&[0, 1, 2, 3, 4][..], &[1, 2], &[0, 2, 4], &[4], &[]] {
             let mut gathered = vec![f32::NAN; 15];
-            let rows = StepRows::of_list(list).gather(all, 2, &mut gathered);
+            StepRows::of_list(list).gather(all, 2, &mut gathered);
+            let rows = StepRows::of_list(list).of(all, &gathered);
             assert_eq!(rows.count, list.len());
             for (position, &row) in list.iter().enumerate() {
                 assert_eq!(rows.numbers[position * rows.stride..][..2], numbers[row * 3..][..2]);

@@ -21,9 +21,9 @@ const MOST_THREADS: usize = 1024;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Threads of a call, the caller's among them; by default one per physical core. A call with little work takes fewer: one
-    /// for a single step of a single row, and at most one per 16,384 multiply-adds of a step. Results are the same bits for any
-    /// number of threads.
+    /// Threads of a call, the caller's among them. By default one per physical core, as far as affinity and CPU quota of the process
+    /// allow. A call with little work takes fewer: one for a single step of a single row, and at most one per 16,384 multiply-adds of
+    /// a step. Results are the same bits for any number of threads.
     pub threads: Option<usize>,
     /// The instruction set; by default the fastest one that the processor has.
     pub instructions: Option<Instructions>,
@@ -47,7 +47,8 @@ impl CpuOptions {
 }
 
 /// A CPU with its threads, which clones share. The threads start with the first call that wants them. While one call has them,
-/// any other call uses its caller's thread only. The device keeps up to 256 MiB of buffers from one training pass to the next,
+/// any other call uses its caller's thread only. On a busy machine, where the threads get their processors late, calls use the
+/// caller's thread only for up to a second. Then they try the others again. The device keeps up to 256 MiB of buffers from one training pass to the next,
 /// until its last clone is dropped.
 #[derive(Clone)]
 pub struct CpuDevice {
@@ -74,12 +75,12 @@ impl CpuDevice {
             Some(set) => set.verify()?,
             None => Verified::detect(),
         };
-        Ok(Self::of(options.threads.unwrap_or_else(physical_cores), instructions))
+        Ok(Self::of(options.threads.unwrap_or_else(default_threads), instructions))
     }
 
     /// The device with default options, which the whole process shares.
     pub fn shared() -> Self {
-        static SHARED: LazyLock<CpuDevice> = LazyLock::new(|| CpuDevice::of(physical_cores(), Verified::detect()));
+        static SHARED: LazyLock<CpuDevice> = LazyLock::new(|| CpuDevice::of(default_threads(), Verified::detect()));
         SHARED.clone()
     }
 
@@ -120,10 +121,40 @@ impl fmt::Debug for CpuDevice {
     }
 }
 
-/// The physical cores that the process may use. Two threads of one core share its arithmetic units.
-fn physical_cores() -> usize {
+/// The default number of threads of a call: see [`CpuOptions::threads`].
+fn default_threads() -> usize {
+    // Respects the process's affinity, and on Linux the CPU quota of its control groups.
     let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    num_cpus::get_physical().clamp(1, allowed)
+    usable_cores(num_cpus::get_physical(), allowed)
+}
+
+/// One thread per physical core, because two threads of one core share its arithmetic units. At most as many as the process may use,
+/// and as a device may have.
+fn usable_cores(physical: usize, allowed: usize) -> usize {
+    physical.min(allowed).clamp(1, MOST_THREADS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usable_cores;
+
+    #[test]
+    fn the_default_threads_are_the_physical_cores_that_the_process_may_use() {
+        // Physical cores, processors that the process may use, threads.
+        for (physical, allowed, threads) in [
+            (8, 16, 8),
+            (8, 8, 8),
+            (8, 1, 1),
+            (8, 3, 3),
+            (1, 2, 1),
+            (0, 4, 1),
+            (4, 0, 1),
+            (2048, 4096, 1024),
+            (usize::MAX, usize::MAX, 1024),
+        ] {
+            assert_eq!(usable_cores(physical, allowed), threads, "{physical} cores, {allowed} allowed");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod skipped;
 
 use ndarray::{Array2, IxDyn};
 
-pub(super) use self::call::{LayerCall, StateBuffers, ThreadInGroup, share_start};
+pub(super) use self::call::{LayerCall, StateBuffers};
 
 use super::memory::AlignedVec;
 use super::pack::{Operand, PanelLayout, Panels};
@@ -26,6 +26,12 @@ const GROUP_ROWS: usize = 48;
 /// their updates are independent and overlap.
 const fn group_panels(rows: usize) -> usize {
     if rows == 0 { 1 } else { GROUP_ROWS.div_ceil(rows) }
+}
+
+/// Numbers from one panel to the next in [`LayerCall::gates`]. One row more than needed: if all panels began at multiples of 4096
+/// bytes, they would compete for the same lines of the first-level cache.
+fn gates_stride(layout: &PanelLayout, rows: usize) -> usize {
+    (rows + 1) * layout.width()
 }
 
 /// The packed weights of one layer and direction.
@@ -113,18 +119,28 @@ impl LayerWeights {
         self.stages.iter().map(|stage| work(&stage.state)).sum()
     }
 
+    /// Rows whose input projection is computed at once, at most.
+    fn chunk_rows(time: usize, batch: usize) -> usize {
+        CHUNK_ROWS.max(batch).min(time * batch)
+    }
+
+    /// Numbers of [`LayerCall::gates`].
+    pub(super) fn gates_len(&self, time: usize, batch: usize) -> usize {
+        let rows = Self::chunk_rows(time, batch);
+        let inputs = self.stages.iter().filter_map(|stage| stage.input.as_ref());
+        inputs.map(|input| input.layout.panels() * gates_stride(&input.layout, rows)).sum()
+    }
+
     /// Grows a thread's buffers to the lengths that a call needs, whichever rows its steps skip. `stride` is that of the
     /// state's rows.
     pub(super) fn reserve(
         &self,
         buffers: &mut ThreadBuffers,
         (time, batch, stride): (usize, usize, usize),
-        threads: usize,
         skips: bool,
     ) -> Result<()> {
-        let rows = CHUNK_ROWS.max(batch).min(time * batch);
-        let own = |panels: usize| panels.div_ceil(threads);
-        let (mut gates, mut product, mut unpacked, mut rounded) = (0, 0, 0, 0);
+        let rows = Self::chunk_rows(time, batch);
+        let (mut product, mut unpacked, mut rounded) = (0, 0, 0);
         let mut gathered = batch * stride;
         for stage in &self.stages {
             let layout = stage.state.layout;
@@ -134,13 +150,11 @@ impl LayerWeights {
                 rounded = rounded.max(RoundedRows::words(stage.state.depth));
             }
             if let Some(input) = &stage.input {
-                gates += own(layout.panels()) * layout.width() * rows;
                 unpacked = unpacked.max(input.unpacked_len(rows));
                 gathered = gathered.max(rows * input.depth);
             }
         }
         buffers.gathered.reserve(OP, if skips { gathered } else { 0 })?;
-        buffers.gates.reserve(OP, gates)?;
         buffers.product.reserve(OP, product)?;
         buffers.unpacked.reserve(OP, unpacked)?;
         buffers.rounded.reserve(OP, rounded * batch)?;
@@ -153,8 +167,6 @@ impl LayerWeights {
 pub(super) struct ThreadBuffers {
     /// The rows of a product's operand that take part in it, if others lie between them.
     gathered: AlignedVec<f32>,
-    /// `U x + b_ih` of a chunk's steps, stage by stage `[rows, own width]`.
-    gates: AlignedVec<f32>,
     /// `W h + b_hh` of some panels.
     product: AlignedVec<f32>,
     /// A panel of narrow weights as `f32`.

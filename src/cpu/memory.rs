@@ -69,7 +69,7 @@ impl<T> DerefMut for AlignedVec<T> {
     }
 }
 
-/// A borrowed buffer that the threads of a call share. Between two barriers, each thread writes only its own part of it.
+/// A borrowed buffer that the threads of a call share. In a phase of the call, each thread writes only what it has claimed.
 #[derive(Clone, Copy)]
 pub(super) struct SharedSlice<'a> {
     start: *mut f32,

@@ -1,20 +1,40 @@
-//! Threads that wait for a device's calls, and the barrier at which they meet within a call.
+//! Threads that wait for a device's calls.
+//!
+//! A call's own thread never waits for a worker that has not begun: see [`ThreadPool::share`]. Where the machine is busy, workers come
+//! late or lose their processor in the middle of their work. Then the pool lets the caller work alone for a while, so that it loses
+//! only a small part of its time to waiting.
 #![allow(unsafe_code)]
+
+mod barrier;
+mod seat;
 
 use std::any::Any;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// Rounds of spinning before a waiting thread begins to yield: a few microseconds.
-const SPINS: usize = 4_000;
-/// Rounds of yielding before an idle worker goes to sleep.
-const YIELDS: usize = 50;
+pub(super) use self::barrier::Barrier;
+
+use self::seat::{CallerSleep, Seat, spin_until};
+
+/// The time for which a thread spins at least before it sleeps or leaves: more than it takes to wake a thread.
+const SPIN: Duration = Duration::from_micros(50);
+/// Checks of a condition before the first look at the clock.
+const FIRST_CHECKS: usize = 100;
+/// After waiting for a late worker, the caller works alone for this many times as long. So it waits for at most this part of its
+/// time, plus one delay.
+const ALONE: u32 = 32;
+/// The longest time that the caller works alone after one delay.
+const MOST_ALONE: Duration = Duration::from_secs(1);
+/// The pause of a worker that has left a call, before it comes back. It doubles up to [`MOST_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(1);
+const MOST_PAUSE: Duration = Duration::from_millis(8);
 
 /// The work of one call; its argument is the thread's number.
-type PoolTask<'a> = dyn Fn(usize) + Sync + 'a;
+type PoolTask<'a> = dyn Fn(usize) -> Result<(), Left> + Sync + 'a;
 
 /// The caller's thread and `threads - 1` workers, which the first call that needs them starts.
 pub(super) struct ThreadPool {
@@ -32,42 +52,36 @@ struct Workers {
 struct PoolState {
     /// The task of the current call. It lives only as long as the call: see [`Workers::run`].
     task: Mutex<Option<&'static PoolTask<'static>>>,
-    /// One signal per worker.
-    signals: Vec<WorkerSignal>,
-    /// Workers that have not finished the current call.
-    running: AtomicUsize,
+    /// One seat per worker.
+    seats: Vec<Seat>,
+    /// Set while workers must leave the call.
+    closed: AtomicBool,
+    /// Set once a thread of the call has panicked.
+    broken: AtomicBool,
+    caller: CallerSleep,
+    /// Until then the caller works alone.
+    alone_until: Mutex<Option<Instant>>,
 }
 
-/// Tells a worker that there is a call for it, or that the pool ends. The upper bits count the calls, and the lowest
-/// bit marks the end. So the count may wrap around without looking like the end.
-struct WorkerSignal(AtomicUsize);
-
-impl WorkerSignal {
-    const END: usize = 1;
-
-    fn call(&self) {
-        self.0.fetch_add(2, Ordering::Release);
-    }
-
-    fn end(&self) {
-        self.0.fetch_or(Self::END, Ordering::Release);
-    }
-
-    /// The value differs from the last one read exactly if there is something to do.
-    fn read(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn is_end(value: usize) -> bool {
-        value & Self::END != 0
-    }
-}
+/// A worker leaves a call before its end, without any unfinished work. It may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left;
 
 /// The payload of a panic.
 type PanicPayload = Box<dyn Any + Send>;
 
-/// The payload of a thread that leaves a barrier because another thread has panicked.
-struct BarrierReleased;
+/// The payload of a thread that leaves a call because another thread has panicked.
+struct CallBroken;
+
+/// One thread's part in a call.
+#[derive(Clone, Copy)]
+pub(super) struct Member<'a> {
+    /// 0 is the caller.
+    pub(super) index: usize,
+    pub(super) threads: usize,
+    /// `None` if the call has one thread.
+    workers: Option<&'a Workers>,
+}
 
 impl ThreadPool {
     pub(super) fn new(threads: usize) -> Self {
@@ -78,6 +92,15 @@ impl ThreadPool {
     #[cfg(test)]
     pub(super) fn with_workers(threads: usize, workers: usize) -> Self {
         Self { workers: OnceLock::from(Workers::start(workers)), ..Self::new(threads) }
+    }
+
+    /// A pool whose workers never come to a call, as if others had their processors.
+    #[cfg(test)]
+    pub(super) fn without_work(threads: usize) -> Self {
+        let shared = Arc::new(PoolState::new(threads - 1));
+        // Threads that end at once stand for those that wait for a processor.
+        let handles = (1..threads).map(|_| std::thread::spawn(|| ())).collect();
+        Self { workers: OnceLock::from(Workers { shared, handles }), ..Self::new(threads) }
     }
 
     pub(super) fn threads(&self) -> usize {
@@ -91,24 +114,62 @@ impl ThreadPool {
     /// # Panics
     /// With the first panic of any of the threads, once all have finished.
     pub(super) fn run(&self, wanted: usize, barriers: &[&Barrier], task: impl Fn(usize, usize) + Sync) {
-        let single = wanted.min(self.threads) <= 1 || self.busy.swap(true, Ordering::Acquire);
-        if single {
-            return task(0, 1);
+        let release = || barriers.iter().for_each(|barrier| barrier.release());
+        self.call(wanted, Attendance::All, &release, &|member| {
+            task(member.index, member.threads);
+            Ok(())
+        });
+    }
+
+    /// Runs a task whose threads take its work piece by piece. The caller's thread runs it once, from the beginning to the end of
+    /// the work. Up to `wanted - 1` workers run it, too, when they get a processor: from the beginning to the end, or until
+    /// they leave, after which they may begin again. So a worker may come at any time, several times or never, and the task must
+    /// reach its end with the caller alone. If another call has the workers, or the system gives no threads, the caller is alone.
+    ///
+    /// # Panics
+    /// With the first panic of any of the threads, once none is inside.
+    pub(super) fn share(&self, wanted: usize, task: impl Fn(Member<'_>) -> Result<(), Left> + Sync) {
+        self.call(wanted, Attendance::WhoComes, &|| (), &task);
+    }
+
+    fn call(
+        &self,
+        wanted: usize,
+        attendance: Attendance,
+        on_panic: &(dyn Fn() + Sync),
+        task: &(dyn Fn(Member<'_>) -> Result<(), Left> + Sync),
+    ) {
+        let single = || {
+            let left = task(Member { index: 0, threads: 1, workers: None });
+            debug_assert_eq!(left, Ok(()), "the caller leaves its own call");
+        };
+        if wanted.min(self.threads) <= 1 || self.busy.swap(true, Ordering::Acquire) {
+            return single();
         }
         let in_use = WorkersInUse(&self.busy);
         let workers = self.workers.get_or_init(|| Workers::start(self.threads - 1));
         let threads = wanted.min(self.threads).min(workers.handles.len() + 1);
+        if threads == 1 {
+            return single();
+        }
         let panic: Mutex<Option<PanicPayload>> = Mutex::new(None);
-        workers.run(threads, &|thread| {
-            let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(thread, threads))) else { return };
-            barriers.iter().for_each(|barrier| barrier.release());
+        workers.run(threads - 1, attendance, &|index| {
+            let member = Member { index, threads, workers: Some(workers) };
+            let payload = match catch_unwind(AssertUnwindSafe(|| task(member))) {
+                Ok(outcome) => return outcome,
+                Err(payload) => payload,
+            };
+            on_panic();
             let mut first = lock(&panic);
-            if payload.is::<BarrierReleased>() || first.is_some() {
+            if payload.is::<CallBroken>() || first.is_some() {
                 // Its drop could panic again, on a thread for which the others wait.
                 std::mem::forget(payload);
             } else {
                 *first = Some(payload);
             }
+            workers.shared.broken.store(true, Ordering::SeqCst);
+            workers.shared.caller.wake();
+            Ok(())
         });
         drop(in_use);
         let panic = lock(&panic).take();
@@ -116,6 +177,13 @@ impl ThreadPool {
             resume_unwind(panic);
         }
     }
+}
+
+/// Which workers a call waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attendance {
+    All,
+    WhoComes,
 }
 
 /// Reserves the workers for one call, until dropped.
@@ -127,14 +195,71 @@ impl Drop for WorkersInUse<'_> {
     }
 }
 
+impl Member<'_> {
+    /// Whether the caller is the only thread of the call, and no worker can come before [`Member::call_workers`].
+    pub(super) fn is_alone(&self) -> bool {
+        let Some(workers) = self.workers else { return true };
+        let shared = &workers.shared;
+        self.index == 0 && shared.closed.load(Ordering::Relaxed) && shared.seats.iter().all(Seat::is_idle)
+    }
+
+    /// Calls the workers if the caller is alone and has been so for long enough; returns whether they were called.
+    pub(super) fn call_workers(&self) -> bool {
+        let due = |workers: &&Workers| self.index == 0 && workers.shared.may_share();
+        let Some(workers) = self.workers.filter(due) else { return false };
+        workers.open(self.threads - 1);
+        true
+    }
+
+    /// Whether this worker must leave the call.
+    pub(super) fn must_leave(&self) -> bool {
+        self.index > 0 && self.workers.is_some_and(|workers| workers.shared.closed.load(Ordering::Relaxed))
+    }
+
+    /// Tells the caller, if it sleeps, that what it waits for may be done. The store that did it is sequentially consistent.
+    pub(super) fn wake_caller(&self) {
+        if let Some(workers) = self.workers {
+            workers.shared.caller.wake();
+        }
+    }
+
+    /// Waits until `done`, whose loads must be sequentially consistent. Spins for a little longer than `expected`. Then a worker
+    /// leaves, and the caller sleeps and afterwards works alone for a while.
+    ///
+    /// # Panics
+    /// If another thread of the call has panicked.
+    #[inline]
+    pub(super) fn wait(&self, expected: Duration, done: impl Fn() -> bool) -> Result<(), Left> {
+        for _ in 0..FIRST_CHECKS {
+            if done() {
+                return Ok(());
+            }
+            spin_loop();
+        }
+        self.wait_longer(expected, &done)
+    }
+
+    #[cold]
+    fn wait_longer(&self, expected: Duration, done: &dyn Fn() -> bool) -> Result<(), Left> {
+        let Some(Workers { shared, .. }) = self.workers else { return Ok(()) };
+        let begin = Instant::now();
+        let broken = || shared.broken.load(Ordering::SeqCst);
+        spin_until(SPIN + expected, || done() || broken() || self.must_leave());
+        if !done() && !broken() {
+            if self.index > 0 {
+                return Err(Left);
+            }
+            shared.caller.until(|| done() || broken());
+            shared.work_alone(begin.elapsed());
+        }
+        if done() { Ok(()) } else { leave_broken_call() }
+    }
+}
+
 impl Workers {
     /// Starts `count` workers, or as many as the system gives.
     fn start(count: usize) -> Self {
-        let shared = Arc::new(PoolState {
-            task: Mutex::new(None),
-            signals: (0..count).map(|_| WorkerSignal(AtomicUsize::new(0))).collect(),
-            running: AtomicUsize::new(0),
-        });
+        let shared = Arc::new(PoolState::new(count));
         let start = |worker: usize| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("gatewise-{}", worker + 1)).spawn(move || shared.work(worker))
@@ -143,38 +268,67 @@ impl Workers {
         Self { shared, handles }
     }
 
-    /// Runs a task on `threads` threads. The task must not panic.
-    fn run(&self, threads: usize, task: &PoolTask<'_>) {
-        let helpers = threads - 1;
-        // SAFETY: only the lifetime changes. `WaitForWorkers` keeps this function from ending, even by a panic, before every
-        // worker is done with the task.
-        let task_static = unsafe { std::mem::transmute::<&PoolTask<'_>, &'static PoolTask<'static>>(task) };
-        self.shared.running.store(helpers, Ordering::Relaxed);
-        *lock(&self.shared.task) = Some(task_static);
-        let wait = WaitForWorkers(&self.shared);
-        for (signal, handle) in self.shared.signals[..helpers].iter().zip(&self.handles) {
-            signal.call();
+    /// Calls the first `helpers` workers.
+    fn open(&self, helpers: usize) {
+        self.shared.closed.store(false, Ordering::Relaxed);
+        for (seat, handle) in self.shared.seats.iter().zip(&self.handles).take(helpers) {
+            seat.call();
             handle.thread().unpark();
         }
-        task(0);
-        drop(wait);
+    }
+
+    /// Runs a task on the caller's thread and on up to `helpers` workers. The task must not panic.
+    fn run(&self, helpers: usize, attendance: Attendance, task: &PoolTask<'_>) {
+        // SAFETY: only the lifetime changes. `EndOfCall` keeps this function from ending, even by a panic, while a worker is inside
+        // the call, and no worker enters it afterwards.
+        let task_static = unsafe { std::mem::transmute::<&PoolTask<'_>, &'static PoolTask<'static>>(task) };
+        self.shared.broken.store(false, Ordering::Relaxed);
+        *lock(&self.shared.task) = Some(task_static);
+        let end = EndOfCall { shared: &self.shared, attendance, begin: Instant::now() };
+        if attendance == Attendance::All || self.shared.may_share() {
+            self.open(helpers);
+        }
+        let left = task(0);
+        debug_assert_eq!(left, Ok(()), "the caller leaves its own call");
+        drop(end);
     }
 }
 
-/// Waits for the workers when dropped.
-struct WaitForWorkers<'a>(&'a PoolState);
+/// Ends a call when dropped: waits for the workers that are inside, and no worker enters afterwards.
+struct EndOfCall<'a> {
+    shared: &'a PoolState,
+    attendance: Attendance,
+    begin: Instant,
+}
 
-impl Drop for WaitForWorkers<'_> {
+impl Drop for EndOfCall<'_> {
     fn drop(&mut self) {
-        wait_until(|| self.0.running.load(Ordering::Acquire) == 0);
-        *lock(&self.0.task) = None;
+        let Self { shared, attendance, begin } = *self;
+        shared.closed.store(true, Ordering::Relaxed);
+        let waits = || {
+            if attendance == Attendance::WhoComes {
+                shared.seats.iter().for_each(Seat::uncall);
+            }
+            !shared.seats.iter().all(Seat::is_idle)
+        };
+        if waits() {
+            let worked = begin.elapsed();
+            if !spin_until(SPIN, || !waits()) {
+                shared.caller.until(|| !waits());
+            }
+            let waited = begin.elapsed() - worked;
+            if attendance == Attendance::WhoComes && waited > worked.max(SPIN) {
+                shared.work_alone(waited);
+            }
+        }
+        *lock(&shared.task) = None;
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for (signal, handle) in self.shared.signals.iter().zip(&self.handles) {
-            signal.end();
+        for (seat, handle) in self.shared.seats.iter().zip(&self.handles) {
+            seat.end();
             handle.thread().unpark();
         }
         for handle in self.handles.drain(..) {
@@ -185,32 +339,54 @@ impl Drop for Workers {
 }
 
 impl PoolState {
-    fn work(&self, worker: usize) {
-        let signal = &self.signals[worker];
-        // Starts at 0, not at the signal's present value: the first call may have come before this thread started.
-        let mut done = 0;
-        loop {
-            let mut rounds = 0;
-            let mut now = signal.read();
-            while now == done {
-                match rounds {
-                    0..SPINS => spin_loop(),
-                    rounds if rounds < SPINS + YIELDS => std::thread::yield_now(),
-                    _ => std::thread::park(),
-                }
-                rounds += 1;
-                now = signal.read();
-            }
-            if WorkerSignal::is_end(now) {
-                return;
-            }
-            done = now;
-            let task = *lock(&self.task);
-            if let Some(task) = task {
-                task(worker + 1);
-            }
-            self.running.fetch_sub(1, Ordering::Release);
+    fn new(seats: usize) -> Self {
+        Self {
+            task: Mutex::new(None),
+            seats: (0..seats).map(|_| Seat::default()).collect(),
+            closed: AtomicBool::new(true),
+            broken: AtomicBool::new(false),
+            caller: CallerSleep::default(),
+            alone_until: Mutex::new(None),
         }
+    }
+
+    fn work(&self, worker: usize) {
+        let seat = &self.seats[worker];
+        let mut pause = PAUSE;
+        while seat.wait_for_call() {
+            if !seat.enter() {
+                continue;
+            }
+            let task = *lock(&self.task);
+            let outcome = task.map_or(Ok(()), |task| task(worker + 1));
+            let comes_back = outcome.is_err() && !self.closed.load(Ordering::Relaxed);
+            seat.leave(comes_back);
+            self.caller.wake();
+            if comes_back {
+                // The next call ends the pause.
+                std::thread::park_timeout(pause);
+                pause = MOST_PAUSE.min(2 * pause);
+            } else {
+                pause = PAUSE;
+            }
+        }
+    }
+
+    /// Whether the time in which the caller works alone is over.
+    fn may_share(&self) -> bool {
+        let mut until = lock(&self.alone_until);
+        if until.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        *until = None;
+        true
+    }
+
+    /// Lets the caller work alone for a while, after it has waited for a late worker for the given time.
+    fn work_alone(&self, waited: Duration) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.seats.iter().for_each(Seat::uncall);
+        *lock(&self.alone_until) = Instant::now().checked_add(MOST_ALONE.min(waited.saturating_mul(ALONE)));
     }
 }
 
@@ -219,60 +395,18 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Spins, then yields: with more threads than processors, the thread that is awaited needs the processor.
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let mut rounds = 0_usize;
-    while !done() {
-        if rounds < SPINS {
-            spin_loop();
-        } else {
+fn spin_then_yield(mut done: impl FnMut() -> bool) {
+    if !spin_until(SPIN, &mut done) {
+        while !done() {
             std::thread::yield_now();
         }
-        rounds += 1;
-    }
-}
-
-/// A barrier that may be used any number of times.
-#[derive(Default)]
-pub(super) struct Barrier {
-    arrived: AtomicUsize,
-    round: AtomicUsize,
-    /// Set when a thread has panicked and will not come.
-    released: AtomicBool,
-}
-
-impl Barrier {
-    /// Returns when all of `threads` threads have come. Every thread then sees everything that any of them wrote before.
-    ///
-    /// # Panics
-    /// If one of them has panicked and will not come.
-    #[inline]
-    pub(super) fn wait(&self, threads: usize) {
-        if threads == 1 {
-            return;
-        }
-        let round = self.round.load(Ordering::Relaxed);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.round.store(round.wrapping_add(1), Ordering::Release);
-        } else {
-            let complete = || self.round.load(Ordering::Acquire) != round;
-            wait_until(|| complete() || self.released.load(Ordering::Relaxed));
-            if !complete() {
-                leave();
-            }
-        }
-    }
-
-    /// Releases all threads that wait, now and for the rest of the call.
-    fn release(&self) {
-        self.released.store(true, Ordering::Relaxed);
     }
 }
 
 /// Ends a thread's part of a call silently: the thread that panicked reports its own panic.
 #[cold]
-fn leave() -> ! {
-    resume_unwind(Box::new(BarrierReleased))
+fn leave_broken_call() -> ! {
+    resume_unwind(Box::new(CallBroken))
 }
 
 #[cfg(test)]

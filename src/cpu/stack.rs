@@ -3,16 +3,17 @@
 
 use super::active::ActiveRows;
 use super::device::CpuDevice;
-use super::layer::{LayerCall, LayerWeights, ThreadBuffers, ThreadInGroup};
+use super::layer::{LayerCall, LayerWeights, ThreadBuffers};
 use super::memory::{AlignedVec, PerThread, SharedSlice};
-use super::pool::Barrier;
+use super::phases::{Home, Phase, PhaseQueue, PhaseWorker};
+use super::pool::{Left, Member};
 use super::state::{CallerState, ResetState, StateLayout};
 use crate::cell::{Cell, Direction, Pad, Parameters, WeightType};
 use crate::error::Result;
 use crate::op::Binary;
 
 const OP: &str = "Recurrent";
-/// Multiply-adds of a step that justify the barriers of one more thread.
+/// Multiply-adds of a step that justify one more thread.
 const STEP_WORK: usize = 16_384;
 /// Multiply-adds of a call that justify waking a thread.
 const CALL_WORK: usize = 1 << 20;
@@ -33,6 +34,10 @@ pub(crate) struct Stack {
 #[derive(Default)]
 pub(crate) struct Workspace {
     threads: PerThread<ThreadBuffers>,
+    /// One queue per direction if the directions run at the same time, otherwise the first one for all.
+    queues: [PhaseQueue; 2],
+    /// [`LayerCall::gates`] of both queues.
+    gates: [AlignedVec<f32>; 2],
     active: ActiveRows,
     states: AlignedVec<f32>,
     /// Outputs of layers below the last, alternately.
@@ -131,9 +136,12 @@ impl Stack {
         let lengths = (call.time, call.batch, layout.h_stride());
         let layers = self.layers.iter().flatten();
         for buffers in workspace.threads.reserve(threads) {
-            // While another call has the workers, one thread does all the work.
-            layers.clone().try_for_each(|layer| layer.reserve(buffers, lengths, 1, call.flags.is_some()))?;
+            layers.clone().try_for_each(|layer| layer.reserve(buffers, lengths, call.flags.is_some()))?;
         }
+        let gates = layers.map(|layer| layer.gates_len(call.time, call.batch)).max().unwrap_or(0);
+        let queues = if threads > 1 { self.directions.len() } else { 1 };
+        workspace.gates.iter_mut().take(queues).try_for_each(|buffer| buffer.reserve(OP, gates))?;
+        workspace.queues.iter_mut().for_each(|queue| queue.begin(threads));
         workspace.states.reserve(OP, self.layers.len() * self.directions.len() * layout.len())?;
         if self.layers.len() > 1 {
             workspace.layer_outputs.iter_mut().try_for_each(|buffer| buffer.reserve(OP, steps * self.width()))?;
@@ -158,7 +166,7 @@ impl Stack {
         let layout = StateLayout::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
         self.reserve(workspace, &layout, &call, threads)?;
         let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;
-        let Workspace { threads: buffers, active, states, layer_outputs, direction_outputs } = workspace;
+        let Workspace { threads: buffers, queues, gates, active, states, layer_outputs, direction_outputs } = workspace;
         let active = flags.map(|flags| active.list(OP, (flags, batch), &(0..batch))).transpose()?;
         let threads = active.map_or(threads, |active| self.threads(time, active.total().div_ceil(time.max(1))));
         let mut caller = CallerState { h, s };
@@ -186,14 +194,12 @@ impl Stack {
             states: SharedSlice::new(states),
             layer_outputs: layer_outputs.each_mut().map(|buffer| SharedSlice::new(buffer)),
             direction_outputs: direction_outputs.each_mut().map(|buffer| SharedSlice::new(buffer)),
-            all_threads: Barrier::default(),
-            of_direction: [Barrier::default(), Barrier::default()],
+            gates: gates.each_mut().map(|buffer| SharedSlice::new(buffer)),
+            queues,
         };
-        let [a, b] = &shared.of_direction;
-        self.device.pool().run(threads, &[&shared.all_threads, a, b], |thread, threads| {
-            // SAFETY: the pool runs all threads at once, each with its own number, and `shared` holds the only borrows of its
-            // buffers.
-            unsafe { shared.run(ThreadInGroup { index: thread, threads }, buffers.get(thread)) };
+        self.device.pool().share(threads, |member| {
+            // SAFETY: no two threads have the same number, and `shared` holds the only borrows of its buffers.
+            unsafe { shared.run(member, buffers.get(member.index)) }
         });
         for row in 0..rows {
             layout.save(row, states, &mut caller, time);
@@ -217,33 +223,36 @@ struct SharedStackCall<'a> {
     states: SharedSlice<'a>,
     layer_outputs: [SharedSlice<'a>; 2],
     direction_outputs: [SharedSlice<'a>; 2],
-    /// The barrier of all threads.
-    all_threads: Barrier,
-    /// The barriers of each direction's threads.
-    of_direction: [Barrier; 2],
+    gates: [SharedSlice<'a>; 2],
+    queues: &'a [PhaseQueue; 2],
 }
 
 impl SharedStackCall<'_> {
-    /// One thread's part. If the number of threads is a multiple of the directions, the directions run at the same time.
+    /// One thread's part. If the number of threads is a multiple of the directions, the directions run at the same time: a thread has
+    /// its home in one of them, and helps the other one afterwards.
+    ///
+    /// # Errors
+    /// [`Left`] if this worker leaves the call.
     ///
     /// # Safety
-    /// All threads run it at once, each with its own index, and nobody else touches the buffers meanwhile.
-    unsafe fn run(&self, thread: ThreadInGroup, buffers: &mut ThreadBuffers) {
+    /// Nobody else touches the buffers while a thread is in the call.
+    unsafe fn run(&self, member: Member<'_>, buffers: &mut ThreadBuffers) -> std::result::Result<(), Left> {
         let Self { stack, time, batch, .. } = *self;
         let directions = stack.directions.len();
-        let groups = if thread.threads.is_multiple_of(directions) { directions } else { 1 };
-        let group = thread.index % groups;
-        let in_group = ThreadInGroup { index: thread.index / groups, threads: thread.threads / groups };
+        let groups = if member.threads.is_multiple_of(directions) { directions } else { 1 };
+        let (group, homes) = (member.index % groups, member.threads / groups);
+        let mut worker = PhaseWorker::new(self.queues, member);
         let (mut below, mut input) = (self.x, stack.input);
         for (layer, weights) in stack.layers.iter().enumerate() {
             let last = layer + 1 == stack.layers.len();
             let above = if last { self.y } else { self.layer_outputs[layer % 2] };
-            for direction in (group..directions).step_by(groups) {
+            for direction in (0..directions).map(|at| (group + at) % directions) {
                 let (y, y_at, y_stride) = match stack.merge {
                     Some(_) => (self.direction_outputs[direction], 0, stack.out),
                     None => (above, direction * stack.out, stack.width()),
                 };
                 let row = layer * directions + direction;
+                let queue = direction % groups;
                 let call = LayerCall {
                     weights: &weights[direction],
                     direction: stack.directions[direction],
@@ -258,38 +267,46 @@ impl SharedStackCall<'_> {
                     active: self.active,
                     pad: self.pad,
                     buffers: self.layout.buffers(row, self.states, self.resets),
-                    barrier: if groups > 1 { &self.of_direction[direction] } else { &self.all_threads },
+                    gates: self.gates[queue],
                 };
-                // SAFETY: all threads of the group run this call, each with its own index. The other
-                // direction has buffers of its own, and a barrier stands between two layers.
-                unsafe { call.run(in_group, buffers) };
-            }
-            if groups > 1 {
-                self.all_threads.wait(thread.threads);
+                let own = (queue == group).then_some(member.index / groups);
+                worker.go_to(queue, Home { own, homes });
+                // SAFETY: every thread in the call takes the phases of the queue. The other direction has buffers of its own, and
+                // this layer's phases begin when all of the layer below are done.
+                unsafe { call.run(&mut worker, buffers) }?;
             }
             if let Some(merge) = stack.merge {
-                // SAFETY: both directions' outputs are complete, because all threads have met at a barrier since; each thread
-                // writes its own share.
-                unsafe { self.merge(merge, above, thread) };
-                self.all_threads.wait(thread.threads);
+                worker.go_to(0, Home { own: Some(member.index), homes: member.threads });
+                // SAFETY: the phases of both directions are done, and nobody else touches the buffers.
+                unsafe { self.merge(merge, above, &mut worker) }?;
             }
             (below, input) = (above, stack.width());
         }
+        Ok(())
     }
 
-    /// Merges this thread's share of two directions' outputs.
+    /// Merges two directions' outputs in one phase.
     ///
     /// # Safety
-    /// Nobody writes to the directions' outputs, and no other thread touches this thread's share of `into`.
-    unsafe fn merge(&self, op: Binary, into: SharedSlice<'_>, thread: ThreadInGroup) {
-        let share = thread.share(self.time * self.batch * self.stack.out);
-        // SAFETY: nobody writes to the directions' outputs, by this function's contract.
-        let [forward, reverse] = self.direction_outputs.map(|output| unsafe { output.read(share.start, share.len()) });
-        // SAFETY: no other thread touches this thread's share, by this function's contract.
-        let into = unsafe { into.write(share.start, share.len()) };
-        for ((y, &a), &b) in into.iter_mut().zip(forward).zip(reverse) {
-            *y = op.apply(a, b);
-        }
+    /// Nobody writes to the directions' outputs, and only threads in this call touch `into`.
+    unsafe fn merge(
+        &self,
+        op: Binary,
+        into: SharedSlice<'_>,
+        worker: &mut PhaseWorker<'_>,
+    ) -> std::result::Result<(), Left> {
+        let out = self.stack.out;
+        let phase = Phase { items: self.time * self.batch, item_work: out, last_first: false };
+        worker.phase(phase, |rows| {
+            let (at, len) = (rows.start * out, rows.len() * out);
+            // SAFETY: nobody writes to the directions' outputs, by this function's contract.
+            let [forward, reverse] = self.direction_outputs.map(|output| unsafe { output.read(at, len) });
+            // SAFETY: this thread has claimed the rows.
+            let into = unsafe { into.write(at, len) };
+            for ((y, &a), &b) in into.iter_mut().zip(forward).zip(reverse) {
+                *y = op.apply(a, b);
+            }
+        })
     }
 }
 

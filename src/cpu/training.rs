@@ -34,7 +34,7 @@ use self::shard::{LayerShard, ShardRows, ShardTape};
 use self::weights::LayerWeights;
 use super::buffer_cache::CachedBuffer;
 use super::device::CpuDevice;
-use super::layer::share_start;
+use super::phases::share_start;
 use crate::cell::{Cell, Direction, Parameters};
 use crate::error::Result;
 use crate::memory;
@@ -209,11 +209,12 @@ impl TrainingStack {
         }
         let slots: Vec<_> = items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
         let next = AtomicUsize::new(0);
-        self.device.pool().run(threads.min(slots.len()), &[], |_, _| {
+        self.device.pool().share(threads.min(slots.len()), |_| {
             while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 slot.1 = slot.0.take().map(&one);
             }
+            Ok(())
         });
         let mut results = Vec::with_capacity(slots.len());
         for slot in slots {

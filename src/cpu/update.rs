@@ -96,8 +96,8 @@ pub(super) struct StepState<'a> {
 
 /// The update of some panels' units in some rows.
 ///
-/// `LayerCall::step` upholds the invariant of all accesses to `state`: every thread has panels of its own, and a barrier stands
-/// between any two stages. So during a stage only this thread touches the units of `h_next`, `s`, `a_z` and `y` in `panels`,
+/// `LayerCall::step` upholds the invariant of all accesses to `state`: a thread has claimed its panels, and a stage begins when all
+/// panels of the one before are done. So during a stage only this thread touches the units of `h_next`, `s`, `a_z` and `y` in `panels`,
 /// and the units of `m` if the stage writes `m`. No thread writes `h`, nor `m` if the stage's product reads `m`.
 pub(super) struct Update<'a> {
     pub(super) cell: &'a Cell,
@@ -109,7 +109,8 @@ pub(super) struct Update<'a> {
     pub(super) rows: Range<usize>,
     /// `U x + b_ih` from the first of `rows` and of `panels` on; empty if the stage has no input.
     pub(super) input: &'a [f32],
-    pub(super) input_stride: usize,
+    /// Strides of [`Update::input`] from row to row and from panel to panel.
+    pub(super) input_strides: [usize; 2],
     /// `W h + b_hh`, `[panels, rows, width]`.
     pub(super) product: &'a [f32],
     /// Peephole weights, `[3, padded units]`; empty without peepholes.
@@ -132,6 +133,7 @@ impl Update<'_> {
     #[inline(always)]
     fn all<S: Simd>(self, v: S, activations: impl Activations) {
         let (gates, width) = (self.layout.gates.len(), self.layout.width());
+        let [row_stride, panel_stride] = self.input_strides;
         for (panel, number) in self.panels.clone().enumerate() {
             for (at, position) in self.rows.clone().enumerate() {
                 let row = self.step_rows.row(position);
@@ -141,7 +143,7 @@ impl Update<'_> {
                         break;
                     }
                     let column = slot * gates * S::LANES;
-                    let input = at * self.input_stride + panel * width + column;
+                    let input = at * row_stride + panel * panel_stride + column;
                     let product = (panel * self.rows.len() + at) * width + column;
                     let mut register = InferenceRegister { update: &self, row, position, unit, input, product };
                     update(v, (self.cell, self.stage), activations, &mut register);
@@ -219,7 +221,7 @@ impl<S: Simd> UnitRegister<S> for InferenceRegister<'_> {
 
     #[inline(always)]
     fn kept_z(&self, v: S) -> S::F {
-        // SAFETY: the stage `Reset` wrote `a_z` before the last barrier, and nobody writes it in this stage.
+        // SAFETY: the stage `Reset` wrote `a_z` in an earlier phase, and nobody writes it in this stage.
         unsafe { self.update.state.a_z.load(v, self.position, self.unit) }
     }
 

@@ -1,5 +1,7 @@
 //! Calls whose threads meet, panic, or are fewer than requested.
 
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
 
 /// Runs a call that panics, and returns its message.
@@ -98,7 +100,7 @@ fn a_call_reports_only_its_own_panics() {
     let both = AtomicUsize::new(0);
     let said = panic_of(&pool, 2, &[], |thread, _| {
         both.fetch_add(1, Ordering::Relaxed);
-        wait_until(|| both.load(Ordering::Relaxed) == 2);
+        spin_then_yield(|| both.load(Ordering::Relaxed) == 2);
         panic!("thread {thread} fell");
     });
     assert!(["thread 0 fell", "thread 1 fell"].contains(&said.as_str()), "{said}");
@@ -114,11 +116,11 @@ fn a_call_on_one_thread_reports_no_other_calls_panic() {
         let broken = scope.spawn(|| {
             panic_of(&pool, 2, &[], |thread, _| {
                 begun.store(true, Ordering::Release);
-                wait_until(|| over.load(Ordering::Acquire));
+                spin_then_yield(|| over.load(Ordering::Acquire));
                 assert!(thread == 0, "thread {thread} fell");
             })
         });
-        wait_until(|| begun.load(Ordering::Acquire));
+        spin_then_yield(|| begun.load(Ordering::Acquire));
         pool.run(2, &[], |thread, threads| assert_eq!((thread, threads), (0, 1)));
         over.store(true, Ordering::Release);
         assert_eq!(broken.join().expect("a panic that was caught"), "thread 1 fell");
@@ -141,14 +143,78 @@ fn a_panic_whose_payload_panics_ends_no_thread() {
     runs_with_all(&pool);
 }
 
+/// Takes the pieces of some work, each of which sleeps for a moment. Returns the pieces that each thread did.
+fn pieces(pool: &ThreadPool, count: usize, piece: impl Fn(usize) + Sync) -> Vec<usize> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(vec![0; pool.threads()]));
+    pool.share(pool.threads(), |member| {
+        while next.fetch_add(1, Ordering::Relaxed) < count {
+            piece(member.index);
+            lock(&done)[member.index] += 1;
+        }
+        Ok(())
+    });
+    done.into_inner().expect("no panic")
+}
+
 #[test]
-fn a_count_of_calls_that_wraps_around_is_not_the_end() {
-    let signal = WorkerSignal(AtomicUsize::new(usize::MAX - 3));
-    for _ in 0..4 {
-        let before = signal.read();
-        signal.call();
-        assert!(signal.read() != before && !WorkerSignal::is_end(signal.read()), "{:#x}", signal.read());
+fn the_pieces_of_a_call_are_done_by_those_who_come() {
+    let pool = ThreadPool::new(3);
+    for count in [0, 1, 100] {
+        let done = pieces(&pool, count, |_| std::thread::sleep(Duration::from_micros(200)));
+        assert_eq!(done.iter().sum::<usize>(), count);
     }
-    signal.end();
-    assert!(WorkerSignal::is_end(signal.read()));
+    let done = pieces(&ThreadPool::without_work(3), 100, |_| ());
+    assert_eq!(done, [100, 0, 0]);
+}
+
+#[test]
+fn a_panic_in_a_piece_reaches_the_caller_with_its_own_message() {
+    let pool = ThreadPool::new(2);
+    for guilty in 0..2 {
+        let come = AtomicBool::new(false);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            pieces(&pool, 1000, |thread| {
+                come.fetch_or(thread == guilty, Ordering::Relaxed);
+                assert!(thread != guilty, "thread {thread} fell");
+                // The caller's pieces last until the worker has come.
+                let _ = spin_until(Duration::from_millis(20), || come.load(Ordering::Relaxed));
+            })
+        }));
+        let said = outcome.expect_err("a panic");
+        assert_eq!(said.downcast_ref::<String>(), Some(&format!("thread {guilty} fell")));
+        runs_with_all(&pool);
+    }
+}
+
+/// A worker that stays longer than the caller has worked makes it work alone, for a time that depends on the delay.
+#[test]
+fn a_late_worker_is_not_called_for_a_while() {
+    let pool = ThreadPool::new(2);
+    let (come, late) = (AtomicBool::new(false), AtomicBool::new(true));
+    let call = || {
+        pieces(&pool, 2, |thread| {
+            if thread == 0 {
+                let _ = spin_until(Duration::from_millis(2), || come.load(Ordering::Relaxed));
+            } else {
+                come.store(true, Ordering::Relaxed);
+                if late.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(15));
+                }
+            }
+        })
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while call()[1] == 0 {
+        assert!(Instant::now() < deadline, "the worker never came");
+    }
+    late.store(false, Ordering::Relaxed);
+    let until = lock(&pool.workers.get().expect("workers").shared.alone_until).expect("the worker was late");
+    assert!(until > Instant::now() + Duration::from_millis(100));
+    assert_eq!(call(), [2, 0]);
+    // A call that needs all threads is not concerned.
+    runs_with_all(&pool);
+    while call()[1] == 0 {
+        assert!(Instant::now() < deadline, "the worker was never called again");
+    }
+    assert!(Instant::now() >= until);
 }
