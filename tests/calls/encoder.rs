@@ -367,3 +367,27 @@ fn a_loss_before_the_submission_is_reported() {
     let submission = gpu.wgpu().1.submit([encoder.finish()]);
     assert!(matches!(commands.submitted(submission), Err(Error::DeviceLost { .. })));
 }
+
+/// Workgroups that wait in vain are noticed in a caller's submission as in the library's own.
+#[test]
+fn a_cooperative_scan_that_gives_up_is_right_and_not_chosen_again() {
+    const WIDE: usize = 33;
+    let cooperative = Some(CooperativeScans { workgroups: 16, polls: 1 });
+    let options = GpuOptions { software: true, cooperative, ..GpuOptions::default() };
+    let gpu = GpuDevice::new(&options).expect("install mesa-vulkan-drivers and libvulkan1");
+    let device = Device::Gpu(gpu.clone());
+    let config = Config::new(Cell::from(LstmCell::default()), INPUT, WIDE);
+    let x = input(&device, 0.0);
+    let steps = config.clone().plan(PlanKind::Step).random(&device, 3).expect("a stack");
+    let expected = steps.forward(&x, &mut steps.zero_state(BATCH).expect("state")).expect("runs");
+    let stack = config.plan(PlanKind::CooperativeScan).random(&device, 3).expect("a stack");
+    assert_eq!(stack.plan(TIME, BATCH).expect("fits").kind(), PlanKind::CooperativeScan);
+    let mut state = stack.zero_state(BATCH).expect("state");
+    let (encoder, commands, y) = encoded(&gpu, &stack, &x, &mut state, &Sequence::new());
+    commands.submitted(gpu.wgpu().1.submit([encoder.finish()])).expect("alive");
+    let near = y.to_vec().expect("y").iter().zip(expected.to_vec().expect("y")).all(|(a, b)| (a - b).abs() < 1e-5);
+    assert!(near);
+    if gpu.adapter().is_software() {
+        assert_eq!(stack.plan(TIME, BATCH).expect("fits").why(), "its workgroups were found not to run at once");
+    }
+}
