@@ -5,7 +5,7 @@
 
 use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Reset, RnnCell, Sequence, WeightType};
 use gatewise::gpu::GpuOptions;
-use gatewise::nn::{Config, Merge};
+use gatewise::nn::{Config, DeviceSequence, Merge};
 use gatewise::{Device, Result, Tensor};
 use ndarray::{Array2, Array3};
 
@@ -25,13 +25,16 @@ const INT8_TOLERANCE: f32 = 3e-4;
 struct Variant {
     config: Config<Cell>,
     sequence: Sequence,
+    /// A mask and resets that lie on the device.
+    on_device: Option<[Array2<bool>; 2]>,
     initial: bool,
     int8: bool,
 }
 
 impl Variant {
     fn plain(cell: Cell) -> Self {
-        Self { config: Config::new(cell, INPUT, HIDDEN), sequence: Sequence::new(), initial: true, int8: false }
+        let (config, sequence) = (Config::new(cell, INPUT, HIDDEN), Sequence::new());
+        Self { config, sequence, on_device: None, initial: true, int8: false }
     }
 
     fn run(&self, device: &Device) -> Result<Vec<f32>> {
@@ -44,7 +47,16 @@ impl Variant {
             state = layer.initial_state(h.view(), s.as_ref().map(|s| s.view()))?;
         }
         let x = Array3::from_shape_fn((TIME, BATCH, INPUT), |(t, b, i)| 1.5 * ((2 * t + 7 * b + 3 * i) as f32).cos());
-        let y = layer.forward_sequence(&Tensor::from_array(device, &x)?, &mut state, &self.sequence)?;
+        let numbers =
+            |answers: &Array2<bool>| Tensor::from_array(device, &answers.mapv(|yes| f32::from(u8::from(yes))));
+        let tensors = self
+            .on_device
+            .as_ref()
+            .map(|[mask, reset]| -> Result<_> { Ok((numbers(mask)?, numbers(reset)?)) })
+            .transpose()?;
+        let sequence = DeviceSequence::from(&self.sequence);
+        let sequence = tensors.as_ref().map_or(sequence, |(mask, reset)| sequence.mask(mask).reset(reset));
+        let y = layer.forward_sequence(&Tensor::from_array(device, &x)?, &mut state, sequence)?;
         let state = [Some(state.to_h()?), state.to_s()?].into_iter().flatten().flatten();
         Ok(y.to_vec()?.into_iter().chain(state).collect())
     }
@@ -129,6 +141,7 @@ const LAYER_OPTIONS: &[(&str, Change)] = &[
     ("masks of any pattern", |v| Variant { sequence: v.sequence.mask(pattern(3, 1)), ..v }),
     ("padding by hold (Keras)", |v| Variant { sequence: v.sequence.mask(pattern(3, 1)).pad(Pad::Hold), ..v }),
     ("resets inside a sequence", |v| Variant { sequence: v.sequence.reset(pattern(4, 3)), ..v }),
+    ("masks and resets as tensors of the device", |v| Variant { on_device: Some([pattern(3, 1), pattern(4, 3)]), ..v }),
     ("bf16 weights", |v| Variant { config: v.config.weight_type(WeightType::Bf16), ..v }),
     ("f16 weights", |v| Variant { config: v.config.weight_type(WeightType::F16), ..v }),
     ("int8 weights, one scale per row", |v| Variant {
