@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::product::OperandRows;
-use crate::cell::VALID;
+use crate::cell::{RESET, VALID};
 use crate::error::Result;
 use crate::memory;
 
@@ -14,6 +14,8 @@ pub(super) struct ActiveRows {
     rows: Vec<usize>,
     /// Index in `rows` of each step's first row, and of the end.
     starts: Vec<usize>,
+    /// Whether a row takes part in any step or is reset before one.
+    changed: Vec<bool>,
 }
 
 impl ActiveRows {
@@ -31,10 +33,15 @@ impl ActiveRows {
         let time = flags.len().checked_div(batch).unwrap_or(0);
         memory::clear_for(op, &mut self.rows, time * of.len())?;
         memory::clear_for(op, &mut self.starts, time + 1)?;
+        memory::clear_for(op, &mut self.changed, of.len())?;
+        self.changed.resize(of.len(), false);
         self.starts.push(0);
         for flags in flags.chunks_exact(batch.max(1)) {
             let flags = flags[of.clone()].iter().enumerate();
-            self.rows.extend(flags.filter(|(_, flags)| **flags & VALID != 0).map(|(row, _)| row));
+            self.rows.extend(flags.clone().filter(|(_, flags)| **flags & VALID != 0).map(|(row, _)| row));
+            for (changed, (_, flags)) in self.changed.iter_mut().zip(flags) {
+                *changed |= flags & (VALID | RESET) != 0;
+            }
             self.starts.push(self.rows.len());
         }
         Ok(self)
@@ -43,6 +50,11 @@ impl ActiveRows {
     /// Rows before the step at time `t`, summed over all earlier steps.
     pub(super) fn before(&self, t: usize) -> usize {
         self.starts[t]
+    }
+
+    /// Whether the call may change a row's state.
+    pub(super) fn changes(&self, row: usize) -> bool {
+        self.changed[row]
     }
 
     /// Rows of all steps.
@@ -139,6 +151,8 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|t| list(&active, t)), expected);
         assert_eq!([0, 1, 2, 3, 4].map(|t| active.before(t)), [0, 4, 6, 9, 9]);
         assert_eq!(active.total(), 9);
+        active.list("test", (&[1, 0, 2, 0, 0, 0, 0, 0], 4), &(0..4)).expect("room");
+        assert_eq!([0, 1, 2, 3].map(|row| active.changes(row)), [true, false, true, false]);
         active.list("test", (&flags, 4), &(1..3)).expect("room");
         assert_eq!([0, 1, 2, 3].map(|t| list(&active, t)), [vec![0, 1], vec![0, 1], vec![1], vec![]]);
     }

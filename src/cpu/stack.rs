@@ -60,6 +60,8 @@ pub(crate) struct StackCall<'a> {
     pub(crate) x: &'a [f32],
     /// `[T, B, output]`
     pub(crate) y: &'a mut [f32],
+    /// Whether `y` holds zeros, so that an output of zero need not be written.
+    pub(crate) y_is_zero: bool,
     /// `[T, B]`
     pub(crate) flags: Option<&'a [u32]>,
     pub(crate) pad: Pad,
@@ -165,7 +167,7 @@ impl Stack {
         let lanes = self.device.verified().lanes();
         let layout = StateLayout::new(call.batch, (self.out, self.hidden), !call.s.is_empty(), lanes);
         self.reserve(workspace, &layout, &call, threads)?;
-        let StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s } = call;
+        let StackCall { time, batch, x, y, y_is_zero, flags, pad, h, s, initial_h, initial_s } = call;
         let Workspace { threads: buffers, queues, gates, active, states, layer_outputs, direction_outputs } = workspace;
         let active = flags.map(|flags| active.list(OP, (flags, batch), &(0..batch))).transpose()?;
         let threads = active.map_or(threads, |active| self.threads(time, active.total().div_ceil(time.max(1))));
@@ -178,7 +180,7 @@ impl Stack {
                 Direction::Reverse => time.saturating_sub(1),
             };
             let first = flags.filter(|_| time > 0).map(|flags| &flags[first * batch..(first + 1) * batch]);
-            layout.load(row, states, &caller, resets, first);
+            layout.load(row, states, &caller, resets, (first, active));
         }
         let shared = SharedStackCall {
             stack: self,
@@ -189,6 +191,8 @@ impl Stack {
             pad,
             layout,
             resets,
+            // Nothing reads a skipped row's output of a lower layer.
+            pads: self.merge.is_some() || pad == Pad::Hold || !y_is_zero,
             x: SharedSlice::reading(x),
             y: SharedSlice::new(y),
             states: SharedSlice::new(states),
@@ -202,7 +206,7 @@ impl Stack {
             unsafe { shared.run(member, buffers.get(member.index)) }
         });
         for row in 0..rows {
-            layout.save(row, states, &mut caller, time);
+            layout.save(row, states, &mut caller, (time, active));
         }
         Ok(())
     }
@@ -218,6 +222,8 @@ struct SharedStackCall<'a> {
     pad: Pad,
     layout: StateLayout,
     resets: ResetState<'a>,
+    /// Whether the last layer writes the output of skipped rows.
+    pads: bool,
     x: SharedSlice<'a>,
     y: SharedSlice<'a>,
     states: SharedSlice<'a>,
@@ -266,6 +272,7 @@ impl SharedStackCall<'_> {
                     flags: self.flags,
                     active: self.active,
                     pad: self.pad,
+                    pads: last && self.pads,
                     buffers: self.layout.buffers(row, self.states, self.resets),
                     gates: self.gates[queue],
                 };
@@ -346,8 +353,9 @@ mod tests {
     fn forward(stack: &Stack, y: usize, h: &mut [f32], s: &mut [f32]) -> Vec<f32> {
         let x: Vec<f32> = (0..TIME * BATCH * SIZES.0).map(|at| (at as f32).cos()).collect();
         let mut y = vec![0.0; y];
-        let (flags, pad, initial_h, initial_s) = (None, Pad::Zero, None, None);
-        let call = StackCall { time: TIME, batch: BATCH, x: &x, y: &mut y, flags, pad, h, s, initial_h, initial_s };
+        let (y_is_zero, flags, pad, initial_h, initial_s) = (true, None, Pad::Zero, None, None);
+        let (time, batch, x, y_of) = (TIME, BATCH, &x[..], &mut y[..]);
+        let call = StackCall { time, batch, x, y: y_of, y_is_zero, flags, pad, h, s, initial_h, initial_s };
         stack.forward(call, &mut Workspace::default()).expect("runs");
         y
     }
@@ -383,6 +391,7 @@ mod tests {
             batch: 0,
             x,
             y: &mut [],
+            y_is_zero: false,
             flags,
             pad,
             h: &mut [],

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::active::ActiveRows;
 use super::layer::StateBuffers;
 use super::memory::SharedSlice;
 use super::update::{InitialRows, PaddedRows};
@@ -89,20 +90,23 @@ impl StateLayout {
         }
     }
 
-    /// Copies the state of a layer and direction into the working buffer. Rows that the first step resets, by its flags
-    /// `first`, get their initial state.
+    /// Copies the state of a layer and direction into the working buffer, of the rows that `active` says may change. Rows that
+    /// the first step resets, by its flags `first`, get their initial state.
     pub(super) fn load(
         &self,
         row: usize,
         all: &mut [f32],
         caller: &CallerState<'_>,
         resets: ResetState<'_>,
-        first: Option<&[u32]>,
+        (first, active): (Option<&[u32]>, Option<&ActiveRows>),
     ) {
         let mut copy = |at: usize, width: usize, stride: usize, now: &[f32], reset: Option<&[f32]>| {
             let region = self.in_caller(row, width);
             let rows = now[region.clone()].chunks_exact(width);
             for (b, (to, now)) in all[at..].chunks_mut(stride).zip(rows).enumerate() {
+                if active.is_some_and(|active| !active.changes(b)) {
+                    continue;
+                }
                 let to = &mut to[..width];
                 match (first.is_some_and(|flags| flags[b] & RESET != 0), reset) {
                     (false, _) => to.copy_from_slice(now),
@@ -117,11 +121,18 @@ impl StateLayout {
         }
     }
 
-    /// Copies the state after `time` steps back to the caller.
-    pub(super) fn save(&self, row: usize, all: &[f32], caller: &mut CallerState<'_>, time: usize) {
+    /// Copies the state after `time` steps back to the caller, of the rows that `active` says may have changed.
+    pub(super) fn save(
+        &self,
+        row: usize,
+        all: &[f32],
+        caller: &mut CallerState<'_>,
+        (time, active): (usize, Option<&ActiveRows>),
+    ) {
         let copy = |at: usize, width: usize, stride: usize, to: &mut [f32]| {
             let rows = to[self.in_caller(row, width)].chunks_exact_mut(width);
-            for (from, to) in all[at..].chunks(stride).zip(rows) {
+            let changed = |b: usize| active.is_none_or(|active| active.changes(b));
+            for (_, (from, to)) in all[at..].chunks(stride).zip(rows).enumerate().filter(|&(b, _)| changed(b)) {
                 to.copy_from_slice(&from[..width]);
             }
         };

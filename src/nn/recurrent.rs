@@ -156,7 +156,7 @@ impl<C: Clone + Into<Cell>> Recurrent<C> {
         check_shape(OP, "y", &[time, batch, self.output_size()], y.shape())?;
         state.check("Recurrent", &self.device, self.config.state_shapes(batch))?;
         if let (Some(stack), Some(x), Some(y)) = (self.stack.cpu(), x.as_slice(), y.as_slice_mut()) {
-            return path::forward_on_cpu(stack, [time, batch], x, y, state.tensors_mut(), &Sequence::new());
+            return path::forward_on_cpu(stack, [time, batch], x, (y, false), state.tensors_mut(), &Sequence::new());
         }
         let x = Tensor::from_array(&self.device, &x)?;
         let mut recorder = self.device.recorder();

@@ -139,7 +139,7 @@ impl PackedStack {
                 let mut y = memory::zeros(OP, elements(OP, "y", &shape)?)?;
                 let [time, batch, _] = shape;
                 let sequence = call.host_sequence()?;
-                forward_on_cpu(stack, [time, batch], call.x.host(OP, "x")?, &mut y, state, &sequence)?;
+                forward_on_cpu(stack, [time, batch], call.x.host(OP, "x")?, (&mut y, true), state, &sequence)?;
                 Tensor::from_vec(device, &shape, y)
             }
             Self::Gpu(stack) => {
@@ -171,7 +171,7 @@ impl PackedStack {
             Self::Cpu(stack) => {
                 let [time, batch, _] = call.shape();
                 let (x, sequence) = (call.x.host(OP, "x")?, call.host_sequence()?);
-                forward_on_cpu(stack, [time, batch], x, y.host_mut(OP, "y")?, state, &sequence)?;
+                forward_on_cpu(stack, [time, batch], x, (y.host_mut(OP, "y")?, false), state, &sequence)?;
             }
             Self::Gpu(stack) => {
                 let recorder = gpu_recorder(OP, recorder, call.x.device())?;
@@ -185,12 +185,13 @@ impl PackedStack {
     }
 }
 
-/// Runs all layers of a stack on the CPU in the caller's memory, and advances the state.
+/// Runs all layers of a stack on the CPU in the caller's memory, and advances the state. `y_is_zero` says whether `y` holds
+/// zeros.
 pub(crate) fn forward_on_cpu(
     stack: &cpu::Stack,
     [time, batch]: [usize; 2],
     x: &[f32],
-    y: &mut [f32],
+    (y, y_is_zero): (&mut [f32], bool),
     state: StateTensors<'_>,
     sequence: &Sequence,
 ) -> Result<()> {
@@ -205,7 +206,7 @@ pub(crate) fn forward_on_cpu(
     };
     let flags = flags.as_ref().and_then(|flags| flags.as_slice());
     let pad = sequence.padding();
-    stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace)
+    stack.forward(cpu::StackCall { time, batch, x, y, y_is_zero, flags, pad, h, s, initial_h, initial_s }, workspace)
 }
 
 /// The GPU's part of a recorder.

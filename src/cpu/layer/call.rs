@@ -32,6 +32,8 @@ pub(in crate::cpu) struct LayerCall<'a> {
     /// The rows that take part in each step by `flags`; `None` if all do.
     pub(in crate::cpu) active: Option<&'a ActiveRows>,
     pub(in crate::cpu) pad: Pad,
+    /// Whether the output of a row that a step skips is written.
+    pub(in crate::cpu) pads: bool,
     pub(in crate::cpu) buffers: StateBuffers<'a>,
     /// `U x + b_ih` of a chunk's steps, stage by stage `[panels, rows + 1, width]`.
     pub(in crate::cpu) gates: SharedSlice<'a>,

@@ -40,8 +40,11 @@ impl LayerCall<'_> {
             // SAFETY: only this thread touches these units of `h_next`, `s` and `y`, and no thread writes `h`, by this function's
             // contract.
             unsafe {
-                if writes_h {
+                if writes_h && self.pads {
                     put_output(state, row, &units);
+                }
+                if self.active.is_some_and(|active| !active.changes(row)) {
+                    continue;
                 }
                 if writes_h && resets {
                     reset(state.h_next, state.initial_h, row, &units);

@@ -14,7 +14,7 @@ use crate::memory;
 /// Some rows of the batch.
 pub(super) struct ShardRows {
     pub(super) range: Range<usize>,
-    /// Those of them that take part in each step, counted from the first; `None` if all do.
+    /// The rows that take part in each step, counted from the first of the range; `None` if all do.
     pub(super) active: Option<ActiveRows>,
 }
 

@@ -43,7 +43,10 @@ impl ReplayedStack {
         let initial_s = if *initial && *cell_state { Some(following()?) } else { None };
         let (x, flags) = (inputs.get(0)?, flags.as_deref());
         let (time, batch, pad) = (*time, *batch, *pad);
-        stack.forward(cpu::StackCall { time, batch, x, y, flags, pad, h, s, initial_h, initial_s }, workspace)
+        stack.forward(
+            cpu::StackCall { time, batch, x, y, y_is_zero: false, flags, pad, h, s, initial_h, initial_s },
+            workspace,
+        )
     }
 }
 
