@@ -81,7 +81,7 @@ pub(crate) fn run<const N: usize>(
     op: &'static str,
     shape: &[usize],
     inputs: [&Tensor; N],
-    mut host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + 'static,
+    mut host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
     gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
 ) -> Result<Tensor> {
     run_list(recorder, op, shape, &inputs, move |path, inputs, y| host(path, inputs.all()?, y), gpu)
@@ -93,7 +93,7 @@ pub(crate) fn run_list(
     op: &'static str,
     shape: &[usize],
     inputs: &[&Tensor],
-    host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + 'static,
+    host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + Sync + 'static,
     gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
 ) -> Result<Tensor> {
     let call = HostCall { op, shape, inputs, pattern: Pattern::Whole };
@@ -106,7 +106,7 @@ pub(crate) fn run_each<const N: usize>(
     recorder: &mut Recorder,
     op: &'static str,
     inputs: [&Tensor; N],
-    mut host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + 'static,
+    mut host: impl FnMut(&HostPath, [&[f32]; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
     gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
 ) -> Result<Tensor> {
     let shape = inputs.first().map_or(&[][..], |first| first.shape());
@@ -120,7 +120,7 @@ pub(crate) fn run_broadcast(
     op: &'static str,
     shape: &[usize],
     x: &Tensor,
-    mut host: impl FnMut(&HostPath, &[f32], &mut [f32]) -> Result<()> + Send + 'static,
+    mut host: impl FnMut(&HostPath, &[f32], &mut [f32]) -> Result<()> + Send + Sync + 'static,
     gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
 ) -> Result<Tensor> {
     let pattern = Repeat::of(x.shape(), shape).map_or(Pattern::Whole, Pattern::Repeat);
@@ -140,7 +140,7 @@ impl HostCall<'_> {
     fn run(
         &self,
         recorder: &mut Recorder,
-        mut host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + 'static,
+        mut host: impl FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + Sync + 'static,
         gpu: impl FnOnce(&mut gpu::Recorder) -> Result<gpu::Buffer>,
     ) -> Result<Tensor> {
         let Self { op, shape, inputs, pattern } = *self;

@@ -30,9 +30,9 @@ pub(crate) use repeat::Repeat;
 pub(crate) use run::{CallInputs, PlacedInputs, Replay};
 
 /// The work of an operation with one result.
-pub(crate) type HostWork = Box<dyn FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send>;
+pub(crate) type HostWork = Box<dyn FnMut(&HostPath, &HostInputs<'_>, &mut [f32]) -> Result<()> + Send + Sync>;
 /// The work of a recurrent stack: its outputs, and its state `h` and `s` after the call.
-pub(crate) type StackWork = Box<dyn FnMut(&HostInputs<'_>, [&mut [f32]; 3]) -> Result<()> + Send>;
+pub(crate) type StackWork = Box<dyn FnMut(&HostInputs<'_>, [&mut [f32]; 3]) -> Result<()> + Send + Sync>;
 
 /// The work of a step.
 pub(crate) enum Work {

@@ -101,3 +101,49 @@ impl<R: Replayable> Kept<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A replay for a shape, with its bytes.
+    #[derive(Debug, PartialEq)]
+    struct Sized(usize, u64);
+
+    impl Replayable for Sized {
+        fn bytes(&self) -> u64 {
+            self.1
+        }
+    }
+
+    fn shapes(kept: &Kept<Sized>) -> Vec<usize> {
+        kept.lock().replays.iter().map(|replay| replay.0).collect()
+    }
+
+    #[test]
+    fn the_replays_that_were_used_longest_ago_make_room() {
+        let kept = Kept::new(100);
+        (0..4).for_each(|shape| kept.put(Sized(shape, 30)));
+        assert_eq!(shapes(&kept), [1, 2, 3]);
+        let replay = kept.take(|replay| replay.0 == 1).expect("kept");
+        assert!(kept.take(|replay| replay.0 == 1).is_none());
+        kept.put(replay);
+        kept.put(Sized(4, 30));
+        assert_eq!(shapes(&kept), [3, 1, 4]);
+        kept.put(Sized(5, 101));
+        assert_eq!(kept.count(), 0);
+        (0..=MOST).for_each(|shape| kept.put(Sized(shape, 0)));
+        assert_eq!(shapes(&kept), (1..=MOST).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_kind_is_recorded_when_it_comes_again() {
+        let kept = Kept::<Sized>::new(100);
+        let wants = |call: usize| kept.wants(call);
+        assert_eq!([wants(1), wants(2), wants(1), wants(2)], [false, false, true, true]);
+        kept.refuse(1_usize);
+        assert_eq!([wants(1), wants(2)], [false, true]);
+        // More kinds than are remembered are never recorded.
+        assert!((0..3 * (MOST + 1)).all(|call| !wants(10 + call % (MOST + 1))));
+    }
+}

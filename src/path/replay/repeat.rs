@@ -57,7 +57,7 @@ impl Repeat {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{ArrayD, IxDyn};
+    use ndarray::{ArrayD, Dimension, IxDyn};
 
     use super::*;
 
