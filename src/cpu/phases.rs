@@ -199,10 +199,12 @@ impl<'a> PhaseWorker<'a> {
         position.phase += 1;
         position.target += phase.items as u64;
         // The others may be ahead. And a phase that the caller did alone has no claims that a worker could see.
-        if position.passed() {
+        let done = position.queue.done.0.load(Ordering::SeqCst);
+        if done >= position.target {
             return Ok(());
         }
-        if self.alone {
+        // Workers that have left may have done a part of the phase. Then its claims say which.
+        if self.alone && done + phase.items as u64 == position.target {
             run(0..phase.items);
             // No other thread is in the call. A worker that is called later sees the number by its seat.
             position.queue.done.0.store(position.target, Ordering::Relaxed);

@@ -1,11 +1,12 @@
 //! Threads that wait for a device's calls.
 //!
 //! A call's own thread never waits for a worker that has not begun: see [`ThreadPool::share`]. Where the machine is busy, workers come
-//! late or lose their processor in the middle of their work. Then the pool lets the caller work alone for a while, so that it loses
-//! only a small part of its time to waiting.
+//! late or lose their processor in the middle of their work. If that happens often, the pool lets the caller work alone for a while:
+//! see [`Pace`].
 #![allow(unsafe_code)]
 
 mod barrier;
+mod pace;
 mod seat;
 
 use std::any::Any;
@@ -18,17 +19,13 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::barrier::Barrier;
 
+use self::pace::Pace;
 use self::seat::{CallerSleep, Seat, spin_until};
 
 /// The time for which a thread spins at least before it sleeps or leaves: more than it takes to wake a thread.
 const SPIN: Duration = Duration::from_micros(50);
 /// Checks of a condition before the first look at the clock.
 const FIRST_CHECKS: usize = 100;
-/// After waiting for a late worker, the caller works alone for this many times as long. So it waits for at most this part of its
-/// time, plus one delay.
-const ALONE: u32 = 32;
-/// The longest time that the caller works alone after one delay.
-const MOST_ALONE: Duration = Duration::from_secs(1);
 /// The pause of a worker that has left a call, before it comes back. It doubles up to [`MOST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(1);
 const MOST_PAUSE: Duration = Duration::from_millis(8);
@@ -59,8 +56,7 @@ struct PoolState {
     /// Set once a thread of the call has panicked.
     broken: AtomicBool,
     caller: CallerSleep,
-    /// Until then the caller works alone.
-    alone_until: Mutex<Option<Instant>>,
+    pace: Mutex<Pace>,
 }
 
 /// A worker leaves a call before its end, without any unfinished work. It may come back.
@@ -205,9 +201,9 @@ impl Member<'_> {
 
     /// Calls the workers if the caller is alone and has been so for long enough; returns whether they were called.
     pub(super) fn call_workers(&self) -> bool {
-        let due = |workers: &&Workers| self.index == 0 && workers.shared.may_share();
+        let due = |workers: &&Workers| self.index == 0 && lock(&workers.shared.pace).may_share(Instant::now());
         let Some(workers) = self.workers.filter(due) else { return false };
-        workers.open(self.threads - 1);
+        workers.open(self.threads - 1, Instant::now());
         true
     }
 
@@ -224,7 +220,7 @@ impl Member<'_> {
     }
 
     /// Waits until `done`, whose loads must be sequentially consistent. Spins for a little longer than `expected`. Then a worker
-    /// leaves, and the caller sleeps and afterwards works alone for a while.
+    /// leaves, and the caller sleeps and afterwards may work alone for a while.
     ///
     /// # Panics
     /// If another thread of the call has panicked.
@@ -250,7 +246,7 @@ impl Member<'_> {
                 return Err(Left);
             }
             shared.caller.until(|| done() || broken());
-            shared.work_alone(begin.elapsed());
+            shared.late(begin, self.threads - 1);
         }
         if done() { Ok(()) } else { leave_broken_call() }
     }
@@ -269,7 +265,8 @@ impl Workers {
     }
 
     /// Calls the first `helpers` workers.
-    fn open(&self, helpers: usize) {
+    fn open(&self, helpers: usize, now: Instant) {
+        lock(&self.shared.pace).begin(now);
         self.shared.closed.store(false, Ordering::Relaxed);
         for (seat, handle) in self.shared.seats.iter().zip(&self.handles).take(helpers) {
             seat.call();
@@ -284,9 +281,10 @@ impl Workers {
         let task_static = unsafe { std::mem::transmute::<&PoolTask<'_>, &'static PoolTask<'static>>(task) };
         self.shared.broken.store(false, Ordering::Relaxed);
         *lock(&self.shared.task) = Some(task_static);
-        let end = EndOfCall { shared: &self.shared, attendance, begin: Instant::now() };
-        if attendance == Attendance::All || self.shared.may_share() {
-            self.open(helpers);
+        let now = Instant::now();
+        let end = EndOfCall { shared: &self.shared, helpers, attendance };
+        if attendance == Attendance::All || lock(&self.shared.pace).may_share(now) {
+            self.open(helpers, now);
         }
         let left = task(0);
         debug_assert_eq!(left, Ok(()), "the caller leaves its own call");
@@ -297,13 +295,13 @@ impl Workers {
 /// Ends a call when dropped: waits for the workers that are inside, and no worker enters afterwards.
 struct EndOfCall<'a> {
     shared: &'a PoolState,
+    helpers: usize,
     attendance: Attendance,
-    begin: Instant,
 }
 
 impl Drop for EndOfCall<'_> {
     fn drop(&mut self) {
-        let Self { shared, attendance, begin } = *self;
+        let Self { shared, helpers, attendance } = *self;
         shared.closed.store(true, Ordering::Relaxed);
         let waits = || {
             if attendance == Attendance::WhoComes {
@@ -311,16 +309,14 @@ impl Drop for EndOfCall<'_> {
             }
             !shared.seats.iter().all(Seat::is_idle)
         };
-        if waits() {
-            let worked = begin.elapsed();
-            if !spin_until(SPIN, || !waits()) {
-                shared.caller.until(|| !waits());
-            }
-            let waited = begin.elapsed() - worked;
-            if attendance == Attendance::WhoComes && waited > worked.max(SPIN) {
-                shared.work_alone(waited);
+        let now = Instant::now();
+        if waits() && !spin_until(SPIN, || !waits()) {
+            shared.caller.until(|| !waits());
+            if attendance == Attendance::WhoComes {
+                shared.late(now, helpers);
             }
         }
+        lock(&shared.pace).end(now);
         *lock(&shared.task) = None;
     }
 }
@@ -346,7 +342,7 @@ impl PoolState {
             closed: AtomicBool::new(true),
             broken: AtomicBool::new(false),
             caller: CallerSleep::default(),
-            alone_until: Mutex::new(None),
+            pace: Mutex::new(Pace::new()),
         }
     }
 
@@ -372,21 +368,13 @@ impl PoolState {
         }
     }
 
-    /// Whether the time in which the caller works alone is over.
-    fn may_share(&self) -> bool {
-        let mut until = lock(&self.alone_until);
-        if until.is_some_and(|until| Instant::now() < until) {
-            return false;
+    /// Lets the caller work alone for a while, unless the delay is worth while: it has waited for a late worker since `begin`.
+    fn late(&self, begin: Instant, helpers: usize) {
+        let now = Instant::now();
+        if lock(&self.pace).late(now, now.saturating_duration_since(begin), helpers) {
+            self.closed.store(true, Ordering::Relaxed);
+            self.seats.iter().for_each(Seat::uncall);
         }
-        *until = None;
-        true
-    }
-
-    /// Lets the caller work alone for a while, after it has waited for a late worker for the given time.
-    fn work_alone(&self, waited: Duration) {
-        self.closed.store(true, Ordering::Relaxed);
-        self.seats.iter().for_each(Seat::uncall);
-        *lock(&self.alone_until) = Instant::now().checked_add(MOST_ALONE.min(waited.saturating_mul(ALONE)));
     }
 }
 

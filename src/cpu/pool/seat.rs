@@ -13,7 +13,7 @@ const IDLE_SPIN: Duration = Duration::from_micros(100);
 /// Checks of a condition between two looks at the clock.
 const CHECKS: usize = 32;
 
-/// What a worker and the callers agree on. Only a caller calls and uncalls a worker; only the worker enters and leaves.
+/// The agreement between a worker and the callers. Only a caller calls and uncalls a worker; only the worker enters and leaves.
 ///
 /// ```text
 /// IDLE -> CALLED    the caller      CALLED -> IDLE             the caller: the worker has not come
