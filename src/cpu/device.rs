@@ -1,6 +1,7 @@
 //! The CPU as a device: its threads and its instruction set.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
 use super::buffer_cache::BufferCache;
@@ -10,6 +11,19 @@ use crate::error::{Error, Result};
 
 /// The most threads: more than machines have cores, and few enough that there is memory for their stacks.
 const MOST_THREADS: usize = 1024;
+
+impl FromStr for Instructions {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|set| set.name() == name).ok_or_else(|| Error::Value {
+            op: "CpuOptions",
+            what: "instructions",
+            expected: "avx512, avx2, neon or portable",
+            found: name.to_owned(),
+        })
+    }
+}
 
 /// Options of the CPU path.
 ///
@@ -72,7 +86,11 @@ impl CpuDevice {
             });
         }
         let instructions = match options.instructions {
-            Some(set) => set.verify()?,
+            Some(set) => set.verify().ok_or_else(|| Error::Unsupported {
+                op: "Device::cpu_with",
+                option: format!("instructions {set}"),
+                by: "by this processor",
+            })?,
             None => Verified::detect(),
         };
         Ok(Self::of(options.threads.unwrap_or_else(default_threads), instructions))

@@ -51,7 +51,7 @@ struct PackedStage {
 }
 
 /// The panels in which a stage's gates lie.
-fn stage_layout(cell: &Cell, stage: Stage, hidden: usize, lanes: usize) -> PanelLayout {
+fn stage_layout(cell: &Cell, stage: Stage, hidden: usize, set: Verified) -> PanelLayout {
     let (gates, blocks, units): (&'static [usize], usize, usize) = match (stage, cell.gates().len()) {
         (Stage::Reset, _) => (&[0, 1], 2, hidden),
         (Stage::Candidate, _) => (&[2], 4, hidden),
@@ -60,16 +60,17 @@ fn stage_layout(cell: &Cell, stage: Stage, hidden: usize, lanes: usize) -> Panel
         (Stage::Whole, 3) => (&[0, 1, 2], 1, hidden),
         (Stage::Whole, _) => (&[0], 4, hidden),
     };
-    PanelLayout { gates, blocks, units, lanes }
+    PanelLayout::new(gates, blocks, units, set)
 }
 
 impl PackedStage {
-    fn new(layout: PanelLayout, stage: Stage, p: &Parameters, kind: WeightType) -> Result<Self> {
+    fn new(layout: PanelLayout, stage: Stage, p: &Parameters, kind: WeightType, set: Verified) -> Result<Self> {
+        let panels = |weight, bias, operand| Panels::new(layout, weight, bias, (kind, operand), set);
         let (state, input) = match (stage, &p.weight_hr) {
-            (Stage::Project, Some(weight_hr)) => (Panels::new(layout, weight_hr, None, kind, Operand::State)?, None),
+            (Stage::Project, Some(weight_hr)) => (panels(weight_hr, None, Operand::State)?, None),
             _ => (
-                Panels::new(layout, &p.weight_hh, p.bias_hh.as_ref(), kind, Operand::State)?,
-                Some(Panels::new(layout, &p.weight_ih, p.bias_ih.as_ref(), kind, Operand::Input)?),
+                panels(&p.weight_hh, p.bias_hh.as_ref(), Operand::State)?,
+                Some(panels(&p.weight_ih, p.bias_ih.as_ref(), Operand::Input)?),
             ),
         };
         Ok(Self { stage, input, state })
@@ -80,7 +81,7 @@ impl LayerWeights {
     /// Packs parameters that fit the cell.
     pub(super) fn new(cell: &Cell, hidden: usize, p: &Parameters, kind: WeightType, set: Verified) -> Result<Self> {
         let lanes = set.lanes();
-        let pack = |&stage: &Stage| PackedStage::new(stage_layout(cell, stage, hidden, lanes), stage, p, kind);
+        let pack = |&stage: &Stage| PackedStage::new(stage_layout(cell, stage, hidden, set), stage, p, kind, set);
         let padded = hidden.next_multiple_of(lanes);
         let peephole = |p: &Array2<f32>| {
             let weight = |at: usize| p.row(at / padded).get(at % padded).copied().unwrap_or(0.0);

@@ -3,6 +3,8 @@
 //! For every argument, `sigmoid` is within 1.5e-7 of the true value and `tanh` within 3e-7. They stay within `[0, 1]`
 //! and `[-1, 1]`, and keep a NaN. ONNX's other activations that need more than a clamp call the reference lane by lane.
 
+pub(super) use super::simd::{load_part, store_part};
+
 use super::simd::{MOST_LANES, Simd};
 use crate::cell::Activation;
 use crate::reference::activate as activate_one;
@@ -87,34 +89,6 @@ fn map_each(lanes: &mut [f32], activation: Activation) {
     }
 }
 
-/// Loads at most a register's lanes from a slice; the other lanes are zero.
-#[inline(always)]
-#[allow(unsafe_code)]
-pub(super) fn load_part<S: Simd>(v: S, from: &[f32]) -> S::F {
-    if from.len() >= S::LANES {
-        // SAFETY: the slice has at least `LANES` numbers.
-        return unsafe { v.load(from.as_ptr()) };
-    }
-    let mut lanes = [0.0; MOST_LANES];
-    lanes[..from.len()].copy_from_slice(from);
-    // SAFETY: no register has more than `MOST_LANES` lanes.
-    unsafe { v.load(lanes.as_ptr()) }
-}
-
-/// Stores the first lanes of a register in a slice of at most as many numbers.
-#[inline(always)]
-#[allow(unsafe_code)]
-pub(super) fn store_part<S: Simd>(v: S, to: &mut [f32], x: S::F) {
-    if to.len() >= S::LANES {
-        // SAFETY: the slice has at least `LANES` numbers.
-        return unsafe { v.store(to.as_mut_ptr(), x) };
-    }
-    let mut lanes = [0.0; MOST_LANES];
-    // SAFETY: no register has more than `MOST_LANES` lanes.
-    unsafe { v.store(lanes.as_mut_ptr(), x) };
-    to.copy_from_slice(&lanes[..to.len()]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::simd::{Instructions, Kernel, Verified};
@@ -134,7 +108,7 @@ mod tests {
     }
 
     fn sets() -> impl Iterator<Item = Verified> {
-        Instructions::ALL.into_iter().filter_map(|set| set.verify().ok())
+        Instructions::ALL.into_iter().filter_map(Instructions::verify)
     }
 
     fn evaluate(set: Verified, activation: Activation, x: &[f32]) -> Vec<f32> {

@@ -1,20 +1,17 @@
 //! Sums of outer products, `into += a^T b`: the gradient of a matrix.
 //!
 //! Every element is a sum over blocks of rows in a fixed order, for any number of threads and any share of the columns.
-#![allow(unsafe_code)]
+
+mod tile;
+
+pub(super) use tile::BLOCK;
 
 use super::buffer_cache::{BufferCache, CachedBuffer};
-use super::math::{load_part, store_part};
-use super::simd::{Kernel, Simd, Verified};
+use super::simd::Verified;
 use crate::error::Result;
 use crate::memory;
+use tile::{DEPTH, OuterBlock, tile_vectors};
 
-/// Rows that are packed and summed in registers at once.
-const DEPTH: usize = 192;
-/// Columns per piece of a packed `a`: one cache line.
-pub(super) const BLOCK: usize = 16;
-/// Registers of `b` in a tile.
-const VECTORS: usize = 3;
 /// Columns of `a` that are packed at once, so that they stay in the second-level cache, as does `b`.
 const COLUMNS: usize = 256;
 
@@ -44,7 +41,7 @@ impl OuterSums<'_> {
         let Some(count) = self.sums.first().and_then(|sum| sum.into.len().checked_div(sum.width)) else {
             return Ok(());
         };
-        let panel = VECTORS * set.lanes();
+        let panel = tile_vectors(set.tiles()) * set.lanes();
         let mut packed_a = PackedColumns::new(buffers, BLOCK, count.min(COLUMNS))?;
         let packed = |sum: &OuterSum<'_>| PackedColumns::new(buffers, panel, sum.width);
         let mut packed_b: Vec<PackedColumns> = self.sums.iter().map(packed).collect::<Result<_>>()?;
@@ -98,96 +95,6 @@ impl PackedColumns {
     }
 }
 
-/// `into += a^T b` of packed rows.
-struct OuterBlock<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    depth: usize,
-    /// `[columns of a, width]`
-    into: &'a mut [f32],
-    width: usize,
-}
-
-/// The operands of a tile: `depth` rows of [`BLOCK`] numbers, and of [`VECTORS`] registers.
-#[derive(Clone, Copy)]
-struct OuterTile {
-    a: *const f32,
-    b: *const f32,
-    depth: usize,
-}
-
-impl OuterTile {
-    /// Adds the tile to `into [at most R, width]`, in the columns from `first` on: `V` registers, of which the last may be
-    /// partial.
-    ///
-    /// # Safety
-    /// `a` points to `depth` rows of at least `R` numbers, [`BLOCK`] apart; `b` points to `depth` rows of [`VECTORS`]
-    /// registers.
-    #[inline(always)]
-    unsafe fn add<S: Simd, const V: usize, const R: usize>(self, v: S, into: &mut [f32], width: usize, first: usize) {
-        let mut sums = [[v.splat(0.0); V]; R];
-        // SAFETY: `k` stays below `depth`, `row` below `R` and `column` below `V`, so every access is inside the rows of this
-        // function's contract.
-        unsafe {
-            for k in 0..self.depth {
-                let (a, b) = (self.a.add(k * BLOCK), self.b.add(k * VECTORS * S::LANES));
-                let mut columns = [v.splat(0.0); V];
-                for (column, numbers) in columns.iter_mut().enumerate() {
-                    *numbers = v.load(b.add(column * S::LANES));
-                }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = v.splat(*a.add(row));
-                    for (sum, b) in sums.iter_mut().zip(columns) {
-                        *sum = v.fma(a, b, *sum);
-                    }
-                }
-            }
-        }
-        for (into, sums) in into.chunks_exact_mut(width).zip(sums) {
-            for (into, sum) in into[first..].chunks_mut(S::LANES).zip(sums) {
-                let whole = v.add(load_part(v, into), sum);
-                store_part(v, into, whole);
-            }
-        }
-    }
-}
-
-impl Kernel for OuterBlock<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, v: S) {
-        let Self { a, b, depth, into, width } = self;
-        let panel = VECTORS * S::LANES;
-        // Whole rows: a partial row would read a column of `a` that the count below leaves out.
-        assert!(width > 0 && into.len().is_multiple_of(width));
-        // Rows per tile; they divide a block.
-        let rows = if S::ROWS[1] >= 8 { 8 } else { 4 };
-        let (blocks, panels) = ((into.len() / width).div_ceil(BLOCK), width.div_ceil(panel));
-        assert!(depth <= DEPTH && a.len() >= blocks * DEPTH * BLOCK && b.len() >= panels * DEPTH * panel);
-        for (block, into) in into.chunks_mut(BLOCK * width).enumerate() {
-            for at in 0..panels {
-                let first = at * panel;
-                for (tile, into) in into.chunks_mut(rows * width).enumerate() {
-                    let a = a[block * DEPTH * BLOCK + tile * rows..].as_ptr();
-                    let tile = OuterTile { a, b: b[at * DEPTH * panel..].as_ptr(), depth };
-                    // SAFETY: by the assertions above, `a` and `b` hold `depth` rows of every block and panel, and the columns
-                    // of a tile end inside its block.
-                    unsafe {
-                        match ((width - first).div_ceil(S::LANES).min(VECTORS), rows) {
-                            (1, 8) => tile.add::<S, 1, 8>(v, into, width, first),
-                            (2, 8) => tile.add::<S, 2, 8>(v, into, width, first),
-                            (3, 8) => tile.add::<S, 3, 8>(v, into, width, first),
-                            (1, _) => tile.add::<S, 1, 4>(v, into, width, first),
-                            (2, _) => tile.add::<S, 2, 4>(v, into, width, first),
-                            _ => tile.add::<S, 3, 4>(v, into, width, first),
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::simd::{Instructions, MOST_LANES};
@@ -209,7 +116,7 @@ mod tests {
 
     #[test]
     fn sums_of_outer_products_at_the_edges_of_tiles_and_blocks() {
-        for set in Instructions::ALL.into_iter().filter_map(|set| set.verify().ok()) {
+        for set in Instructions::ALL.into_iter().filter_map(Instructions::verify) {
             for (depth, first, count, width) in [
                 (0, 0, 3, 5),
                 (1, 0, 1, 1),
@@ -241,7 +148,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "is_multiple_of")]
     fn a_sum_with_a_partial_row_is_refused() {
-        let numbers = vec![0.0; DEPTH * MOST_LANES * VECTORS];
+        let numbers = vec![0.0; 3 * DEPTH * MOST_LANES];
         let mut into = [0.0; 7];
         let block = OuterBlock { a: &numbers, b: &numbers, depth: 1, into: &mut into, width: 3 };
         Instructions::Portable.verify().expect("any processor").run(block);

@@ -1,5 +1,6 @@
 //! Weights packed for the micro-kernel: panels that are a few registers wide, one register per gate and block of units. A
-//! panel's product thus holds all gates of its units.
+//! panel's product thus holds all gates of its units. A panel is stored as strips that are as wide as the tiles of the
+//! instruction set.
 
 use std::ops::Range;
 
@@ -7,8 +8,8 @@ use half::{bf16, f16};
 use ndarray::{Array1, Array2, ArrayViewMut2};
 
 use super::memory::AlignedVec;
-use super::simd::Verified;
-use super::stored::{PanelWeights, UnpackPanels, interleaved};
+use super::simd::{DotOrder, Verified};
+use super::stored::{PanelSlice, PanelWeights, UnpackPanels, interleaved};
 use crate::cell::{WeightType, quantize};
 use crate::error::Result;
 
@@ -24,37 +25,70 @@ pub(super) struct PanelLayout {
     /// Units per gate.
     pub(super) units: usize,
     /// Units per block: the lanes of a register.
-    pub(super) lanes: usize,
+    lanes: usize,
+    /// Registers per strip.
+    strip: usize,
 }
 
 impl PanelLayout {
-    /// Registers per row of a panel.
-    pub(super) fn vectors(&self) -> usize {
-        self.gates.len() * self.blocks
+    pub(super) fn new(gates: &'static [usize], blocks: usize, units: usize, set: Verified) -> Self {
+        Self { gates, blocks, units, lanes: set.lanes(), strip: set.strip(gates.len() * blocks) }
     }
 
     /// Columns per panel.
     pub(super) fn width(&self) -> usize {
-        self.vectors() * self.lanes
+        self.gates.len() * self.blocks * self.lanes
     }
 
     pub(super) fn panels(&self) -> usize {
         self.units.div_ceil(self.blocks * self.lanes)
     }
 
-    /// The matrix row in a panel's column; `None` beyond the last unit.
-    fn row(&self, panel: usize, column: usize) -> Option<usize> {
+    /// The first unit of a panel, or of the end.
+    pub(super) fn first_unit(&self, panel: usize) -> usize {
+        (panel * self.blocks * self.lanes).min(self.units)
+    }
+
+    /// Columns per strip.
+    pub(super) fn strip_width(&self) -> usize {
+        self.strip * self.lanes
+    }
+
+    /// Columns of all panels.
+    fn all_columns(&self) -> usize {
+        self.panels() * self.width()
+    }
+
+    /// The matrix row in a column of all panels; `None` beyond the last unit.
+    fn row(&self, column: usize) -> Option<usize> {
         let (vector, lane) = (column / self.lanes, column % self.lanes);
-        let (slot, gate) = (vector / self.gates.len(), vector % self.gates.len());
-        let unit = (panel * self.blocks + slot) * self.lanes + lane;
+        let (block, gate) = (vector / self.gates.len(), vector % self.gates.len());
+        let unit = block * self.lanes + lane;
         (unit < self.units).then(|| self.gates[gate] * self.units + unit)
     }
 
     /// One value per column of every panel: `of` the column's matrix row, or 0 beyond the last unit.
     fn columns(&self, of: impl Fn(usize) -> f32) -> Result<AlignedVec<f32>> {
-        let column = |at: usize| self.row(at / self.width(), at % self.width()).map_or(0.0, &of);
-        let len = self.panels() * self.width();
-        AlignedVec::collect(OP, len, (0..len).map(column))
+        let len = self.all_columns();
+        AlignedVec::collect(OP, len, (0..len).map(|column| self.row(column).map_or(0.0, &of)))
+    }
+
+    /// The index of a number in [`PanelWeights`], except those of 8-bit products.
+    fn place(&self, depth: usize, k: usize, column: usize) -> usize {
+        let width = self.strip_width();
+        (column / width * depth + k) * width + column % width
+    }
+
+    /// The index of a bf16 number in [`PanelWeights::Bf16`].
+    fn bf16_place(&self, depth: usize, k: usize, column: usize) -> usize {
+        let at = column % self.strip_width();
+        self.place(depth, k, column - at) + interleaved(at, self.strip, self.lanes)
+    }
+
+    /// The index of an 8-bit weight in [`PanelWeights::Dot`].
+    fn dot_place(&self, depth: usize, order: DotOrder, k: usize, column: usize) -> usize {
+        let block = self.place(depth.div_ceil(4), k / 4, column - column % self.lanes);
+        4 * block + order.place(self.lanes, column % self.lanes, k % 4)
     }
 }
 
@@ -68,64 +102,56 @@ pub(super) enum Operand {
 }
 
 impl PanelLayout {
-    /// Panel, depth and column of every number, in the order of [`PanelWeights`].
-    fn places(self, depth: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-        let width = self.width();
-        (0..self.panels()).flat_map(move |panel| (0..depth).flat_map(move |k| (0..width).map(move |c| (panel, k, c))))
+    /// Depth and column of every number, in the order of [`PanelWeights`].
+    fn places(self, depth: usize) -> impl Iterator<Item = (usize, usize)> {
+        let width = self.strip_width();
+        let strips = (0..self.all_columns()).step_by(width);
+        strips.flat_map(move |first| (0..depth).flat_map(move |k| (first..first + width).map(move |c| (k, c))))
     }
 
     /// Packs a matrix in a floating-point type.
     fn pack_floats(self, weight: &Array2<f32>, kind: WeightType) -> Result<PackedWeights> {
-        let (depth, width) = (weight.ncols(), self.width());
-        let len = self.panels() * depth * width;
+        let depth = weight.ncols();
+        let len = self.all_columns() * depth;
         let places = self.places(depth);
-        let at = |panel, k, column| self.row(panel, column).map_or(0.0, |row| weight[[row, k]]);
+        let at = |k, column| self.row(column).map_or(0.0, |row| weight[[row, k]]);
         match kind {
             WeightType::F16 => {
-                let bits = places.map(|(p, k, c)| f16::from_f32(at(p, k, c)).to_bits());
+                let bits = places.map(|(k, c)| f16::from_f32(at(k, c)).to_bits());
                 Ok(PackedWeights::F16(AlignedVec::collect(OP, len, bits)?))
             }
             WeightType::Bf16 => {
                 let mut numbers = AlignedVec::zeros(OP, len)?;
-                for (p, k, c) in places {
-                    let place = (p * depth + k) * width + interleaved(c, self.vectors(), self.lanes);
-                    numbers[place] = bf16::from_f32(at(p, k, c)).to_bits();
-                }
+                places.for_each(|(k, c)| numbers[self.bf16_place(depth, k, c)] = bf16::from_f32(at(k, c)).to_bits());
                 Ok(PackedWeights::Bf16(numbers))
             }
             _ => {
-                let numbers = places.map(|(p, k, c)| at(p, k, c));
+                let numbers = places.map(|(k, c)| at(k, c));
                 Ok(PackedWeights::F32(AlignedVec::collect(OP, len, numbers)?))
             }
         }
     }
 
     /// The byte of a matrix `[rows, depth]` at a panel's place; zero outside the matrix.
-    fn byte(self, depth: usize, bytes: &[i8], (panel, k, column): (usize, usize, usize)) -> i8 {
-        match self.row(panel, column) {
-            Some(row) if k < depth => bytes[row * depth + k],
-            _ => 0,
-        }
+    fn byte(self, depth: usize, bytes: &[i8], (k, column): (usize, usize)) -> i8 {
+        self.row(column).map_or(0, |row| bytes[row * depth + k])
     }
 
     /// Packs 8-bit weights in the order of floating-point ones.
     fn pack_bytes(self, depth: usize, bytes: &[i8]) -> Result<PackedWeights> {
         let numbers = self.places(depth).map(|place| self.byte(depth, bytes, place));
-        Ok(PackedWeights::Int8(AlignedVec::collect(OP, self.panels() * depth * self.width(), numbers)?))
+        Ok(PackedWeights::Int8(AlignedVec::collect(OP, self.all_columns() * depth, numbers)?))
     }
 
-    /// Packs 8-bit weights for integer products: four numbers of the depth per column.
-    fn pack_dot(self, depth: usize, bytes: &[i8]) -> Result<PackedWeights> {
-        let (panels, width, fours) = (self.panels(), self.width(), depth.div_ceil(4));
-        let number = |at: usize| {
-            let (rest, k) = (at / 4, at % 4);
-            let (rest, column) = (rest / width, rest % width);
-            self.byte(depth, bytes, (rest / fours.max(1), 4 * (rest % fours.max(1)) + k, column))
-        };
-        let sum = |at: usize| (0..depth).map(|k| f32::from(self.byte(depth, bytes, (at / width, k, at % width)))).sum();
-        let sums = AlignedVec::collect(OP, panels * width, (0..panels * width).map(sum))?;
-        let len = panels * fours * width * 4;
-        Ok(PackedWeights::Dot(AlignedVec::collect(OP, len, (0..len).map(number))?, sums))
+    /// Packs 8-bit weights for integer products.
+    fn pack_dot(self, depth: usize, bytes: &[i8], order: DotOrder) -> Result<PackedWeights> {
+        let columns = self.all_columns();
+        let mut numbers = AlignedVec::zeros(OP, columns * 4 * depth.div_ceil(4))?;
+        self.places(depth).for_each(|(k, column)| {
+            numbers[self.dot_place(depth, order, k, column)] = self.byte(depth, bytes, (k, column));
+        });
+        let sum = |column| (0..depth).map(|k| f32::from(self.byte(depth, bytes, (k, column)))).sum();
+        Ok(PackedWeights::Dot(numbers, AlignedVec::collect(OP, columns, (0..columns).map(sum))?))
     }
 }
 
@@ -134,6 +160,7 @@ pub(super) struct Panels {
     pub(super) layout: PanelLayout,
     pub(super) depth: usize,
     numbers: PackedWeights,
+    order: DotOrder,
     /// Factor of every column, `[panels, width]`.
     scale: AlignedVec<f32>,
     /// Bias of every column, `[panels, width]`.
@@ -145,31 +172,8 @@ enum PackedWeights {
     F16(AlignedVec<u16>),
     Bf16(AlignedVec<u16>),
     Int8(AlignedVec<i8>),
-    /// `[panels, depth / 4, width, 4]`, and the sum of every column's weights.
+    /// Blocks of four numbers of the depth, and the sum of every column's weights.
     Dot(AlignedVec<i8>, AlignedVec<f32>),
-}
-
-/// Consecutive panels, ready to be multiplied.
-#[derive(Clone, Copy)]
-pub(super) struct PanelSlice<'a> {
-    pub(super) weights: PanelWeights<'a>,
-    /// `[panels, width]`
-    pub(super) scale: &'a [f32],
-    pub(super) bias: &'a [f32],
-    pub(super) depth: usize,
-    /// Registers per row of a panel.
-    pub(super) vectors: usize,
-    pub(super) count: usize,
-    /// Whether the panels are multiplied from the last to the first.
-    pub(super) last_first: bool,
-}
-
-impl PanelSlice<'_> {
-    /// The index of the panel that comes `at`th in the order of multiplication.
-    #[inline(always)]
-    pub(super) fn nth(&self, at: usize) -> usize {
-        if self.last_first { self.count - 1 - at } else { at }
-    }
 }
 
 impl Panels {
@@ -178,9 +182,10 @@ impl Panels {
         layout: PanelLayout,
         weight: &Array2<f32>,
         bias: Option<&Array1<f32>>,
-        kind: WeightType,
-        operand: Operand,
+        (kind, operand): (WeightType, Operand),
+        set: Verified,
     ) -> Result<Self> {
+        let order = set.dot_order();
         let (scales, bytes) = match kind {
             WeightType::Int8 => quantize(OP, weight.view())?,
             _ => (Vec::new(), Vec::new()),
@@ -188,42 +193,32 @@ impl Panels {
         let depth = weight.ncols();
         let numbers = match (kind, operand) {
             (WeightType::Int8, Operand::Input) => layout.pack_bytes(depth, &bytes)?,
-            (WeightType::Int8, Operand::State) => layout.pack_dot(depth, &bytes)?,
+            (WeightType::Int8, Operand::State) => layout.pack_dot(depth, &bytes, order)?,
             _ => layout.pack_floats(weight, kind)?,
         };
         let scale = layout.columns(|row| scales.get(row).copied().unwrap_or(1.0))?;
         let bias = layout.columns(|row| bias.map_or(0.0, |bias| bias[row]))?;
-        Ok(Self { layout, depth, numbers, scale, bias })
+        Ok(Self { layout, depth, numbers, order, scale, bias })
     }
 
     /// Writes the numbers of the panels back to their positions in the matrix and the bias.
     pub(super) fn unpack(&self, mut weight: ArrayViewMut2<'_, f32>, bias: Option<&mut Array1<f32>>) {
-        let (width, depth) = (self.layout.width(), self.depth);
-        let places = || {
-            let columns = (0..self.layout.panels()).flat_map(|panel| (0..width).map(move |column| (panel, column)));
-            columns.filter_map(|(panel, column)| Some((self.layout.row(panel, column)?, panel, column)))
-        };
-        for (row, panel, column) in places() {
-            let scale = self.scale[panel * width + column];
+        let Self { layout, depth, .. } = *self;
+        let rows = || (0..layout.all_columns()).filter_map(|column| Some((layout.row(column)?, column)));
+        for (row, column) in rows() {
+            let scale = self.scale[column];
             for k in 0..depth {
-                let place = (panel * depth + k) * width;
                 weight[[row, k]] = match &self.numbers {
-                    PackedWeights::F32(n) => n[place + column],
-                    PackedWeights::F16(n) => f16::from_bits(n[place + column]).to_f32(),
-                    PackedWeights::Bf16(n) => {
-                        let column = interleaved(column, self.layout.vectors(), self.layout.lanes);
-                        bf16::from_bits(n[place + column]).to_f32()
-                    }
-                    PackedWeights::Int8(n) => scale * f32::from(n[place + column]),
-                    PackedWeights::Dot(n, _) => {
-                        let place = (panel * depth.div_ceil(4) + k / 4) * width + column;
-                        scale * f32::from(n[4 * place + k % 4])
-                    }
+                    PackedWeights::F32(n) => n[layout.place(depth, k, column)],
+                    PackedWeights::F16(n) => f16::from_bits(n[layout.place(depth, k, column)]).to_f32(),
+                    PackedWeights::Bf16(n) => bf16::from_bits(n[layout.bf16_place(depth, k, column)]).to_f32(),
+                    PackedWeights::Int8(n) => scale * f32::from(n[layout.place(depth, k, column)]),
+                    PackedWeights::Dot(n, _) => scale * f32::from(n[layout.dot_place(depth, self.order, k, column)]),
                 };
             }
         }
         if let Some(bias) = bias {
-            places().for_each(|(row, panel, column)| bias[row] = self.bias[panel * width + column]);
+            rows().for_each(|(row, column)| bias[row] = self.bias[column]);
         }
     }
 
@@ -246,8 +241,8 @@ impl Panels {
             scale: &self.scale[columns.clone()],
             bias: &self.bias[columns],
             depth: self.depth,
-            vectors: self.layout.vectors(),
-            count: panels.len(),
+            vectors: self.layout.strip,
+            count: panels.len() * width / self.layout.strip_width(),
             last_first: false,
         }
     }

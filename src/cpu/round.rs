@@ -3,12 +3,12 @@
 use super::product::{OperandRows, RoundedRows};
 use super::simd::{Kernel, Simd};
 
-/// Rounds every row to `scale (256 high + low - 32768)` with `scale = max |x| / 32767`, and writes the bytes and the scale. If
-/// a row has a NaN or an infinity, its scale is NaN.
+/// Rounds every row to whole multiples of `scale = max |x| / 32767`, and writes them in the set's
+/// [`DotOrder`](super::simd::DotOrder) and the scale. If a row has a NaN or an infinity, its scale is NaN.
 pub(super) struct RoundRows<'a> {
     pub(super) rows: OperandRows<'a>,
     pub(super) depth: usize,
-    pub(super) bytes: &'a mut [u32],
+    pub(super) words: &'a mut [u32],
     pub(super) scales: &'a mut [f32],
 }
 
@@ -16,7 +16,7 @@ impl Kernel for RoundRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let words = RoundedRows::words(self.depth);
+        let count = RoundedRows::words(self.depth);
         for row in 0..self.rows.count {
             let numbers = &self.rows.numbers[row * self.rows.stride..][..self.depth];
             // The bits of a NaN are larger than those of any number. No integer stands for an infinity, so its row becomes NaN,
@@ -26,15 +26,12 @@ impl Kernel for RoundRows<'_> {
             self.scales[row] = scale;
             // The inverse of a subnormal scale may overflow: such a row is rounded to zeros.
             let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-            let (high, low) = self.bytes[row * words..(row + 1) * words].split_at_mut(words / 2);
-            for ((four, high), low) in numbers.chunks(4).zip(high).zip(low) {
-                let (mut highs, mut lows) = ([128; 4], [0; 4]);
-                for ((x, high), low) in four.iter().zip(&mut highs).zip(&mut lows) {
-                    // The rounding of the sum leaves the nearest integer plus 32768 in the low bits.
-                    let biased = (x * inverse + 12_615_680.0).to_bits().to_le_bytes();
-                    (*low, *high) = (biased[0], biased[1]);
-                }
-                (*high, *low) = (u32::from_le_bytes(highs), u32::from_le_bytes(lows));
+            let words = self.words[row * count..(row + 1) * count].chunks_exact_mut(2);
+            for (four, words) in numbers.chunks(4).zip(words) {
+                // The rounding of the sum leaves the nearest integer plus 32768 in the low bits.
+                let mut rounded = [0x8000; 4];
+                four.iter().zip(&mut rounded).for_each(|(x, to)| *to = (x * inverse + 12_615_680.0).to_bits() as u16);
+                words.copy_from_slice(&S::DOT.words(rounded));
             }
         }
     }

@@ -6,16 +6,133 @@
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod part;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+pub(super) use part::{load_part, store_part};
 
 /// The most lanes that a register of any instruction set has.
 pub(super) const MOST_LANES: usize = 16;
+
+/// The register file of an instruction set, from which the tiles of its products follow. A tile multiplies some rows of an
+/// operand by some registers of weights. Its sums and operands fit in the registers, so that its loop needs no stack.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiles {
+    /// Registers.
+    pub(super) registers: usize,
+    /// Registers that a multiplication needs beside sums and weights: the operand, and without a fused multiply-add a product.
+    pub(super) beside: usize,
+    /// Registers of the strips in which panels of 4 registers are stored. Panels of 3 registers are one strip.
+    pub(super) strip: usize,
+    /// Independent sums that hide the latency of a multiply-add.
+    pub(super) chains: usize,
+    /// Registers that it takes to widen weights in f16, bf16 and int8, beside those of the weights.
+    pub(super) widening: [usize; 3],
+    /// Registers of a sum of products with 8-bit weights.
+    pub(super) dot: usize,
+}
+
+/// The most rows of a tile.
+pub(super) const MOST_ROWS: usize = 8;
+/// The most strips that a tile multiplies at once.
+pub(super) const MOST_STRIPS: usize = 4;
+
+impl Tiles {
+    /// Registers of the strips in which a panel of `vectors` registers is stored.
+    pub(super) const fn strip(self, vectors: usize) -> usize {
+        if vectors == 4 { self.strip } else { vectors }
+    }
+
+    /// Registers that it takes to widen weights of the type at this position of [`Tiles::widening`].
+    pub(super) const fn spare(self, widening: Option<usize>) -> usize {
+        match widening {
+            Some(at) => self.widening[at],
+            None => 0,
+        }
+    }
+
+    /// The most rows of a tile that multiplies a strip of `vectors` registers, if loading it takes `spare` more registers.
+    pub(super) const fn rows(self, vectors: usize, spare: usize) -> usize {
+        let rows = (self.registers - self.beside - spare - vectors) / vectors;
+        if rows < MOST_ROWS { rows } else { MOST_ROWS }
+    }
+
+    /// The strips of `vectors` registers of 8-bit weights that a rounded row is multiplied by at once.
+    pub(super) const fn dot_strips(self, vectors: usize) -> usize {
+        // The rounded numbers and the widened weights take 4 registers.
+        self.strips(self.dot * vectors, 1, 4)
+    }
+
+    /// The strips of `vectors` registers that a tile of a few rows multiplies at once, so that it has enough independent sums.
+    pub(super) const fn strips(self, vectors: usize, rows: usize, spare: usize) -> usize {
+        let mut strips = 1;
+        // The rows' operands stay in registers from one strip to the next.
+        while strips < MOST_STRIPS
+            && strips * vectors * rows < self.chains
+            && 2 * strips * vectors * rows + vectors + self.beside + spare + rows - 1 <= self.registers
+        {
+            strips *= 2;
+        }
+        strips
+    }
+}
+
+/// The order of 8-bit weights and of the rounded numbers that multiply them. Both come in blocks of four numbers of the depth;
+/// a block of rounded numbers is two words, and a block of weights is `4 * LANES` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DotOrder {
+    /// The numbers are unsigned, plus 32768; the first word holds their high bytes, the second one their low bytes. The four
+    /// weights of a lane lie side by side.
+    Bytes,
+    /// The numbers are signed, two per word. The weights of the first two numbers of all lanes come before those of the others,
+    /// and the two weights of a lane lie side by side.
+    Pairs,
+}
+
+impl DotOrder {
+    /// The position of a weight in its block.
+    pub(super) const fn place(self, lanes: usize, lane: usize, k: usize) -> usize {
+        match self {
+            Self::Bytes => 4 * lane + k,
+            Self::Pairs => k / 2 * 2 * lanes + 2 * lane + k % 2,
+        }
+    }
+
+    /// The words of four numbers that were rounded to 16 bits, plus 32768.
+    pub(super) const fn words(self, [a, b, c, d]: [u16; 4]) -> [u32; 2] {
+        match self {
+            Self::Bytes => {
+                let [[a, e], [b, f], [c, g], [d, h]] =
+                    [a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), d.to_le_bytes()];
+                [u32::from_le_bytes([e, f, g, h]), u32::from_le_bytes([a, b, c, d])]
+            }
+            Self::Pairs => {
+                const SIGN: u32 = 0x8000_8000;
+                [(a as u32 | (b as u32) << 16) ^ SIGN, (c as u32 | (d as u32) << 16) ^ SIGN]
+            }
+        }
+    }
+
+    /// The number by which rounded numbers are too large.
+    pub(super) const fn excess(self) -> f32 {
+        match self {
+            Self::Bytes => 32768.0,
+            Self::Pairs => 0.0,
+        }
+    }
+
+    /// The most blocks whose sum of products fits in 32 bits.
+    pub(super) const fn most_blocks(self) -> usize {
+        match self {
+            Self::Bytes => i32::MAX as usize / (4 * 255 * 128),
+            Self::Pairs => i32::MAX as usize / (4 * 32768 * 128),
+        }
+    }
+}
 
 /// Registers of `f32` lanes. A value of an implementing type is the proof that the processor has its instructions.
 ///
@@ -25,20 +142,23 @@ pub(super) const MOST_LANES: usize = 16;
 /// # Safety
 /// Kernels rely on these sizes when they read and write through pointers. An implementation upholds them:
 ///
-/// - `LANES` is the number of lanes of `F` and of `I`, at most [`MOST_LANES`].
+/// - `LANES` is the number of lanes of `F`, at most [`MOST_LANES`].
 /// - `load`, `load_*` and `store` touch no more than `LANES` numbers.
-/// - `dot_bytes` touches no more than `4 * LANES` bytes.
+/// - `dot` touches no more than `4 * LANES` bytes.
 pub(super) unsafe trait Simd: Copy {
     /// A register of `f32`.
     type F: Copy;
-    /// A register of `i32`, with as many lanes.
-    type I: Copy;
+    /// Integer sums of [`Simd::dot`], one per lane of `F`.
+    type Dot: Copy;
     /// Lanes of a register, at most [`MOST_LANES`].
     const LANES: usize;
-    /// The most rows of a tile with 4 and with 3 accumulators per row, such that accumulators and operands fit in
-    /// registers.
-    const ROWS: [usize; 2];
+    /// The tiles of its products.
+    const TILES: Tiles;
+    /// How [`Simd::dot`] reads its operands.
+    const DOT: DotOrder;
 
+    /// Runs a kernel in a function of its own, compiled for this set, so that no other code takes registers from its loops.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
     fn splat(self, x: f32) -> Self::F;
     /// Prefetches the cache line at an address. Any address is allowed, because the program reads nothing.
     fn prefetch(self, at: *const u8) {
@@ -79,12 +199,14 @@ pub(super) unsafe trait Simd: Copy {
     /// `2^n` for a lane that holds `1.5 * 2^23 + n` with `n` in `[-126, 127]`.
     fn power_of_two(self, biased: Self::F) -> Self::F;
 
-    fn zero_i32(self) -> Self::I;
-    /// Adds to every lane the sum of four products: the unsigned bytes of `a` with the lane's four signed bytes at `w`.
+    fn zero_dot(self) -> Self::Dot;
+    /// Adds to every lane the sum of four products: four rounded numbers `x` times the lane's four weights at `w`, in the order
+    /// [`Simd::DOT`].
     /// # Safety
     /// `w` points to `4 *` [`Simd::LANES`] readable bytes.
-    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
-    fn to_float(self, x: Self::I) -> Self::F;
+    unsafe fn dot(self, sum: Self::Dot, x: [u32; 2], w: *const i8) -> Self::Dot;
+    /// The sums as floating-point numbers.
+    fn dot_sum(self, sum: Self::Dot) -> Self::F;
 }
 
 /// Work that is compiled for every instruction set. `run` must be `#[inline(always)]`.
@@ -141,16 +263,20 @@ impl Instructions {
         }
     }
 
-    /// Checks that this processor has the set.
-    pub(super) fn verify(self) -> Result<Verified> {
-        if self.available() {
-            return Ok(Verified(self));
-        }
-        Err(Error::Unsupported {
-            op: "Device::cpu_with",
-            option: format!("instructions {self}"),
-            by: "by this processor",
-        })
+    /// The set as one that this processor has, or `None`.
+    pub(super) fn verify(self) -> Option<Verified> {
+        self.available().then_some(Verified(self))
+    }
+}
+
+/// The lanes of a set's registers, its tiles, and the order of its 8-bit products.
+struct Layout;
+
+impl Kernel for Layout {
+    type Output = (usize, Tiles, DotOrder);
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Self::Output {
+        (S::LANES, S::TILES, S::DOT)
     }
 }
 
@@ -170,15 +296,22 @@ impl Verified {
 
     /// Lanes of a register.
     pub(super) fn lanes(self) -> usize {
-        struct Lanes;
-        impl Kernel for Lanes {
-            type Output = usize;
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> usize {
-                S::LANES
-            }
-        }
-        self.run(Lanes)
+        self.run(Layout).0
+    }
+
+    /// The tiles of the set's products.
+    pub(super) fn tiles(self) -> Tiles {
+        self.run(Layout).1
+    }
+
+    /// Registers of the strips in which a panel of `vectors` registers is stored.
+    pub(super) fn strip(self, vectors: usize) -> usize {
+        self.tiles().strip(vectors)
+    }
+
+    /// How sums of products with 8-bit weights read their operands.
+    pub(super) fn dot_order(self) -> DotOrder {
+        self.run(Layout).2
     }
 
     /// Runs the copy of a kernel that was compiled for this set.

@@ -3,15 +3,39 @@
 
 use super::simd::{Kernel, Simd};
 
-/// The weights of some panels, `[panels, depth, width]`.
+/// The weights of some strips, `[strips, depth, width]`.
 #[derive(Clone, Copy)]
 pub(super) enum PanelWeights<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
     Bf16(&'a [u16]),
     Int8(&'a [i8]),
-    /// `[panels, depth / 4, width, 4]`, and the sum of every column.
+    /// `[strips, depth / 4, registers]` blocks in the set's [`DotOrder`](super::simd::DotOrder), and the sum of every column.
     Dot(&'a [i8], &'a [f32]),
+}
+
+/// Consecutive strips of weights, ready to be multiplied. A strip is as many registers wide as the set's tiles.
+#[derive(Clone, Copy)]
+pub(super) struct PanelSlice<'a> {
+    pub(super) weights: PanelWeights<'a>,
+    /// `[strips, width]`
+    pub(super) scale: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) depth: usize,
+    /// Registers per row of a strip: [`Verified::strip`](super::simd::Verified::strip) says how many the set's tiles take.
+    pub(super) vectors: usize,
+    /// Strips.
+    pub(super) count: usize,
+    /// Whether the strips are multiplied from the last to the first.
+    pub(super) last_first: bool,
+}
+
+impl PanelSlice<'_> {
+    /// The first of `strips` strips that come from the `at`th on in the order of multiplication.
+    #[inline(always)]
+    pub(super) fn first(&self, at: usize, strips: usize) -> usize {
+        if self.last_first { self.count - at - strips } else { at }
+    }
 }
 
 /// A weight in its storage type.
@@ -19,7 +43,10 @@ pub(super) enum PanelWeights<'a> {
 /// # Safety
 /// `load` reads no more than `V * LANES` numbers: kernels size their panels by it.
 pub(super) unsafe trait StoredWeight: Copy {
-    /// Loads a row of a panel into `V` registers.
+    /// The type's position in [`Tiles::widening`](super::simd::Tiles::widening); `None` if it is not widened.
+    const WIDENING: Option<usize>;
+
+    /// Loads a row of a strip into `V` registers.
     ///
     /// # Safety
     /// `at` points to `V` times [`Simd::LANES`] readable numbers.
@@ -47,7 +74,7 @@ unsafe impl Bits16 for F16Bits {}
 // SAFETY: the type is transparent over `u16`.
 unsafe impl Bits16 for Bf16Bits {}
 
-/// The position of a column in a row of a bf16 panel. Two registers share 32-bit words, so that a shift and a mask widen both;
+/// The position of a column in a row of a bf16 strip. Two registers share 32-bit words, so that a shift and a mask widen both;
 /// an odd last register is stored by itself.
 pub(super) fn interleaved(column: usize, vectors: usize, lanes: usize) -> usize {
     let (vector, lane) = (column / lanes, column % lanes);
@@ -55,9 +82,11 @@ pub(super) fn interleaved(column: usize, vectors: usize, lanes: usize) -> usize 
 }
 
 macro_rules! weight {
-    ($($number:ty: $load:ident as $stored:ty),*) => {$(
+    ($($number:ty: $load:ident as $stored:ty, $widening:expr;)*) => {$(
         // SAFETY: `load` reads `V` consecutive registers.
         unsafe impl StoredWeight for $number {
+            const WIDENING: Option<usize> = $widening;
+
             #[inline(always)]
             unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
                 let mut row = [v.splat(0.0); V];
@@ -70,10 +99,16 @@ macro_rules! weight {
         }
     )*};
 }
-weight!(f32: load as f32, F16Bits: load_f16 as u16, i8: load_i8 as i8);
+weight! {
+    f32: load as f32, None;
+    F16Bits: load_f16 as u16, Some(0);
+    i8: load_i8 as i8, Some(2);
+}
 
 // SAFETY: `load` reads `V` consecutive registers, two at a time and an odd last one by itself.
 unsafe impl StoredWeight for Bf16Bits {
+    const WIDENING: Option<usize> = Some(1);
+
     #[inline(always)]
     unsafe fn load<S: Simd, const V: usize>(v: S, at: *const Self) -> [S::F; V] {
         let mut row = [v.splat(0.0); V];
@@ -101,7 +136,7 @@ pub(super) fn bits<T: Bits16>(numbers: &[u16]) -> &[T] {
 /// Widens panels to `f32`, for products that read them many times.
 pub(super) struct UnpackPanels<'a> {
     pub(super) weights: PanelWeights<'a>,
-    /// Registers per row of a panel.
+    /// Registers per row of a strip.
     pub(super) vectors: usize,
     pub(super) out: &'a mut [f32],
 }
@@ -123,9 +158,10 @@ impl UnpackPanels<'_> {
     #[inline(always)]
     fn widen<S: Simd, W: StoredWeight>(self, v: S, numbers: &[W]) {
         match self.vectors {
+            2 => self.rows::<S, W, 2>(v, numbers),
             3 => self.rows::<S, W, 3>(v, numbers),
             4 => self.rows::<S, W, 4>(v, numbers),
-            other => debug_assert!(false, "a panel of {other} registers"),
+            other => debug_assert!(false, "a strip of {other} registers"),
         }
     }
 
@@ -138,6 +174,40 @@ impl UnpackPanels<'_> {
                 for (column, weights) in W::load::<S, V>(v, numbers.as_ptr()).into_iter().enumerate() {
                     v.store(out.as_mut_ptr().add(column * S::LANES), weights);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::super::simd::Instructions;
+    use super::*;
+
+    #[test]
+    fn every_16_bit_number_is_widened_exactly() {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        for set in Instructions::ALL.into_iter().filter_map(Instructions::verify) {
+            let (vectors, lanes) = (set.strip(4), set.lanes());
+            let widen = |weights| {
+                let mut out = vec![0.0_f32; all.len()];
+                set.run(UnpackPanels { weights, vectors, out: &mut out });
+                out
+            };
+            let same = |found: f32, expected: f32| {
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan()
+            };
+            for (&bits, found) in all.iter().zip(widen(PanelWeights::F16(&all))) {
+                let expected = f16::from_bits(bits).to_f32();
+                assert!(same(found, expected), "{}: f16 {bits:#x} becomes {found}, not {expected}", set.set());
+            }
+            for (column, found) in widen(PanelWeights::Bf16(&all)).into_iter().enumerate() {
+                let row = column / (vectors * lanes) * vectors * lanes;
+                let bits = all[row + interleaved(column - row, vectors, lanes)];
+                let expected = bf16::from_bits(bits).to_f32();
+                assert!(same(found, expected), "{}: bf16 {bits:#x} becomes {found}, not {expected}", set.set());
             }
         }
     }

@@ -111,7 +111,7 @@ pub(super) struct Update<'a> {
     pub(super) input: &'a [f32],
     /// Strides of [`Update::input`] from row to row and from panel to panel.
     pub(super) input_strides: [usize; 2],
-    /// `W h + b_hh`, `[panels, rows, width]`.
+    /// `W h + b_hh`, `[rows, panels, width]`.
     pub(super) product: &'a [f32],
     /// Peephole weights, `[3, padded units]`; empty without peepholes.
     pub(super) peephole: &'a [f32],
@@ -144,7 +144,7 @@ impl Update<'_> {
                     }
                     let column = slot * gates * S::LANES;
                     let input = at * row_stride + panel * panel_stride + column;
-                    let product = (panel * self.rows.len() + at) * width + column;
+                    let product = (at * self.panels.len() + panel) * width + column;
                     let mut register = InferenceRegister { update: &self, row, position, unit, input, product };
                     update(v, (self.cell, self.stage), activations, &mut register);
                 }

@@ -7,11 +7,11 @@ use super::{CHUNK_ROWS, GROUP_ROWS, LayerWeights, PackedStage, ThreadBuffers, ga
 use crate::cell::{Direction, Pad, Stage};
 use crate::cpu::active::{ActiveRows, StepRows};
 use crate::cpu::memory::SharedSlice;
-use crate::cpu::pack::PanelSlice;
 use crate::cpu::phases::{Phase, PhaseWorker};
 use crate::cpu::pool::Left;
 use crate::cpu::product::{DotProduct, OperandRows, Product, ProductTarget, RoundedRows};
 use crate::cpu::round::RoundRows;
+use crate::cpu::stored::PanelSlice;
 use crate::cpu::update::{InitialRows, NextFlags, PaddedRows, StepOutput, StepState, Update};
 
 /// A layer's call in one direction, which all its threads share.
@@ -224,17 +224,19 @@ impl LayerCall<'_> {
                 // SAFETY: this thread has claimed the panels, and no step of the last chunk reads `gates` any more: its phases are
                 // done.
                 let out = unsafe { self.gates.write(begin + own.start * stride, own.len() * stride) };
-                let multiply = |panels: PanelSlice<'_>, numbers: &mut [f32]| {
-                    let target = ProductTarget { numbers, panel_stride: stride, row_stride: width };
+                let multiply = |panels: PanelSlice<'_>, panel_stride: usize, numbers: &mut [f32]| {
+                    let target = ProductTarget { numbers, panel_stride, row_stride: width };
                     set.run(Product { panels, rows: operand, target });
                 };
-                if unpacked == 0 {
-                    multiply(input.slice(own), out);
-                } else {
-                    for (panel, out) in own.zip(out.chunks_exact_mut(stride)) {
-                        let panel = input.slice(panel..panel + 1).unpacked(&mut unpacked_panel[..unpacked], set);
-                        multiply(panel, out);
-                    }
+                let strip = input.layout.strip_width();
+                if unpacked == 0 && strip == width {
+                    return multiply(input.slice(own), stride, out);
+                }
+                for (panel, out) in own.zip(out.chunks_exact_mut(stride)) {
+                    let panel = input.slice(panel..panel + 1);
+                    let panel =
+                        if unpacked == 0 { panel } else { panel.unpacked(&mut unpacked_panel[..unpacked], set) };
+                    multiply(panel, strip, out);
                 }
             })?;
             begin += phase.items * stride;
@@ -285,7 +287,7 @@ impl LayerCall<'_> {
                 }
                 let rows = of_operand.of(all, gathered);
                 if is_first_claim && stage.state.rounds_operand() {
-                    weights.instructions.run(RoundRows { rows, depth: stage.state.depth, bytes: rounded, scales });
+                    weights.instructions.run(RoundRows { rows, depth: stage.state.depth, words: rounded, scales });
                 }
                 let input: &[f32] = if stage.input.is_some() && active.count() > 0 {
                     let first = begin + own.start * stride + row_in_chunk * width;
@@ -321,7 +323,7 @@ impl LayerCall<'_> {
             let packed = PanelSlice { last_first: *last_first, ..stage.state.slice(panels.clone()) };
             for begin in (0..count).step_by(GROUP_ROWS) {
                 let group = begin..count.min(begin + GROUP_ROWS);
-                let (row_stride, panel_stride) = (layout.width(), group.len() * layout.width());
+                let (row_stride, panel_stride) = (panels.len() * layout.width(), layout.strip_width());
                 let target = ProductTarget { numbers: product, panel_stride, row_stride };
                 if stage.state.rounds_operand() {
                     let rows = RoundedRows::new(rounded, scales, stage.state.depth, group.clone());

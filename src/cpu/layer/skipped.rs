@@ -25,8 +25,7 @@ impl LayerCall<'_> {
         let Some(flags) = self.flags.filter(|_| !self.rows_of(t).is_all(self.batch)) else { return };
         let flag = |k: usize, row: usize| flags[self.time_of(k) * self.batch + row];
         let (layout, cell) = (stage.state.layout, &self.weights.cell);
-        let unit = |panel: usize| (panel * layout.blocks * layout.lanes).min(layout.units);
-        let units = unit(panels.start)..unit(panels.end);
+        let units = layout.first_unit(panels.start)..layout.first_unit(panels.end);
         let writes_h = match stage.stage {
             Stage::Whole => cell.projection().is_none(),
             Stage::Candidate | Stage::Project => true,

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Kernel, Simd};
+use super::{DotOrder, Kernel, Simd, Tiles};
 
 /// NEON, which every 64-bit ARM has.
 #[derive(Clone, Copy)]
@@ -37,13 +37,19 @@ macro_rules! neon {
     };
 }
 
-// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
+// SAFETY: `F` has `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Neon {
     type F = float32x4_t;
-    type I = int32x4_t;
+    /// Sums of the first half's and of the second half's lanes: two per lane, of two numbers of the depth.
+    type Dot = [int32x4_t; 2];
     const LANES: usize = 4;
-    const ROWS: [usize; 2] = [6, 8];
+    const TILES: Tiles = Tiles { registers: 32, beside: 1, strip: 4, chains: 16, widening: [4, 4, 4], dot: 2 };
+    const DOT: DotOrder = DotOrder::Pairs;
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         neon!(vdupq_n_f32(x))
@@ -58,16 +64,16 @@ unsafe impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_f16(self, at: *const u16) -> Self::F {
-        // The intrinsic on `f16` is not stable. So the exponent is shifted into place, and a product with 2^112 corrects its
-        // bias and makes subnormal numbers normal. An exponent of 31 marks infinities and NaNs.
+        // The intrinsic on `f16` is not stable, but its instruction is one of every 64-bit ARM.
         neon!({
-            let half = vmovl_u16(vld1_u16(at));
-            let sign = vshlq_n_u32::<16>(vandq_u32(half, vdupq_n_u32(0x8000)));
-            let rest = vshlq_n_u32::<13>(vandq_u32(half, vdupq_n_u32(0x7fff)));
-            let scaled = vmulq_f32(vreinterpretq_f32_u32(rest), vdupq_n_f32(f32::from_bits(0x7780_0000)));
-            let special = vcgeq_u32(rest, vdupq_n_u32(0x7c00 << 13));
-            let bits = vbslq_u32(special, vorrq_u32(rest, vdupq_n_u32(0x7f80_0000)), vreinterpretq_u32_f32(scaled));
-            vreinterpretq_f32_u32(vorrq_u32(bits, sign))
+            let wide: float32x4_t;
+            std::arch::asm!(
+                "fcvtl {wide:v}.4s, {half:v}.4h",
+                wide = lateout(vreg) wide,
+                half = in(vreg) vld1_u16(at),
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            wide
         })
     }
     #[inline(always)]
@@ -127,24 +133,23 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> Self::I {
-        neon!(vdupq_n_s32(0))
+    fn zero_dot(self) -> Self::Dot {
+        neon!([vdupq_n_s32(0); 2])
     }
     #[inline(always)]
-    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+    unsafe fn dot(self, [first, second]: Self::Dot, x: [u32; 2], w: *const i8) -> Self::Dot {
         neon!({
             let w = vld1q_s8(w);
-            let a = vreinterpretq_s16_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(a))));
-            // Four products per lane, which two rounds of pairwise sums reduce to one number per lane.
-            let products = |w: int8x8_t| {
-                let w = vmovl_s8(w);
-                vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(w)), vmull_s16(vget_high_s16(a), vget_high_s16(w)))
-            };
-            vaddq_s32(sum, vpaddq_s32(products(vget_low_s8(w)), products(vget_high_s8(w))))
+            let [early, late] = x.map(|x| vreinterpretq_s16_u32(vdupq_n_u32(x)));
+            let (early_w, late_w) = (vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w));
+            let first = vmlal_s16(first, vget_low_s16(early_w), vget_low_s16(early));
+            let second = vmlal_high_s16(second, early_w, early);
+            let first = vmlal_s16(first, vget_low_s16(late_w), vget_low_s16(late));
+            [first, vmlal_high_s16(second, late_w, late)]
         })
     }
     #[inline(always)]
-    fn to_float(self, x: Self::I) -> Self::F {
-        neon!(vcvtq_f32_s32(x))
+    fn dot_sum(self, [first, second]: Self::Dot) -> Self::F {
+        neon!(vcvtq_f32_s32(vpaddq_s32(first, second)))
     }
 }

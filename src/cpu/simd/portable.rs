@@ -1,8 +1,6 @@
 //! Four lanes in plain Rust, which the compiler turns into the target's short vectors if it has any.
 
-use half::f16;
-
-use super::Simd;
+use super::{DotOrder, Kernel, Simd, Tiles};
 
 /// Registers in plain Rust, for any processor.
 #[derive(Clone, Copy)]
@@ -23,13 +21,28 @@ unsafe fn read<T: Copy>(at: *const T) -> [T; LANES] {
     unsafe { at.cast::<[T; LANES]>().read_unaligned() }
 }
 
-// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
+/// The value of a 16-bit float. The exponent is shifted into place, and a product with 2^112 corrects its bias and makes
+/// subnormal numbers normal. An exponent of 31 marks infinities and NaNs.
+#[inline(always)]
+fn widen_f16(bits: u16) -> f32 {
+    let (sign, rest) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
+    let scaled = (f32::from_bits(rest) * f32::from_bits(0x7780_0000)).to_bits();
+    let special = if rest >= 0x7c00 << 13 { rest | 0x7f80_0000 } else { scaled };
+    f32::from_bits(special | sign)
+}
+
+// SAFETY: `F` has `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Portable {
     type F = [f32; LANES];
-    type I = [i32; LANES];
+    type Dot = [i32; LANES];
     const LANES: usize = LANES;
-    const ROWS: [usize; 2] = [3, 4];
+    const TILES: Tiles = Tiles { registers: 16, beside: 2, strip: 2, chains: 4, widening: [6, 1, 2], dot: 1 };
+    const DOT: DotOrder = DotOrder::Pairs;
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         [x; LANES]
@@ -47,7 +60,7 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_f16(self, at: *const u16) -> Self::F {
         // SAFETY: `at` points to `LANES` readable numbers, by the trait's contract.
-        unsafe { read(at) }.map(|bits| f16::from_bits(bits).to_f32())
+        unsafe { read(at) }.map(widen_f16)
     }
     #[inline(always)]
     unsafe fn load_bf16(self, at: *const u16) -> Self::F {
@@ -101,24 +114,24 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> Self::I {
+    fn zero_dot(self) -> Self::Dot {
         [0; LANES]
     }
     #[inline(always)]
-    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+    unsafe fn dot(self, sum: Self::Dot, x: [u32; 2], w: *const i8) -> Self::Dot {
         // SAFETY: `w` points to `4 * LANES` readable bytes, by the trait's contract.
-        let w: [[i8; 4]; LANES] = unsafe { read(w.cast()) };
-        let a = a.to_le_bytes();
+        let w: [[[i8; 2]; LANES]; 2] = [unsafe { read(w.cast()) }, unsafe { read(w.wrapping_add(2 * LANES).cast()) }];
         let mut sum = sum;
-        for (sum, w) in sum.iter_mut().zip(w) {
-            for (a, w) in a.into_iter().zip(w) {
-                *sum += i32::from(a) * i32::from(w);
+        for (x, w) in x.into_iter().zip(w) {
+            let [a, b] = [x as i16, (x >> 16) as i16].map(i32::from);
+            for (sum, w) in sum.iter_mut().zip(w) {
+                *sum += a * i32::from(w[0]) + b * i32::from(w[1]);
             }
         }
         sum
     }
     #[inline(always)]
-    fn to_float(self, x: Self::I) -> Self::F {
-        x.map(|x| x as f32)
+    fn dot_sum(self, sum: Self::Dot) -> Self::F {
+        sum.map(|x| x as f32)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{DotOrder, Kernel, Simd, Tiles};
 
 /// The body of a method, in intrinsics.
 macro_rules! x86 {
@@ -47,13 +47,20 @@ set! {
     Avx512: "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"
 }
 
-// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
+// SAFETY: `F` has `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Avx512 {
     type F = __m512;
-    type I = __m512i;
+    /// Sums of the high and of the low bytes.
+    type Dot = [__m512i; 2];
     const LANES: usize = 16;
-    const ROWS: [usize; 2] = [6, 8];
+    const TILES: Tiles = Tiles { registers: 32, beside: 1, strip: 4, chains: 8, widening: [0, 1, 0], dot: 2 };
+    const DOT: DotOrder = DotOrder::Bytes;
 
+    // The compiler ignores `inline(never)` at a function with target features, but inlines none into a function without them.
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.enter(kernel)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         x86!(_mm512_set1_ps(x))
@@ -132,16 +139,20 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> Self::I {
-        x86!(_mm512_setzero_si512())
+    fn zero_dot(self) -> Self::Dot {
+        x86!([_mm512_setzero_si512(); 2])
     }
     #[inline(always)]
-    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
-        x86!(_mm512_dpbusd_epi32(sum, _mm512_set1_epi32(a.cast_signed()), _mm512_loadu_si512(w.cast())))
+    unsafe fn dot(self, [high, low]: Self::Dot, x: [u32; 2], w: *const i8) -> Self::Dot {
+        x86!({
+            let w = _mm512_loadu_si512(w.cast());
+            let [x_high, x_low] = x.map(|x| _mm512_set1_epi32(x.cast_signed()));
+            [_mm512_dpbusd_epi32(high, x_high, w), _mm512_dpbusd_epi32(low, x_low, w)]
+        })
     }
     #[inline(always)]
-    fn to_float(self, x: Self::I) -> Self::F {
-        x86!(_mm512_cvtepi32_ps(x))
+    fn dot_sum(self, [high, low]: Self::Dot) -> Self::F {
+        x86!(_mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(low)))
     }
 }
 
@@ -150,13 +161,19 @@ set! {
     Avx2: "avx2", "fma", "f16c"
 }
 
-// SAFETY: `F` and `I` have `LANES` lanes, and no method reads or writes more than its contract allows.
+// SAFETY: `F` has `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Avx2 {
     type F = __m256;
-    type I = __m256i;
+    type Dot = __m256i;
     const LANES: usize = 8;
-    const ROWS: [usize; 2] = [3, 4];
+    const TILES: Tiles = Tiles { registers: 16, beside: 1, strip: 2, chains: 8, widening: [0, 1, 0], dot: 1 };
+    const DOT: DotOrder = DotOrder::Pairs;
 
+    // The compiler ignores `inline(never)` at a function with target features, but inlines none into a function without them.
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.enter(kernel)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         x86!(_mm256_set1_ps(x))
@@ -231,23 +248,22 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> Self::I {
+    fn zero_dot(self) -> Self::Dot {
         x86!(_mm256_setzero_si256())
     }
     #[inline(always)]
-    unsafe fn dot_bytes(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
-        // `maddubs` would saturate: bytes of even and of odd index are widened to 16 bits and multiplied there.
+    unsafe fn dot(self, sum: Self::Dot, x: [u32; 2], w: *const i8) -> Self::Dot {
+        // `maddubs` would saturate: the weights are widened to 16 bits.
         x86!({
-            let w = _mm256_loadu_si256(w.cast());
-            let a = _mm256_set1_epi32(a.cast_signed());
-            let (w_even, w_odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w));
-            let (a_even, a_odd) = (_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a));
-            let products = _mm256_add_epi32(_mm256_madd_epi16(a_even, w_even), _mm256_madd_epi16(a_odd, w_odd));
-            _mm256_add_epi32(sum, products)
+            let [early, late] = x.map(|x| _mm256_set1_epi32(x.cast_signed()));
+            let early_w = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.cast()));
+            let late_w = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(16).cast()));
+            let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(early, early_w));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(late, late_w))
         })
     }
     #[inline(always)]
-    fn to_float(self, x: Self::I) -> Self::F {
-        x86!(_mm256_cvtepi32_ps(x))
+    fn dot_sum(self, sum: Self::Dot) -> Self::F {
+        x86!(_mm256_cvtepi32_ps(sum))
     }
 }

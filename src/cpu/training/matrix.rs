@@ -4,13 +4,12 @@ use ndarray::{ArrayView2, Axis};
 
 use crate::cpu::buffer_cache::CachedBuffer;
 use crate::cpu::device::CpuDevice;
-use crate::cpu::pack::PanelSlice;
 use crate::cpu::product::{OperandRows, Product, ProductTarget};
 use crate::cpu::simd::Verified;
-use crate::cpu::stored::PanelWeights;
+use crate::cpu::stored::{PanelSlice, PanelWeights};
 use crate::error::Result;
 
-/// Registers of a panel.
+/// Registers of a panel, which the set's tiles may take in several strips.
 const VECTORS: usize = 4;
 /// Numbers of the left operand that are multiplied by all panels at once, so that they stay in the second-level cache.
 const CACHED_NUMBERS: usize = 1 << 16;
@@ -31,7 +30,7 @@ impl PackedMatrix {
     pub(super) fn new(device: &CpuDevice, weight: ArrayView2<'_, f32>, bias: Option<&[f32]>) -> Result<Self> {
         let (set, buffers) = (device.verified(), device.buffers());
         let (columns, depth) = weight.dim();
-        let width = VECTORS * set.lanes();
+        let width = set.strip(VECTORS) * set.lanes();
         let stride = columns.next_multiple_of(width);
         let mut numbers = buffers.take(stride * depth)?;
         let panels = numbers.chunks_exact_mut((width * depth).max(1));
@@ -58,13 +57,14 @@ impl PackedMatrix {
     /// Multiplies `count` rows, which are `stride` apart in `numbers`. Rows of `out` are [`PackedMatrix::stride`] apart.
     pub(super) fn multiply(&self, numbers: &[f32], stride: usize, count: usize, out: &mut [f32]) {
         let (depth, row_stride) = (self.depth, self.stride());
-        let panel_stride = VECTORS * self.set.lanes();
+        let vectors = self.set.strip(VECTORS);
+        let panel_stride = vectors * self.set.lanes();
         let panels = PanelSlice {
             weights: PanelWeights::F32(&self.numbers),
             scale: &self.scale,
             bias: &self.bias,
             depth,
-            vectors: VECTORS,
+            vectors,
             count: row_stride / panel_stride,
             last_first: false,
         };
