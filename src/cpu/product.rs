@@ -104,9 +104,12 @@ struct ProductTile<W> {
 
 /// The product of a tile: `R` rows by `N` strips of `V` registers. It is compiled as a function of its own.
 ///
-/// Only [`ProductTile::of_rows`] makes one, whose caller promises: `rows` points to `R` rows of `depth` numbers, `strip` to `N`
-/// strips of `depth x V` registers, `scale` and `bias` to `N V` registers each, and `out` to `N` strips of `R` rows of `V` writable
-/// registers.
+/// Only [`ProductTile::of_rows`] makes one. Its caller promises that the pointers point to these numbers:
+///
+/// - `rows` to `R` rows of `depth` numbers,
+/// - `strip` to `N` strips of `depth x V` registers,
+/// - `scale` and `bias` to `N V` registers each,
+/// - `out` to `N` strips of `R` rows of `V` writable registers.
 struct TileProduct<W, const V: usize, const N: usize, const R: usize>(ProductTile<W>);
 
 impl<W: StoredWeight, const V: usize, const N: usize, const R: usize> Kernel for TileProduct<W, V, N, R> {

@@ -50,11 +50,13 @@ impl TileOperands<'_> {
     }
 }
 
-/// Adds `R` rows, or fewer at the end of `into`, of `V` registers, of which the last may be partial. It is compiled as a function of
-/// its own.
+/// Adds `R` rows of `V` registers, or fewer rows at the end of `into`. The last register may be partial. It is compiled as a
+/// function of its own.
 ///
-/// Only `OuterBlock` makes one, with `a` that points to `depth` rows of at least `R` numbers, [`BLOCK`] apart, and `b` that points to
-/// `depth` rows of [`tile_vectors`] registers.
+/// Only `OuterBlock` makes one, with pointers to these numbers:
+///
+/// - `a` to `depth` rows of at least `R` numbers, [`BLOCK`] apart,
+/// - `b` to `depth` rows of [`tile_vectors`] registers.
 struct OuterTile<'a, const V: usize, const R: usize>(TileOperands<'a>);
 
 impl<const V: usize, const R: usize> Kernel for OuterTile<'_, V, R> {

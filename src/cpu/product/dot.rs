@@ -54,9 +54,12 @@ struct DotTile {
 
 /// The product of a [`DotTile`]: its row by `N` strips of `V` registers. It is compiled as a function of its own.
 ///
-/// Only `DotProduct` makes one, with pointers to what the product reads and writes: `row` to the words of `blocks` blocks, `strip`
-/// to `N` strips of `V` times as many blocks, `scale`, `bias` and `sums` to `N V` registers each. `out` points to `N` strips of `V`
-/// writable registers.
+/// Only `DotProduct` makes one, with pointers to these numbers:
+///
+/// - `row` to the words of `blocks` blocks,
+/// - `strip` to `N` strips of `V` times as many blocks,
+/// - `scale`, `bias` and `sums` to `N V` registers each,
+/// - `out` to `N` strips of `V` writable registers.
 struct DotTileProduct<const V: usize, const N: usize>(DotTile);
 
 impl<const V: usize, const N: usize> Kernel for DotTileProduct<V, N> {
