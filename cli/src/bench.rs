@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gatewise::cell::WeightType;
+use gatewise::cpu::Instructions;
 use gatewise::text::shown;
 use gatewise::{Device, Error, Result};
 
@@ -25,7 +26,7 @@ use self::measure::{Budget, Learning, Loaded, counted, series, warm_up};
 use self::peaks::Peaks;
 use self::report::{Entry, Measurement, Row};
 use self::shapes::Shape;
-use crate::choice::{DeviceChoice, Schedule, adapter, plans};
+use crate::choice::{DeviceChoice, Schedule, Simd, adapter, plans};
 use crate::output::{self, say};
 
 #[derive(Args)]
@@ -40,6 +41,8 @@ pub(crate) struct Arguments {
     /// the variable PEER_THREADS).
     #[arg(long, value_delimiter = ',')]
     threads: Vec<usize>,
+    #[command(flatten)]
+    simd: Simd,
     /// The type of the stored weights: f32, f16, bf16 or int8.
     #[arg(long, default_value_t = WeightType::F32)]
     dtype: WeightType,
@@ -95,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let machine = Machine::of_this_process();
     let devices = arguments.devices()?;
     if arguments.peaks {
-        return print_peaks(&devices, &machine, arguments.json);
+        return print_peaks(&arguments.of_every_set(devices)?, &machine, arguments.json);
     }
     let shapes = shapes::suite(&arguments.suite)?;
     let length = (shapes.len() * devices.len()) as u64;
@@ -147,7 +150,8 @@ fn serve(arguments: &Arguments) -> Result<ExitCode> {
         });
     };
     let harness = || std::env::var("PEER_THREADS").ok()?.parse().ok();
-    let device = device.open_with(arguments.threads.first().copied().or_else(harness), arguments.schedule)?;
+    let cpu = arguments.simd.options(arguments.threads.first().copied().or_else(harness));
+    let device = device.open_with(&cpu, arguments.schedule)?;
     serve::serve(&device, &shapes::from_file(path)?, arguments.dtype, arguments.train)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -162,6 +166,12 @@ impl Arguments {
         }
         Load::check(self.load)?;
         let gpu = self.device.contains(&DeviceChoice::Gpu);
+        if let Some(set) = self.simd.simd
+            && !self.device.iter().any(|choice| matches!(choice, DeviceChoice::Cpu | DeviceChoice::Auto))
+        {
+            let (option, by) = (format!("--simd {set}"), "without --device cpu");
+            return Err(Error::Unsupported { op: "bench", option, by });
+        }
         let unheeded = [
             (self.dtype != WeightType::F32).then(|| format!("--dtype {}", self.dtype)),
             self.schedule.given(),
@@ -194,11 +204,30 @@ impl Arguments {
         Ok(devices)
     }
 
+    /// The devices, and instead of each CPU one per instruction set that the processor has, unless `--simd` names one.
+    fn of_every_set(&self, devices: Vec<Device>) -> Result<Vec<Device>> {
+        let mut all = Vec::new();
+        for device in devices {
+            match device.cpu() {
+                Some(cpu) if self.simd.simd.is_none() => {
+                    for set in Instructions::ALL.into_iter().filter(|set| set.available()) {
+                        let simd = Simd { simd: Some(set) };
+                        all.push(DeviceChoice::Cpu.open_with(&simd.options(Some(cpu.threads())), self.schedule)?);
+                    }
+                }
+                _ => all.push(device),
+            }
+        }
+        Ok(all)
+    }
+
     fn open(&self, choice: DeviceChoice, threads: Option<usize>) -> Result<Device> {
         if self.autotune && choice == DeviceChoice::Gpu {
             return crate::choice::open_tuned(self.schedule);
         }
-        choice.open_with(threads, self.schedule)
+        let cpu =
+            if choice == DeviceChoice::Gpu || choice == DeviceChoice::Reference { Simd::default() } else { self.simd };
+        choice.open_with(&cpu.options(threads), self.schedule)
     }
 }
 

@@ -1,8 +1,8 @@
-//! Options that several commands take: `--device`, `--plan`, `--matrices`, `--cell`.
+//! Options that several commands take: `--device`, `--simd`, `--plan`, `--matrices`, `--cell`.
 
 use clap::{Args, ValueEnum};
 use gatewise::cell::{Activation, Cell, GruCell, LstmCell, Reset, RnnCell};
-use gatewise::cpu::CpuOptions;
+use gatewise::cpu::{CpuOptions, Instructions};
 #[cfg(feature = "gpu")]
 use gatewise::files;
 use gatewise::plan::PlanKind;
@@ -17,6 +17,21 @@ pub(crate) struct Schedule {
     /// Multiplies with the GPU's cooperative matrices if they keep the precision (experimental); an error if it has none.
     #[arg(long)]
     matrices: bool,
+}
+
+/// The option that chooses the instruction set of the CPU path.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Simd {
+    /// The instruction set of the CPU path: avx512, avx2, neon or portable; by default the fastest that the processor has.
+    #[arg(long, value_name = "SET")]
+    pub(crate) simd: Option<Instructions>,
+}
+
+impl Simd {
+    /// The options of a CPU device with this number of threads.
+    pub(crate) fn options(self, threads: Option<usize>) -> CpuOptions {
+        CpuOptions { threads, instructions: self.simd, ..Default::default() }
+    }
 }
 
 /// The device that a command runs on.
@@ -48,19 +63,24 @@ impl Schedule {
 }
 
 impl DeviceChoice {
-    /// Opens the device; the CPU path gets this number of threads.
-    pub(crate) fn open_with(self, threads: Option<usize>, schedule: Schedule) -> Result<Device> {
-        // If a number of threads is given, `auto` means the CPU path.
-        let choice = if threads.is_some() && self == Self::Auto { Self::Cpu } else { self };
-        match (choice.open_planned(schedule)?, threads) {
-            (Device::Cpu, Some(_)) => Device::cpu_with(&CpuOptions { threads, ..Default::default() }),
-            (device, _) => Ok(device),
+    /// Opens the device; the CPU path gets these options.
+    pub(crate) fn open_with(self, cpu: &CpuOptions, schedule: Schedule) -> Result<Device> {
+        let given = *cpu != CpuOptions::default();
+        // With an option of the CPU path, `auto` means the CPU path.
+        let choice = if given && self == Self::Auto { Self::Cpu } else { self };
+        if cpu.instructions.is_some() && choice != Self::Cpu {
+            let (option, by) = ("--simd".to_owned(), "without --device cpu");
+            return Err(Error::Unsupported { op: "--device", option, by });
+        }
+        match choice.open_planned(schedule)? {
+            Device::Cpu if given => Device::cpu_with(cpu),
+            device => Ok(device),
         }
     }
 
-    /// Opens the device.
-    pub(crate) fn open(self) -> Result<Device> {
-        self.open_planned(Schedule::default())
+    /// Opens the device; the CPU path gets this instruction set.
+    pub(crate) fn open(self, simd: Simd) -> Result<Device> {
+        self.open_with(&simd.options(None), Schedule::default())
     }
 
     /// Opens the device; a GPU runs recurrent stacks as the schedule says.

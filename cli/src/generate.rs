@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use gatewise::{Error, Result};
 use ndarray::Axis;
 
-use crate::choice::DeviceChoice;
+use crate::choice::{DeviceChoice, Simd};
 use crate::output;
 use crate::train::{Model, symbols_of};
 
@@ -34,10 +34,12 @@ pub(crate) struct Arguments {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
+    #[command(flatten)]
+    simd: Simd,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Arguments { weights: path, prompt, length, temperature, seed, device } = arguments;
+    let Arguments { weights: path, prompt, length, temperature, seed, device, simd } = arguments;
     let refuse = |what, expected, found| Err(Error::Value { op: "generate", what, expected, found });
     if !(temperature.is_finite() && *temperature >= 0.0) {
         return refuse("--temperature", "a number, at least 0", temperature.to_string());
@@ -48,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !path.exists() {
         return Ok(output::no_model("generate", path, "gatewise train text FILE"));
     }
-    let device = device.open()?;
+    let device = device.open(*simd)?;
     let (model, parameters, weights) = Model::load(path, "text", &device)?;
     let symbols = symbols_of(weights.metadata("characters")?);
     if symbols.len() != model.shape.symbols || symbols.characters.is_empty() {

@@ -8,7 +8,7 @@ use gatewise::plan::{AdapterClass, Limits, Matrices, Plan, PlanKind, Problem};
 use gatewise::{Device, Error, Result};
 use serde::Serialize;
 
-use crate::choice::{DeviceChoice, cell};
+use crate::choice::{DeviceChoice, Simd, cell};
 use crate::output::say;
 
 #[derive(Args)]
@@ -90,7 +90,7 @@ struct Report<'a> {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut limits = match arguments.adapter {
         Adapter::Portable => Limits::portable(),
-        Adapter::Device => limits_of(&DeviceChoice::Gpu.open()?),
+        Adapter::Device => limits_of(&DeviceChoice::Gpu.open(Simd::default())?),
     };
     if let Some(matrices) = arguments.matrices {
         if limits.class == AdapterClass::Software {

@@ -11,7 +11,7 @@ use gatewise::text::shown;
 use gatewise::{Error, Result};
 use serde::Serialize;
 
-use crate::choice::{DeviceChoice, adapter};
+use crate::choice::{DeviceChoice, Simd, adapter};
 use crate::npy;
 use crate::output::{note, say};
 use crate::written::{self, Named};
@@ -29,6 +29,8 @@ pub(crate) struct Arguments {
     /// Where to run.
     #[arg(long, value_enum, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    simd: Simd,
     /// Whether GRUs reset before or after the product; `auto` follows the file unless it is known to be wrong.
     #[arg(long, value_enum, default_value = "auto")]
     gru_reset: ResetChoice,
@@ -81,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.check {
         warn("not finite: ", &not_finite);
     }
-    let device = arguments.device.open()?;
+    let device = arguments.device.open(arguments.simd)?;
     let (kind, adapter) = adapter(&device);
     let mut report = Report {
         model: arguments.model.display().to_string(),

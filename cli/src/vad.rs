@@ -12,7 +12,7 @@ use gatewise::{Device, Error, Result};
 use serde::Serialize;
 
 use crate::audio::Recording;
-use crate::choice::DeviceChoice;
+use crate::choice::{DeviceChoice, Simd};
 use crate::output::{self, say};
 use crate::plot::{self, Columns, SpeechPlot};
 use crate::written::{self, given};
@@ -34,6 +34,8 @@ pub(crate) struct Arguments {
     /// Where to run.
     #[arg(long, value_enum, default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    simd: Simd,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -104,9 +106,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => Weights::from_bytes(WEIGHTS_NAME, SileroVad::WEIGHTS)?,
     };
     let device = if arguments.compare { DeviceChoice::Gpu } else { arguments.device };
-    let mut detections = vec![Detection::new(device.open()?, &weights)?];
+    let first = if arguments.compare { Simd::default() } else { arguments.simd };
+    let mut detections = vec![Detection::new(device.open(first)?, &weights)?];
     if arguments.compare {
-        detections.push(Detection::new(Device::Cpu, &weights)?);
+        detections.push(Detection::new(DeviceChoice::Cpu.open(arguments.simd)?, &weights)?);
     }
     let mut waveform = arguments.plot.is_some().then(|| Columns::new(recording.len()));
     detect(&mut recording, &mut detections, waveform.as_mut(), arguments.json)?;

@@ -26,7 +26,7 @@ use self::case::Case;
 use self::compare::Comparison;
 use self::manifest::Listed;
 use self::outputs::CasePath;
-use crate::choice::{DeviceChoice, Schedule, adapter, plans};
+use crate::choice::{DeviceChoice, Schedule, Simd, adapter, plans};
 use crate::output::{self, Stream, say};
 
 #[derive(Args)]
@@ -42,6 +42,8 @@ pub(crate) struct Arguments {
     /// The type of the stored weights. With a narrow type, layers are compared with the reference on rounded weights.
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
+    #[command(flatten)]
+    simd: Simd,
     /// Options of the GPU; a case that cannot run with them is unsupported.
     #[command(flatten)]
     schedule: Schedule,
@@ -66,14 +68,18 @@ enum Devices {
 }
 
 impl Devices {
-    fn open(self, schedule: Schedule) -> Result<Vec<Device>> {
+    fn open(self, simd: Simd, schedule: Schedule) -> Result<Vec<Device>> {
         let choices = match self {
             Self::Reference => vec![DeviceChoice::Reference],
             Self::Cpu => vec![DeviceChoice::Cpu],
             Self::Gpu => vec![DeviceChoice::Gpu],
             Self::All => vec![DeviceChoice::Reference, DeviceChoice::Cpu, DeviceChoice::Gpu],
         };
-        choices.into_iter().map(|choice| choice.open_planned(schedule)).collect()
+        let open = |choice| match choice {
+            DeviceChoice::Cpu => choice.open(simd),
+            other => other.open_planned(schedule),
+        };
+        choices.into_iter().map(open).collect()
     }
 }
 
@@ -155,7 +161,7 @@ impl Broken {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.schedule.check("verify", matches!(arguments.device, Devices::Gpu | Devices::All))?;
     let cases = manifest::cases(&arguments.path, arguments.case.as_deref())?;
-    let devices = arguments.device.open(arguments.schedule)?;
+    let devices = arguments.device.open(arguments.simd, arguments.schedule)?;
     let length = (cases.len() * devices.len()) as u64;
     let bar = output::bar(arguments.json, length, "{msg} [{bar:40}] {pos}/{len}");
     let (mut summary, mut broken) = (Summary::default(), Broken::default());

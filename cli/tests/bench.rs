@@ -5,6 +5,7 @@ mod common;
 
 use std::process::{Command, Output};
 
+use gatewise::cpu::Instructions;
 use serde_json::Value;
 
 /// Runs `bench` over the given shapes; returns its output.
@@ -243,8 +244,10 @@ fn a_tuned_bench_keeps_what_it_found() {
 
 #[test]
 fn peaks_are_measured_on_both_devices() {
-    let lines = bench("[]", "--device cpu,gpu --peaks --threads 1");
+    let lines = bench("[]", "--device cpu,gpu --simd portable --peaks --threads 1");
     assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["instructions"], "portable");
+    assert!(number(&lines[0], "product_gflops") > 0.0 && lines[1]["product_gflops"].is_null());
     for line in &lines {
         assert!(number(line, "fma_gflops") > 0.0, "{line}");
         let reads = line["read"].as_array().expect("a list");
@@ -256,6 +259,15 @@ fn peaks_are_measured_on_both_devices() {
         assert!(number(gpu, field) > 0.0, "{field}");
     }
     assert!(lines[0]["copy_gb_s"].is_null());
+}
+
+#[test]
+fn every_instruction_set_has_peaks() {
+    let lines = bench("[]", "--device cpu --peaks --threads 1");
+    let sets: Vec<&str> = lines.iter().filter_map(|line| line["instructions"].as_str()).collect();
+    let expected: Vec<&str> =
+        Instructions::ALL.into_iter().filter(|set| set.available()).map(Instructions::name).collect();
+    assert_eq!(sets, expected);
 }
 
 #[test]

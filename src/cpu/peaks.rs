@@ -1,6 +1,8 @@
 //! The processor's peak rates, measured with the registers that the CPU path uses.
 #![allow(unsafe_code)]
 
+mod multiply_adds;
+
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +10,19 @@ use std::time::{Duration, Instant};
 
 use super::device::CpuDevice;
 use super::pool::{Barrier, ThreadPool};
+use super::product::{OperandRows, Product, ProductTarget};
 use super::simd::{Kernel, MOST_LANES, Simd, Verified};
+use super::stored::{PanelSlice, PanelWeights};
+use multiply_adds::MultiplyAdds;
 
 /// A processor's peak rates with all threads of the device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
     /// Floating-point operations per second in f32 multiply-adds, each of which counts as two.
     pub flops: f64,
+    /// Floating-point operations per second of a product in f32 whose operands lie in the first-level cache. It shows how close
+    /// the tiles come to [`Peaks::flops`].
+    pub product: f64,
     /// Read rates for growing sizes: the bytes of all threads' parts, and bytes per second. Each thread reads its own
     /// part repeatedly. The list ends before the first size for which there is no memory, or which exceeds 4 GiB for
     /// all threads.
@@ -27,36 +35,8 @@ const MEBIBYTE: usize = 1 << 20;
 const PARTS: [usize; 6] = [16 * KIBIBYTE, 256 * KIBIBYTE, MEBIBYTE, 4 * MEBIBYTE, 16 * MEBIBYTE, 64 * MEBIBYTE];
 /// The most bytes of all threads' parts: more than any processor's caches.
 const MOST_BYTES: u64 = 4 << 30;
-/// Independent chains of multiply-adds: more than any processor's latency (in cycles) times its units.
-const CHAINS: usize = 12;
 /// The time for which a thread works before the threads meet again.
 const SLICE: Duration = Duration::from_millis(8);
-
-/// Independent chains of multiply-adds.
-struct MultiplyAdds {
-    rounds: usize,
-}
-
-impl Kernel for MultiplyAdds {
-    /// A number that depends on all chains, and the operations done.
-    type Output = (f32, usize);
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> (f32, usize) {
-        let (factor, summand) = (simd.splat(black_box(0.999)), simd.splat(black_box(0.001)));
-        let mut chains: [S::F; CHAINS] = std::array::from_fn(|at| simd.splat(at as f32));
-        for _ in 0..self.rounds {
-            for chain in &mut chains {
-                *chain = simd.fma(*chain, factor, summand);
-            }
-        }
-        let sum = chains[1..].iter().fold(chains[0], |sum, chain| simd.add(sum, *chain));
-        let mut lanes = [0.0; MOST_LANES];
-        // SAFETY: `lanes` has room for the lanes of any register.
-        unsafe { simd.store(lanes.as_mut_ptr(), sum) };
-        (lanes.iter().sum(), 2 * CHAINS * S::LANES * self.rounds)
-    }
-}
 
 /// The sum of an array, read `times` times.
 struct ReadArray<'a> {
@@ -87,6 +67,64 @@ impl Kernel for ReadArray<'_> {
     }
 }
 
+/// Rows, strips and depth of the product that is measured: 20 KiB at most, and whole tiles of every set.
+const PRODUCT_ROWS: usize = 24;
+const PRODUCT_STRIPS: usize = 2;
+const PRODUCT_DEPTH: usize = 96;
+const PRODUCTS: usize = 64;
+
+/// Operands and result of a product in the first-level cache.
+struct CachedProduct {
+    set: Verified,
+    /// Numbers of a strip's row.
+    width: usize,
+    rows: Vec<f32>,
+    strips: Vec<f32>,
+    columns: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl CachedProduct {
+    fn new(set: Verified) -> Option<Self> {
+        let numbers = |count: usize| {
+            let mut numbers = Vec::new();
+            numbers.try_reserve_exact(count).ok()?;
+            numbers.resize(count, 0.5_f32);
+            Some(numbers)
+        };
+        let width = set.strip(4) * set.lanes();
+        Some(Self {
+            set,
+            width,
+            rows: numbers(PRODUCT_ROWS * PRODUCT_DEPTH)?,
+            strips: numbers(PRODUCT_STRIPS * PRODUCT_DEPTH * width)?,
+            columns: numbers(PRODUCT_STRIPS * width)?,
+            out: numbers(PRODUCT_ROWS * PRODUCT_STRIPS * width)?,
+        })
+    }
+
+    /// A number of the result, and the operations done.
+    fn run(&mut self) -> (f32, usize) {
+        let Self { set, width, .. } = *self;
+        for _ in 0..PRODUCTS {
+            let panels = PanelSlice {
+                weights: PanelWeights::F32(black_box(&self.strips)),
+                scale: &self.columns,
+                bias: &self.columns,
+                depth: PRODUCT_DEPTH,
+                vectors: set.strip(4),
+                count: PRODUCT_STRIPS,
+                last_first: false,
+            };
+            let rows = OperandRows { numbers: &self.rows, stride: PRODUCT_DEPTH, count: PRODUCT_ROWS };
+            let row_stride = PRODUCT_STRIPS * width;
+            let target = ProductTarget { numbers: &mut self.out, panel_stride: width, row_stride };
+            set.run(Product { panels, rows, target });
+        }
+        (self.out[0], 2 * PRODUCTS * PRODUCT_ROWS * PRODUCT_DEPTH * PRODUCT_STRIPS * width)
+    }
+}
+
 impl CpuDevice {
     /// Measures the processor with the device's instructions and number of threads, in about half a second. If the system gives
     /// fewer threads, it measures with those.
@@ -98,6 +136,7 @@ impl CpuDevice {
 
 fn measure(instructions: Verified, pool: &ThreadPool) -> Peaks {
     let flops = rate(pool, |_| Some(()), |_| instructions.run(MultiplyAdds { rounds: 20_000 }));
+    let product = rate(pool, |_| CachedProduct::new(instructions), CachedProduct::run);
     let mut read = Vec::with_capacity(PARTS.len());
     for bytes in PARTS.into_iter().filter(|&bytes| (bytes as u64) * (pool.threads() as u64) <= MOST_BYTES) {
         let times = (2 * MEBIBYTE / bytes).max(1);
@@ -110,7 +149,8 @@ fn measure(instructions: Verified, pool: &ThreadPool) -> Peaks {
         let Some((threads, rate)) = rate(pool, part, |data| instructions.run(ReadArray { data, times })) else { break };
         read.push((bytes * threads, rate));
     }
-    Peaks { flops: flops.map_or(0.0, |(_, rate)| rate), read }
+    let of = |rate: Option<(usize, f64)>| rate.map_or(0.0, |(_, rate)| rate);
+    Peaks { flops: of(flops), product: of(product), read }
 }
 
 /// The number of threads, and the work per second of all of them: the best of several slices of time that all threads begin
@@ -151,7 +191,8 @@ fn rate<D>(
 
 #[cfg(test)]
 mod tests {
-    use super::{CHAINS, MultiplyAdds, PARTS, ReadArray, ThreadPool, measure, rate};
+    use super::multiply_adds::{MultiplyAdds, chains};
+    use super::{PARTS, ReadArray, ThreadPool, measure, rate};
     use crate::cpu::simd::Verified;
     use crate::cpu::{CpuDevice, CpuOptions, Instructions};
 
@@ -161,9 +202,10 @@ mod tests {
             let verified = set.verify().expect("available");
             let (value, operations) = verified.run(MultiplyAdds { rounds: 3 });
             let chain = |first: f32| (0..3).fold(first, |x, _| x * 0.999 + 0.001);
-            let expected: f32 = (0..CHAINS).map(|at| chain(at as f32)).sum::<f32>() * verified.lanes() as f32;
+            let count = chains(verified.tiles());
+            let expected: f32 = (0..count).map(|at| chain(at as f32)).sum::<f32>() * verified.lanes() as f32;
             assert!((value - expected).abs() < 1e-3 * expected, "{set}: {value}, {expected}");
-            assert_eq!(operations, 2 * 3 * CHAINS * verified.lanes());
+            assert_eq!(operations, 2 * 3 * count * verified.lanes());
             let data: Vec<f32> = (0..1024).map(|x| x as f32 * 0.5).collect();
             let (sum, bytes) = verified.run(ReadArray { data: &data, times: 2 });
             assert_eq!((sum, bytes), (2.0 * data.iter().sum::<f32>(), 8192), "{set}");
@@ -175,6 +217,7 @@ mod tests {
         let peaks =
             CpuDevice::new(&CpuOptions { threads: Some(2), ..Default::default() }).expect("opens").measure_peaks();
         assert!(peaks.flops > 1e6 && peaks.flops.is_finite());
+        assert!(peaks.product > 1e6 && peaks.product.is_finite());
         assert!(
             peaks.read.windows(2).all(|pair| pair[0].0 < pair[1].0) && peaks.read.iter().all(|(_, rate)| *rate > 1e6)
         );

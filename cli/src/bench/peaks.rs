@@ -23,6 +23,8 @@ pub(super) struct Peaks {
     /// Whether the times come from the GPU's own clock.
     timestamps: bool,
     fma_gflops: f64,
+    /// The rate of a product whose operands lie in the first-level cache.
+    product_gflops: Option<f64>,
     copy_gb_s: Option<f64>,
     read: Vec<Bandwidth>,
     dispatch_us: Option<f64>,
@@ -56,6 +58,7 @@ impl Peaks {
             instructions: None,
             timestamps: false,
             fma_gflops: 0.0,
+            product_gflops: None,
             copy_gb_s: None,
             read: Vec::new(),
             dispatch_us: None,
@@ -70,6 +73,7 @@ impl Peaks {
             return Ok(Some(Self {
                 instructions: Some(cpu.instructions().name()),
                 fma_gflops: peaks.flops / 1e9,
+                product_gflops: Some(peaks.product / 1e9),
                 read: list(&peaks.read),
                 ..none
             }));
@@ -153,6 +157,9 @@ impl Peaks {
         say!("{} ({name}{with})", self.device)?;
         let clock = if self.timestamps { "the adapter's clock" } else { "the host's clock" };
         say!("  multiply-adds      {:>10.1} GFLOP/s", self.fma_gflops)?;
+        if let Some(rate) = self.product_gflops {
+            say!("  products           {rate:>10.1} GFLOP/s, {:.0} % of it", 100.0 * rate / self.fma_gflops)?;
+        }
         for Bandwidth { bytes, gb_s } in &self.read {
             say!("  reads of {:>9} {gb_s:>10.1} GB/s", size(*bytes))?;
         }
@@ -195,6 +202,7 @@ mod tests {
             instructions: None,
             timestamps: true,
             fma_gflops: 1000.0,
+            product_gflops: None,
             copy_gb_s: Some(100.0),
             read: vec![Bandwidth { bytes: 1 << 20, gb_s: 1000.0 }, Bandwidth { bytes: 1 << 26, gb_s: 200.0 }],
             dispatch_us,

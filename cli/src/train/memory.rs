@@ -122,7 +122,8 @@ pub(crate) fn run(kind: Kind, arguments: &Arguments) -> Result<ExitCode> {
         return Err(Error::Value { op: "train", what: "--plot", expected, found });
     }
     files::check(&path)?;
-    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
+    let device =
+        options.device.open_with(&options.simd.options(options.threads), crate::choice::Schedule::default())?;
     // The settings of all cells are checked before the first one is trained.
     for (part, &cell) in folder.parts.iter().zip(cell) {
         part.check(&settings(kind, cell, arguments, &device)?)?;

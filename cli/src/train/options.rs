@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gatewise::{Error, Result};
 
-use crate::choice::DeviceChoice;
+use crate::choice::{DeviceChoice, Simd};
 
 /// Options that every job takes.
 #[derive(clap::Args, Clone, Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Options {
     /// Threads of the CPU path, which `auto` then takes.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) simd: Simd,
     /// The picture of the losses, an `.svg` or `.png`; by default `curve.svg` in the run's folder.
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,

@@ -85,7 +85,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (training, validation, test) = (numbered(training), numbered(validation), numbered(test));
 
     let hidden = options.hidden.unwrap_or(32);
-    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
+    let device =
+        options.device.open_with(&options.simd.options(options.threads), crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let shape = ModelShape { cell: *cell, symbols: vocabulary.len(), inputs: *width, hidden, layers: 1, outputs: 1 };
     let model = Model::new(&mut parameters, shape)?;

@@ -116,7 +116,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let symbols = Symbols::of(training);
     let numbers = symbols.numbers(text.iter().copied());
     let hidden = options.hidden.unwrap_or(128);
-    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
+    let device =
+        options.device.open_with(&options.simd.options(options.threads), crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let count = symbols.len();
     let shape = ModelShape { cell: *cell, symbols: count, inputs: *width, hidden, layers: 1, outputs: count };

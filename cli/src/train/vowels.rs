@@ -61,7 +61,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (mut test, _) = data::series(&test)?;
     standardize(&mut training, &mut test);
     let hidden = options.hidden.unwrap_or(32);
-    let device = options.device.open_with(options.threads, crate::choice::Schedule::default())?;
+    let device =
+        options.device.open_with(&options.simd.options(options.threads), crate::choice::Schedule::default())?;
     let mut parameters = Parameters::new(&device, options.seed);
     let features = training.first().map_or(0, |series| series.x.ncols());
     let shape = ModelShape { cell: *cell, symbols: 0, inputs: features, hidden, layers: 1, outputs: classes.len() };
