@@ -8,7 +8,7 @@ use gatewise::cell::{Activation, Cell, Forget, GruCell, LstmCell, Mix, Pad, Rese
 use gatewise::cpu::{CpuOptions, Instructions};
 use gatewise::nn::{Config, Merge, State};
 use gatewise::{Device, Tensor};
-use ndarray::{Array2, Array3, Axis, s};
+use ndarray::{Array2, Array3, ArrayD, Axis, IxDyn, s};
 
 /// A bound on the error of short sequences: sums of at most a few hundred products of about 1/sqrt(hidden).
 const TOLERANCE: f64 = 2e-6;
@@ -234,6 +234,29 @@ fn narrow_weights_agree_with_the_reference_of_the_same_weights() {
             let wide = run(&config, &device, &x, &Sequence::new());
             let narrow = run(&config.weight_type(kind), &device, &x, &Sequence::new());
             assert!(distance(&wide, &narrow) > TOLERANCE, "{kind} computed with f32 weights");
+        }
+    }
+}
+
+/// All products of a column have one sign, so that their sum is as large as it gets: it must not leave 32 bits.
+#[test]
+fn sums_of_8_bit_products_fit_at_any_depth() {
+    for set in sets() {
+        for hidden in [507, 509, 1100] {
+            let config = Config::<Cell>::new(RnnCell::default().into(), 3, hidden).weight_type(WeightType::Int8);
+            let parameters =
+                config.collect(|_, _, spec| Ok(ArrayD::from_elem(IxDyn(&spec.shape), 0.8 / hidden as f32)));
+            let parameters = parameters.expect("parameters");
+            let [expected, found] = [Device::Reference, cpu(1, set)].map(|device| {
+                let stack = config.build(&device, parameters.clone()).expect("builds");
+                let h = Array3::from_shape_fn((1, 2, hidden), |(_, row, _)| if row == 0 { 0.99 } else { -0.7 });
+                let mut state = stack.initial_state(h.view(), None).expect("state");
+                let x = Tensor::from_array(&device, &noise(12, (3, 2, 3))).expect("input");
+                let y = stack.forward(&x, &mut state).expect("runs").to_array().expect("read");
+                results(y, &state)
+            });
+            let error = distance(&expected, &found);
+            assert!(error < 3e-4, "{set}, {hidden} units: error {error:e}");
         }
     }
 }
