@@ -32,7 +32,7 @@ pub(super) struct Tiles {
     pub(super) chains: usize,
     /// Registers that it takes to widen weights in f16, bf16 and int8, beside those of the weights.
     pub(super) widening: [usize; 3],
-    /// Registers of a sum of products with 8-bit weights.
+    /// Registers that a sum of products with 8-bit weights and its operands take.
     pub(super) dot: usize,
 }
 
@@ -91,6 +91,8 @@ pub(super) enum DotOrder {
     /// The numbers are signed, two per word. The weights of the first two numbers of all lanes come before those of the others,
     /// and the two weights of a lane lie side by side.
     Pairs,
+    /// The numbers are signed, two per word. The weights of all lanes of one number come before those of the next number.
+    Singles,
 }
 
 impl DotOrder {
@@ -99,6 +101,7 @@ impl DotOrder {
         match self {
             Self::Bytes => 4 * lane + k,
             Self::Pairs => k / 2 * 2 * lanes + 2 * lane + k % 2,
+            Self::Singles => k * lanes + lane,
         }
     }
 
@@ -110,7 +113,7 @@ impl DotOrder {
                     [a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), d.to_le_bytes()];
                 [u32::from_le_bytes([e, f, g, h]), u32::from_le_bytes([a, b, c, d])]
             }
-            Self::Pairs => {
+            Self::Pairs | Self::Singles => {
                 const SIGN: u32 = 0x8000_8000;
                 [(a as u32 | (b as u32) << 16) ^ SIGN, (c as u32 | (d as u32) << 16) ^ SIGN]
             }
@@ -121,7 +124,7 @@ impl DotOrder {
     pub(super) const fn excess(self) -> f32 {
         match self {
             Self::Bytes => 32768.0,
-            Self::Pairs => 0.0,
+            Self::Pairs | Self::Singles => 0.0,
         }
     }
 
@@ -129,7 +132,7 @@ impl DotOrder {
     pub(super) const fn most_blocks(self) -> usize {
         match self {
             Self::Bytes => i32::MAX as usize / (4 * 255 * 128),
-            Self::Pairs => i32::MAX as usize / (4 * 32768 * 128),
+            Self::Pairs | Self::Singles => i32::MAX as usize / (4 * 32768 * 128),
         }
     }
 }
@@ -148,7 +151,7 @@ impl DotOrder {
 pub(super) unsafe trait Simd: Copy {
     /// A register of `f32`.
     type F: Copy;
-    /// Integer sums of [`Simd::dot`], one per lane of `F`.
+    /// Sums of [`Simd::dot`], which stay exact or within the rounding of `f32`.
     type Dot: Copy;
     /// Lanes of a register, at most [`MOST_LANES`].
     const LANES: usize;

@@ -36,6 +36,17 @@ impl Kernel for MultiplyAdds {
     }
 }
 
+/// The numbers that the chains begin with: a chain's register begins at its own number.
+pub(super) const FIRST: [f32; 24 + MOST_LANES] = {
+    let mut numbers = [0.0; 24 + MOST_LANES];
+    let mut at = 0;
+    while at < numbers.len() {
+        numbers[at] = at as f32;
+        at += 1;
+    }
+    numbers
+};
+
 /// Chains in registers, in a function of their own.
 struct Chains<const N: usize> {
     rounds: usize,
@@ -47,9 +58,11 @@ impl<const N: usize> Kernel for Chains<N> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
         let (factor, summand) = (simd.splat(black_box(0.999)), simd.splat(black_box(0.001)));
+        let first = black_box(FIRST);
         let mut chains = [simd.splat(0.0); N];
         for (at, chain) in chains.iter_mut().enumerate() {
-            *chain = simd.splat(at as f32);
+            // SAFETY: `FIRST` has room for the lanes of any register after the last chain's number.
+            *chain = unsafe { simd.load(first.as_ptr().add(at)) };
         }
         for _ in 0..self.rounds {
             for chain in &mut chains {

@@ -34,10 +34,10 @@ fn widen_f16(bits: u16) -> f32 {
 // SAFETY: `F` has `LANES` lanes, and no method reads or writes more than its contract allows.
 unsafe impl Simd for Portable {
     type F = [f32; LANES];
-    type Dot = [i32; LANES];
+    type Dot = [f32; LANES];
     const LANES: usize = LANES;
-    const TILES: Tiles = Tiles { registers: 16, beside: 2, strip: 2, chains: 4, widening: [6, 1, 2], dot: 1 };
-    const DOT: DotOrder = DotOrder::Pairs;
+    const TILES: Tiles = Tiles { registers: 16, beside: 2, strip: 2, chains: 4, widening: [6, 1, 2], dot: 2 };
+    const DOT: DotOrder = DotOrder::Singles;
 
     #[inline(never)]
     fn apart<K: Kernel>(self, kernel: K) -> K::Output {
@@ -115,23 +115,20 @@ unsafe impl Simd for Portable {
 
     #[inline(always)]
     fn zero_dot(self) -> Self::Dot {
-        [0; LANES]
+        [0.0; LANES]
     }
     #[inline(always)]
-    unsafe fn dot(self, sum: Self::Dot, x: [u32; 2], w: *const i8) -> Self::Dot {
-        // SAFETY: `w` points to `4 * LANES` readable bytes, by the trait's contract.
-        let w: [[[i8; 2]; LANES]; 2] = [unsafe { read(w.cast()) }, unsafe { read(w.wrapping_add(2 * LANES).cast()) }];
+    unsafe fn dot(self, sum: Self::Dot, [early, late]: [u32; 2], w: *const i8) -> Self::Dot {
         let mut sum = sum;
-        for (x, w) in x.into_iter().zip(w) {
-            let [a, b] = [x as i16, (x >> 16) as i16].map(i32::from);
-            for (sum, w) in sum.iter_mut().zip(w) {
-                *sum += a * i32::from(w[0]) + b * i32::from(w[1]);
-            }
+        for (k, x) in [early as i16, (early >> 16) as i16, late as i16, (late >> 16) as i16].into_iter().enumerate() {
+            // SAFETY: `w` points to `4 * LANES` readable bytes, by the trait's contract, and `k` is below 4.
+            let w = unsafe { self.load_i8(w.add(k * LANES)) };
+            sum = self.fma(self.splat(f32::from(x)), w, sum);
         }
         sum
     }
     #[inline(always)]
     fn dot_sum(self, sum: Self::Dot) -> Self::F {
-        sum.map(|x| x as f32)
+        sum
     }
 }
