@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
+use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive, ZipVerification};
 
 use super::FileName;
 use crate::error::Result;
@@ -80,6 +80,8 @@ impl<'a> Archive<'a> {
         let data = entry.data();
         match member.method {
             CompressionMethod::STORE if data.len() as u64 > limit => Err(too_large()),
+            // PyTorch leaves checksums out if it is told to; they are 0 then.
+            CompressionMethod::STORE if entry.claim_verifier() == unchecked(data) => Ok(Cow::Borrowed(data)),
             CompressionMethod::STORE => {
                 std::io::copy(&mut entry.verifying_reader(data), &mut std::io::sink())
                     .map_err(|error| broken(&error))?;
@@ -94,4 +96,9 @@ impl<'a> Archive<'a> {
             other => Err(refuse("stored or deflated", &format!("compression method {other:?}"))),
         }
     }
+}
+
+/// The length of data, without a checksum.
+fn unchecked(data: &[u8]) -> ZipVerification {
+    ZipVerification { crc: 0, uncompressed_size: data.len() as u64 }
 }

@@ -73,7 +73,7 @@ impl TensorCall {
         let &[storage, offset, size, stride, ..] = arguments else {
             return Err(wrong(&format!("{} arguments", arguments.len())));
         };
-        let storage = Storage::of(pickle, storage).ok_or_else(|| wrong("something else than a storage"))?;
+        let storage = StorageReference::of(pickle, storage).ok_or_else(|| wrong("something else than a storage"))?;
         let typed = match self.kind {
             CallKind::Typed => storage.class.strip_suffix("Storage"),
             _ => arguments.get(6).and_then(|&dtype| pickle.global(dtype)).map(|(_, dtype)| dtype),
@@ -190,7 +190,7 @@ impl View {
 }
 
 /// The storage that a tensor is a part of.
-struct Storage<'a> {
+struct StorageReference<'a> {
     /// The class of the storage, for example `FloatStorage`.
     class: &'a str,
     key: &'a str,
@@ -198,7 +198,7 @@ struct Storage<'a> {
     count: u64,
 }
 
-impl<'a> Storage<'a> {
+impl<'a> StorageReference<'a> {
     fn of(pickle: &Pickle<'a>, id: Id) -> Option<Self> {
         let &Value::Persistent(id) = pickle.get(id) else { return None };
         // The word "storage", the class, the name, the device, the number of elements.
