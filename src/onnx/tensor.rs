@@ -139,9 +139,9 @@ impl ModelFile<'_> {
         let wanted = folder.join(relative);
         let canonical = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, error));
         if std::fs::symlink_metadata(&wanted).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            let expected = format!("the model's file of external data, {location:?}, in the folder of the model");
-            let found = format!("no such file; copy it to {}", wanted.display());
-            return Err(self.refuse(name, expected, found));
+            let reason =
+                format!("no such file, which holds the model's external data of {name}; copy it to this place");
+            return Err(Error::io(wanted, std::io::Error::new(ErrorKind::NotFound, reason)));
         }
         let (folder, path) = (canonical(folder)?, canonical(&wanted)?);
         if !path.starts_with(&folder) {
