@@ -10,6 +10,7 @@
 //! stack           layers and directions, and how threads share them
 //! training        the passes with gradients; a thread owns some rows of the batch
 //! outer           sums of outer products, which are the weights' gradients
+//! ops             the operations around the cells: products, convolutions, element-wise operations, reductions, layout
 //! phases          how threads share the work of a call without waiting for a thread that does not come
 //! memory pool     shared buffers and the threads; `buffer_cache` keeps buffers between training passes
 //! ```
@@ -44,7 +45,10 @@ pub use device::{CpuDevice, CpuOptions};
 pub use peaks::Peaks;
 pub use simd::Instructions;
 
-pub(crate) use ops::{conv1d, matmul};
+pub(crate) use ops::{
+    MatrixOperand, PackedFilters, PackedMatrix, Signal, Windows, activation, binary, binary_halves, conv1d,
+    gather_rows, math, matmul, pad_rows, reduce_rows, softmax_rows, strided_copy,
+};
 pub(crate) use stack::{Stack, StackCall, Workspace};
 pub(crate) use training::{
     NamedParameters, TrainingCall, TrainingGradient, TrainingStack, TrainingSteps, TrainingTape,

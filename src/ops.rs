@@ -33,6 +33,7 @@ pub(crate) use update::{Moved, Verdict, VerdictWords, judge_step, optimizer_step
 pub(crate) use layout::slice_grad;
 pub use layout::{Slice, concat, expand, gather_best, gather_rows, permute, slice};
 pub use softmax::softmax;
+pub(crate) use softmax::softmax_last;
 
 use ndarray::{ArrayView1, ArrayView2, Axis, Dim};
 
@@ -41,7 +42,7 @@ use crate::error::{Error, Result, axes, check_shape, elements};
 use crate::gpu;
 pub use crate::op::{Binary, Conv1dGeometry, Math, PadMode, Reduction};
 pub use crate::path::Recorder;
-use crate::path::{self, IntoElements, in_precision};
+use crate::path::{self, Device, HostPath, IntoElements, in_precision};
 use crate::tensor::{Tensor, view};
 use crate::{cpu, reference};
 
@@ -56,7 +57,13 @@ pub fn activation(recorder: &mut Recorder, activation: Activation, x: &Tensor) -
         recorder,
         OP,
         [x],
-        move |_, [x], y| path::put(reference::unary(activation, x.into())?, y),
+        move |path, [x], y| match path {
+            HostPath::Reference => path::put(reference::unary(activation, x.into())?, y),
+            HostPath::Cpu(cpu) => {
+                cpu::activation(cpu, activation, x, y);
+                Ok(())
+            }
+        },
         |gpu| gpu::unary(gpu, activation, x.buffer(OP, "x")?, x.len()),
     )
 }
@@ -72,7 +79,13 @@ pub fn math(recorder: &mut Recorder, function: Math, x: &Tensor) -> Result<Tenso
         recorder,
         OP,
         [x],
-        move |_, [x], y| path::put(reference::math(function, x.into())?, y),
+        move |path, [x], y| match path {
+            HostPath::Reference => path::put(reference::math(function, x.into())?, y),
+            HostPath::Cpu(cpu) => {
+                cpu::math(cpu, function, x, y);
+                Ok(())
+            }
+        },
         |gpu| gpu::math(gpu, function, x.buffer(OP, "x")?, x.len()),
     )
 }
@@ -91,15 +104,49 @@ pub fn binary(recorder: &mut Recorder, op: Binary, a: &Tensor, b: &Tensor) -> Re
         recorder,
         OP,
         [a, b],
-        move |_, [a, b], y| {
+        move |path, [a, b], y| {
             let size = [1, y.len()];
-            path::put(reference::binary(op, view(OP, a, Dim(size))?, view(OP, b, Dim(size))?)?, y)
+            match path {
+                HostPath::Reference => {
+                    path::put(reference::binary(op, view(OP, a, Dim(size))?, view(OP, b, Dim(size))?)?, y)
+                }
+                HostPath::Cpu(cpu) => {
+                    cpu::binary(cpu, op, (a, &size), (b, &size), &size, y);
+                    Ok(())
+                }
+            }
         },
         |gpu| {
             let operand = |buffer| gpu::Operand { buffer, stride: a.len(), offset: 0 };
             gpu::binary(gpu, op, operand(a.buffer(OP, "a")?), operand(b.buffer(OP, "b")?), size)
         },
     )
+}
+
+/// [`binary`] of operands that broadcast to `shape`.
+pub(crate) fn binary_broadcast(
+    recorder: &mut Recorder,
+    op: Binary,
+    a: &Tensor,
+    b: &Tensor,
+    shape: &[usize],
+) -> Result<Tensor> {
+    const OP: &str = "binary";
+    if a.shape() == shape && b.shape() == shape {
+        return binary(recorder, op, a, b);
+    }
+    if !matches!(recorder.device(), Device::Cpu | Device::CpuWith(_)) {
+        let mut whole = |x: &Tensor| if x.shape() == shape { Ok(x.clone()) } else { expand(recorder, x, shape) };
+        let (a, b) = (whole(a)?, whole(b)?);
+        return binary(recorder, op, &a, &b);
+    }
+    a.check_device(OP, "a", recorder.device())?;
+    b.check_device(OP, "b", recorder.device())?;
+    let [a_shape, b_shape, own] = [a.shape(), b.shape(), shape].map(<[usize]>::to_vec);
+    path::run_on_cpu(recorder, OP, shape, [a, b], move |cpu, [a, b], y| {
+        cpu::binary(cpu, op, (a, &a_shape), (b, &b_shape), &own, y);
+        Ok(())
+    })
 }
 
 /// Applies an operation to the two halves of every row: `y[r, c] = op(x[r, c], x[r, N + c])`. If a row holds all real
@@ -123,9 +170,15 @@ pub fn binary_halves(recorder: &mut Recorder, op: Binary, x: &Tensor) -> Result<
         OP,
         &[rows, columns],
         [x],
-        move |_, [x], y| {
-            let (a, b) = view(OP, x, Dim([rows, width]))?.split_at(Axis(1), columns);
-            path::put(reference::binary(op, a, b)?, y)
+        move |path, [x], y| match path {
+            HostPath::Reference => {
+                let (a, b) = view(OP, x, Dim([rows, width]))?.split_at(Axis(1), columns);
+                path::put(reference::binary(op, a, b)?, y)
+            }
+            HostPath::Cpu(cpu) => {
+                cpu::binary_halves(cpu, op, x, columns, y);
+                Ok(())
+            }
         },
         |gpu| {
             let buffer = x.buffer(OP, "x")?;
@@ -185,10 +238,10 @@ pub(crate) fn product(
                     let product = reference::matmul(a, b, bias.as_deref().map(ArrayView1::from))?;
                     path::rounded(OP, &product.into_elements())
                 },
-                |_, y| {
-                    let a = read(view(OP, a, Dim(a_shape))?, a_transposed);
-                    let b = read(view(OP, b, Dim(b_shape))?, b_transposed);
-                    path::put(cpu::matmul(a, b, bias.map(ArrayView1::from))?, y)
+                |cpu, y| {
+                    let a = cpu::MatrixOperand { numbers: a, transposed: a_transposed };
+                    let b = cpu::MatrixOperand { numbers: b, transposed: b_transposed };
+                    cpu::matmul(cpu, [rows, depth, columns], a, b, bias, y)
                 },
             )
         },
@@ -204,6 +257,37 @@ pub(crate) fn product(
 /// A matrix, or its transpose.
 fn read<F>(x: ArrayView2<'_, F>, transposed: bool) -> ArrayView2<'_, F> {
     if transposed { x.reversed_axes() } else { x }
+}
+
+/// The shape `[N, O, L']` of a convolution of `x [N, C, L]` with filters `[O, C, K]` that reach over K positions.
+pub(crate) fn conv1d_shape(
+    x: &[usize],
+    [out, channels, kernel]: [usize; 3],
+    stride: usize,
+    [before, behind]: [usize; 2],
+) -> Result<[usize; 3]> {
+    const OP: &str = "conv1d";
+    let [count, own, length] = axes(OP, "x", "[N, C, L]", x)?;
+    check_shape(OP, "weight", &[out, own, kernel], &[out, channels, kernel])?;
+    if stride == 0 {
+        return Err(Error::Value { op: OP, what: "stride", expected: "at least 1", found: "0".to_owned() });
+    }
+    if kernel == 0 {
+        let expected = "[O, C, K] with K at least 1".to_owned();
+        return Err(Error::Shape { op: OP, what: "weight", expected, found: vec![out, channels, kernel] });
+    }
+    let padded = length.checked_add(before).and_then(|sum| sum.checked_add(behind));
+    match padded.map(|padded| padded.checked_sub(kernel)) {
+        Some(Some(room)) => Ok([count, out, room / stride + 1]),
+        Some(None) => {
+            let expected = format!("[N, C, L] with L at least {}", kernel - before - behind);
+            Err(Error::Shape { op: OP, what: "x", expected, found: x.to_vec() })
+        }
+        None => {
+            let expected = format!("[N, C, L] that can be padded by {before} and {behind}");
+            Err(Error::Shape { op: OP, what: "x", expected, found: x.to_vec() })
+        }
+    }
 }
 
 /// One-dimensional cross-correlation (`torch.nn.functional.conv1d` without groups or dilation).
@@ -225,26 +309,11 @@ pub fn conv1d(
     for (what, tensor) in [("x", x), ("weight", weight), ("bias", bias)] {
         tensor.check_device(OP, what, recorder.device())?;
     }
-    let [count, channels, length] = axes(OP, "x", "[N, C, L]", x.shape())?;
-    let [out, _, kernel] = axes(OP, "weight", "[O, C, K]", weight.shape())?;
-    check_shape(OP, "weight", &[out, channels, kernel], weight.shape())?;
+    let weight_shape = axes(OP, "weight", "[O, C, K]", weight.shape())?;
+    let shape = conv1d_shape(x.shape(), weight_shape, geometry.stride, [geometry.padding; 2])?;
+    let [out, channels, kernel] = weight_shape;
     check_shape(OP, "bias", &[out], bias.shape())?;
-    if geometry.stride == 0 {
-        return Err(Error::Value { op: OP, what: "stride", expected: "at least 1", found: "0".to_owned() });
-    }
-    if kernel == 0 {
-        let expected = "[O, C, K] with K at least 1".to_owned();
-        return Err(Error::Shape { op: OP, what: "weight", expected, found: weight.shape().to_vec() });
-    }
-    let padded = geometry.padding.checked_mul(2).and_then(|both| both.checked_add(length));
-    if padded.is_none_or(|padded| padded < kernel) {
-        let expected = match padded {
-            Some(_) => format!("[N, C, L] with L at least {}", kernel - 2 * geometry.padding),
-            None => format!("[N, C, L] that can be padded by {} on either side", geometry.padding),
-        };
-        return Err(Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
-    }
-    let shape = [count, out, geometry.output_length(length, kernel)];
+    let [count, length] = [x.shape()[0], x.shape()[2]];
     elements(OP, "the result", &shape)?;
     let (x_shape, weight_shape) = ([count, channels, length], [out, channels, kernel]);
     path::run(
@@ -264,9 +333,10 @@ pub fn conv1d(
                     let signal = reference::conv1d(x, weight, bias, geometry)?;
                     path::rounded(OP, &signal.into_elements())
                 },
-                |_, y| {
-                    let bias = Some(ArrayView1::from(bias));
-                    path::put(cpu::conv1d(view(OP, x, x_dim)?, view(OP, weight, weight_dim)?, bias, geometry)?, y)
+                |cpu, y| {
+                    let signal = cpu::Signal { numbers: x, length, before: geometry.padding };
+                    let windows = cpu::Windows { kernel, stride: geometry.stride, dilation: 1 };
+                    cpu::conv1d(cpu, signal, windows, channels, (weight, bias), [shape[2], count], y)
                 },
             )
         },
@@ -305,7 +375,15 @@ pub fn pad1d(recorder: &mut Recorder, x: &Tensor, left: usize, right: usize, mod
         OP,
         &shape,
         [x],
-        move |_, [x], y| path::put(reference::pad1d(view(OP, x, Dim([count, length]))?, left, right, mode)?, y),
+        move |path, [x], y| match path {
+            HostPath::Reference => {
+                path::put(reference::pad1d(view(OP, x, Dim([count, length]))?, left, right, mode)?, y)
+            }
+            HostPath::Cpu(_) => {
+                cpu::pad_rows(x, length, [left, right], mode, y);
+                Ok(())
+            }
+        },
         |gpu| gpu::pad1d(gpu, (x.buffer(OP, "x")?, [count, length]), (left, right), mode),
     )
 }
@@ -330,7 +408,13 @@ pub fn reduce_rows(recorder: &mut Recorder, op: Reduction, x: &Tensor) -> Result
         OP,
         &[rows],
         [x],
-        move |_, [x], y| path::put(reference::reduce_rows(op, view(OP, x, Dim([rows, columns]))?)?, y),
+        move |path, [x], y| match path {
+            HostPath::Reference => path::put(reference::reduce_rows(op, view(OP, x, Dim([rows, columns]))?)?, y),
+            HostPath::Cpu(cpu) => {
+                cpu::reduce_rows(cpu, op, x, columns, y);
+                Ok(())
+            }
+        },
         |gpu| gpu::reduce_rows(gpu, op, x.buffer(OP, "x")?, [rows, columns]),
     )
 }

@@ -1,6 +1,7 @@
 //! The one place that tells the reference, the CPU and the GPU apart. An operation passes its work for the host and its
 //! work for a GPU to [`run`], which does the one that the recorder's device needs.
 
+mod constant;
 #[cfg(feature = "gpu")]
 mod encoded;
 mod host;
@@ -27,9 +28,10 @@ use crate::gpu::{self, GpuDevice, GpuOptions};
 use crate::memory;
 use crate::tensor::Tensor;
 
+pub(crate) use constant::{ConstantFilters, ConstantMatrix, FilterGeometry};
 #[cfg(feature = "gpu")]
 pub use encoded::EncodedCommands;
-pub(crate) use host::{HostPath, put, run, run_broadcast, run_each, run_list};
+pub(crate) use host::{HostPath, put, run, run_broadcast, run_each, run_list, run_on_cpu};
 pub use parameters::ParameterTensors;
 pub use recorder::{ReadBack, Recorder};
 #[cfg(any(feature = "onnx", feature = "keras"))]

@@ -40,6 +40,54 @@ pub(super) fn tanh<S: Simd>(v: S, x: S::F) -> S::F {
     v.fma(v.splat(2.0), y, v.splat(-1.0))
 }
 
+/// `tanh(x)` within 1e-6 of the true value in proportion to it, also near zero. A quotient of polynomials, as in Eigen.
+#[inline(always)]
+pub(super) fn tanh_precise<S: Simd>(v: S, x: S::F) -> S::F {
+    // From this argument on, the quotient would leave [-1, 1].
+    let x = v.min(v.splat(7.905_311), v.max(v.splat(-7.905_311), x));
+    let square = v.mul(x, x);
+    let sum = |coefficients: &[f32]| {
+        let mut sum = v.splat(0.0);
+        for &coefficient in coefficients {
+            sum = v.fma(sum, square, v.splat(coefficient));
+        }
+        sum
+    };
+    // Both polynomials are divided by the lower one's constant, so that the divisor is at least 1.
+    let upper = sum(&[
+        -5.641_676_7e-14,
+        4.087_417_2e-11,
+        -1.758_378_9e-8,
+        1.046_749_9e-5,
+        3.036_098_3e-3,
+        1.302_255_3e-1,
+        9.999_999e-1,
+    ]);
+    let lower = sum(&[2.448_660_9e-4, 2.422_276_4e-2, 4.635_583_9e-1, 1.0]);
+    v.mul(x, v.mul(upper, v.reciprocal(lower)))
+}
+
+/// `exp(x)` within 2e-7 of the true value in proportion to it. Results below 2^-126 are subnormal, then 0; results beyond the
+/// largest number are infinity.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(v: S, x: S::F) -> S::F {
+    let x = v.min(v.splat(89.0), v.max(v.splat(-104.0), x));
+    // x = n ln(2) + r; the rounding of the sum leaves n in the low bits. ln(2) is subtracted in two parts, the first of which
+    // has few enough bits for an exact product.
+    let round = v.splat(12_582_912.0);
+    let n = v.sub(v.fma(x, v.splat(std::f32::consts::LOG2_E), round), round);
+    let r = v.fma(n, v.splat(2.121_944_4e-4), v.fma(n, v.splat(-0.693_359_4), x));
+    let mut sum = v.splat(1.987_569_2e-4);
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        sum = v.fma(sum, r, v.splat(coefficient));
+    }
+    let power = v.add(v.fma(sum, v.mul(r, r), r), v.splat(1.0));
+    // 2^n in two factors: n reaches from -150 to 128.
+    let biased = v.fma(n, v.splat(0.5), round);
+    let rest = v.add(v.sub(n, v.sub(biased, round)), round);
+    v.mul(v.mul(power, v.power_of_two(biased)), v.power_of_two(rest))
+}
+
 /// Clamps to `[-limit, limit]`; a NaN stays.
 #[inline(always)]
 pub(super) fn clip<S: Simd>(v: S, x: S::F, limit: Option<f32>) -> S::F {
@@ -57,6 +105,7 @@ pub(super) fn activate<S: Simd>(v: S, activation: Activation, x: S::F) -> S::F {
         Activation::Sigmoid => sigmoid(v, x),
         Activation::Identity => x,
         Activation::Relu => v.max(v.splat(0.0), x),
+        Activation::LeakyRelu { alpha } => v.fma(v.min(v.splat(0.0), x), v.splat(alpha), v.max(v.splat(0.0), x)),
         Activation::Affine { alpha, beta } => v.fma(x, v.splat(alpha), v.splat(beta)),
         Activation::HardSigmoid { alpha, beta } => {
             v.min(v.splat(1.0), v.max(v.splat(0.0), v.fma(x, v.splat(alpha), v.splat(beta))))

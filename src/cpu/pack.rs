@@ -49,6 +49,11 @@ impl PanelLayout {
         (panel * self.blocks * self.lanes).min(self.units)
     }
 
+    /// Registers per strip.
+    pub(super) fn strip(&self) -> usize {
+        self.strip
+    }
+
     /// Columns per strip.
     pub(super) fn strip_width(&self) -> usize {
         self.strip * self.lanes

@@ -1,24 +1,30 @@
 //! One-dimensional convolution.
 
+use std::fmt;
+use std::sync::Arc;
+
 use ndarray::{Array1, Array3};
 
 use crate::error::{Result, check_shape};
-use crate::ops::{self, Conv1dGeometry};
-use crate::path::{Device, Recorder};
+use crate::ops::Conv1dGeometry;
+use crate::path::{ConstantFilters, Device, FilterGeometry, Recorder};
 use crate::tensor::Tensor;
 
 /// `torch.nn.Conv1d` without groups or dilation.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Conv1d {
-    weight: Tensor,
-    /// Zeros if the layer has none.
-    bias: Tensor,
-    has_bias: bool,
-    geometry: Conv1dGeometry,
+    filters: Arc<ConstantFilters>,
+    padding: usize,
+}
+
+impl fmt::Debug for Conv1d {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conv1d").field("padding", &self.padding).finish_non_exhaustive()
+    }
 }
 
 impl Conv1d {
-    /// Uploads the weights.
+    /// Puts the weights on the device. The CPU packs them for its registers.
     ///
     /// # Shapes
     /// `weight [O, C, K]`, `bias [O]`.
@@ -31,16 +37,22 @@ impl Conv1d {
         bias: Option<&Array1<f32>>,
         geometry: Conv1dGeometry,
     ) -> Result<Self> {
-        let outputs = [weight.dim().0];
+        let Conv1dGeometry { stride, padding } = geometry;
+        Self::with_groups(device, weight, bias, FilterGeometry { stride, dilation: 1, groups: 1 }, padding)
+    }
+
+    /// A convolution with groups and dilation: `weight [O, C / groups, K]`.
+    pub(crate) fn with_groups(
+        device: &Device,
+        weight: &Array3<f32>,
+        bias: Option<&Array1<f32>>,
+        geometry: FilterGeometry,
+        padding: usize,
+    ) -> Result<Self> {
         if let Some(bias) = bias {
-            check_shape("Conv1d::new", "bias", &outputs, bias.shape())?;
+            check_shape("Conv1d::new", "bias", &[weight.dim().0], bias.shape())?;
         }
-        Ok(Self {
-            weight: Tensor::from_array(device, weight)?,
-            bias: bias.map_or_else(|| Tensor::zeros(device, &outputs), |bias| Tensor::from_array(device, bias))?,
-            has_bias: bias.is_some(),
-            geometry,
-        })
+        Ok(Self { filters: Arc::new(ConstantFilters::new(device, weight, bias, geometry)?), padding })
     }
 
     /// Copies the weight to the host: `[O, C, K]`.
@@ -48,7 +60,7 @@ impl Conv1d {
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn to_weight(&self) -> Result<Array3<f32>> {
-        self.weight.to_array()
+        self.filters.weight()
     }
 
     /// Copies the bias to the host, if there is one: `[O]`.
@@ -56,7 +68,7 @@ impl Conv1d {
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn to_bias(&self) -> Result<Option<Array1<f32>>> {
-        self.has_bias.then(|| self.bias.to_array()).transpose()
+        self.filters.bias()
     }
 
     /// Applies the convolution; the result stays on the device.
@@ -65,7 +77,7 @@ impl Conv1d {
     /// `x [N, C, L]`; returns `[N, O, (L + 2 padding - K) / stride + 1]`.
     ///
     /// # Errors
-    /// As [`ops::conv1d`].
+    /// As [`ops::conv1d`](crate::ops::conv1d).
     ///
     /// # Examples
     /// ```
@@ -79,7 +91,7 @@ impl Conv1d {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut recorder = self.weight.device().recorder();
+        let mut recorder = self.filters.device().recorder();
         let y = self.record(&mut recorder, x)?;
         recorder.submit()?;
         Ok(y)
@@ -88,8 +100,13 @@ impl Conv1d {
     /// Records [`Conv1d::forward`].
     ///
     /// # Errors
-    /// As [`ops::conv1d`].
+    /// As [`ops::conv1d`](crate::ops::conv1d).
     pub fn record(&self, recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
-        ops::conv1d(recorder, x, &self.weight, &self.bias, self.geometry)
+        self.record_padded(recorder, x, [self.padding, self.padding])
+    }
+
+    /// [`Conv1d::record`] with other numbers of zeros before and behind the signal.
+    pub(crate) fn record_padded(&self, recorder: &mut Recorder, x: &Tensor, padding: [usize; 2]) -> Result<Tensor> {
+        self.filters.record(recorder, x, padding)
     }
 }

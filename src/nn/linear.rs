@@ -1,22 +1,29 @@
 //! The affine map.
 
-use ndarray::{Array1, Array2, Ix2};
+use std::fmt;
+use std::sync::Arc;
 
-use crate::error::{Result, axes, check_shape, elements};
-use crate::ops;
-use crate::path::{Device, Recorder};
+use ndarray::{Array1, Array2};
+
+use crate::error::{Result, check_shape, elements};
+use crate::path::{ConstantMatrix, Device, Recorder};
 use crate::tensor::Tensor;
 
 /// `y = x W^T + b` (`torch.nn.Linear`).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Linear {
-    /// `[in, out]`
-    weight: Tensor,
-    bias: Option<Tensor>,
+    matrix: Arc<ConstantMatrix>,
+}
+
+impl fmt::Debug for Linear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [inputs, outputs] = self.matrix.sizes();
+        f.debug_struct("Linear").field("inputs", &inputs).field("outputs", &outputs).finish_non_exhaustive()
+    }
 }
 
 impl Linear {
-    /// Uploads the weights.
+    /// Puts the weights on the device. The CPU packs them for its registers.
     ///
     /// # Shapes
     /// `weight [out, in]`, `bias [out]`.
@@ -38,10 +45,7 @@ impl Linear {
         if let Some(bias) = bias {
             check_shape("Linear::new", "bias", &[weight.nrows()], bias.shape())?;
         }
-        Ok(Self {
-            weight: Tensor::from_array(device, &weight.t())?,
-            bias: bias.map(|bias| Tensor::from_array(device, bias)).transpose()?,
-        })
+        Ok(Self { matrix: Arc::new(ConstantMatrix::new(device, weight, bias)?) })
     }
 
     /// Copies the weight to the host: `[out, in]`.
@@ -49,7 +53,7 @@ impl Linear {
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn to_weight(&self) -> Result<Array2<f32>> {
-        Ok(self.weight.to_array::<Ix2>()?.reversed_axes())
+        self.matrix.weight()
     }
 
     /// Copies the bias to the host, if there is one: `[out]`.
@@ -57,7 +61,7 @@ impl Linear {
     /// # Errors
     /// The errors of a read-back, such as [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn to_bias(&self) -> Result<Option<Array1<f32>>> {
-        self.bias.as_ref().map(Tensor::to_array).transpose()
+        self.matrix.bias()
     }
 
     /// Applies the map; the result stays on the device.
@@ -68,7 +72,7 @@ impl Linear {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape), [`Error::DeviceMismatch`](crate::Error::DeviceMismatch).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut recorder = self.weight.device().recorder();
+        let mut recorder = self.matrix.device().recorder();
         let y = self.record(&mut recorder, x)?;
         recorder.submit()?;
         Ok(y)
@@ -80,7 +84,7 @@ impl Linear {
     /// As [`Linear::forward`].
     pub fn record(&self, recorder: &mut Recorder, x: &Tensor) -> Result<Tensor> {
         const OP: &str = "Linear";
-        let [inputs, outputs] = axes(OP, "weight", "[in, out]", self.weight.shape())?;
+        let [inputs, outputs] = self.matrix.sizes();
         let outer = match x.shape().split_last() {
             Some((&last, outer)) if last == inputs => outer,
             _ => {
@@ -88,8 +92,8 @@ impl Linear {
                 return Err(crate::Error::Shape { op: OP, what: "x", expected, found: x.shape().to_vec() });
             }
         };
-        let rows = x.reshape(&[elements(OP, "x without its last axis", outer)?, inputs])?;
-        let y = ops::matmul(recorder, &rows, &self.weight, self.bias.as_ref())?;
+        let rows = elements(OP, "x without its last axis", outer)?;
+        let y = self.matrix.record(recorder, x, rows)?;
         y.reshape(&[outer, &[outputs]].concat())
     }
 }

@@ -184,11 +184,17 @@ impl Context<'_> {
         self.activation(Activation::Affine { alpha, beta }, x)
     }
 
+    /// Softmax of the last axis, or its logarithm.
+    pub(super) fn softmax_last(&mut self, x: &Tensor, logarithm: bool) -> Result<Tensor> {
+        self.reserve(x.shape(), 4)?;
+        ops::softmax_last(self.recorder, x, logarithm)
+    }
+
     /// An operation on two tensors that broadcast.
     pub(super) fn binary(&mut self, op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let shape = broadcast(a.shape(), b.shape())?;
-        let (a, b) = (self.expand(a, &shape)?, self.expand(b, &shape)?);
-        ops::binary(self.recorder, op, &a, &b)
+        self.reserve(&shape, 4)?;
+        ops::binary_broadcast(self.recorder, op, a, b, &shape)
     }
 
     pub(super) fn permute(&mut self, x: &Tensor, order: &[usize]) -> Result<Tensor> {

@@ -5,11 +5,10 @@ use ndarray::Dim;
 use super::{Recorder, argmax_rows};
 use crate::error::{Error, Result, axes, check_shape, elements};
 use crate::gpu;
-use crate::memory;
 use crate::op::StridedLayout;
-use crate::path;
-use crate::reference;
+use crate::path::{self, HostPath};
 use crate::tensor::{Tensor, view};
+use crate::{cpu, memory, reference};
 
 /// A part of a tensor and its place in the result.
 #[derive(Clone)]
@@ -37,9 +36,12 @@ fn assemble(
         op,
         shape,
         tensors,
-        move |_, x, y| {
+        move |path, x, y| {
             for (at, Part { extents, from, to }) in parts.iter().enumerate() {
-                reference::strided_copy(extents, x.get(at)?, from, y, to);
+                match path {
+                    HostPath::Reference => reference::strided_copy(extents, x.get(at)?, from, y, to),
+                    HostPath::Cpu(_) => cpu::strided_copy(extents, x.get(at)?, from, y, to),
+                }
             }
             Ok(())
         },
@@ -134,9 +136,13 @@ pub(crate) fn slice_grad(recorder: &mut Recorder, shape: &[usize], slice: Slice,
     path::compute(
         recorder,
         shape,
-        |_| {
+        |path| {
             let mut dx = memory::zeros(OP, len)?;
-            reference::strided_copy(dy.shape(), dy.host(OP, "dy")?, &from, &mut dx, &to);
+            let (shape, dy) = (dy.shape(), dy.host(OP, "dy")?);
+            match path {
+                HostPath::Reference => reference::strided_copy(shape, dy, &from, &mut dx, &to),
+                HostPath::Cpu(_) => cpu::strided_copy(shape, dy, &from, &mut dx, &to),
+            }
             Ok(dx)
         },
         |gpu| {
@@ -246,7 +252,13 @@ pub fn gather_rows(recorder: &mut Recorder, table: &Tensor, rows: &[usize]) -> R
         OP,
         &shape,
         [table],
-        move |_, [table], y| path::put(reference::gather_rows(view(OP, table, Dim([count, columns]))?, &own)?, y),
+        move |path, [table], y| match path {
+            HostPath::Reference => path::put(reference::gather_rows(view(OP, table, Dim([count, columns]))?, &own)?, y),
+            HostPath::Cpu(_) => {
+                cpu::gather_rows(table, columns, own.iter().copied(), y);
+                Ok(())
+            }
+        },
         |gpu| {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -296,9 +308,18 @@ pub fn gather_best(recorder: &mut Recorder, table: &Tensor, scores: &Tensor) -> 
         OP,
         &shape,
         [table, &choices],
-        move |_, [table, choices], y| {
-            let best = memory::collected(OP, rows, choices.iter().map(|&choice| choice as usize))?;
-            path::put(reference::gather_rows(view(OP, table, Dim([count, columns]))?, &best)?, y)
+        move |path, [table, choices], y| {
+            let best = choices.iter().map(|&choice| choice as usize);
+            match path {
+                HostPath::Reference => {
+                    let best = memory::collected(OP, rows, best)?;
+                    path::put(reference::gather_rows(view(OP, table, Dim([count, columns]))?, &best)?, y)
+                }
+                HostPath::Cpu(_) => {
+                    cpu::gather_rows(table, columns, best, y);
+                    Ok(())
+                }
+            }
         },
         |gpu| {
             let words = (choices.buffer(OP, "choices")?, gpu::RowWords::Floats);

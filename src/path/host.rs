@@ -3,7 +3,7 @@
 use super::Recorder;
 use super::replay::{PlacedInputs, Repeat, Work};
 use crate::cpu::CpuDevice;
-use crate::error::{Result, elements};
+use crate::error::{Error, Result, elements};
 use crate::gpu;
 use crate::memory;
 use crate::tensor::Tensor;
@@ -161,6 +161,27 @@ impl HostCall<'_> {
         }
         Ok(y)
     }
+}
+
+/// [`run`] for an operation that only the CPU has in this form. The recorder's device is a CPU.
+pub(crate) fn run_on_cpu<const N: usize>(
+    recorder: &mut Recorder,
+    op: &'static str,
+    shape: &[usize],
+    inputs: [&Tensor; N],
+    mut kernel: impl FnMut(&CpuDevice, [&[f32]; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    let refused = move |found: &str| Error::DeviceMismatch {
+        op,
+        what: "recorder",
+        expected: "cpu".to_owned(),
+        found: found.to_owned(),
+    };
+    let host = move |path: &HostPath, inputs: [&[f32]; N], y: &mut [f32]| match path {
+        HostPath::Cpu(device) => kernel(device, inputs, y),
+        HostPath::Reference => Err(refused("reference")),
+    };
+    run(recorder, op, shape, inputs, host, |_| Err(refused("gpu")))
 }
 
 /// Writes a result that has memory of its own to the memory of an operation.

@@ -10,8 +10,8 @@ use crate::nn::Conv1d;
 use crate::onnx::context::{Context, Inputs, unexpected};
 use crate::onnx::value::Value;
 use crate::op::same_padding;
-use crate::ops::{Conv1dGeometry, PadMode};
-use crate::tensor::{Device, Tensor};
+use crate::path::FilterGeometry;
+use crate::tensor::Device;
 
 /// The zeros around the signal.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +49,7 @@ impl Padding {
     }
 }
 
-/// The most weights of filters whose groups and dilation are written out as zeros.
-const LARGEST: usize = 1 << 24;
-
-/// `Conv` with constant filters along one axis. Groups and dilation are written out as zeros among the filters.
+/// `Conv` with constant filters along one axis.
 pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
     let weight = match reader.constant(1) {
         Some(Value::Float(w)) if w.shape().len() == 3 => w.to_array::<ndarray::Ix3>()?,
@@ -75,25 +72,25 @@ pub(super) fn conv(reader: &mut Reader<'_>) -> Result<Operation> {
     let dilation = one(reader, "dilations")?;
     let group = reader.attributes.int("group")?.unwrap_or(1);
     let padding = Padding::read(reader)?;
-    let weight = written_out(reader, &weight, group, dilation)?;
+    let (groups, span) = groups_and_span(reader, &weight, group, dilation)?;
+    let geometry = FilterGeometry { stride, dilation, groups };
     let build = move |device: &Device| -> Result<NodeFn> {
-        let (filters, channels, span) = weight.dim();
-        let layer = |padding: usize| Conv1d::new(device, &weight, bias.as_ref(), Conv1dGeometry { stride, padding });
-        // The layer adds equal pads itself. Unequal pads are added to the signal first.
-        let (layer, around) = match padding {
-            Padding::Fixed([before, after]) if before == after => (layer(before)?, Padding::Fixed([0, 0])),
-            other => (layer(0)?, other),
-        };
+        let (filters, channels) = (weight.dim().0, weight.dim().1 * groups);
+        let layer = Conv1d::with_groups(device, &weight, bias.as_ref(), geometry, 0)?;
         Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| {
             let x = inputs.float(0, "X")?;
             if x.shape().len() != 3 || x.shape()[1] != channels {
                 let found = format!("shape {:?} for {channels} channels", x.shape());
                 return Err(unexpected("X", "floats of three axes, [N, C, L]", found));
             }
-            let x = padded(context, x, around, stride, span)?;
-            let room = x.shape()[2].saturating_add(span) / stride + 1;
-            context.reserve(&[x.shape()[0], filters, room], 4)?;
-            Ok(vec![Value::Float(layer.record(context.recorder, &x)?)])
+            let pads = padding.around(x.shape()[2], stride, span);
+            let padded = pads.iter().fold(x.shape()[2], |sum, &pad| sum.saturating_add(pad));
+            if pads != [0, 0] {
+                // Other devices than the CPU pad the signal first.
+                context.reserve(&[x.shape()[0], channels, padded], 4)?;
+            }
+            context.reserve(&[x.shape()[0], filters, padded / stride + 1], 4)?;
+            Ok(vec![Value::Float(layer.record_padded(context.recorder, x, pads)?)])
         }))
     };
     Ok(Operation::WithWeights { slots: vec![1, 2], build: Box::new(build) })
@@ -108,22 +105,22 @@ fn one(reader: &mut Reader<'_>, name: &str) -> Result<usize> {
     }
 }
 
-/// The signal with its padding.
-fn padded(context: &mut Context<'_>, x: &Tensor, padding: Padding, stride: usize, span: usize) -> Result<Tensor> {
-    let length = x.shape()[2];
-    let pads = match padding {
-        Padding::Fixed(pads) => pads,
-        Padding::Same { odd_first } => {
-            let [less, more] = same_padding(length, stride, span);
-            if odd_first { [more, less] } else { [less, more] }
+impl Padding {
+    /// The zeros before and behind a signal of `length`, for windows that reach over `span` positions.
+    fn around(self, length: usize, stride: usize, span: usize) -> [usize; 2] {
+        match self {
+            Self::Fixed(pads) => pads,
+            Self::Same { odd_first } => {
+                let [less, more] = same_padding(length, stride, span);
+                if odd_first { [more, less] } else { [less, more] }
+            }
         }
-    };
-    if pads == [0, 0] { Ok(x.clone()) } else { context.pad1d(x, pads, PadMode::Zero) }
+    }
 }
 
-/// The filters `[O, C, (K - 1) dilation + 1]` that give the same convolution without groups and dilation.
-fn written_out(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: usize) -> Result<Array3<f32>> {
-    let (out, inner, kernel) = weight.dim();
+/// The number of groups, and the positions that a filter reaches over.
+fn groups_and_span(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: usize) -> Result<(usize, usize)> {
+    let (out, _, kernel) = weight.dim();
     let group = usize::try_from(group).ok().filter(|&group| group >= 1 && out % group == 0);
     let Some(group) = group else {
         return Err(reader.refuse("group", format!("a divisor of the {out} filters"), "another number"));
@@ -132,18 +129,14 @@ fn written_out(reader: &Reader<'_>, weight: &Array3<f32>, group: i64, dilation: 
         return Err(reader.refuse("W", "filters of at least one element", format!("shape {:?}", weight.shape())));
     }
     let span = (kernel - 1).checked_mul(dilation).and_then(|span| span.checked_add(1));
-    let size = span.and_then(|span| [out, inner, group].into_iter().try_fold(span, usize::checked_mul));
-    let (Some(span), true) = (span, group == 1 && dilation == 1 || size.is_some_and(|size| size <= LARGEST)) else {
-        let found = format!("group {group}, dilation {dilation} for weights {:?}", weight.shape());
-        return Err(reader.refuse("group and dilations", format!("at most {LARGEST} weights when written out"), found));
-    };
-    if group == 1 && dilation == 1 {
-        return Ok(weight.clone());
+    match span.filter(|&span| span <= LONGEST) {
+        Some(span) => Ok((group, span)),
+        None => {
+            let found = format!("dilation {dilation} for weights {:?}", weight.shape());
+            Err(reader.refuse("dilations", format!("filters that reach over at most {LONGEST} positions"), found))
+        }
     }
-    let mut written = Array3::zeros((out, inner * group, span));
-    for ((o, c, k), &w) in weight.indexed_iter() {
-        let first = o / (out / group) * inner;
-        written[[o, first + c, k * dilation]] = w;
-    }
-    Ok(written)
 }
+
+/// The most positions that a filter may reach over.
+const LONGEST: usize = 1 << 24;

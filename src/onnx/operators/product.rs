@@ -2,19 +2,48 @@
 
 use std::sync::Arc;
 
-use super::{Operation, Reader};
+use ndarray::{Array1, Array2};
+
+use super::{NodeFn, Operation, Reader};
 use crate::error::Result;
 use crate::onnx::context::{Context, Inputs, broadcast, unexpected};
 use crate::onnx::value::Value;
 use crate::ops::{Binary, Slice};
-use crate::tensor::Tensor;
+use crate::path::ConstantMatrix;
+use crate::tensor::{Device, Tensor};
 
 /// `MatMul`, NumPy's `matmul`: the last two axes are matrices, and the axes before them broadcast.
-pub(super) fn matmul(_: &mut Reader<'_>) -> Result<Operation> {
+pub(super) fn matmul(reader: &mut Reader<'_>) -> Result<Operation> {
+    if let Some(Value::Float(b)) = reader.constant(1)
+        && b.shape().len() == 2
+        && reader.constant(0).is_none()
+    {
+        let b: Array2<f32> = b.to_array()?;
+        let build = move |device: &Device| -> Result<NodeFn> {
+            let matrix = ConstantMatrix::new(device, &b.t().to_owned(), None)?;
+            Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| {
+                Ok(vec![Value::Float(rows_times(context, inputs.float(0, "A")?, &matrix)?)])
+            }))
+        };
+        return Ok(Operation::WithWeights { slots: vec![1], build: Box::new(build) });
+    }
     Operation::plain(|context, inputs| {
         let (a, b) = (inputs.float(0, "A")?, inputs.float(1, "B")?);
         Ok(vec![Value::Float(product(context, a, b)?)])
     })
+}
+
+/// The product of all rows of `a` with a constant matrix.
+fn rows_times(context: &mut Context<'_>, a: &Tensor, matrix: &ConstantMatrix) -> Result<Tensor> {
+    let [depth, columns] = matrix.sizes();
+    let Some((_, outer)) = a.shape().split_last().filter(|(last, _)| **last == depth) else {
+        let found = format!("{:?} and {:?}", a.shape(), [depth, columns]);
+        return Err(unexpected("A and B", "matrices that fit, of at least one axis", found));
+    };
+    let shape = [outer, &[columns]].concat();
+    context.reserve(&shape, 4)?;
+    let y = matrix.record(context.recorder, a, outer.iter().product())?;
+    context.reshape(&y, &shape)
 }
 
 fn product(context: &mut Context<'_>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -81,13 +110,14 @@ pub(super) fn gemm(reader: &mut Reader<'_>) -> Result<Operation> {
     let alpha = reader.attributes.float("alpha")?.unwrap_or(1.0);
     let beta = reader.attributes.float("beta")?.unwrap_or(1.0);
     let (trans_a, trans_b) = (reader.attributes.flag("transA", false)?, reader.attributes.flag("transB", false)?);
-    let finish = move |context: &mut Context<'_>, inputs: &Inputs<'_>, b: &Tensor| -> Result<Vec<Value>> {
+    let read = move |context: &mut Context<'_>, inputs: &Inputs<'_>| -> Result<Tensor> {
         let a = inputs.float(0, "A")?;
         if a.shape().len() != 2 {
             return Err(unexpected("A", "a matrix", format!("shape {:?}", a.shape())));
         }
-        let a = if trans_a { context.permute(a, &[1, 0])? } else { a.clone() };
-        let y = context.matmul(&a, b, None)?;
+        if trans_a { context.permute(a, &[1, 0]) } else { Ok(a.clone()) }
+    };
+    let add = move |context: &mut Context<'_>, inputs: &Inputs<'_>, y: Tensor| -> Result<Vec<Value>> {
         let Some(c) = inputs.optional_float(2, "C")? else {
             return Ok(vec![Value::Float(y)]);
         };
@@ -105,18 +135,33 @@ pub(super) fn gemm(reader: &mut Reader<'_>) -> Result<Operation> {
             }
             let b = if trans_b { context.permute(b, &[1, 0])? } else { b.clone() };
             let b = if alpha == 1.0 { b } else { context.affine(alpha, &b, 0.0)? };
-            finish(context, inputs, &b)
+            let a = read(context, inputs)?;
+            let y = context.matmul(&a, &b, None)?;
+            add(context, inputs, y)
         });
     };
     // A constant matrix is transposed and scaled once, before it is put on the device.
     if b.shape().len() != 2 {
         return Err(reader.refuse("B", "a matrix", format!("shape {:?}", b.shape())));
     }
-    let build = move |device: &crate::Device| -> Result<super::NodeFn> {
-        let b: ndarray::Array2<f32> = b.to_array()?;
-        let b = if trans_b { b.reversed_axes() } else { b };
-        let b = Tensor::from_array(device, &b.mapv(|x| alpha * x))?;
-        Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| finish(context, inputs, &b)))
+    let b: Array2<f32> = b.to_array()?;
+    let weight = if trans_b { b } else { b.reversed_axes() };
+    let weight = weight.mapv(|x| alpha * x);
+    // A constant vector is added by the product itself.
+    let bias = match reader.constant(2) {
+        Some(Value::Float(c)) if c.shape() == [weight.nrows()] || c.shape() == [1, weight.nrows()] => {
+            Some(c.to_vec()?.into_iter().map(|c| beta * c).collect::<Array1<f32>>())
+        }
+        _ => None,
     };
-    Ok(Operation::WithWeights { slots: vec![1], build: Box::new(build) })
+    let slots = if bias.is_some() { vec![1, 2] } else { vec![1] };
+    let build = move |device: &Device| -> Result<NodeFn> {
+        let matrix = ConstantMatrix::new(device, &weight, bias.as_ref())?;
+        Ok(Arc::new(move |context: &mut Context<'_>, inputs: &Inputs<'_>| {
+            let a = read(context, inputs)?;
+            let y = rows_times(context, &a, &matrix)?;
+            add(context, inputs, y)
+        }))
+    };
+    Ok(Operation::WithWeights { slots, build: Box::new(build) })
 }

@@ -6,7 +6,7 @@ use super::{Operation, Reader};
 use crate::error::Result;
 use crate::onnx::context::{Context, axes, axis, unexpected};
 use crate::onnx::value::{IntKind, Ints, Value};
-use crate::ops::{Binary, Math, Reduction};
+use crate::ops::Reduction;
 use crate::tensor::Tensor;
 
 /// The kind of a reduction.
@@ -112,39 +112,16 @@ pub(super) fn softmax(reader: &mut Reader<'_>, logarithm: bool) -> Result<Operat
         if coerced {
             let (before, after) = shape.split_at(along);
             let flat = context.reshape(x, &[before.iter().product(), after.iter().product()])?;
-            let y = softmax_last(context, &flat, logarithm)?;
+            let y = context.softmax_last(&flat, logarithm)?;
             return Ok(vec![Value::Float(context.reshape(&y, &shape)?)]);
         }
         // The exchange of two axes is its own inverse.
         let mut order: Vec<usize> = (0..rank).collect();
         order.swap(along, rank - 1);
         let exchanged = context.permute(x, &order)?;
-        let y = softmax_last(context, &exchanged, logarithm)?;
+        let y = context.softmax_last(&exchanged, logarithm)?;
         Ok(vec![Value::Float(context.permute(&y, &order)?)])
     })
-}
-
-/// `exp(x - m) / sum(exp(x - m))` over the last axis, or its logarithm `x - m - ln(sum(exp(x - m)))`, where `m` is the maximum.
-fn softmax_last(context: &mut Context<'_>, x: &Tensor, logarithm: bool) -> Result<Tensor> {
-    if x.is_empty() {
-        return Ok(x.clone());
-    }
-    let mut column = x.shape().to_vec();
-    if let Some(last) = column.last_mut() {
-        *last = 1;
-    }
-    let largest = context.reduce_last(Reduction::Max, x)?;
-    let largest = context.reshape(&largest, &column)?;
-    let shifted = context.binary(Binary::Sub, x, &largest)?;
-    let powers = context.math(Math::Exp, &shifted)?;
-    let sum = context.reduce_last(Reduction::Sum, &powers)?;
-    let sum = context.reshape(&sum, &column)?;
-    if logarithm {
-        let sum = context.math(Math::Log, &sum)?;
-        context.binary(Binary::Sub, &shifted, &sum)
-    } else {
-        context.binary(Binary::Div, &powers, &sum)
-    }
 }
 
 /// `ArgMax` or `ArgMin`. The data is read back to the host.
