@@ -41,7 +41,7 @@ impl Pass {
     fn run(&mut self) -> Result<(Tensor, RecurrentGradient)> {
         let Self { stack, x, state, sequence, options } = self;
         let (mut recorder, mut state) = (stack.device().recorder(), state.try_clone()?);
-        let (y, tape) = stack.record_training(&mut recorder, x, &mut state, sequence, options)?;
+        let (y, tape) = stack.record_training(&mut recorder, x, &mut state, &*sequence, options)?;
         let gradient = tape.record_backward(&mut recorder, &y, None)?;
         Ok((y, gradient))
     }
