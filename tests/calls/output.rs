@@ -172,7 +172,7 @@ fn a_clone_keeps_its_elements_unless_the_buffer_is_the_callers() {
     let shape = [TIME, BATCH, HIDDEN];
     for device in [Device::Reference, Device::Cpu, Device::Gpu(gpu.clone())] {
         let lstm = Lstm::config(INPUT, HIDDEN).random(&device, 3).expect("a stack");
-        let mut run = |y: &mut Tensor| {
+        let run = |y: &mut Tensor| {
             let mut state = lstm.zero_state(BATCH).expect("state");
             submitted(&device, |recorder| {
                 lstm.record_into(recorder, &x(&device, 0.0), &mut state, &Sequence::new(), y).expect("records");
@@ -228,7 +228,7 @@ fn an_output_that_does_not_fit_is_refused_and_the_state_stays() {
         let other = if matches!(device, Device::Cpu) { Device::Reference } else { Device::Cpu };
         let lstm = Lstm::config(INPUT, HIDDEN).random(&device, 3).expect("a stack");
         let mut state = lstm.zero_state(BATCH).expect("state");
-        let mut into = |x: &Tensor, state: &mut State, y: &mut Tensor| {
+        let into = |x: &Tensor, state: &mut State, y: &mut Tensor| {
             lstm.record_into(&mut device.recorder(), x, state, &Sequence::new(), y)
         };
         let mut narrow = Tensor::zeros(&device, &[TIME, BATCH, HIDDEN - 1]).expect("y");
