@@ -3,7 +3,7 @@
 use crate::cpu;
 use crate::error::{Error, Result, elements};
 use crate::ops::{self, Binary, Math, Recorder, Reduction};
-use crate::path::{self, Device};
+use crate::path;
 use crate::tensor::Tensor;
 
 /// `exp(x - m) / sum(exp(x - m))` along the last axis, `m` its largest element (`torch.softmax`).
@@ -39,7 +39,7 @@ pub(crate) fn softmax_last(recorder: &mut Recorder, x: &Tensor, logarithm: bool)
     if x.is_empty() {
         return Ok(x.clone());
     }
-    if let Device::Cpu | Device::CpuWith(_) = recorder.device() {
+    if recorder.is_on_cpu() {
         x.check_device(OP, "x", recorder.device())?;
         return path::run_on_cpu(recorder, OP, x.shape(), [x], move |cpu, [x], y| {
             cpu::softmax_rows(cpu, x, columns, logarithm, y);

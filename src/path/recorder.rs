@@ -158,6 +158,11 @@ impl Recorder {
         self.gpu
     }
 
+    /// Whether operations run on the CPU path.
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        matches!(self.device, Device::Cpu | Device::CpuWith(_))
+    }
+
     /// The path of a host device.
     pub(crate) fn host_path(&self) -> HostPath {
         self.device.cpu().map_or(HostPath::Reference, HostPath::Cpu)
