@@ -1,6 +1,6 @@
 //! The layers of Keras on a device, and their computations.
 
-use ndarray::{Array1, Array2, Array3, Axis, s};
+use ndarray::{Array1, Array2, Array3, Axis};
 
 use super::super::model::{ModelSpec, ValueRef};
 use super::super::parse::{ConvSpec, LayerActivation, LayerKind, LayerSpec, Padding};
@@ -11,7 +11,8 @@ use super::{LayerContext, LayerResults, OP};
 use crate::error::{Error, Result, axes};
 use crate::nn::{Conv1d, Embedding, Linear};
 use crate::op::same_padding;
-use crate::ops::{self, Conv1dGeometry, Math, PadMode, Recorder};
+use crate::ops::{self, Math, Recorder};
+use crate::path::FilterGeometry;
 use crate::tensor::Tensor;
 use crate::text::listed;
 
@@ -270,10 +271,9 @@ impl DeviceConv1d {
             loader.file.refuse(&spec.kernel, format!("a kernel that reaches over at most {LONGEST} steps"), &found)
         })?;
         loader.spend(&spec.kernel, 4 * (filters * channels) as u64 * reach as u64)?;
-        // A dilated kernel is stored with zeros between its elements.
-        let mut weight = Array3::zeros((filters, channels, reach));
-        weight.slice_mut(s![.., .., ..;spec.dilation]).assign(&kernel.view().permuted_axes([2, 1, 0]));
-        let conv = Conv1d::new(loader.device, &weight, bias, Conv1dGeometry { stride: spec.stride, padding: 0 })?;
+        let weight = kernel.view().permuted_axes([2, 1, 0]).to_owned();
+        let geometry = FilterGeometry { stride: spec.stride, dilation: spec.dilation, groups: 1 };
+        let conv = Conv1d::with_groups(loader.device, &weight, bias, geometry, 0)?;
         Ok(Self { conv, reach, stride: spec.stride, padding: spec.padding, activation: spec.activation })
     }
 
@@ -285,8 +285,7 @@ impl DeviceConv1d {
             Padding::Causal => (self.reach - 1, 0),
             Padding::Same => same_padding(time, self.stride, self.reach).into(),
         };
-        let x = if left + right == 0 { x } else { ops::pad1d(recorder, &x, left, right, PadMode::Zero)? };
-        let y = self.conv.record(recorder, &x)?;
+        let y = self.conv.record_padded(recorder, &x, [left, right])?;
         let y = ops::permute(recorder, &y, &[0, 2, 1])?;
         self.activation.record(recorder, &y)
     }
