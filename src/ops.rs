@@ -145,10 +145,8 @@ pub(crate) fn binary_broadcast(
     }
     a.check_device(OP, "a", recorder.device())?;
     b.check_device(OP, "b", recorder.device())?;
-    let [a_shape, b_shape, own] = [a.shape(), b.shape(), shape].map(<[usize]>::to_vec);
-    path::run_on_cpu(recorder, OP, shape, [a, b], move |cpu, [a, b], y| {
-        cpu::binary(cpu, op, (a, &a_shape), (b, &b_shape), &own, y);
-        Ok(())
+    path::run_each_broadcast(recorder, OP, shape, [a, b], move |cpu, [a, b], shape, y| {
+        cpu::binary(cpu, op, a, b, shape, y);
     })
 }
 

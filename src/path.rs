@@ -31,7 +31,7 @@ use crate::tensor::Tensor;
 pub(crate) use constant::{ConstantFilters, ConstantMatrix, FilterGeometry};
 #[cfg(feature = "gpu")]
 pub use encoded::EncodedCommands;
-pub(crate) use host::{HostPath, put, run, run_broadcast, run_each, run_list, run_on_cpu};
+pub(crate) use host::{HostPath, put, run, run_broadcast, run_each, run_each_broadcast, run_list, run_on_cpu};
 pub use parameters::ParameterTensors;
 pub use recorder::{ReadBack, Recorder};
 #[cfg(any(feature = "onnx", feature = "keras"))]

@@ -1,7 +1,7 @@
 //! Operations on the host: how an operation states its work, and what it reads.
 
 use super::Recorder;
-use super::replay::{PlacedInputs, Repeat, Work};
+use super::replay::{HostWork, PlacedInputs, Repeat, Work};
 use crate::cpu::CpuDevice;
 use crate::error::{Error, Result, elements};
 use crate::gpu;
@@ -126,6 +126,35 @@ pub(crate) fn run_broadcast(
     let pattern = Repeat::of(x.shape(), shape).map_or(Pattern::Whole, Pattern::Repeat);
     let call = HostCall { op, shape, inputs: &[x], pattern };
     call.run(recorder, move |path, inputs, y| host(path, inputs.get(0)?, y), gpu)
+}
+
+/// [`run_on_cpu`] for an element-wise operation on two inputs that broadcast to `shape`. `kernel` gets the inputs' shapes and
+/// the result's. It may also be called for a part of the result, with as many elements of each input; then all shapes
+/// are that one number.
+pub(crate) fn run_each_broadcast(
+    recorder: &mut Recorder,
+    op: &'static str,
+    shape: &[usize],
+    inputs: [&Tensor; 2],
+    kernel: impl Fn(&CpuDevice, [(&[f32], &[usize]); 2], &[usize], &mut [f32]) + Copy + Send + Sync + 'static,
+) -> Result<Tensor> {
+    let [a_shape, b_shape, own] = [inputs[0].shape(), inputs[1].shape(), shape].map(<[usize]>::to_vec);
+    let mut host: HostWork = Box::new(move |path, inputs, y| {
+        let [a, b] = inputs.all()?;
+        path.choose(|| (), |cpu| kernel(cpu, [(a, &a_shape), (b, &b_shape)], &own, y));
+        Ok(())
+    });
+    let mut y = memory::zeros(op, elements(op, "the result", shape)?)?;
+    host(&recorder.host_path(), &HostInputs::Tensors { op, tensors: &inputs }, &mut y)?;
+    let y = Tensor::from_vec(recorder.device(), shape, y)?;
+    let Some(recording) = recorder.recording() else { return Ok(y) };
+    let each: HostWork = Box::new(move |path, inputs, y| {
+        let ([a, b], size) = (inputs.all()?, [y.len()]);
+        path.choose(|| (), |cpu| kernel(cpu, [(a, &size), (b, &size)], &size, y));
+        Ok(())
+    });
+    recording.broadcast(inputs, &y, each, host)?;
+    Ok(y)
 }
 
 /// A call of an operation with one result.

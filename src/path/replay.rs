@@ -112,13 +112,49 @@ impl Recording {
         }
         let mut slots = Vec::new();
         for tensor in outputs {
-            let slot = self.lengths.len();
+            let slot = self.slot(tensor.len());
             self.note(tensor, Source::Slot(slot))?;
-            self.lengths.push(tensor.len());
             slots.push(slot);
         }
         self.steps.push(Step { inputs, outputs: slots, work });
         Ok(())
+    }
+
+    /// Notes an element-wise operation on inputs that broadcast to the shape of `y`: as repetitions of its inputs and `each`,
+    /// which can all be parts of a pass, or else as `whole`.
+    pub(crate) fn broadcast(
+        &mut self,
+        inputs: [&Tensor; 2],
+        y: &Tensor,
+        each: HostWork,
+        whole: HostWork,
+    ) -> Result<()> {
+        let repeats = inputs.map(|x| Repeat::of(x.shape(), y.shape()));
+        let sources = [self.source(inputs[0])?, self.source(inputs[1])?];
+        let constant = sources.iter().all(|source| matches!(source, Source::Constant(_)));
+        let ([Some(a), Some(b)], false, true) = (repeats, constant, y.len() <= plan::MOST_PASSED) else {
+            return self.step(&inputs, &[y], Work::Whole(whole));
+        };
+        let mut operands = Vec::new();
+        for ((source, x), repeat) in sources.into_iter().zip(inputs).zip([a, b]) {
+            operands.push(if x.len() == y.len() {
+                source
+            } else {
+                let slot = self.slot(y.len());
+                self.steps.push(Step { inputs: vec![source], outputs: vec![slot], work: Work::Repeat(repeat) });
+                Source::Slot(slot)
+            });
+        }
+        let slot = self.slot(y.len());
+        self.note(y, Source::Slot(slot))?;
+        self.steps.push(Step { inputs: operands, outputs: vec![slot], work: Work::Each(each) });
+        Ok(())
+    }
+
+    /// A new slot for `len` numbers.
+    fn slot(&mut self, len: usize) -> usize {
+        self.lengths.push(len);
+        self.lengths.len() - 1
     }
 
     fn note(&mut self, tensor: &Tensor, source: Source) -> Result<()> {

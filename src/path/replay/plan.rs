@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 const OP: &str = "replay";
 /// The most elements of a tensor that takes part in a pass of several steps. A larger one is worth several threads, which
 /// each step starts for itself.
-const MOST_PASSED: usize = 1 << 18;
+pub(super) const MOST_PASSED: usize = 1 << 18;
 
 impl Recording {
     /// Plans the steps that compute `outputs`; `None` if another call may need other steps, or if their memory would be more
