@@ -213,3 +213,51 @@ fn written_out(weight: &Array3<f32>, geometry: FilterGeometry) -> Result<Array3<
     }
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that differ from each other.
+    fn number(at: usize) -> f32 {
+        ((at * 37 % 101) as f32 - 50.0) / 60.0
+    }
+
+    #[test]
+    fn groups_dilation_and_unequal_padding_give_the_same_on_the_cpu_and_written_out() -> Result<()> {
+        for (groups, dilation, stride, padding) in
+            [(1, 1, 1, [0, 0]), (3, 1, 2, [2, 2]), (2, 3, 1, [1, 4]), (6, 2, 3, [0, 5])]
+        {
+            let (out, channels, kernel, length) = (12, 2, 3, 11);
+            let weight = Array3::from_shape_fn((out, channels, kernel), |(o, c, k)| number(o * 6 + c * 3 + k));
+            let bias = Array1::from_shape_fn(out, |o| number(o + 7));
+            let geometry = FilterGeometry { stride, dilation, groups };
+            let of = |device: &Device| -> Result<(Vec<usize>, Vec<f32>)> {
+                let filters = ConstantFilters::new(device, &weight, Some(&bias), geometry)?;
+                let len = 2 * groups * channels * length;
+                let x = Tensor::from_vec(device, &[2, groups * channels, length], (0..len).map(number).collect())?;
+                let mut recorder = device.recorder();
+                let y = filters.record(&mut recorder, &x, padding)?;
+                recorder.submit()?;
+                Ok((y.shape().to_vec(), y.to_vec()?))
+            };
+            let ((shape, truth), (own, y)) = (of(&Device::Reference)?, of(&Device::Cpu)?);
+            assert_eq!(own, shape, "{geometry:?}");
+            let far = truth.iter().zip(&y).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-5, "{geometry:?}: {far}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn weights_come_back_from_the_panels() -> Result<()> {
+        let weight = Array2::from_shape_fn((70, 5), |(o, i)| number(o * 5 + i));
+        let bias = Array1::from_shape_fn(70, number);
+        for device in [Device::Reference, Device::Cpu] {
+            let matrix = ConstantMatrix::new(&device, &weight, Some(&bias))?;
+            assert_eq!((matrix.weight()?, matrix.bias()?), (weight.clone(), Some(bias.clone())), "{device}");
+            assert_eq!(ConstantMatrix::new(&device, &weight, None)?.bias()?, None, "{device}");
+        }
+        Ok(())
+    }
+}
