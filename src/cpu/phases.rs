@@ -9,12 +9,14 @@ use std::ops::{Add, Div, Mul, Range, Rem};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::pool::{Left, Member};
+use super::pool::{Left, Member, spin_until};
 
 /// The work of the smallest claim in multiply-adds: far more than the claim itself costs.
 const CLAIM_WORK: usize = 1 << 18;
-/// Checks for the end of a phase before a thread claims items of others that were punctual so far.
-const GRACE_CHECKS: usize = 40;
+/// Checks for the end of a phase before the first look at the clock.
+const FIRST_CHECKS: usize = 40;
+/// The time that a thread leaves to others for their own items, beside the time that a slow core takes for them.
+const GRACE: Duration = Duration::from_micros(10);
 /// Multiply-adds per nanosecond of a slow core, to judge how long a thread may have to wait for another.
 const SLOW_RATE: usize = 8;
 
@@ -122,6 +124,14 @@ pub(super) struct Home {
     pub(super) homes: usize,
 }
 
+/// A home's items in lots.
+struct Lots {
+    items: Range<usize>,
+    /// Items per lot; the last lot may have fewer.
+    size: usize,
+    count: usize,
+}
+
 /// The place of a thread in a queue.
 struct Position<'a> {
     queue: &'a PhaseQueue,
@@ -144,7 +154,7 @@ pub(super) struct PhaseWorker<'a> {
     current: usize,
     home: Home,
     member: Member<'a>,
-    /// Whether the others were late in the last phase.
+    /// Whether a thread had claimed nothing of its own when this one took its items in the last phase.
     others_late: bool,
     /// Whether no other thread is in the call.
     alone: bool,
@@ -218,27 +228,63 @@ impl<'a> PhaseWorker<'a> {
                 }
             }
         }
-        let checks = if self.others_late { 0 } else { GRACE_CHECKS };
-        for _ in 0..checks {
-            if self.positions[self.current].passed() {
-                return Ok(());
-            }
-            std::hint::spin_loop();
+        let expected = self.expected(phase);
+        if self.waits_for_owners(phase, GRACE + expected) {
+            return Ok(());
         }
         self.others_late = false;
         let first = own.map_or(self.member.index, |own| own + 1);
         for other in (0..homes).map(|at| (first + at) % homes).filter(|&other| Some(other) != own) {
+            let owner_came = self.owner_came(phase, other);
             while let Some(items) = self.claim(phase, other)? {
-                self.others_late = true;
+                self.others_late |= !owner_came;
                 if self.finish(items, &mut run) {
                     return Ok(());
                 }
             }
         }
-        let work = phase.items.div_ceil(homes).saturating_mul(phase.item_work);
-        let expected = Duration::from_nanos((work / SLOW_RATE) as u64);
         let position = &self.positions[self.current];
         self.member.wait(expected, || position.passed())
+    }
+
+    /// The time that a slow core takes for a home's items.
+    fn expected(&self, phase: Phase) -> Duration {
+        let work = phase.items.div_ceil(self.home.homes).saturating_mul(phase.item_work);
+        Duration::from_nanos((work / SLOW_RATE) as u64)
+    }
+
+    /// Leaves the items of the others to them for a while, so that each keeps its own weights in its cache; returns whether the
+    /// phase is done. Threads that were late in the last phase and have not come to this one get no time.
+    #[inline]
+    fn waits_for_owners(&self, phase: Phase, grace: Duration) -> bool {
+        let passed = || self.positions[self.current].passed();
+        for _ in 0..FIRST_CHECKS {
+            if passed() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let mut others = (0..self.home.homes).filter(|&home| Some(home) != self.home.own);
+        if self.others_late && !others.all(|home| self.owner_came(phase, home)) {
+            return false;
+        }
+        spin_until(grace, || passed() || self.member.must_leave()) && passed()
+    }
+
+    /// Whether the owner of a home has claimed some of its items in this phase.
+    fn owner_came(&self, phase: Phase, home: usize) -> bool {
+        let Position { queue, phase: number, .. } = self.positions[self.current];
+        let Lots { count, .. } = self.lots(phase, home);
+        let seen = Unclaimed::unpack(queue.homes[home].0.load(Ordering::Relaxed));
+        let from_its_end = if phase.last_first { seen.high < count } else { seen.low > 0 };
+        count == 0 || seen.phase > number || seen.phase == number && from_its_end
+    }
+
+    /// The lots of a home.
+    fn lots(&self, phase: Phase, home: usize) -> Lots {
+        let items = share(phase.items, home, self.home.homes);
+        let size = items.len().div_ceil(MOST_LOTS).max(1);
+        Lots { count: items.len().div_ceil(size), size, items }
     }
 
     /// Claims items of a home. Its owner takes them in the phase's order, the other threads from the other end.
@@ -248,13 +294,11 @@ impl<'a> PhaseWorker<'a> {
             return Err(Left);
         }
         let Position { queue, phase: number, .. } = self.positions[self.current];
-        let items = share(phase.items, home, self.home.homes);
-        let lot = items.len().div_ceil(MOST_LOTS).max(1);
-        let lots = items.len().div_ceil(lot);
-        let least = CLAIM_WORK / phase.item_work.saturating_mul(lot).max(1);
+        let Lots { items, size, count } = self.lots(phase, home);
+        let least = CLAIM_WORK / phase.item_work.saturating_mul(size).max(1);
         let low_end = (Some(home) == self.home.own) != phase.last_first;
-        let claimed = queue.claim(home, number, lots, low_end, least);
-        Ok(claimed.map(|lots| items.start + lots.start * lot..items.end.min(items.start + lots.end * lot)))
+        let claimed = queue.claim(home, number, count, low_end, least);
+        Ok(claimed.map(|lots| items.start + lots.start * size..items.end.min(items.start + lots.end * size)))
     }
 
     /// Does claimed items; returns whether they were the last of the phase.

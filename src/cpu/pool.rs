@@ -18,16 +18,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub(super) use self::barrier::Barrier;
+pub(super) use self::seat::spin_until;
 
 use self::pace::Pace;
-use self::seat::{CallerSleep, Seat, spin_until};
+use self::seat::{CallerSleep, Seat};
 
 /// The time for which a thread spins at least before it sleeps or leaves: more than it takes to wake a thread.
 const SPIN: Duration = Duration::from_micros(50);
 /// Checks of a condition before the first look at the clock.
 const FIRST_CHECKS: usize = 100;
-/// The pause of a worker that has left a call, before it comes back. It doubles up to [`MOST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(1);
+/// The pause of a worker that has left a call, before it comes back. It doubles up to [`MOST_PAUSE`] with every stay in the call
+/// that was not much longer than the pause.
+const PAUSE: Duration = Duration::from_micros(250);
 const MOST_PAUSE: Duration = Duration::from_millis(8);
 
 /// The work of one call; its argument is the thread's number.
@@ -240,7 +242,7 @@ impl Member<'_> {
         let Some(Workers { shared, .. }) = self.workers else { return Ok(()) };
         let begin = Instant::now();
         let broken = || shared.broken.load(Ordering::SeqCst);
-        spin_until(SPIN + expected, || done() || broken() || self.must_leave());
+        spin_until(SPIN + 2 * expected, || done() || broken() || self.must_leave());
         if !done() && !broken() {
             if self.index > 0 {
                 return Err(Left);
@@ -354,14 +356,16 @@ impl PoolState {
                 continue;
             }
             let task = *lock(&self.task);
+            let entered = Instant::now();
             let outcome = task.map_or(Ok(()), |task| task(worker + 1));
             let comes_back = outcome.is_err() && !self.closed.load(Ordering::Relaxed);
             seat.leave(comes_back);
             self.caller.wake();
             if comes_back {
+                let stayed = entered.elapsed() > 4 * pause;
+                pause = if stayed { PAUSE } else { MOST_PAUSE.min(2 * pause) };
                 // The next call ends the pause.
                 std::thread::park_timeout(pause);
-                pause = MOST_PAUSE.min(2 * pause);
             } else {
                 pause = PAUSE;
             }

@@ -76,7 +76,7 @@ impl Seat {
 
 /// Spins until `done` or for the given time; returns whether it is done. A descheduled thread does not lose the check that follows
 /// its return.
-pub(super) fn spin_until(time: Duration, mut done: impl FnMut() -> bool) -> bool {
+pub(in crate::cpu) fn spin_until(time: Duration, mut done: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
     loop {
         let over = begin.elapsed() >= time;
