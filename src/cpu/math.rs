@@ -55,7 +55,7 @@ pub(super) fn tanh_precise<S: Simd>(v: S, x: S::F) -> S::F {
     };
     // Both polynomials are divided by the lower one's constant, so that the divisor is at least 1.
     let upper = sum(&[
-        -5.641_676_7e-14,
+        -5.641_677e-14,
         4.087_417_2e-11,
         -1.758_378_9e-8,
         1.046_749_9e-5,
@@ -63,7 +63,7 @@ pub(super) fn tanh_precise<S: Simd>(v: S, x: S::F) -> S::F {
         1.302_255_3e-1,
         9.999_999e-1,
     ]);
-    let lower = sum(&[2.448_660_9e-4, 2.422_276_4e-2, 4.635_583_9e-1, 1.0]);
+    let lower = sum(&[2.448_661e-4, 2.422_276_4e-2, 4.635_583_9e-1, 1.0]);
     v.mul(x, v.mul(upper, v.reciprocal(lower)))
 }
 
@@ -78,7 +78,7 @@ pub(super) fn exp<S: Simd>(v: S, x: S::F) -> S::F {
     let n = v.sub(v.fma(x, v.splat(std::f32::consts::LOG2_E), round), round);
     let r = v.fma(n, v.splat(2.121_944_4e-4), v.fma(n, v.splat(-0.693_359_4), x));
     let mut sum = v.splat(1.987_569_2e-4);
-    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         sum = v.fma(sum, r, v.splat(coefficient));
     }
     let power = v.add(v.fma(sum, v.mul(r, r), r), v.splat(1.0));

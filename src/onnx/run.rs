@@ -55,12 +55,12 @@ impl DeviceGraph {
     /// Runs the graph and puts its outputs in the place of older ones. On the CPU a call for which there is a replay needs
     /// no interpreter.
     pub(super) fn run(&self, graph: &Graph, inputs: &[(&str, Input)], outputs: &mut Outputs) -> Result<()> {
-        if let Some(mut replay) = self.kept.take(|replay| replay.fits(inputs, &self.device)) {
-            if replay.run(inputs, outputs).is_ok() {
-                self.kept.put(replay);
-                return Ok(());
-            }
-            // The interpreter may find memory, or else it names the node that has none.
+        // If a replay has no memory, the interpreter may find some, or else it names the node that has none.
+        if let Some(mut replay) = self.kept.take(|replay| replay.fits(inputs, &self.device))
+            && replay.run(inputs, outputs).is_ok()
+        {
+            self.kept.put(replay);
+            return Ok(());
         }
         let wanted = self.replayable && self.kept.wants(CallKind(inputs));
         if wanted && let Ok(recorded) = self.record(graph, inputs) {

@@ -101,7 +101,7 @@ fn a_callers_buffer_is_written_in_place_by_every_schedule() {
                     continue;
                 }
                 run += 1;
-                cut += usize::from(stack.plan(TIME, BATCH).expect("fits").chunks.len() > 1);
+                cut += usize::from(stack.plan(TIME, BATCH).expect("fits").chunks().len() > 1);
                 let shape = [TIME, BATCH, stack.output_size()];
                 let (buffer, mut y) = own(&gpu, &shape);
                 compare(&stack, &mut y, &format!("{kind} {cell:?} {loop_cap:?}"));

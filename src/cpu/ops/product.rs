@@ -55,7 +55,7 @@ pub(super) struct PanelMatrix<'a> {
 impl PanelMatrix<'_> {
     /// Numbers that [`PanelMatrix::multiply`] needs besides its result.
     pub(super) fn spare_len(&self, rows: usize) -> usize {
-        if self.columns % self.width == 0 { 0 } else { rows.min(ROW_CHUNK) * self.width }
+        if self.columns.is_multiple_of(self.width) { 0 } else { rows.min(ROW_CHUNK) * self.width }
     }
 
     /// Computes `out [rows, columns] = rows x matrix + bias`.

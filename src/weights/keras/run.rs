@@ -249,12 +249,12 @@ impl KerasLayer {
     /// # Ok::<(), gatewise::Error>(())
     /// ```
     pub fn call_into(&self, call: &KerasCall, outputs: &mut KerasOutputs) -> Result<()> {
-        if let Some(mut replay) = self.kept.take(|replay| replay.fits(call, &self.device)) {
-            if replay.run(call, outputs).is_ok() {
-                self.kept.put(replay);
-                return Ok(());
-            }
-            // The layers may find memory, or else they name the layer that has none.
+        // If a replay has no memory, the layers may find some, or else they name the layer that has none.
+        if let Some(mut replay) = self.kept.take(|replay| replay.fits(call, &self.device))
+            && replay.run(call, outputs).is_ok()
+        {
+            self.kept.put(replay);
+            return Ok(());
         }
         let wanted = self.device.cpu().is_some() && self.kept.wants(CallKind(call));
         if wanted && let Ok(recorded) = self.record_replay(call) {
