@@ -30,7 +30,7 @@ pub(crate) struct Simd {
 impl Simd {
     /// The options of a CPU device with this number of threads.
     pub(crate) fn options(self, threads: Option<usize>) -> CpuOptions {
-        CpuOptions { threads, instructions: self.simd, ..Default::default() }
+        CpuOptions { threads, instructions: self.simd }
     }
 }
 

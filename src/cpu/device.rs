@@ -154,7 +154,7 @@ fn usable_cores(physical: usize, allowed: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::usable_cores;
+    use super::{CpuOptions, Instructions, usable_cores};
 
     #[test]
     fn the_default_threads_are_the_physical_cores_that_the_process_may_use() {
@@ -173,11 +173,6 @@ mod tests {
             assert_eq!(usable_cores(physical, allowed), threads, "{physical} cores, {allowed} allowed");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{CpuOptions, Instructions};
 
     #[test]
     fn every_option_has_a_method_that_sets_it_alone() {

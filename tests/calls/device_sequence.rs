@@ -26,7 +26,7 @@ fn counts(t: usize, b: usize) -> bool {
 
 /// Where a device tensor resets: at the first step, at a skipped one, and inside.
 fn resets(t: usize, b: usize) -> bool {
-    (t * 5 + b * 3) % 4 == 0
+    (t * 5 + b * 3).is_multiple_of(4)
 }
 
 fn array(answer: impl Fn(usize, usize) -> bool) -> Array2<bool> {
@@ -131,7 +131,7 @@ fn all_bits(y: &Tensor, state: &State) -> Vec<u32> {
 }
 
 fn start(stack: &Recurrent, arrays: &Arrays<f32>) -> State {
-    let s = (arrays.s.len() > 0).then(|| arrays.s.view());
+    let s = (!arrays.s.is_empty()).then(|| arrays.s.view());
     stack.initial_state(arrays.h.view(), s).expect("state")
 }
 
