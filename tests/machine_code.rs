@@ -67,7 +67,7 @@ fn loops<'a>(code: &'a [&'a str]) -> Vec<&'a [&'a str]> {
             || operation.starts_with("b.")
             || operation.contains("bz")
             || operation.contains("bnz");
-        let start = words.last().filter(|_| jumps).and_then(label)?;
+        let start = words.next_back().filter(|_| jumps).and_then(label)?;
         (start < at).then_some((start, at))
     };
     let all: Vec<(usize, usize)> = code.iter().enumerate().filter_map(jump).collect();
