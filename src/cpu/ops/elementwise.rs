@@ -149,7 +149,7 @@ impl Kernel for BinaryRow<'_> {
             Binary::Equal => self.with(|a, b| truth(a == b)),
             Binary::Less => self.with(|a, b| truth(a < b)),
             Binary::Keep => self.with(|a, b| if b != 0.0 { a } else { 0.0 }),
-            Binary::Drop => self.with(|a, b| if b != 0.0 { 0.0 } else { a }),
+            Binary::Drop => self.with(|a, b| if b != 0.0 { -0.0 } else { a }),
         }
     }
 }
