@@ -186,7 +186,7 @@ fn operands_that_do_not_fit_an_operation() {
         let wide = Conv1dGeometry { stride: 1, padding: usize::MAX / 2 + 1 };
         refused(
             ops::conv1d(recorder, &x, &weight, &bias, wide),
-            "conv1d: x must be [N, C, L] that can be padded by 9223372036854775808 on either side, got [2, 3, 8]",
+            "conv1d: x must be [N, C, L] that can be padded by 9223372036854775808 and 9223372036854775808, got [2, 3, 8]",
         );
     }
 }
