@@ -45,6 +45,10 @@ fn reach(file: &Path, first: bool, reached: &mut BTreeSet<PathBuf>) {
     for line in text.lines().map(str::trim) {
         if let Some(path) = line.strip_prefix("#[path = \"") {
             place = path.split('"').next();
+        } else if let Some((_, path)) = line.split_once("join(\"tests/") {
+            // A source that a test compiles by itself.
+            let path = path.split('"').next().unwrap_or_default();
+            reach(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path), true, reached);
         } else if let Some(module) = line.split("mod ").nth(1).and_then(|rest| rest.strip_suffix(';')) {
             match place.take() {
                 Some(path) => reach(&plain(&folder.join(path)), true, reached),

@@ -7,6 +7,7 @@ use ndarray::{Array1, Array2, Array3, Ix2};
 use super::{Device, Recorder};
 use crate::cpu::{self, PackedFilters, PackedMatrix, Windows};
 use crate::error::{Error, Result, elements};
+use crate::memory;
 use crate::op::{Conv1dGeometry, PadMode};
 use crate::ops;
 use crate::path;
@@ -194,19 +195,20 @@ const LARGEST: usize = 1 << 24;
 
 /// The filters `[O, C, (K - 1) dilation + 1]` that give the same convolution without groups and dilation.
 fn written_out(weight: &Array3<f32>, geometry: FilterGeometry) -> Result<Array3<f32>> {
+    const OP: &str = "conv1d";
     let FilterGeometry { dilation, groups, .. } = geometry;
     let (out, inner, kernel) = weight.dim();
     if groups == 1 && dilation == 1 {
-        return Ok(weight.clone());
+        return memory::owned(OP, weight);
     }
     let span = kernel.saturating_sub(1).checked_mul(dilation).and_then(|span| span.checked_add(1));
     let size = span.and_then(|span| [out, inner, groups].into_iter().try_fold(span, usize::checked_mul));
     let (Some(span), true) = (span, size.is_some_and(|size| size <= LARGEST)) else {
         let found = format!("groups {groups}, dilation {dilation} for weights {:?}", weight.shape());
         let expected = "at most 16777216 weights when written out, or a CPU device";
-        return Err(Error::Value { op: "conv1d", what: "groups and dilation", expected, found });
+        return Err(Error::Value { op: OP, what: "groups and dilation", expected, found });
     };
-    let mut written = Array3::zeros((out, inner * groups, span));
+    let mut written = memory::zero_array(OP, (out, inner * groups, span))?;
     for ((o, c, k), &w) in weight.indexed_iter() {
         let first = o / (out / groups) * inner;
         written[[o, first + c, k * dilation]] = w;
