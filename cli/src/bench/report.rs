@@ -197,7 +197,8 @@ fn spread_of(times: &Times) -> String {
         ..10.0 => format!("{ms:.3}"),
         ..100.0 => format!("{ms:.2}"),
         ..1000.0 => format!("{ms:.1}"),
-        _ => format!("{ms:.0}"),
+        ..1e6 => format!("{ms:.0}"),
+        _ => format!("{ms:.1e}"),
     };
     format!("{} / {} / {}", short(times.mean_ms), short(times.p99_ms), short(times.max_ms))
 }

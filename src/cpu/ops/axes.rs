@@ -34,7 +34,8 @@ impl<const N: usize> CommonAxes<N> {
             let span = self.extents[last] as isize;
             let inner = self.strides[last];
             if strides.iter().zip(inner).all(|(&outer, inner)| outer == inner.wrapping_mul(span)) {
-                self.extents[last] *= extent;
+                // It overflows only if another axis has no elements.
+                self.extents[last] = self.extents[last].saturating_mul(extent);
                 return;
             }
         }
