@@ -174,7 +174,7 @@ fn more_threads_than_a_machine_has_are_refused() {
 fn a_load_is_told_beside_the_times() {
     let shapes = r#"[{"name":"a","cell":"lstm","I":64,"H":256,"layers":1,"T":50,"B":8}]"#;
     for load in [0, 3] {
-        let arguments = format!("--device cpu --threads 1 --no-roofline --budget-ms 100 --load {load}");
+        let arguments = format!("--device cpu --threads 1 --no-roofline --load {load}");
         let lines = bench(shapes, &arguments);
         let of = |name| number(&lines[0], name);
         assert_eq!(of("load"), f64::from(load));
