@@ -2,8 +2,8 @@
 //!
 //! The work of a phase is a number of items that may be done in any order and by any thread. A phase begins when all items of the one
 //! before are done. Every thread has a home: its own range of the items, which it claims first, so that its weights stay in its cache.
-//! Then it claims items of the others. A thread that never comes has claimed nothing, and the others do its part. So a phase waits only
-//! for items that were claimed and are not done.
+//! If the others are late, it claims items of theirs. A thread that never comes has claimed nothing, and the others do its part. So a
+//! phase waits only for items that were claimed and are not done.
 
 use std::ops::{Add, Div, Mul, Range, Rem};
 use std::sync::atomic::{AtomicU64, Ordering};

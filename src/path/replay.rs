@@ -48,7 +48,7 @@ pub(crate) enum Work {
 /// The origin of the numbers that a step reads.
 #[derive(Clone)]
 enum Source {
-    /// The same numbers in every call of these shapes.
+    /// Numbers that every call of these shapes reads unchanged.
     Constant(Arc<Vec<f32>>),
     /// An input of the call.
     Input(usize),

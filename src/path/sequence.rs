@@ -88,7 +88,7 @@ impl<'a> DeviceSequence<'a> {
         Ok(())
     }
 
-    /// The same instructions for a path that computes on the host, where tensors are host memory.
+    /// The instructions as a [`Sequence`], for a path that computes on the host. There the tensors' elements are read.
     pub(super) fn on_host(&self, time: usize, batch: usize) -> Result<Cow<'a, Sequence>> {
         if self.tensors().next().is_none() {
             return Ok(Cow::Borrowed(self.host));

@@ -205,7 +205,7 @@ fn a_buffer_that_the_call_reads_is_refused() {
     let lstm = Lstm::config(HIDDEN, HIDDEN).random(&device, 3).expect("a stack");
     let (buffer, x) = own(&gpu, &[TIME, BATCH, HIDDEN]);
     let other = Tensor::zeros(&device, x.shape()).expect("x");
-    // The same buffer, wrapped once more.
+    // Another tensor over the caller's buffer.
     let again = |shape: &[usize]| Tensor::from_wgpu_buffer(&gpu, buffer.clone(), shape).expect("fits");
     let mut state = lstm.zero_state(BATCH).expect("state");
     let mask = again(&[TIME, BATCH]);

@@ -219,7 +219,7 @@ impl LayerCall<'_> {
                     // SAFETY: this thread has claimed items, so no later layer writes to the memory of `x` yet.
                     unsafe { self.gather_input(chunk, gathered) };
                 }
-                // SAFETY: as above.
+                // SAFETY: this thread has claimed items, so no later layer writes to the memory of `x` yet.
                 let operand = unsafe { self.input_rows(chunk, gathered) };
                 // SAFETY: this thread has claimed the panels, and no step of the last chunk reads `gates` any more: its phases are
                 // done.
